@@ -1,0 +1,38 @@
+# make demo     few-shot micro-expression recognition on synthetic clips, in a few minutes with the set-up
+# make test     the quick tests; `make test-all` adds the slow ones
+# make bench    speed ratios against other libraries
+# make lint     ruff and mypy
+# make clean    remove what the targets above made, .venv included
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+METADATA := setup.cfg setup.py pyproject.toml constraints.txt
+
+.PHONY: demo test test-all bench lint clean
+
+demo: $(VENV)/.ready-test
+	$(BIN)/fsmer demo --out out/demo
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: $(VENV)/.ready-bench
+	$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.ready-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# One stamp an extra: written only after pip succeeded, older than the metadata when that changes.
+$(VENV)/.ready-%: $(METADATA)
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing fsmer[$*] into $(VENV) (the first time downloads torch, several minutes)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@

@@ -1,0 +1,197 @@
+"""The contract that every backbone keeps: media in, one embedding vector out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fsmer.data.spec import InputSpec
+from fsmer.errors import WeightsError
+from fsmer.io import atomic_path, write_json
+
+__all__ = ["Backbone", "ClassDirections", "model_hash"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ClassDirections:
+    """What a backbone knows of classes before it sees any label: a cosine classifier (MERAU eq. 6-7 with a scale).
+
+    Parameters
+    ----------
+    weight : Tensor of shape (C, D)
+        One direction a class; rows of unknown classes are zero.
+    bias : Tensor of shape (C,)
+        Added to the scaled cosine.
+    known : bool Tensor of shape (C,)
+        Which classes the backbone has a description of.
+    scale : float
+        Factor on the cosine.
+    centre : Tensor of shape (D,)
+        Subtracted from embeddings before the cosine.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    known: Tensor
+    scale: float
+    centre: Tensor
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Class scores of shape (..., C) for `embeddings` of shape (..., D).
+
+        An unknown class scores as the mean of the known ones, so that it neither wins nor loses by default.
+        """
+        unit = F.normalize(embeddings - self.centre, dim=-1)
+        scores = self.scale * unit @ F.normalize(self.weight, dim=-1).T + self.bias
+        if bool(self.known.all()):
+            return scores
+        mean = scores[..., self.known].mean(dim=-1, keepdim=True)
+        return torch.where(self.known, scores, mean)
+
+
+class Backbone(nn.Module, ABC):
+    """A network that turns a clip's media into one embedding vector and says which media it needs.
+
+    Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to ``super().__init__`` and
+    write `forward`. They may give `class_directions` (knowledge of classes before any label) and ``training_loss(inputs,
+    targets)`` where the paper trains with more than cross-entropy.
+
+    Attributes
+    ----------
+    input_spec : InputSpec
+        What the network eats.
+    embed_dim : int
+        Length of the embedding.
+    config : dict
+        The constructor's arguments; stored beside the weights.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init__(self, *, input_spec: InputSpec, embed_dim: int, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.input_spec = input_spec
+        self.embed_dim = embed_dim
+        self.config = config
+
+    @abstractmethod
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Embeddings of shape (B, embed_dim) for `inputs` of shape (B, \\*input_spec.shape)."""
+
+    def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
+        """What this backbone knows of `classes` without labels; ``None`` when it knows none of them."""
+        return None
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``config.json`` (with the sha256 of the weights) and ``model.safetensors`` to `folder`."""
+        target = Path(folder)
+        with atomic_path(target / WEIGHTS_FILE) as temporary:
+            tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+            save_file(tensors, str(temporary), metadata={"format": "pt"})
+        write_json(target / CONFIG_FILE, self.describe_config(file_sha256(target / WEIGHTS_FILE)))
+        return target
+
+    def describe_config(self, weights_sha256: str) -> dict[str, Any]:
+        """The content of ``config.json``."""
+        return {
+            "library_name": "fsmer",
+            "format_version": FORMAT_VERSION,
+            "backbone": self.name,
+            "input_spec": self.input_spec.to_dict(),
+            "embed_dim": self.embed_dim,
+            "arguments": self.config,
+            "weights_sha256": weights_sha256,
+        }
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Raises
+        ------
+        WeightsError
+            A file is missing, cut short, altered, made by a newer fsmer or for another backbone.
+        """
+        config = read_config(folder)
+        if config["backbone"] != cls.name:
+            raise WeightsError(f"{folder} holds weights of {config['backbone']!r}, but {cls.name!r} was asked for.")
+        model = cls(**config["arguments"])
+        tensors = read_weights(folder, config["weights_sha256"])
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+        if missing or unexpected:
+            raise WeightsError(
+                f"the weights in {folder} do not fit {cls.name!r}: missing {sorted(missing)[:3]}, "
+                f"unexpected {sorted(unexpected)[:3]}; use weights and fsmer of the same version."
+            )
+        return model.eval()
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Read and check the ``config.json`` of a weights folder."""
+    path = Path(folder) / CONFIG_FILE
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}; give a folder that save_pretrained made.") from error
+    except ValueError as error:
+        raise WeightsError(f"{path} is not valid JSON ({error}); fetch or save the weights again.") from error
+    wanted = {"backbone", "arguments", "weights_sha256", "format_version"}
+    if not isinstance(config, dict) or wanted - config.keys():
+        raise WeightsError(f"{path} is not a config of fsmer weights: it lacks {', '.join(sorted(wanted - set(config)))}.")
+    if config["format_version"] > FORMAT_VERSION:
+        raise WeightsError(
+            f"{folder} was written by a newer fsmer (weights format {config['format_version']}, this version reads up to "
+            f"{FORMAT_VERSION}); upgrade fsmer."
+        )
+    return config
+
+
+def read_weights(folder: str | Path, expected_sha256: str) -> dict[str, Tensor]:
+    """Read the safetensors of a weights folder after checking its sha256."""
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing; fetch or save the weights again.")
+    found = file_sha256(path)
+    if found != expected_sha256:
+        raise WeightsError(
+            f"{path} is cut short or altered: its sha256 is {found[:12]}..., {CONFIG_FILE} says {expected_sha256[:12]}...; "
+            "fetch or save the weights again."
+        )
+    try:
+        return load_file(str(path))
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a valid safetensors file ({error}); fetch or save the weights again.") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def model_hash(backbone: nn.Module) -> str:
+    """First 16 hex digits of the sha256 over all names, shapes and values of the state dict."""
+    digest = hashlib.sha256()
+    for key, value in sorted(backbone.state_dict().items()):
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{key}:{tuple(array.shape)}:{array.dtype}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

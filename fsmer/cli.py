@@ -1,0 +1,504 @@
+"""The command ``fsmer``: everything that a shell script or a first visitor wants, as thin wrappers around the library.
+
+Exit codes: 0 done, 1 refused (one sentence on standard error says why), 2 wrong command line, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import fsmer
+from fsmer.errors import DataError, FsmerError
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+    from fsmer.evaluation import Report
+    from fsmer.transfer import Method
+
+__all__ = ["app", "main"]
+
+EXIT_REFUSED = 1
+EXIT_INTERRUPTED = 130
+SYNTHETIC = "synthetic:"
+SYNTHETIC_CLIPS = 300
+
+app = typer.Typer(
+    name="fsmer",
+    help="Few-shot micro-expression recognition. Start with [bold]fsmer demo[/bold]: it needs no data.",
+    epilog="Exit codes: 0 done; 1 refused, with one sentence on standard error; 2 wrong command line; 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DATA_HELP = (
+    "Folder of clips (with index.csv, a saved clip set, or the STSTNet release); repeat to pool several. "
+    "synthetic:DOMAIN, with :N clips and :SEED behind it if wanted, makes clips."
+)
+Data = Annotated[list[str], typer.Option("--data", "-d", help=DATA_HELP, show_default=False)]
+Where = Annotated[str | None, typer.Option(help="Rows to keep, e.g. \"dataset == 'smic'\".", show_default=False)]
+Scheme = Annotated[str | None, typer.Option(help="Label scheme to apply, e.g. megc2019.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model, or a folder of weights.")]
+MethodName = Annotated[str, typer.Option("--method", help="Name of a method.")]
+Param = Annotated[
+    list[str],
+    typer.Option("--param", "-p", help="A method's parameter as KEY=VALUE; may be repeated.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose help ends in `example` and whose refusals become one sentence and an exit code."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except FsmerError as error:
+                print(f"fsmer: {error}", file=sys.stderr)
+                raise typer.Exit(EXIT_REFUSED) from error
+            except KeyboardInterrupt as error:
+                print("fsmer: interrupted; what was finished is kept, run the same command to go on.", file=sys.stderr)
+                raise typer.Exit(EXIT_INTERRUPTED) from error
+
+        name = function.__name__.removesuffix("_")
+        app.command(name, epilog=f"Example: [cyan]{escape(example)}[/cyan]", **options)(guarded)
+        return function
+
+    return register
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(fsmer.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version
+
+
+@command("fsmer demo --out out/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for table, picture and recognizer.")] = Path("fsmer-demo"),
+    model: Model = "facs-flow",
+    seed: Annotated[int, typer.Option(help="Seed of the episodes.", min=0)] = 0,
+    episodes: Annotated[int, typer.Option(help="Episodes of the comparison.", min=2)] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """See it work: synthetic clips of one domain, few labels of another, every method side by side."""
+    from fsmer.evaluation.demo import run_demo
+
+    with _progress() as progress:
+        result = run_demo(out, model, seed=seed, episodes=episodes, progress=progress)
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    console = Console()
+    console.print(f"5-shot on the synthetic domain {result.target!r}, with {result.source!r} as source", style="bold")
+    console.print(_methods_table(result.reports))
+    console.print(f"learnt from {result.support} labelled clips, then asked about {result.asked} new ones:")
+    console.print(f"  {result.right} of {result.asked} right; for example {result.example}")
+    for name, path in result.files.items():
+        console.print(f"  {name:<12}{escape(str(path))}", highlight=False)
+
+
+@command("fsmer models")
+def models(
+    pattern: Annotated[str, typer.Argument(help="Wildcard, e.g. 'facs*'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the models and the methods that can be put on them."""
+    from fsmer.backbones import list_models
+    from fsmer.transfer import list_methods
+
+    found = list_models(pattern)
+    if as_json:
+        models_out = [
+            {
+                "name": one.name,
+                "summary": one.summary,
+                "parameters": one.parameters,
+                "embed_dim": one.embed_dim,
+                "input_spec": one.input_spec.to_dict(),
+                "pretrained": one.pretrained,
+            }
+            for one in found
+        ]
+        methods_out = [{"name": one.name, "summary": one.summary, "params": one.params} for one in list_methods()]
+        _print_json({"models": models_out, "methods": methods_out})
+        return
+    table = _table("model", "eats", "embedding", "parameters", "weights", "what")
+    for one in found:
+        weights = "with fsmer" if one.pretrained else "none"
+        table.add_row(
+            one.name, one.input_spec.describe(), str(one.embed_dim), f"{one.parameters:,}", weights, escape(one.summary)
+        )
+    methods = _table("method", "what")
+    for method in list_methods():
+        methods.add_row(method.name, escape(method.summary))
+    Console().print(table, methods)
+
+
+@command("fsmer protocols megc2019-cde")
+def protocols(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the named protocols, or show one of them."""
+    from fsmer.episodic import list_protocols, load_protocol
+
+    if name is not None:
+        protocol = load_protocol(name)
+        settings = protocol.to_dict() | {"hash": protocol.hash}
+        if as_json:
+            _print_json(settings)
+            return
+        table = _table("setting", "value")
+        for key, value in settings.items():
+            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value, default=str)))
+        Console().print(table)
+        return
+    found = [load_protocol(known) for known in list_protocols()]
+    if as_json:
+        _print_json([{"name": one.name, "title": one.title, "hash": one.hash} for one in found])
+        return
+    table = _table("protocol", "hash", "what")
+    for one in found:
+        table.add_row(one.name, one.hash, escape(one.title))
+    Console().print(table)
+
+
+@command("fsmer evaluate kshot --way 3 --shot 5 --episodes 1000 --data DIR --model facs-flow --method cosine --out OUT")
+def evaluate(
+    protocol: Annotated[str, typer.Argument(help="Name of a protocol (see 'fsmer protocols') or a YAML file.")],
+    data: Data = [],  # noqa: B006
+    where: Where = None,
+    scheme: Scheme = None,
+    model: Model = "facs-flow",
+    method: MethodName = "cosine",
+    param: Param = [],  # noqa: B006
+    way: Annotated[int | None, typer.Option(help="Classes an episode.", show_default=False)] = None,
+    shot: Annotated[int | None, typer.Option(help="Support clips of each class.", show_default=False)] = None,
+    query: Annotated[
+        str | None, typer.Option(help="Query clips of each class, or 'rest' for all.", show_default=False)
+    ] = None,
+    episodes: Annotated[int | None, typer.Option(help="Number of episodes.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the protocol's seed.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.json, predictions.csv and more.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run of the same settings.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a method on a model by a protocol: UF1, UAR and accuracy with 95 % intervals."""
+    from fsmer.episodic import load_protocol
+    from fsmer.evaluation import evaluate as run
+
+    asked = {"way": way, "shot": shot, "query": _whole(query), "episodes": episodes, "seed": seed}
+    chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
+    solver = _method(method, param)
+    clips = _read(data, where, scheme) if data else None
+    with _progress() as progress:
+        report = run(chosen, model, solver, clips=clips, progress=progress, out=out, resume=resume)
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    _print_report(report)
+    if out is not None:
+        Console().print(f"written to {escape(str(out))}", highlight=False)
+
+
+@command("fsmer adapt --data DIR --where \"dataset == 'smic'\" --model facs-flow --method cosine --out my-recognizer")
+def adapt(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the recognizer.")],
+    where: Where = None,
+    scheme: Scheme = None,
+    model: Model = "facs-flow",
+    method: MethodName = "cosine",
+    param: Param = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Learn a recognizer from a few labelled clips and save it."""
+    from fsmer.transfer import adapt as learn
+
+    clips = _read(data, where, scheme)
+    with _progress() as progress:
+        recognizer = learn(model, clips, _method(method, param), progress=functools.partial(progress, "training"))
+    recognizer.save(out)
+    names = [str(name) for name in recognizer.classes_]
+    if as_json:
+        _print_json(
+            {"out": str(out), "classes": names, "support": recognizer.support_size, "model": model, "method": method}
+        )
+        return
+    Console().print(
+        f"learnt {', '.join(names)} from {recognizer.support_size} clips; recognizer in {escape(str(out))}",
+        highlight=False,
+    )
+
+
+@command("fsmer predict my-recognizer --data DIR --out predictions.csv")
+def predict(
+    recognizer: Annotated[Path, typer.Argument(help="Folder that 'fsmer adapt' wrote.")],
+    data: Data,
+    where: Where = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the answers.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a saved recognizer about clips; labels are not needed."""
+    from fsmer.io import write_text
+    from fsmer.transfer import Recognizer
+
+    loaded = Recognizer.load(recognizer)
+    clips = _read(data, where, None, labelled=False)
+    probabilities = loaded.predict_proba(clips)
+    frame = clips.table[["clip", "dataset", "subject"]].astype(str)
+    frame["predicted"] = loaded.classes_[probabilities.argmax(axis=1)].astype(object)
+    for column, name in enumerate(loaded.classes_):
+        frame[f"p_{name}"] = probabilities[:, column].astype(float).round(6)
+    if out is not None:
+        write_text(out, frame.to_csv(index=False, lineterminator="\n"))
+    if as_json:
+        _print_json(frame.to_dict("records"))
+        return
+    if out is not None:
+        Console().print(f"answers for {len(frame):,} clips in {escape(str(out))}", highlight=False)
+        return
+    table = _table(*frame.columns)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(escape(value) if isinstance(value, str) else f"{value:.3f}" for value in row))
+    Console().print(table)
+
+
+@command("fsmer pretrain facs-flow --out my-weights --seed 0")
+def pretrain(
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights.")],
+    seed: Annotated[int, typer.Option(help="Seed of weights and clips.", min=0)] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps; default the recipe's.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from a checkpoint in the folder.")] = True,
+) -> None:
+    """Make a model's weights from nothing but a seed."""
+    from fsmer.pretraining import load_pretrainer
+
+    make = load_pretrainer(name)
+    with _progress() as progress:
+        folder = make(
+            out,
+            seed=seed,
+            steps=steps,
+            resume=resume,
+            progress=lambda done, total, losses: progress(f"training {_losses(losses)}", done, total),
+        )
+    Console().print(f"weights in {escape(str(folder))}; use them with --model {escape(str(folder))}", highlight=False)
+
+
+@command("fsmer mmd DIR_A DIR_B --model facs-flow --out domains.png")
+def mmd(
+    a: Annotated[str, typer.Argument(help="Clips of one domain: a folder, or synthetic:DOMAIN.")],
+    b: Annotated[str, typer.Argument(help="Clips of the other.")],
+    where_a: Annotated[str | None, typer.Option(help="Rows of A to keep.", show_default=False)] = None,
+    where_b: Annotated[str | None, typer.Option(help="Rows of B to keep.", show_default=False)] = None,
+    model: Model = "facs-flow",
+    kernel: Annotated[str, typer.Option(help="rbf or linear.")] = "rbf",
+    bandwidths: Annotated[
+        str, typer.Option(help="Of the RBF kernel: median, mixture, or numbers with commas.")
+    ] = "median",
+    estimator: Annotated[str, typer.Option(help="unbiased or biased.")] = "unbiased",
+    permutations: Annotated[int, typer.Option(help="Regroupings for the p-value; 0 for none.", min=0)] = 1000,
+    max_samples: Annotated[int, typer.Option(help="Larger sets are sub-sampled.", min=2)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of sub-sampling and permutations.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="Picture of both domains.")] = Path("domains.png"),
+    as_json: AsJson = False,
+) -> None:
+    """How far two domains are apart: maximum mean discrepancy of their embeddings, with a picture."""
+    from fsmer.backbones import embed, load_model
+    from fsmer.evaluation.plots import domains_figure, save_figure
+    from fsmer.transfer import mmd as discrepancy
+
+    backbone = load_model(model)
+    embeddings = []
+    with _progress() as progress:
+        for side, where in ((a, where_a), (b, where_b)):
+            clips = _read([side], where, None, labelled=False)
+            stage = functools.partial(progress, f"embedding {side}")
+            embeddings.append(embed(backbone, clips, progress=stage).numpy())
+    result = discrepancy(
+        *embeddings,
+        kernel=kernel,
+        bandwidths=_bandwidths(bandwidths),
+        estimator=estimator,
+        permutations=permutations,
+        max_samples=max_samples,
+        seed=seed,
+    )
+    names = (Path(a).name + (f" ({where_a})" if where_a else ""), Path(b).name + (f" ({where_b})" if where_b else ""))
+    save_figure(domains_figure(*embeddings, names=names, title=f"{backbone.name}: {_short(result)}"), out)
+    if as_json:
+        _print_json(result.to_dict() | {"a": a, "b": b, "model": model, "picture": str(out)})
+        return
+    Console().print(str(result), highlight=False)
+    Console().print(f"picture in {escape(str(out))}", highlight=False)
+
+
+def _read(data: Sequence[str], where: str | None, scheme: str | None, *, labelled: bool = True) -> ClipSet:
+    """All named clips pooled, then selected, then relabelled."""
+    from fsmer.data import concat, read_clips
+    from fsmer.data.synthetic import synthetic_clips
+
+    sets = []
+    for name in data:
+        if name.startswith(SYNTHETIC):
+            domain, *numbers = name.removeprefix(SYNTHETIC).split(":")
+            if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+                raise DataError(f"{name!r} is not understood; write for example synthetic:lab, or synthetic:lab:300:7.")
+            count, seed, *_ = [*map(int, numbers), *(SYNTHETIC_CLIPS, 0)[len(numbers) :]]
+            sets.append(synthetic_clips(domain, n=count, seed=seed))
+        else:
+            sets.append(read_clips(name, labelled=labelled))
+    clips = concat(sets) if len(sets) > 1 else sets[0]
+    if where is not None:
+        clips = clips.select(where)
+    return clips if scheme is None else clips.relabel(scheme)
+
+
+def _method(name: str, params: Sequence[str]) -> Method:
+    from fsmer.transfer import load_method
+
+    values = {}
+    for text in params:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE, as in --param steps=50", param_hint="--param")
+        values[key.strip()] = value.strip()
+    return load_method(name, **values)
+
+
+def _whole(text: str | None) -> int | str | None:
+    """A whole number where `text` is one; other words (``rest``) are judged by the protocol."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _bandwidths(text: str) -> str | list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with the time left on standard error while it is a terminal; silent otherwise."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def show(stage: str, done: int, total: int) -> None:
+            # The first word names the bar; what follows it (losses) may change from call to call.
+            key = stage.split(" ")[0]
+            if key not in tasks or done < bars.tasks[tasks[key]].completed:
+                tasks[key] = bars.add_task(stage, total=total)
+            bars.update(tasks[key], completed=done, total=total, description=stage)
+
+        yield show
+
+
+def _print_json(values: Any) -> None:
+    print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
+
+
+def _print_report(report: Report) -> None:
+    console = Console()
+    console.print(escape(f"{report.title}, model {report.model['name']}"), style="bold", highlight=False)
+    table = _table("clips of", "clips", "UF1", "UAR", "Acc")
+    parts = {"all": report.figures | {"clips": report.counts["clips"]}}
+    if len(report.per_dataset) > 1:
+        parts |= report.per_dataset
+    for name, figures in parts.items():
+        table.add_row(escape(name), f"{figures['clips']:,}", *_figures(figures))
+    console.print(table)
+    classes = _table("class", "clips", "F1", "recall", "precision", *(f"as\n{name}" for name in report.classes))
+    for (name, row), counts in zip(report.per_class.items(), report.confusion.tolist(), strict=True):
+        shares = (f"{row[key]:.3f}" for key in ("f1", "recall", "precision"))
+        classes.add_row(escape(name), f"{row['clips']:,}", *shares, *(f"{count:,}" for count in counts))
+    console.print(classes)
+    console.print(escape(report.how), highlight=False)
+
+
+def _methods_table(reports: Mapping[str, Report]) -> Table:
+    table = _table("method", "UF1", "UAR", "Acc")
+    for name, report in sorted(reports.items(), key=lambda item: -item[1].uf1):
+        table.add_row(escape(name), *_figures(report.figures))
+    return table
+
+
+def _figures(figures: Mapping[str, Any]) -> list[str]:
+    """UF1, UAR and accuracy with intervals, short enough for a terminal of 80 columns: ``0.842 [.839, .845]``."""
+    cells = []
+    for metric in ("uf1", "uar", "acc"):
+        bounds = figures[f"{metric}_interval"]
+        shown = "" if bounds is None else " [" + ", ".join(f"{bound:.3f}".removeprefix("0") for bound in bounds) + "]"
+        cells.append(escape(f"{figures[metric]:.3f}{shown}"))
+    return cells
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, header in enumerate(headers):
+        table.add_column(escape(header), overflow="fold", no_wrap=number == 0)
+    return table
+
+
+def _losses(losses: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+
+
+def _short(result: Any) -> str:
+    chance = "" if result.p_value is None else f", p = {result.p_value:.3g}"
+    return f"MMD {result.value:.4f}{chance}"

@@ -1,0 +1,94 @@
+"""The thirty action units (FACS) that micro-expression data sets code, with words for what moves."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from fsmer.errors import UnknownNameError
+
+__all__ = ["ACTION_UNITS", "ActionUnit", "action_unit", "describe_aus"]
+
+TABLE = Path(__file__).parent / "tables" / "action_units.csv"
+
+
+@dataclass(frozen=True)
+class ActionUnit:
+    """One action unit.
+
+    Parameters
+    ----------
+    number : int
+        FACS number.
+    name : str
+        FACS name, e.g. ``"Lip Corner Puller"``.
+    region : str
+        Part of the face: brow, eye, nose, cheek, mouth, chin or jaw.
+    phrase : str
+        What moves, in plain words.
+    """
+
+    number: int
+    name: str
+    region: str
+    phrase: str
+
+    def __str__(self) -> str:
+        return f"AU{self.number} {self.name}"
+
+
+def _read_table() -> Mapping[int, ActionUnit]:
+    with TABLE.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return MappingProxyType(
+        {int(row["number"]): ActionUnit(int(row["number"]), row["name"], row["region"], row["phrase"]) for row in rows}
+    )
+
+
+ACTION_UNITS: Mapping[int, ActionUnit] = _read_table()
+"""Number -> action unit: Table II of the attribute-embedding 3D-ResNet paper (2022), its misprints put right."""
+
+
+def action_unit(number: int | str) -> ActionUnit:
+    """Action unit by number.
+
+    Parameters
+    ----------
+    number : int or str
+        ``12``, ``"12"`` or ``"AU12"``.
+
+    Raises
+    ------
+    UnknownNameError
+        The table has no such unit.
+
+    Examples
+    --------
+    >>> action_unit("AU12").phrase
+    'the corners of the mouth go up and outwards'
+    """
+    digits = re.fullmatch(r"\s*(?:AU)?\s*([0-9]+)\s*", str(number), re.IGNORECASE)
+    found = ACTION_UNITS.get(int(digits.group(1))) if digits else None
+    if found is None:
+        raise UnknownNameError(
+            f"action unit {number!r} is not in the table, which has {', '.join(map(str, ACTION_UNITS))}; "
+            "give one of these."
+        )
+    return found
+
+
+def describe_aus(numbers: Iterable[int]) -> str:
+    """Words for what moves when these action units act together; units outside the table are named by number.
+
+    Examples
+    --------
+    >>> describe_aus([6, 12])
+    'the cheeks go up and the skin beside the eyes gathers; the corners of the mouth go up and outwards'
+    """
+    return "; ".join(
+        ACTION_UNITS[number].phrase if number in ACTION_UNITS else f"action unit {number} acts" for number in numbers
+    )

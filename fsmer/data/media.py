@@ -1,0 +1,412 @@
+"""Where a clip's arrays come from: in-memory arrays, .npy files and 8-bit image maps, all read lazily by row."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.data.spec import InputSpec
+from fsmer.errors import DataError, MediaError, SpecMismatchError
+
+__all__ = [
+    "ArrayStore",
+    "ConcatStore",
+    "ImageStore",
+    "LazyArray",
+    "ListStore",
+    "MediaStore",
+    "NpyStore",
+    "RowError",
+    "check_arrays",
+    "guess_spec",
+]
+
+# 8-bit maps divided by 255 hit 0 and 1 exactly; interpolation of float maps may overshoot by rounding only.
+RANGE_TOLERANCE = 1e-3
+
+Rows = NDArray[np.int64]
+
+
+class RowError(MediaError):
+    """One row of a store cannot be read; a store knows rows, the clip set that owns it adds the clip's name."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(f"row {row}: {reason}")
+        self.row = row
+        self.reason = reason
+
+
+@runtime_checkable
+class MediaStore(Protocol):
+    """What a clip set needs of a source of arrays: a spec, a length and reading by row.
+
+    A store may hold more rows than any one clip set shows; nothing is read before `read` is called.
+    """
+
+    @property
+    def spec(self) -> InputSpec:
+        """What every row holds."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def read(self, rows: Rows) -> NDArray[np.float32]:
+        """Return a new array of shape ``(len(rows), channels, height, width)``, or raise `RowError`."""
+        ...
+
+
+class ArrayStore:
+    """Rows of one array in memory; the array is kept, not copied.
+
+    Parameters
+    ----------
+    array : ndarray of shape (N, channels, height, width)
+        Floats as the spec says, or 8-bit integers, which are read as value / 255.
+    spec : InputSpec, optional
+        Default: `guess_spec` of the array.
+
+    Raises
+    ------
+    SpecMismatchError
+        The array's shape is not the spec's.
+    """
+
+    def __init__(self, array: NDArray[Any], spec: InputSpec | None = None) -> None:
+        self._spec = guess_spec(array) if spec is None else spec
+        if array.ndim != 4 or array.shape[1:] != self._spec.shape:
+            raise SpecMismatchError(
+                f"the array has shape {_shape(array.shape)}, but {self._spec.describe()} needs "
+                f"(clips, {', '.join(map(str, self._spec.shape))}); reshape the array or pass the spec that fits it."
+            )
+        self.array = array
+
+    @property
+    def spec(self) -> InputSpec:
+        """What every row holds."""
+        return self._spec
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, rows: Rows) -> NDArray[np.float32]:
+        """Copy the asked rows as float32."""
+        return _as_float(self.array[rows])
+
+
+class NpyStore(ArrayStore):
+    """Rows of a ``.npy`` file, mapped into memory so that only what is asked is read from disk.
+
+    Raises
+    ------
+    MediaError
+        The file is missing, cut short or no plain array.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], spec: InputSpec | None = None) -> None:
+        self.path = Path(path)
+        try:
+            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise MediaError(
+                f"cannot read the array file {self.path}: {error}; it is missing, cut short or no .npy file, "
+                "so write the clip set again."
+            ) from error
+        super().__init__(array, spec)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes open the file again instead of receiving its whole content.
+        return (NpyStore, (self.path, self._spec))
+
+
+class ListStore:
+    """Rows given as one array per clip, for example a DataFrame column; the arrays are kept, not copied."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]], spec: InputSpec) -> None:
+        self._arrays = arrays
+        self._spec = spec
+
+    @property
+    def spec(self) -> InputSpec:
+        """What every row holds."""
+        return self._spec
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def read(self, rows: Rows) -> NDArray[np.float32]:
+        """Stack the asked rows as float32."""
+        out = np.empty((len(rows), *self._spec.shape), np.float32)
+        for place, row in enumerate(rows.tolist()):
+            array = np.asarray(self._arrays[row])
+            if array.shape != self._spec.shape:
+                raise RowError(row, _size_reason(array.shape, self._spec))
+            out[place] = _as_float(array)
+        return out
+
+
+class ImageStore:
+    """One 8-bit RGB image per row; red, green and blue are the spec's channels in order, read as value / 255.
+
+    Parameters
+    ----------
+    files : sequence of path
+        One image file a row.
+    spec : InputSpec, optional
+        Default: three channels (u, v, strain), min-max normalised, of the first image's size.
+
+    Raises
+    ------
+    RowError
+        From `read`: a file is missing, unreadable, not 8-bit RGB or of another size.
+    """
+
+    def __init__(self, files: Sequence[str | os.PathLike[str]], spec: InputSpec | None = None) -> None:
+        self.files = tuple(os.fspath(file) for file in files)
+        if spec is None:
+            if not self.files:
+                raise DataError("no image file was given, so the size of the maps is unknown; pass a spec.")
+            height, width = _read_image(0, self.files[0]).shape[1:]
+            spec = InputSpec(size=(height, width))
+        self._spec = spec
+
+    @property
+    def spec(self) -> InputSpec:
+        """What every row holds."""
+        return self._spec
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, rows: Rows) -> NDArray[np.float32]:
+        """Decode the asked images."""
+        out = np.empty((len(rows), *self._spec.shape), np.float32)
+        for place, row in enumerate(rows.tolist()):
+            image = _read_image(row, self.files[row])
+            if image.shape != self._spec.shape:
+                raise RowError(row, f"{self.files[row]}: {_size_reason(image.shape, self._spec)}")
+            out[place] = _as_float(image)
+        return out
+
+
+class ConcatStore:
+    """Rows picked from several stores of one spec, in any order; nothing is read or copied to make it.
+
+    Parameters
+    ----------
+    stores : sequence of MediaStore
+        Where the rows lie.
+    which : ndarray of int, shape (N,)
+        For each row of this store, the index of its store.
+    rows : ndarray of int64, shape (N,)
+        For each row of this store, the row inside that store.
+
+    Raises
+    ------
+    SpecMismatchError
+        The stores hold media of different specs.
+    """
+
+    def __init__(self, stores: Sequence[MediaStore], which: NDArray[Any], rows: Rows) -> None:
+        self._stores = tuple(stores)
+        self._which = which
+        self._rows = rows
+        self._spec = common_spec([store.spec for store in stores])
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[MediaStore, Rows]]) -> ConcatStore:
+        """All rows of every part, one part after the other."""
+        which = np.repeat(np.arange(len(parts), dtype=np.int32), [len(rows) for _, rows in parts])
+        return cls([store for store, _ in parts], which, np.concatenate([rows for _, rows in parts]))
+
+    @property
+    def spec(self) -> InputSpec:
+        """What every row holds."""
+        return self._spec
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, rows: Rows) -> NDArray[np.float32]:
+        """Read the asked rows, each store once."""
+        out = np.empty((len(rows), *self._spec.shape), np.float32)
+        which = self._which[rows]
+        for index in np.unique(which).tolist():
+            places = np.flatnonzero(which == index)
+            inner = self._rows[rows[places]]
+            try:
+                out[places] = self._stores[index].read(inner)
+            except RowError as error:
+                place = places[np.flatnonzero(inner == error.row)[0]]
+                raise RowError(int(rows[place]), error.reason) from error
+        return out
+
+
+@dataclass(frozen=True)
+class LazyArray:
+    """One row of a store: the medium of one clip, read when asked for.
+
+    Parameters
+    ----------
+    store : MediaStore
+        Where it lies.
+    row : int
+        Which row of it.
+    """
+
+    store: MediaStore
+    row: int = 0
+
+    @classmethod
+    def of(cls, array: NDArray[Any], spec: InputSpec | None = None) -> LazyArray:
+        """Wrap one array of shape ``(channels, height, width)`` that is in memory already."""
+        return cls(ArrayStore(np.asarray(array)[np.newaxis], spec))
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the array holds."""
+        return self.store.spec
+
+    def read(self) -> NDArray[np.float32]:
+        """Read the array, shape ``(channels, height, width)``, without looking at its values."""
+        return self.store.read(np.array([self.row], np.int64))[0]
+
+
+def guess_spec(array: NDArray[Any]) -> InputSpec:
+    """Spec of flow maps given as a bare array of shape ``(N, channels, height, width)``.
+
+    Two channels are (u, v), three are (u, v, strain). The normalisation is taken to be ``"minmax"``, as in the public
+    maps; signed flow has to be declared with a spec, since numbers alone cannot tell the unit.
+
+    Raises
+    ------
+    DataError
+        The array has no such shape or does not hold numbers.
+    """
+    names = {2: ("u", "v"), 3: ("u", "v", "strain")}
+    if array.dtype.kind not in "fiu" or array.ndim != 4 or array.shape[1] not in names:
+        raise DataError(
+            f"the flow array has shape {_shape(array.shape)} and type {array.dtype}, but numbers of shape "
+            "(clips, channels, height, width) with channels (u, v) or (u, v, strain) are expected; "
+            "move the channel axis (numpy.moveaxis) or pass a spec."
+        )
+    if array.dtype.kind in "iu" and array.dtype != np.uint8:
+        raise DataError(
+            f"the flow array holds integers of type {array.dtype}; "
+            "give 8-bit maps (uint8, read as value / 255) or floats."
+        )
+    return InputSpec(size=(array.shape[2], array.shape[3]), channels=names[array.shape[1]])
+
+
+def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
+    """The one spec of media that are put together, or `SpecMismatchError` naming the two that differ.
+
+    A flow method that one side does not know makes the method of the whole unknown.
+    """
+    first = specs[0]
+    for other in specs[1:]:
+        other.check_feeds(first, who="the first set of clips, to which they are to be joined,")
+    methods = {spec.flow_method for spec in specs} - {None}
+    if len(methods) > 1:
+        one, two, *_ = sorted(str(method) for method in methods)
+        raise SpecMismatchError(
+            f"the clips were prepared with different flow methods ({one} and {two}); "
+            "prepare them with one method before joining."
+        )
+    if all(spec == first for spec in specs):
+        return first
+    return InputSpec(first.kind, first.size, first.channels, first.normalisation, None)
+
+
+def check_arrays(arrays: NDArray[np.float32], spec: InputSpec) -> tuple[int, str] | None:
+    """Find the first unusable array of a stack.
+
+    Parameters
+    ----------
+    arrays : ndarray of float32, shape (N, channels, height, width)
+    spec : InputSpec
+        What they claim to hold.
+
+    Returns
+    -------
+    tuple of (int, str) or None
+        Position and reason, or None when all are finite, not constant and, for min-max maps, inside 0..1.
+    """
+    if not len(arrays):
+        return None
+    low, high = arrays.min(axis=(2, 3)), arrays.max(axis=(2, 3))
+    finite = (np.isfinite(low) & np.isfinite(high)).all(axis=1)
+    flat = low == high
+    minmax = spec.normalisation == "minmax"
+    if minmax:
+        # Every channel was stretched to 0..1, so a flat one means that the map was not made from a movement.
+        constant = flat.any(axis=1)
+        outside = ((low < -RANGE_TOLERANCE) | (high > 1 + RANGE_TOLERANCE)).any(axis=1)
+    else:
+        constant = flat.all(axis=1) & (low == low[:, :1]).all(axis=1)
+        outside = np.zeros(len(arrays), bool)
+    bad = ~finite | constant | outside
+    if not bad.any():
+        return None
+    place = int(np.flatnonzero(bad)[0])
+    if not finite[place]:
+        channel = spec.channels[int(np.flatnonzero(~(np.isfinite(low[place]) & np.isfinite(high[place])))[0])]
+        return place, f"its {spec.kind} holds NaN or infinity in channel {channel!r}; compute the {spec.kind} again."
+    if constant[place]:
+        channel = f"channel {spec.channels[int(np.flatnonzero(flat[place])[0])]!r} of " if minmax else ""
+        return place, (
+            f"{channel}its {spec.kind} is constant (every pixel {low[place][flat[place]][0]:g}), "
+            f"so there is no movement to see; compute the {spec.kind} again or leave the clip out."
+        )
+    return place, (
+        f"its {spec.kind} runs from {low[place].min():g} to {high[place].max():g}, but min-max maps lie in 0..1; "
+        "divide 8-bit maps by 255, or declare signed flow with InputSpec(normalisation='signed')."
+    )
+
+
+def _read_image(row: int, file: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.mode != "RGB":
+                raise RowError(
+                    row,
+                    f"{file} is an image of mode {image.mode}, "
+                    "but 8-bit RGB is expected (red = u, green = v, blue = strain).",
+                )
+            pixels = np.asarray(image)
+    except FileNotFoundError as error:
+        raise RowError(
+            row, f"the file {file} does not exist; put it there or take the clip out of the index."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        if isinstance(error, RowError):
+            raise
+        raise RowError(row, f"the file {file} cannot be read as an image ({error}); copy it again.") from error
+    return np.moveaxis(pixels, 2, 0)
+
+
+def _as_float(array: NDArray[Any]) -> NDArray[np.float32]:
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255)
+    return np.asarray(array, np.float32)
+
+
+def _size_reason(shape: tuple[int, ...], spec: InputSpec) -> str:
+    return (
+        f"its {spec.kind} has shape {_shape(shape)}, but the other clips hold {_shape(spec.shape)} "
+        "(channels, height, width); prepare all clips at one size."
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"

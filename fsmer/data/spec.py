@@ -1,0 +1,80 @@
+"""What a clip's media is and what a backbone eats, in one frozen dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fsmer.errors import SpecMismatchError
+
+__all__ = ["InputSpec"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Kind, size, channels and normalisation of one medium of a clip.
+
+    The same class describes what a clip set holds and what a backbone eats, so that the two can be compared field by field.
+
+    Parameters
+    ----------
+    kind : str
+        ``"flow"`` (one map from onset to apex); further kinds come with the backbones that eat them.
+    size : tuple of int
+        Height and width in pixels.
+    channels : tuple of str
+        Meaning of each channel in order, e.g. ``("u", "v", "strain")``.
+    normalisation : str
+        ``"minmax"``: every channel scaled to 0..1 by its own minimum and maximum in that clip (as the public MEGC 2019 maps
+        are; sign and magnitude are lost). ``"signed"``: displacement in thousandths of the face width, zero means no motion.
+    flow_method : str or None
+        Name of the optical-flow estimator; ``None`` means unknown (clips) or any (backbones).
+    """
+
+    kind: str = "flow"
+    size: tuple[int, int] = (28, 28)
+    channels: tuple[str, ...] = ("u", "v", "strain")
+    normalisation: str = "minmax"
+    flow_method: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape ``(channels, height, width)`` of one clip's array."""
+        return (len(self.channels), *self.size)
+
+    def describe(self) -> str:
+        """One phrase for messages, e.g. ``flow 28x28 (u, v, strain), minmax``."""
+        method = f", {self.flow_method}" if self.flow_method else ""
+        height, width = self.size
+        return f"{self.kind} {height}x{width} ({', '.join(self.channels)}), {self.normalisation}{method}"
+
+    def check_feeds(self, wanted: InputSpec, *, who: str = "the backbone") -> None:
+        """Raise `SpecMismatchError` naming both sides unless media of this spec can be fed where `wanted` is eaten."""
+        same = (self.kind, self.size, self.channels, self.normalisation) == (
+            wanted.kind,
+            wanted.size,
+            wanted.channels,
+            wanted.normalisation,
+        )
+        method_fits = None in (self.flow_method, wanted.flow_method) or self.flow_method == wanted.flow_method
+        if not (same and method_fits):
+            raise SpecMismatchError(
+                f"the clips hold {self.describe()}, but {who} eats {wanted.describe()}; "
+                "prepare the clips with that recipe or choose a model that eats them."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
+        """Inverse of `to_dict`."""
+        return cls(
+            kind=values["kind"],
+            size=(int(values["size"][0]), int(values["size"][1])),
+            channels=tuple(values["channels"]),
+            normalisation=values["normalisation"],
+            flow_method=values.get("flow_method"),
+        )

@@ -1,0 +1,128 @@
+"""Protocols by name: the kinds with their default parameters, and the YAML files that ship with fsmer."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fsmer.episodic.protocols import KINDS, Protocol
+from fsmer.errors import ProtocolError, unknown_name
+from fsmer.resources import resource_folder
+
+__all__ = ["list_protocols", "load_protocol", "read_protocol"]
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def list_protocols(pattern: str = "*") -> list[str]:
+    """Names of the protocols that `load_protocol` knows: the kinds first, then the shipped files.
+
+    Parameters
+    ----------
+    pattern : str
+        Wildcards as in file names, e.g. ``"cdmer-*"``.
+
+    Examples
+    --------
+    >>> list_protocols("merau-*-to-smic-*")
+    ['merau-casme2-to-smic-3way']
+    """
+    return [name for name in (*_kind_names(), *sorted(_shipped())) if fnmatch.fnmatchcase(name, pattern)]
+
+
+def load_protocol(protocol: Protocol | str | os.PathLike[str], **overrides: Any) -> Protocol:
+    """Load a protocol by name or from a YAML file.
+
+    Parameters
+    ----------
+    protocol : str, path or Protocol
+        A name of `list_protocols`, the path of a YAML file, or a protocol (which comes back, with the overrides).
+    **overrides
+        Parameters to replace, e.g. ``shot=1``. They change the protocol's hash.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no protocol of that name; the message suggests the nearest.
+    ProtocolError
+        The file is missing or wrong, or an override is no parameter of the protocol.
+
+    Examples
+    --------
+    >>> load_protocol("kshot", way=3, shot=5, episodes=100).params["episodes"]
+    100
+    >>> load_protocol("megc2019-cde").kind
+    'cde'
+    """
+    found = protocol if isinstance(protocol, Protocol) else _find(os.fspath(protocol))
+    return found.with_params(**overrides) if overrides else found
+
+
+def read_protocol(path: str | os.PathLike[str]) -> Protocol:
+    """Read a protocol from a YAML file (its keys are described in ``episodes/README.md``).
+
+    Raises
+    ------
+    ProtocolError
+        The file is missing, is no valid YAML, or has a key or value that is not possible; the message names the file.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that stands twice, of which YAML would silently keep the last."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = [key for index, key in enumerate(keys) if key in keys[:index]]
+            if twice:
+                problem = f"the key {twice[0]!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ProtocolError(
+            f"the protocol file {path} cannot be read: {error.strerror or error}; give the path of a YAML file or a "
+            "name of `fsmer protocols`."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"the protocol file {path} is not UTF-8 text; save it as UTF-8.") from error
+    try:
+        values = yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ProtocolError(f"the protocol file {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        found = Protocol.from_dict(values)
+    except ProtocolError as error:
+        raise ProtocolError(f"the protocol file {path}: {error}") from error
+    named = isinstance(values, dict) and values.get("name")
+    return found if named else replace(found, name=Path(path).stem)
+
+
+def _find(name: str) -> Protocol:
+    kinds, shipped = _kind_names(), _shipped()
+    key = name.strip().lower().replace("_", "-")
+    if key in kinds:
+        return KINDS[kinds[key]]()
+    if key in shipped:
+        return read_protocol(shipped[key])
+    path = Path(name)
+    if path.suffix.lower() not in _SUFFIXES and len(path.parts) == 1:
+        raise unknown_name("protocol", name, [*kinds, *shipped])
+    # An installed fsmer has the files of a checkout's episodes folder elsewhere; the path from the manual means those.
+    if not path.exists() and path.parent == Path("episodes") and path.stem in shipped:
+        path = shipped[path.stem]
+    return read_protocol(path)
+
+
+def _kind_names() -> dict[str, str]:
+    return {kind.replace("_", "-"): kind for kind in KINDS}
+
+
+def _shipped() -> dict[str, Path]:
+    folder = resource_folder("episodes")
+    return {path.stem: path for suffix in _SUFFIXES for path in folder.glob(f"*{suffix}")}

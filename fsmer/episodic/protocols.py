@@ -1,0 +1,884 @@
+"""Protocols: what is learnt from and what is judged on, as a named, seeded stream of episodes over a clip set."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.data.schemes import canonical_dataset
+from fsmer.episodic.datasets import dataset_info
+from fsmer.episodic.episode import Episode, Episodes
+from fsmer.episodic.samplers import EpisodeBatch, EpisodePlan, KShotSampler, random_order
+from fsmer.errors import MissingDatasetError, ProtocolError
+
+if TYPE_CHECKING:
+    from fsmer.data.clips import ClipSet
+
+__all__ = [
+    "CDE",
+    "KINDS",
+    "FoldEpisodes",
+    "HoldoutDatabase",
+    "KShot",
+    "KShotEpisodes",
+    "LeaveOneSubjectOut",
+    "Protocol",
+    "Requirement",
+    "SourceTarget",
+    "SubjectRatio",
+    "SyntheticClips",
+]
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+# Part of what is hashed: goes up when the same content would make other episodes than before.
+_HASHED_FORMAT = 1
+_ATTEMPTS = 255
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A data set that a protocol needs, and the label scheme to read it with.
+
+    Parameters
+    ----------
+    dataset : str
+        Its key, e.g. ``"casme2"``; other spellings are turned into it.
+    scheme : str or None
+        Name of a label scheme (`fsmer.list_schemes`); None leaves the labels as they are.
+    """
+
+    dataset: str
+    scheme: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset", canonical_dataset(_text("dataset", self.dataset)))
+        if self.scheme is not None:
+            _text("scheme", self.scheme)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in a protocol file."""
+        return {"dataset": self.dataset} if self.scheme is None else {"dataset": self.dataset, "scheme": self.scheme}
+
+
+@dataclass(frozen=True)
+class SyntheticClips:
+    """Synthetic clips that a protocol runs on (`fsmer.synthetic_clips`); their data set is called like the domain.
+
+    Parameters
+    ----------
+    domain : str
+        Name of a domain (`fsmer.list_domains`).
+    clips : int
+        How many.
+    seed : int
+        Seed of the generator.
+    """
+
+    domain: str
+    clips: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _text("domain", self.domain)
+        _whole("clips", self.clips, 1)
+        _whole("seed", self.seed, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in a protocol file."""
+        return {"synthetic": asdict(self)}
+
+
+class KShotEpisodes(Episodes):
+    """Episodes of a K-shot protocol, made one by one or as arrays.
+
+    Attributes
+    ----------
+    plan : EpisodePlan
+        Draws them; its class codes are those of `codes`.
+    pool : ndarray of int64
+        Indices of the clips that can be in support or query.
+    """
+
+    uniform = True
+
+    def __init__(self, plan: EpisodePlan, count: int, source: Ints | None = None) -> None:
+        self.plan = plan
+        self.classes = plan.names
+        self.codes = plan.codes
+        self.source = source
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def pool(self) -> Ints:
+        return np.flatnonzero(self.codes >= 0)
+
+    def _make(self, index: int) -> Episode:
+        return replace(self.plan.draw(index, index + 1)[0], source=self.source)
+
+    def batches(self, size: int = 64) -> Iterator[EpisodeBatch]:
+        """Yield the episodes as arrays, `size` at a time; class codes are indices into `classes`."""
+        _whole("size", size, 1)
+        return (self.plan.draw(low, min(low + size, len(self))) for low in range(0, len(self), size))
+
+
+class FoldEpisodes(Episodes):
+    """Episodes that deal whole units (subjects, data sets) to support and query.
+
+    Parameters
+    ----------
+    classes : tuple of str
+    codes : ndarray of int64, shape (N,)
+        Class of each clip; -1 leaves it out.
+    units : ndarray of int64, shape (N,)
+        Unit of each clip, from 0.
+    names : sequence of str
+        One name an episode.
+    sides : callable
+        Episode number -> two boolean arrays over the units: those of the support and those of the query.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        codes: Ints,
+        units: Ints,
+        names: Iterable[str],
+        sides: Callable[[int], tuple[Mask, Mask]],
+    ) -> None:
+        self.classes = classes
+        self.codes = codes
+        self._units = units
+        self._names = tuple(names)
+        self._sides = sides
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _make(self, index: int) -> Episode:
+        learns, asked = self._sides(index)
+        used = self.codes >= 0
+        support = np.flatnonzero(learns[self._units] & used)
+        query = np.flatnonzero(asked[self._units] & used)
+        return Episode(support, query, self.classes, self._names[index])
+
+    def missing_classes(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (episode name, class) where the support has no clip of a class; the protocol still judges it."""
+        held = _counts(self.codes, self._units, len(self.classes)) > 0
+        missing = []
+        for index, name in enumerate(self._names):
+            there = held[self._sides(index)[0]].any(axis=0)
+            missing += [(name, self.classes[code]) for code in np.flatnonzero(~there)]
+        return tuple(missing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(ABC):
+    """A named, seeded way to deal the clips of a clip set into episodes.
+
+    `split` gives the episodes. Everything that decides which clips end up where is a parameter and goes into `hash`;
+    name, title, paper and notes are words for people.
+
+    Parameters
+    ----------
+    name : str
+        Short name; by default the kind.
+    title, paper, notes : str
+        One line on what it is, the paper that defines it, and choices that the paper leaves open.
+    requirements : tuple of Requirement
+        Data sets that `prepare` selects and relabels. Empty: any clips will do.
+    synthetic : tuple of SyntheticClips
+        Clips that `make_clips` makes.
+    """
+
+    kind: ClassVar[str]
+    summary: ClassVar[str]
+
+    name: str = ""
+    title: str = ""
+    paper: str = ""
+    notes: str = ""
+    requirements: tuple[Requirement, ...] = ()
+    synthetic: tuple[SyntheticClips, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.kind.replace("_", "-"))
+        object.__setattr__(self, "title", self.title or self.summary)
+        object.__setattr__(self, "requirements", tuple(self.requirements))
+        object.__setattr__(self, "synthetic", tuple(self.synthetic))
+        if self.requirements and self.synthetic:
+            raise ProtocolError(f"protocol {self.name!r} asks for data sets and makes synthetic clips; keep one.")
+        for field in ("name", "title", "paper", "notes"):
+            if not isinstance(getattr(self, field), str):
+                raise ProtocolError(f"{field}={getattr(self, field)!r} is not text; put it in quotes.")
+        self._check_parameters()
+
+    # ---- what a kind of protocol defines
+
+    @abstractmethod
+    def _check_parameters(self) -> None:
+        """Bring parameters into their final form and refuse impossible ones."""
+
+    @abstractmethod
+    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        """Make the episodes; `codes` are indices into `classes`, -1 for clips to leave out."""
+
+    def _judged(self, clips: ClipSet) -> Mask | None:
+        """Which clips can be in support or query; None means all."""
+        return None
+
+    # ---- what every protocol offers
+
+    def split(self, clips: ClipSet) -> Episodes:
+        """Deal the clips into episodes.
+
+        Parameters
+        ----------
+        clips : ClipSet
+            Labelled clips, already prepared where the protocol has requirements.
+
+        Returns
+        -------
+        Episodes
+            A sequence of known length whose items are made when asked for.
+
+        Raises
+        ------
+        ProtocolError
+            The clips cannot give these episodes; the message names the class, subject or data set and its count.
+        MissingDatasetError
+            A data set that the protocol names is not among the clips.
+        """
+        return self._split(clips, *self._labelling(clips))
+
+    def classes(self, clips: ClipSet) -> tuple[str, ...]:
+        """Classes that the protocol tells apart on these clips, sorted."""
+        return self._labelling(clips)[0]
+
+    def prepare(self, clips: ClipSet) -> ClipSet:
+        """Select the data sets that the protocol needs and read their labels by its schemes.
+
+        Clips of a protocol without requirements come back as they are.
+
+        Raises
+        ------
+        MissingDatasetError
+            A data set is not among the clips; the message says where to request it.
+        DataError
+            A label is unknown to the scheme.
+        ProtocolError
+            No clip of a data set is left under the scheme.
+        """
+        if self.synthetic:
+            _places_of(self, clips, [part.domain for part in self.synthetic])
+            return clips
+        if not self.requirements:
+            return clips
+        from fsmer.data.clips import concat
+
+        _places_of(self, clips, [need.dataset for need in self.requirements])
+        by_scheme: dict[str | None, list[str]] = {}
+        for need in self.requirements:
+            by_scheme.setdefault(need.scheme, []).append(need.dataset)
+        parts = []
+        for scheme, datasets in by_scheme.items():
+            codes = [place for places in _places_of(self, clips, datasets) for place in places]
+            part = clips[np.isin(clips.dataset_codes(), codes)]
+            parts.append(part if scheme is None else part.relabel(scheme))
+        prepared = parts[0] if len(parts) == 1 else concat(parts)
+        left = {canonical_dataset(name) for name in prepared.dataset_names}
+        for need in self.requirements:
+            if need.dataset not in left:
+                raise ProtocolError(
+                    f"protocol {self.name!r}: no clip of {need.dataset} has a label that scheme {need.scheme!r} keeps; "
+                    "check the labels of that data set."
+                )
+        return prepared
+
+    def make_clips(self, **options: Any) -> ClipSet:
+        """Make the synthetic clips that the protocol runs on.
+
+        Parameters
+        ----------
+        **options
+            Passed to `fsmer.synthetic_clips`, e.g. ``size=56`` or ``normalisation="signed"``.
+
+        Raises
+        ------
+        ProtocolError
+            The protocol runs on recorded clips.
+        """
+        if not self.synthetic:
+            wanted = ", ".join(need.dataset for need in self.requirements) or "labelled clips of your own"
+            raise ProtocolError(f"protocol {self.name!r} does not make its clips; give it {wanted}.")
+        from fsmer.data.clips import concat
+        from fsmer.data.synthetic import synthetic_clips
+
+        parts = [synthetic_clips(part.domain, n=part.clips, seed=part.seed, **options) for part in self.synthetic]
+        return parts[0] if len(parts) == 1 else concat(parts)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameters by name, as plain values."""
+        own = {field.name for field in fields(self)} - {field.name for field in fields(Protocol)}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name in own}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def with_params(self, **changes: Any) -> Protocol:
+        """The same protocol with other parameters.
+
+        Raises
+        ------
+        ProtocolError
+            It has no parameter of that name, or the value is impossible.
+        """
+        _refuse_unknown(changes, self.params, f"a parameter of protocol {self.name!r}")
+        return replace(self, **changes)
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of kind, parameters and data; equal hashes mean equal episodes."""
+        data = sorted(self._data(), key=str)
+        content = {"format": _HASHED_FORMAT, "kind": self.kind, "params": self.params, "data": data}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the keys of a protocol file; `from_dict` reads them back."""
+        words = {"name": self.name, "title": self.title, "paper": self.paper, "notes": self.notes}
+        return {**words, "kind": self.kind, "params": self.params, "data": self._data()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Protocol:
+        """Make a protocol of the keys of a protocol file.
+
+        Raises
+        ------
+        ProtocolError
+            A key is missing, unknown or has an impossible value; the message names it.
+        """
+        if not isinstance(values, Mapping):
+            raise ProtocolError(
+                f"a protocol is a mapping with the keys {', '.join(_FILE_KEYS)}, not a {_type_name(values)}."
+            )
+        _refuse_unknown(values, _FILE_KEYS, "a key of a protocol")
+        if "kind" not in values:
+            raise ProtocolError(f"the protocol has no key 'kind'; choose one of {', '.join(KINDS)}.")
+        kind = values["kind"]
+        if kind not in KINDS:
+            raise ProtocolError(f"kind {kind!r} is unknown: {_nearest(str(kind), KINDS)}Known: {', '.join(KINDS)}.")
+        params = values.get("params") or {}
+        if not isinstance(params, Mapping):
+            raise ProtocolError(f"'params' must be a mapping of parameters to values, not a {_type_name(params)}.")
+        known = [field.name for field in fields(KINDS[kind])]
+        words = [field.name for field in fields(Protocol)]
+        _refuse_unknown(params, [name for name in known if name not in words], f"a parameter of kind {kind!r}")
+        requirements, synthetic = _read_data(values.get("data") or [])
+        given = {key: values[key] for key in ("name", "title", "paper", "notes") if values.get(key) is not None}
+        return KINDS[kind](**given, requirements=requirements, synthetic=synthetic, **params)
+
+    # ---- shared pieces
+
+    def _data(self) -> list[dict[str, Any]]:
+        return [need.to_dict() for need in self.requirements] + [part.to_dict() for part in self.synthetic]
+
+    def _labelling(self, clips: ClipSet) -> tuple[tuple[str, ...], Ints]:
+        """Classes of the clips that are judged, and for each clip its index among them or -1."""
+        if not len(clips):
+            raise ProtocolError(f"protocol {self.name!r} was given an empty clip set; give it labelled clips.")
+        codes, judged = clips.codes(), self._judged(clips)
+        if judged is not None:
+            codes = np.where(judged, codes, -1)
+        present = np.bincount(codes[codes >= 0], minlength=len(clips.classes)) > 0
+        names = [name for name, there in zip(clips.classes, present, strict=True) if there]
+        wanted: tuple[str, ...] | None = getattr(self, "class_subset", None)
+        for name in wanted or ():
+            if name not in names:
+                raise ProtocolError(
+                    f"protocol {self.name!r} needs the class {name!r}, but no clip has it; the clips have "
+                    f"{', '.join(names) or 'no labels'}."
+                )
+        chosen = tuple(name for name in names if wanted is None or name in wanted)
+        if len(chosen) < 2:
+            raise ProtocolError(
+                f"protocol {self.name!r} needs clips of at least two classes, but has {', '.join(chosen) or 'none'}; "
+                "add clips of other classes."
+            )
+        place = {name: code for code, name in enumerate(chosen)}
+        lookup = np.array([*(place.get(name, -1) for name in clips.classes), -1], dtype=np.int64)
+        return chosen, lookup[codes]
+
+
+@dataclass(frozen=True)
+class KShot(Protocol):
+    """K-shot episodes: `shot` support clips of each class, judged on other clips of the same set.
+
+    Episodes depend on the clips' ids, not on the order of their rows.
+
+    Parameters
+    ----------
+    way, shot, query, balance, subject_disjoint, seed
+        See `KShotSampler`.
+    episodes : int
+        How many. Where all of them would be the same (``shot=0``, all classes, every clip a query) there is one.
+    class_subset : tuple of str or None
+        Fixed subset of classes; None takes all that the clips have.
+
+    Examples
+    --------
+    >>> KShot(way=3, shot=5, episodes=1000).hash
+    '632a10a4e4ad9b6e'
+    """
+
+    kind = "kshot"
+    summary = "K-shot episodes from any labelled clips"
+
+    way: int | None = None
+    shot: int = 5
+    query: int | Literal["rest"] = "rest"
+    episodes: int = 1000
+    balance: Literal["class", "natural"] = "class"
+    subject_disjoint: bool = False
+    class_subset: tuple[str, ...] | None = None
+    seed: int = 0
+
+    def _check_parameters(self) -> None:
+        _store_names(self, "class_subset")
+        _whole("episodes", self.episodes, 1)
+        self.sampler()  # checks the others
+        _store_plain(self, "way", "shot", "query", "episodes", "seed")
+
+    def sampler(self) -> KShotSampler:
+        """The sampler that draws the episodes."""
+        return KShotSampler(
+            way=self.way,
+            shot=self.shot,
+            query=self.query,
+            balance=self.balance,
+            subject_disjoint=self.subject_disjoint,
+            classes=self.class_subset,
+            seed=self.seed,
+        )
+
+    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        ids = clips.ids
+        in_order = bool(np.all(ids[:-1] <= ids[1:]))
+        order = None if in_order else np.argsort(ids, kind="stable")
+        subjects = clips.subject_codes() if self.subject_disjoint else None
+        plan = self.sampler().plan(codes, subjects, names=classes, order=order)
+        all_alike = self.shot == 0 and self.query == "rest" and plan.way == len(classes)
+        return KShotEpisodes(plan, 1 if all_alike else self.episodes, self._source(clips))
+
+    def _source(self, clips: ClipSet) -> Ints | None:
+        return None
+
+
+@dataclass(frozen=True)
+class SourceTarget(KShot):
+    """Source-then-target K-shot: learn from a source data set first, then from `shot` clips per class of the target.
+
+    The setting of MERAU (section III.A): the source's labelled clips may have other classes; support and query are
+    drawn from the target.
+
+    Parameters
+    ----------
+    source, target : tuple of str or None
+        Data sets of either side; None means every other data set. To be split, a protocol needs one of the two.
+    way, shot, query, episodes, balance, subject_disjoint, class_subset, seed
+        As in `KShot`, for the target.
+    """
+
+    kind = "source_target"
+    summary = "train on a source data set, adapt with K clips per class of the target"
+
+    source: tuple[str, ...] | None = None
+    target: tuple[str, ...] | None = None
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        _store_datasets(self, "source", "target")
+
+    def _judged(self, clips: ClipSet) -> Mask | None:
+        return _sides_of(self, clips, self.source, self.target)[1]
+
+    def _source(self, clips: ClipSet) -> Ints | None:
+        return np.flatnonzero(_sides_of(self, clips, self.source, self.target)[0])
+
+
+@dataclass(frozen=True)
+class LeaveOneSubjectOut(Protocol):
+    """LOSO: each subject is judged once, by what everybody else teaches.
+
+    A subject is a person of one data set: equal names in two data sets are two people. A fold whose support lacks a
+    class is kept, and its queries count (see `Episodes.missing_classes`).
+
+    Parameters
+    ----------
+    class_subset : tuple of str or None
+        Fixed subset of classes; None takes all that the clips have.
+    """
+
+    kind = "loso"
+    summary = "leave one subject out, over all data sets of the clips"
+
+    class_subset: tuple[str, ...] | None = None
+
+    def _check_parameters(self) -> None:
+        _store_names(self, "class_subset")
+        _check_subset(self.class_subset)
+
+    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        units, names = _people(self, clips, codes)
+
+        def sides(index: int) -> tuple[Mask, Mask]:
+            asked = np.zeros(len(names), dtype=bool)
+            asked[index] = True
+            return ~asked, asked
+
+        return FoldEpisodes(classes, codes, units, names, sides)
+
+
+@dataclass(frozen=True)
+class CDE(LeaveOneSubjectOut):
+    """CDE (composite database evaluation, MEGC 2019): LOSO over two or more data sets pooled into one.
+
+    Parameters
+    ----------
+    class_subset : tuple of str or None
+        Fixed subset of classes; None takes all that the clips have.
+    """
+
+    kind = "cde"
+    summary = "composite database evaluation: two or more data sets pooled, then leave one subject out"
+
+    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        held = [clips.dataset_names[code] for code in np.unique(clips.dataset_codes()[codes >= 0])]
+        if len(held) < 2:
+            raise ProtocolError(
+                f"protocol {self.name!r} pools at least two data sets, but the clips come from {held[0]} only; "
+                "add another data set or use loso."
+            )
+        return super()._split(clips, classes, codes)
+
+
+@dataclass(frozen=True)
+class HoldoutDatabase(Protocol):
+    """Train on some data sets, test on others.
+
+    Parameters
+    ----------
+    train, test : tuple of str or None
+        Data sets of either side. With one of them None, that side is every other data set. With both None, each data
+        set is tested in turn by what all others teach (leave one database out).
+    class_subset : tuple of str or None
+        Fixed subset of classes; None takes all that the clips have.
+
+    Notes
+    -----
+    The twelve CDMER tasks (FR paper, Table 10) are of this kind. In those between the parts of SMIC the same people
+    were recorded by two cameras, as the benchmark has it; otherwise the sides share no subject.
+    """
+
+    kind = "holdout"
+    summary = "train on one data set and test on another; by default each data set is tested in turn"
+
+    train: tuple[str, ...] | None = None
+    test: tuple[str, ...] | None = None
+    class_subset: tuple[str, ...] | None = None
+
+    def _check_parameters(self) -> None:
+        _store_names(self, "class_subset")
+        _check_subset(self.class_subset)
+        _store_datasets(self, "train", "test")
+
+    def _judged(self, clips: ClipSet) -> Mask | None:
+        if self.train is None and self.test is None:
+            return None
+        return np.logical_or(*_sides_of(self, clips, self.train, self.test))
+
+    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        units, names = clips.dataset_codes(), clips.dataset_names
+        if self.train is None and self.test is None:
+            turns = [np.arange(len(names)) == code for code in np.unique(units[codes >= 0])]
+            pairs = [(~turn, turn) for turn in turns]
+            if len(pairs) < 2:
+                raise ProtocolError(
+                    f"protocol {self.name!r} needs at least two data sets, but the clips come from {names[units[0]]} "
+                    "only; add another data set or use loso."
+                )
+        else:
+            learns, asked = _sides_of(self, clips, self.train, self.test)
+            pairs = [(_units_of(units, learns, len(names)), _units_of(units, asked, len(names)))]
+        held = _counts(codes, units, len(classes))
+        titles = []
+        for learns, asked in pairs:
+            taught, tested = held[learns].sum(axis=0), held[asked].sum(axis=0)
+            title = " -> ".join("+".join(names[code] for code in np.flatnonzero(side)) for side in (learns, asked))
+            if np.count_nonzero(taught) < 2 or not tested.any():
+                counts = [f"{name} {n}" for name, n in zip(classes, taught, strict=True)]
+                raise ProtocolError(
+                    f"protocol {self.name!r}, {title}: the train side has {', '.join(counts)} and the test side "
+                    f"{int(tested.sum())} clips; at least two classes to learn from and one clip to test are needed."
+                )
+            titles.append(title)
+        return FoldEpisodes(classes, codes, units, titles, lambda index: pairs[index])
+
+
+@dataclass(frozen=True)
+class SubjectRatio(Protocol):
+    """Subject-disjoint ratio splits: a share of the subjects teaches, the rest is judged, several times over.
+
+    Subjects are dealt at random until both sides have clips of every class.
+
+    Parameters
+    ----------
+    ratio : float
+        Share of the subjects on the support side, between 0 and 1; each side gets at least one.
+    repeats : int
+        How many splits.
+    class_subset : tuple of str or None
+        Fixed subset of classes; None takes all that the clips have.
+    seed : int
+        From 0 to 2**64 - 1.
+    """
+
+    kind = "ratio"
+    summary = "subject-disjoint splits by a ratio of the subjects, repeated"
+
+    ratio: float = 0.8
+    repeats: int = 10
+    class_subset: tuple[str, ...] | None = None
+    seed: int = 0
+
+    def _check_parameters(self) -> None:
+        _store_names(self, "class_subset")
+        _check_subset(self.class_subset)
+        number = isinstance(self.ratio, int | float) and not isinstance(self.ratio, bool)
+        if not number or not 0 < self.ratio < 1:
+            raise ProtocolError(f"ratio={self.ratio!r} is not possible; give a number between 0 and 1, such as 0.8.")
+        _whole("repeats", self.repeats, 1)
+        _whole("seed", self.seed, 0, 2**64 - 1)
+        _store_plain(self, "ratio", "repeats", "seed")
+
+    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        units, names = _people(self, clips, codes)
+        held = _counts(codes, units, len(classes)) > 0
+        holders = held.sum(axis=0)
+        if holders.min() < 2:
+            code = int(holders.argmin())
+            raise ProtocolError(
+                f"protocol {self.name!r}: class {classes[code]!r} comes from one subject only, so it cannot be on both "
+                "sides; leave that class out or use loso."
+            )
+        teachers = min(len(names) - 1, max(1, int(self.ratio * len(names) + 0.5)))
+        # Subjects are numbered by name, so the splits do not depend on the order of rows.
+        dealt = [self._deal(held, teachers, repeat, classes) for repeat in range(self.repeats)]
+        titles = [f"split {repeat}" for repeat in range(self.repeats)]
+        return FoldEpisodes(classes, codes, units, titles, lambda index: (dealt[index], ~dealt[index]))
+
+    def _deal(self, held: Mask, teachers: int, repeat: int, classes: tuple[str, ...]) -> Mask:
+        lacking = np.zeros(len(classes), dtype=np.int64)
+        for attempt in range(_ATTEMPTS):
+            learns = np.zeros(len(held), dtype=bool)
+            learns[random_order(self.seed, repeat, len(held), attempt)[:teachers]] = True
+            both = held[learns].any(axis=0) & held[~learns].any(axis=0)
+            if both.all():
+                return learns
+            lacking += ~both
+        raise ProtocolError(
+            f"protocol {self.name!r}: with {teachers} of {len(held)} subjects on one side, no split in {_ATTEMPTS} "
+            f"tries has every class on both sides, most often for lack of {classes[int(lacking.argmax())]!r}; choose "
+            "another ratio or leave that class out."
+        )
+
+
+# One line for each kind of protocol: the name in files and on the command line is the class's own.
+KINDS: dict[str, type[Protocol]] = {
+    kind.kind: kind for kind in (KShot, LeaveOneSubjectOut, CDE, HoldoutDatabase, SubjectRatio, SourceTarget)
+}
+
+_FILE_KEYS = ("name", "title", "paper", "notes", "kind", "params", "data")
+
+
+# ---- subjects and data sets of clips
+
+
+def _people(protocol: Protocol, clips: ClipSet, codes: Ints) -> tuple[Ints, list[str]]:
+    """Subjects that have clips in play: number of each clip's subject (0 where it is out of play) and their names."""
+    units, everybody = clips.subject_codes(), clips.subject_names
+    present = np.bincount(units[codes >= 0], minlength=len(everybody)) > 0
+    names = ["/".join(everybody[unit]) for unit in np.flatnonzero(present)]
+    if len(names) < 2:
+        whose = "an unknown subject (their table names none)" if names[0].endswith("/") else repr(names[0])
+        raise ProtocolError(
+            f"protocol {protocol.name!r} needs clips of at least two subjects, but all {np.count_nonzero(codes >= 0)} "
+            f"come from {whose}; add clips of other people or name the subjects."
+        )
+    return np.maximum(np.cumsum(present) - 1, 0)[units], names
+
+
+def _places_of(protocol: Protocol, clips: ClipSet, datasets: Iterable[str]) -> list[list[int]]:
+    """For each data set the codes that the clips have for it."""
+    there = [canonical_dataset(name) for name in clips.dataset_names]
+    wanted = map(canonical_dataset, datasets)
+    places = {name: [code for code, other in enumerate(there) if other == name] for name in wanted}
+    missing = [name for name, codes in places.items() if not codes]
+    if missing:
+        known = [info.where_to_request() for info in map(dataset_info, missing) if info is not None]
+        near = _nearest(missing[0], there)
+        remedy = "; ".join(known) + "; then read it with the other clips." if known else f"{near}Check the name."
+        raise MissingDatasetError(
+            f"protocol {protocol.name!r} needs the data set{'s' * (len(missing) > 1)} {', '.join(missing)}, but the "
+            f"clips come from {', '.join(clips.dataset_names)}: {remedy}"
+        )
+    return list(places.values())
+
+
+def _sides_of(
+    protocol: Protocol, clips: ClipSet, first: tuple[str, ...] | None, second: tuple[str, ...] | None
+) -> tuple[Mask, Mask]:
+    """Clips of two sides of data sets; a side that is None is everything outside the other."""
+    codes = clips.dataset_codes()
+    masks: list[Mask | None] = []
+    for side in (first, second):
+        if side is None:
+            masks.append(None)
+        else:
+            wanted = [place for places in _places_of(protocol, clips, side) for place in places]
+            masks.append(np.isin(codes, wanted))
+    one, two = masks
+    if one is None and two is not None:
+        one = ~two
+    if two is None and one is not None:
+        two = ~one
+    if one is None or two is None:
+        raise ProtocolError(
+            f"protocol {protocol.name!r} needs to know its sides; name a source or a target among the data sets "
+            f"{', '.join(clips.dataset_names)}."
+        )
+    if not one.any() or not two.any():
+        raise ProtocolError(
+            f"protocol {protocol.name!r} needs data sets on two sides, but the clips come from "
+            f"{', '.join(clips.dataset_names)} only; add another data set."
+        )
+    return one, two
+
+
+def _units_of(units: Ints, mask: Mask, total: int) -> Mask:
+    return np.bincount(units[mask], minlength=total) > 0
+
+
+def _counts(codes: Ints, units: Ints, classes: int) -> Ints:
+    """Clips of each unit and class, shape (units, classes)."""
+    used = codes >= 0
+    total = int(units.max(initial=-1)) + 1
+    return np.bincount(units[used] * classes + codes[used], minlength=total * classes).reshape(total, classes)
+
+
+# ---- parameters
+
+
+def _read_data(entries: Any) -> tuple[tuple[Requirement, ...], tuple[SyntheticClips, ...]]:
+    if not isinstance(entries, list | tuple):
+        raise ProtocolError(f"'data' must be a list of data sets or synthetic clips, not a {_type_name(entries)}.")
+    requirements: list[Requirement] = []
+    synthetic: list[SyntheticClips] = []
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            raise ProtocolError(f"an entry of 'data' must be a mapping such as {{dataset: casme2}}, not {entry!r}.")
+        if "synthetic" in entry:
+            _refuse_unknown(entry, ["synthetic"], "a key beside 'synthetic'")
+            values = entry["synthetic"]
+            if not isinstance(values, Mapping) or not {"domain", "clips"} <= set(values):
+                raise ProtocolError(f"'synthetic' needs a domain and a number of clips, but is {values!r}.")
+            _refuse_unknown(values, ["domain", "clips", "seed"], "a key of 'synthetic'")
+            synthetic.append(SyntheticClips(**values))
+        else:
+            _refuse_unknown(entry, ["dataset", "scheme"], "a key of an entry of 'data'")
+            if "dataset" not in entry:
+                raise ProtocolError(f"the entry {dict(entry)!r} of 'data' names no dataset; add it.")
+            requirements.append(Requirement(**entry))
+    return tuple(requirements), tuple(synthetic)
+
+
+def _store_names(protocol: Protocol, *names: str) -> None:
+    """Turn parameters that list names into sorted tuples; one text may hold several, parted by commas."""
+    for name in names:
+        value = getattr(protocol, name)
+        if value is None:
+            continue
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        listed = isinstance(parts, list | tuple) and len(parts) > 0
+        if not listed or not all(isinstance(part, str) and part for part in parts):
+            raise ProtocolError(f"{name}={value!r} is not a list of names; write them as text, in quotes where needed.")
+        object.__setattr__(protocol, name, tuple(sorted(parts)))
+
+
+def _store_plain(protocol: Protocol, *names: str) -> None:
+    """Turn numbers of numpy into Python's own, so that they hash and print alike."""
+    for name in names:
+        value = getattr(protocol, name)
+        if isinstance(value, np.generic):
+            object.__setattr__(protocol, name, value.item())
+
+
+def _store_datasets(protocol: Protocol, *names: str) -> None:
+    _store_names(protocol, *names)
+    sides = []
+    for name in names:
+        side = getattr(protocol, name)
+        if side is not None:
+            side = tuple(sorted({canonical_dataset(part) for part in side}))
+            object.__setattr__(protocol, name, side)
+            sides.append(side)
+    both = set(sides[0]) & set(sides[1]) if len(sides) == 2 else set()
+    if both:
+        raise ProtocolError(
+            f"{sorted(both)[0]!r} is on both sides ({' and '.join(names)}); a data set can be on one only."
+        )
+
+
+def _check_subset(classes: tuple[str, ...] | None) -> None:
+    if classes is not None and len(set(classes)) < max(2, len(classes)):
+        raise ProtocolError(f"class_subset={classes!r} is not possible; name at least two classes, each once.")
+
+
+def _whole(name: str, value: Any, low: int, high: int | None = None) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        raise ProtocolError(f"{name}={value!r} is not possible; give a whole number of at least {low}.")
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ProtocolError(f"{name}={value!r} is not a name; write it as text, in quotes where needed.")
+    return value
+
+
+def _refuse_unknown(given: Iterable[Any], known: Iterable[str], what: str) -> None:
+    names = list(known)
+    for key in given:
+        if key not in names:
+            listed = f"Known: {', '.join(names)}." if names else "There are none."
+            raise ProtocolError(f"{str(key)!r} is not {what}: {_nearest(str(key), names)}{listed}")
+
+
+def _nearest(given: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,67 @@
+"""Typed errors of fsmer: each message says what was given, what is expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "DataError",
+    "FsmerError",
+    "MediaError",
+    "MissingDatasetError",
+    "OutputError",
+    "ProtocolError",
+    "SpecMismatchError",
+    "SupportError",
+    "UnknownNameError",
+    "WeightsError",
+]
+
+
+class FsmerError(Exception):
+    """Base of every error that fsmer raises on purpose."""
+
+
+class DataError(FsmerError, ValueError):
+    """A table, index file, label or set of clips cannot be used as given."""
+
+
+class MediaError(DataError):
+    """The media of a named clip is missing, unreadable, not finite or constant."""
+
+
+class SpecMismatchError(DataError):
+    """Clips hold media of another kind, size, channels or normalisation than a backbone eats."""
+
+
+class MissingDatasetError(DataError):
+    """A protocol needs a data set that is not there; the message says where to request it."""
+
+
+class ProtocolError(FsmerError, ValueError):
+    """A protocol asks for something that the clips cannot give (named in the message)."""
+
+
+class SupportError(FsmerError, ValueError):
+    """A support set cannot be learnt from (one class, no clips, unlabelled clips)."""
+
+
+class UnknownNameError(FsmerError, LookupError):
+    """A model, method, protocol, scheme or domain of that name does not exist."""
+
+
+class WeightsError(FsmerError):
+    """A weights file is missing, cut short, altered or from a newer version of fsmer."""
+
+
+class OutputError(FsmerError, OSError):
+    """A file or folder cannot be written."""
+
+
+def unknown_name(kind: str, given: object, choices: Iterable[str]) -> UnknownNameError:
+    """Build the error for an unknown name, suggesting the nearest known ones."""
+    known = sorted(str(choice) for choice in choices)
+    near = difflib.get_close_matches(str(given).lower(), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else "check the spelling."
+    return UnknownNameError(f"unknown {kind} {str(given)!r}: {hint} Known: {', '.join(known)}.")

@@ -1,0 +1,25 @@
+"""Evaluation: metrics, `evaluate`, reports and pictures."""
+
+from __future__ import annotations
+
+from fsmer.evaluation.evaluate import evaluate
+from fsmer.evaluation.metrics import (
+    METRICS,
+    bootstrap_interval,
+    confusion_matrix,
+    mean_interval,
+    score,
+    score_confusion,
+)
+from fsmer.evaluation.report import Report
+
+__all__ = [
+    "METRICS",
+    "Report",
+    "bootstrap_interval",
+    "confusion_matrix",
+    "evaluate",
+    "mean_interval",
+    "score",
+    "score_confusion",
+]

@@ -1,0 +1,237 @@
+"""UF1, UAR and accuracy from pooled predictions, for one run or for thousands of episodes at once, with 95 % intervals.
+
+Every figure comes from a confusion matrix: folds are pooled by adding matrices, and the order of clips cannot matter.
+
+References
+----------
+MERAU: cross-domain few-shot micro-expression recognition with action units (2021), eq. 12-14.
+FR: feature refinement for micro-expression recognition (2022), eq. 9-13.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fsmer.errors import DataError
+
+__all__ = ["METRICS", "Scores", "bootstrap_interval", "confusion_matrix", "mean_interval", "score", "score_confusion"]
+
+# Names of the figures that a report gives, in the order in which they are shown.
+METRICS = ("uf1", "uar", "acc", "acc_merau")
+
+Z_95 = 1.959963984540054
+BOOTSTRAP_DRAWS = 2000
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one or many confusion matrices; leading axes are those of the matrices.
+
+    Attributes
+    ----------
+    uf1 : ndarray of shape (...)
+        Unweighted F1: the mean over classes of 2 TP / (2 TP + FP + FN) (MERAU eq. 12; FR eq. 10 and 12).
+    uar : ndarray of shape (...)
+        Unweighted average recall: the mean over classes of TP / (TP + FN) (MERAU eq. 13; FR eq. 11 and 13).
+    acc : ndarray of shape (...)
+        Share of clips classified rightly (FR eq. 9).
+    acc_merau : ndarray of shape (...)
+        Sum over classes of TP + TN, divided by the sum of TP + TN + FP + FN (MERAU eq. 14). It counts the true
+        negatives of every class, so with C classes it equals 1 - 2 (1 - acc) / C: never below `acc`.
+    f1, recall, precision : ndarray of shape (..., C)
+        The same by class.
+    """
+
+    uf1: Floats
+    uar: Floats
+    acc: Floats
+    acc_merau: Floats
+    f1: Floats
+    recall: Floats
+    precision: Floats
+
+
+def confusion_matrix(
+    truth: ArrayLike, predicted: ArrayLike, n_classes: int, *, groups: ArrayLike | None = None, n_groups: int = 1
+) -> Counts:
+    """Count how often each class was taken for each class.
+
+    Parameters
+    ----------
+    truth, predicted : array of int, shape (N,)
+        Class codes, 0 to `n_classes` - 1.
+    n_classes : int
+    groups : array of int, shape (N,), optional
+        One matrix for each group, e.g. episode or subject; codes 0 to `n_groups` - 1.
+    n_groups : int
+
+    Returns
+    -------
+    ndarray of int64, shape (C, C), or (n_groups, C, C) with `groups`
+        Rows are the truth, columns the prediction.
+
+    Raises
+    ------
+    DataError
+        Lengths differ or a code is out of range.
+    """
+    true_codes, codes = np.asarray(truth, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
+    if true_codes.ndim != 1 or true_codes.shape != codes.shape:
+        raise DataError(
+            f"truth has shape {true_codes.shape} and predictions {codes.shape}; both must be lists of the same length."
+        )
+    for name, values in (("truth", true_codes), ("predictions", codes)):
+        if values.size and (values.min() < 0 or values.max() >= n_classes):
+            raise DataError(
+                f"{name} hold class codes from {values.min()} to {values.max()}, but there are {n_classes} classes: "
+                f"give codes 0 to {n_classes - 1}."
+            )
+    flat = true_codes * n_classes + codes
+    if groups is None:
+        return np.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes)
+    group_codes = np.asarray(groups, dtype=np.int64)
+    if group_codes.shape != codes.shape or (
+        group_codes.size and not 0 <= group_codes.min() <= group_codes.max() < n_groups
+    ):
+        raise DataError(f"groups must give one code from 0 to {n_groups - 1} for each of the {codes.size} predictions.")
+    counts = np.bincount(group_codes * n_classes**2 + flat, minlength=n_groups * n_classes**2)
+    return counts.reshape(n_groups, n_classes, n_classes)
+
+
+def score_confusion(confusion: ArrayLike, among: ArrayLike | None = None) -> Scores:
+    """Figures of confusion matrices of shape (..., C, C), rows the truth.
+
+    A class of the list that the truth lacks is counted, not skipped: its F1, recall and precision are 0. This is what
+    scikit-learn computes with ``labels=classes, zero_division=0``. (MEGC 2019 computes the figures once, from counts
+    pooled over all folds, so that a class missing in one fold adds nothing there and is judged in the others.)
+    No clip at all gives 0 everywhere.
+
+    Parameters
+    ----------
+    confusion : array of shape (..., C, C)
+    among : bool array of shape (..., C), optional
+        The classes that an episode is about, where episodes draw some of all classes; the others are not averaged over.
+
+    Raises
+    ------
+    DataError
+        The matrices are not square.
+    """
+    counts = np.asarray(confusion, dtype=np.float64)
+    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or counts.shape[-1] == 0:
+        raise DataError(f"a confusion matrix must have shape (..., C, C); this one has {counts.shape}.")
+    averaged = np.ones(counts.shape[:-1], dtype=bool) if among is None else np.asarray(among, dtype=bool)
+    way = averaged.sum(axis=-1)
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    of_class, called = counts.sum(axis=-1), counts.sum(axis=-2)
+    total = of_class.sum(axis=-1)
+    f1 = _ratio(2 * right, of_class + called)
+    recall = _ratio(right, of_class)
+    true_negatives = total[..., None] - of_class - called + right
+    return Scores(
+        uf1=_ratio((f1 * averaged).sum(axis=-1), way),
+        uar=_ratio((recall * averaged).sum(axis=-1), way),
+        acc=_ratio(right.sum(axis=-1), total),
+        acc_merau=_ratio(((right + true_negatives) * averaged).sum(axis=-1), way * total),
+        f1=f1,
+        recall=recall,
+        precision=_ratio(right, called),
+    )
+
+
+def score(truth: ArrayLike, predicted: ArrayLike, classes: ArrayLike | None = None) -> dict[str, float]:
+    """UF1, UAR and both accuracies of labels.
+
+    Parameters
+    ----------
+    truth, predicted : array of str, shape (N,)
+    classes : sequence of str, optional
+        The classes to average over; default: all that occur on either side.
+
+    Returns
+    -------
+    dict
+        ``uf1``, ``uar``, ``acc``, ``acc_merau``.
+
+    Raises
+    ------
+    DataError
+        Lengths differ, or a label is not one of `classes`.
+
+    Examples
+    --------
+    >>> from fsmer.evaluation.metrics import score
+    >>> score(["negative", "negative", "positive"], ["negative", "positive", "positive"])["acc"]
+    0.6666666666666666
+    """
+    true_labels, labels = np.asarray(truth, dtype=object), np.asarray(predicted, dtype=object)
+    known = (
+        sorted({*true_labels.tolist(), *labels.tolist()}) if classes is None else np.asarray(classes, object).tolist()
+    )
+    code = {label: number for number, label in enumerate(known)}
+    strange = sorted({str(label) for label in [*true_labels.tolist(), *labels.tolist()] if label not in code})
+    if strange:
+        raise DataError(f"the labels {', '.join(strange)} are not among the classes {', '.join(map(str, known))}.")
+    codes = [
+        np.array([code[label] for label in side], dtype=np.int64) for side in (true_labels.tolist(), labels.tolist())
+    ]
+    scores = score_confusion(confusion_matrix(codes[0], codes[1], max(len(known), 1)))
+    return {name: float(getattr(scores, name)) for name in METRICS}
+
+
+def mean_interval(values: ArrayLike) -> tuple[float, float] | None:
+    """95 % interval of a mean over episodes: mean +- 1.96 sd / sqrt(E), sd with E - 1; ``None`` for fewer than two."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size < 2:
+        return None
+    mean, half = float(array.mean()), Z_95 * float(array.std(ddof=1)) / float(np.sqrt(array.size))
+    return mean - half, mean + half
+
+
+def bootstrap_interval(
+    confusions: ArrayLike, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
+) -> dict[str, tuple[float, float] | None]:
+    """95 % percentile intervals of the pooled figures when whole subjects are drawn with replacement.
+
+    Clips of one person resemble each other, so persons, not clips, are the independent units.
+
+    Parameters
+    ----------
+    confusions : array of shape (S, C, C)
+        One confusion matrix a subject.
+    draws : int
+        Bootstrap samples.
+    seed : int
+
+    Returns
+    -------
+    dict
+        For each of `METRICS` (low, high), or ``None`` with fewer than two subjects, when nothing can be said.
+    """
+    counts = np.asarray(confusions, dtype=np.float64)
+    subjects = len(counts)
+    if subjects < 2:
+        return dict.fromkeys(METRICS)
+    generator = np.random.default_rng(seed)
+    samples: dict[str, list[Any]] = {name: [] for name in METRICS}
+    # In blocks: draws x subjects numbers would be large for thousands of subjects.
+    block = max(1, min(draws, 4_000_000 // subjects))
+    for start in range(0, draws, block):
+        times = generator.multinomial(subjects, np.full(subjects, 1 / subjects), size=min(block, draws - start))
+        drawn = score_confusion(np.tensordot(times.astype(np.float64), counts, axes=1))
+        for name in METRICS:
+            samples[name].append(getattr(drawn, name))
+    bounds = {name: np.percentile(np.concatenate(parts), [2.5, 97.5]) for name, parts in samples.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def _ratio(numerator: Floats, denominator: NDArray[Any]) -> Floats:
+    out = np.zeros(np.broadcast_shapes(numerator.shape, denominator.shape))
+    return np.divide(numerator, denominator, out=out, where=denominator > 0)

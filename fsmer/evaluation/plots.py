@@ -1,0 +1,256 @@
+"""Pictures of results and of flow maps: confusion matrix, methods side by side, two domains, flow with arrows.
+
+Every function returns a matplotlib ``Figure`` made without pyplot: nothing global changes and no display is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fsmer.errors import DataError
+from fsmer.io import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fsmer.evaluation.report import Report
+
+__all__ = ["confusion_figure", "domains_figure", "flow_figure", "methods_figure", "save_figure"]
+
+# Two hues that people with colour-blindness tell apart, and greys for everything that is not data.
+BLUE, ORANGE = "#0072b2", "#d55e00"
+GREY, LIGHT = "#666666", "#dddddd"
+DPI = 150
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        # No software version in the file: the same result gives the same bytes.
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    return Path(path)
+
+
+def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str = "") -> Figure:
+    """Confusion matrix: share of each true class (colour and percentage) with the counts below.
+
+    Parameters
+    ----------
+    confusion : int array of shape (C, C)
+        Rows are the truth.
+    classes : sequence of str
+    title : str
+    """
+    counts = np.asarray(confusion, dtype=np.int64)
+    n_classes = len(classes)
+    if counts.shape != (n_classes, n_classes):
+        raise DataError(f"the confusion matrix has shape {counts.shape}, but there are {n_classes} class names.")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 1.9 + 0.85 * n_classes
+    figure = _figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row in range(n_classes):
+        for column in range(n_classes):
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row - 0.08, f"{shares[row, column]:.0%}", ha="center", va="center", color=colour)
+            axes.text(
+                column, row + 0.22, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=7
+            )
+    axes.set_xticks(
+        range(n_classes), classes, rotation=30 if n_classes > 3 else 0, ha="right" if n_classes > 3 else "center"
+    )
+    axes.set_yticks(range(n_classes), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("truth")
+    axes.set_title(_wrapped(title, 14 + 9 * n_classes), fontsize=10)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, format="{x:.0%}")
+    bar.set_label("share of the true class", fontsize=8)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, length=0)
+    return figure
+
+
+def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: str = "uf1", title: str = "") -> Figure:
+    """Methods side by side: one dot with its 95 % interval for each report, best on top.
+
+    Parameters
+    ----------
+    reports : mapping of name to Report, or sequence of Report (named after their methods)
+    metric : {"uf1", "uar", "acc", "acc_merau"}
+    title : str
+    """
+    named = dict(reports) if isinstance(reports, Mapping) else {str(one.method["name"]): one for one in reports}
+    if not named:
+        raise DataError("there is no report to draw; give at least one.")
+    ranked = sorted(named.items(), key=lambda item: item[1].figures[metric])
+    figure = _figure(6.4, 1.3 + 0.42 * len(ranked))
+    axes = figure.add_subplot()
+    classes = {len(report.classes) for report in named.values()}
+    if len(classes) == 1 and metric == "uar":
+        axes.axvline(1 / classes.pop(), color=LIGHT, linewidth=1.5, zorder=0)
+    for place, (_, report) in enumerate(ranked):
+        value, bounds = report.figures[metric], report.interval(metric)
+        if bounds is not None:
+            axes.plot(bounds, [place, place], color=BLUE, linewidth=2, alpha=0.5, solid_capstyle="butt")
+        axes.plot([value], [place], "o", color=BLUE, markersize=6)
+        axes.annotate(f"{value:.3f}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
+    axes.set_ylim(-0.6, len(ranked) - 0.3)
+    axes.set_xlabel(f"{metric.upper()} (line: 95 % interval)")
+    axes.set_title(_wrapped(title, 70), fontsize=10)
+    axes.grid(axis="x", color=LIGHT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def domains_figure(
+    a: ArrayLike, b: ArrayLike, *, names: tuple[str, str] = ("A", "B"), title: str = "", limit: int = 2000
+) -> Figure:
+    """Embeddings of two domains on their two common principal axes.
+
+    Parameters
+    ----------
+    a, b : arrays of shape (N, D) and (M, D)
+    names : tuple of str
+    title : str
+    limit : int
+        Points drawn of each domain at most, evenly spaced through its rows; the axes are of all points.
+    """
+    domains = [np.asarray(values, dtype=np.float64) for values in (a, b)]
+    if any(values.ndim != 2 or not len(values) for values in domains) or domains[0].shape[1] != domains[1].shape[1]:
+        raise DataError(
+            f"two sets of embeddings of the same length are needed, not arrays of shapes {domains[0].shape} and "
+            f"{domains[1].shape}; embed both domains with the same model."
+        )
+    together = np.concatenate(domains)
+    centre = together.mean(axis=0)
+    spread, axes_of_data = np.linalg.eigh(np.atleast_2d(np.cov((together - centre).T, bias=True)))
+    order = np.argsort(spread)[::-1][:2]
+    total = max(float(spread.sum()), np.finfo(float).tiny)
+    figure = _figure(6.0, 4.8)
+    axes = figure.add_subplot()
+    for values, name, colour, marker in zip(domains, names, (BLUE, ORANGE), ("o", "^"), strict=True):
+        chosen = np.unique(np.linspace(0, len(values) - 1, min(limit, len(values))).astype(int))
+        points = np.zeros((len(chosen), 2))
+        points[:, : len(order)] = (values[chosen] - centre) @ axes_of_data[:, order]
+        axes.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=14,
+            color=colour,
+            marker=marker,
+            alpha=0.5,
+            linewidths=0,
+            label=f"{name} ({len(values):,})",
+        )
+    shares = [*(spread[order] / total), 0.0][:2]
+    axes.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of the variance)")
+    axes.set_ylabel(f"principal axis 2 ({shares[1]:.0%})")
+    axes.set_title(_wrapped(title, 64), fontsize=10)
+    # Below the axes, where it can hide no point.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def flow_figure(
+    maps: ArrayLike,
+    *,
+    titles: Sequence[str] | None = None,
+    normalisation: str = "signed",
+    columns: int = 6,
+    arrows: int = 10,
+) -> Figure:
+    """Flow maps as strain (grey) with arrows of u and v on top, one panel a map.
+
+    Parameters
+    ----------
+    maps : array of shape (N, C, H, W)
+        Channels u, v and, where there is a third, strain.
+    titles : sequence of str, optional
+        One a map.
+    normalisation : {"signed", "minmax"}
+        With ``"minmax"`` the zero of u and v is lost; the median of each channel stands in for it.
+    columns : int
+        Panels a row.
+    arrows : int
+        Arrows along each side.
+
+    Raises
+    ------
+    DataError
+        The array has another shape, or the titles another number.
+    """
+    flows = np.asarray(maps, dtype=np.float64)
+    if flows.ndim != 4 or not len(flows) or flows.shape[1] < 2:
+        raise DataError(f"flow maps have shape (N, 2 or 3, H, W), not {flows.shape}.")
+    if titles is not None and len(titles) != len(flows):
+        raise DataError(f"there are {len(flows)} maps but {len(titles)} titles; give one for each.")
+    if normalisation == "minmax":
+        flows = flows.copy()
+        flows[:, :2] -= np.median(flows[:, :2], axis=(2, 3), keepdims=True)
+    width = min(columns, len(flows))
+    height = -(-len(flows) // width)
+    figure = _figure(1.65 * width, (1.65 + (0.3 if titles is not None else 0)) * height)
+    for number, flow in enumerate(flows):
+        axes = figure.add_subplot(height, width, number + 1)
+        _draw_flow(axes, flow, arrows)
+        if titles is not None:
+            axes.set_title(_wrapped(titles[number], 24), fontsize=7, pad=2)
+    return figure
+
+
+def _draw_flow(axes: Axes, flow: NDArray[np.float64], arrows: int) -> None:
+    rows, columns = flow.shape[1:]
+    back = flow[2] if len(flow) > 2 else np.hypot(flow[0], flow[1])
+    axes.imshow(back, cmap="Greys", vmin=float(back.min()), vmax=float(back.max()) * 1.6 or 1.0)
+    y = np.unique(np.linspace(0, rows - 1, min(arrows, rows) + 2)[1:-1].round().astype(int))
+    x = np.unique(np.linspace(0, columns - 1, min(arrows, columns) + 2)[1:-1].round().astype(int))
+    grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
+    u, v = flow[0][grid_y, grid_x], flow[1][grid_y, grid_x]
+    longest = float(np.hypot(u, v).max())
+    if longest > 0:
+        # The longest arrow spans one and a half cells of the grid; image rows run downwards, as v does.
+        scale = longest / (1.5 * columns / len(x))
+        options: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": scale, "pivot": "tail"}
+        # Skin that stands still gets no arrow: matplotlib would draw it as a dot.
+        moved = np.hypot(u, v) > 0.04 * longest
+        grid_x, grid_y, u, v = grid_x[moved], grid_y[moved], u[moved], v[moved]
+        axes.quiver(grid_x, grid_y, u, v, color=ORANGE, width=0.012, headwidth=3.5, headlength=3.5, **options)
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(LIGHT)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width))

@@ -1,0 +1,269 @@
+"""Pretraining of `facs-flow` on synthetic FACS motion: one command, one seed, resumable to the same numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
+from fsmer.data.synthetic import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
+from fsmer.errors import FsmerError, WeightsError
+from fsmer.io import atomic_path, write_json
+from fsmer.pretraining.cards import write_model_card
+
+__all__ = ["Recipe", "pretrain_facs_flow"]
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_STATE = "checkpoint.json"
+HISTORY = "history.json"
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How `facs-flow` is trained; every value is our own choice.
+
+    Parameters
+    ----------
+    steps : int
+        Optimiser steps.
+    batch : int
+        Clips a step; a divisor of 2,560.
+    learning_rate : float
+        Peak of the one-cycle schedule (AdamW).
+    weight_decay : float
+        Decoupled weight decay.
+    label_smoothing : float
+        On both cross-entropies.
+    unit_weight : float
+        Weight of the action unit loss (binary cross-entropy) against the class loss.
+    emotion_weight : float
+        Weight of the loss over single emotions against that over coarse classes.
+    average_decay : float
+        Decay of the running average of the weights, which is what is kept.
+    domain : str
+        Synthetic domain to draw from.
+    """
+
+    steps: int = 16_000
+    batch: int = 160
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.1
+    unit_weight: float = 8.0
+    emotion_weight: float = 0.5
+    average_decay: float = 0.998
+    domain: str = "broad"
+
+
+def pretrain_facs_flow(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    resume: bool = True,
+    checkpoint_every: int = 500,
+    progress: Progress | None = None,
+    recipe: Recipe | None = None,
+) -> Path:
+    """Train `facs-flow` from nothing and write weights, config and model card to `out`.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder for ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``. While training goes
+        on it also holds a checkpoint, from which an interrupted run goes on.
+    seed : int
+        Seeds the initial weights and the clips.
+    steps : int, optional
+        Overrides ``recipe.steps``.
+    resume : bool
+        Go on from a checkpoint of the same recipe and seed if there is one.
+    checkpoint_every : int
+        Steps between checkpoints.
+    progress : callable, optional
+        Called with (step, steps, losses) after every step.
+    recipe : Recipe, optional
+        Hyper-parameters.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    FsmerError
+        The recipe is out of range.
+    WeightsError
+        A checkpoint is there but belongs to another recipe or seed, or is damaged.
+    OutputError
+        The folder cannot be written.
+    """
+    recipe = recipe or Recipe()
+    if steps is not None:
+        recipe = Recipe(**{**asdict(recipe), "steps": steps})
+    if recipe.steps < 1 or recipe.batch < 2 or (10 * BLOCK) % recipe.batch:
+        raise FsmerError(f"cannot train {recipe.steps} steps of {recipe.batch} clips: need 1 step or more and a batch that divides {10 * BLOCK}.")
+    folder = Path(out)
+    with atomic_path(folder / HISTORY):
+        pass  # an output folder that cannot be written should fail now, not after an hour
+    run = _Run(recipe, seed)
+    if resume and (folder / CHECKPOINT_STATE).is_file():
+        run.load(folder)
+    started = time.perf_counter()
+    clips = _clip_stream(recipe, seed, first_step=run.step)
+    with contextlib.closing(clips):
+        while run.step < recipe.steps:
+            losses = run.advance(next(clips))
+            if progress is not None:
+                progress(run.step, recipe.steps, losses)
+            if run.step % checkpoint_every == 0 and run.step < recipe.steps:
+                run.seconds += time.perf_counter() - started
+                started = time.perf_counter()
+                run.save(folder)
+    run.seconds += time.perf_counter() - started
+    run.average.eval().save_pretrained(folder)
+    write_json(folder / HISTORY, {"recipe": asdict(recipe), "seed": seed, "seconds": round(run.seconds), "losses": run.history})
+    write_model_card(folder, run.average, recipe=asdict(recipe), seed=seed, seconds=run.seconds)
+    for name in (CHECKPOINT, CHECKPOINT_STATE):
+        (folder / name).unlink(missing_ok=True)
+    return folder
+
+
+class _Run:
+    """Network, running average, optimiser and schedule, with a checkpoint that holds them all."""
+
+    def __init__(self, recipe: Recipe, seed: int) -> None:
+        self.recipe = recipe
+        self.seed = seed
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = FacsFlow()
+        self.average = FacsFlow()
+        self.average.load_state_dict(self.model.state_dict())
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.coarse = torch.tensor([COARSE_CLASSES.index(THREE_CLASSES[name]) if name in THREE_CLASSES else -1 for name in EMOTION_ORDER])
+
+    def advance(self, clips: SyntheticMaps) -> dict[str, float]:
+        """One optimiser step."""
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _one_cycle(self.step / recipe.steps)
+        losses, loss = self._losses(clips)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
+        self.optimizer.step()
+        # Early on the average follows fast, so that it does not keep the random start.
+        keep = min(recipe.average_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for kept, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                kept.lerp_(current, 1 - keep)
+            for kept, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(current)
+        self.step += 1
+        if self.step % 100 == 0 or self.step == recipe.steps:
+            self.history.append({"step": self.step, **{name: round(value, 4) for name, value in losses.items()}})
+        return losses
+
+    def _losses(self, clips: SyntheticMaps) -> tuple[dict[str, float], Tensor]:
+        recipe = self.recipe
+        maps = torch.from_numpy(clips.maps).contiguous(memory_format=torch.channels_last)
+        emotions = torch.from_numpy(clips.emotions)
+        units = torch.from_numpy(clips.units).float()
+        model = self.model.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            embeddings = model(maps)
+        embeddings = embeddings.float()
+        smoothing = recipe.label_smoothing
+        coarse = F.cross_entropy(
+            model.cosine_logits(embeddings, model.coarse_head), self.coarse[emotions], ignore_index=-1, label_smoothing=smoothing
+        )
+        emotion = F.cross_entropy(model.cosine_logits(embeddings, model.emotion_head), emotions, label_smoothing=smoothing)
+        unit = F.binary_cross_entropy_with_logits(model.unit_logits(embeddings), units)
+        loss = coarse + recipe.emotion_weight * emotion + recipe.unit_weight * unit
+        return {"loss": float(loss), "classes": float(coarse), "emotions": float(emotion), "units": float(unit)}, loss
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint: tensors first, then the state that points at them."""
+        tensors: dict[str, Tensor] = {}
+        for prefix, module in (("model", self.model), ("average", self.average)):
+            tensors.update({f"{prefix}.{key}": value.contiguous() for key, value in module.state_dict().items()})
+        for index, entry in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entry.items()})
+        tensors["step"] = torch.tensor(self.step)
+        with atomic_path(folder / CHECKPOINT) as temporary:
+            save_file(tensors, str(temporary))
+        write_json(
+            folder / CHECKPOINT_STATE,
+            {"recipe": asdict(self.recipe), "seed": self.seed, "step": self.step, "seconds": self.seconds, "history": self.history},
+        )
+
+    def load(self, folder: Path) -> None:
+        """Take up a checkpoint of the same recipe and seed."""
+        try:
+            state: dict[str, Any] = json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))
+            tensors = load_file(str(folder / CHECKPOINT))
+            same = state["recipe"] == asdict(self.recipe) and state["seed"] == self.seed
+        except Exception as error:
+            raise WeightsError(f"the checkpoint in {folder} cannot be read ({error}); remove it or start with resume off.") from error
+        if not same:
+            raise WeightsError(f"the checkpoint in {folder} was made with another recipe or seed; remove it, choose another folder or turn resume off.")
+        for prefix, module in (("model", self.model), ("average", self.average)):
+            module.load_state_dict({key.removeprefix(prefix + "."): value for key, value in tensors.items() if key.startswith(prefix + ".")})
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                entries.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.step = int(tensors["step"])
+        # A run cut between the two files has tensors that are newer than the state; the history then ends a little early.
+        self.seconds = float(state["seconds"])
+        self.history = [entry for entry in state["history"] if entry["step"] <= self.step]
+
+
+def _one_cycle(done: float, warm: float = 0.15, start: float = 0.04, end: float = 4e-6) -> float:
+    """Cosine from `start` up to 1 in the first part of training, then down to `end` (Smith & Topin 2018)."""
+    low, high, position = (start, 1.0, done / warm) if done < warm else (1.0, end, (done - warm) / (1 - warm))
+    return high + (low - high) * 0.5 * (1 + float(np.cos(np.pi * position)))
+
+
+def _clip_stream(recipe: Recipe, seed: int, first_step: int) -> Iterator[SyntheticMaps]:
+    """Batches of synthetic clips from step `first_step` on, drawn one piece ahead in a second thread."""
+    piece = 10 * BLOCK
+    start = first_step * recipe.batch
+
+    def draw(number: int) -> SyntheticMaps:
+        return synthetic_maps(piece, domain=recipe.domain, seed=seed, start=number * piece)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        number = start // piece
+        ahead = pool.submit(draw, number)
+        offset = start % piece
+        while True:
+            drawn = ahead.result()
+            number += 1
+            ahead = pool.submit(draw, number)
+            for begin in range(offset, piece, recipe.batch):
+                part = slice(begin, begin + recipe.batch)
+                yield SyntheticMaps(drawn.maps[part], drawn.units[part], drawn.emotions[part])
+            offset = 0

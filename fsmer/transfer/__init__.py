@@ -1,0 +1,22 @@
+"""From a backbone and a few labelled clips to a recognizer: methods, `adapt`, recognizers and domain diagnostics."""
+
+from fsmer.transfer.adapt import adapt
+from fsmer.transfer.base import Method, MethodError, SourceModel
+from fsmer.transfer.heads import Head
+from fsmer.transfer.mmd import MMDResult, mmd
+from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.registry import MethodInfo, list_methods, load_method
+
+__all__ = [
+    "Head",
+    "MMDResult",
+    "Method",
+    "MethodError",
+    "MethodInfo",
+    "Recognizer",
+    "SourceModel",
+    "adapt",
+    "list_methods",
+    "load_method",
+    "mmd",
+]

@@ -1,0 +1,326 @@
+"""The contract that every method keeps: a backbone and a support set in, a recognizer out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.errors import FsmerError, SupportError, unknown_name
+from fsmer.transfer.heads import Head, one_hot
+from fsmer.transfer.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+
+__all__ = ["Method", "MethodError", "Progress", "SourceModel", "support_codes"]
+
+Progress = Callable[[int, int], None]
+
+# A chunk of episodes is sized so that what its fitting touches stays in a core's cache ...
+_FIT_BYTES = 3 << 20
+# ... and its scores in little memory, however many clips are queried.
+_SCORE_BYTES = 64 << 20
+_MAX_CHUNK = 256
+# Scoring every clip by one matrix product beats gathering each episode's queries up to about this many clips a query.
+_SHARED_QUERIES = 16
+
+
+class MethodError(FsmerError, ValueError):
+    """A method's parameter has a value that it cannot work with."""
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A backbone together with what a labelled source domain taught about classes.
+
+    Every method takes it wherever it takes a backbone, so that a source is learnt once and adapted from many times.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    classes : tuple of str
+        Names of the source classes, in the order of the rows of `directions`.
+    directions : ClassDirections, optional
+        A cosine classifier of the source classes; ``None`` when the source changed the backbone only.
+    """
+
+    backbone: Backbone
+    classes: tuple[str, ...] = ()
+    directions: ClassDirections | None = None
+
+    @classmethod
+    def wrap(cls, model: Backbone | SourceModel) -> SourceModel:
+        """`model` itself if it is a `SourceModel` already."""
+        return model if isinstance(model, SourceModel) else cls(model)
+
+    def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
+        """What is known of `classes`: the source's direction if it has a class of that name, else the backbone's."""
+        own = self.backbone.class_directions(classes)
+        source = self.directions
+        shared = [name in self.classes for name in classes]
+        if source is None or not any(shared):
+            return own
+        if own is not None and not torch.equal(own.centre, source.centre):
+            # Cosines about another centre cannot be compared; what was learnt from labels counts.
+            own = None
+        rows = torch.tensor(
+            [self.classes.index(name) if held else 0 for name, held in zip(classes, shared, strict=True)]
+        )
+        held = torch.tensor(shared)
+        if own is None:
+            own = ClassDirections(
+                torch.zeros(len(rows), source.weight.shape[1]),
+                torch.zeros(len(rows)),
+                held,
+                source.scale,
+                source.centre,
+            )
+        return ClassDirections(
+            weight=torch.where(
+                held[:, None], F.normalize(source.weight[rows], dim=-1), F.normalize(own.weight, dim=-1)
+            ),
+            bias=torch.where(held, source.bias[rows], own.bias),
+            known=held | own.known,
+            scale=source.scale,
+            centre=source.centre,
+        )
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Hyper-parameters of one way to turn a backbone and a support set into a recognizer.
+
+    Subclasses are frozen dataclasses that set `name` and write `fit_head`, which fits the classifiers of many
+    episodes at once. One episode is the case E = 1, so `fit` (what is deployed) and `solve` (what is measured) run
+    the same code.
+    """
+
+    name: ClassVar[str] = ""
+
+    @property
+    def keeps_backbone(self) -> bool:
+        """Whether the backbone stays as it is, so that embeddings can be computed once and shared by all episodes."""
+        return True
+
+    @abstractmethod
+    def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
+        """Fit one classifier an episode.
+
+        Parameters
+        ----------
+        embeddings : Tensor of shape (E, S, D)
+            Support embeddings; S may be 0 where a method can do without labels.
+        codes : int64 Tensor of shape (E, S)
+            Class of each support clip, 0 to way - 1; -1 marks padding, so that episodes of unequal size can share a
+            batch.
+        way : int
+            Number of classes C; a class may be absent from the support.
+        prior : ClassDirections, optional
+            What the backbone or a source knows of the classes: weight (C, D) shared by all episodes, or (E, C, D).
+
+        Returns
+        -------
+        Head
+            With leading dimension E.
+
+        Raises
+        ------
+        SupportError
+            There is nothing to learn from.
+        """
+
+    def fit(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        *,
+        source: ClipSet | None = None,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Recognizer:
+        """Learn from `support` and return a recognizer.
+
+        Parameters
+        ----------
+        backbone : Backbone or SourceModel
+            Not changed; a method that trains it works on a copy.
+        support : ClipSet
+            Labelled clips.
+        source : ClipSet, optional
+            Labelled clips of another domain, learnt first (see `train_source`).
+        classes : sequence of str, optional
+            The classes in the order of the recognizer's columns; default the sorted labels of `support`.
+        progress : callable, optional
+            Called with (steps done, steps in all) while a backbone is trained.
+        """
+        model = SourceModel.wrap(backbone)
+        if source is not None:
+            model = self.train_source(model, source, progress=progress)
+        names, codes = support_codes(support, classes)
+        embeddings = embed(model.backbone, support)
+        head = self.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))
+        return Recognizer(model, self, names, head, embeddings, codes)
+
+    def train_source(
+        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
+    ) -> SourceModel:
+        """Learn from a labelled source domain before any target clip is seen.
+
+        A method that neither trains the backbone nor starts from known classes has nothing to take over.
+        """
+        del source, progress
+        return SourceModel.wrap(backbone)
+
+    def solve(
+        self,
+        embeddings: Tensor,
+        support: Any,
+        codes: Any,
+        query: Any = None,
+        *,
+        way: int,
+        prior: ClassDirections | None = None,
+        classes: Any = None,
+        chunk: int | None = None,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Fit and score many episodes on embeddings that were computed once, chunk by chunk.
+
+        Memory is bounded by the chunk, whatever the number of episodes and clips.
+
+        Parameters
+        ----------
+        embeddings : Tensor of shape (N, D)
+            One row a clip.
+        support, codes : int arrays of shape (E, S)
+            Row of each support clip, and its class 0 to way - 1 in that episode (-1: padding).
+        query : int array of shape (E, Q), optional
+            Rows to score; default every one of the N clips in each episode (the caller leaves the support out).
+        way : int
+            Classes an episode.
+        prior : ClassDirections, optional
+            What is known of the classes, with one row a class.
+        classes : int array of shape (E, way), optional
+            Which rows of `prior` are an episode's classes, in the order of `codes`; default all of them, in their
+            order.
+        chunk : int, optional
+            Episodes at a time; default such that a chunk stays in cache and its scores below 64 MiB.
+
+        Yields
+        ------
+        slice, Tensor of shape (e, Q, way)
+            Which episodes, and their logits; Q is N without `query`.
+        """
+        support_rows, support_classes = _indices(support), _indices(codes)
+        query_rows = None if query is None else _indices(query)
+        prior_rows = None if classes is None or prior is None else _indices(classes)
+        size = chunk or _chunk_size(embeddings, support_rows.shape[1], query_rows, way)
+        score = self._scorer(embeddings, support_rows, support_classes, query_rows, way=way)
+        for start in range(0, len(support_rows), size):
+            part = slice(start, min(start + size, len(support_rows)))
+            known = prior
+            if prior is not None and prior_rows is not None:
+                rows = prior_rows[part]
+                known = replace(prior, weight=prior.weight[rows], bias=prior.bias[rows], known=prior.known[rows])
+            yield part, score(part, known)
+
+    def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Head:
+        """Fit the head of one episode, embeddings (S, D) and codes (S,), anew without touching the backbone."""
+        return self.fit_head(embeddings[None], codes[None], way, prior)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name, in the manner of scikit-learn."""
+        del deep
+        return asdict(self)
+
+    def set_params(self, **params: Any) -> Self:
+        """A method with these parameters changed; this one stays as it is, since methods are immutable."""
+        self.check_params(params)
+        return replace(self, **params)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and parameters, for a report or a recognizer's config."""
+        return {"name": self.name, "params": self.get_params()}
+
+    @classmethod
+    def check_params(cls, params: Any) -> None:
+        """Raise `UnknownNameError` for a parameter that this method does not have."""
+        known = [field.name for field in fields(cls)]
+        for key in params:
+            if key not in known:
+                raise unknown_name(f"parameter of the method {cls.name!r}", key, known)
+
+    def _scorer(
+        self, embeddings: Tensor, support: Tensor, codes: Tensor, query: Tensor | None, *, way: int
+    ) -> Callable[[slice, ClassDirections | None], Tensor]:
+        shared = _shares_queries(embeddings, query)
+
+        def score(part: slice, prior: ClassDirections | None) -> Tensor:
+            head = self.fit_head(embeddings[support[part]], codes[part], way, prior)
+            if query is None:
+                return head.logits(embeddings)
+            rows = query[part]
+            if not shared or (head.centre is not None and len(head.centre) > 1):
+                return head.logits(embeddings[rows])
+            return head.logits(embeddings).gather(1, rows[..., None].expand(-1, -1, way))
+
+        return score
+
+    def _need_support(self, codes: Tensor) -> None:
+        if codes.shape[1] == 0:
+            raise SupportError(
+                f"the method {self.name!r} learns from labelled clips, but the support set is empty; "
+                "give labelled clips (at least one shot), or use 'zero_shot' with a backbone that knows the classes."
+            )
+
+
+def support_codes(support: ClipSet, classes: Sequence[str] | None) -> tuple[tuple[str, ...], Tensor]:
+    """Class names and int64 codes of a labelled clip set."""
+    names = tuple(str(name) for name in (support.classes if classes is None else classes))
+    return names, torch.from_numpy(np.asarray(support.codes(names), dtype=np.int64))
+
+
+def absent_bias(codes: Tensor, way: int) -> Tensor:
+    """Bias of shape (E, C): 0 for classes in the support, minus infinity for absent ones."""
+    present = one_hot(codes, way).any(dim=-1)
+    return torch.zeros(present.shape).masked_fill_(~present, float("-inf"))
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `MethodError` with `message` unless `condition` holds."""
+    if not condition:
+        raise MethodError(message)
+
+
+def require_choice(method: str, parameter: str, given: str, choices: Sequence[str]) -> None:
+    """Raise `MethodError` unless `given` is one of `choices`."""
+    if given not in choices:
+        raise MethodError(
+            f"{parameter}={given!r} is no choice of the method {method!r}; use one of {', '.join(map(repr, choices))}."
+        )
+
+
+def _indices(values: Any) -> Tensor:
+    # Copied, since torch warns of arrays that it may not write to.
+    return values.long() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=np.int64))
+
+
+def _shares_queries(embeddings: Tensor, query: Tensor | None) -> bool:
+    return query is None or len(embeddings) <= _SHARED_QUERIES * query.shape[1]
+
+
+def _chunk_size(embeddings: Tensor, shots: int, query: Tensor | None, way: int) -> int:
+    clips, width = embeddings.shape
+    fitted = 4 * width * (shots + 4 * way)
+    # Without shared queries each episode's own are gathered; two tensors of that size live at once.
+    scored = 4 * (
+        clips * way if query is None or _shares_queries(embeddings, query) else query.shape[1] * (width + way)
+    )
+    return max(1, min(_MAX_CHUNK, _FIT_BYTES // max(fitted, 1), _SCORE_BYTES // max(2 * scored, 1)))

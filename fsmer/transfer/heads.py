@@ -1,0 +1,153 @@
+"""Classifier heads over embeddings, one for each of many episodes at a time, and the optimiser that fits them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["KINDS", "Adam", "Head", "balanced_weights", "class_means", "one_hot"]
+
+KINDS = ("linear", "cosine", "distance")
+
+# Shared queries scored at a time; bounds the centred copies of them.
+_QUERY_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Head:
+    """Fitted classifiers of E episodes over the same C classes (E = 1 in a recognizer).
+
+    Parameters
+    ----------
+    kind : {"linear", "cosine", "distance"}
+        How an embedding z scores against the weight w and bias b of a class:
+
+        * ``"linear"``: z . w + b (MERAU eq. 5);
+        * ``"cosine"``: u . w + b, where u is z - centre scaled to unit length (MERAU eq. 6-7; w carries the scale);
+        * ``"distance"``: b - ||z - w||^2 (MERAU eq. 9-10; w is the prototype).
+    weight : Tensor of shape (E, C, D)
+    bias : Tensor of shape (E, C)
+        Minus infinity for a class that nothing is known of: its probability is 0.
+    centre : Tensor of shape (E, D) or (1, D), optional
+        Subtracted before the cosine; only ``"cosine"`` reads it.
+    """
+
+    kind: str
+    weight: Tensor
+    bias: Tensor
+    centre: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def logits(self, queries: Tensor) -> Tensor:
+        """Class scores of shape (E, Q, C).
+
+        Parameters
+        ----------
+        queries : Tensor of shape (E, Q, D) or (Q, D)
+            Each episode's own queries, or queries that all episodes share.
+        """
+        if queries.ndim == 3 or len(queries) <= _QUERY_BLOCK:
+            return self._score(queries)
+        scores = queries.new_empty(len(self), len(queries), self.weight.shape[1])
+        for start in range(0, len(queries), _QUERY_BLOCK):
+            scores[:, start : start + _QUERY_BLOCK] = self._score(queries[start : start + _QUERY_BLOCK])
+        return scores
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The head's tensors by name, for a weights file."""
+        found = {"weight": self.weight, "bias": self.bias}
+        return found if self.centre is None else {**found, "centre": self.centre}
+
+    @classmethod
+    def from_tensors(cls, kind: str, tensors: Mapping[str, Tensor]) -> Head:
+        """Inverse of `tensors`."""
+        return cls(kind=kind, weight=tensors["weight"], bias=tensors["bias"], centre=tensors.get("centre"))
+
+    def _score(self, queries: Tensor) -> Tensor:
+        own = queries.ndim == 3
+        if self.kind == "linear":
+            return _products(queries, self.weight) + self.bias[:, None]
+        if self.kind == "distance":
+            # Distances do not depend on the origin; one near the prototypes keeps the expanded square accurate in
+            # float32.
+            origin = self.weight.mean(dim=1, keepdim=True) if own else self.weight.mean(dim=(0, 1))
+            near, prototypes = queries - origin, self.weight - origin
+            lengths = near.square().sum(dim=-1)
+            squared = (lengths if own else lengths[None])[..., None] + prototypes.square().sum(dim=-1)[:, None]
+            return self.bias[:, None] - (squared - 2 * _products(near, prototypes)).clamp_min_(0)
+        if self.centre is None:
+            return _products(F.normalize(queries, dim=-1), self.weight) + self.bias[:, None]
+        if own or len(self.centre) == 1:
+            centred = queries - (self.centre[:, None] if own else self.centre)
+            return _products(F.normalize(centred, dim=-1), self.weight) + self.bias[:, None]
+        # Shared queries, but a centre an episode: one episode at a time, so that E centred copies never exist together.
+        each = zip(self.weight, self.bias, self.centre, strict=True)
+        return torch.stack([F.normalize(queries - centre, dim=-1) @ weight.T + bias for weight, bias, centre in each])
+
+
+class Adam:
+    """Adam on one tensor with gradients given by hand, in place and without autograd.
+
+    The update is that of `torch.optim.Adam` with its default betas and epsilon; the bias corrections are folded into
+    the step size, which saves two passes over the tensor.
+    """
+
+    def __init__(self, values: Tensor, learning_rate: float) -> None:
+        self.values = values
+        self.learning_rate = learning_rate
+        self._mean = torch.zeros_like(values)
+        self._square = torch.zeros_like(values)
+        self._buffer = torch.empty_like(values)
+        self._steps = 0
+
+    def step(self, gradient: Tensor) -> None:
+        """Move `values` by one step against `gradient`."""
+        beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+        self._steps += 1
+        square_correction = math.sqrt(1 - beta2**self._steps)
+        self._mean.lerp_(gradient, 1 - beta1)
+        self._square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        torch.sqrt(self._square, out=self._buffer).add_(epsilon * square_correction)
+        size = self.learning_rate * square_correction / (1 - beta1**self._steps)
+        self.values.addcdiv_(self._mean, self._buffer, value=-size)
+
+
+def one_hot(codes: Tensor, way: int) -> Tensor:
+    """Float indicators of shape (E, C, S) for `codes` of shape (E, S); padding (-1) belongs to no class."""
+    return (codes[:, None, :] == torch.arange(way, device=codes.device)[:, None]).float()
+
+
+def class_means(embeddings: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean embedding of each class, shape (E, C, D), zero where a class has no clip, and the counts, shape (E, C).
+
+    Parameters
+    ----------
+    embeddings : Tensor of shape (E, S, D)
+    members : Tensor of shape (E, C, S)
+        Indicators as `one_hot` gives them.
+    """
+    counts = members.sum(dim=-1)
+    return torch.bmm(members / counts.clamp_min(1)[..., None], embeddings), counts
+
+
+def balanced_weights(members: Tensor, *, balanced: bool) -> Tensor:
+    """Weight of each support clip in the loss, shape (E, S), summing to 1 over an episode; padding weighs nothing.
+
+    With `balanced` every class that is present weighs the same, otherwise every clip does.
+    """
+    weights = (members / members.sum(dim=-1, keepdim=True).clamp_min(1)).sum(dim=1) if balanced else members.sum(dim=1)
+    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def _products(queries: Tensor, weight: Tensor) -> Tensor:
+    if queries.ndim == 3:
+        return torch.bmm(queries, weight.transpose(1, 2))
+    episodes, classes, _ = weight.shape
+    return (queries @ weight.flatten(0, 1).T).unflatten(1, (episodes, classes)).transpose(0, 1)

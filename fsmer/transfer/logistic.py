@@ -1,0 +1,71 @@
+"""Logistic regression of scikit-learn on standardised embeddings, as a plain reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsmer.backbones import ClassDirections
+from fsmer.transfer.base import Method, require
+from fsmer.transfer.heads import Head
+
+__all__ = ["Logistic"]
+
+
+@dataclass(frozen=True)
+class Logistic(Method):
+    """Multinomial logistic regression on embeddings standardised by the support's own mean and deviation.
+
+    Parameters
+    ----------
+    C : float
+        Inverse strength of the L2 penalty, as in scikit-learn.
+    balanced : bool
+        Weigh classes alike whatever their number of clips.
+    max_iter : int
+        Limit of solver iterations.
+    """
+
+    name: ClassVar[str] = "logistic"
+
+    C: float = 1.0
+    balanced: bool = True
+    max_iter: int = 1000
+
+    def __post_init__(self) -> None:
+        require(self.C > 0, f"C={self.C} is not positive; give a value above 0 (smaller means a stronger penalty).")
+        require(self.max_iter > 0, f"max_iter={self.max_iter} is not positive; give at least one iteration.")
+
+    def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
+        """One regression an episode, its standardisation folded into weight and bias."""
+        del prior
+        self._need_support(codes)
+        episodes, _, width = embeddings.shape
+        weight = torch.zeros(episodes, way, width)
+        bias = torch.full((episodes, way), float("-inf"))
+        for episode, (values, labels) in enumerate(zip(embeddings.double().numpy(), codes.numpy(), strict=True)):
+            kept = labels >= 0
+            present, rows, offsets = self._fit_one(values[kept], labels[kept])
+            weight[episode, present] = torch.from_numpy(rows).float()
+            bias[episode, present] = torch.from_numpy(offsets).float()
+        return Head("linear", weight, bias)
+
+    def _fit_one(self, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from sklearn.linear_model import LogisticRegression
+
+        present = np.unique(labels)
+        if len(present) == 1:
+            return present, np.zeros((1, values.shape[1])), np.zeros(1)
+        mean, deviation = values.mean(axis=0), values.std(axis=0)
+        deviation[deviation == 0] = 1.0
+        model = LogisticRegression(C=self.C, class_weight="balanced" if self.balanced else None, max_iter=self.max_iter)
+        model.fit((values - mean) / deviation, labels)
+        rows, offsets = model.coef_ / deviation, model.intercept_
+        if len(present) == 2:
+            # Two classes come as one row, the log odds of the second.
+            rows, offsets = np.vstack([np.zeros_like(rows), rows]), np.append(0.0, offsets)
+        return present, rows, offsets - rows @ mean

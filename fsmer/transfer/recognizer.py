@@ -1,0 +1,320 @@
+"""`Recognizer`: a backbone with a fitted head, in the manners of scikit-learn, saved to one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.backbones.base import CONFIG_FILE, WEIGHTS_FILE, file_sha256, read_config, read_weights
+from fsmer.backbones.registry import backbone_class
+from fsmer.errors import DataError, MediaError, SpecMismatchError, SupportError, WeightsError
+from fsmer.io import atomic_folder, write_json
+from fsmer.transfer.heads import KINDS, Head
+
+if TYPE_CHECKING:
+    from fsmer.data import Clip, ClipSet
+    from fsmer.transfer.base import Method, SourceModel
+
+    Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike
+    Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike, ArrayLike]
+
+__all__ = ["Recognizer", "as_labelled_clips"]
+
+RECOGNIZER_VERSION = 1
+
+
+class Recognizer:
+    """Answers which class a clip shows; made by `fsmer.adapt` or a method's ``fit``.
+
+    Inputs of all methods are a clip set, a clip, a list of clips, or an array of shape (N, channels, height, width)
+    or, for one clip, (channels, height, width) as the backbone eats it (floats, or 8-bit values that are divided by
+    255).
+
+    Attributes
+    ----------
+    backbone : Backbone
+    method : Method
+        What fitted the head.
+    classes_ : str array of shape (C,)
+        Class names in the order of the columns of `predict_proba`.
+    support_size : int
+        Labelled clips that were learnt from.
+    """
+
+    def __init__(
+        self,
+        model: SourceModel,
+        method: Method,
+        classes: Sequence[str],
+        head: Head,
+        support: Tensor,
+        codes: Tensor,
+    ) -> None:
+        self.method = method
+        self.classes_: NDArray[np.str_] = np.array(list(classes), dtype=str)
+        self._model = model
+        self._head = head
+        # What `update` learns from together with new clips; embeddings, so that no media has to be kept.
+        self._support = support
+        self._codes = codes
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network that embeds clips."""
+        return self._model.backbone
+
+    @property
+    def support_size(self) -> int:
+        """Number of labelled clips that the head was fitted to."""
+        return len(self._codes)
+
+    def __repr__(self) -> str:
+        known = ", ".join(self.classes_)
+        return f"Recognizer({self.backbone.name}, {self.method.name}; {known}; {self.support_size} support clips)"
+
+    def decision_function(self, clips: Inputs) -> NDArray[np.float32]:
+        """Logits of shape (N, C); minus infinity for a class that nothing was known of."""
+        embeddings = embed(self.backbone, _as_inputs(clips, self.backbone))
+        logits: NDArray[np.float32] = self._head.logits(embeddings)[0].numpy()
+        return logits
+
+    def predict_proba(self, clips: Inputs) -> NDArray[np.float32]:
+        """Probabilities of shape (N, C) in the order of `classes_`; rows sum to 1."""
+        logits = torch.from_numpy(self.decision_function(clips))
+        probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).numpy()
+        return probabilities
+
+    def predict(self, clips: Inputs) -> NDArray[np.str_]:
+        """The most probable class of each clip, text of shape (N,)."""
+        return self.classes_[self.decision_function(clips).argmax(axis=1)]
+
+    def score(self, clips: Inputs, labels: ArrayLike | None = None) -> float:
+        """Share of clips whose predicted class is their label.
+
+        Parameters
+        ----------
+        clips
+            As for `predict`.
+        labels : sequence of str, optional
+            Default the clip set's own labels.
+
+        Raises
+        ------
+        DataError
+            There are no labels, or not one a clip.
+        """
+        if labels is None:
+            if not hasattr(clips, "labels"):
+                raise DataError("score needs labels: give them as the second argument, or give a labelled clip set.")
+            labels = clips.labels
+        wanted = np.array([str(label) for label in np.asarray(labels).ravel()], dtype=str)
+        found = self.predict(clips)
+        if len(wanted) != len(found) or not len(found):
+            raise DataError(
+                f"score was given {len(found)} clips and {len(wanted)} labels; give one label a clip, and at least one."
+            )
+        return float((found == wanted).mean())
+
+    def update(self, more_clips: Labelled) -> Recognizer:
+        """A recognizer that has learnt from `more_clips` too; this one stays as it is.
+
+        New labels become new classes, added behind the known ones. The head is fitted anew to the old and new clips
+        together, so the result is that of adapting with all of them at once; a backbone that was trained stays as it
+        is.
+
+        Parameters
+        ----------
+        more_clips
+            A labelled clip set, a list of labelled clips, or a pair (arrays, labels).
+
+        Raises
+        ------
+        SupportError
+            No clips, or clips without labels.
+        """
+        clips = as_labelled_clips(more_clips, self.backbone)
+        known = tuple(str(name) for name in self.classes_)
+        classes = known + tuple(name for name in clips.classes if name not in known)
+        embeddings = torch.cat([self._support, embed(self.backbone, clips)])
+        codes = torch.cat([self._codes, torch.from_numpy(np.asarray(clips.codes(classes), dtype=np.int64))])
+        head = self.method.refit(embeddings, codes, len(classes), self._model.class_directions(classes))
+        return Recognizer(self._model, self.method, classes, head, embeddings, codes)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the recognizer to `folder` as ``config.json`` and ``model.safetensors``.
+
+        The folder holds the backbone, the head and the embeddings of the support clips (for `update`), no media and
+        no clip ids; it appears whole or not at all.
+
+        Raises
+        ------
+        WeightsError
+            The backbone is not registered, so that nothing could load it again.
+        OutputError
+            The folder cannot be written.
+        """
+        backbone = self.backbone
+        if not backbone.name or backbone_class(backbone.name) is not type(backbone):
+            raise WeightsError(
+                f"the backbone {type(backbone).__name__} is not registered, so a saved recognizer could not be loaded "
+                "again; decorate its class with fsmer.backbones.register_backbone."
+            )
+        tensors = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
+        tensors |= {f"head.{key}": value for key, value in self._head.tensors().items()}
+        tensors |= {"support.embeddings": self._support, "support.codes": self._codes}
+        source = self._model.directions
+        if source is not None:
+            tensors |= {"source.weight": source.weight, "source.bias": source.bias, "source.centre": source.centre}
+        config: dict[str, Any] = {
+            "recognizer": {
+                "version": RECOGNIZER_VERSION,
+                "classes": self.classes_.tolist(),
+                "method": self.method.to_dict(),
+                "head": self._head.kind,
+                "support_size": self.support_size,
+                "source": None if source is None else {"classes": list(self._model.classes), "scale": source.scale},
+            },
+        }
+        with atomic_folder(folder) as temporary:
+            # Tensors that share memory (views of one class table, tied weights) cannot be stored as they are.
+            stored = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+            save_file(stored, str(temporary / WEIGHTS_FILE), metadata={"format": "pt"})
+            config = backbone.describe_config(file_sha256(temporary / WEIGHTS_FILE)) | config
+            write_json(temporary / CONFIG_FILE, config)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Recognizer:
+        """Read what `save` wrote; neither the training data nor a network connection is needed.
+
+        Raises
+        ------
+        WeightsError
+            The folder holds no recognizer, is damaged, or was written by a newer fsmer.
+        """
+        from fsmer.transfer.base import SourceModel
+        from fsmer.transfer.registry import load_method
+
+        config = read_config(folder)
+        described = config.get("recognizer")
+        if not isinstance(described, dict):
+            raise WeightsError(
+                f"{folder} holds a backbone, not a recognizer; load it with fsmer.load_model and adapt it."
+            )
+        try:
+            if int(described["version"]) > RECOGNIZER_VERSION:
+                raise WeightsError(
+                    f"{folder} was written by a newer fsmer (recognizer format {described['version']}, this version "
+                    f"reads up to {RECOGNIZER_VERSION}); upgrade fsmer."
+                )
+            classes, kind, source = tuple(described["classes"]), described["head"], described["source"]
+            if kind not in KINDS:
+                raise ValueError(f"its head is of the unknown kind {kind!r}")
+            tensors = read_weights(folder, config["weights_sha256"])
+            method = load_method(described["method"]["name"], **described["method"]["params"])
+            backbone = backbone_class(config["backbone"])(**config["arguments"])
+            backbone.load_state_dict(_under("backbone.", tensors))
+            head = Head.from_tensors(kind, _under("head.", tensors))
+            model = SourceModel(backbone.eval())
+            if source is not None:
+                known = _under("source.", tensors)
+                everyone = torch.ones(len(source["classes"]), dtype=torch.bool)
+                directions = ClassDirections(
+                    known["weight"], known["bias"], everyone, float(source["scale"]), known["centre"]
+                )
+                model = replace(model, classes=tuple(source["classes"]), directions=directions)
+            return cls(model, method, classes, head, tensors["support.embeddings"], tensors["support.codes"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(
+                f"{folder} is not a recognizer that this fsmer can read ({str(error).splitlines()[0]}); "
+                "save it again with the installed version."
+            ) from error
+
+
+def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
+    """Labelled clips in any form that `fsmer.adapt` takes, as a clip set.
+
+    Raises
+    ------
+    SupportError
+        Nothing is there, a clip has no label, or it is none of these forms.
+    """
+    from fsmer.data import Clip, ClipSet
+
+    if isinstance(values, ClipSet):
+        clips = values
+    elif isinstance(values, tuple) and len(values) == 2 and not isinstance(values[0], Clip):
+        arrays, labels = np.asarray(values[0]), np.asarray(values[1], dtype=object).ravel()
+        if arrays.ndim == 0 or len(arrays) != len(labels):
+            raise SupportError(
+                f"{len(arrays) if arrays.ndim else 'no'} arrays came with {len(labels)} labels; give one label each."
+            )
+        if len(arrays) == 0:
+            raise _empty()
+        spec = backbone.input_spec
+        clips = ClipSet.from_arrays(arrays, labels, spec=spec if arrays.shape[1:] == spec.shape else None)
+    elif isinstance(values, (list, tuple)) and all(isinstance(value, Clip) for value in values):
+        if not values:
+            raise _empty()
+        clips = ClipSet.from_clips(values)
+    else:
+        raise SupportError(
+            f"labelled clips were given as {type(values).__name__}; "
+            "give a ClipSet, a list of Clips, or a pair (arrays, labels)."
+        )
+    if not len(clips):
+        raise _empty()
+    for name, label in zip(clips.ids, clips.labels, strict=True):
+        # A missing label may come as None, as empty text, or as the NaN of a table.
+        if label is None or label == "" or label != label:
+            raise SupportError(
+                f"clip {name!r} has no label, but learning needs one for every clip; label it or leave it out."
+            )
+    return clips
+
+
+def _as_inputs(values: Any, backbone: Backbone) -> Any:
+    from fsmer.data import Clip, ClipSet
+    from fsmer.data.media import ArrayStore, check_arrays
+
+    if isinstance(values, ClipSet):
+        return values
+    if isinstance(values, Clip) and backbone.input_spec.kind in values.media:
+        # One clip is what a live camera asks about: read as it is, since a table of one row costs more than the network.
+        values.media[backbone.input_spec.kind].spec.check_feeds(backbone.input_spec, who=repr(backbone.name))
+        return values.read(backbone.input_spec.kind)
+    if isinstance(values, Clip):
+        return ClipSet.from_clips([values])
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Clip) for value in values):
+        return ClipSet.from_clips(values)
+    spec = backbone.input_spec
+    arrays = np.asarray(values)
+    if arrays.shape == spec.shape:
+        arrays = arrays[None]
+    if arrays.shape[1:] != spec.shape:
+        raise SpecMismatchError(
+            f"the array has shape {arrays.shape}, but {backbone.name!r} eats {spec.describe()}, shape "
+            f"(N, {', '.join(map(str, spec.shape))}); prepare the clips with that recipe."
+        )
+    arrays = ArrayStore(arrays, spec).read(np.arange(len(arrays)))
+    problem = check_arrays(arrays, spec)
+    if problem is not None:
+        raise MediaError(f"clip number {problem[0]} of the array cannot be used: {problem[1]}")
+    return arrays
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _empty() -> SupportError:
+    return SupportError("the support set is empty; give at least one labelled clip of every class.")

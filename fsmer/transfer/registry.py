@@ -1,0 +1,114 @@
+"""Which methods there are, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+from fsmer.errors import unknown_name
+from fsmer.transfer.base import Method, require
+from fsmer.transfer.cosine import Cosine
+from fsmer.transfer.finetune import Finetune
+from fsmer.transfer.logistic import Logistic
+from fsmer.transfer.protonet import ProtoNet
+from fsmer.transfer.zero_shot import ZeroShot
+
+__all__ = ["MethodInfo", "list_methods", "load_method"]
+
+# One line a method: its class, and the parameters that the name implies.
+METHODS: dict[str, tuple[type[Method], Mapping[str, Any]]] = {
+    "cosine": (Cosine, {}),
+    "finetune": (Finetune, {}),
+    "logistic": (Logistic, {}),
+    "protonet": (ProtoNet, {}),
+    "protonet_cosine": (ProtoNet, {"distance": "cosine"}),
+    "zero_shot": (ZeroShot, {}),
+}
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One line of `list_methods`."""
+
+    name: str
+    summary: str
+    params: dict[str, Any]
+
+
+def load_method(name: str | Method, **params: Any) -> Method:
+    """The method of that name with `params` in place of its defaults.
+
+    Parameters
+    ----------
+    name : str or Method
+        A name of `list_methods`, or a method to change parameters of.
+    **params
+        Text is read as the parameter's type, so that a command line can hand values on: ``steps="50"``,
+        ``scale="none"``.
+
+    Raises
+    ------
+    UnknownNameError
+        No such method or parameter; the nearest names are suggested.
+    MethodError
+        A value that the method cannot work with.
+
+    Examples
+    --------
+    >>> load_method("cosine", steps=50).steps
+    50
+    """
+    if isinstance(name, Method):
+        cls, preset = type(name), name.get_params()
+    else:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+        cls, preset = METHODS[name][0], dict(METHODS[name][1])
+    cls.check_params(params)
+    kinds = {field.name: str(field.type) for field in fields(cls)}
+    return cls(**preset | {key: _typed(cls.name, key, value, kinds[key]) for key, value in params.items()})
+
+
+def list_methods() -> list[MethodInfo]:
+    """All methods with their summaries and default parameters, sorted by name."""
+    found = []
+    for name in sorted(METHODS):
+        cls, preset = METHODS[name]
+        method = cls(**preset)
+        found.append(
+            MethodInfo(name=name, summary=(cls.__doc__ or "").strip().splitlines()[0], params=method.get_params())
+        )
+    return found
+
+
+_WORDS = {"none": None, "null": None, "true": True, "yes": True, "false": False, "no": False}
+_EXPECTED = {"bool": "true or false", "int": "a whole number", "float": "a finite number", "str": "text"}
+
+
+def _typed(method: str, key: str, value: Any, kind: str) -> Any:
+    """`value` as the type that the annotation `kind` names, such as ``int`` or ``float | None``."""
+    base, _, optional = kind.partition(" | ")
+    given = value
+    if isinstance(value, str) and base != "str":
+        value = _WORDS.get(value.strip().lower(), value)
+    if value is None and optional:
+        return None
+    if isinstance(value, str) and base in ("int", "float"):
+        try:
+            value = float(value)
+        except ValueError:
+            value = None
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    fits = {
+        "bool": isinstance(value, bool),
+        "int": number and (isinstance(value, Integral) or float(value).is_integer()),
+        "float": number,
+        "str": isinstance(value, str),
+    }
+    expected = _EXPECTED[base] + (" or none" if optional else "")
+    require(fits[base], f"{key}={given!r} of the method {method!r} is not understood; expected {expected}.")
+    convert = {"bool": bool, "int": int, "float": float, "str": str}
+    return convert[base](value)

@@ -1,0 +1,246 @@
+"""What the fine-tuning methods share: learning rates, and training a backbone together with its classifier."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.transfer.base import Method, Progress, SourceModel, require, support_codes
+from fsmer.transfer.heads import Head, balanced_weights, one_hot
+from fsmer.transfer.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+
+__all__ = ["Classifier", "FineTuning"]
+
+
+class Classifier(nn.Module):
+    """A trainable classifier over embeddings: linear (MERAU eq. 5) or, with a scale, cosine (eq. 6-7).
+
+    Parameters
+    ----------
+    weight : Tensor of shape (C, D)
+    bias : Tensor of shape (C,)
+        Not trained here; minus infinity for a class that is absent.
+    scale : float, optional
+        Factor on the cosine; ``None`` makes the classifier linear.
+    centre : Tensor of shape (D,), optional
+        Subtracted before the cosine.
+    pull : float
+        Weight of the penalty 1 - cos(w, start) of every class.
+    """
+
+    start: Tensor
+    centre: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        scale: float | None = None,
+        centre: Tensor | None = None,
+        pull: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(bias.clone(), requires_grad=False)
+        self.scale = scale
+        self.pull = pull
+        self.register_buffer("start", F.normalize(weight, dim=-1).clone())
+        self.register_buffer("centre", None if centre is None else centre.clone())
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Logits of shape (B, C)."""
+        if self.scale is None:
+            return embeddings @ self.weight.T + self.bias
+        centred = embeddings if self.centre is None else embeddings - self.centre
+        return self.scale * F.normalize(centred, dim=-1) @ F.normalize(self.weight, dim=-1).T + self.bias
+
+    def penalty(self) -> Tensor:
+        """How far the directions have moved from where they started."""
+        return self.pull * (1 - (F.normalize(self.weight, dim=-1) * self.start).sum(dim=-1)).sum()
+
+    def head(self) -> Head:
+        """The classifier as the head of one episode."""
+        weight = self.weight.detach()
+        if self.scale is None:
+            return Head("linear", weight[None].clone(), self.bias.detach()[None].clone())
+        centre = None if self.centre is None else self.centre[None].clone()
+        return Head("cosine", self.scale * F.normalize(weight, dim=-1)[None], self.bias.detach()[None].clone(), centre)
+
+
+@dataclass(frozen=True)
+class FineTuning(Method):
+    """Parameters and training shared by the linear and the cosine fine-tuning of MERAU (section III.B.3, Table 2).
+
+    The classifier is trained with cross-entropy (eq. 8) and Adam on the support set, on frozen embeddings or together
+    with the backbone. A backbone's layers whose name begins with ``projection`` are the paper's projection layers;
+    all others are its encoder.
+
+    Parameters
+    ----------
+    steps : int
+        Adam steps on the whole support set (the paper leaves the number open).
+    learning_rate : float
+        Of the classifier; Table 2: 2e-3.
+    balanced : bool
+        Classes weigh alike in the loss whatever their number of clips.
+    train_backbone : bool
+        Train a copy of the backbone too.
+    encoder_rate, projection_rate : float
+        Learning rates of the backbone on the support; Table 2: 1e-5 and 1e-3.
+    source_epochs : int
+        Passes over a source set when the backbone is trained on it (the paper leaves the number open).
+    source_learning_rate, source_encoder_rate, source_projection_rate : float
+        Learning rates on the source; Table 2: 1.2e-3, 1e-5, 1.2e-3.
+    batch_size : int
+        Source clips a step.
+    seed : int
+        Of random initial weights and of the order of batches.
+    """
+
+    steps: int = 200
+    learning_rate: float = 2e-3
+    balanced: bool = True
+    train_backbone: bool = False
+    encoder_rate: float = 1e-5
+    projection_rate: float = 1e-3
+    source_epochs: int = 30
+    source_learning_rate: float = 1.2e-3
+    source_encoder_rate: float = 1e-5
+    source_projection_rate: float = 1.2e-3
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, f"steps={self.steps} is negative; give 0 or more.")
+        require(self.source_epochs >= 0, f"source_epochs={self.source_epochs} is negative; give 0 or more.")
+        require(self.batch_size > 0, f"batch_size={self.batch_size} is not positive; give at least one clip a batch.")
+        for key in ("learning_rate", "encoder_rate", "projection_rate"):
+            for name in (key, f"source_{key}"):
+                require(
+                    getattr(self, name) >= 0,
+                    f"{name}={getattr(self, name)} is negative; give a learning rate of 0 or more.",
+                )
+
+    @property
+    def keeps_backbone(self) -> bool:
+        """False with ``train_backbone=True``."""
+        return not self.train_backbone
+
+    @abstractmethod
+    def start(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Classifier:
+        """The untrained classifier of one support set: embeddings (S, D), codes (S,)."""
+
+    def fit(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        *,
+        source: ClipSet | None = None,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Recognizer:
+        """Learn from `support`; see `Method.fit`."""
+        if self.keeps_backbone:
+            return super().fit(backbone, support, source=source, classes=classes, progress=progress)
+        model = SourceModel.wrap(backbone)
+        if source is not None:
+            model = self.train_source(model, source, progress=progress)
+        names, codes = support_codes(support, classes)
+        self._need_support(codes[None])
+        classifier = self.start(embed(model.backbone, support), codes, len(names), model.class_directions(names))
+        adapted = replace(model, backbone=copy.deepcopy(model.backbone))
+        rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
+        # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
+        adapted.backbone.eval()
+        batches = [np.arange(len(support))] * self.steps
+        self._train(adapted.backbone, classifier, support, codes, batches, rates, progress)
+        return Recognizer(adapted, self, names, classifier.head(), embed(adapted.backbone, support), codes)
+
+    def train_source(
+        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
+    ) -> SourceModel:
+        """Train a copy of the backbone and a classifier on the source; the classifier is then dropped (as in MERAU)."""
+        model = SourceModel.wrap(backbone)
+        if self.keeps_backbone:
+            return model
+        trained, classifier, names = self._train_on_source(model, source, progress)
+        return self._source_model(trained, classifier, names)
+
+    def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Head:
+        """Fit the head of one episode anew; a backbone that was trained stays as it is."""
+        return replace(self, train_backbone=False).fit_head(embeddings[None], codes[None], way, prior)
+
+    def _source_model(self, backbone: Backbone, classifier: Classifier, names: tuple[str, ...]) -> SourceModel:
+        del classifier, names
+        return SourceModel(backbone)
+
+    def _train_on_source(
+        self, model: SourceModel, source: ClipSet, progress: Progress | None
+    ) -> tuple[Backbone, Classifier, tuple[str, ...]]:
+        names, codes = support_codes(source, None)
+        self._need_support(codes[None])
+        classifier = self.start(embed(model.backbone, source), codes, len(names), model.class_directions(names))
+        backbone = copy.deepcopy(model.backbone).train()
+        rng = np.random.default_rng(self.seed)
+        batches = []
+        for _ in range(self.source_epochs):
+            order = rng.permutation(len(source))
+            count = max(1, len(order) // self.batch_size)
+            # Batches of nearly equal size: a last one of a single clip has no batch statistics.
+            batches += np.array_split(order, count)
+        rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
+        self._train(backbone, classifier, source, codes, batches, rates, progress)
+        return backbone.eval(), classifier, names
+
+    def _train(
+        self,
+        backbone: Backbone,
+        classifier: Classifier,
+        clips: ClipSet,
+        codes: Tensor,
+        batches: Sequence[np.ndarray],
+        rates: tuple[float, float, float],
+        progress: Progress | None,
+    ) -> None:
+        encoder_rate, projection_rate, classifier_rate = rates
+        projection = [value for name, value in backbone.named_parameters() if name.startswith("projection")]
+        encoder = [value for name, value in backbone.named_parameters() if not name.startswith("projection")]
+        groups = [
+            {"params": encoder, "lr": encoder_rate},
+            {"params": projection, "lr": projection_rate},
+            {"params": [value for value in classifier.parameters() if value.requires_grad], "lr": classifier_rate},
+        ]
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        weights = balanced_weights(one_hot(codes[None], int(codes.max()) + 1), balanced=self.balanced)[0] * len(codes)
+        device = next((value.device for value in backbone.parameters()), torch.device("cpu"))
+        classifier.to(device)
+        kind = backbone.input_spec.kind
+        # Dropout and the like draw from torch's global generator: seeded here, and left as it was found.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+            torch.manual_seed(self.seed)
+            kept: tuple[np.ndarray, Tensor] | None = None
+            for done, rows in enumerate(batches, start=1):
+                if kept is None or kept[0] is not rows:
+                    kept = (rows, torch.from_numpy(np.asarray(clips.read(kind, rows), dtype=np.float32)).to(device))
+                logits = classifier(backbone(kept[1]))
+                losses = F.cross_entropy(logits, codes[rows].to(device), reduction="none")
+                loss = (losses * weights[rows].to(device)).mean() + classifier.penalty()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if progress is not None:
+                    progress(done, len(batches))
+        classifier.to("cpu")

@@ -1,0 +1,50 @@
+"""What all tests share: hypothesis without a deadline, and where the real maps are, if they are there at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from fsmer.backbones import Backbone
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A shared machine makes single examples slow now and then; that is no failure of the property.
+settings.register_profile("fsmer", deadline=None)
+settings.load_profile("fsmer")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root folder of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real flow maps; the test is skipped where they are not at hand (they may not be redistributed)."""
+    folder = REPOSITORY.parent / "shared" / "data" / "megc2019-flow"
+    if not (folder / "index.csv").is_file():
+        pytest.skip(f"the real flow maps are not at hand: no {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rough_backbone() -> Backbone:
+    """`facs-flow` with random weights and fitting batch statistics: embeddings that differ, made in a second."""
+    import torch
+
+    from fsmer.backbones import create_model
+    from fsmer.data.synthetic import synthetic_clips
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        backbone = create_model("facs-flow").train()
+        inputs = torch.from_numpy(synthetic_clips("broad", 64).media())
+        for _ in range(40):
+            backbone(inputs)
+    return backbone.eval()

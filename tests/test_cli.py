@@ -1,0 +1,297 @@
+"""The command line: every command works as its help shows, and every refusal is one sentence with a known exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import fsmer
+from fsmer.backbones import Backbone
+from fsmer.cli import app
+from fsmer.data.synthetic import synthetic_clips
+from fsmer.episodic import list_protocols
+from fsmer.evaluation import Report
+
+COMMANDS = ("demo", "models", "protocols", "evaluate", "adapt", "predict", "pretrain", "mmd")
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def weights(rough_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(rough_backbone.save_pretrained(tmp_path_factory.mktemp("weights") / "rough"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two folders with index.csv and 8-bit maps, 36 clips and 4 subjects each; subjects are numbers with leading zeros."""
+    root = tmp_path_factory.mktemp("data")
+    for number, name in enumerate(("samm", "smic")):
+        made = synthetic_clips("lab", n=36, seed=number)
+        (root / name / "maps").mkdir(parents=True)
+        rows = ["clip,dataset,subject,label,file"]
+        for place, (values, label) in enumerate(zip(made.media(), made.labels, strict=True)):
+            clip = f"{name}{place:03d}"
+            pixels = np.round(values * 255).astype(np.uint8).transpose(1, 2, 0)
+            Image.fromarray(pixels).save(root / name / "maps" / f"{clip}.png")
+            rows.append(f"{clip},{name},{place % 4 + 6:03d},{label},maps/{clip}.png")
+        (root / name / "index.csv").write_text("\n".join(rows) + "\n")
+    return str(root / "samm"), str(root / "smic")
+
+
+@pytest.fixture
+def run() -> Run:
+    def call(*arguments: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+        said = f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
+        assert result.exit_code == code, said
+        if code == 1:
+            # One sentence for people, and no trace of the program's insides.
+            assert result.stderr.startswith("fsmer: "), said
+            assert result.stderr.count("\n") == 1, said
+            assert "Traceback" not in said
+        return result
+
+    return call
+
+
+def test_every_command_has_help_with_an_example(run: Run) -> None:
+    page = run("--help").stdout
+    assert "Exit codes" in page
+    for command in COMMANDS:
+        assert command in page
+        shown = run(command, "--help").stdout
+        assert f"Example: fsmer {command}" in shown
+
+
+def test_version_and_wrong_command_lines(run: Run) -> None:
+    assert run("--version").stdout.strip() == fsmer.__version__
+    run("evaluate", code=2)
+    run("evaluate", "loso", "--no-such-option", code=2)
+    run("no-such-command", code=2)
+    assert "KEY=VALUE" in run("evaluate", "loso", "--data", "x", "--param", "steps", code=2).stderr
+
+
+def test_models_and_methods_are_listed(run: Run) -> None:
+    held = json.loads(run("models", "--json").stdout)
+    (model,) = [one for one in held["models"] if one["name"] == "facs-flow"]
+    assert model["parameters"] <= 1_500_000
+    assert {"cosine", "zero_shot", "protonet", "finetune", "logistic"} <= {one["name"] for one in held["methods"]}
+    assert "facs-flow" in run("models", "facs*").stdout
+    assert "facs-flow" in run("models", "facs-flw", code=1).stderr
+
+
+def test_protocols_are_listed_and_shown(run: Run) -> None:
+    held = json.loads(run("protocols", "--json").stdout)
+    assert [one["name"] for one in held] == list_protocols()
+    assert "megc2019-cde" in run("protocols").stdout
+    shown = json.loads(run("protocols", "megc2019-cde", "--json").stdout)
+    assert shown["kind"] == "cde"
+    assert shown["hash"] == fsmer.load_protocol("megc2019-cde").hash
+    assert shown["hash"] in run("protocols", "megc2019-cde").stdout
+    assert "megc2019-cde" in run("protocols", "megc2019-cd", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "episodes"),
+    [
+        (("kshot", "--shot", 0, "--method", "zero_shot"), 1),
+        (("kshot", "--way", 3, "--shot", 5, "--episodes", 12, "--method", "cosine"), 12),
+        (("loso", "--method", "logistic"), 8),
+        (("episodes/kshot-flow-3way-5shot.yaml", "--episodes", 4, "--method", "protonet"), 4),
+        (
+            ("kshot", "--shot", 1, "--query", 2, "--episodes", 3, "--seed", 5, "--method", "finetune", "-p", "steps=5"),
+            3,
+        ),
+    ],
+)
+def test_evaluate_writes_a_whole_report(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path, arguments: tuple[object, ...], episodes: int
+) -> None:
+    out = tmp_path / "out"
+    shown = run("evaluate", *arguments, "--data", folders[0], "--data", folders[1], "--model", weights, "--out", out)
+    held = json.loads((out / "report.json").read_text())
+    for name in ("uf1", "uar", "acc"):
+        low, high = held[f"{name}_interval"]
+        assert low <= held[name] <= high
+        assert f"{held[name]:.3f}" in shown.stdout
+    assert set(held["per_dataset"]) == {"samm", "smic"}
+    assert held["counts"]["episodes"] == episodes
+    with open(out / "predictions.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["clip"] for row in rows} >= {"samm000", "smic000"} or episodes == 3
+    # Subjects such as 006 stay text, from the index to the answers.
+    assert {row["subject"] for row in rows} <= {"006", "007", "008", "009"}
+    assert Report.load(out).uf1 == held["uf1"]
+
+
+def test_evaluate_selects_rows_and_prints_json_alone(run: Run, weights: str, folders: tuple[str, str]) -> None:
+    both = ("--data", folders[0], "--data", folders[1], "--model", weights, "--method", "protonet", "--json")
+    held = json.loads(run("evaluate", "loso", *both, "--where", "dataset == 'smic' and subject != '006'").stdout)
+    assert held["counts"] == {"clips": 27, "subjects": 3, "episodes": 3, "predictions": 27}
+    held = json.loads(
+        run("evaluate", "loso", *both, "--scheme", "megc2019", "--where", "subject == ['006', '007']").stdout
+    )
+    assert held["counts"]["subjects"] == 4
+
+
+def test_evaluate_runs_on_synthetic_clips_without_any_data(run: Run, weights: str) -> None:
+    common = ("--model", weights, "--method", "zero_shot", "--json")
+    held = json.loads(run("evaluate", "kshot-synthetic-3way-5shot", "--episodes", 3, *common).stdout)
+    assert held["counts"]["episodes"] == 3
+    held = json.loads(run("evaluate", "kshot", "--shot", 0, "--data", "synthetic:clinic:40:7", *common).stdout)
+    assert held["counts"]["clips"] == 40
+
+
+def test_a_recognizer_is_learnt_saved_and_asked(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    where = "subject in ['006', '007']"
+    told = run("adapt", "--data", folders[0], "--where", where, "--model", weights, "--out", tmp_path / "mine")
+    assert "negative, positive, surprise from 18 clips" in told.stdout
+    answers = tmp_path / "answers" / "predictions.csv"
+    run("predict", tmp_path / "mine", "--data", folders[1], "--out", answers)
+    with open(answers, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    clips = fsmer.read_clips(folders[1])
+    recognizer = fsmer.adapt(fsmer.load_model(weights), fsmer.read_clips(folders[0], where=where))
+    assert [row["clip"] for row in rows] == clips.ids.tolist()
+    assert [row["predicted"] for row in rows] == recognizer.predict(clips).tolist()
+    assert rows[0]["subject"] == "006"
+    assert sum(float(rows[0][f"p_{name}"]) for name in recognizer.classes_) == pytest.approx(1, abs=1e-5)
+    assert json.loads(run("predict", tmp_path / "mine", "--data", folders[1], "--json").stdout)[0]["clip"] == "smic000"
+    assert "smic000" in run("predict", tmp_path / "mine", "--data", folders[1]).stdout
+
+
+def test_clips_without_labels_can_be_asked_about(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    run("adapt", "--data", folders[0], "--model", weights, "--out", tmp_path / "mine", "--method", "protonet", "--json")
+    index = Path(folders[1], "index.csv").read_text().splitlines()
+    kept = [[part for place, part in enumerate(row.split(",")) if place != 3] for row in index]
+    (tmp_path / "new").mkdir()
+    os.symlink(Path(folders[1], "maps"), tmp_path / "new" / "maps")
+    (tmp_path / "new" / "index.csv").write_text("\n".join(",".join(row) for row in kept) + "\n")
+    assert len(json.loads(run("predict", tmp_path / "mine", "--data", tmp_path / "new", "--json").stdout)) == 36
+    assert "label" in run("evaluate", "loso", "--data", tmp_path / "new", "--model", weights, code=1).stderr
+
+
+def test_mmd_prints_the_discrepancy_and_draws_both_domains(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "domains.png"
+    common = ("--model", weights, "--out", picture, "--permutations", 50)
+    held = json.loads(run("mmd", *folders, *common, "--json").stdout)
+    assert held["samples_a"] == held["samples_b"] == 36
+    assert 0 < held["p_value"] <= 1
+    with Image.open(picture) as image:
+        assert min(image.size) > 300
+    assert "MMD" in run("mmd", "synthetic:lab:50", "synthetic:field:60", *common, "--bandwidths", "0.5,1").stdout
+    assert "kernel" in run("mmd", *folders, *common, "--kernel", "cubic", code=1).stderr
+    rows = ("--where-a", "subject == '006'", "--where-b", "subject == '006'")
+    assert json.loads(run("mmd", *folders, *common, *rows, "--json").stdout)["samples_a"] == 9
+
+
+def test_pretrain_makes_weights_that_load(run: Run, tmp_path: Path) -> None:
+    run("pretrain", "facs-flow", "--out", tmp_path / "weights", "--steps", 2, "--seed", 3)
+    assert fsmer.load_model(tmp_path / "weights").name == "facs-flow"
+    assert "facs-flow" in run("pretrain", "facs-flo", "--out", tmp_path, code=1).stderr
+
+
+def test_the_demo_compares_all_methods_and_leaves_a_recognizer(run: Run, weights: str, tmp_path: Path) -> None:
+    shown = run("demo", "--model", weights, "--episodes", 5, "--out", tmp_path / "demo").stdout
+    held = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    methods = {one.name for one in fsmer.list_methods()}
+    assert set(held["methods"]) == methods
+    table = (tmp_path / "demo" / "table.md").read_text()
+    for name in methods:
+        assert name in shown
+        assert f"| {name} | {held['methods'][name]['uf1']:.4f}" in table
+    for name in ("methods.png", "clips.png"):
+        with Image.open(tmp_path / "demo" / name) as image:
+            image.load()
+    recognizer = fsmer.Recognizer.load(tmp_path / "demo" / "recognizer")
+    asked = synthetic_clips("clinic", 20, seed=99)
+    assert set(recognizer.predict(asked)) <= {"negative", "positive", "surprise"}
+    assert held["recognizer"]["support"] == 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate", "losso", "--data", "A"), "loso"),
+        (("evaluate", "loso"), "--data"),
+        (("evaluate", "loso", "--data", "NONE"), "NONE does not exist"),
+        (("evaluate", "loso", "--data", "A", "--method", "cosin"), "cosine"),
+        (("evaluate", "loso", "--data", "A", "--model", "facs-flw"), "facs-flow"),
+        (("evaluate", "loso", "--data", "A", "--scheme", "megc2091"), "megc2019"),
+        (("evaluate", "loso", "--data", "A", "--where", "dataset = 'smic'"), "dataset = 'smic'"),
+        (("evaluate", "loso", "--data", "A", "--where", "dataset == 'mmew'"), "no clip matches"),
+        (("evaluate", "loso", "--data", "A", "--data", "A"), "samm000"),
+        (("evaluate", "loso", "--data", "A", "--shot", "3"), "'shot'"),
+        (("evaluate", "loso", "--data", "A", "--param", "stepps=3"), "steps"),
+        (("evaluate", "loso", "--data", "A", "--out", "FILE/out"), "cannot write"),
+        (("evaluate", "kshot", "--shot", "500", "--data", "A"), "500"),
+        (("evaluate", "kshot", "--way", "7", "--data", "A"), "way=7"),
+        (("evaluate", "kshot", "--query", "some", "--data", "A"), "some"),
+        (("evaluate", "loso-mmew-4", "--data", "A"), "mmew"),
+        (("evaluate", "missing.yaml", "--data", "A"), "missing.yaml"),
+        (("evaluate", "kshot", "--data", "synthetic:labb"), "lab"),
+        (("evaluate", "kshot", "--data", "synthetic:lab:many"), "synthetic:lab"),
+        (("adapt", "--data", "A", "--where", "label == 'negative'", "--out", "OUT"), "negative"),
+        (("predict", "NONE", "--data", "A"), "NONE"),
+    ],
+)
+def test_every_refusal_is_one_sentence_that_names_the_thing(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "FILE").touch()
+    places = {"A": folders[0], "NONE": str(tmp_path / "NONE"), "OUT": str(tmp_path / "OUT")}
+    given = [places.get(part, part.replace("FILE", str(tmp_path / "FILE"))) for part in arguments]
+    if arguments[0] != "predict" and "--model" not in given:
+        given += ["--model", weights]
+    assert words in run(*given, code=1).stderr
+
+
+def test_a_damaged_map_is_named(run: Run, weights: str, folders: tuple[str, str], tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folders[0], tmp_path / "data")
+    (tmp_path / "data" / "maps" / "samm004.png").write_bytes(b"\x89PNG broken")
+    said = run("evaluate", "loso", "--data", tmp_path / "data", "--model", weights, "--out", tmp_path / "out", code=1)
+    assert "samm004" in said.stderr
+    assert not (tmp_path / "out" / "report.json").exists()
+    (tmp_path / "data" / "maps" / "samm004.png").unlink()
+    assert "samm004" in run("evaluate", "loso", "--data", tmp_path / "data", "--model", weights, code=1).stderr
+
+
+def test_a_key_press_ends_with_130_and_the_run_goes_on_later(
+    weights: str, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "fsmer", "evaluate", "kshot", "--shot", "5", "--episodes", "20000", "--query", "2"]
+    command += ["--data", folders[0], "--model", weights, "--method", "cosine", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(out.glob(".parts-*/started")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert not (out / "report.json").exists()
+    assert list(out.glob(".parts-*/*.npz"))

@@ -1,0 +1,319 @@
+"""Every folder form is read as it was published, and a wrong index is one sentence that names row and clip."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fsmer.data import InputSpec, read_arrays, read_clips, read_frame
+from fsmer.errors import DataError, FsmerError, MediaError, UnknownNameError
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (6, 5)) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+ROWS = [
+    ("006_1_2", "samm", "006", "negative", "maps/a.png"),
+    ("s3_ne_03", "smic", "s3", "positive", "maps/b.png"),
+    ("006_1_3", "samm", "006", "surprise", "maps/c.png"),
+]
+HEADER = ("clip", "dataset", "subject", "label", "file")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed, row in enumerate(ROWS):
+        picture(tmp_path / row[4], seed)
+    write(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, rows: list | None = None, header: tuple = HEADER, comma: str = ",", **how: str) -> None:
+    lines = [comma.join(line) for line in (header, *(ROWS if rows is None else rows))]
+    (folder / "index.csv").write_text("\n".join(lines) + "\n", **how)
+
+
+# -- index.csv --------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_is_read_in_its_order_with_red_green_blue_as_u_v_strain(folder: Path) -> None:
+    clips = read_clips(folder)
+    assert clips.ids.tolist() == ["006_1_2", "s3_ne_03", "006_1_3"]
+    assert clips.subjects.tolist() == ["006", "s3", "006"]
+    assert clips.labels.tolist() == ["negative", "positive", "surprise"]
+    assert clips.specs == {"flow": InputSpec(size=(6, 5), channels=("u", "v", "strain"), normalisation="minmax")}
+    expected = np.moveaxis(picture(folder / "again.png", 1), 2, 0) / 255
+    assert np.allclose(clips[1].flow, expected)
+    assert clips[1].flow.dtype == np.float32
+
+
+@pytest.mark.parametrize("comma", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_separators_byte_order_marks_and_line_ends_do_not_matter(
+    folder: Path, comma: str, encoding: str, newline: str
+) -> None:
+    write(folder, comma=comma, encoding=encoding, newline=newline)
+    assert read_clips(folder).subjects.tolist() == ["006", "s3", "006"]
+
+
+def test_column_order_case_blanks_and_empty_lines_do_not_matter_and_further_columns_stay(folder: Path) -> None:
+    text = " File ,Label,SUBJECT,dataset,Clip,AUs,onset\n\n"
+    text += "".join(f"{f} , {lab},{s},{d},{c},4+7,007\n" for c, d, s, lab, f in ROWS) + ",,,,,,\n"
+    (folder / "index.csv").write_text(text)
+    clips = read_clips(folder)
+    assert clips.ids.tolist() == [row[0] for row in ROWS]
+    assert clips.labels.tolist() == [row[3] for row in ROWS]
+    assert clips[0].aus == "4+7"
+    assert clips[0].extra == {"file": "maps/a.png", "onset": "007"}
+
+
+def test_quoted_fields_and_windows_paths_are_read(folder: Path) -> None:
+    write(folder, [('"006, a"', "samm", "006", "negative", "maps\\a.png")])
+    clips = read_clips(folder)
+    assert clips.ids.tolist() == ["006, a"]
+    assert clips.media().shape == (1, 3, 6, 5)
+
+
+def test_absolute_paths_are_read(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("index")
+    write(other, [(*row[:4], str(folder / row[4])) for row in ROWS])
+    assert np.array_equal(read_clips(other).media(), read_clips(folder).media())
+
+
+def test_the_index_file_itself_can_be_named(folder: Path) -> None:
+    shutil.copy(folder / "index.csv", folder / "other.csv")
+    assert len(read_clips(folder / "other.csv")) == 3
+
+
+@pytest.mark.parametrize("gone", HEADER)
+def test_a_missing_column_is_named(folder: Path, gone: str) -> None:
+    write(folder, [("x",) * 4], tuple(name for name in HEADER if name != gone))
+    with pytest.raises(DataError, match=f"lacks the column {gone};"):
+        read_clips(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lacks the columns clip, dataset, subject, file, label.*it has nothing"),
+        ("a b c\n1 2 3\n", "lacks the columns"),
+        (",".join(HEADER) + "\n", "lists no clips"),
+        (",".join(HEADER) + ",label\n", "column 'label' twice"),
+    ],
+)
+def test_an_index_without_a_usable_header_or_rows_is_refused(folder: Path, text: str, message: str) -> None:
+    (folder / "index.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_clips(folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ROWS[0], "row 5 of .*names clip '006_1_2' again, which row 2 has"),
+        (("x", "samm", "006", "", "maps/a.png"), r"row 5 of .*\(clip 'x'\) has an empty label"),
+        (("x", "samm", " ", "negative", "maps/a.png"), r"row 5 of .*\(clip 'x'\) has an empty subject"),
+        (("", "samm", "006", "negative", "maps/a.png"), "row 5 of .*has an empty clip"),
+        (("x", "samm", "006", "negative"), r"row 5 of .*\(clip 'x'\) has 4 fields, but the header has 5"),
+        (("x", "samm", "006", "negative", "maps/a.png", "y"), r"row 5 of .*\(clip 'x'\) has 6 fields"),
+    ],
+)
+def test_a_wrong_row_is_named_with_its_clip(folder: Path, row: tuple, message: str) -> None:
+    write(folder, [*ROWS, row])
+    with pytest.raises(DataError, match=message):
+        read_clips(folder)
+
+
+def test_an_index_that_is_no_utf8_is_refused(folder: Path) -> None:
+    write(folder, encoding="utf-16")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_clips(folder)
+
+
+def test_clips_without_labels_are_read_when_asked_for(folder: Path) -> None:
+    write(folder, [(*row[:3], row[4]) for row in ROWS], ("clip", "dataset", "subject", "file"))
+    assert read_clips(folder, labelled=False).labels.tolist() == [None] * 3
+    write(folder, [(*row[:3], "", row[4]) for row in ROWS])
+    assert read_clips(folder, labelled=False).classes == ()
+
+
+def test_an_unknown_label_is_named_with_the_nearest(folder: Path) -> None:
+    write(folder, [*ROWS, ("x", "smic", "s3", "positiv", "maps/a.png")])
+    assert len(read_clips(folder)) == 4
+    with pytest.raises(DataError, match=r"label 'positiv' of data set 'smic' is unknown.*nearest is 'positive'"):
+        read_clips(folder, scheme="megc2019")
+    with pytest.raises(UnknownNameError, match="did you mean 'megc2019'"):
+        read_clips(folder, scheme="megc2018")
+
+
+def test_rows_are_picked_before_the_scheme_is_applied(folder: Path) -> None:
+    write(folder, [*ROWS, ("x", "mine", "1", "bored", "maps/a.png")])
+    clips = read_clips(folder, where="dataset != 'mine'", scheme="megc2019")
+    assert len(clips) == 3
+    assert clips.relabelling is not None
+    with pytest.raises(DataError, match="no clip matches dataset == 'casme2'"):
+        read_clips(folder, where="dataset == 'casme2'")
+
+
+@pytest.mark.parametrize("make", [lambda path: path, lambda path: path / "nowhere", lambda path: path / "a.txt"])
+def test_a_folder_of_no_known_form_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(DataError, match=r"index\.csv"):
+        read_clips(make(tmp_path))
+
+
+def test_a_saved_set_is_recognised(folder: Path, tmp_path: Path) -> None:
+    clips = read_clips(folder)
+    saved = clips[::-1].save(tmp_path / "saved")
+    assert read_clips(saved).ids.tolist() == clips.ids[::-1].tolist()
+
+
+# -- the STSTNet release ----------------------------------------------------------------------------------------------
+
+RELEASE = {
+    "006": [("006_006_1_2", 0), ("006_006_1_3", 2)],
+    "s03": [("s03_s03_po_01", 1)],
+    "sub01": [("sub01_EP02_01f", 1), ("sub01_EP19_05f", 0)],
+}
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    seeds = {clip: seed for seed, clip in enumerate(clip for clips in RELEASE.values() for clip, _ in clips)}
+    for person in RELEASE:
+        for owner, clips in RELEASE.items():
+            for clip, label in clips:
+                side = "u_test" if owner == person else "u_train"
+                picture(tmp_path / "norm_u_v_os" / person / side / str(label) / f"{clip}.png", seeds[clip])
+    (tmp_path / "norm_u_v_os" / "006" / "u_test" / "0" / "._junk.png").write_text("")
+    (tmp_path / "norm_u_v_os" / ".DS_Store").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize("start", ["", "norm_u_v_os"])
+def test_the_ststnet_release_is_read_once_a_clip(release: Path, start: str) -> None:
+    clips = read_clips(release / start)
+    assert clips.table[["clip", "dataset", "subject", "label"]].values.tolist() == [
+        ["006_006_1_2", "samm", "006", "negative"],
+        ["006_006_1_3", "samm", "006", "surprise"],
+        ["s03_s03_po_01", "smic", "s03", "positive"],
+        ["sub01_EP19_05f", "casme2", "sub01", "negative"],
+        ["sub01_EP02_01f", "casme2", "sub01", "positive"],
+    ]
+    assert clips.media().shape == (5, 3, 6, 5)
+    assert np.allclose(clips[2].flow, np.moveaxis(picture(release / "x.png", 2), 2, 0) / 255)
+
+
+def test_a_release_without_training_copies_is_read_too(release: Path) -> None:
+    for person in RELEASE:
+        shutil.rmtree(release / "norm_u_v_os" / person / "u_train")
+    assert len(read_clips(release)) == 5
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda root: (root / "006/u_train/1/sub01_EP02_01f.png").unlink(),
+            "u_train of .*006 lacks 1 clips.*'sub01_EP02_01f'",
+        ),
+        (
+            lambda root: picture(root / "006/u_train/1/s99.png", 0),
+            "'s99' lies in u_train of .*006 but in nobody's u_test",
+        ),
+        (lambda root: picture(root / "s03/u_train/1/s03_s03_po_01.png", 0), "lies in both u_train and u_test"),
+        (
+            lambda root: picture(root / "s03/u_test/0/006_006_1_2.png", 0),
+            "'006_006_1_2' lies in u_test of both 006 and s03",
+        ),
+        (
+            lambda root: (root / "006/u_train/1/sub01_EP02_01f.png").rename(root / "006/u_train/0/sub01_EP02_01f.png"),
+            "'sub01_EP02_01f' is negative in u_train of .*006 but positive in u_test of sub01",
+        ),
+        (lambda root: (root / "s03/u_test/1").rename(root / "s03/u_test/happy"), "happy is called neither 0"),
+        (lambda root: (root / "s03").rename(root / "person"), "person is called like none of"),
+    ],
+)
+def test_a_release_that_contradicts_itself_is_refused(release: Path, damage: Callable, message: str) -> None:
+    damage(release / "norm_u_v_os")
+    with pytest.raises(DataError, match=message):
+        read_clips(release)
+
+
+# -- arrays and tables in memory --------------------------------------------------------------------------------------
+
+
+def test_arrays_in_memory_are_read() -> None:
+    array = np.random.default_rng(0).random((3, 2, 6, 5), dtype=np.float32)
+    clips = read_arrays(array, ["a", "b", "a"], subjects=["1", "2", "1"])
+    assert clips.specs["flow"].channels == ("u", "v")
+    assert np.array_equal(clips.media(), array)
+
+
+def test_a_table_with_a_column_of_files_is_read(folder: Path) -> None:
+    frame = pd.DataFrame(ROWS, columns=list(HEADER))
+    clips = read_frame(frame, root=folder, where="dataset == 'samm'", scheme="megc2019")
+    assert np.array_equal(clips.media(), read_clips(folder)[[0, 2]].media())
+    assert clips.subjects.tolist() == ["006", "006"]
+    with pytest.raises(MediaError, match=r"clip '006_1_2' of data set 'samm'.*does not exist"):
+        read_frame(frame, root=folder / "elsewhere")
+
+
+def test_a_table_with_a_column_of_arrays_is_read() -> None:
+    array = np.random.default_rng(0).random((3, 3, 6, 5), dtype=np.float32)
+    frame = pd.DataFrame({"clip": ["a", "b", "c"], "label": ["x", "y", "x"], "map": list(array)})
+    clips = read_frame(frame, media="map")
+    assert np.array_equal(clips[[2, 0]].media(), array[[2, 0]])
+    signed = read_frame(
+        frame.assign(map=list(array * 9 - 4)), media="map", spec=InputSpec(size=(6, 5), normalisation="signed")
+    )
+    assert signed.media().min() < 0
+
+
+def test_a_table_without_usable_maps_is_refused() -> None:
+    frame = pd.DataFrame({"clip": ["a", "b"], "map": [np.zeros((3, 6, 5)), None]})
+    with pytest.raises(DataError, match="no column 'file'"):
+        read_frame(frame)
+    with pytest.raises(DataError, match="clip 'b' holds a NoneType"):
+        read_frame(frame, media="map")
+
+
+def test_every_refusal_is_an_fsmer_error() -> None:
+    assert issubclass(DataError, FsmerError)
+    assert issubclass(MediaError, FsmerError)
+    assert issubclass(UnknownNameError, FsmerError)
+
+
+# -- the real maps, where they are at hand ----------------------------------------------------------------------------
+
+
+def test_the_real_maps_are_read_with_their_published_counts(real_data: Path, tmp_path: Path) -> None:
+    clips = read_clips(real_data, scheme="megc2019")
+    assert len(clips) == 309
+    counts = Counter(zip(clips.datasets.tolist(), clips.labels.tolist(), strict=True))
+    published = {"casme2": (88, 32, 25), "smic": (70, 51, 43)}
+    for dataset, expected in published.items():
+        assert tuple(counts[dataset, name] for name in ("negative", "positive", "surprise")) == expected
+    assert Counter(dataset for dataset, _ in clips.subject_names) == {"casme2": 24, "smic": 16}
+    media = clips.media()
+    assert media.shape == (309, 3, 28, 28)
+    # Each channel was stretched over the whole range of 8 bits.
+    assert (media.min(axis=(2, 3)) == 0).all()
+    assert (media.max(axis=(2, 3)) == 1).all()
+    with Image.open(real_data / clips[7].extra["file"]) as image:
+        red = np.asarray(image)[..., 0]
+    assert np.array_equal(np.round(clips[7].flow[0] * 255), red)
+    loaded = read_clips(clips.save(tmp_path / "set"))
+    assert np.array_equal(loaded.media(), media)

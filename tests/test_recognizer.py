@@ -1,0 +1,291 @@
+"""A recognizer answers in scikit-learn's manners, learns on, and comes back from its folder as it was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_backbone import TinyBackbone
+
+import fsmer
+from fsmer.backbones import Backbone, model_hash
+from fsmer.data import ClipSet, InputSpec, synthetic_clips
+from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, SupportError, WeightsError
+from fsmer.transfer import Recognizer, adapt, list_methods
+
+KNOWS = ("negative", "positive", "surprise")
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return synthetic_clips("lab", 60, seed=4)
+
+
+@pytest.fixture(scope="module")
+def recognizer(clips):
+    return adapt(TinyBackbone(knows=KNOWS), clips[:30])
+
+
+# -- answers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [info.name for info in list_methods()])
+def test_answers_have_the_shapes_of_scikit_learn(name, clips):
+    recognizer = adapt(TinyBackbone(knows=KNOWS), clips[:30], name)
+    queries = clips[30:]
+    probabilities = recognizer.predict_proba(queries)
+    assert recognizer.classes_.tolist() == list(KNOWS)
+    assert probabilities.shape == recognizer.decision_function(queries).shape == (30, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    predicted = recognizer.predict(queries)
+    assert (predicted == recognizer.classes_[probabilities.argmax(axis=1)]).all()
+    assert (
+        recognizer.score(queries) == recognizer.score(queries, queries.labels) == (predicted == queries.labels).mean()
+    )
+
+
+def test_a_clip_a_list_a_set_and_arrays_get_the_same_answer(recognizer, clips):
+    expected = recognizer.predict_proba(clips[30:34])
+    chosen = [clips[row] for row in range(30, 34)]
+    for given in (chosen, clips.media("flow")[30:34], clips.media("flow")[30:34].astype(np.float64)):
+        np.testing.assert_allclose(recognizer.predict_proba(given), expected, atol=1e-6)
+    np.testing.assert_allclose(recognizer.predict_proba(clips[30]), expected[:1], atol=1e-6)
+    np.testing.assert_allclose(recognizer.predict_proba(clips[30].flow), expected[:1], atol=1e-6)
+
+
+def test_eight_bit_maps_mean_the_same_as_a_clip_and_as_an_array(recognizer, clips):
+    maps = np.round(255 * clips.media("flow")[30:33]).astype(np.uint8)
+    through_clips = recognizer.predict_proba(ClipSet.from_arrays(maps, None))
+    np.testing.assert_allclose(recognizer.predict_proba(maps), through_clips, atol=1e-6)
+    np.testing.assert_allclose(recognizer.predict_proba(maps / 255), through_clips, atol=1e-5)
+
+
+def test_the_same_query_gets_the_same_answer_twice_and_no_matter_what_is_asked_beside_it(recognizer, clips):
+    first = recognizer.predict_proba(clips)
+    assert np.array_equal(first, recognizer.predict_proba(clips))
+    np.testing.assert_allclose(recognizer.predict_proba(clips[[7]])[0], first[7], atol=1e-5)
+
+
+def test_score_counts_labels_that_are_no_class_as_wrong_and_refuses_uneven_lengths(recognizer, clips):
+    maps = clips.media("flow")
+    labels = recognizer.predict(clips).astype(object)
+    labels[:15] = "contempt"
+    assert recognizer.score(maps, labels) == 0.75
+    with pytest.raises(DataError, match="60 clips and 2 labels"):
+        recognizer.score(maps, ["negative", "positive"])
+    with pytest.raises(DataError, match="needs labels"):
+        recognizer.score(maps)
+
+
+def test_queries_of_another_size_kind_or_normalisation_are_refused_by_both_names(recognizer, clips):
+    with pytest.raises(SpecMismatchError, match=r"flow 56x56 .* eats flow 28x28"):
+        recognizer.predict(synthetic_clips("lab", 3, size=56))
+    with pytest.raises(SpecMismatchError, match=r"signed.* eats .*minmax"):
+        recognizer.predict(synthetic_clips("lab", 3, normalisation="signed"))
+    with pytest.raises(SpecMismatchError, match=r"\(2, 3, 14, 14\).* eats flow 28x28"):
+        recognizer.predict(np.zeros((2, 3, 14, 14)))
+    frames = ClipSet.from_arrays(clips.media("flow"), None, spec=InputSpec(kind="frames"))
+    with pytest.raises(SpecMismatchError, match="frames"):
+        recognizer.predict(frames)
+
+
+def test_broken_maps_are_refused_by_number(recognizer, clips):
+    for value in (np.nan, 0.5):
+        maps = clips.media("flow")[:4].copy()
+        maps[2] = value
+        with pytest.raises(MediaError, match="clip number 2"):
+            recognizer.predict(maps)
+
+
+# -- learning on --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [info.name for info in list_methods()])
+def test_updating_equals_adapting_with_all_clips_at_once(name, clips):
+    backbone = TinyBackbone(knows=KNOWS)
+    first = adapt(backbone, clips[:30], name)
+    before = first.predict_proba(clips)
+    updated = first.update(clips[30:45])
+    assert (updated.support_size, first.support_size) == (45, 30)
+    np.testing.assert_allclose(
+        updated.predict_proba(clips), adapt(backbone, clips[:45], name).predict_proba(clips), atol=1e-4
+    )
+    assert np.array_equal(first.predict_proba(clips), before)
+
+
+def test_a_new_class_is_added_behind_the_known_ones(recognizer, clips):
+    maps = clips.media("flow")[:6]
+    updated = recognizer.update((1 - maps, ["contempt"] * 6))
+    assert updated.classes_.tolist() == [*KNOWS, "contempt"]
+    assert recognizer.classes_.tolist() == list(KNOWS)
+    assert (updated.predict(1 - maps) == "contempt").mean() > 0.8
+    assert updated.predict_proba(clips).shape == (60, 4)
+
+
+def test_updating_a_recognizer_with_a_trained_backbone_keeps_that_backbone(clips):
+    trained = adapt(TinyBackbone(), clips[:30], "cosine", train_backbone=True, steps=20)
+    updated = trained.update(clips[30:40])
+    assert updated.backbone is trained.backbone
+    assert updated.support_size == 40
+
+
+def test_unlabelled_clips_cannot_be_learnt_from(recognizer, clips):
+    unlabelled = ClipSet.from_arrays(clips.media("flow")[:2], None)
+    with pytest.raises(SupportError, match="no label"):
+        recognizer.update(unlabelled)
+    with pytest.raises(SupportError, match="empty"):
+        recognizer.update([])
+
+
+# -- the folder ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [info.name for info in list_methods()])
+def test_a_saved_recognizer_answers_and_learns_as_before(name, clips, tmp_path):
+    recognizer = adapt(TinyBackbone(knows=KNOWS, embed_dim=12), clips[:30], name)
+    recognizer.save(tmp_path / "r")
+    loaded = Recognizer.load(tmp_path / "r")
+    assert np.array_equal(loaded.predict_proba(clips), recognizer.predict_proba(clips))
+    assert loaded.method == recognizer.method
+    assert model_hash(loaded.backbone) == model_hash(recognizer.backbone)
+    assert not loaded.backbone.training
+    again = loaded.update(clips[30:40]).predict_proba(clips)
+    np.testing.assert_allclose(again, recognizer.update(clips[30:40]).predict_proba(clips), atol=1e-6)
+
+
+def test_what_a_source_taught_is_saved_too(clips, tmp_path):
+    recognizer = adapt(TinyBackbone(), clips[:12], source=clips[20:])
+    loaded = Recognizer.load(recognizer.save(tmp_path / "r"))
+    np.testing.assert_allclose(
+        loaded.update(clips[12:20]).predict_proba(clips),
+        recognizer.update(clips[12:20]).predict_proba(clips),
+        atol=1e-6,
+    )
+
+
+def test_a_trained_backbone_is_saved_too(clips, tmp_path):
+    recognizer = adapt(TinyBackbone(), clips[:12], "finetune", train_backbone=True, steps=5)
+    loaded = Recognizer.load(recognizer.save(tmp_path / "r"))
+    assert np.array_equal(loaded.predict_proba(clips), recognizer.predict_proba(clips))
+
+
+def test_the_folder_holds_json_and_safetensors_and_neither_media_nor_ids(recognizer, clips, tmp_path):
+    recognizer.save(tmp_path / "r")
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["config.json", "model.safetensors"]
+    assert clips.ids[0] not in (tmp_path / "r" / "config.json").read_text()
+    largest = max(
+        value.numel() for key, value in load_file(tmp_path / "r" / "model.safetensors").items() if "support" in key
+    )
+    assert largest == 30 * 16
+
+
+def test_another_process_loads_it_without_the_training_data(recognizer, clips, tmp_path):
+    recognizer.save(tmp_path / "r")
+    np.save(tmp_path / "maps.npy", clips.media("flow")[:5])
+    code = (
+        "import sys, socket; sys.path.insert(0, sys.argv[1])\n"
+        "def offline(*args, **kwargs): raise OSError('no network in this test')\n"
+        "socket.socket.connect = offline\n"
+        "import numpy as np, tiny_backbone, fsmer\n"
+        "r = fsmer.Recognizer.load(sys.argv[2] + '/r')\n"
+        "print(*r.predict(np.load(sys.argv[2] + '/maps.npy')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(fsmer.__file__).parent.parent,
+    )
+    assert done.stdout.split() == recognizer.predict(clips[:5]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: _cut(folder / "model.safetensors"), "cut short or altered"),
+        (lambda folder: _flip(folder / "model.safetensors"), "cut short or altered"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "config.json").unlink(), "cannot read"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: _edit(folder, lambda config: config["recognizer"].update(version=99)), "newer fsmer .*upgrade"),
+        (lambda folder: _edit(folder, lambda config: config.update(format_version=99)), "newer fsmer .*upgrade"),
+        (lambda folder: _edit(folder, lambda config: config.pop("recognizer")), "holds a backbone, not a recognizer"),
+        (
+            lambda folder: _edit(folder, lambda config: config["recognizer"].pop("classes")),
+            "not a recognizer that this",
+        ),
+        (
+            lambda folder: _edit(folder, lambda config: config["recognizer"].update(head="magic")),
+            "unknown kind 'magic'",
+        ),
+        (
+            lambda folder: _edit(folder, lambda config: config["arguments"].update(embed_dim=99)),
+            "not a recognizer that",
+        ),
+    ],
+)
+def test_a_damaged_or_newer_folder_is_refused_in_one_sentence(recognizer, tmp_path, damage, message):
+    recognizer.save(tmp_path / "r")
+    damage(tmp_path / "r")
+    with pytest.raises(WeightsError, match=message) as caught:
+        Recognizer.load(tmp_path / "r")
+    assert isinstance(caught.value, FsmerError)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_place_that_cannot_be_written_is_named(recognizer, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        recognizer.save(tmp_path / "file")
+    with pytest.raises(OutputError, match="below"):
+        recognizer.save(tmp_path / "file" / "below")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(recognizer, clips, tmp_path):
+    recognizer.save(tmp_path / "r")
+    recognizer.update(clips[30:40]).save(tmp_path / "r")
+    assert Recognizer.load(tmp_path / "r").support_size == 40
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_a_backbone_that_is_not_registered_is_refused_before_anything_is_written(clips, tmp_path):
+    class Unregistered(Backbone):
+        def __init__(self):
+            super().__init__(input_spec=InputSpec(), embed_dim=3, config={})
+
+        def forward(self, inputs):
+            return inputs.mean(dim=(2, 3))
+
+    recognizer = adapt(Unregistered(), clips[:30], "protonet")
+    with pytest.raises(WeightsError, match="Unregistered is not registered"):
+        recognizer.save(tmp_path / "r")
+    assert not list(tmp_path.iterdir())
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _edit(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_no_gradients_are_kept(recognizer):
+    assert not any(value.requires_grad for value in recognizer._head.tensors().values())
+    assert torch.is_grad_enabled()

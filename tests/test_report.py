@@ -1,0 +1,189 @@
+"""A report is data first: whole files, text that stays text, and the same report after loading."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsmer.data import ClipSet
+from fsmer.errors import DataError, OutputError
+from fsmer.evaluation import METRICS, Report
+from fsmer.evaluation.plots import confusion_figure, domains_figure, flow_figure, methods_figure, save_figure
+from fsmer.evaluation.report import Predictions
+
+CLASSES = ("negative", "positive", "surprise")
+# Labels by hand: what is right, what was said.
+TRUTH = [0, 0, 0, 0, 1, 1, 1, 2, 2]
+SAID = [0, 0, 0, 1, 0, 1, 2, 2, 2]
+
+
+@pytest.fixture
+def clips() -> ClipSet:
+    maps = np.random.default_rng(0).random((9, 3, 28, 28), dtype=np.float32)
+    for channel in maps.reshape(-1, 28, 28):
+        channel -= channel.min()
+        channel /= channel.max()
+    return ClipSet.from_arrays(
+        maps,
+        [CLASSES[code] for code in TRUTH],
+        subjects=["006", "006", "007", "007", "006", "007", "1e3", "NA", "007"],
+        datasets=["samm"] * 7 + ["nan"] * 2,
+        ids=["NA", "001", "1e5", "d,e", 'f"g', "None", "h", "true", "ü"],
+    )
+
+
+@pytest.fixture
+def report(clips: ClipSet) -> Report:
+    said = np.array(SAID)
+    probabilities = np.full((9, 3), 0.1, dtype=np.float32)
+    probabilities[np.arange(9), said] = 0.8
+    return Report.from_predictions(
+        clips,
+        Predictions(np.zeros(9, dtype=np.int32), np.arange(9), said.astype(np.int16), probabilities),
+        codes=clips.codes(CLASSES),
+        classes=CLASSES,
+        names=["episode 0"],
+        among=None,
+        averaging="pooled",
+        seed=3,
+        protocol={
+            "name": "kshot",
+            "title": "K-shot",
+            "hash": "0" * 16,
+            "settings": {"kind": "kshot", "params": {"way": None, "shot": 5, "class_subset": ["a", "b"]}},
+        },
+        model={"name": "facs-flow", "weights_hash": "1" * 16},
+        method={"name": "cosine", "params": {"steps": 200, "centre": None}},
+    )
+
+
+def test_figures_are_those_of_the_hand_worked_matrix(report: Report) -> None:
+    assert report.confusion.tolist() == [[3, 1, 0], [1, 1, 1], [0, 0, 2]]
+    assert report.uf1 == pytest.approx((0.75 + 0.4 + 0.8) / 3)
+    assert report.uar == pytest.approx((3 / 4 + 1 / 3 + 1) / 3)
+    assert report.acc == pytest.approx(6 / 9)
+    assert report.per_class["positive"] == pytest.approx({"f1": 0.4, "recall": 1 / 3, "precision": 1 / 2, "clips": 3})
+    # The second data set has one class of three; the other two count as zero.
+    assert report.per_dataset["nan"]["uf1"] == pytest.approx(1 / 3)
+    assert report.per_dataset["nan"]["acc"] == 1
+    assert report.counts["subjects"] == 5  # "007" of two data sets are two people
+
+
+def test_report_json_has_figures_intervals_and_everything_to_repeat_it(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path)
+    held = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    for name in METRICS:
+        low, high = held[f"{name}_interval"]
+        assert low <= held[name] <= high
+    assert set(held["per_dataset"]) == {"samm", "nan"}
+    assert held["per_dataset"]["samm"]["uf1_interval"] is not None
+    assert held["classes"] == list(CLASSES)
+    assert held["confusion"] == report.confusion.tolist()
+    assert held["protocol"]["hash"] == "0" * 16
+    assert held["model"]["weights_hash"] == "1" * 16
+    assert held["method"]["params"]["steps"] == 200
+    assert held["seed"] == 3
+    assert {"fsmer", "torch", "numpy", "python"} <= set(held["versions"])
+
+
+def test_predictions_are_by_clip_id_and_text_stays_text(report: Report, clips: ClipSet, tmp_path: Path) -> None:
+    report.save(tmp_path)
+    with open(tmp_path / "predictions.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["clip"] for row in rows] == clips.ids.tolist()
+    assert [row["subject"] for row in rows] == clips.subjects.tolist()
+    assert [row["label"] for row in rows] == clips.labels.tolist()
+    assert [row["predicted"] for row in rows] == [CLASSES[code] for code in SAID]
+    assert float(rows[0]["p_negative"]) == pytest.approx(0.8)
+
+
+def test_a_loaded_report_is_the_saved_one(report: Report, tmp_path: Path) -> None:
+    loaded = Report.load(report.save(tmp_path / "deep" / "out"))
+    assert loaded.to_dict() == report.to_dict()
+    assert loaded.figures == report.figures
+    for column in report.predictions:
+        assert loaded.predictions[column].tolist() == report.predictions[column].tolist()
+    assert loaded.episodes["name"].tolist() == ["episode 0"]
+    assert loaded.markdown() == report.markdown()
+
+
+def test_saving_twice_gives_the_same_bytes_and_keeps_other_files(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    first = {path.name: path.read_bytes() for path in report.save(tmp_path).iterdir()}
+    assert {path.name: path.read_bytes() for path in report.save(tmp_path).iterdir()} == first
+    assert set(first) == {"notes.txt", "report.json", "report.md", "predictions.csv", "episodes.csv", "confusion.png"}
+
+
+def test_markdown_shows_every_figure(report: Report) -> None:
+    page = report.markdown()
+    for word in (
+        "# cosine on K-shot (shot 5, class_subset a+b)",
+        "0.6500",
+        "samm",
+        "positive",
+        "| 0.4000 |",
+        "bootstrap over 5 subjects",
+        "1" * 16,
+    ):
+        assert word in page
+    assert str(report).startswith("cosine on kshot: UF1 0.6500")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "newer", "other"])
+def test_a_folder_without_a_whole_report_is_refused(report: Report, tmp_path: Path, damage: str) -> None:
+    path = report.save(tmp_path) / "report.json"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_text(path.read_text()[:100])
+    elif damage == "newer":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    else:
+        path.write_text("{}")
+    with pytest.raises(DataError, match="newer fsmer" if damage == "newer" else "report"):
+        Report.load(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        report.save(tmp_path / "file")
+
+
+def test_pictures_are_made_without_touching_pyplot(report: Report, clips: ClipSet, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pictures = {
+        "confusion": confusion_figure(report.confusion, CLASSES, title="a very long title " * 5),
+        "methods": methods_figure({"one": report, "two": report}, title="methods"),
+        "domains": domains_figure(generator.normal(size=(30, 8)), generator.normal(size=(9, 8)) + 2),
+        "flow": flow_figure(clips.media(), titles=list(clips.ids), normalisation="minmax"),
+        "still": flow_figure(np.zeros((1, 2, 5, 5))),
+    }
+    for name, figure in pictures.items():
+        with Image.open(save_figure(figure, tmp_path / f"{name}.png")) as image:
+            pixels = np.asarray(image.convert("RGB"))
+            assert min(pixels.shape[:2]) > 150
+            assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > (1 if name == "still" else 10)
+    import sys
+
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: confusion_figure(np.zeros((2, 2)), CLASSES), "3 class names"),
+        (lambda: methods_figure({}), "no report"),
+        (lambda: domains_figure(np.zeros((4, 3)), np.zeros((4, 2))), "same length"),
+        (lambda: flow_figure(np.zeros((3, 5, 5))), "shape"),
+        (lambda: flow_figure(np.zeros((3, 3, 5, 5)), titles=["a"]), "1 titles"),
+    ],
+)
+def test_pictures_of_the_wrong_data_are_refused(call: object, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        call()  # type: ignore[operator]
