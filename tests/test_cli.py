@@ -36,7 +36,7 @@ def weights(rough_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Two folders with index.csv and 8-bit maps, 36 clips and 4 subjects each; subjects are numbers with leading zeros."""
+    """Two folders with index.csv and 8-bit maps, 36 clips each of subjects 006 to 009."""
     root = tmp_path_factory.mktemp("data")
     for number, name in enumerate(("samm", "smic")):
         made = synthetic_clips("lab", n=36, seed=number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -17,11 +16,8 @@ from fsmer.data import ClipSet, concat
 from fsmer.data.synthetic import synthetic_clips
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, MissingDatasetError, OutputError, ProtocolError, UnknownNameError
-from fsmer.evaluation import evaluate
+from fsmer.evaluation import evaluate, runner
 from fsmer.transfer import Method, adapt, list_methods, load_method
-
-# The module, whose name the function of the same name hides.
-ENGINE = importlib.import_module("fsmer.evaluation.evaluate")
 
 
 @pytest.fixture
@@ -201,7 +197,7 @@ def test_an_interrupted_run_leaves_no_report_and_goes_on_to_the_same_result(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ENGINE, "FOLD_CELLS", 3 * len(clips))  # batches of three folds
+    monkeypatch.setattr(runner, "FOLD_CELLS", 3 * len(clips))  # batches of three folds
     solver = load_method("finetune", train_backbone=True, steps=2) if method == "finetune+" else load_method(method)
     protocol = load_protocol(name, **settings)
     whole = evaluate(protocol, backbone, solver, clips=clips)
@@ -250,7 +246,7 @@ def test_a_damaged_intermediate_file_is_computed_again(backbone: Backbone, clips
 def test_long_runs_write_finished_episodes_as_they_go(
     backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ENGINE, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "FLUSH_SECONDS", 0.0)
     found: list[int] = []
 
     def look(stage: str, done: int, total: int) -> None:
@@ -278,7 +274,7 @@ def test_a_source_domain_is_learnt_before_the_target(backbone: Backbone) -> None
     assert report.predictions["dataset"].nunique() == 1
 
 
-def test_clips_that_no_episode_uses_are_not_read(backbone: Backbone, clips: ClipSet) -> None:
+def test_clips_that_no_episode_uses_are_not_read(backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:
     broken = clips.media().copy()
     unused = clips.labels == clips.classes[0]
     broken[unused] = np.nan
@@ -288,7 +284,8 @@ def test_clips_that_no_episode_uses_are_not_read(backbone: Backbone, clips: Clip
     assert report.classes == clips.classes[1:]
     assert report.counts["clips"] == int((~unused).sum())
     with pytest.raises(FsmerError, match="one-"):
-        evaluate(load_protocol("kshot", shot=2, episodes=3), backbone, "protonet", clips=some)
+        evaluate(load_protocol("kshot", shot=2, episodes=3), backbone, "protonet", clips=some, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_and_paths_are_taken_as_well_as_objects(backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:
@@ -311,14 +308,15 @@ def test_names_and_paths_are_taken_as_well_as_objects(backbone: Backbone, clips:
         ({"clips": None}, ProtocolError, "needs clips"),
         ({"protocol": "loso-samm-5"}, MissingDatasetError, "samm"),
         ({"protocol": "kshot", "shot": 90}, ProtocolError, "negative|positive|surprise"),
+        ({"protocol": "kshot", "shot": 5, "episodes": 10**6}, ProtocolError, "90,000,000 answers"),
     ],
 )
 def test_wrong_requests_are_refused_by_name(
     changes: dict[str, object], error: type[FsmerError], words: str, backbone: Backbone, clips: ClipSet
 ) -> None:
     settings = {"protocol": "loso", "model": backbone, "method": "protonet", "clips": clips} | changes
-    if "shot" in settings:
-        settings["protocol"] = load_protocol("kshot", shot=settings.pop("shot"))
+    changed = {name: settings.pop(name) for name in ("shot", "episodes") if name in settings}
+    settings["protocol"] = load_protocol(settings["protocol"], **changed) if changed else settings["protocol"]
     with pytest.raises(error, match=words):
         evaluate(**settings)  # type: ignore[arg-type]
 

@@ -89,7 +89,7 @@ def test_the_linear_kernel_gives_the_distance_of_the_means():
 
 
 def test_gaussians_have_the_discrepancy_of_the_closed_form():
-    """For N(m, s^2 I) against N(m', s^2 I): 2 (w^2 / (w^2 + 2 s^2))^(D/2) (1 - exp(-|m - m'|^2 / (2 (w^2 + 2 s^2))))."""
+    """N(m, s^2 I) and N(n, s^2 I): 2 (w^2 / (w^2 + 2 s^2))^(D/2) (1 - exp(-|m - n|^2 / (2 (w^2 + 2 s^2))))."""
     width, deviation, shift, size, bandwidth = 3, 0.8, 1.2, 2000, 1.5
     rng = np.random.default_rng(2)
     a = deviation * rng.normal(size=(size, width))
@@ -143,7 +143,7 @@ def test_the_p_value_tells_a_shift_from_chance():
 
 
 def test_the_p_value_of_few_samples_equals_full_enumeration():
-    """With 3 against 3 there are 20 groupings; a symmetric statistic reaches the observed one in an even number of them."""
+    """Of the 20 groupings of 3 against 3, the observed one and its mirror image are the farthest apart."""
     a, b = np.array([[0.0], [0.1], [0.2]]), np.array([[5.0], [5.1], [5.2]])
     found = mmd(a, b, permutations=4000, seed=1)
     assert found.p_value == pytest.approx(2 / 20, abs=0.02)

@@ -213,7 +213,10 @@ FIELDS: dict[int, tuple[Bump, ...]] = {
         Bump("mouth_corner", (0.046, 0.034), (-0.3, 0.0)),
     ),
     # The levator relaxes: the upper lid droops.
-    41: (Bump("lid_upper", (0.072, 0.029), (0.0, 0.7)), Bump("brow_outer", (0.091, 0.034), (0.0, 0.15), (-0.108, 0.036))),
+    41: (
+        Bump("lid_upper", (0.072, 0.029), (0.0, 0.7)),
+        Bump("brow_outer", (0.091, 0.034), (0.0, 0.15), (-0.108, 0.036)),
+    ),
     # Both lids close to a slit.
     42: (Bump("lid_upper", (0.072, 0.025), (0.0, 0.9)), Bump("lid_lower", (0.072, 0.021), (0.0, -0.5))),
     # Eyes closed.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fsmer.episodic.protocols import KINDS, Protocol
-from fsmer.errors import ProtocolError, unknown_name
+from fsmer.errors import ProtocolError, UnknownNameError, unknown_name
 from fsmer.resources import resource_folder
 
 __all__ = ["list_protocols", "load_protocol", "read_protocol"]
@@ -68,6 +68,8 @@ def read_protocol(path: str | os.PathLike[str]) -> Protocol:
     ------
     ProtocolError
         The file is missing, is no valid YAML, or has a key or value that is not possible; the message names the file.
+    UnknownNameError
+        It names a label scheme that does not exist.
     """
     import yaml
 
@@ -97,8 +99,8 @@ def read_protocol(path: str | os.PathLike[str]) -> Protocol:
         raise ProtocolError(f"the protocol file {path} is no valid YAML: {' '.join(str(error).split())}") from error
     try:
         found = Protocol.from_dict(values)
-    except ProtocolError as error:
-        raise ProtocolError(f"the protocol file {path}: {error}") from error
+    except (ProtocolError, UnknownNameError) as error:
+        raise type(error)(f"the protocol file {path}: {error}") from error
     named = isinstance(values, dict) and values.get("name")
     return found if named else replace(found, name=Path(path).stem)
 

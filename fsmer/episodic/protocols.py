@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.data.schemes import canonical_dataset
+from fsmer.data.schemes import canonical_dataset, load_scheme
 from fsmer.episodic.datasets import dataset_info
 from fsmer.episodic.episode import Episode, Episodes
 from fsmer.episodic.samplers import EpisodeBatch, EpisodePlan, KShotSampler, random_order
@@ -55,6 +55,13 @@ class Requirement:
         Its key, e.g. ``"casme2"``; other spellings are turned into it.
     scheme : str or None
         Name of a label scheme (`fsmer.list_schemes`); None leaves the labels as they are.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no label scheme of that name.
+    ProtocolError
+        The scheme does not cover the data set, or a value is not text.
     """
 
     dataset: str
@@ -62,12 +69,23 @@ class Requirement:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", canonical_dataset(_text("dataset", self.dataset)))
-        if self.scheme is not None:
-            _text("scheme", self.scheme)
+        if self.scheme is not None and not load_scheme(_text("scheme", self.scheme)).covers(self.dataset):
+            raise ProtocolError(
+                f"label scheme {self.scheme!r} does not say how to read {self.dataset}; choose another."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in a protocol file."""
         return {"dataset": self.dataset} if self.scheme is None else {"dataset": self.dataset, "scheme": self.scheme}
+
+    def content(self) -> dict[str, Any]:
+        """What decides which clips it selects with which labels: the scheme's own content in place of its name."""
+        if self.scheme is None:
+            return {"dataset": self.dataset}
+        scheme = load_scheme(self.scheme)
+        labels = scheme.mapping.get(self.dataset, scheme.mapping.get("*"))
+        left_out = sorted([one.subject, one.clip] for one in scheme.exclusions if one.dataset == self.dataset)
+        return {"dataset": self.dataset, "labels": labels, "left_out": left_out}
 
 
 @dataclass(frozen=True)
@@ -282,7 +300,13 @@ class Protocol(ABC):
             No clip of a data set is left under the scheme.
         """
         if self.synthetic:
-            _places_of(self, clips, [part.domain for part in self.synthetic])
+            domains = sorted(part.domain for part in self.synthetic)
+            if sorted(clips.dataset_names) != domains:
+                raise ProtocolError(
+                    f"protocol {self.name!r} runs on synthetic clips that it makes itself ({', '.join(domains)}), but "
+                    f"was given clips of {', '.join(clips.dataset_names)}; leave them out, or choose a protocol for "
+                    "them such as kshot."
+                )
             return clips
         if not self.requirements:
             return clips
@@ -349,8 +373,12 @@ class Protocol(ABC):
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of kind, parameters and data; equal hashes mean equal episodes."""
-        data = sorted(self._data(), key=str)
+        """16 hexadecimal digits of the SHA-256 of kind, parameters, data sets and their label schemes.
+
+        Equal hashes mean equal episodes of the same clips.
+        """
+        data = [need.content() for need in sorted(self.requirements, key=lambda need: need.dataset)]
+        data += [part.to_dict() for part in sorted(self.synthetic, key=lambda part: part.domain)]
         content = {"format": _HASHED_FORMAT, "kind": self.kind, "params": self.params, "data": data}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
@@ -370,9 +398,7 @@ class Protocol(ABC):
             A key is missing, unknown or has an impossible value; the message names it.
         """
         if not isinstance(values, Mapping):
-            raise ProtocolError(
-                f"a protocol is a mapping with the keys {', '.join(_FILE_KEYS)}, not a {_type_name(values)}."
-            )
+            raise ProtocolError(f"a protocol is a mapping with the keys {', '.join(_FILE_KEYS)}, not {_a(values)}.")
         _refuse_unknown(values, _FILE_KEYS, "a key of a protocol")
         if "kind" not in values:
             raise ProtocolError(f"the protocol has no key 'kind'; choose one of {', '.join(KINDS)}.")
@@ -381,7 +407,7 @@ class Protocol(ABC):
             raise ProtocolError(f"kind {kind!r} is unknown: {_nearest(str(kind), KINDS)}Known: {', '.join(KINDS)}.")
         params = values.get("params") or {}
         if not isinstance(params, Mapping):
-            raise ProtocolError(f"'params' must be a mapping of parameters to values, not a {_type_name(params)}.")
+            raise ProtocolError(f"'params' must be a mapping of parameters to values, not {_a(params)}.")
         known = [field.name for field in fields(KINDS[kind])]
         words = [field.name for field in fields(Protocol)]
         _refuse_unknown(params, [name for name in known if name not in words], f"a parameter of kind {kind!r}")
@@ -792,7 +818,7 @@ def _counts(codes: Ints, units: Ints, classes: int) -> Ints:
 
 def _read_data(entries: Any) -> tuple[tuple[Requirement, ...], tuple[SyntheticClips, ...]]:
     if not isinstance(entries, list | tuple):
-        raise ProtocolError(f"'data' must be a list of data sets or synthetic clips, not a {_type_name(entries)}.")
+        raise ProtocolError(f"'data' must be a list of data sets or synthetic clips, not {_a(entries)}.")
     requirements: list[Requirement] = []
     synthetic: list[SyntheticClips] = []
     for entry in entries:
@@ -880,5 +906,5 @@ def _nearest(given: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}? " if near else ""
 
 
-def _type_name(value: object) -> str:
-    return type(value).__name__
+def _a(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fsmer.evaluation.evaluate import evaluate
+from fsmer.evaluation.runner import evaluate
 from fsmer.evaluation.metrics import (
     METRICS,
     bootstrap_interval,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsmer.evaluation.evaluate import Progress, evaluate
+from fsmer.evaluation.runner import Progress, evaluate
 from fsmer.evaluation.plots import flow_figure, methods_figure, save_figure
 from fsmer.evaluation.report import Report, show_figure
 from fsmer.io import write_json, write_text

@@ -255,7 +255,7 @@ class Report:
     def title(self) -> str:
         """Method, protocol and the parameters that it was run with."""
         params = self.protocol["settings"]["params"]
-        given = ", ".join(f"{key} {_words(value)}" for key, value in params.items() if value is not None)
+        given = ", ".join(f"{key} {_words(value)}" for key, value in params.items() if value not in (None, False))
         return f"{self.method['name']} on {self.protocol['title']}" + (f" ({given})" if given else "")
 
     @property

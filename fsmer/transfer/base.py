@@ -24,9 +24,7 @@ __all__ = ["Method", "MethodError", "Progress", "SourceModel", "support_codes"]
 
 Progress = Callable[[int, int], None]
 
-# A chunk of episodes is sized so that what its fitting touches stays in a core's cache ...
-_FIT_BYTES = 3 << 20
-# ... and its scores in little memory, however many clips are queried.
+# A chunk of episodes is sized so that its scores take little memory, however many clips are queried.
 _SCORE_BYTES = 64 << 20
 _MAX_CHUNK = 256
 # Scoring every clip by one matrix product beats gathering each episode's queries up to about this many clips a query.
@@ -104,6 +102,8 @@ class Method(ABC):
     """
 
     name: ClassVar[str] = ""
+    # Bytes that fitting a chunk of episodes may touch; methods that go over them again and again want them in cache.
+    _fit_bytes: ClassVar[int] = 16 << 20
 
     @property
     def keeps_backbone(self) -> bool:
@@ -221,7 +221,7 @@ class Method(ABC):
         support_rows, support_classes = _indices(support), _indices(codes)
         query_rows = None if query is None else _indices(query)
         prior_rows = None if classes is None or prior is None else _indices(classes)
-        size = chunk or _chunk_size(embeddings, support_rows.shape[1], query_rows, way)
+        size = chunk or self._chunk_size(embeddings, support_rows.shape[1], query_rows, way)
         score = self._scorer(embeddings, support_rows, support_classes, query_rows, way=way)
         for start in range(0, len(support_rows), size):
             part = slice(start, min(start + size, len(support_rows)))
@@ -273,6 +273,14 @@ class Method(ABC):
 
         return score
 
+    def _chunk_size(self, embeddings: Tensor, shots: int, query: Tensor | None, way: int) -> int:
+        clips, width = embeddings.shape
+        fitted = 4 * width * (shots + 4 * way)
+        # Without shared queries each episode's own are gathered; two tensors of that size live at once.
+        shared = query is None or _shares_queries(embeddings, query)
+        scored = 4 * (clips * way if query is None or shared else query.shape[1] * (width + way))
+        return max(1, min(_MAX_CHUNK, self._fit_bytes // max(fitted, 1), _SCORE_BYTES // max(2 * scored, 1)))
+
     def _need_support(self, codes: Tensor) -> None:
         if codes.shape[1] == 0:
             raise SupportError(
@@ -314,13 +322,3 @@ def _indices(values: Any) -> Tensor:
 
 def _shares_queries(embeddings: Tensor, query: Tensor | None) -> bool:
     return query is None or len(embeddings) <= _SHARED_QUERIES * query.shape[1]
-
-
-def _chunk_size(embeddings: Tensor, shots: int, query: Tensor | None, way: int) -> int:
-    clips, width = embeddings.shape
-    fitted = 4 * width * (shots + 4 * way)
-    # Without shared queries each episode's own are gathered; two tensors of that size live at once.
-    scored = 4 * (
-        clips * way if query is None or _shares_queries(embeddings, query) else query.shape[1] * (width + way)
-    )
-    return max(1, min(_MAX_CHUNK, _FIT_BYTES // max(fitted, 1), _SCORE_BYTES // max(2 * scored, 1)))

@@ -83,11 +83,12 @@ class ProtoNet(Method):
             episodes, _, shots = rows.shape
             means = F.embedding_bag(rows.reshape(-1, shots), products, mode="mean").unflatten(0, (episodes, way))
             own = means.gather(2, rows).mean(dim=2)
-            if query is None:
-                return (2 * means - own[..., None] - lengths).clamp_max_(0).transpose(1, 2)
-            asked = query[part]
-            crossed = means.gather(2, asked[:, None].expand(-1, way, -1))
-            return (2 * crossed - own[..., None] - lengths[asked][:, None]).clamp_max_(0).transpose(1, 2)
+            if query is not None:
+                asked = query[part]
+                means = means.gather(2, asked[:, None].expand(-1, way, -1))
+            squared = lengths if query is None else lengths[asked][:, None]
+            # In memory as it is read, class by class: softmax and argmax of a turned view are ten times slower.
+            return (2 * means - own[..., None] - squared).clamp_max_(0).transpose(1, 2).contiguous()
 
         return score
 

@@ -289,7 +289,7 @@ def _as_inputs(values: Any, backbone: Backbone) -> Any:
     if isinstance(values, ClipSet):
         return values
     if isinstance(values, Clip) and backbone.input_spec.kind in values.media:
-        # One clip is what a live camera asks about: read as it is, since a table of one row costs more than the network.
+        # One clip is what a live camera asks about: read as it is, for a table of one row costs more than the network.
         values.media[backbone.input_spec.kind].spec.check_feeds(backbone.input_spec, who=repr(backbone.name))
         return values.read(backbone.input_spec.kind)
     if isinstance(values, Clip):

@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -109,6 +109,8 @@ class FineTuning(Method):
     seed : int
         Of random initial weights and of the order of batches.
     """
+
+    _fit_bytes: ClassVar[int] = 3 << 20
 
     steps: int = 200
     learning_rate: float = 2e-3

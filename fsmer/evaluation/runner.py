@@ -1,4 +1,4 @@
-"""Run a method over a protocol: fit on each episode's support, answer its queries, and report.
+"""`evaluate`: run a method over a protocol, fit on each episode's support, answer its queries, and report.
 
 Methods that keep the backbone embed each clip once and solve many episodes together; the others go through them one by
 one. Either way the code that fits and scores is the one that `fsmer.adapt` deploys.
@@ -44,6 +44,8 @@ FLUSH_SECONDS = 10.0
 # Episodes handed to a method at once, and clips x episodes that their query masks may cover.
 BATCH = 128
 MASK_CELLS = 1 << 26
+# Answers that a report can hold: above, the predictions alone would fill the memory of most machines.
+MAX_ANSWERS = 50_000_000
 # Clips x folds whose supports may be written out as indices at once.
 FOLD_CELLS = 1 << 22
 
@@ -105,6 +107,7 @@ def evaluate(
     backbone = model if isinstance(model, Backbone) else load_model(os.fspath(model))
     clips = _prepared(chosen, clips)
     episodes = chosen.split(clips)
+    _check_size(chosen, episodes)
     weights = model_hash(backbone)
     run = _Run(backbone, solver, clips, episodes, progress or _silent)
     described = {"name": chosen.name, "title": chosen.title, "hash": chosen.hash, "settings": chosen.to_dict()}
@@ -331,6 +334,8 @@ def _all_episodes(run: _Run, store: _PartStore | None) -> _Part:
         # Whatever stops the run, a key press included: what is done is kept for the next one.
         if store is not None and fresh:
             store.write(fresh)
+        if store is not None and not done:
+            store.clear()
         raise
     return _Part.joined([*parts, *fresh])
 
@@ -385,6 +390,7 @@ class _PartStore:
         return found
 
     def clear(self) -> None:
+        """Remove what this folder keeps of unfinished runs."""
         for folder in self.folder.glob(".parts-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -403,6 +409,18 @@ def _prepared(protocol: Protocol, clips: ClipSet | None) -> ClipSet:
             f"the protocol {protocol.name!r} needs clips: give some (clips=, or --data on the command line)."
         )
     return protocol.make_clips() if clips is None else protocol.prepare(clips)
+
+
+def _check_size(protocol: Protocol, episodes: Episodes) -> None:
+    # Folds ask each clip about once; K-shot episodes that judge every remaining clip ask all of them every time.
+    if not episodes.uniform or protocol.params.get("query") != "rest":
+        return
+    answers = len(episodes) * int((episodes.codes >= 0).sum())
+    if answers > MAX_ANSWERS:
+        raise ProtocolError(
+            f"{len(episodes):,} episodes that each judge every remaining clip give about {answers:,} answers, more "
+            f"than the {MAX_ANSWERS:,} that a report holds; ask for fewer episodes or for a number of queries (query=15)."
+        )
 
 
 def _run_key(protocol: dict[str, Any], weights: str, method: Method, clips: ClipSet) -> str:
