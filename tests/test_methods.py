@@ -507,6 +507,21 @@ def test_training_leaves_global_random_state_alone_and_reports_progress(clips):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_large_set_is_learnt_in_shuffled_batches_and_a_small_one_whole(clips):
+    method = load_method("finetune", train_backbone=True, batch_size=8)
+    whole, large = method._batches(15), method._batches(30)
+    assert [next(whole).tolist() for _ in range(2)] == [list(range(15))] * 2
+    first = [next(large) for _ in range(3)]
+    second = [next(large) for _ in range(3)]
+    assert [len(rows) for rows in first] == [10, 10, 10]
+    assert sorted(np.concatenate(first)) == sorted(np.concatenate(second)) == list(range(30))
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+    assert (
+        load_method("finetune", train_backbone=True, batch_size=8, steps=9).fit(TinyBackbone(), clips).support_size
+        == 60
+    )
+
+
 def test_a_source_teaches_a_backbone_that_knows_nothing_the_shared_classes(clips):
     backbone = TinyBackbone()
     source, target = clips[:40], synthetic_clips("clinic", 40, seed=3)

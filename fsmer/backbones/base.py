@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from fsmer.data.spec import InputSpec
 from fsmer.errors import WeightsError
 from fsmer.io import atomic_path, write_json
 
-__all__ = ["Backbone", "ClassDirections", "model_hash"]
+__all__ = ["Backbone", "ClassDirections", "fetch_weights", "model_hash"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -43,6 +45,9 @@ class ClassDirections:
         Factor on the cosine.
     centre : Tensor of shape (D,)
         Subtracted from embeddings before the cosine.
+    precision : Tensor of shape (D, D), optional
+        Inverse scatter inside a class of embeddings scaled to unit length, measured where the directions were learnt: it says in
+        which directions clips of one class differ anyway.
     """
 
     weight: Tensor
@@ -50,6 +55,7 @@ class ClassDirections:
     known: Tensor
     scale: float
     centre: Tensor
+    precision: Tensor | None = None
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Class scores of shape (..., C) for `embeddings` of shape (..., D).
@@ -64,7 +70,7 @@ class ClassDirections:
         return torch.where(self.known, scores, mean)
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(nn.Module, ModelHubMixin, ABC):
     """A network that turns a clip's media into one embedding vector and says which media it needs.
 
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to ``super().__init__`` and
@@ -97,8 +103,11 @@ class Backbone(nn.Module, ABC):
         """What this backbone knows of `classes` without labels; ``None`` when it knows none of them."""
         return None
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``config.json`` (with the sha256 of the weights) and ``model.safetensors`` to `folder`."""
+    def save_pretrained(self, folder: str | Path, **_: Any) -> Path:  # type: ignore[override]
+        """Write ``config.json`` (with the sha256 of the weights) and ``model.safetensors`` to `folder`.
+
+        ``push_to_hub(repo_id)`` (from huggingface_hub's mixin, whose further arguments are ignored here) uploads that folder.
+        """
         target = Path(folder)
         with atomic_path(target / WEIGHTS_FILE) as temporary:
             tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
@@ -119,14 +128,22 @@ class Backbone(nn.Module, ABC):
         }
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> Self:  # type: ignore[override]
         """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Parameters
+        ----------
+        folder : str or Path
+            A folder, or the id of a repository on the Hugging Face hub (``owner/name``), fetched or taken from the cache.
+        revision : str, optional
+            Branch, tag or commit of that repository.
 
         Raises
         ------
         WeightsError
             A file is missing, cut short, altered, made by a newer fsmer or for another backbone.
         """
+        folder = fetch_weights(folder, revision)
         config = read_config(folder)
         if config["backbone"] != cls.name:
             raise WeightsError(f"{folder} holds weights of {config['backbone']!r}, but {cls.name!r} was asked for.")
@@ -141,18 +158,37 @@ class Backbone(nn.Module, ABC):
         return model.eval()
 
 
+def fetch_weights(folder: str | Path, revision: str | None = None) -> Path:
+    """The local folder of weights that are given as a folder or as a hub repository (``owner/name``)."""
+    path = Path(folder)
+    if path.is_dir() or len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", ".."):
+        return path
+    try:
+        return Path(snapshot_download(str(folder), revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{folder} is no folder here, and no hub repository of that name could be fetched or found in the cache ({reason}); "
+            "check the name and the network, or give a folder that save_pretrained made."
+        ) from error
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
     """Read and check the ``config.json`` of a weights folder."""
     path = Path(folder) / CONFIG_FILE
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}; give a folder that save_pretrained made.") from error
+        raise WeightsError(
+            f"cannot read {path}: {error.strerror or error}; give a folder that save_pretrained made."
+        ) from error
     except ValueError as error:
         raise WeightsError(f"{path} is not valid JSON ({error}); fetch or save the weights again.") from error
     wanted = {"backbone", "arguments", "weights_sha256", "format_version"}
     if not isinstance(config, dict) or wanted - config.keys():
-        raise WeightsError(f"{path} is not a config of fsmer weights: it lacks {', '.join(sorted(wanted - set(config)))}.")
+        raise WeightsError(
+            f"{path} is not a config of fsmer weights: it lacks {', '.join(sorted(wanted - set(config)))}."
+        )
     if config["format_version"] > FORMAT_VERSION:
         raise WeightsError(
             f"{folder} was written by a newer fsmer (weights format {config['format_version']}, this version reads up to "
@@ -175,7 +211,9 @@ def read_weights(folder: str | Path, expected_sha256: str) -> dict[str, Tensor]:
     try:
         return load_file(str(path))
     except SafetensorError as error:
-        raise WeightsError(f"{path} is not a valid safetensors file ({error}); fetch or save the weights again.") from error
+        raise WeightsError(
+            f"{path} is not a valid safetensors file ({error}); fetch or save the weights again."
+        ) from error
 
 
 def file_sha256(path: str | Path) -> str:

@@ -46,7 +46,9 @@ def embed(
     if hasattr(clips, "specs"):
         if spec.kind not in clips.specs:
             held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
-            raise SpecMismatchError(f"the clips hold {held}, but {backbone.name!r} eats {spec.describe()}; prepare that media.")
+            raise SpecMismatchError(
+                f"the clips hold {held}, but {backbone.name!r} eats {spec.describe()}; prepare that media."
+            )
         clips.specs[spec.kind].check_feeds(spec, who=repr(backbone.name))
         total = len(clips)
 
@@ -90,5 +92,7 @@ def check_inputs(backbone: Backbone, values: Any) -> np.ndarray:
         )
     broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if broken.any():
-        raise MediaError(f"clip number {int(np.flatnonzero(broken)[0])} of the array has values that are not finite; remove or repair it.")
+        raise MediaError(
+            f"clip number {int(np.flatnonzero(broken)[0])} of the array has values that are not finite; remove or repair it."
+        )
     return array

@@ -1,4 +1,4 @@
-"""`facs-flow`: a compact CNN on 28x28 flow maps, pretrained on synthetic FACS motion alone."""
+"""`facs-flow`: a compact ensemble of CNNs on 28x28 flow maps, pretrained on synthetic FACS motion alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER
 
-__all__ = ["COARSE_CLASSES", "FacsFlow"]
+__all__ = ["COARSE_CLASSES", "FacsFlow", "FlowBranch"]
 
-# The three classes of MEGC 2019 and SMIC, then every emotion of the synthetic data: one direction each.
+# The three classes of MEGC 2019 and SMIC; the single emotions are those of the synthetic data.
 COARSE_CLASSES: tuple[str, ...] = ("negative", "positive", "surprise")
+CLASSES: tuple[str, ...] = (*COARSE_CLASSES, *EMOTION_ORDER)
+
+SIDE = 28
 
 
 class ConvBlock(nn.Sequential):
@@ -31,13 +34,11 @@ class ConvBlock(nn.Sequential):
         )
 
 
-@register_backbone("facs-flow")
-class FacsFlow(Backbone):
-    """Four-stage CNN on u, v, strain; knows action units and emotions from synthetic FACS motion.
+class FlowBranch(nn.Module):
+    """One network of the ensemble with its own heads.
 
-    Each map is standardised and joined by two coordinate channels; four stages of two 3x3 convolutions halve the picture from the
-    second stage on; a linear layer gives the embedding. Heads on it: one logit an action unit, and cosine classifiers (MERAU eq. 6-7
-    with a scale) for the three coarse classes and for the single emotions, which are what `class_directions` hands out.
+    Each map is standardised and joined by two coordinate channels; four stages of two 3x3 convolutions bring it down to 4x4; a
+    linear layer gives the embedding. On it sit one logit an action unit and one direction a class.
 
     Parameters
     ----------
@@ -45,6 +46,56 @@ class FacsFlow(Backbone):
         Channels of the stages.
     embed_dim : int
         Length of the embedding.
+    pool : int
+        1 looks at the full map, 2 at the map averaged over 2x2 pixels (and halves it one stage less later on).
+    """
+
+    def __init__(self, widths: Sequence[int], embed_dim: int, pool: int) -> None:
+        super().__init__()
+        self.pool = pool
+        channels = [5, *widths]
+        strides = [1, 2, 2, 2] if pool == 1 else [1, 1, 2, 2]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(ConvBlock(inputs, outputs, stride=stride), ConvBlock(outputs, outputs))
+                for (inputs, outputs), stride in zip(pairwise(channels), strides, strict=True)
+            )
+        )
+        self.projection = nn.Linear(widths[-1] * 16, embed_dim)
+        self.unit_head = nn.Linear(embed_dim, len(ACTION_UNIT_ORDER))
+        self.directions = nn.Parameter(0.1 * torch.randn(len(CLASSES), embed_dim))
+        axis = torch.linspace(-1, 1, SIDE // pool)
+        self.coordinates: Tensor
+        self.register_buffer(
+            "coordinates", torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None], persistent=False
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Embeddings of unit length, (B, embed_dim)."""
+        maps = F.avg_pool2d(inputs, self.pool) if self.pool > 1 else inputs
+        centred = maps - maps.mean(dim=(2, 3), keepdim=True)
+        standardised = centred / (centred.std(dim=(2, 3), keepdim=True) + 1e-3)
+        coordinates = self.coordinates.to(standardised.dtype).expand(len(maps), -1, -1, -1)
+        features = self.stages(torch.cat([standardised, coordinates], dim=1))
+        return F.normalize(self.projection(features.flatten(1)).float(), dim=-1)
+
+
+@register_backbone("facs-flow")
+class FacsFlow(Backbone):
+    """Ensemble of small CNNs on u, v, strain; knows action units and emotions from synthetic FACS motion.
+
+    The embedding joins those of the branches, each scaled to unit length, so that the cosine with the joined class directions is the
+    mean of the branches' cosines: the ensemble is one cosine classifier (MERAU eq. 6-7 with a scale). Those directions are what
+    `class_directions` hands out. Half of the branches look at the map at half its resolution, which makes their errors differ.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels of each branch's stages.
+    branch_dim : int
+        Length of each branch's embedding.
+    pools : sequence of int
+        One branch an entry, see `FlowBranch`.
     scale : float
         Factor on the cosines.
     mirror : bool
@@ -53,71 +104,68 @@ class FacsFlow(Backbone):
 
     def __init__(
         self,
-        widths: Sequence[int] = (32, 64, 128, 128),
-        embed_dim: int = 128,
+        widths: Sequence[int] = (24, 48, 64, 96),
+        branch_dim: int = 48,
+        pools: Sequence[int] = (1, 2, 1, 2),
         scale: float = 12.0,
         mirror: bool = True,
     ) -> None:
-        spec = InputSpec(kind="flow", size=(28, 28), channels=("u", "v", "strain"), normalisation="minmax")
-        config = {"widths": list(widths), "embed_dim": embed_dim, "scale": scale, "mirror": mirror}
-        super().__init__(input_spec=spec, embed_dim=embed_dim, config=config)
+        super().__init__(
+            input_spec=InputSpec(kind="flow", size=(SIDE, SIDE), channels=("u", "v", "strain"), normalisation="minmax"),
+            embed_dim=branch_dim * len(pools),
+            config={
+                "widths": list(widths),
+                "branch_dim": branch_dim,
+                "pools": list(pools),
+                "scale": scale,
+                "mirror": mirror,
+            },
+        )
         self.scale = scale
         self.mirror = mirror
-        channels = [len(spec.channels) + 2, *widths]
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(ConvBlock(inputs, outputs, stride=1 if stage == 0 else 2), ConvBlock(outputs, outputs))
-                for stage, (inputs, outputs) in enumerate(pairwise(channels))
-            )
-        )
-        side = spec.size[0]
-        for _ in widths[1:]:
-            side = (side + 1) // 2
-        self.projection = nn.Linear(widths[-1] * side * side, embed_dim)
-        self.unit_head = nn.Linear(embed_dim, len(ACTION_UNIT_ORDER))
-        self.coarse_head = nn.Parameter(0.1 * torch.randn(len(COARSE_CLASSES), embed_dim))
-        self.emotion_head = nn.Parameter(0.1 * torch.randn(len(EMOTION_ORDER), embed_dim))
-        axis = torch.linspace(-1, 1, spec.size[0])
-        self.register_buffer("coordinates", torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None], persistent=False)
+        self.branches = nn.ModuleList(FlowBranch(widths, branch_dim, pool) for pool in pools)
+        # Inverse scatter of embeddings inside a class, measured on synthetic clips after training.
+        self.precision: Tensor
+        self.register_buffer("precision", torch.eye(self.embed_dim))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Embeddings of shape (B, embed_dim) for minmax maps of shape (B, 3, 28, 28)."""
         if self.training or not self.mirror:
             return self._embed(inputs)
-        # Mirroring turns the direction of u around: 1 - u on a map scaled to 0..1.
-        mirrored = inputs.flip(-1)
-        mirrored = torch.cat([1 - mirrored[:, :1], mirrored[:, 1:]], dim=1)
-        both: Tensor = self._embed(torch.cat([inputs, mirrored]))
+        both = self._embed(torch.cat([inputs, mirrored(inputs)]))
         return both.view(2, len(inputs), -1).mean(dim=0)
 
     def _embed(self, inputs: Tensor) -> Tensor:
-        centred = inputs - inputs.mean(dim=(2, 3), keepdim=True)
-        standardised = centred / (centred.std(dim=(2, 3), keepdim=True) + 1e-3)
-        coordinates = self.coordinates.to(standardised.dtype).expand(len(inputs), -1, -1, -1)
-        features = self.stages(torch.cat([standardised, coordinates], dim=1))
-        embedding: Tensor = self.projection(features.flatten(1))
-        return embedding
+        return torch.cat([branch(inputs) for branch in self.branches], dim=-1) / len(self.branches) ** 0.5
 
     def unit_logits(self, embeddings: Tensor) -> Tensor:
-        """Logits of the action units, (B, 30), in the order of `fsmer.data.synthetic.ACTION_UNIT_ORDER`."""
-        logits: Tensor = self.unit_head(embeddings)
-        return logits
-
-    def cosine_logits(self, embeddings: Tensor, directions: Tensor) -> Tensor:
-        """Scaled cosines between embeddings (B, D) and class directions (C, D)."""
-        return self.scale * F.normalize(embeddings, dim=-1) @ F.normalize(directions, dim=-1).T
+        """Logits of the action units, (B, 30), in the order of `fsmer.data.synthetic.ACTION_UNIT_ORDER`; the branches' mean."""
+        parts = embeddings.chunk(len(self.branches), dim=-1)
+        scores = [
+            branch.unit_head(part * len(self.branches) ** 0.5)
+            for branch, part in zip(self.branches, parts, strict=True)
+        ]
+        return torch.stack(scores).mean(dim=0)
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """Directions of the coarse classes and single emotions that were learnt in pretraining."""
-        rows = dict(zip((*EMOTION_ORDER, *COARSE_CLASSES), [*self.emotion_head.detach(), *self.coarse_head.detach()], strict=True))
-        known = torch.tensor([name in rows for name in classes])
+        rows = [CLASSES.index(name) if name in CLASSES else -1 for name in classes]
+        known = torch.tensor([row >= 0 for row in rows])
         if not bool(known.any()):
             return None
-        blank = torch.zeros(self.embed_dim)
+        learnt = torch.cat([F.normalize(branch.directions.detach().cpu(), dim=-1) for branch in self.branches], dim=-1)
+        weight = learnt[rows] / len(self.branches) ** 0.5
         return ClassDirections(
-            weight=torch.stack([rows.get(name, blank).cpu() for name in classes]),
-            bias=torch.zeros(len(classes)),
+            weight=weight * known[:, None],
+            bias=torch.zeros(len(rows)),
             known=known,
             scale=self.scale,
-            centre=blank,
+            centre=torch.zeros(self.embed_dim),
+            precision=self.precision.cpu(),
         )
+
+
+def mirrored(inputs: Tensor) -> Tensor:
+    """The same movement on the mirrored face: turns u around, which is 1 - u on a map scaled to 0..1."""
+    flipped = inputs.flip(-1)
+    return torch.cat([1 - flipped[:, :1], flipped[:, 1:]], dim=1)

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
-from fsmer.backbones.base import CONFIG_FILE, Backbone, read_config
+from fsmer.backbones.base import CONFIG_FILE, Backbone, fetch_weights, read_config
 from fsmer.data.spec import InputSpec
 from fsmer.errors import WeightsError, unknown_name
 from fsmer.resources import resource_folder
@@ -40,7 +40,9 @@ def register_backbone(name: str) -> Callable[[B], B]:
 
     def enter(cls: B) -> B:
         if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f"a backbone named {name!r} is registered already ({_REGISTRY[name].__qualname__}); choose another name.")
+            raise ValueError(
+                f"a backbone named {name!r} is registered already ({_REGISTRY[name].__qualname__}); choose another name."
+            )
         cls.name = name
         _REGISTRY[name] = cls
         return cls
@@ -67,7 +69,8 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     Parameters
     ----------
     name_or_folder : str or Path
-        A registered name whose weights ship with fsmer (see `list_models`), or a folder that ``save_pretrained`` made.
+        A registered name whose weights ship with fsmer (see `list_models`), a folder that ``save_pretrained`` made, or a hub
+        repository (``owner/name``).
 
     Raises
     ------
@@ -76,16 +79,16 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     WeightsError
         The weights are missing, cut short, altered or from a newer fsmer.
     """
-    path = Path(name_or_folder)
-    if path.is_dir() and (path / CONFIG_FILE).is_file():
-        return backbone_class(str(read_config(path)["backbone"])).from_pretrained(path)
     name = str(name_or_folder)
-    if name not in _filled_registry() and (path.is_dir() or "/" in name):
-        raise WeightsError(f"{name} is no weights folder: it has no {CONFIG_FILE}; give a folder that save_pretrained made.")
+    if name not in _filled_registry() and (Path(name).is_dir() or "/" in name):
+        folder = fetch_weights(name)
+        return backbone_class(str(read_config(folder)["backbone"])).from_pretrained(folder)
     cls = backbone_class(name)
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
-        raise WeightsError(f"no weights of {name!r} ship with this fsmer; make them with 'fsmer pretrain {name}' and load that folder.")
+        raise WeightsError(
+            f"no weights of {name!r} ship with this fsmer; make them with 'fsmer pretrain {name}' and load that folder."
+        )
     return cls.from_pretrained(folder)
 
 

@@ -24,7 +24,7 @@ __all__ = [
     "render_flow",
 ]
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 ACTION_UNIT_ORDER: tuple[int, ...] = tuple(sorted(FIELDS))
 EMOTION_ORDER: tuple[str, ...] = tuple(EMOTION_ACTION_UNITS)
@@ -299,7 +299,7 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
         ),
         "reach": low + (high - low) * random.uniform(count),
         "trust": 0.05 + 0.5 * random.uniform(count) ** 2,
-        "noise": level * np.array([0.7, 1.0, 0.7, 0.02]) * random.uniform(count, 4),
+        "noise": level * np.array([0.7, 1.0, 0.55, 0.02]) * random.uniform(count, 4),
         "steepness": 1.0 + 4.0 * random.uniform(count),
         "locality": np.sqrt(random.uniform(count)),
         "rarity": 1.6 * random.uniform(count, 3),

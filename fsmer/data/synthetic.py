@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ __all__ = [
     "synthetic_maps",
 ]
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Normalisation = Literal["minmax", "signed"]
 
 # Clips are drawn in blocks with a seed of their own, so clip i is the same however many clips are asked for.

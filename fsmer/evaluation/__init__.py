@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fsmer.evaluation.runner import evaluate
 from fsmer.evaluation.metrics import (
     METRICS,
     bootstrap_interval,
@@ -12,6 +11,7 @@ from fsmer.evaluation.metrics import (
     score_confusion,
 )
 from fsmer.evaluation.report import Report
+from fsmer.evaluation.runner import evaluate
 
 __all__ = [
     "METRICS",

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsmer.evaluation.runner import Progress, evaluate
 from fsmer.evaluation.plots import flow_figure, methods_figure, save_figure
 from fsmer.evaluation.report import Report, show_figure
+from fsmer.evaluation.runner import Progress, evaluate
 from fsmer.io import write_json, write_text
 
 if TYPE_CHECKING:

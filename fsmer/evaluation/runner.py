@@ -419,7 +419,7 @@ def _check_size(protocol: Protocol, episodes: Episodes) -> None:
     if answers > MAX_ANSWERS:
         raise ProtocolError(
             f"{len(episodes):,} episodes that each judge every remaining clip give about {answers:,} answers, more "
-            f"than the {MAX_ANSWERS:,} that a report holds; ask for fewer episodes or for a number of queries (query=15)."
+            f"than the {MAX_ANSWERS:,} that a report holds; ask for fewer episodes, or for some queries (query=15)."
         )
 
 

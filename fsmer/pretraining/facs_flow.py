@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fsmer.backbones.embedding import embed
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
 from fsmer.data.synthetic import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
 from fsmer.errors import FsmerError, WeightsError
@@ -36,6 +37,8 @@ Progress = Callable[[int, int, dict[str, float]], None]
 class Recipe:
     """How `facs-flow` is trained; every value is our own choice.
 
+    Training is short and noisy on purpose: a network that goes on learning how synthetic maps look in detail reads real ones worse.
+
     Parameters
     ----------
     steps : int
@@ -52,19 +55,28 @@ class Recipe:
         Weight of the action unit loss (binary cross-entropy) against the class loss.
     emotion_weight : float
         Weight of the loss over single emotions against that over coarse classes.
+    mixup : float
+        Both parameters of the beta distribution that two clips are mixed by (Zhang et al. 2018), for each branch anew.
+    channel_drop : float
+        Probability that a branch does not see u, v or strain of a clip.
+    sharpness : float
+        How far each map is sharpened (up to half of it) or blurred (up to all of it) by its 3x3 mean.
     average_decay : float
         Decay of the running average of the weights, which is what is kept.
     domain : str
         Synthetic domain to draw from.
     """
 
-    steps: int = 16_000
+    steps: int = 2_400
     batch: int = 160
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
+    learning_rate: float = 1.2e-3
+    weight_decay: float = 0.1
     label_smoothing: float = 0.1
     unit_weight: float = 8.0
     emotion_weight: float = 0.5
+    mixup: float = 0.4
+    channel_drop: float = 0.1
+    sharpness: float = 0.7
     average_decay: float = 0.998
     domain: str = "broad"
 
@@ -117,7 +129,9 @@ def pretrain_facs_flow(
     if steps is not None:
         recipe = Recipe(**{**asdict(recipe), "steps": steps})
     if recipe.steps < 1 or recipe.batch < 2 or (10 * BLOCK) % recipe.batch:
-        raise FsmerError(f"cannot train {recipe.steps} steps of {recipe.batch} clips: need 1 step or more and a batch that divides {10 * BLOCK}.")
+        raise FsmerError(
+            f"cannot train {recipe.steps} steps of {recipe.batch} clips: need 1 step or more and a batch that divides {10 * BLOCK}."
+        )
     folder = Path(out)
     with atomic_path(folder / HISTORY):
         pass  # an output folder that cannot be written should fail now, not after an hour
@@ -136,12 +150,23 @@ def pretrain_facs_flow(
                 started = time.perf_counter()
                 run.save(folder)
     run.seconds += time.perf_counter() - started
-    run.average.eval().save_pretrained(folder)
-    write_json(folder / HISTORY, {"recipe": asdict(recipe), "seed": seed, "seconds": round(run.seconds), "losses": run.history})
+    run.average.eval()
+    run.average.precision.copy_(_inverse_scatter(run.average, recipe.domain, seed))
+    run.average.save_pretrained(folder)
+    write_json(
+        folder / HISTORY, {"recipe": asdict(recipe), "seed": seed, "seconds": round(run.seconds), "losses": run.history}
+    )
     write_model_card(folder, run.average, recipe=asdict(recipe), seed=seed, seconds=run.seconds)
     for name in (CHECKPOINT, CHECKPOINT_STATE):
         (folder / name).unlink(missing_ok=True)
     return folder
+
+
+@dataclass(frozen=True)
+class _Targets:
+    coarse: Tensor
+    emotions: Tensor
+    units: Tensor
 
 
 class _Run:
@@ -158,9 +183,13 @@ class _Run:
             self.model = FacsFlow()
         self.average = FacsFlow()
         self.average.load_state_dict(self.model.state_dict())
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.coarse = torch.tensor([COARSE_CLASSES.index(THREE_CLASSES[name]) if name in THREE_CLASSES else -1 for name in EMOTION_ORDER])
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.coarse = torch.tensor(
+            [COARSE_CLASSES.index(THREE_CLASSES[name]) if name in THREE_CLASSES else -1 for name in EMOTION_ORDER]
+        )
 
     def advance(self, clips: SyntheticMaps) -> dict[str, float]:
         """One optimiser step."""
@@ -169,7 +198,7 @@ class _Run:
             group["lr"] = recipe.learning_rate * _one_cycle(self.step / recipe.steps)
         losses, loss = self._losses(clips)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         self.optimizer.step()
         # Early on the average follows fast, so that it does not keep the random start.
@@ -177,30 +206,76 @@ class _Run:
         with torch.no_grad():
             for kept, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 kept.lerp_(current, 1 - keep)
-            for kept, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                kept.copy_(current)
+            for statistic, newest in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                if statistic.is_floating_point():
+                    statistic.lerp_(newest, 1 - keep)
+                else:
+                    statistic.copy_(newest)
         self.step += 1
         if self.step % 100 == 0 or self.step == recipe.steps:
             self.history.append({"step": self.step, **{name: round(value, 4) for name, value in losses.items()}})
         return losses
 
     def _losses(self, clips: SyntheticMaps) -> tuple[dict[str, float], Tensor]:
-        recipe = self.recipe
-        maps = torch.from_numpy(clips.maps).contiguous(memory_format=torch.channels_last)
+        maps = torch.from_numpy(clips.maps)
         emotions = torch.from_numpy(clips.emotions)
-        units = torch.from_numpy(clips.units).float()
-        model = self.model.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            embeddings = model(maps)
-        embeddings = embeddings.float()
-        smoothing = recipe.label_smoothing
-        coarse = F.cross_entropy(
-            model.cosine_logits(embeddings, model.coarse_head), self.coarse[emotions], ignore_index=-1, label_smoothing=smoothing
-        )
-        emotion = F.cross_entropy(model.cosine_logits(embeddings, model.emotion_head), emotions, label_smoothing=smoothing)
-        unit = F.binary_cross_entropy_with_logits(model.unit_logits(embeddings), units)
-        loss = coarse + recipe.emotion_weight * emotion + recipe.unit_weight * unit
-        return {"loss": float(loss), "classes": float(coarse), "emotions": float(emotion), "units": float(unit)}, loss
+        targets = _Targets(self.coarse[emotions], emotions, torch.from_numpy(clips.units).float())
+        # The step is the seed, so a resumed run draws what an uninterrupted one would have drawn.
+        generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
+        total = torch.zeros(())
+        sums = dict.fromkeys(("classes", "emotions", "units"), 0.0)
+        branches = self.model.train().branches
+        for branch in branches:
+            seen, other, share = self._augment(maps, generator)
+            with torch.autocast("cpu", torch.bfloat16):
+                embeddings = branch(seen.contiguous(memory_format=torch.channels_last))
+            losses = self._branch_losses(branch, embeddings, targets, other, share)
+            total = total + losses["classes"] + self.recipe.emotion_weight * losses["emotions"]
+            total = total + self.recipe.unit_weight * losses["units"]
+            for name, value in losses.items():
+                sums[name] += float(value.detach()) / len(branches)
+        return {"loss": float(total.detach()) / len(branches), **sums}, total
+
+    def _augment(self, maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps as one branch sees them, the clips that they are mixed with, and each clip's own share, (B,)."""
+        recipe, count = self.recipe, len(maps)
+        amount = recipe.sharpness * (1.5 * torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
+        mean = F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        keep = (torch.rand(count, 3, 1, 1, generator=generator) >= recipe.channel_drop).float()
+        seen = keep * (maps + amount * (mean - maps))
+        other = torch.randperm(count, generator=generator)
+        share = torch.ones(count)
+        if recipe.mixup:
+            # torch's own beta distribution takes no generator.
+            seed = int(torch.randint(1 << 62, (1,), generator=generator))
+            drawn = np.random.Generator(np.random.PCG64(seed)).beta(recipe.mixup, recipe.mixup, count)
+            share = torch.from_numpy(np.maximum(drawn, 1 - drawn)).float()
+        wide = share.view(-1, 1, 1, 1)
+        return wide * seen + (1 - wide) * seen[other], other, share
+
+    def _branch_losses(
+        self, branch: nn.Module, embeddings: Tensor, targets: _Targets, other: Tensor, share: Tensor
+    ) -> dict[str, Tensor]:
+        scores = self.model.scale * embeddings @ F.normalize(branch.directions, dim=-1).T
+        coarse, emotion = scores[:, : len(COARSE_CLASSES)], scores[:, len(COARSE_CLASSES) :]
+        units = branch.unit_head(embeddings)
+        smoothing = self.recipe.label_smoothing
+
+        def mixed(loss: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
+            return (share * loss(target) + (1 - share) * loss(target[other])).mean()
+
+        return {
+            "classes": mixed(
+                lambda of: F.cross_entropy(coarse, of, ignore_index=-1, label_smoothing=smoothing, reduction="none"),
+                targets.coarse,
+            ),
+            "emotions": mixed(
+                lambda of: F.cross_entropy(emotion, of, label_smoothing=smoothing, reduction="none"), targets.emotions
+            ),
+            "units": mixed(
+                lambda of: F.binary_cross_entropy_with_logits(units, of, reduction="none").mean(dim=1), targets.units
+            ),
+        }
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint: tensors first, then the state that points at them."""
@@ -208,13 +283,21 @@ class _Run:
         for prefix, module in (("model", self.model), ("average", self.average)):
             tensors.update({f"{prefix}.{key}": value.contiguous() for key, value in module.state_dict().items()})
         for index, entry in self.optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entry.items()})
+            tensors.update(
+                {f"optimizer.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entry.items()}
+            )
         tensors["step"] = torch.tensor(self.step)
         with atomic_path(folder / CHECKPOINT) as temporary:
             save_file(tensors, str(temporary))
         write_json(
             folder / CHECKPOINT_STATE,
-            {"recipe": asdict(self.recipe), "seed": self.seed, "step": self.step, "seconds": self.seconds, "history": self.history},
+            {
+                "recipe": asdict(self.recipe),
+                "seed": self.seed,
+                "step": self.step,
+                "seconds": self.seconds,
+                "history": self.history,
+            },
         )
 
     def load(self, folder: Path) -> None:
@@ -224,11 +307,21 @@ class _Run:
             tensors = load_file(str(folder / CHECKPOINT))
             same = state["recipe"] == asdict(self.recipe) and state["seed"] == self.seed
         except Exception as error:
-            raise WeightsError(f"the checkpoint in {folder} cannot be read ({error}); remove it or start with resume off.") from error
+            raise WeightsError(
+                f"the checkpoint in {folder} cannot be read ({error}); remove it or start with resume off."
+            ) from error
         if not same:
-            raise WeightsError(f"the checkpoint in {folder} was made with another recipe or seed; remove it, choose another folder or turn resume off.")
+            raise WeightsError(
+                f"the checkpoint in {folder} was made with another recipe or seed; remove it, choose another folder or turn resume off."
+            )
         for prefix, module in (("model", self.model), ("average", self.average)):
-            module.load_state_dict({key.removeprefix(prefix + "."): value for key, value in tensors.items() if key.startswith(prefix + ".")})
+            module.load_state_dict(
+                {
+                    key.removeprefix(prefix + "."): value
+                    for key, value in tensors.items()
+                    if key.startswith(prefix + ".")
+                }
+            )
         entries: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -247,7 +340,20 @@ def _one_cycle(done: float, warm: float = 0.15, start: float = 0.04, end: float 
     return high + (low - high) * 0.5 * (1 + float(np.cos(np.pi * position)))
 
 
-def _clip_stream(recipe: Recipe, seed: int, first_step: int) -> Iterator[SyntheticMaps]:
+def _inverse_scatter(model: FacsFlow, domain: str, seed: int, clips: int = 16 * BLOCK, ridge: float = 0.3) -> Tensor:
+    """Inverse of the scatter of unit embeddings inside the coarse classes, on clips that training has not seen."""
+    drawn = synthetic_maps(clips, domain=domain, seed=seed + 1)
+    labels = np.array([COARSE_CLASSES.index(THREE_CLASSES[EMOTION_ORDER[index]]) for index in drawn.emotions])
+    embeddings = F.normalize(embed(model, drawn.maps), dim=-1).double()
+    means = torch.stack([embeddings[labels == code].mean(dim=0) for code in range(len(COARSE_CLASSES))])
+    inside = embeddings - means[labels]
+    scatter = inside.T @ inside / len(inside)
+    # The ridge keeps directions in which synthetic clips hardly differ from being taken for certain.
+    scatter += ridge * scatter.diagonal().mean() * torch.eye(len(scatter), dtype=torch.float64)
+    return torch.linalg.inv(scatter).float()
+
+
+def _clip_stream(recipe: Recipe, seed: int, first_step: int) -> Generator[SyntheticMaps, None, None]:
     """Batches of synthetic clips from step `first_step` on, drawn one piece ahead in a second thread."""
     piece = 10 * BLOCK
     start = first_step * recipe.batch

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.errors import SupportError
 from fsmer.transfer.base import Progress, SourceModel, absent_bias, require, require_choice, support_codes
-from fsmer.transfer.heads import Adam, Head, balanced_weights, class_means, one_hot
+from fsmer.transfer.heads import Adam, Head, balanced_weights, batched_product, class_means, one_hot
 from fsmer.transfer.training import Classifier, FineTuning
 from fsmer.transfer.zero_shot import prior_head
 
@@ -208,16 +208,16 @@ class Cosine(FineTuning):
         if self.pull:
             slopes[:, :, clips:] = -self.pull * torch.eye(way)
         scaled_shares = shares[:, None] * scale
-        gradient = torch.empty_like(weight)
+        cosines, gradient = torch.empty_like(slopes), torch.empty_like(weight)
         adam = Adam(weight, self.learning_rate)
         bias_adam = Adam(bias, self.learning_rate) if self.train_bias else None
         for _ in range(self.steps):
             lengths = torch.linalg.vector_norm(weight, dim=-1).clamp_min_(_TINY)[..., None]
-            cosines = torch.bmm(weight, turned).div_(lengths)
+            batched_product(weight, turned, out=cosines).div_(lengths)
             logits = torch.add(bias[..., None], cosines[:, :, :clips], alpha=scale)
             torch.mul(torch.softmax(logits, dim=1).sub_(members), scaled_shares, out=slopes[:, :, :clips])
             radial = (slopes * cosines).sum(dim=-1, keepdim=True).div_(lengths.square())
-            torch.bmm(slopes / lengths, rows, out=gradient).addcmul_(weight, radial, value=-1)
+            batched_product(slopes / lengths, rows, out=gradient).addcmul_(weight, radial, value=-1)
             adam.step(gradient)
             if bias_adam is not None:
                 bias_adam.step(slopes[:, :, :clips].sum(dim=-1) / scale)

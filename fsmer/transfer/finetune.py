@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fsmer.backbones import ClassDirections
 from fsmer.transfer.base import absent_bias
-from fsmer.transfer.heads import Adam, Head, balanced_weights, one_hot
+from fsmer.transfer.heads import Adam, Head, balanced_weights, batched_product, one_hot
 from fsmer.transfer.training import Classifier, FineTuning
 
 __all__ = ["Finetune"]
@@ -37,10 +37,11 @@ class Finetune(FineTuning):
         weight = self._initial(way, embeddings.shape[-1]).repeat(len(embeddings), 1, 1)
         adam, gradient = Adam(weight, self.learning_rate), torch.empty_like(weight)
         turned = embeddings.transpose(1, 2)
+        logits = embeddings.new_empty(members.shape)
         for _ in range(self.steps):
-            logits = torch.bmm(weight, turned).add_(bias[..., None])
+            batched_product(weight, turned, out=logits).add_(bias[..., None])
             slopes = torch.softmax(logits, dim=1).sub_(members).mul_(shares)
-            adam.step(torch.bmm(slopes, embeddings, out=gradient))
+            adam.step(batched_product(slopes, embeddings, out=gradient))
         return Head("linear", weight, bias)
 
     def start(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Classifier:

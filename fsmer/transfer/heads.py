@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["KINDS", "Adam", "Head", "balanced_weights", "class_means", "one_hot"]
+__all__ = ["KINDS", "Adam", "Head", "balanced_weights", "batched_product", "class_means", "one_hot"]
 
 KINDS = ("linear", "cosine", "distance")
 
@@ -117,6 +118,13 @@ class Adam:
         torch.sqrt(self._square, out=self._buffer).add_(epsilon * square_correction)
         size = self.learning_rate * square_correction / (1 - beta1**self._steps)
         self.values.addcdiv_(self._mean, self._buffer, value=-size)
+
+
+def batched_product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """``torch.bmm`` into `out` for tensors on the CPU, through numpy: its BLAS takes a third of the time on matrices as
+    small as one episode's (3 x 512 by 512 x 15)."""
+    np.matmul(left.numpy(), right.numpy(), out=out.numpy())
+    return out
 
 
 def one_hot(codes: Tensor, way: int) -> Tensor:

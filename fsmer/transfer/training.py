@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -91,7 +92,8 @@ class FineTuning(Method):
     Parameters
     ----------
     steps : int
-        Adam steps on the whole support set (the paper leaves the number open).
+        Adam steps on the support (the paper leaves the number open): on all of it at once while the backbone is
+        frozen, else in batches where it has at least two of them.
     learning_rate : float
         Of the classifier; Table 2: 2e-3.
     balanced : bool
@@ -105,7 +107,7 @@ class FineTuning(Method):
     source_learning_rate, source_encoder_rate, source_projection_rate : float
         Learning rates on the source; Table 2: 1.2e-3, 1e-5, 1.2e-3.
     batch_size : int
-        Source clips a step.
+        Clips a step when the backbone is trained; a smaller set is taken whole.
     seed : int
         Of random initial weights and of the order of batches.
     """
@@ -167,7 +169,7 @@ class FineTuning(Method):
         rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
         adapted.backbone.eval()
-        batches = [np.arange(len(support))] * self.steps
+        batches = list(islice(self._batches(len(support)), self.steps))
         self._train(adapted.backbone, classifier, support, codes, batches, rates, progress)
         return Recognizer(adapted, self, names, classifier.head(), embed(adapted.backbone, support), codes)
 
@@ -196,16 +198,18 @@ class FineTuning(Method):
         self._need_support(codes[None])
         classifier = self.start(embed(model.backbone, source), codes, len(names), model.class_directions(names))
         backbone = copy.deepcopy(model.backbone).train()
-        rng = np.random.default_rng(self.seed)
-        batches = []
-        for _ in range(self.source_epochs):
-            order = rng.permutation(len(source))
-            count = max(1, len(order) // self.batch_size)
-            # Batches of nearly equal size: a last one of a single clip has no batch statistics.
-            batches += np.array_split(order, count)
+        steps = self.source_epochs * max(1, len(source) // self.batch_size)
+        batches = list(islice(self._batches(len(source)), steps))
         rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
         self._train(backbone, classifier, source, codes, batches, rates, progress)
         return backbone.eval(), classifier, names
+
+    def _batches(self, clips: int) -> Iterator[np.ndarray]:
+        """Shuffled batches of nearly equal size without end; always the whole set where it fits in one batch."""
+        count = max(1, clips // self.batch_size)
+        whole, rng = np.arange(clips), np.random.default_rng(self.seed)
+        while True:
+            yield from [whole] if count == 1 else np.array_split(rng.permutation(clips), count)
 
     def _train(
         self,
