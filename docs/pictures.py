@@ -20,6 +20,7 @@ INK = "#8a8a8a"
 
 
 def to_pixels(x: float, y: float) -> tuple[float, float]:
+    """Crop coordinates as pixels."""
     return (x + 0.5) * SIZE - 0.5, (y + 0.5) * SIZE - 0.5
 
 
@@ -29,15 +30,29 @@ def draw_face(axes: Axes) -> None:
     for side in (-1, 1):
         inner, outer = LANDMARKS["brow_inner"], LANDMARKS["brow_outer"]
         x = np.linspace(inner[0], outer[0], 40)
-        line(axes, side * x, inner[1] + (outer[1] - inner[1]) * (x - inner[0]) / (outer[0] - inner[0]) - 0.02 * (1 - curve**2), 2.2)
+        line(
+            axes,
+            side * x,
+            inner[1] + (outer[1] - inner[1]) * (x - inner[0]) / (outer[0] - inner[0]) - 0.02 * (1 - curve**2),
+            2.2,
+        )
         centre, upper, lower = LANDMARKS["lid_upper"][0], LANDMARKS["lid_upper"][1], LANDMARKS["lid_lower"][1]
         middle, half = (upper + lower) / 2, LANDMARKS["eye_outer"][0] - centre
         line(axes, side * (centre + half * curve), middle + (upper - middle) * (1 - curve**2))
         line(axes, side * (centre + half * curve), middle + (lower - middle) * (1 - curve**2))
         wing, root = LANDMARKS["nose_wing"], LANDMARKS["nose_root"]
-        line(axes, side * np.array([root[0], LANDMARKS["nose_side"][0] * 0.8, wing[0], 0.6 * wing[0]]), np.array([root[1], -0.04, wing[1], wing[1] + 0.035]))
+        line(
+            axes,
+            side * np.array([root[0], LANDMARKS["nose_side"][0] * 0.8, wing[0], 0.6 * wing[0]]),
+            np.array([root[1], -0.04, wing[1], wing[1] + 0.035]),
+        )
         fold = LANDMARKS["nasolabial"]
-        line(axes, side * np.array([wing[0] + 0.03, fold[0], fold[0] + 0.035]), np.array([wing[1], fold[1] + 0.02, fold[1] + 0.12]), 0.6)
+        line(
+            axes,
+            side * np.array([wing[0] + 0.03, fold[0], fold[0] + 0.035]),
+            np.array([wing[1], fold[1] + 0.02, fold[1] + 0.12]),
+            0.6,
+        )
     corner, top, bottom = LANDMARKS["mouth_corner"], LANDMARKS["lip_upper"][1] - 0.015, LANDMARKS["lip_lower"][1] + 0.02
     line(axes, corner[0] * curve, np.full(40, corner[1] + 0.01))
     line(axes, corner[0] * curve, corner[1] + (top - corner[1]) * (1 - curve**2))
@@ -46,21 +61,33 @@ def draw_face(axes: Axes) -> None:
 
 
 def line(axes: Axes, x: np.ndarray, y: np.ndarray, width: float = 1.1) -> None:
+    """A stroke of the drawn face."""
     axes.plot(*to_pixels(x, y), color=INK, linewidth=width, solid_capstyle="round")
 
 
 def draw_arrows(axes: Axes, flow: np.ndarray) -> None:
+    """Arrows where the flow is visible."""
     grid = np.linspace(3, SIZE - 4, 18).round().astype(int)
     rows, columns = (values.ravel() for values in np.meshgrid(grid, grid, indexing="ij"))
     u, v = flow[0][rows, columns], flow[1][rows, columns]
     longest = np.hypot(u, v).max()
     moved = np.hypot(u, v) > 0.12 * longest
     axes.quiver(
-        columns[moved], rows[moved], u[moved], v[moved], color="#d1495b", angles="xy", scale_units="xy", scale=longest / 13, width=0.012, headwidth=3.6
+        columns[moved],
+        rows[moved],
+        u[moved],
+        v[moved],
+        color="#d1495b",
+        angles="xy",
+        scale_units="xy",
+        scale=longest / 13,
+        width=0.012,
+        headwidth=3.6,
     )
 
 
 def prepare(axes: Axes, title: str = "") -> None:
+    """An empty panel in image coordinates."""
     axes.set_xlim(-0.5, SIZE - 0.5)
     axes.set_ylim(SIZE - 0.5, -0.5)
     axes.set_xticks([])
@@ -71,6 +98,7 @@ def prepare(axes: Axes, title: str = "") -> None:
 
 
 def action_units() -> None:
+    """Every action unit: arrows on a face, u, v and strain."""
     columns, panels = 3, 4
     units = list(FIELDS)
     figure = Figure(figsize=(columns * panels * 1.12, -(-len(units) // columns) * 1.32), layout="constrained")

@@ -19,10 +19,11 @@ from tiny_backbone import TinyBackbone
 from torch import nn
 from torch.nn import functional as F
 
-from fsmer.backbones import ClassDirections, embed
+from fsmer.backbones import ClassDirections, create_model, embed
 from fsmer.data import synthetic_clips
 from fsmer.errors import FsmerError, SupportError, UnknownNameError
 from fsmer.transfer import MethodError, SourceModel, list_methods, load_method
+from fsmer.transfer.training import _is_projection
 
 NAMES = [info.name for info in list_methods()]
 LEARNERS = [name for name in NAMES if name != "zero_shot"]
@@ -547,6 +548,15 @@ def test_directions_of_the_source_go_before_the_backbones_own(clips):
     torch.testing.assert_close(merged.weight[1], F.normalize(own.weight[1], dim=-1))
     assert F.cosine_similarity(merged.weight[0], own.weight[0], dim=0) < 0.99
     assert torch.equal(merged.centre, own.centre)
+    assert torch.equal(merged.precision, own.precision)
+
+
+def test_the_projection_layers_of_the_default_network_are_found():
+    backbone = create_model("facs-flow")
+    found = {name for name, _ in backbone.named_parameters() if _is_projection(name)}
+    assert found
+    assert all("projection" in name for name in found)
+    assert not any("stages" in name or "head" in name for name in found)
 
 
 @pytest.mark.parametrize("name", ["finetune", "cosine"])

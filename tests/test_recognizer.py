@@ -169,6 +169,15 @@ def test_what_a_source_taught_is_saved_too(clips, tmp_path):
     )
 
 
+def test_a_source_beside_a_backbone_that_knows_classes_is_saved_whole(clips, tmp_path):
+    recognizer = adapt(TinyBackbone(knows=KNOWS), clips[:12], source=clips[20:])
+    loaded = Recognizer.load(recognizer.save(tmp_path / "r"))
+    before, after = recognizer._model.class_directions(KNOWS), loaded._model.class_directions(KNOWS)
+    for name in ("weight", "bias", "known", "centre", "precision"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+    assert before.scale == after.scale
+
+
 def test_a_trained_backbone_is_saved_too(clips, tmp_path):
     recognizer = adapt(TinyBackbone(), clips[:12], "finetune", train_backbone=True, steps=5)
     loaded = Recognizer.load(recognizer.save(tmp_path / "r"))

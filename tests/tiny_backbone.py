@@ -29,6 +29,7 @@ class TinyBackbone(Backbone):
             value.data = 0.3 * torch.randn(value.shape, generator=generator)
         self.register_buffer("directions", torch.randn(len(self.knows), embed_dim, generator=generator))
         self.register_buffer("centre", 0.1 * torch.randn(embed_dim, generator=generator))
+        self.register_buffer("precision", torch.eye(embed_dim) + 0.1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         pooled = F.avg_pool2d(inputs - inputs.mean(dim=(2, 3), keepdim=True), 4).flatten(1)
@@ -41,4 +42,4 @@ class TinyBackbone(Backbone):
         blank = torch.zeros(self.embed_dim)
         rows = [self.directions[self.knows.index(name)] if name in self.knows else blank for name in classes]
         bias = torch.where(known, torch.arange(len(known)) * 0.1, torch.zeros(len(known)))
-        return ClassDirections(torch.stack(rows), bias, known, 8.0, self.centre)
+        return ClassDirections(torch.stack(rows), bias, known, 8.0, self.centre, self.precision)

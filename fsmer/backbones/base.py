@@ -46,8 +46,8 @@ class ClassDirections:
     centre : Tensor of shape (D,)
         Subtracted from embeddings before the cosine.
     precision : Tensor of shape (D, D), optional
-        Inverse scatter inside a class of embeddings scaled to unit length, measured where the directions were learnt: it says in
-        which directions clips of one class differ anyway.
+        Inverse scatter inside a class of embeddings scaled to unit length, measured where the directions were learnt:
+        it says in which directions clips of one class differ anyway.
     """
 
     weight: Tensor
@@ -73,9 +73,9 @@ class ClassDirections:
 class Backbone(nn.Module, ModelHubMixin, ABC):
     """A network that turns a clip's media into one embedding vector and says which media it needs.
 
-    Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to ``super().__init__`` and
-    write `forward`. They may give `class_directions` (knowledge of classes before any label) and ``training_loss(inputs,
-    targets)`` where the paper trains with more than cross-entropy.
+    Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
+    ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label)
+    and ``training_loss(inputs, targets)`` where the paper trains with more than cross-entropy.
 
     Attributes
     ----------
@@ -106,7 +106,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     def save_pretrained(self, folder: str | Path, **_: Any) -> Path:  # type: ignore[override]
         """Write ``config.json`` (with the sha256 of the weights) and ``model.safetensors`` to `folder`.
 
-        ``push_to_hub(repo_id)`` (from huggingface_hub's mixin, whose further arguments are ignored here) uploads that folder.
+        ``push_to_hub(repo_id)`` (from huggingface_hub's mixin, whose further arguments are ignored here) uploads that
+        folder.
         """
         target = Path(folder)
         with atomic_path(target / WEIGHTS_FILE) as temporary:
@@ -134,7 +135,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         Parameters
         ----------
         folder : str or Path
-            A folder, or the id of a repository on the Hugging Face hub (``owner/name``), fetched or taken from the cache.
+            A folder, or the id of a repository on the Hugging Face hub (``owner/name``), fetched or taken from the
+            cache.
         revision : str, optional
             Branch, tag or commit of that repository.
 
@@ -168,8 +170,8 @@ def fetch_weights(folder: str | Path, revision: str | None = None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"{folder} is no folder here, and no hub repository of that name could be fetched or found in the cache ({reason}); "
-            "check the name and the network, or give a folder that save_pretrained made."
+            f"{folder} is no folder here, and no hub repository of that name could be fetched or found in the cache "
+            f"({reason}); check the name and the network, or give a folder that save_pretrained made."
         ) from error
 
 
@@ -191,8 +193,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     if config["format_version"] > FORMAT_VERSION:
         raise WeightsError(
-            f"{folder} was written by a newer fsmer (weights format {config['format_version']}, this version reads up to "
-            f"{FORMAT_VERSION}); upgrade fsmer."
+            f"{folder} was written by a newer fsmer (weights format {config['format_version']}, this "
+            f"version reads up to {FORMAT_VERSION}); upgrade fsmer."
         )
     return config
 
@@ -205,8 +207,8 @@ def read_weights(folder: str | Path, expected_sha256: str) -> dict[str, Tensor]:
     found = file_sha256(path)
     if found != expected_sha256:
         raise WeightsError(
-            f"{path} is cut short or altered: its sha256 is {found[:12]}..., {CONFIG_FILE} says {expected_sha256[:12]}...; "
-            "fetch or save the weights again."
+            f"{path} is cut short or altered: its sha256 is {found[:12]}..., "
+            f"{CONFIG_FILE} says {expected_sha256[:12]}...; fetch or save the weights again."
         )
     try:
         return load_file(str(path))

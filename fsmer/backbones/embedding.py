@@ -63,7 +63,8 @@ def embed(
 
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     was_training = backbone.training
-    backbone.eval()
+    if was_training:
+        backbone.eval()
     parts = []
     try:
         with torch.inference_mode():
@@ -74,7 +75,8 @@ def embed(
                 if progress is not None:
                     progress(stop, total)
     finally:
-        backbone.train(was_training)
+        if was_training:
+            backbone.train()
     # Cloned outside inference mode: heads are fitted on embeddings, and autograd refuses inference tensors.
     return torch.cat(parts).clone() if parts else torch.zeros(0, backbone.embed_dim)
 
@@ -93,6 +95,7 @@ def check_inputs(backbone: Backbone, values: Any) -> np.ndarray:
     broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if broken.any():
         raise MediaError(
-            f"clip number {int(np.flatnonzero(broken)[0])} of the array has values that are not finite; remove or repair it."
+            f"clip number {int(np.flatnonzero(broken)[0])} of the array has values that are not finite; "
+            "remove or repair it."
         )
     return array

@@ -41,7 +41,8 @@ def register_backbone(name: str) -> Callable[[B], B]:
     def enter(cls: B) -> B:
         if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
             raise ValueError(
-                f"a backbone named {name!r} is registered already ({_REGISTRY[name].__qualname__}); choose another name."
+                f"a backbone named {name!r} is registered already ({_REGISTRY[name].__qualname__}); "
+                "choose another name."
             )
         cls.name = name
         _REGISTRY[name] = cls
@@ -69,8 +70,8 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     Parameters
     ----------
     name_or_folder : str or Path
-        A registered name whose weights ship with fsmer (see `list_models`), a folder that ``save_pretrained`` made, or a hub
-        repository (``owner/name``).
+        A registered name whose weights ship with fsmer (see `list_models`), a folder that ``save_pretrained`` made, or
+        a hub repository (``owner/name``).
 
     Raises
     ------

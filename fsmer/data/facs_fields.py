@@ -1,10 +1,11 @@
 """Where each action unit moves the face: mirrored displacement bumps on a canonical face.
 
-Anatomy follows the Facial Action Coding System (Ekman & Friesen 1978, Ekman, Friesen & Hager 2002): which muscle pulls which skin
-where. Positions are set on a canonical frontal face; amplitudes are relative to a clearly visible movement of 1.
+Anatomy follows the Facial Action Coding System (Ekman & Friesen 1978, Ekman, Friesen & Hager 2002): which muscle pulls
+which skin where. Positions are set on a canonical frontal face; amplitudes are relative to a clearly visible movement
+of 1.
 
-The face frame: x to the right and y down in units of the crop width, origin at the crop's centre, edges at -0.5 and 0.5. Every bump
-hangs on a named landmark, so that individual geometry moves it with the face.
+The face frame: x to the right and y down in units of the crop width, origin at the crop's centre, edges at -0.5 and
+0.5. Every bump hangs on a named landmark, so that individual geometry moves it with the face.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 
 __all__ = ["EMOTION_ACTION_UNITS", "FIELDS", "LANDMARKS", "Bump", "EmotionPattern"]
 
-# Canonical landmarks, right half of the picture; the left half mirrors it. The crop is the one of the MEGC 2019 habit: brows to lower
-# lip, about 4:5, squeezed to a square. Distances follow adult anthropometry (Farkas 1994): pupils 63 mm apart, mouth line about 67 mm,
-# nose base 45 mm and lower edge of the lower lip 80 mm below them, mouth 50 mm wide.
+# Canonical landmarks, right half of the picture; the left half mirrors it. The crop is the one of the MEGC 2019 habit:
+# brows to lower lip, about 4:5, squeezed to a square. Distances follow adult anthropometry (Farkas 1994): pupils 63 mm
+# apart, mouth line about 67 mm, nose base 45 mm and lower edge of the lower lip 80 mm below them, mouth 50 mm wide.
 LANDMARKS: dict[str, tuple[float, float]] = {
     "brow_inner": (0.125, -0.32),
     "brow_outer": (0.35, -0.335),
@@ -47,7 +48,8 @@ class Bump:
     sigma : tuple of float
         Standard deviations in x and y, in crop widths.
     direction : tuple of float
-        Displacement (dx, dy) at the centre on the right half (outward and down positive); dx changes sign on the left half.
+        Displacement (dx, dy) at the centre on the right half (outward and down positive); dx changes sign on the left
+        half.
     offset : tuple of float
         Centre relative to the landmark.
     """
@@ -262,9 +264,10 @@ def _patterns(*rows: tuple[float, float, tuple[int, ...]]) -> tuple[EmotionPatte
     return tuple(EmotionPattern(units, weight, one_sided) for weight, one_sided, units in rows)
 
 
-# Weight, chance of one-sidedness, units. Prototypes after EMFACS (Friesen & Ekman 1983), thinned to the partial and low-intensity
-# combinations that the micro-expression databases report: CASME II (Yan et al. 2014, Table 3: disgust by AU 9, 10, 4+7; repression by
-# AU 15, 17; happiness by AU 6, 12; surprise by AU 1+2, 25), SAMM (Davison et al. 2018) and SMIC's coarse classes. Weights are our own.
+# Weight, chance of one-sidedness, units. Prototypes after EMFACS (Friesen & Ekman 1983), thinned to the partial and
+# low-intensity combinations that the micro-expression databases report: CASME II (Yan et al. 2014, Table 3: disgust by
+# AU 9, 10, 4+7; repression by AU 15, 17; happiness by AU 6, 12; surprise by AU 1+2, 25), SAMM (Davison et al. 2018) and
+# SMIC's coarse classes. Weights are our own.
 EMOTION_ACTION_UNITS: dict[str, tuple[EmotionPattern, ...]] = {
     "happiness": _patterns(
         (3.0, 0.35, (12,)),
@@ -341,8 +344,8 @@ EMOTION_ACTION_UNITS: dict[str, tuple[EmotionPattern, ...]] = {
     ),
     "contempt": _patterns(
         (2.0, 0.7, (14,)),
-        (0.4, 0.95, (12,)),
-        (0.4, 0.9, (12, 14)),
+        (0.25, 0.95, (12,)),
+        (0.3, 0.9, (12, 14)),
         (0.3, 0.5, (10, 14)),
         (0.3, 0.5, (14, 17)),
         (0.2, 0.6, (15,)),

@@ -1,4 +1,4 @@
-"""How a synthetic flow map comes about: random numbers of a face, its movement and its camera, rendered to u, v and strain."""
+"""How a synthetic flow map comes about: a face, its movement and its camera drawn at random, rendered to u and v."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ class _Anatomy:
         return moved
 
     def place(self, centres: Array, landmark: NDArray[np.int64], side: NDArray[np.int64]) -> Array:
-        """Canonical points (n, 2) that hang on landmarks, on every individual face, (B, n, 2), still in the face frame."""
+        """Canonical points (n, 2) that hang on landmarks, on every individual face, (B, n, 2), in the face frame."""
         shift = self.shift[:, landmark]
         shift[:, :, 0] *= np.where(side == 0, 1.0, -1.0).astype(np.float32)
         shift += self.side_shift[:, landmark, side]
@@ -251,19 +251,29 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
     bumps, spots = _bump_table(), _spot_table()
     n_bumps, n_spots = len(bumps.unit), len(spots.side)
 
-    width = np.exp(0.18 * random.normal(count, n_bumps) + 0.1 * random.normal(count, 1))[..., None]
-    centres = anatomy.to_crop(
-        anatomy.place(bumps.centres, bumps.landmark, bumps.side) + 0.008 * random.normal(count, n_bumps, 2)
-    )
+    # The same action unit moves every face a little differently, both sides mostly alike. Bumps come in pairs, right
+    # then left, see `_bump_table`.
+    def pairs(*shape: int) -> Array:
+        return np.repeat(random.normal(count, n_bumps // 2, *shape), 2, axis=1)
+
+    variety, outward = domain.variety, np.where(bumps.side == 0, 1.0, -1.0)
+    turned = np.stack([outward, np.ones(n_bumps)], axis=-1)
+    wander = 0.015 * turned * pairs(2) + 0.008 * random.normal(count, n_bumps, 2)
+    width = np.exp(variety * (0.25 * pairs() + 0.1 * random.normal(count, 1)))[..., None]
+    bend = 0.2 * turned * pairs(2) + 0.12 * random.normal(count, n_bumps, 2)
+    strength = np.exp(variety * (0.45 * pairs() + 0.15 * random.normal(count, n_bumps)))
+    placed = anatomy.place(bumps.centres, bumps.landmark, bumps.side)
+    centres = anatomy.to_crop(placed + variety * wander)
     sigmas = bumps.sigmas * width * anatomy.stretch[:, None, :]
-    directions = (bumps.directions + 0.12 * random.normal(count, n_bumps, 2)) @ anatomy.turn
-    amplitudes = strengths[:, bumps.unit, bumps.side] * np.exp(0.25 * random.normal(count, n_bumps))
+    directions = (bumps.directions + variety * bend) @ anatomy.turn
+    amplitudes = strengths[:, bumps.unit, bumps.side] * strength
 
     spot_centres = anatomy.to_crop(anatomy.place(spots.centres, spots.landmark, spots.side))
     spot_sigmas = spots.sigmas * anatomy.stretch[:, None, :]
     spot_strengths = spots.strengths * np.exp(0.5 * random.normal(count, n_spots))
 
-    # Features that only seem to move: light on lids, lips and nostrils misleads the estimator, in thin horizontal patches.
+    # Features that only seem to move: light on lids, lips and nostrils misleads the estimator, in thin horizontal
+    # patches.
     level = domain.noise * np.exp(0.7 * random.normal(count, 1))
     ghost = (
         level
@@ -320,7 +330,11 @@ def _draw_outline(
     *,
     soft: bool,
 ) -> Array:
-    """An ellipse on the face: `centre` (sd of x, mean y), `across` (sd of y, mean and sd of the half width), `along`."""
+    """An ellipse on the face.
+
+    `centre` is the sd of x and the mean of y; `across` the sd of y, then mean and sd of the half width; `along` mean
+    and sd of the half height.
+    """
     random, count = anatomy.random, len(anatomy.offset)
     x, y = centre[0] * random.normal(count), centre[1] + across[0] * random.normal(count)
     half_width = (across[1] + across[2] * random.normal(count)) * anatomy.stretch[:, 0]
@@ -416,7 +430,8 @@ def _bump_flow(
 def optical_strain(flow: Array) -> Array:
     """Optical strain magnitude sqrt(ux^2 + vy^2 + (uy + vx)^2 / 2), (B, size, size), per crop width.
 
-    One-sided differences: the strain of a sharp edge stays one pixel wide, as in maps whose strain was taken at full resolution.
+    One-sided differences: the strain of a sharp edge stays one pixel wide, as in maps whose strain was taken at full
+    resolution.
     """
     size = flow.shape[-1]
     ux, vx = (size * np.diff(flow[:, c], axis=2, append=flow[:, c, :, -1:]) for c in (0, 1))
@@ -439,7 +454,7 @@ def _smooth_noise(rng: np.random.Generator, count: int, channels: int, coarse: i
 
 
 def clean_flow(unit: int, size: int) -> Array:
-    """Signed u, v and strain of one action unit on the canonical face, (3, size, size); a wink (AU46) closes one eye."""
+    """Signed u, v and strain of one action unit on the canonical face, (3, size, size); AU46 closes one eye."""
     bumps = _bump_table()
     sides = np.array([1.0, 0.0 if unit == 46 else 1.0], dtype=np.float32)
     amplitudes = np.where(bumps.unit == ACTION_UNIT_ORDER.index(unit), sides[bumps.side], np.float32(0))
@@ -448,7 +463,7 @@ def clean_flow(unit: int, size: int) -> Array:
 
 
 def render_flow(drawn: FaceDraw, size: int) -> Array:
-    """Signed u and v of the clips in `drawn`, float32 of shape (B, 2, size, size), in units of a clearly visible movement."""
+    """Signed u and v of the clips in `drawn`, (B, 2, size, size), in units of a clearly visible movement."""
     axis = _axis(size)
     rng = np.random.Generator(np.random.PCG64(drawn.noise_seed))
     flow = _bump_flow(drawn.centres, drawn.sigmas, drawn.directions, drawn.amplitudes, axis, _wide(drawn.flatness, 3))
@@ -490,8 +505,8 @@ _JAW_BELOW_NOSE = np.array([0.0, 0.27], dtype=np.float32)
 def _add_head_motion(flow: Array, drawn: FaceDraw, axis: Array) -> Array:
     """Move the head as a rigid body with depth; return the squared radius, 1 on its outline.
 
-    The depth is an ellipsoid with a nose and the rounding of jaw and lips on it, so that turning moves the middle of the face
-    against the cheeks, with an edge along the nose.
+    The depth is an ellipsoid with a nose and the rounding of jaw and lips on it, so that turning moves the middle of
+    the face against the cheeks, with an edge along the nose.
     """
     x = (axis[None, :] - drawn.face[:, 0:1]) / drawn.face[:, 2:3]
     y = (axis[None, :] - drawn.face[:, 1:2]) / drawn.face[:, 3:4]
@@ -508,7 +523,7 @@ def _add_head_motion(flow: Array, drawn: FaceDraw, axis: Array) -> Array:
 
 
 def _add_errors(flow: Array, drawn: FaceDraw, texture: Array, rng: np.random.Generator) -> None:
-    """Errors of the estimator: patches with steep rims, most of them where features move or end, fewer on plain skin."""
+    """Errors of the estimator: patches with steep rims, most of them on features, fewer on plain skin."""
     count, _, size, _ = flow.shape
     steepness, locality = _wide(drawn.steepness, 4), _wide(drawn.locality, 4)
     where = locality * np.minimum(texture, 2.0)[:, None] + (1 - locality)

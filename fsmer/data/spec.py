@@ -15,7 +15,8 @@ __all__ = ["InputSpec"]
 class InputSpec:
     """Kind, size, channels and normalisation of one medium of a clip.
 
-    The same class describes what a clip set holds and what a backbone eats, so that the two can be compared field by field.
+    The same class describes what a clip set holds and what a backbone eats, so that the two can be compared field by
+    field.
 
     Parameters
     ----------
@@ -26,8 +27,9 @@ class InputSpec:
     channels : tuple of str
         Meaning of each channel in order, e.g. ``("u", "v", "strain")``.
     normalisation : str
-        ``"minmax"``: every channel scaled to 0..1 by its own minimum and maximum in that clip (as the public MEGC 2019 maps
-        are; sign and magnitude are lost). ``"signed"``: displacement in thousandths of the face width, zero means no motion.
+        ``"minmax"``: every channel scaled to 0..1 by its own minimum and maximum in that clip (as the public MEGC 2019
+        maps are; sign and magnitude are lost). ``"signed"``: displacement in thousandths of the face width, zero means
+        no motion.
     flow_method : str or None
         Name of the optical-flow estimator; ``None`` means unknown (clips) or any (backbones).
     """

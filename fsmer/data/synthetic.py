@@ -1,8 +1,9 @@
 """Synthetic micro-expressions: flow maps drawn from FACS anatomy, with everything that is not expression added on top.
 
-A clip is a set of action units with intensities and left-right asymmetry on an individual face (`fsmer.data.facs_fields`), plus head
-motion (translation, rotation, scaling, and turning of a face with depth), blinks, a background that stands still, and an optical-flow
-estimator that trusts textured skin, fills the rest from its neighbourhood and adds smooth, patchy noise. u, v and strain follow.
+A clip is a set of action units with intensities and left-right asymmetry on an individual face
+(`fsmer.data.facs_fields`), plus head motion (translation, rotation, scaling, and turning of a face with depth), blinks,
+a background that stands still, and an optical-flow estimator that trusts textured skin, fills the rest from its
+neighbourhood and adds smooth, patchy noise. u, v and strain follow.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Normalisation = Literal["minmax", "signed"]
 
 # Clips are drawn in blocks with a seed of their own, so clip i is the same however many clips are asked for.
 BLOCK = 256
-# A displacement of 1 in the field tables, in thousandths of the face width: about 2 pixels on a face of 224 (micro-expressions move
-# skin by some 0.5 to 4 pixels there).
+# A displacement of 1 in the field tables, in thousandths of the face width: about 2 pixels on a face of 224
+# (micro-expressions move skin by some 0.5 to 4 pixels there).
 UNIT_DISPLACEMENT = 9.0
 
 THREE_CLASSES: Mapping[str, str] = {
@@ -87,6 +88,9 @@ class Domain:
         Standard deviation of in-plane rotation, radians.
     geometry : float
         Standard deviation of every landmark's own position.
+    variety : float
+        How differently faces move by the same action unit: at 1 every bump of it wanders by some 0.017, grows or shrinks
+        by a quarter, turns by some 0.2 radian and weakens or strengthens by half (standard deviations).
     intensity : (low, high)
         Range of action unit intensities.
     asymmetry : float
@@ -122,6 +126,7 @@ class Domain:
     crop_offset: tuple[float, float] = (0.0, 0.0)
     crop_angle: float = 0.04
     geometry: float = 0.015
+    variety: float = 1.0
     intensity: tuple[float, float] = (0.2, 1.4)
     asymmetry: float = 0.25
     head: float = 1.5
@@ -141,6 +146,7 @@ DOMAINS: dict[str, Domain] = {
             crop_scale=(1.0, 0.04),
             crop_shift=(0.01, 0.015),
             crop_angle=0.02,
+            variety=0.5,
             head=0.35,
             blink=0.2,
             noise=0.15,
@@ -178,6 +184,7 @@ DOMAINS: dict[str, Domain] = {
             crop_scale=(1.0, 0.04),
             crop_shift=(0.01, 0.015),
             crop_angle=0.02,
+            variety=0.5,
             head=0.35,
             blink=0.2,
             noise=0.15,
@@ -242,8 +249,8 @@ def synthetic_maps(
     size : int
         Height and width in pixels, 8 to 224.
     normalisation : {"minmax", "signed"}
-        ``"minmax"``: u, v and strain each scaled to 0..1 per clip, as the public MEGC 2019 maps are. ``"signed"``: thousandths of
-        the face width (strain: the same per crop width).
+        ``"minmax"``: u, v and strain each scaled to 0..1 per clip, as the public MEGC 2019 maps are. ``"signed"``:
+        thousandths of the face width (strain: the same per crop width).
     start : int
         Number of the first clip, a multiple of 256, to draw a long stream in pieces.
 
@@ -259,7 +266,8 @@ def synthetic_maps(
     place = load_domain(domain)
     if n < 0 or not 8 <= size <= 224 or start % BLOCK or start < 0:
         raise DataError(
-            f"cannot draw {n} maps of size {size} from clip {start}: n must be 0 or more, size 8 to 224, start a multiple of {BLOCK}."
+            f"cannot draw {n} maps of size {size} from clip {start}: n must be 0 or more, size 8 to 224, start a "
+            f"multiple of {BLOCK}."
         )
     if normalisation not in ("minmax", "signed"):
         raise DataError(f"unknown normalisation {normalisation!r}: expected 'minmax' or 'signed'.")

@@ -1,4 +1,4 @@
-"""Model cards in Hugging Face format: what weights were made from, what they are for and what they must not be used for."""
+"""Model cards in Hugging Face format: what weights were made from, and what they are and are not for."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fsmer.io import write_text
 
 __all__ = ["MISUSE", "write_model_card"]
 
-MISUSE = """Facial movement is not emotion: a micro-expression says that muscles moved, not what a person feels, thinks or hides. Do not use this
-model to detect lies, to screen, hire, grade, diagnose, police or profile people, to watch anyone without their informed consent, or to
-take any decision about a person. Reading emotions at work and in education is prohibited by law in some places (in the European Union
-by Article 5 of the AI Act)."""
+MISUSE = """Facial movement is not emotion: a micro-expression says that muscles moved, not what a person feels,
+thinks or hides. Do not use this model to detect lies, to screen, hire, grade, diagnose, police or profile people,
+to watch anyone without their informed consent, or to take any decision about a person. Reading emotions at work and
+in education is prohibited by law in some places (in the European Union by Article 5 of the AI Act)."""
 
 
 def write_model_card(folder: Path, backbone: Backbone, *, recipe: Mapping[str, Any], seed: int, seconds: float) -> Path:
@@ -55,10 +55,10 @@ pipeline_tag: image-classification
 
 # {backbone.name}
 
-A compact network ({parameters:,} parameters) that turns one optical-flow map of a face (onset to apex: {backbone.input_spec.describe()})
-into a {backbone.embed_dim}-d embedding. It knows action units and emotions from synthetic motion drawn from the Facial Action Coding
-System. **No recording of a person was used to train it and no labelled clip was used to choose it**: the weights are those after the
-last step.
+A compact network ({parameters:,} parameters) that turns one optical-flow map of a face (onset to apex:
+{backbone.input_spec.describe()}) into a {backbone.embed_dim}-d embedding. It knows action units and emotions from
+synthetic motion drawn from the Facial Action Coding System. **No recording of a person was used to train it and no
+labelled clip was used to choose it**: the weights are those after the last step.
 
 ## Use
 
@@ -72,25 +72,29 @@ recognizer.predict(clips)
 
 ## What it is for, and what it must not be used for
 
-For research on micro-expression recognition, and for building recognizers that people consent to and that their makers evaluate on
-their own labelled clips.
+For research on micro-expression recognition, and for building recognizers that people consent to and that their makers
+evaluate on their own labelled clips.
 
 {MISUSE}
 
 ## Limits
 
-- Synthetic faces are a drawing of anatomy, not people: no claim is made about any group of people, and differences between groups were
+- Synthetic faces are a drawing of anatomy, not people: no claim is made about any group of people, and differences
+between groups were
   not measured.
-- Positions, sizes and co-occurrences of action units follow published anatomy; the crop, the strength of head motion and the look of
-  estimator noise were set while looking at public flow maps of CASME II and SMIC (MEGC 2019), and figures on these two sets were seen
-  while the generator was designed. Figures on them are therefore optimistic; other data sets are the fair test.
+- Positions, sizes and co-occurrences of action units follow published anatomy; the crop, the strength of head motion
+and the look of
+  estimator noise were set while looking at public flow maps of CASME II and SMIC (MEGC 2019), and figures on these two
+  sets were seen while the generator was designed. Figures on them are therefore optimistic; other data sets are the
+  fair test.
 - Eats the map described above and nothing else; another crop, size or normalisation is refused.
 - Per-map min-max scaling hides how strong a movement is: a face that does not move still gets an answer.
 
 ## Training
 
 `fsmer pretrain {backbone.name} --seed {seed}`: {seconds / 60:.0f} minutes on {torch.get_num_threads()} threads
-(fsmer {fsmer.__version__}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__}, Python {platform.python_version()}).
+(fsmer {fsmer.__version__}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__}, Python
+{platform.python_version()}).
 
 | setting | value |
 |---|---|

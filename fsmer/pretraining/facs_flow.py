@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones.embedding import embed
-from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
+from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch
 from fsmer.data.synthetic import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
 from fsmer.errors import FsmerError, WeightsError
 from fsmer.io import atomic_path, write_json
@@ -37,7 +37,8 @@ Progress = Callable[[int, int, dict[str, float]], None]
 class Recipe:
     """How `facs-flow` is trained; every value is our own choice.
 
-    Training is short and noisy on purpose: a network that goes on learning how synthetic maps look in detail reads real ones worse.
+    Training is short and noisy on purpose: a network that goes on learning how synthetic maps look in detail reads real
+    ones worse.
 
     Parameters
     ----------
@@ -96,8 +97,8 @@ def pretrain_facs_flow(
     Parameters
     ----------
     out : str or Path
-        Folder for ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``. While training goes
-        on it also holds a checkpoint, from which an interrupted run goes on.
+        Folder for ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``. While
+        training goes on it also holds a checkpoint, from which an interrupted run goes on.
     seed : int
         Seeds the initial weights and the clips.
     steps : int, optional
@@ -130,7 +131,8 @@ def pretrain_facs_flow(
         recipe = Recipe(**{**asdict(recipe), "steps": steps})
     if recipe.steps < 1 or recipe.batch < 2 or (10 * BLOCK) % recipe.batch:
         raise FsmerError(
-            f"cannot train {recipe.steps} steps of {recipe.batch} clips: need 1 step or more and a batch that divides {10 * BLOCK}."
+            f"cannot train {recipe.steps} steps of {recipe.batch} clips: need 1 step or more and a batch "
+            f"that divides {10 * BLOCK}."
         )
     folder = Path(out)
     with atomic_path(folder / HISTORY):
@@ -224,7 +226,7 @@ class _Run:
         generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
         total = torch.zeros(())
         sums = dict.fromkeys(("classes", "emotions", "units"), 0.0)
-        branches = self.model.train().branches
+        branches = self.model.train().networks
         for branch in branches:
             seen, other, share = self._augment(maps, generator)
             with torch.autocast("cpu", torch.bfloat16):
@@ -254,7 +256,7 @@ class _Run:
         return wide * seen + (1 - wide) * seen[other], other, share
 
     def _branch_losses(
-        self, branch: nn.Module, embeddings: Tensor, targets: _Targets, other: Tensor, share: Tensor
+        self, branch: FlowBranch, embeddings: Tensor, targets: _Targets, other: Tensor, share: Tensor
     ) -> dict[str, Tensor]:
         scores = self.model.scale * embeddings @ F.normalize(branch.directions, dim=-1).T
         coarse, emotion = scores[:, : len(COARSE_CLASSES)], scores[:, len(COARSE_CLASSES) :]
@@ -312,7 +314,8 @@ class _Run:
             ) from error
         if not same:
             raise WeightsError(
-                f"the checkpoint in {folder} was made with another recipe or seed; remove it, choose another folder or turn resume off."
+                f"the checkpoint in {folder} was made with another recipe or seed; remove it, choose another "
+                "folder or turn resume off."
             )
         for prefix, module in (("model", self.model), ("average", self.average)):
             module.load_state_dict(
@@ -329,7 +332,8 @@ class _Run:
                 entries.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step = int(tensors["step"])
-        # A run cut between the two files has tensors that are newer than the state; the history then ends a little early.
+        # A run cut between the two files has tensors that are newer than the state; the history then ends a little
+        # early.
         self.seconds = float(state["seconds"])
         self.history = [entry for entry in state["history"] if entry["step"] <= self.step]
 

@@ -80,6 +80,7 @@ class SourceModel:
                 held,
                 source.scale,
                 source.centre,
+                source.precision,
             )
         return ClassDirections(
             weight=torch.where(
@@ -89,6 +90,7 @@ class SourceModel:
             known=held | own.known,
             scale=source.scale,
             centre=source.centre,
+            precision=own.precision,
         )
 
 

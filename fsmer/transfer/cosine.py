@@ -35,13 +35,23 @@ class Cosine(FineTuning):
     and Adam, while a penalty pulls them towards their start. Without knowledge of the classes the class means alone
     are the start.
 
+    Where the backbone also says how clips of one class scatter (the ``precision`` of its `ClassDirections`), the
+    labelled clips answer in closed form instead, without steps: to the zero-shot logit of class c is added
+
+        n / (n + prior_shots) * (u - (m_c + m) / 2) . P (m_c - m),
+
+    the linear discriminant (Fisher 1936) of unit embeddings u with the source's inverse scatter P, where m_c is the
+    mean of the class's n clips and m that of all classes. A handful of clips cannot show which differences matter; the
+    source, from which P comes, has seen that in thousands.
+
     Parameters
     ----------
     init : {"auto", "zero_shot", "prototype", "random"}
         Start of the directions. ``"auto"``: the known direction counted as `prior_shots` clips, plus the class's
-        clips, each as a unit vector; the clips alone for an unknown class. ``"zero_shot"``: the known direction
-        alone. ``"prototype"``: the mean embedding at its own length (Chen et al. 2019; easyfsl). ``"random"``: seeded
-        Gaussian.
+        clips, each as a unit vector; the clips alone for an unknown class; the closed form above where the backbone
+        knows all classes and their scatter. ``"zero_shot"``: the known direction alone.
+        ``"prototype"``: the mean embedding at its own length (Chen et al. 2019; easyfsl). ``"random"``: a
+        seeded Gaussian.
     prior_shots : float
         How many labelled clips a known direction is worth.
     pull : float
@@ -92,11 +102,32 @@ class Cosine(FineTuning):
             weight, bias = prior_head(prior, len(embeddings), way)
             return Head("cosine", weight * (scale / prior.scale), bias, centre)
         centred = embeddings if centre is None else embeddings - centre[:, None]
+        if self.init == "auto" and prior is not None and prior.precision is not None and bool(prior.known.all()):
+            return self._discriminant(F.normalize(centred, dim=-1), members, prior, prior.precision, scale, centre)
         weight, bias = self._start(centred, codes, members, way, prior)
         if self.steps:
             shares = balanced_weights(members, balanced=self.balanced)
             self._descend(F.normalize(centred, dim=-1), members, shares, weight, bias, scale)
         return Head("cosine", scale * F.normalize(weight, dim=-1), bias, centre)
+
+    def _discriminant(
+        self,
+        units: Tensor,
+        members: Tensor,
+        prior: ClassDirections,
+        precision: Tensor,
+        scale: float,
+        centre: Tensor | None,
+    ) -> Head:
+        """The zero-shot head plus the support's linear discriminant; without support a class stays zero-shot."""
+        weight, bias = prior_head(prior, len(units), members.shape[1])
+        means, counts = class_means(units, members)
+        present = (counts > 0).float()[..., None]
+        middle = (present * means).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True).clamp_min(1)
+        share = (counts / (counts + self.prior_shots).clamp_min(_TINY))[..., None]
+        toward = share * present * (means - middle) @ precision
+        weight = weight * (scale / prior.scale) + toward
+        return Head("cosine", weight, bias - (toward * (means + middle)).sum(dim=-1) / 2, centre)
 
     def _fit_apart(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections, informed: Tensor) -> Head:
         """Episodes of which nothing is known are fitted without the prior, as they would be alone."""
@@ -141,8 +172,11 @@ class Cosine(FineTuning):
         names, codes = support_codes(source, None)
         prior = model.class_directions(names)
         head = self.fit_head(embed(model.backbone, source)[None], codes[None], len(names), prior)
-        scale = self._scale(prior)
-        return _with_directions(model.backbone, names, head, scale)
+        source_model = _with_directions(model.backbone, names, head, self._scale(prior))
+        if prior is None or source_model.directions is None or prior.precision is None:
+            return source_model
+        # The backbone has stayed as it is, and so has the scatter of its embeddings.
+        return replace(source_model, directions=replace(source_model.directions, precision=prior.precision))
 
     def _source_model(self, backbone: Backbone, classifier: Classifier, names: tuple[str, ...]) -> SourceModel:
         return _with_directions(backbone, names, classifier.head(), classifier.scale or _DEFAULT_SCALE)

@@ -174,6 +174,8 @@ class Recognizer:
         source = self._model.directions
         if source is not None:
             tensors |= {"source.weight": source.weight, "source.bias": source.bias, "source.centre": source.centre}
+            if source.precision is not None:
+                tensors["source.precision"] = source.precision
         config: dict[str, Any] = {
             "recognizer": {
                 "version": RECOGNIZER_VERSION,
@@ -229,7 +231,12 @@ class Recognizer:
                 known = _under("source.", tensors)
                 everyone = torch.ones(len(source["classes"]), dtype=torch.bool)
                 directions = ClassDirections(
-                    known["weight"], known["bias"], everyone, float(source["scale"]), known["centre"]
+                    known["weight"],
+                    known["bias"],
+                    everyone,
+                    float(source["scale"]),
+                    known["centre"],
+                    known.get("precision"),
                 )
                 model = replace(model, classes=tuple(source["classes"]), directions=directions)
             return cls(model, method, classes, head, tensors["support.embeddings"], tensors["support.codes"])

@@ -86,8 +86,8 @@ class FineTuning(Method):
     """Parameters and training shared by the linear and the cosine fine-tuning of MERAU (section III.B.3, Table 2).
 
     The classifier is trained with cross-entropy (eq. 8) and Adam on the support set, on frozen embeddings or together
-    with the backbone. A backbone's layers whose name begins with ``projection`` are the paper's projection layers;
-    all others are its encoder.
+    with the backbone. A backbone's layers whose name begins with ``projection``, wherever they sit in it, are the
+    paper's projection layers; all others are its encoder.
 
     Parameters
     ----------
@@ -222,8 +222,10 @@ class FineTuning(Method):
         progress: Progress | None,
     ) -> None:
         encoder_rate, projection_rate, classifier_rate = rates
-        projection = [value for name, value in backbone.named_parameters() if name.startswith("projection")]
-        encoder = [value for name, value in backbone.named_parameters() if not name.startswith("projection")]
+        projection: list[nn.Parameter] = []
+        encoder: list[nn.Parameter] = []
+        for name, value in backbone.named_parameters():
+            (projection if _is_projection(name) else encoder).append(value)
         groups = [
             {"params": encoder, "lr": encoder_rate},
             {"params": projection, "lr": projection_rate},
@@ -250,3 +252,7 @@ class FineTuning(Method):
                 if progress is not None:
                     progress(done, len(batches))
         classifier.to("cpu")
+
+
+def _is_projection(parameter: str) -> bool:
+    return any(part.startswith("projection") for part in parameter.split("."))
