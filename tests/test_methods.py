@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -386,6 +386,33 @@ def test_a_strong_pull_keeps_the_zero_shot_answer_and_none_lets_labels_win():
     free = load_method("cosine", init="zero_shot", pull=0, learning_rate=2e-2).fit_head(support, codes, 3, prior)
     assert (held == zero_shot).float().mean() > 0.98
     assert (free.logits(query).argmax(-1) == asked).float().mean() > 0.9
+
+
+def test_labels_add_their_linear_discriminant_to_the_zero_shot_answer_where_the_scatter_is_known():
+    support, codes, query, _ = blobs(episodes=2)
+    precision = torch.eye(24) + 0.5 * torch.ones(24, 24)
+    prior = replace(directions(), precision=precision)
+    found = load_method("cosine", prior_shots=20).fit_head(support, codes, 3, prior).logits(query)
+    for episode in range(2):
+        units = F.normalize(support[episode] - prior.centre, dim=-1)
+        means = torch.stack([units[codes[episode] == code].mean(dim=0) for code in range(3)])
+        asked = F.normalize(query[episode] - prior.centre, dim=-1)
+
+        def squared(to: torch.Tensor, asked: torch.Tensor = asked) -> torch.Tensor:
+            return torch.einsum("qd,de,qe->q", asked - to, precision, asked - to)
+
+        gains = [(squared(means.mean(dim=0)) - squared(mean)) / 2 for mean in means]
+        expected = prior.logits(query[episode]) + 5 / (5 + 20) * torch.stack(gains, dim=-1)
+        torch.testing.assert_close(found[episode], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_class_without_clips_keeps_its_zero_shot_logit_beside_learnt_ones():
+    support, codes, query, _ = blobs(episodes=1)
+    prior = replace(directions(), precision=torch.eye(24))
+    some = codes[0] != 2
+    found = load_method("cosine").fit_head(support[:, some], codes[:, some], 3, prior).logits(query)
+    torch.testing.assert_close(found[0, :, 2], prior.logits(query)[0, :, 2])
+    assert not torch.allclose(found[0, :, 0], prior.logits(query)[0, :, 0], atol=1e-3)
 
 
 def test_prior_shots_count_the_known_direction_as_that_many_clips():

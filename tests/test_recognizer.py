@@ -249,6 +249,15 @@ def test_a_damaged_or_newer_folder_is_refused_in_one_sentence(recognizer, tmp_pa
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_with_other_files_is_not_replaced(recognizer, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
+        recognizer.save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    recognizer.save(tmp_path / "new")
+    recognizer.save(tmp_path / "new")
+
+
 def test_an_output_place_that_cannot_be_written_is_named(recognizer, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):

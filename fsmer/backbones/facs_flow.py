@@ -212,11 +212,8 @@ class FacsFlow(Backbone):
 
     def unit_logits(self, embeddings: Tensor) -> Tensor:
         """Logits of the action units, (B, 30), in the order of `ACTION_UNIT_ORDER`; the mean of the branches."""
-        parts = embeddings.chunk(len(self.branches), dim=-1)
-        scores = [
-            branch.unit_head(part * len(self.branches) ** 0.5)
-            for branch, part in zip(self.networks, parts, strict=True)
-        ]
+        parts = (self.scale * len(self.branches) ** 0.5 * embeddings).chunk(len(self.branches), dim=-1)
+        scores = [branch.unit_head(part) for branch, part in zip(self.networks, parts, strict=True)]
         return torch.stack(scores).mean(dim=0)
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:

@@ -270,7 +270,7 @@ def _patterns(*rows: tuple[float, float, tuple[int, ...]]) -> tuple[EmotionPatte
 # SMIC's coarse classes. Weights are our own.
 EMOTION_ACTION_UNITS: dict[str, tuple[EmotionPattern, ...]] = {
     "happiness": _patterns(
-        (3.0, 0.35, (12,)),
+        (3.0, 0.3, (12,)),
         (3.0, 0.2, (6, 12)),
         (0.6, 0.2, (6,)),
         (0.6, 0.1, (12, 25)),
@@ -344,8 +344,8 @@ EMOTION_ACTION_UNITS: dict[str, tuple[EmotionPattern, ...]] = {
     ),
     "contempt": _patterns(
         (2.0, 0.7, (14,)),
-        (0.25, 0.95, (12,)),
-        (0.3, 0.9, (12, 14)),
+        (0.8, 0.95, (12,)),
+        (0.6, 0.9, (12, 14)),
         (0.3, 0.5, (10, 14)),
         (0.3, 0.5, (14, 17)),
         (0.2, 0.6, (15,)),

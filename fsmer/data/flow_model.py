@@ -163,8 +163,8 @@ class FaceDraw:
         The head's outline: centre x and y, half width, half height, softness of its edge.
     nose : array of shape (B, 4)
         Tip x and y, sigma x and y.
-    motion : array of shape (B, 8)
-        Rigid motion: shift x and y, linear map (ux, uy, vx, vy), yaw, pitch.
+    motion : array of shape (B, 9)
+        Rigid motion: shift x and y, linear map (ux, uy, vx, vy), yaw, pitch, approach to the camera.
     follow : array of shape (B,)
         How much of the head's motion the background takes on.
     flatness : array of shape (B,)
@@ -289,7 +289,7 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
 
     # Rigid motion is mostly small and sometimes dominates.
     head = domain.head * random.uniform(count, 1) ** 2
-    rigid = [0.6 * random.normal(count, 2), 0.4 * random.normal(count, 4), 0.7 * random.normal(count, 2)]
+    rigid = [0.6 * random.normal(count, 2), 0.4 * random.normal(count, 4), 1.0 * random.normal(count, 3)]
     low, high = domain.smoothness
     drawn: dict[str, Any] = {
         "centres": centres,
@@ -514,11 +514,11 @@ def _add_head_motion(flow: Array, drawn: FaceDraw, axis: Array) -> Array:
     nose_x, nose_y = _profiles(drawn.nose[:, None, :2], drawn.nose[:, None, 2:], axis, _wide(drawn.flatness, 3))
     jaw_x, jaw_y = _profiles(drawn.nose[:, None, :2] + _JAW_BELOW_NOSE, 2.2 * drawn.nose[:, None, 2:], axis)
     depth = 1.2 * np.sqrt(np.clip(1.0 - 0.8 * radius, 0.0, None)) - 0.8
-    depth += 0.6 * nose_y.transpose(0, 2, 1) @ nose_x + 0.3 * jaw_y.transpose(0, 2, 1) @ jaw_x
-    shift_x, shift_y, ux, uy, vx, vy, yaw, pitch = (_wide(column, 3) for column in drawn.motion.T)
+    depth += 0.6 * nose_y.transpose(0, 2, 1) @ nose_x + 0.45 * jaw_y.transpose(0, 2, 1) @ jaw_x
+    shift_x, shift_y, ux, uy, vx, vy, yaw, pitch, approach = (_wide(column, 3) for column in drawn.motion.T)
     across, down = axis[None, None, :], axis[None, :, None]
-    flow[:, 0] += shift_x + ux * across + uy * down + yaw * depth
-    flow[:, 1] += shift_y + vx * across + vy * down + pitch * depth
+    flow[:, 0] += shift_x + ux * across + uy * down + (yaw + approach * across) * depth
+    flow[:, 1] += shift_y + vx * across + vy * down + (pitch + approach * down) * depth
     return radius
 
 

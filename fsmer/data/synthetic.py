@@ -89,8 +89,8 @@ class Domain:
     geometry : float
         Standard deviation of every landmark's own position.
     variety : float
-        How differently faces move by the same action unit: at 1 every bump of it wanders by some 0.017, grows or shrinks
-        by a quarter, turns by some 0.2 radian and weakens or strengthens by half (standard deviations).
+        How differently faces move by the same action unit: at 1 every bump of it wanders by some 0.017, grows or
+        shrinks by a quarter, turns by some 0.2 radian and weakens or strengthens by half (standard deviations).
     intensity : (low, high)
         Range of action unit intensities.
     asymmetry : float
@@ -115,7 +115,7 @@ class Domain:
             "disgust": 1.6,
             "repression": 1.0,
             "anger": 1.2,
-            "contempt": 0.5,
+            "contempt": 0.7,
             "fear": 0.5,
             "sadness": 0.7,
         }

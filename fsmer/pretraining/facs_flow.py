@@ -64,21 +64,27 @@ class Recipe:
         How far each map is sharpened (up to half of it) or blurred (up to all of it) by its 3x3 mean.
     average_decay : float
         Decay of the running average of the weights, which is what is kept.
+    scatter_clips : int
+        Fresh clips on which the scatter of embeddings inside a class is measured after training.
+    scatter_ridge : float
+        What is added to the scatter's diagonal, as a part of its mean.
     domain : str
         Synthetic domain to draw from.
     """
 
-    steps: int = 2_400
+    steps: int = 1_500
     batch: int = 160
     learning_rate: float = 1.2e-3
     weight_decay: float = 0.1
     label_smoothing: float = 0.1
     unit_weight: float = 8.0
-    emotion_weight: float = 0.5
+    emotion_weight: float = 1.0
     mixup: float = 0.4
     channel_drop: float = 0.1
     sharpness: float = 0.7
     average_decay: float = 0.998
+    scatter_clips: int = 4_096
+    scatter_ridge: float = 1.0
     domain: str = "broad"
 
 
@@ -153,7 +159,9 @@ def pretrain_facs_flow(
                 run.save(folder)
     run.seconds += time.perf_counter() - started
     run.average.eval()
-    run.average.precision.copy_(_inverse_scatter(run.average, recipe.domain, seed))
+    run.average.precision.copy_(
+        _inverse_scatter(run.average, recipe.domain, seed, recipe.scatter_clips, recipe.scatter_ridge)
+    )
     run.average.save_pretrained(folder)
     write_json(
         folder / HISTORY, {"recipe": asdict(recipe), "seed": seed, "seconds": round(run.seconds), "losses": run.history}
@@ -260,7 +268,7 @@ class _Run:
     ) -> dict[str, Tensor]:
         scores = self.model.scale * embeddings @ F.normalize(branch.directions, dim=-1).T
         coarse, emotion = scores[:, : len(COARSE_CLASSES)], scores[:, len(COARSE_CLASSES) :]
-        units = branch.unit_head(embeddings)
+        units = branch.unit_head(self.model.scale * embeddings)
         smoothing = self.recipe.label_smoothing
 
         def mixed(loss: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
@@ -344,7 +352,7 @@ def _one_cycle(done: float, warm: float = 0.15, start: float = 0.04, end: float 
     return high + (low - high) * 0.5 * (1 + float(np.cos(np.pi * position)))
 
 
-def _inverse_scatter(model: FacsFlow, domain: str, seed: int, clips: int = 16 * BLOCK, ridge: float = 0.3) -> Tensor:
+def _inverse_scatter(model: FacsFlow, domain: str, seed: int, clips: int, ridge: float) -> Tensor:
     """Inverse of the scatter of unit embeddings inside the coarse classes, on clips that training has not seen."""
     drawn = synthetic_maps(clips, domain=domain, seed=seed + 1)
     labels = np.array([COARSE_CLASSES.index(THREE_CLASSES[EMOTION_ORDER[index]]) for index in drawn.emotions])

@@ -70,7 +70,7 @@ class Cosine(FineTuning):
     name: ClassVar[str] = "cosine"
 
     init: str = "auto"
-    prior_shots: float = 5.0
+    prior_shots: float = 45.0
     pull: float = 1.0
     centre: bool = True
     scale: float | None = None

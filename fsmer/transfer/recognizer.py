@@ -16,7 +16,7 @@ from torch import Tensor
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.base import CONFIG_FILE, WEIGHTS_FILE, file_sha256, read_config, read_weights
 from fsmer.backbones.registry import backbone_class
-from fsmer.errors import DataError, MediaError, SpecMismatchError, SupportError, WeightsError
+from fsmer.errors import DataError, MediaError, OutputError, SpecMismatchError, SupportError, WeightsError
 from fsmer.io import atomic_folder, write_json
 from fsmer.transfer.heads import KINDS, Head
 
@@ -160,8 +160,15 @@ class Recognizer:
         WeightsError
             The backbone is not registered, so that nothing could load it again.
         OutputError
-            The folder cannot be written.
+            The folder cannot be written, or holds something else than a recognizer.
         """
+        target = Path(folder)
+        others = {path.name for path in target.iterdir()} - {CONFIG_FILE, WEIGHTS_FILE} if target.is_dir() else set()
+        if others:
+            raise OutputError(
+                f"cannot save a recognizer to {target}: the folder holds other things "
+                f"({', '.join(sorted(others)[:3])}); choose a new or empty folder, or one that holds a recognizer."
+            )
         backbone = self.backbone
         if not backbone.name or backbone_class(backbone.name) is not type(backbone):
             raise WeightsError(

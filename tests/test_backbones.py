@@ -1,0 +1,289 @@
+"""Contract tests over every registered backbone, and what `facs-flow` promises besides."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_backbone  # noqa: F401  (registers a backbone)
+import torch
+
+import fsmer
+from fsmer.backbones import create_model, embed, list_models, load_model, model_hash, register_backbone
+from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, mirrored
+from fsmer.data.synthetic import EMOTION_ORDER, synthetic_maps
+from fsmer.errors import MediaError, SpecMismatchError, UnknownNameError, WeightsError
+
+NAMES = [info.name for info in list_models()]
+
+
+def maps_for(backbone: fsmer.Backbone, n: int = 4) -> torch.Tensor:
+    channels, height, width = backbone.input_spec.shape
+    assert (channels, height) == (3, width)
+    spec = backbone.input_spec
+    return torch.from_numpy(synthetic_maps(n, seed=1, size=height, normalisation=spec.normalisation).maps)
+
+
+@pytest.fixture(params=NAMES)
+def backbone(request: pytest.FixtureRequest) -> fsmer.Backbone:
+    torch.manual_seed(0)
+    return create_model(request.param).eval()
+
+
+def test_forward_gives_one_finite_vector_a_clip(backbone):
+    with torch.no_grad():
+        found = backbone(maps_for(backbone))
+    assert found.shape == (4, backbone.embed_dim)
+    assert torch.isfinite(found).all()
+    assert found.dtype == torch.float32
+
+
+def test_a_clip_is_embedded_the_same_alone_and_in_company(backbone):
+    maps = maps_for(backbone)
+    together = embed(backbone, maps.numpy())
+    alone = torch.cat([embed(backbone, one[None].numpy()) for one in maps])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, embed(backbone, maps.numpy(), batch_size=3), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter_that_the_embedding_depends_on(backbone):
+    backbone.train()
+    backbone(maps_for(backbone)).square().mul(torch.arange(1, backbone.embed_dim + 1)).sum().backward()
+    heads = ("unit_head", "directions")
+    for name, parameter in backbone.named_parameters():
+        if not any(head in name for head in heads):
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_save_and_load_give_the_same_embeddings_config_and_hash(backbone, tmp_path: Path):
+    backbone.save_pretrained(tmp_path / "weights")
+    again = load_model(tmp_path / "weights")
+    assert type(again) is type(backbone)
+    assert not again.training
+    assert again.config == backbone.config
+    assert again.input_spec == backbone.input_spec
+    assert model_hash(again) == model_hash(backbone)
+    maps = maps_for(backbone).numpy()
+    assert torch.equal(embed(again, maps), embed(backbone, maps))
+    assert sorted(path.suffix for path in (tmp_path / "weights").iterdir()) == [".json", ".safetensors"]
+
+
+def test_embedding_leaves_training_mode_as_it_was(backbone):
+    backbone.train()
+    embed(backbone, maps_for(backbone).numpy())
+    assert backbone.training
+
+
+def test_media_of_another_size_or_not_finite_is_refused(backbone):
+    channels, height, width = backbone.input_spec.shape
+    with pytest.raises(SpecMismatchError, match=str(height + 1)):
+        embed(backbone, np.zeros((2, channels, height + 1, width), dtype=np.float32))
+    broken = maps_for(backbone).numpy().copy()
+    broken[2, 0, 0, 0] = np.nan
+    with pytest.raises(MediaError, match="number 2"):
+        embed(backbone, broken)
+
+
+def test_listed_parameters_and_dimensions_are_true(backbone):
+    (info,) = list_models(backbone.name)
+    assert info.parameters == sum(parameter.numel() for parameter in backbone.parameters())
+    assert (info.embed_dim, info.input_spec) == (backbone.embed_dim, backbone.input_spec)
+
+
+def test_wildcards_and_unknown_names():
+    assert [info.name for info in list_models("facs*")] == ["facs-flow"]
+    assert list_models("zzz*") == []
+    for ask in (list_models, load_model, create_model):
+        with pytest.raises(UnknownNameError, match="did you mean 'facs-flow'"):
+            ask("facs-flo")
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="registered already"):
+        register_backbone("facs-flow")(type("Other", (FacsFlow,), {}))
+
+
+# ---- weights files
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    return create_model("tiny-for-tests").save_pretrained(tmp_path / "saved")
+
+
+def test_a_weights_file_cut_short_or_altered_is_refused(saved: Path):
+    weights = saved / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="cut short or altered"):
+        load_model(saved)
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(WeightsError, match="cut short or altered"):
+        load_model(saved)
+    weights.unlink()
+    with pytest.raises(WeightsError, match="missing"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "newer fsmer"),
+        ({"backbone": "facs-flo"}, "facs-flow"),
+        ({"weights_sha256": None}, "lacks weights_sha256"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(saved: Path, change: dict, message: str):
+    path = saved / "config.json"
+    config = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    with pytest.raises(fsmer.FsmerError, match=message):
+        load_model(saved)
+
+
+def test_weights_of_another_shape_are_refused(saved: Path, tmp_path: Path):
+    other = create_model("tiny-for-tests", embed_dim=8).save_pretrained(tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["arguments"]["knows"] = ["negative"]
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="do not fit"):
+        load_model(other)
+
+
+def test_a_folder_without_config_and_broken_json_are_refused(saved: Path, tmp_path: Path):
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        load_model(tmp_path)
+    (saved / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match="not valid JSON"):
+        load_model(saved)
+
+
+def test_a_hub_name_without_network_says_so(tmp_path: Path):
+    code = (
+        "import fsmer\n"
+        "try:\n    fsmer.load_model('nobody/nothing')\n"
+        "except fsmer.FsmerError as error:\n    print(type(error).__name__, error)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.startswith("WeightsError nobody/nothing is no folder here")
+    assert done.stdout.count("\n") == 1
+
+
+def test_pushing_to_the_hub_uploads_exactly_the_weights_folder(saved: Path, monkeypatch: pytest.MonkeyPatch):
+    uploaded = {}
+
+    class Api:
+        def __init__(self, **_):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return type("Url", (), {"repo_id": repo_id})()
+
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            uploaded[repo_id] = sorted(path.name for path in Path(folder_path).iterdir())
+            return "done"
+
+    # Only the network client is replaced; what is written is the real thing.
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    assert load_model(saved).push_to_hub("lab/tiny") == "done"
+    assert uploaded == {"lab/tiny": ["config.json", "model.safetensors"]}
+
+
+# ---- facs-flow
+
+
+def test_facs_flow_is_compact():
+    (info,) = list_models("facs-flow")
+    assert info.parameters <= 1_500_000
+
+
+def test_folded_inference_gives_what_the_branches_give_and_follows_changed_weights(rough_backbone):
+    backbone = rough_backbone
+    maps = maps_for(backbone, 8)
+    with torch.no_grad():
+        plain = backbone(maps)
+    torch.testing.assert_close(embed(backbone, maps.numpy()), plain, rtol=1e-4, atol=1e-5)
+    weight = backbone.networks[1].projection.weight
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.mul_(-1)
+            turned = backbone(maps)
+        torch.testing.assert_close(embed(backbone, maps.numpy()), turned, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(turned, plain, atol=1e-3)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+def test_a_mirrored_face_has_the_same_embedding(rough_backbone):
+    maps = maps_for(rough_backbone, 6)
+    found, turned = embed(rough_backbone, maps.numpy()), embed(rough_backbone, mirrored(maps).numpy())
+    torch.testing.assert_close(found, turned, rtol=1e-4, atol=1e-5)
+
+
+def test_directions_are_the_mean_of_the_branches_cosines(rough_backbone):
+    backbone = rough_backbone
+    directions = backbone.class_directions(["surprise", "negative"])
+    assert directions is not None
+    maps = maps_for(backbone, 5)
+    backbone.mirror, kept = False, backbone.mirror
+    try:
+        with torch.no_grad():
+            found = directions.logits(backbone(maps))
+            rows = [COARSE_CLASSES.index(name) for name in ("surprise", "negative")]
+            each = [
+                torch.nn.functional.cosine_similarity(branch(maps)[:, None], branch.directions[rows][None], dim=-1)
+                for branch in backbone.networks
+            ]
+    finally:
+        backbone.mirror = kept
+    torch.testing.assert_close(found, backbone.scale * torch.stack(each).mean(dim=0), rtol=1e-4, atol=1e-4)
+
+
+def test_facs_flow_knows_coarse_classes_and_emotions_and_says_what_it_does_not_know(rough_backbone):
+    every = rough_backbone.class_directions([*COARSE_CLASSES, *EMOTION_ORDER])
+    assert every is not None
+    assert every.known.all()
+    some = rough_backbone.class_directions(["panic", "positive"])
+    assert some is not None
+    assert some.known.tolist() == [False, True]
+    assert rough_backbone.class_directions(["panic", "despair"]) is None
+
+
+def test_an_unknown_class_scores_as_the_mean_of_the_known_ones(rough_backbone):
+    directions = rough_backbone.class_directions(["negative", "panic", "positive"])
+    scores = directions.logits(embed(rough_backbone, maps_for(rough_backbone).numpy()))
+    torch.testing.assert_close(scores[:, 1], scores[:, [0, 2]].mean(dim=1))
+
+
+def test_shipped_weights_know_synthetic_expressions(repository: Path):
+    if not (repository / "pretrained" / "facs-flow").is_dir():
+        pytest.fail("pretrained/facs-flow is missing; make it with 'fsmer pretrain facs-flow'")
+    clips = fsmer.synthetic_clips("lab", 300, seed=7)
+    report = fsmer.evaluate(fsmer.load_protocol("kshot", shot=0), "facs-flow", "zero_shot", clips=clips)
+    assert report.uf1 > 0.8
+    model = load_model("facs-flow")
+    units = synthetic_maps(256, domain="lab", seed=9)
+    with torch.no_grad():
+        scores = model.unit_logits(embed(model, units.maps)).numpy()
+    # The active units rank above the others: chance is 0.5.
+    above = [(row[on][:, None] > row[~on][None]).mean() for row, on in zip(scores, units.units, strict=True)]
+    assert np.mean(above) > 0.9
+
+
+def test_the_model_card_is_complete(repository: Path):
+    folder = repository / "pretrained" / "facs-flow"
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    for part in ("must not be used for", "fsmer pretrain facs-flow --seed", "CASME II and SMIC", "1.", "AI Act"):
+        assert part in card
+    assert model_hash(load_model("facs-flow")) in card

@@ -1,0 +1,125 @@
+"""Pretraining: one seed one result, stop and go on gives the same weights, bad folders and checkpoints are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import fsmer
+from fsmer.backbones import load_model, model_hash
+from fsmer.errors import FsmerError, OutputError, UnknownNameError, WeightsError
+from fsmer.pretraining import PRETRAINERS, load_pretrainer
+from fsmer.pretraining.facs_flow import Recipe, pretrain_facs_flow
+
+# Small enough for seconds; everything else is the real thing.
+QUICK = Recipe(steps=6, batch=32, scatter_clips=256)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain_facs_flow(tmp_path_factory.mktemp("whole") / "weights", seed=3, recipe=QUICK)
+
+
+def stop_after(steps: int):
+    def progress(step: int, total: int, losses: dict[str, float]) -> None:
+        assert total == QUICK.steps
+        assert losses["loss"] > 0
+        if step == steps:
+            raise Interrupted
+
+    return progress
+
+
+def test_stopped_and_resumed_is_the_same_as_never_stopped(finished: Path, tmp_path: Path):
+    folder = tmp_path / "weights"
+    with pytest.raises(Interrupted):
+        pretrain_facs_flow(folder, seed=3, recipe=QUICK, checkpoint_every=2, progress=stop_after(5))
+    assert not (folder / "model.safetensors").exists()
+    assert json.loads((folder / "checkpoint.json").read_text())["step"] == 4
+    seen: list[int] = []
+    pretrain_facs_flow(folder, seed=3, recipe=QUICK, checkpoint_every=2, progress=lambda step, *_: seen.append(step))
+    assert seen == [5, 6]
+    whole, resumed = (load_file(str(path / "model.safetensors")) for path in (finished, folder))
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    assert not list(folder.glob("checkpoint*"))
+
+
+def test_another_seed_gives_other_weights_and_global_random_state_is_left_alone(finished: Path, tmp_path: Path):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    other = pretrain_facs_flow(tmp_path / "other", seed=4, recipe=QUICK)
+    assert torch.equal(torch.rand(1), expected)
+    assert model_hash(load_model(other)) != model_hash(load_model(finished))
+
+
+def test_the_folder_holds_loadable_weights_a_card_and_the_losses(finished: Path):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "README.md",
+        "config.json",
+        "history.json",
+        "model.safetensors",
+    ]
+    card = (finished / "README.md").read_text()
+    assert "| seed | 3 |" in card
+    assert "| steps | 6 |" in card
+    history = json.loads((finished / "history.json").read_text())
+    assert history["losses"][-1]["step"] == 6
+    model = load_model(finished)
+    # The scatter was measured: symmetric, positive, no longer the identity it starts as.
+    assert torch.allclose(model.precision, model.precision.T, atol=1e-3 * float(model.precision.abs().max()))
+    assert torch.linalg.eigvalsh(model.precision).min() > 0
+    assert not torch.equal(model.precision, torch.eye(len(model.precision)))
+    assert isinstance(fsmer.adapt(model, fsmer.synthetic_clips("lab", 60)), fsmer.Recognizer)
+
+
+def test_losses_fall():
+    losses: list[float] = []
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Recipe(steps=30, batch=64, mixup=0, channel_drop=0, scatter_clips=256)
+        pretrain_facs_flow(folder, recipe=recipe, progress=lambda _step, _steps, now: losses.append(now["loss"]))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_a_checkpoint_of_another_seed_or_recipe_is_refused_and_a_broken_one_too(tmp_path: Path):
+    folder = tmp_path / "weights"
+    with pytest.raises(Interrupted):
+        pretrain_facs_flow(folder, seed=3, recipe=QUICK, checkpoint_every=2, progress=stop_after(3))
+    with pytest.raises(WeightsError, match="another recipe or seed"):
+        pretrain_facs_flow(folder, seed=4, recipe=QUICK)
+    whole = (folder / "checkpoint.safetensors").read_bytes()
+    (folder / "checkpoint.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        pretrain_facs_flow(folder, seed=3, recipe=QUICK)
+    assert pretrain_facs_flow(folder, seed=3, recipe=QUICK, resume=False) == folder
+
+
+@pytest.mark.parametrize("recipe", [Recipe(steps=0), Recipe(batch=1), Recipe(batch=100)])
+def test_a_recipe_out_of_range_is_refused(recipe: Recipe, tmp_path: Path):
+    with pytest.raises(FsmerError, match="cannot train"):
+        pretrain_facs_flow(tmp_path, recipe=recipe)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        pretrain_facs_flow(tmp_path / "file" / "weights", recipe=QUICK, progress=stop_after(1))
+
+
+def test_every_pretrainer_is_there_and_an_unknown_name_suggests_the_nearest():
+    for name in PRETRAINERS:
+        assert callable(load_pretrainer(name))
+    with pytest.raises(UnknownNameError, match="'facs-flow'"):
+        load_pretrainer("facs-flw")
