@@ -208,7 +208,9 @@ def evaluate(
         str | None, typer.Option(help="Query clips of each class, or 'rest' for all.", show_default=False)
     ] = None,
     episodes: Annotated[int | None, typer.Option(help="Number of episodes.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="In place of the protocol's seed.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the episodes and of the bootstrap.", min=0, show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json, predictions.csv and more.", show_default=False)
     ] = None,
@@ -219,12 +221,12 @@ def evaluate(
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
 
-    asked = {"way": way, "shot": shot, "query": _whole(query), "episodes": episodes, "seed": seed}
+    asked = {"way": way, "shot": shot, "query": _whole(query), "episodes": episodes}
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
     solver = _method(method, param)
     clips = _read(data, where, scheme) if data else None
     with _progress() as progress:
-        report = run(chosen, model, solver, clips=clips, progress=progress, out=out, resume=resume)
+        report = run(chosen, model, solver, clips=clips, seed=seed, progress=progress, out=out, resume=resume)
     if as_json:
         _print_json(report.to_dict())
         return

@@ -59,9 +59,10 @@ class OutputError(FsmerError, OSError):
     """A file or folder cannot be written."""
 
 
-def unknown_name(kind: str, given: object, choices: Iterable[str]) -> UnknownNameError:
-    """Build the error for an unknown name, suggesting the nearest known ones."""
+def unknown_name(kind: str, given: object, choices: Iterable[str], *, of: str = "") -> UnknownNameError:
+    """Build the error for an unknown name (`of` something), suggesting the nearest known ones."""
+    owner = f" of {of}" if of else ""
     known = sorted(str(choice) for choice in choices)
     near = difflib.get_close_matches(str(given).lower(), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else "check the spelling."
-    return UnknownNameError(f"unknown {kind} {str(given)!r}: {hint} Known: {', '.join(known)}.")
+    return UnknownNameError(f"unknown {kind} {str(given)!r}{owner}: {hint} Known: {', '.join(known)}.")

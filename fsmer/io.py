@@ -23,9 +23,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        The folder cannot be made or written.
+        The folder cannot be made or written, or `path` is a folder.
     """
     target = Path(path)
+    if target.is_dir():
+        raise OutputError(f"cannot write the file {target}: a folder of that name is there; choose another name.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
@@ -38,8 +40,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         # mkstemp makes files readable by their owner alone; results are meant to be shared like any other file.
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
+        try:
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, target)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -252,13 +252,20 @@ def test_the_demo_compares_all_methods_and_leaves_a_recognizer(run: Run, weights
         (("evaluate", "kshot", "--data", "synthetic:lab:many"), "synthetic:lab"),
         (("adapt", "--data", "A", "--where", "label == 'negative'", "--out", "OUT"), "negative"),
         (("predict", "NONE", "--data", "A"), "NONE"),
+        (("mmd", "A", "A", "--permutations", "0", "--out", "FOLDER"), "a folder of that name is there"),
     ],
 )
 def test_every_refusal_is_one_sentence_that_names_the_thing(
     run: Run, weights: str, folders: tuple[str, str], tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     (tmp_path / "FILE").touch()
-    places = {"A": folders[0], "NONE": str(tmp_path / "NONE"), "OUT": str(tmp_path / "OUT")}
+    (tmp_path / "FOLDER").mkdir()
+    places = {
+        "A": folders[0],
+        "FOLDER": str(tmp_path / "FOLDER"),
+        "NONE": str(tmp_path / "NONE"),
+        "OUT": str(tmp_path / "OUT"),
+    }
     given = [places.get(part, part.replace("FILE", str(tmp_path / "FILE"))) for part in arguments]
     if arguments[0] != "predict" and "--model" not in given:
         given += ["--model", weights]

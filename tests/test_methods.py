@@ -206,7 +206,12 @@ def test_parameters_come_as_text_from_a_command_line():
     ("name", "params", "error", "message"),
     [
         ("cosin", {}, UnknownNameError, "did you mean 'cosine'"),
-        ("cosine", {"step": 5}, UnknownNameError, "parameter of the method 'cosine' 'step': did you mean 'steps'"),
+        (
+            "cosine",
+            {"step": 5},
+            UnknownNameError,
+            "parameter 'step' of the method 'cosine': did you mean 'steps'",
+        ),
         ("cosine", {"steps": "many"}, MethodError, "steps='many' .* expected a whole number"),
         ("cosine", {"steps": 1.5}, MethodError, "expected a whole number"),
         ("cosine", {"steps": -1}, MethodError, "steps=-1 is negative"),

@@ -149,14 +149,27 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         config = read_config(folder)
         if config["backbone"] != cls.name:
             raise WeightsError(f"{folder} holds weights of {config['backbone']!r}, but {cls.name!r} was asked for.")
-        model = cls(**config["arguments"])
         tensors = read_weights(folder, config["weights_sha256"])
-        missing, unexpected = model.load_state_dict(tensors, strict=False)
-        if missing or unexpected:
+        try:
+            model = cls(**config["arguments"])
+        except (TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(
-                f"the weights in {folder} do not fit {cls.name!r}: missing {sorted(missing)[:3]}, "
-                f"unexpected {sorted(unexpected)[:3]}; use weights and fsmer of the same version."
+                f"the arguments in {Path(folder) / CONFIG_FILE} do not fit {cls.name!r} "
+                f"({str(error).splitlines()[0]}); use weights and fsmer of the same version."
+            ) from error
+        own = model.state_dict()
+        unfit = {
+            "missing": own.keys() - tensors.keys(),
+            "unexpected": tensors.keys() - own.keys(),
+            "of another shape": {key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape},
+        }
+        if any(unfit.values()):
+            listed = "; ".join(f"{what}: {', '.join(sorted(keys)[:3])}" for what, keys in unfit.items() if keys)
+            raise WeightsError(
+                f"the weights in {folder} do not fit {cls.name!r} ({listed}); "
+                "use weights and fsmer of the same version."
             )
+        model.load_state_dict(tensors)
         return model.eval()
 
 
@@ -181,15 +194,18 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise WeightsError(
-            f"cannot read {path}: {error.strerror or error}; give a folder that save_pretrained made."
-        ) from error
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}; give a folder that fsmer wrote.") from error
     except ValueError as error:
         raise WeightsError(f"{path} is not valid JSON ({error}); fetch or save the weights again.") from error
     wanted = {"backbone", "arguments", "weights_sha256", "format_version"}
     if not isinstance(config, dict) or wanted - config.keys():
         raise WeightsError(
             f"{path} is not a config of fsmer weights: it lacks {', '.join(sorted(wanted - set(config)))}."
+        )
+    if not isinstance(config["format_version"], int) or not isinstance(config["arguments"], dict):
+        raise WeightsError(
+            f"{path} is not a config of fsmer weights: format_version must be a whole number and arguments a table; "
+            "fetch or save the weights again."
         )
     if config["format_version"] > FORMAT_VERSION:
         raise WeightsError(

@@ -148,6 +148,9 @@ class FacsFlow(Backbone):
         One branch an entry, see `FlowBranch`.
     scale : float
         Factor on the cosines.
+    smooth : float
+        In evaluation mode, how far every map is drawn towards its 3x3 mean. 0.7 is the strongest smoothing that pretraining
+        shows: real estimators leave finer patches than synthetic ones, which carry no expression.
     mirror : bool
         In evaluation mode, average the embedding with that of the mirrored face (left-right is not what a class depends
         on).
@@ -159,6 +162,7 @@ class FacsFlow(Backbone):
         branch_dim: int = 48,
         pools: Sequence[int] = (1, 2, 1, 2),
         scale: float = 12.0,
+        smooth: float = 0.7,
         mirror: bool = True,
     ) -> None:
         super().__init__(
@@ -169,10 +173,12 @@ class FacsFlow(Backbone):
                 "branch_dim": branch_dim,
                 "pools": list(pools),
                 "scale": scale,
+                "smooth": smooth,
                 "mirror": mirror,
             },
         )
         self.scale = scale
+        self.smooth = smooth
         self.mirror = mirror
         self.branches = nn.ModuleList(FlowBranch(widths, branch_dim, pool) for pool in pools)
         self._folded_state: tuple[tuple[int, int], ...] = ()
@@ -183,9 +189,12 @@ class FacsFlow(Backbone):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Embeddings of shape (B, embed_dim) for minmax maps of shape (B, 3, 28, 28)."""
-        if self.training or not self.mirror:
+        if self.training:
             return self._embed(inputs)
-        both = self._embed(torch.cat([inputs, mirrored(inputs)]))
+        maps = smoothed(inputs, self.smooth)
+        if not self.mirror:
+            return self._embed(maps)
+        both = self._embed(torch.cat([maps, mirrored(maps)]))
         return both.view(2, len(inputs), -1).mean(dim=0)
 
     def _embed(self, inputs: Tensor) -> Tensor:
@@ -232,6 +241,12 @@ class FacsFlow(Backbone):
             centre=torch.zeros(self.embed_dim),
             precision=self.precision.cpu(),
         )
+
+
+def smoothed(inputs: Tensor, amount: float | Tensor) -> Tensor:
+    """Maps (B, C, H, W) drawn towards their 3x3 mean by `amount`; a negative amount sharpens."""
+    mean = F.avg_pool2d(F.pad(inputs, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return inputs + amount * (mean - inputs)
 
 
 def mirrored(inputs: Tensor) -> Tensor:

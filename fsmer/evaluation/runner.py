@@ -335,7 +335,7 @@ def _all_episodes(run: _Run, store: _PartStore | None) -> _Part:
         if store is not None and fresh:
             store.write(fresh)
         if store is not None and not done:
-            store.clear()
+            store.drop()
         raise
     return _Part.joined([*parts, *fresh])
 
@@ -388,6 +388,10 @@ class _PartStore:
                 break
             found.append(part)
         return found
+
+    def drop(self) -> None:
+        """Remove what this folder keeps of this run alone."""
+        shutil.rmtree(self.parts, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove what this folder keeps of unfinished runs."""

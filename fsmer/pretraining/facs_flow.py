@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones.embedding import embed
-from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch
+from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch, smoothed
 from fsmer.data.synthetic import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
 from fsmer.errors import FsmerError, WeightsError
 from fsmer.io import atomic_path, write_json
@@ -250,9 +250,8 @@ class _Run:
         """Maps as one branch sees them, the clips that they are mixed with, and each clip's own share, (B,)."""
         recipe, count = self.recipe, len(maps)
         amount = recipe.sharpness * (1.5 * torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
-        mean = F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, 1)
         keep = (torch.rand(count, 3, 1, 1, generator=generator) >= recipe.channel_drop).float()
-        seen = keep * (maps + amount * (mean - maps))
+        seen = keep * smoothed(maps, amount)
         other = torch.randperm(count, generator=generator)
         share = torch.ones(count)
         if recipe.mixup:

@@ -257,7 +257,7 @@ class Method(ABC):
         known = [field.name for field in fields(cls)]
         for key in params:
             if key not in known:
-                raise unknown_name(f"parameter of the method {cls.name!r}", key, known)
+                raise unknown_name("parameter", key, known, of=f"the method {cls.name!r}")
 
     def _scorer(
         self, embeddings: Tensor, support: Tensor, codes: Tensor, query: Tensor | None, *, way: int

@@ -32,7 +32,7 @@ class Logistic(Method):
 
     name: ClassVar[str] = "logistic"
 
-    C: float = 1.0
+    C: float = 0.01
     balanced: bool = True
     max_iter: int = 1000
 

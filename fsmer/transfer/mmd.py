@@ -225,7 +225,7 @@ def _bandwidths(asked: str | Sequence[float], squares: Array) -> tuple[float, ..
     given = tuple(float(width) for width in asked)
     if not given or not all(math.isfinite(width) and width > 0 for width in given):
         raise DataError(
-            f"bandwidths={asked!r} holds no positive numbers only; give one or more finite numbers above 0."
+            f"bandwidths={asked!r} must hold positive numbers only; give one or more finite numbers above 0."
         )
     return given
 

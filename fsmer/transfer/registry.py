@@ -78,9 +78,11 @@ def list_methods() -> list[MethodInfo]:
     for name in sorted(METHODS):
         cls, preset = METHODS[name]
         method = cls(**preset)
-        found.append(
-            MethodInfo(name=name, summary=(cls.__doc__ or "").strip().splitlines()[0], params=method.get_params())
-        )
+        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        if preset:
+            implied = ", ".join(f"{key}={value}" for key, value in preset.items())
+            summary = f"{summary.removesuffix('.')}, with {implied}."
+        found.append(MethodInfo(name=name, summary=summary, params=method.get_params()))
     return found
 
 

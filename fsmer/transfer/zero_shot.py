@@ -22,7 +22,7 @@ __all__ = ["ZeroShot"]
 
 @dataclass(frozen=True)
 class ZeroShot(Method):
-    """Class directions of the pretrained emotion and action-unit head, used as they are.
+    """Class directions that the backbone learnt in pretraining, used as they are.
 
     The support set is not read. After a source domain it is the source's cosine classifier used directly on the target.
     """
