@@ -13,7 +13,7 @@ from typing import Any
 
 from fsmer.errors import OutputError
 
-__all__ = ["atomic_folder", "atomic_path", "write_json", "write_text"]
+__all__ = ["atomic_folder", "atomic_path", "check_writable", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -78,6 +78,17 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make `folder` if need be and raise `OutputError` unless files can be written there; leaves nothing behind."""
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target, prefix=".writable."):
+            pass
+    except OSError as error:
+        raise _cannot_write(target, error) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

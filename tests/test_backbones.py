@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 import fsmer
 from fsmer.backbones import create_model, embed, list_models, load_model, model_hash, register_backbone
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, mirrored, smoothed
-from fsmer.data.synthetic import EMOTION_ORDER, synthetic_maps
+from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER, synthetic_maps
 from fsmer.errors import MediaError, SpecMismatchError, UnknownNameError, WeightsError
+from fsmer.pretraining.facs_flow import Recipe
 
 NAMES = [info.name for info in list_models()]
 
@@ -264,6 +266,30 @@ def test_facs_flow_knows_coarse_classes_and_emotions_and_says_what_it_does_not_k
     assert rough_backbone.class_directions(["panic", "despair"]) is None
 
 
+def test_classes_described_by_action_units_alone_are_known(rough_backbone):
+    backbone = rough_backbone
+    found = backbone.class_directions(["others", "4+7", "AU12", "12", "panic"])
+    assert found.known.tolist() == [True, True, True, True, False]
+    torch.testing.assert_close(found.weight[2], found.weight[3])
+    torch.testing.assert_close(found.weight[:4].norm(dim=-1), torch.ones(4))
+    parts = found.weight[2].chunk(len(backbone.networks))
+    for part, branch in zip(parts, backbone.networks, strict=True):
+        row = branch.unit_head.weight[ACTION_UNIT_ORDER.index(12)]
+        torch.testing.assert_close(torch.cosine_similarity(part, row, dim=0), torch.tensor(1.0))
+
+
+def test_shipped_weights_tell_classes_apart_that_are_given_by_their_action_units_alone():
+    drawn = synthetic_maps(1500, domain="lab", seed=3)
+    names = ("4", "12", "1+2", "17")
+    numbers = [tuple(np.array(ACTION_UNIT_ORDER)[row]) for row in drawn.units]
+    wanted = [tuple(int(unit) for unit in name.split("+")) for name in names]
+    rows = [row for row, units in enumerate(numbers) if units in wanted]
+    model = load_model("facs-flow")
+    scores = model.class_directions(names).logits(embed(model, drawn.maps[rows]))
+    asked = torch.tensor([wanted.index(numbers[row]) for row in rows])
+    assert (scores.argmax(dim=-1) == asked).float().mean() > 0.7
+
+
 def test_an_unknown_class_scores_as_the_mean_of_the_known_ones(rough_backbone):
     directions = rough_backbone.class_directions(["negative", "panic", "positive"])
     scores = directions.logits(embed(rough_backbone, maps_for(rough_backbone).numpy()))
@@ -292,3 +318,9 @@ def test_the_model_card_is_complete(repository: Path):
     for part in ("must not be used for", "fsmer pretrain facs-flow --seed", "CASME II and SMIC", "1.", "AI Act"):
         assert part in card
     assert model_hash(load_model("facs-flow")) in card
+
+
+def test_the_recipe_of_the_code_is_the_one_that_made_the_shipped_weights(repository: Path):
+    history = json.loads((repository / "pretrained" / "facs-flow" / "history.json").read_text())
+    assert history["recipe"] == json.loads(json.dumps(asdict(Recipe())))
+    assert history["seed"] == 0

@@ -290,11 +290,12 @@ def test_a_key_press_ends_with_130_and_the_run_goes_on_later(
     out = tmp_path / "out"
     command = [sys.executable, "-m", "fsmer", "evaluate", "kshot", "--shot", "5", "--episodes", "20000", "--query", "2"]
     command += ["--data", folders[0], "--model", weights, "--method", "cosine", "--out", str(out)]
+    command += ["--param", "init=prototype"]  # trains for 200 steps, long enough to be interrupted
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while not list(out.glob(".parts-*/started")) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
-        time.sleep(1.5)
+        time.sleep(4)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

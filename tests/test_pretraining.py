@@ -44,6 +44,7 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(finished: Path, tmp_pa
         pretrain_facs_flow(folder, seed=3, recipe=QUICK, checkpoint_every=2, progress=stop_after(5))
     assert not (folder / "model.safetensors").exists()
     assert json.loads((folder / "checkpoint.json").read_text())["step"] == 4
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
     seen: list[int] = []
     pretrain_facs_flow(folder, seed=3, recipe=QUICK, checkpoint_every=2, progress=lambda step, *_: seen.append(step))
     assert seen == [5, 6]

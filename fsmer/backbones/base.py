@@ -74,8 +74,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     """A network that turns a clip's media into one embedding vector and says which media it needs.
 
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
-    ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label)
-    and ``training_loss(inputs, targets)`` where the paper trains with more than cross-entropy.
+    ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label).
 
     Attributes
     ----------
@@ -151,7 +150,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             raise WeightsError(f"{folder} holds weights of {config['backbone']!r}, but {cls.name!r} was asked for.")
         tensors = read_weights(folder, config["weights_sha256"])
         try:
-            model = cls(**config["arguments"])
+            with torch.random.fork_rng(devices=[]):  # fresh weights are drawn only to be replaced
+                model = cls(**config["arguments"])
         except (TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(
                 f"the arguments in {Path(folder) / CONFIG_FILE} do not fit {cls.name!r} "

@@ -12,14 +12,18 @@ from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone, ClassDirections
 from fsmer.backbones.registry import register_backbone
+from fsmer.data.au_parser import parse_aus
+from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.spec import InputSpec
-from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER
+from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER, THREE_CLASSES
 
 __all__ = ["COARSE_CLASSES", "FacsFlow", "FlowBranch"]
 
 # The three classes of MEGC 2019 and SMIC; the single emotions are those of the synthetic data.
 COARSE_CLASSES: tuple[str, ...] = ("negative", "positive", "surprise")
 CLASSES: tuple[str, ...] = (*COARSE_CLASSES, *EMOTION_ORDER)
+# Pretraining draws the emotions of the coarse classes alone; the directions of others stay as random as they began.
+LEARNT: frozenset[str] = frozenset(COARSE_CLASSES) | frozenset(THREE_CLASSES)
 
 SIDE = 28
 
@@ -149,8 +153,8 @@ class FacsFlow(Backbone):
     scale : float
         Factor on the cosines.
     smooth : float
-        In evaluation mode, how far every map is drawn towards its 3x3 mean. 0.7 is the strongest smoothing that pretraining
-        shows: real estimators leave finer patches than synthetic ones, which carry no expression.
+        In evaluation mode, how far every map is drawn towards its 3x3 mean; pretraining shows 0.2 to 1. The finest
+        patches that an estimator leaves carry no expression, and real and synthetic maps differ most in them.
     mirror : bool
         In evaluation mode, average the embedding with that of the mirrored face (left-right is not what a class depends
         on).
@@ -226,21 +230,53 @@ class FacsFlow(Backbone):
         return torch.stack(scores).mean(dim=0)
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
-        """Directions of the coarse classes and single emotions that were learnt in pretraining."""
-        rows = [CLASSES.index(name) if name in CLASSES else -1 for name in classes]
-        known = torch.tensor([row >= 0 for row in rows])
+        """Directions of classes that need no label.
+
+        The coarse classes and the emotions of pretraining have directions of their own. Further emotions with a FACS
+        description (tense, others) and classes named by action units (``"4+7"``, ``"AU12"``) get the sum of their
+        units' directions in the action unit head, averaged over the combinations that the emotion is seen with.
+        """
+        found = [self._direction(name) for name in classes]
+        known = torch.tensor([direction is not None for direction in found])
         if not bool(known.any()):
             return None
-        learnt = torch.cat([F.normalize(branch.directions.detach().cpu(), dim=-1) for branch in self.networks], dim=-1)
-        weight = learnt[rows] / len(self.branches) ** 0.5
+        blank = torch.zeros(self.embed_dim)
         return ClassDirections(
-            weight=weight * known[:, None],
-            bias=torch.zeros(len(rows)),
+            weight=torch.stack([blank if direction is None else direction for direction in found]),
+            bias=torch.zeros(len(found)),
             known=known,
             scale=self.scale,
-            centre=torch.zeros(self.embed_dim),
+            centre=blank,
             precision=self.precision.cpu(),
         )
+
+    def _direction(self, name: str) -> Tensor | None:
+        """The joined direction of one class, of unit length, or None."""
+        if name in LEARNT:
+            parts = [branch.directions.detach().cpu()[CLASSES.index(name)] for branch in self.networks]
+        elif (shares := _unit_shares(name)) is not None:
+            parts = [shares @ F.normalize(branch.unit_head.weight.detach().cpu(), dim=-1) for branch in self.networks]
+        else:
+            return None
+        return F.normalize(torch.cat([F.normalize(part, dim=-1) for part in parts]), dim=-1)
+
+
+def _unit_shares(name: str) -> Tensor | None:
+    """How much of each action unit a class shows, (units,), or None for a name without a FACS description."""
+    shares = torch.zeros(len(ACTION_UNIT_ORDER))
+    if name in EMOTION_ACTION_UNITS:
+        patterns = EMOTION_ACTION_UNITS[name]
+        for pattern in patterns:
+            for unit in pattern.units:
+                shares[ACTION_UNIT_ORDER.index(unit)] += pattern.weight
+        return shares / sum(pattern.weight for pattern in patterns)
+    parsed = parse_aus(name)
+    numbers = parsed.numbers()
+    if parsed.unparsed or not numbers or not set(numbers) <= set(ACTION_UNIT_ORDER):
+        return None
+    for unit in numbers:
+        shares[ACTION_UNIT_ORDER.index(unit)] = 1.0
+    return shares
 
 
 def smoothed(inputs: Tensor, amount: float | Tensor) -> Tensor:

@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fsmer import __version__
 from fsmer.backbones import Backbone, embed, load_model, model_hash
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.report import Predictions, Report
-from fsmer.io import atomic_path
+from fsmer.io import atomic_path, check_writable
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.base import SourceModel
 
@@ -113,6 +114,7 @@ def evaluate(
     described = {"name": chosen.name, "title": chosen.title, "hash": chosen.hash, "settings": chosen.to_dict()}
     store = None
     if out is not None:
+        check_writable(out)
         key = _run_key(described, weights, solver, clips)
         store = _PartStore(Path(out), key, resume=resume)
     part = _all_episodes(run, store)
@@ -431,6 +433,11 @@ def _run_key(protocol: dict[str, Any], weights: str, method: Method, clips: Clip
     digest = hashlib.sha256(json.dumps([protocol, weights, method.to_dict()], sort_keys=True, default=str).encode())
     for values in (clips.ids, clips.datasets, clips.subjects, clips.labels):
         digest.update("\n".join(map(str, values.tolist())).encode())
+    # The media too: flow that was extracted anew under the same ids is another run.
+    for kind in clips.specs:
+        for maps in clips.batches(kind, 1024):
+            digest.update(np.ascontiguousarray(maps).tobytes())
+    digest.update(__version__.encode())
     digest.update(json.dumps({kind: spec.to_dict() for kind, spec in clips.specs.items()}, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 

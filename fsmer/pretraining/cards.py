@@ -57,8 +57,8 @@ pipeline_tag: image-classification
 
 A compact network ({parameters:,} parameters) that turns one optical-flow map of a face (onset to apex:
 {backbone.input_spec.describe()}) into a {backbone.embed_dim}-d embedding. It knows action units and emotions from
-synthetic motion drawn from the Facial Action Coding System. **No recording of a person was used to train it and no
-labelled clip was used to choose it**: the weights are those after the last step.
+synthetic motion drawn from the Facial Action Coding System. **No recording of a person was used to train it**, and no
+checkpoint was picked: the weights are those after the last step.
 
 ## Use
 
@@ -80,13 +80,12 @@ evaluate on their own labelled clips.
 ## Limits
 
 - Synthetic faces are a drawing of anatomy, not people: no claim is made about any group of people, and differences
-between groups were
-  not measured.
-- Positions, sizes and co-occurrences of action units follow published anatomy; the crop, the strength of head motion
-and the look of
-  estimator noise were set while looking at public flow maps of CASME II and SMIC (MEGC 2019), and figures on these two
-  sets were seen while the generator was designed. Figures on them are therefore optimistic; other data sets are the
-  fair test.
+  between groups were not measured.
+- Positions, sizes and co-occurrences of action units follow published anatomy. The crop, the strength of head motion
+  and the look of estimator noise were set while looking at public flow maps of CASME II and SMIC (MEGC 2019).
+- UF1 on these two sets, with their labels, was seen for many variants of the generator, the network, its length of
+  training, the smoothing at inference and the default few-shot method while they were designed. Figures on them are
+  therefore optimistic; other data sets are the fair test.
 - Eats the map described above and nothing else; another crop, size or normalisation is refused.
 - Per-map min-max scaling hides how strong a movement is: a face that does not move still gets an answer.
 

@@ -42,7 +42,8 @@ class Cosine(FineTuning):
 
     the linear discriminant (Fisher 1936) of unit embeddings u with the source's inverse scatter P, where m_c is the
     mean of the class's n clips and m that of all classes. A handful of clips cannot show which differences matter; the
-    source, from which P comes, has seen that in thousands.
+    source, from which P comes, has seen that in thousands. `steps`, `learning_rate`, `pull`, `balanced`, `train_bias`
+    have no effect then; any other `init` than ``"auto"`` brings them back.
 
     Parameters
     ----------

@@ -23,7 +23,8 @@ class Logistic(Method):
     Parameters
     ----------
     C : float
-        Inverse strength of the L2 penalty, as in scikit-learn.
+        Inverse strength of the L2 penalty, as in scikit-learn. The default is the best of 0.003, 0.01, 0.03, 0.1 and 1
+        by leave-one-subject-out on the synthetic domains clinic and field.
     balanced : bool
         Weigh classes alike whatever their number of clips.
     max_iter : int
