@@ -153,7 +153,7 @@ class FacsFlow(Backbone):
     scale : float
         Factor on the cosines.
     smooth : float
-        In evaluation mode, how far every map is drawn towards its 3x3 mean; pretraining shows 0.2 to 1. The finest
+        In evaluation mode, how far every map is drawn towards its 3x3 mean; pretraining shows up to 0.7. The finest
         patches that an estimator leaves carry no expression, and real and synthetic maps differ most in them.
     mirror : bool
         In evaluation mode, average the embedding with that of the mirrored face (left-right is not what a class depends

@@ -120,9 +120,9 @@ class Domain:
             "sadness": 0.7,
         }
     )
-    crop_scale: tuple[float, float] = (1.0, 0.1)
-    crop_aspect: tuple[float, float] = (1.0, 0.08)
-    crop_shift: tuple[float, float] = (0.025, 0.045)
+    crop_scale: tuple[float, float] = (1.0, 0.08)
+    crop_aspect: tuple[float, float] = (1.0, 0.06)
+    crop_shift: tuple[float, float] = (0.02, 0.03)
     crop_offset: tuple[float, float] = (0.0, 0.0)
     crop_angle: float = 0.04
     geometry: float = 0.015

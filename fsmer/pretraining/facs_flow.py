@@ -60,8 +60,8 @@ class Recipe:
         Both parameters of the beta distribution that two clips are mixed by (Zhang et al. 2018), for each branch anew.
     channel_drop : float
         Probability that a branch does not see u, v or strain of a clip.
-    smoothing : (low, high)
-        Range of how far each map is drawn towards its 3x3 mean.
+    sharpness : float
+        How far each map is drawn towards its 3x3 mean: from half of this away from it (sharpened) to all of it.
     average_decay : float
         Decay of the running average of the weights, which is what is kept.
     scatter_clips : int
@@ -81,7 +81,7 @@ class Recipe:
     emotion_weight: float = 1.0
     mixup: float = 0.4
     channel_drop: float = 0.1
-    smoothing: tuple[float, float] = (0.2, 1.0)
+    sharpness: float = 0.7
     average_decay: float = 0.998
     scatter_clips: int = 4_096
     scatter_ridge: float = 1.0
@@ -163,9 +163,9 @@ def pretrain_facs_flow(
     )
     run.average.save_pretrained(folder)
     write_json(
-        folder / HISTORY, {"recipe": _plain(recipe), "seed": seed, "seconds": round(run.seconds), "losses": run.history}
+        folder / HISTORY, {"recipe": asdict(recipe), "seed": seed, "seconds": round(run.seconds), "losses": run.history}
     )
-    write_model_card(folder, run.average, recipe=_plain(recipe), seed=seed, seconds=run.seconds)
+    write_model_card(folder, run.average, recipe=asdict(recipe), seed=seed, seconds=run.seconds)
     for name in (CHECKPOINT, CHECKPOINT_STATE):
         (folder / name).unlink(missing_ok=True)
     return folder
@@ -248,8 +248,7 @@ class _Run:
     def _augment(self, maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Maps as one branch sees them, the clips that they are mixed with, and each clip's own share, (B,)."""
         recipe, count = self.recipe, len(maps)
-        low, high = recipe.smoothing
-        amount = low + (high - low) * torch.rand(count, 3, 1, 1, generator=generator)
+        amount = recipe.sharpness * (1.5 * torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
         keep = (torch.rand(count, 3, 1, 1, generator=generator) >= recipe.channel_drop).float()
         seen = keep * smoothed(maps, amount)
         other = torch.randperm(count, generator=generator)
@@ -301,7 +300,7 @@ class _Run:
         write_json(
             folder / CHECKPOINT_STATE,
             {
-                "recipe": _plain(self.recipe),
+                "recipe": asdict(self.recipe),
                 "seed": self.seed,
                 "step": self.step,
                 "seconds": self.seconds,
@@ -314,7 +313,7 @@ class _Run:
         try:
             state: dict[str, Any] = json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))
             tensors = load_file(str(folder / CHECKPOINT))
-            same = state["recipe"] == _plain(self.recipe) and state["seed"] == self.seed
+            same = state["recipe"] == asdict(self.recipe) and state["seed"] == self.seed
         except Exception as error:
             raise WeightsError(
                 f"the checkpoint in {folder} cannot be read ({error}); remove it or start with resume off."
@@ -343,11 +342,6 @@ class _Run:
         # early.
         self.seconds = float(state["seconds"])
         self.history = [entry for entry in state["history"] if entry["step"] <= self.step]
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON gives it back."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 
 
 def _one_cycle(done: float, warm: float = 0.15, start: float = 0.04, end: float = 4e-6) -> float:
