@@ -94,7 +94,7 @@ def prepare(axes: Axes, title: str = "") -> None:
     axes.set_yticks([])
     axes.set_aspect("equal")
     axes.spines[:].set_color("#cccccc")
-    axes.set_title(title, fontsize=6, pad=2, loc="left")
+    axes.set_title(title, fontsize=5, pad=2, loc="left")
 
 
 def action_units() -> None:

@@ -19,7 +19,7 @@ from tiny_backbone import TinyBackbone
 from torch import nn
 from torch.nn import functional as F
 
-from fsmer.backbones import ClassDirections, create_model, embed
+from fsmer.backbones import ClassDirections, create_model, embed, load_model
 from fsmer.data import synthetic_clips
 from fsmer.errors import FsmerError, SupportError, UnknownNameError
 from fsmer.transfer import MethodError, SourceModel, list_methods, load_method
@@ -569,6 +569,17 @@ def test_a_source_teaches_a_backbone_that_knows_nothing_the_shared_classes(clips
     recognizer = load_method("zero_shot").fit(model, source)
     # Always saying the most frequent class would be right for fewer than half.
     assert recognizer.score(source) > 0.65
+
+
+def test_what_a_backbone_knows_survives_a_source():
+    # Source clips of the same classes must help or at least not hurt a backbone that knows them already.
+    backbone = load_model("facs-flow")
+    source, target = synthetic_clips("lab", 150, seed=1), synthetic_clips("clinic", 150, seed=2)
+    alone = load_method("zero_shot").fit(backbone, target).score(target)
+    for name in ("zero_shot", "cosine"):
+        method = load_method(name)
+        taught = method.fit(method.train_source(backbone, source), target[:30]).score(target[30:])
+        assert taught > alone - 0.05, name
 
 
 def test_directions_of_the_source_go_before_the_backbones_own(clips):

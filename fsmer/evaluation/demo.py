@@ -13,7 +13,7 @@ import numpy as np
 from fsmer.evaluation.plots import flow_figure, methods_figure, save_figure
 from fsmer.evaluation.report import Report, show_figure
 from fsmer.evaluation.runner import Progress, evaluate
-from fsmer.io import write_json, write_text
+from fsmer.io import check_writable, write_json, write_text
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -120,6 +120,7 @@ def run_demo(
         "figures": folder / "demo.json",
         "recognizer": folder / "recognizer",
     }
+    check_writable(folder)
     backbone = load_model(os.fspath(model))
     protocol = load_protocol(PROTOCOL, episodes=episodes, seed=seed)
     clips = protocol.make_clips()

@@ -172,7 +172,9 @@ class Cosine(FineTuning):
         model = SourceModel.wrap(backbone)
         names, codes = support_codes(source, None)
         prior = model.class_directions(names)
-        head = self.fit_head(embed(model.backbone, source)[None], codes[None], len(names), prior)
+        # A source is large enough to train on, and the closed form gives no directions of unit length to hand on.
+        start = None if prior is None else replace(prior, precision=None)
+        head = self.fit_head(embed(model.backbone, source)[None], codes[None], len(names), start)
         source_model = _with_directions(model.backbone, names, head, self._scale(prior))
         if prior is None or source_model.directions is None or prior.precision is None:
             return source_model
