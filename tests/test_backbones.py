@@ -86,6 +86,8 @@ def test_media_of_another_size_or_not_finite_is_refused(backbone):
     channels, height, width = backbone.input_spec.shape
     with pytest.raises(SpecMismatchError, match=str(height + 1)):
         embed(backbone, np.zeros((2, channels, height + 1, width), dtype=np.float32))
+    with pytest.raises(SpecMismatchError, match="not as str"):
+        embed(backbone, "maps")
     broken = maps_for(backbone).numpy().copy()
     broken[2, 0, 0, 0] = np.nan
     with pytest.raises(MediaError, match="number 2"):

@@ -233,6 +233,24 @@ def test_finished_episodes_count_for_the_very_same_run_only(backbone: Backbone, 
     assert stop(model=create_model("facs-flow")) == 0
 
 
+def test_maps_extracted_anew_under_the_same_ids_are_another_run(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path
+) -> None:
+    protocol = load_protocol("loso")
+    anew = clips.media()[:, :, :, ::-1].copy()
+    other = ClipSet.from_arrays(anew, clips.labels, subjects=clips.subjects, datasets=clips.datasets, ids=clips.ids)
+    keys = []
+    for some in (clips, clips, other):
+        described, method = protocol.to_dict(), load_method("protonet")
+        keys.append(runner._run_key(described, "weights", method, some, some))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_negative_seed_is_refused(backbone: Backbone, clips: ClipSet) -> None:
+    with pytest.raises(ProtocolError, match="seed=-1"):
+        evaluate("loso", backbone, "protonet", clips=clips, seed=-1)
+
+
 def test_a_damaged_intermediate_file_is_computed_again(backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:
     protocol = load_protocol("kshot", shot=2, episodes=300)
     with pytest.raises(KeyboardInterrupt):

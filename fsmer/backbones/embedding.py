@@ -83,8 +83,14 @@ def embed(
 
 def check_inputs(backbone: Backbone, values: Any) -> np.ndarray:
     """Plain arrays as float32 of shape (N, \\*input_spec.shape), or an error that names both shapes."""
-    array = np.asarray(values, dtype=np.float32)
     spec = backbone.input_spec
+    try:
+        array = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise SpecMismatchError(
+            f"clips are needed as a ClipSet or as one array of numbers, shape (N, {', '.join(map(str, spec.shape))}), "
+            f"not as {type(values).__name__} ({error})."
+        ) from error
     if array.ndim == len(spec.shape) and array.shape == spec.shape:
         array = array[None]
     if array.shape[1:] != spec.shape:

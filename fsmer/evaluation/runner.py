@@ -103,6 +103,8 @@ def evaluate(
     >>> report = fsmer.evaluate("loso", "facs-flow", "logistic", clips=clips)  # doctest: +SKIP
     >>> report.uf1, report.interval("uf1")  # doctest: +SKIP
     """
+    if seed is not None and seed < 0:
+        raise ProtocolError(f"seed={seed} is negative; give 0 or a larger whole number.")
     chosen = _as_protocol(protocol, seed)
     solver = load_method(method)
     backbone = model if isinstance(model, Backbone) else load_model(os.fspath(model))
@@ -115,7 +117,7 @@ def evaluate(
     store = None
     if out is not None:
         check_writable(out)
-        key = _run_key(described, weights, solver, clips)
+        key = _run_key(described, weights, solver, clips, clips[episodes.codes >= 0])
         store = _PartStore(Path(out), key, resume=resume)
     part = _all_episodes(run, store)
     asked_twice = bool(np.bincount(part.predictions.clip).max(initial=0) > 1)
@@ -429,13 +431,13 @@ def _check_size(protocol: Protocol, episodes: Episodes) -> None:
         )
 
 
-def _run_key(protocol: dict[str, Any], weights: str, method: Method, clips: ClipSet) -> str:
+def _run_key(protocol: dict[str, Any], weights: str, method: Method, clips: ClipSet, used: ClipSet) -> str:
     digest = hashlib.sha256(json.dumps([protocol, weights, method.to_dict()], sort_keys=True, default=str).encode())
     for values in (clips.ids, clips.datasets, clips.subjects, clips.labels):
         digest.update("\n".join(map(str, values.tolist())).encode())
     # The media too: flow that was extracted anew under the same ids is another run.
     for kind in clips.specs:
-        for maps in clips.batches(kind, 1024):
+        for maps in used.batches(kind, 1024):
             digest.update(np.ascontiguousarray(maps).tobytes())
     digest.update(__version__.encode())
     digest.update(json.dumps({kind: spec.to_dict() for kind, spec in clips.specs.items()}, sort_keys=True).encode())
