@@ -186,7 +186,7 @@ class FacsFlow(Backbone):
         self.mirror = mirror
         self.branches = nn.ModuleList(FlowBranch(widths, branch_dim, pool) for pool in pools)
         self._folded_state: tuple[tuple[int, int], ...] = ()
-        self._side_by_side: list[SideBySide] = []
+        self._side_by_side: dict[int, SideBySide] = {}
         # Inverse scatter of embeddings inside a class, measured on synthetic clips after training.
         self.precision: Tensor
         self.register_buffer("precision", torch.eye(self.embed_dim))
@@ -210,13 +210,13 @@ class FacsFlow(Backbone):
         """Embeddings of the branches from `SideBySide` networks, which are made anew when a weight has changed."""
         state = tuple((value.data_ptr(), value._version) for value in (*self.parameters(), *self.buffers()))
         if state != self._folded_state:
-            groups = [[branch for branch in self.networks if branch.pool == pool] for pool in self._pools()]
-            self._folded_state, self._side_by_side = state, [SideBySide(group) for group in groups]
-        found = [iter(together(inputs)) for together in self._side_by_side]
-        return [next(found[self._pools().index(branch.pool)]) for branch in self.networks]
-
-    def _pools(self) -> list[int]:
-        return sorted({branch.pool for branch in self.networks})
+            groups: dict[int, list[FlowBranch]] = {}
+            for branch in self.networks:
+                groups.setdefault(branch.pool, []).append(branch)
+            self._side_by_side = {pool: SideBySide(group) for pool, group in groups.items()}
+            self._folded_state = state
+        found = {pool: iter(together(inputs)) for pool, together in self._side_by_side.items()}
+        return [next(found[branch.pool]) for branch in self.networks]
 
     @property
     def networks(self) -> list[FlowBranch]:

@@ -58,6 +58,13 @@ class _Random:
         return self.generator.random(shape, dtype=np.float32)
 
 
+def _both_halves(landmark: str, offset: tuple[float, float]) -> list[tuple[int, int, float, tuple[float, float]]]:
+    """Half of the face (0 right, 1 left), landmark number, sign of x and centre of what hangs on a landmark."""
+    number = list(LANDMARKS).index(landmark)
+    x, y = LANDMARKS[landmark][0] + offset[0], LANDMARKS[landmark][1] + offset[1]
+    return [(half, number, sign, (sign * x, y)) for half, sign in enumerate((1.0, -1.0))]
+
+
 @dataclass(frozen=True)
 class _BumpTable:
     """All bumps of all action units, both sides, flattened to K rows."""
@@ -72,16 +79,14 @@ class _BumpTable:
 
 @lru_cache(maxsize=1)
 def _bump_table() -> _BumpTable:
-    names = list(LANDMARKS)
     unit, side, landmark, centres, sigmas, directions = [], [], [], [], [], []
     for index, number in enumerate(ACTION_UNIT_ORDER):
         for bump in FIELDS[number]:
-            x, y = LANDMARKS[bump.landmark]
-            for half, sign in enumerate((1.0, -1.0)):
+            for half, place, sign, centre in _both_halves(bump.landmark, bump.offset):
                 unit.append(index)
                 side.append(half)
-                landmark.append(names.index(bump.landmark))
-                centres.append((sign * (x + bump.offset[0]), y + bump.offset[1]))
+                landmark.append(place)
+                centres.append(centre)
                 sigmas.append(bump.sigma)
                 directions.append((sign * bump.direction[0], bump.direction[1]))
     return _BumpTable(
@@ -122,14 +127,12 @@ class _SpotTable:
 
 @lru_cache(maxsize=1)
 def _spot_table() -> _SpotTable:
-    names = list(LANDMARKS)
     side, landmark, centres, sigmas, strengths = [], [], [], [], []
-    for name, (dx, dy), sigma, strength in _TEXTURE:
-        x, y = LANDMARKS[name]
-        for half, sign in enumerate((1.0, -1.0)):
+    for name, offset, sigma, strength in _TEXTURE:
+        for half, place, _, centre in _both_halves(name, offset):
             side.append(half)
-            landmark.append(names.index(name))
-            centres.append((sign * (x + dx), y + dy))
+            landmark.append(place)
+            centres.append(centre)
             sigmas.append(sigma)
             strengths.append(strength)
     return _SpotTable(

@@ -30,6 +30,11 @@ CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_STATE = "checkpoint.json"
 HISTORY = "history.json"
 
+# Coarse class of every emotion of the synthetic data, -1 for those without one.
+COARSE_CODES = np.array(
+    [COARSE_CLASSES.index(THREE_CLASSES[name]) if name in THREE_CLASSES else -1 for name in EMOTION_ORDER]
+)
+
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -196,9 +201,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.coarse = torch.tensor(
-            [COARSE_CLASSES.index(THREE_CLASSES[name]) if name in THREE_CLASSES else -1 for name in EMOTION_ORDER]
-        )
+        self.coarse = torch.from_numpy(COARSE_CODES)
 
     def advance(self, clips: SyntheticMaps) -> dict[str, float]:
         """One optimiser step."""
@@ -353,8 +356,9 @@ def _one_cycle(done: float, warm: float = 0.15, start: float = 0.04, end: float 
 def _inverse_scatter(model: FacsFlow, domain: str, seed: int, clips: int, ridge: float) -> Tensor:
     """Inverse of the scatter of unit embeddings inside the coarse classes, on clips that training has not seen."""
     drawn = synthetic_maps(clips, domain=domain, seed=seed + 1)
-    labels = np.array([COARSE_CLASSES.index(THREE_CLASSES[EMOTION_ORDER[index]]) for index in drawn.emotions])
-    embeddings = F.normalize(embed(model, drawn.maps), dim=-1).double()
+    labels = COARSE_CODES[drawn.emotions]
+    embeddings = F.normalize(embed(model, drawn.maps[labels >= 0]), dim=-1).double()
+    labels = labels[labels >= 0]
     means = torch.stack([embeddings[labels == code].mean(dim=0) for code in range(len(COARSE_CLASSES))])
     inside = embeddings - means[labels]
     scatter = inside.T @ inside / len(inside)
