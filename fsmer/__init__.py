@@ -27,6 +27,10 @@ _PUBLIC = {
     "parse_aus": "fsmer.data",
     "synthetic_clips": "fsmer.data",
     "list_domains": "fsmer.data",
+    "list_datasets": "fsmer.data.adapters",
+    "read_dataset": "fsmer.data.adapters",
+    "check_dataset": "fsmer.data.adapters",
+    "megc2019_composite": "fsmer.data.adapters",
     # episodes
     "Episode": "fsmer.episodic",
     "KShotSampler": "fsmer.episodic",
@@ -36,6 +40,7 @@ _PUBLIC = {
     "Backbone": "fsmer.backbones",
     "load_model": "fsmer.backbones",
     "list_models": "fsmer.backbones",
+    "create_model": "fsmer.backbones",
     "embed": "fsmer.backbones",
     # transfer
     "Recognizer": "fsmer.transfer",
@@ -43,9 +48,12 @@ _PUBLIC = {
     "load_method": "fsmer.transfer",
     "list_methods": "fsmer.transfer",
     "mmd": "fsmer.transfer",
+    "recognizer_of_words": "fsmer.transfer",
+    "train": "fsmer.transfer",
     # evaluation
     "Report": "fsmer.evaluation",
     "evaluate": "fsmer.evaluation",
+    "explain": "fsmer.evaluation.explain",
     # errors
     "FsmerError": "fsmer.errors",
 }
@@ -80,7 +88,9 @@ if TYPE_CHECKING:
         read_frame,
         synthetic_clips,
     )
+    from fsmer.data.adapters import check_dataset, list_datasets, megc2019_composite, read_dataset
     from fsmer.episodic import Episode, KShotSampler, list_protocols, load_protocol
     from fsmer.errors import FsmerError
     from fsmer.evaluation import Report, evaluate
-    from fsmer.transfer import Recognizer, adapt, list_methods, load_method, mmd
+    from fsmer.evaluation.explain import explain
+    from fsmer.transfer import Recognizer, adapt, list_methods, load_method, mmd, recognizer_of_words, train

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,7 +24,7 @@ import fsmer
 from fsmer.errors import DataError, FsmerError
 
 if TYPE_CHECKING:
-    from fsmer.data import ClipSet
+    from fsmer.data import ClipSet, InputSpec
     from fsmer.evaluation import Report
     from fsmer.transfer import Method
 
@@ -56,6 +58,23 @@ MethodName = Annotated[str, typer.Option("--method", help="Name of a method.")]
 Param = Annotated[
     list[str],
     typer.Option("--param", "-p", help="A method's parameter as KEY=VALUE; may be repeated.", show_default=False),
+]
+Argument = Annotated[
+    list[str],
+    typer.Option(
+        "--argument",
+        "-a",
+        help="A constructor argument of the model as KEY=VALUE; may be repeated.",
+        show_default=False,
+    ),
+]
+Describe = Annotated[
+    list[str],
+    typer.Option(
+        "--describe",
+        help="What a class looks like as CLASS=WORDS, e.g. 'smile=cheek raiser, lip corner puller'; may be repeated.",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 
@@ -143,8 +162,9 @@ def models(
                 "name": one.name,
                 "summary": one.summary,
                 "parameters": one.parameters,
+                "flops": one.flops,
                 "embed_dim": one.embed_dim,
-                "input_spec": one.input_spec.to_dict(),
+                "input_specs": [spec.to_dict() for spec in one.input_specs],
                 "pretrained": one.pretrained,
             }
             for one in found
@@ -152,11 +172,16 @@ def models(
         methods_out = [{"name": one.name, "summary": one.summary, "params": one.params} for one in list_methods()]
         _print_json({"models": models_out, "methods": methods_out})
         return
-    table = _table("model", "eats", "embedding", "parameters", "weights", "what")
+    table = _table("model", "eats", "embedding", "parameters", "GFLOPs a clip", "weights", "what")
     for one in found:
-        weights = "with fsmer" if one.pretrained else "none"
         table.add_row(
-            one.name, one.input_spec.describe(), str(one.embed_dim), f"{one.parameters:,}", weights, escape(one.summary)
+            one.name,
+            "; ".join(spec.describe() for spec in one.input_specs),
+            f"{one.embed_dim:,}",
+            f"{one.parameters:,}",
+            f"{one.flops / 1e9:.3g}",
+            "with fsmer" if one.pretrained else "none",
+            escape(one.summary),
         )
     methods = _table("method", "what")
     for method in list_methods():
@@ -208,6 +233,7 @@ def evaluate(
         str | None, typer.Option(help="Query clips of each class, or 'rest' for all.", show_default=False)
     ] = None,
     episodes: Annotated[int | None, typer.Option(help="Number of episodes.", show_default=False)] = None,
+    describe: Describe = [],  # noqa: B006
     seed: Annotated[
         int | None, typer.Option(help="Of the episodes and of the bootstrap.", min=0, show_default=False)
     ] = None,
@@ -218,40 +244,118 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Judge a method on a model by a protocol: UF1, UAR and accuracy with 95 % intervals."""
+    from fsmer.backbones import load_model
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
 
     asked = {"way": way, "shot": shot, "query": _whole(query), "episodes": episodes}
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
     solver = _method(method, param)
-    clips = _read(data, where, scheme) if data else None
+    backbone = load_model(model)
+    clips = _read(data, where, scheme, specs=backbone.input_specs) if data else None
     with _progress() as progress:
-        report = run(chosen, model, solver, clips=clips, seed=seed, progress=progress, out=out, resume=resume)
-    if as_json:
-        _print_json(report.to_dict())
+        report = run(
+            chosen,
+            backbone,
+            solver,
+            clips=clips,
+            descriptions=_pairs(describe, "--describe"),
+            seed=seed,
+            progress=progress,
+            out=out,
+            resume=resume,
+        )
+    _show_report(report, out, as_json)
+
+
+@command("fsmer train fr --protocol loso --data DIR --out OUT")
+def train(
+    name: Annotated[str, typer.Argument(help="Name of a model (fresh weights), or a folder of weights to go on from.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the recognizer or, with a protocol, the report.")],
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Train once for every episode, on its support, and judge on its queries; default: train on all clips.",
+            show_default=False,
+        ),
+    ] = None,
+    where: Where = None,
+    scheme: Scheme = None,
+    param: Param = [],  # noqa: B006
+    argument: Argument = [],  # noqa: B006
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the weights that ship.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run of the same settings.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model with labels, by its paper's recipe."""
+    from fsmer.backbones import load_model
+    from fsmer.episodic import load_protocol
+    from fsmer.evaluation import evaluate as run
+    from fsmer.evaluation.plots import loss_figure, save_figure
+    from fsmer.transfer.train import HISTORY, Train, fresh_model
+
+    method = _method("train", param)
+    if not isinstance(method, Train):
+        raise FsmerError("the method registered as 'train' is not fsmer's own; register yours under another name.")
+    arguments = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
+    backbone = load_model(name) if pretrained else fresh_model(name, method.seed, arguments)
+    clips = _read(data, where, scheme, specs=backbone.input_specs)
+    with _progress() as progress:
+        if protocol is not None:
+            report = run(
+                load_protocol(protocol), backbone, method, clips=clips, progress=progress, out=out, resume=resume
+            )
+        else:
+            recognizer = method.run(
+                backbone, clips, out, resume=resume, progress=functools.partial(progress, "training")
+            )
+    if protocol is not None:
+        _show_report(report, out, as_json)
         return
-    _print_report(report)
-    if out is not None:
-        Console().print(f"written to {escape(str(out))}", highlight=False)
+    history = out.with_name(f"{out.name}.{HISTORY}")
+    losses = json.loads(history.read_text(encoding="utf-8"))["losses"]
+    figure = loss_figure(losses, title=f"{backbone.name}, {len(clips)} clips")
+    picture = save_figure(figure, history.with_suffix(".png"))
+    if as_json:
+        names = [str(known) for known in recognizer.classes_]
+        _print_json({"out": str(out), "classes": names, "clips": len(clips), "losses": losses, "curve": str(picture)})
+        return
+    Console().print(
+        f"trained {backbone.name} on {len(clips):,} clips, loss {losses[0]:.3f} -> {losses[-1]:.3f} "
+        f"(curve in {escape(str(picture))}); recognizer in {escape(str(out))}",
+        highlight=False,
+    )
 
 
 @command("fsmer adapt --data DIR --where \"dataset == 'smic'\" --model facs-flow --method cosine --out my-recognizer")
 def adapt(
-    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the recognizer.")],
+    data: Data = [],  # noqa: B006
     where: Where = None,
     scheme: Scheme = None,
     model: Model = "facs-flow",
     method: MethodName = "cosine",
     param: Param = [],  # noqa: B006
+    describe: Describe = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Learn a recognizer from a few labelled clips and save it."""
+    """Learn a recognizer from a few labelled clips, or from words alone, and save it."""
+    from fsmer.backbones import load_model
     from fsmer.transfer import adapt as learn
+    from fsmer.transfer import recognizer_of_words
 
-    clips = _read(data, where, scheme)
+    backbone = load_model(model)
+    words = _pairs(describe, "--describe")
+    if not data and not words:
+        raise DataError("nothing to learn from: give labelled clips with --data, or describe classes with --describe.")
     with _progress() as progress:
-        recognizer = learn(model, clips, _method(method, param), progress=functools.partial(progress, "training"))
+        if not data:
+            recognizer = recognizer_of_words(backbone, words)
+        else:
+            clips = _read(data, where, scheme, specs=backbone.input_specs)
+            report = functools.partial(progress, "training")
+            recognizer = learn(backbone, clips, _method(method, param), descriptions=words, progress=report)
     recognizer.save(out)
     names = [str(name) for name in recognizer.classes_]
     if as_json:
@@ -278,7 +382,7 @@ def predict(
     from fsmer.transfer import Recognizer
 
     loaded = Recognizer.load(recognizer)
-    clips = _read(data, where, None, labelled=False)
+    clips = _read(data, where, None, labelled=False, specs=loaded.backbone.input_specs)
     probabilities = loaded.predict_proba(clips)
     frame = clips.table[["clip", "dataset", "subject"]].astype(str)
     frame["predicted"] = loaded.classes_[probabilities.argmax(axis=1)].astype(object)
@@ -306,12 +410,32 @@ def pretrain(
     steps: Annotated[
         int | None, typer.Option(help="Optimiser steps; default the recipe's.", show_default=False)
     ] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Any tree of frame folders or videos, for models that teach themselves; no labels are read. "
+            "Default: synthetic frames.",
+            show_default=False,
+        ),
+    ] = None,
+    argument: Argument = [],  # noqa: B006
     resume: Annotated[bool, typer.Option(help="Go on from a checkpoint in the folder.")] = True,
 ) -> None:
-    """Make a model's weights from nothing but a seed."""
+    """Make a model's weights without labels: from nothing but a seed, or from your own frames."""
     from fsmer.pretraining import load_pretrainer
 
+    more: dict[str, Any] = {}
+    if frames is not None:
+        more["frames"] = frames
+    if argument:
+        more["arguments"] = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
     make = load_pretrainer(name)
+    try:
+        inspect.signature(make).bind(out, seed=seed, steps=steps, resume=resume, progress=None, **more)
+    except TypeError as error:
+        raise DataError(
+            f"{name!r} is trained on synthetic flow alone and takes no frames or arguments; leave them out."
+        ) from error
     with _progress() as progress:
         folder = make(
             out,
@@ -319,6 +443,7 @@ def pretrain(
             steps=steps,
             resume=resume,
             progress=lambda done, total, losses: progress(f"training {_losses(losses)}", done, total),
+            **more,
         )
     Console().print(f"weights in {escape(str(folder))}; use them with --model {escape(str(folder))}", highlight=False)
 
@@ -371,8 +496,94 @@ def mmd(
     Console().print(f"picture in {escape(str(out))}", highlight=False)
 
 
-def _read(data: Sequence[str], where: str | None, scheme: str | None, *, labelled: bool = True) -> ClipSet:
-    """All named clips pooled, then selected, then relabelled."""
+@command("fsmer explain my-recognizer --data DIR --clips 4 --out pictures")
+def explain(
+    model: Annotated[str, typer.Argument(help="Folder of a recognizer or of weights, or the name of a model.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for one picture a clip.")],
+    where: Where = None,
+    clips: Annotated[int, typer.Option(help="The first so many clips.", min=1)] = 6,
+    how: Annotated[
+        Literal["own", "gradient"] | None,
+        typer.Option(help="own: the network's own map; gradient: integrated gradients; default own where it has one."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pictures of where a model looks: the clip's media and the network's map side by side."""
+    from fsmer.backbones import Backbone, load_model
+    from fsmer.evaluation.explain import explain as draw
+    from fsmer.transfer import Recognizer
+
+    asked: Backbone | Recognizer
+    if (Path(model) / "config.json").is_file() and "recognizer" in json.loads(
+        (Path(model) / "config.json").read_text()
+    ):
+        asked = Recognizer.load(model)
+        specs = asked.backbone.input_specs
+    else:
+        asked = load_model(model)
+        specs = asked.input_specs
+    shown = _read(data, where, None, labelled=False, specs=specs)[:clips]
+    found = draw(asked, shown, out=out, method=how)
+    pictures = found if isinstance(found, list) else [found]
+    if as_json:
+        _print_json([{"clip": one.clip, "predicted": one.prediction, "maps": sorted(one.maps)} for one in pictures])
+        return
+    Console().print(f"{len(pictures)} pictures in {escape(str(out))}", highlight=False)
+
+
+@command("fsmer datasets")
+def datasets(as_json: AsJson = False) -> None:
+    """List the data sets that fsmer reads, and where a licence is requested."""
+    from fsmer.data.adapters import list_datasets
+
+    found = list_datasets()
+    if as_json:
+        _print_json([asdict(one) for one in found])
+        return
+    table = _table("name", "data set", "clips", "people", "frames/s", "annotated", "request")
+    for one in found:
+        numbers = [one.clips, one.subjects, one.frames_per_second]
+        cells = ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in numbers]
+        table.add_row(one.name, escape(one.title), *cells, escape(str(one.annotation)), escape(str(one.request)))
+    Console().print(table)
+
+
+@command("fsmer check casme2 --root DIR")
+def check(
+    name: Annotated[str, typer.Argument(help="Name of a data set (see 'fsmer datasets').")],
+    root: Annotated[Path, typer.Option(help="Folder of the download.")],
+    frames: Annotated[
+        Literal["raw", "cropped"] | None,
+        typer.Option(help="raw or cropped, where a download holds both.", show_default=False),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="The annotation sheet, if it lies elsewhere.", show_default=False)
+    ] = None,
+    corrections: Annotated[
+        Path | None, typer.Option(help="Your own table of corrections, CSV.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a download: what is there, what is missing, which apexes cannot be right."""
+    from fsmer.data.adapters import check_dataset
+
+    audit = check_dataset(name, root, frames=frames, sheet=sheet, corrections=corrections)
+    if as_json:
+        _print_json(audit.to_dict())
+        return
+    print(audit)
+
+
+def _read(
+    data: Sequence[str],
+    where: str | None,
+    scheme: str | None,
+    *,
+    labelled: bool = True,
+    specs: Sequence[InputSpec] = (),
+) -> ClipSet:
+    """All named clips pooled, then selected, then relabelled; synthetic ones are made with the media of `specs`."""
     from fsmer.data import concat, read_clips
     from fsmer.data.synthetic import synthetic_clips
 
@@ -383,7 +594,7 @@ def _read(data: Sequence[str], where: str | None, scheme: str | None, *, labelle
             if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
                 raise DataError(f"{name!r} is not understood; write for example synthetic:lab, or synthetic:lab:300:7.")
             count, seed, *_ = [*map(int, numbers), *(SYNTHETIC_CLIPS, 0)[len(numbers) :]]
-            sets.append(synthetic_clips(domain, n=count, seed=seed))
+            sets.append(synthetic_clips(domain, n=count, seed=seed, specs=specs))
         else:
             sets.append(read_clips(name, labelled=labelled))
     clips = concat(sets) if len(sets) > 1 else sets[0]
@@ -395,13 +606,7 @@ def _read(data: Sequence[str], where: str | None, scheme: str | None, *, labelle
 def _method(name: str, params: Sequence[str]) -> Method:
     from fsmer.transfer import load_method
 
-    values = {}
-    for text in params:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"{text!r} is not KEY=VALUE, as in --param steps=50", param_hint="--param")
-        values[key.strip()] = value.strip()
-    return load_method(name, **values)
+    return load_method(name, **_pairs(params, "--param"))
 
 
 def _whole(text: str | None) -> int | str | None:
@@ -449,6 +654,33 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[key], completed=done, total=total, description=stage)
 
         yield show
+
+
+def _show_report(report: Report, out: Path | None, as_json: bool) -> None:
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    _print_report(report)
+    if out is not None:
+        Console().print(f"written to {escape(str(out))}", highlight=False)
+
+
+def _pairs(entries: Sequence[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for entry in entries:
+        key, mark, value = entry.partition("=")
+        if not mark or not key.strip():
+            raise typer.BadParameter(f"{entry!r} is not KEY=VALUE, as in --param steps=50", param_hint=option)
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _plain(text: str) -> Any:
+    """A constructor argument as JSON writes it, or else as text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _print_json(values: Any) -> None:

@@ -633,6 +633,8 @@ def test_fitting_equals_solving_the_same_episode(clips):
     embeddings = embed(backbone, clips)
     for name in NAMES:
         method = load_method(name)
+        if not method.keeps_backbone:  # its embeddings are other ones after fitting
+            continue
         ((_, logits),) = method.solve(
             embeddings, rows[None], codes[None], way=3, prior=backbone.class_directions(clips.classes)
         )

@@ -1,17 +1,23 @@
 """Networks that turn a clip's media into one embedding vector, one file each."""
 
-from fsmer.backbones.base import Backbone, ClassDirections, model_hash
-from fsmer.backbones.embedding import embed
+from fsmer.backbones.base import Backbone, ClassDirections, Targets, model_hash
+from fsmer.backbones.embedding import batch_of, check_clips, embed, read_inputs
+from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import ModelInfo, create_model, list_models, load_model, register_backbone
 
 __all__ = [
     "Backbone",
     "ClassDirections",
     "ModelInfo",
+    "Targets",
+    "TrainRecipe",
+    "batch_of",
+    "check_clips",
     "create_model",
     "embed",
     "list_models",
     "load_model",
     "model_hash",
+    "read_inputs",
     "register_backbone",
 ]

@@ -18,11 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fsmer.backbones.recipe import TrainRecipe
 from fsmer.data.spec import InputSpec
-from fsmer.errors import WeightsError
+from fsmer.errors import SpecMismatchError, WeightsError
 from fsmer.io import atomic_path, write_json
 
-__all__ = ["Backbone", "ClassDirections", "fetch_weights", "model_hash"]
+__all__ = ["Backbone", "ClassDirections", "Inputs", "Targets", "fetch_weights", "model_hash"]
+
+# One medium is a tensor (B, *shape); several are tensors by kind.
+Inputs = Tensor | dict[str, Tensor]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -70,16 +74,44 @@ class ClassDirections:
         return torch.where(self.known, scores, mean)
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What a training step knows of its clips.
+
+    Parameters
+    ----------
+    labels : int64 Tensor of shape (B,)
+        Class of each clip, as index into `classes`.
+    classes : tuple of str
+    action_units : float Tensor of shape (B, len(ACTION_UNIT_ORDER)), optional
+        1 for each active action unit, 0 for the others; a row of NaN where the clip has none annotated. ``None`` when
+        no clip has.
+    class_weights : Tensor of shape (C,), optional
+        Weight of each class in a classification loss.
+    """
+
+    labels: Tensor
+    classes: tuple[str, ...]
+    action_units: Tensor | None = None
+    class_weights: Tensor | None = None
+
+    def cross_entropy(self, logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy of `logits`, (B, C), against the labels, with the class weights."""
+        return F.cross_entropy(logits, self.labels, weight=self.class_weights, label_smoothing=label_smoothing)
+
+
 class Backbone(nn.Module, ModelHubMixin, ABC):
     """A network that turns a clip's media into one embedding vector and says which media it needs.
 
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
-    ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label).
+    ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label),
+    `training_loss` (when the paper trains with more than cross-entropy), `set_classes` (parts that depend on the
+    classes), `explain_maps` (what they look at) and `recipe` (how the paper trains).
 
     Attributes
     ----------
-    input_spec : InputSpec
-        What the network eats.
+    input_specs : tuple of InputSpec
+        What the network eats, one entry a medium.
     embed_dim : int
         Length of the embedding.
     config : dict
@@ -87,16 +119,55 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     """
 
     name: ClassVar[str] = ""
+    recipe: ClassVar[TrainRecipe] = TrainRecipe()
 
-    def __init__(self, *, input_spec: InputSpec, embed_dim: int, config: dict[str, Any]) -> None:
+    def __init__(self, *, input_spec: InputSpec | Sequence[InputSpec], embed_dim: int, config: dict[str, Any]) -> None:
         super().__init__()
-        self.input_spec = input_spec
+        self.input_specs = (input_spec,) if isinstance(input_spec, InputSpec) else tuple(input_spec)
         self.embed_dim = embed_dim
         self.config = config
 
+    @property
+    def input_spec(self) -> InputSpec:
+        """The one medium that the network eats.
+
+        Raises
+        ------
+        SpecMismatchError
+            It eats several; see `input_specs`.
+        """
+        if len(self.input_specs) > 1:
+            kinds = ", ".join(spec.kind for spec in self.input_specs)
+            raise SpecMismatchError(f"{self.name!r} eats several media ({kinds}); use input_specs.")
+        return self.input_specs[0]
+
     @abstractmethod
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Embeddings of shape (B, embed_dim) for `inputs` of shape (B, \\*input_spec.shape)."""
+    def forward(self, inputs: Any) -> Tensor:
+        """Embeddings of shape (B, embed_dim).
+
+        `inputs` is a tensor of shape (B, \\*spec.shape) where the network eats one medium, and a dict of such tensors
+        by kind where it eats several.
+        """
+
+    def training_loss(self, inputs: Any, targets: Targets, classifier: nn.Module) -> Tensor:
+        """Loss of one batch in supervised training; cross-entropy of ``classifier(self(inputs))`` by default.
+
+        Parameters
+        ----------
+        inputs : Tensor or dict of Tensor
+            As in `forward`.
+        targets : Targets
+        classifier : nn.Module
+            From embeddings (B, embed_dim) to logits (B, C); trained together with the backbone.
+        """
+        return targets.cross_entropy(classifier(self(inputs)), label_smoothing=self.recipe.label_smoothing)
+
+    def set_classes(self, classes: Sequence[str]) -> None:
+        """Make parts that depend on the classes anew before training on `classes`; most backbones have none."""
+
+    def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
+        """The network's own maps of what it looks at, each (B, h, w) in 0..1, by name; none by default."""
+        return {}
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """What this backbone knows of `classes` without labels; ``None`` when it knows none of them."""
@@ -121,7 +192,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             "library_name": "fsmer",
             "format_version": FORMAT_VERSION,
             "backbone": self.name,
-            "input_spec": self.input_spec.to_dict(),
+            "input_specs": [spec.to_dict() for spec in self.input_specs],
             "embed_dim": self.embed_dim,
             "arguments": self.config,
             "weights_sha256": weights_sha256,

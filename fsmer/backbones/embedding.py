@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones.base import Backbone, Inputs
+from fsmer.data.spec import InputSpec
 from fsmer.errors import MediaError, SpecMismatchError
 
-__all__ = ["check_inputs", "embed"]
+__all__ = ["check_clips", "check_inputs", "embed", "read_inputs"]
+
+Arrays = dict[str, NDArray[np.float32]]
+
+# Clips a forward pass: many small maps, few videos, so that memory stays bounded whatever a clip weighs.
+MAX_BATCH = 256
+BATCH_BYTES = 16 << 20
 
 
 def embed(
     backbone: Backbone,
     clips: Any,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Embeddings of `clips`, float32 of shape (N, embed_dim), on the CPU.
@@ -28,10 +36,11 @@ def embed(
     ----------
     backbone : Backbone
         Used in evaluation mode; its training mode is restored afterwards.
-    clips : ClipSet or array of shape (N, \\*input_spec.shape)
-        A clip set's media is read batch by batch, so memory stays bounded.
-    batch_size : int
-        Clips a forward pass.
+    clips : ClipSet, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
+        A clip set's media is read batch by batch, so memory stays bounded. A mapping is for backbones that eat several
+        media.
+    batch_size : int, optional
+        Clips a forward pass; default as many as 16 MiB of media hold, at most 256.
     progress : callable, optional
         Called with (clips done, clips in all) after each batch.
 
@@ -42,36 +51,30 @@ def embed(
     MediaError
         An array has values that are not finite, or a clip's media cannot be read.
     """
-    spec = backbone.input_spec
+    device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     if hasattr(clips, "specs"):
-        if spec.kind not in clips.specs:
-            held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
-            raise SpecMismatchError(
-                f"the clips hold {held}, but {backbone.name!r} eats {spec.describe()}; prepare that media."
-            )
-        clips.specs[spec.kind].check_feeds(spec, who=repr(backbone.name))
+        check_clips(backbone, clips)
         total = len(clips)
 
-        def read(start: int, stop: int) -> np.ndarray:
-            return np.asarray(clips.read(spec.kind, np.arange(start, stop)))
+        def read(start: int, stop: int) -> Inputs:
+            return read_inputs(backbone, clips, np.arange(start, stop), device)
     else:
-        array = check_inputs(backbone, clips)
-        total = len(array)
+        arrays = check_inputs(backbone, clips)
+        total = len(next(iter(arrays.values())))
 
-        def read(start: int, stop: int) -> np.ndarray:
-            return array[start:stop]
+        def read(start: int, stop: int) -> Inputs:
+            return _feed(backbone, {kind: array[start:stop] for kind, array in arrays.items()}, device)
 
-    device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    size = batch_size or batch_of(backbone)
     was_training = backbone.training
     if was_training:
         backbone.eval()
     parts = []
     try:
         with torch.inference_mode():
-            for start in range(0, total, batch_size):
-                stop = min(start + batch_size, total)
-                inputs = torch.from_numpy(np.ascontiguousarray(read(start, stop), dtype=np.float32)).to(device)
-                parts.append(backbone(inputs).float().cpu())
+            for start in range(0, total, size):
+                stop = min(start + size, total)
+                parts.append(backbone(read(start, stop)).float().cpu())
                 if progress is not None:
                     progress(stop, total)
     finally:
@@ -81,22 +84,67 @@ def embed(
     return torch.cat(parts).clone() if parts else torch.zeros(0, backbone.embed_dim)
 
 
-def check_inputs(backbone: Backbone, values: Any) -> np.ndarray:
-    """Plain arrays as float32 of shape (N, \\*input_spec.shape), or an error that names both shapes."""
-    spec = backbone.input_spec
+def batch_of(backbone: Backbone) -> int:
+    """How many clips make a batch of bounded memory."""
+    clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in backbone.input_specs)
+    return max(1, min(MAX_BATCH, BATCH_BYTES // clip_bytes))
+
+
+def check_clips(backbone: Backbone, clips: Any) -> None:
+    """Raise `SpecMismatchError` unless the clip set holds all media that the backbone eats."""
+    for wanted in backbone.input_specs:
+        if wanted.kind not in clips.specs:
+            held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
+            raise SpecMismatchError(
+                f"the clips hold {held}, but {backbone.name!r} eats {wanted.describe()}; prepare that media."
+            )
+        clips.specs[wanted.kind].check_feeds(wanted, who=repr(backbone.name))
+
+
+def read_inputs(backbone: Backbone, clips: Any, rows: NDArray[np.int64], device: torch.device | str = "cpu") -> Inputs:
+    """What the backbone's ``forward`` gets for some rows of a clip set (see `check_clips`)."""
+    arrays = {}
+    for wanted in backbone.input_specs:
+        held: InputSpec = clips.specs[wanted.kind]
+        arrays[wanted.kind] = held.pick_channels(np.asarray(clips.read(wanted.kind, rows)), wanted)
+    return _feed(backbone, arrays, device)
+
+
+def check_inputs(backbone: Backbone, values: ArrayLike | Mapping[str, ArrayLike]) -> Arrays:
+    """Plain arrays as float32 of shape (N, \\*spec.shape) by kind, or an error that names both shapes."""
+    specs = backbone.input_specs
+    given = values if isinstance(values, Mapping) else {specs[0].kind: values}
+    missing = [spec.kind for spec in specs if spec.kind not in given]
+    if missing:
+        raise SpecMismatchError(
+            f"{backbone.name!r} eats {', '.join(spec.describe() for spec in specs)}, but {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing; give a dict with one array a kind."
+        )
+    arrays = {spec.kind: _checked(backbone, spec, given[spec.kind]) for spec in specs}
+    lengths = {kind: len(array) for kind, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise SpecMismatchError(
+            f"the media are of different numbers of clips ({', '.join(f'{n} {kind}' for kind, n in lengths.items())}); "
+            "give one array of each kind for every clip."
+        )
+    return arrays
+
+
+def _checked(backbone: Backbone, spec: InputSpec, values: Any) -> NDArray[np.float32]:
+    wanted = f"(N, {', '.join(map(str, spec.shape))})"
     try:
-        array = np.asarray(values, dtype=np.float32)
+        array: NDArray[np.float32] = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise SpecMismatchError(
-            f"clips are needed as a ClipSet or as one array of numbers, shape (N, {', '.join(map(str, spec.shape))}), "
+            f"clips are needed as a ClipSet or as one array of numbers, shape {wanted}, "
             f"not as {type(values).__name__} ({error})."
         ) from error
-    if array.ndim == len(spec.shape) and array.shape == spec.shape:
+    if array.shape == spec.shape:
         array = array[None]
     if array.shape[1:] != spec.shape:
         raise SpecMismatchError(
             f"the array has shape {array.shape}, but {backbone.name!r} eats {spec.describe()}, "
-            f"shape (N, {', '.join(map(str, spec.shape))}); prepare the clips with that recipe."
+            f"shape {wanted}; prepare the clips with that recipe."
         )
     broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if broken.any():
@@ -105,3 +153,11 @@ def check_inputs(backbone: Backbone, values: Any) -> np.ndarray:
             "remove or repair it."
         )
     return array
+
+
+def _feed(backbone: Backbone, arrays: Arrays, device: torch.device | str) -> Inputs:
+    tensors = {
+        kind: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
+        for kind, array in arrays.items()
+    }
+    return tensors if len(backbone.input_specs) > 1 else tensors[backbone.input_specs[0].kind]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone, ClassDirections
 from fsmer.backbones.registry import register_backbone
-from fsmer.data.au_parser import parse_aus
+from fsmer.data.class_words import unit_shares
 from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.spec import InputSpec
 from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER, THREE_CLASSES
@@ -194,12 +194,12 @@ class FacsFlow(Backbone):
     def forward(self, inputs: Tensor) -> Tensor:
         """Embeddings of shape (B, embed_dim) for minmax maps of shape (B, 3, 28, 28)."""
         if self.training:
-            return self._embed(inputs)
+            return self._embed(inputs).to(inputs.dtype)
         maps = smoothed(inputs, self.smooth)
         if not self.mirror:
-            return self._embed(maps)
+            return self._embed(maps).to(inputs.dtype)
         both = self._embed(torch.cat([maps, mirrored(maps)]))
-        return both.view(2, len(inputs), -1).mean(dim=0)
+        return both.view(2, len(inputs), -1).mean(dim=0).to(inputs.dtype)
 
     def _embed(self, inputs: Tensor) -> Tensor:
         folded = not self.training and torch.is_inference_mode_enabled()
@@ -233,8 +233,9 @@ class FacsFlow(Backbone):
         """Directions of classes that need no label.
 
         The coarse classes and the emotions of pretraining have directions of their own. Further emotions with a FACS
-        description (tense, others) and classes named by action units (``"4+7"``, ``"AU12"``) get the sum of their
-        units' directions in the action unit head, averaged over the combinations that the emotion is seen with.
+        description (tense, others) and classes named by action units (``"4+7"``, ``"AU12"``, ``"cheek raiser, lip
+        corner puller"``) get the sum of their units' directions in the action unit head, averaged over the
+        combinations that the emotion is seen with.
         """
         found = [self._direction(name) for name in classes]
         known = torch.tensor([direction is not None for direction in found])
@@ -254,29 +255,12 @@ class FacsFlow(Backbone):
         """The joined direction of one class, of unit length, or None."""
         if name in LEARNT:
             parts = [branch.directions.detach().cpu()[CLASSES.index(name)] for branch in self.networks]
-        elif (shares := _unit_shares(name)) is not None:
-            parts = [shares @ F.normalize(branch.unit_head.weight.detach().cpu(), dim=-1) for branch in self.networks]
+        elif (shares := unit_shares(name)) is not None:
+            shown = torch.from_numpy(shares)
+            parts = [shown @ F.normalize(branch.unit_head.weight.detach().cpu(), dim=-1) for branch in self.networks]
         else:
             return None
         return F.normalize(torch.cat([F.normalize(part, dim=-1) for part in parts]), dim=-1)
-
-
-def _unit_shares(name: str) -> Tensor | None:
-    """How much of each action unit a class shows, (units,), or None for a name without a FACS description."""
-    shares = torch.zeros(len(ACTION_UNIT_ORDER))
-    if name in EMOTION_ACTION_UNITS:
-        patterns = EMOTION_ACTION_UNITS[name]
-        for pattern in patterns:
-            for unit in pattern.units:
-                shares[ACTION_UNIT_ORDER.index(unit)] += pattern.weight
-        return shares / sum(pattern.weight for pattern in patterns)
-    parsed = parse_aus(name)
-    numbers = parsed.numbers()
-    if parsed.unparsed or not numbers or not set(numbers) <= set(ACTION_UNIT_ORDER):
-        return None
-    for unit in numbers:
-        shares[ACTION_UNIT_ORDER.index(unit)] = 1.0
-    return shares
 
 
 def smoothed(inputs: Tensor, amount: float | Tensor) -> Tensor:

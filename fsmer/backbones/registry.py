@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from fsmer.backbones.base import CONFIG_FILE, Backbone, fetch_weights, read_config
 from fsmer.data.spec import InputSpec
-from fsmer.errors import WeightsError, unknown_name
+from fsmer.errors import FsmerError, WeightsError, unknown_name
 from fsmer.resources import resource_folder
 
 __all__ = ["ModelInfo", "create_model", "list_models", "load_model", "register_backbone"]
 
 # One line a backbone: importing the module registers the names in it.
-MODULES = ("fsmer.backbones.facs_flow",)
+MODULES = (
+    "fsmer.backbones.facs_flow",
+    "fsmer.backbones.flow_resnet18",
+    "fsmer.backbones.fr",
+    "fsmer.backbones.merau",
+    "fsmer.backbones.mmnet",
+    "fsmer.backbones.tcae",
+)
 
 _REGISTRY: dict[str, type[Backbone]] = {}
 B = TypeVar("B", bound=type[Backbone])
@@ -25,13 +36,28 @@ B = TypeVar("B", bound=type[Backbone])
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One line of `list_models`."""
+    """One line of `list_models`.
+
+    Parameters
+    ----------
+    name, summary : str
+    parameters : int
+        Numbers that the network holds and training may change.
+    flops : int
+        Floating-point operations of embedding one clip (a multiplication and an addition count as two).
+    embed_dim : int
+    input_specs : tuple of InputSpec
+        What it eats, one entry a medium.
+    pretrained : bool
+        Whether weights ship with fsmer.
+    """
 
     name: str
     summary: str
     parameters: int
+    flops: int
     embed_dim: int
-    input_spec: InputSpec
+    input_specs: tuple[InputSpec, ...]
     pretrained: bool
 
 
@@ -60,8 +86,30 @@ def backbone_class(name: str) -> type[Backbone]:
 
 
 def create_model(name: str, **arguments: object) -> Backbone:
-    """A backbone of that name with fresh (untrained) weights."""
-    return backbone_class(name)(**arguments)  # type: ignore[arg-type]
+    """A backbone of that name with fresh (untrained) weights.
+
+    Raises
+    ------
+    UnknownNameError
+        No such backbone, or an argument that its constructor does not take.
+    FsmerError
+        A value that the constructor cannot work with.
+    """
+    cls = backbone_class(name)
+    known = list(inspect.signature(cls).parameters)
+    for argument in arguments:
+        if argument not in known:
+            raise unknown_name("argument", argument, known, of=f"the model {name!r}")
+    try:
+        return cls(**arguments)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, FsmerError):
+            raise
+        listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise FsmerError(
+            f"{name!r} cannot be made with {listed or 'its defaults'} ({str(error).splitlines()[0]}); "
+            "check the values against its documentation."
+        ) from error
 
 
 def load_model(name_or_folder: str | Path) -> Backbone:
@@ -98,20 +146,29 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
     found = []
     for name in sorted(fnmatch.filter(_filled_registry(), pattern)):
         cls = _REGISTRY[name]
-        model = cls()  # type: ignore[call-arg]
+        with torch.device("meta"):  # shapes alone: nothing is drawn or stored
+            model = cls()  # type: ignore[call-arg]
         found.append(
             ModelInfo(
                 name=name,
                 summary=(cls.__doc__ or "").strip().splitlines()[0],
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
+                flops=_count_flops(model),
                 embed_dim=model.embed_dim,
-                input_spec=model.input_spec,
+                input_specs=model.input_specs,
                 pretrained=(resource_folder("pretrained") / name / CONFIG_FILE).is_file(),
             )
         )
     if not found and not any(character in pattern for character in "*?["):
         raise unknown_name("model", pattern, _REGISTRY)
     return found
+
+
+def _count_flops(model: Backbone) -> int:
+    media = {spec.kind: torch.empty(1, *spec.shape, device="meta") for spec in model.input_specs}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(media if len(media) > 1 else next(iter(media.values())))
+    return int(counter.get_total_flops())
 
 
 def _filled_registry() -> dict[str, type[Backbone]]:

@@ -159,38 +159,38 @@ class ClipSet(Sequence[Clip]):
     @classmethod
     def from_arrays(
         cls,
-        flow: ArrayLike,
+        media: ArrayLike | Mapping[str, ArrayLike],
         labels: ArrayLike | None,
         *,
         subjects: ArrayLike | None = None,
         datasets: ArrayLike = "mine",
         ids: ArrayLike | None = None,
         aus: ArrayLike | None = None,
-        spec: InputSpec | None = None,
+        spec: InputSpec | Sequence[InputSpec] | None = None,
     ) -> ClipSet:
-        """Make a clip set of flow maps in memory; the array is kept, not copied.
+        """Make a clip set of media in memory; the arrays are kept, not copied.
 
         Parameters
         ----------
-        flow : array of shape (N, channels, height, width)
-            Floats, or 8-bit maps (read as value / 255).
+        media : array of shape (N, \\*spec.shape), or mapping of kind to such arrays
+            Floats, or 8-bit values (read as value / 255). A single array without a spec is flow maps of shape
+            (N, channels, height, width).
         labels : sequence of N labels, or None
             Numbers become text; None stands for unlabelled.
         subjects, datasets, ids, aus : sequence of N, or one value for all
             Clips without a subject count as one person of their data set in protocols, so give subjects where you can.
-        spec : InputSpec, optional
-            Default: min-max maps of the array's size with channels (u, v) or (u, v, strain).
+        spec : InputSpec or sequence of InputSpec, optional
+            What the arrays hold, e.g. a backbone's ``input_specs``. Default: min-max maps of the array's size with
+            channels (u, v) or (u, v, strain).
 
         Raises
         ------
         DataError
-            Lengths that differ, a doubled id, an array of another form.
+            Lengths that differ, a doubled id, an array of another form, or a kind without a spec.
         """
-        array = np.asarray(flow)
-        if array.size == 0:
-            raise DataError("the array of flow maps is empty; a clip set needs at least one clip.")
-        store = ArrayStore(array, spec)
-        n = len(store)
+        specs = [spec] if isinstance(spec, InputSpec) else list(spec or [])
+        stores = {store.spec.kind: store for store in _array_stores(media, specs)}
+        n = len(next(iter(stores.values())))
         dataset = _column("datasets", datasets, n)
         columns: dict[str, Any] = {
             "clip": [f"{name}-{row:0{len(str(n - 1))}d}" for row, name in enumerate(dataset)]
@@ -202,7 +202,7 @@ class ClipSet(Sequence[Clip]):
             "aus": [""] * n if aus is None else _column("aus", aus, n),
         }
         frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
-        return cls.from_table(frame, {store.spec.kind: store})
+        return cls.from_table(frame, stores)
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip]) -> ClipSet:
@@ -864,6 +864,26 @@ def _mask_of(where: str | Callable[[pd.DataFrame], ArrayLike], table: pd.DataFra
             f"the condition {where!r} gives no yes or no per clip; write for instance \"dataset == 'smic'\"."
         )
     return mask
+
+
+def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[InputSpec]) -> list[ArrayStore]:
+    if not isinstance(media, Mapping):
+        array = np.asarray(media)
+        if array.size == 0:
+            raise DataError("the array of media is empty; a clip set needs at least one clip.")
+        return [ArrayStore(array, specs[0] if specs else None)]
+    by_kind = {spec.kind: spec for spec in specs}
+    if not media:
+        raise DataError("the mapping of media is empty; give at least one kind, for example flow.")
+    stores = []
+    for kind, values in media.items():
+        array = np.asarray(values)
+        if array.size == 0:
+            raise DataError(f"the array of {kind} is empty; a clip set needs at least one clip.")
+        if kind not in by_kind and kind != "flow":
+            raise DataError(f"nothing says what the arrays of kind {kind!r} hold; pass spec with its InputSpec.")
+        stores.append(ArrayStore(array, by_kind.get(kind)))
+    return stores
 
 
 def _lazy(clip: Clip, kind: str) -> LazyArray:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from fsmer.errors import UnknownNameError
 
-__all__ = ["ACTION_UNITS", "ActionUnit", "action_unit", "describe_aus"]
+__all__ = ["ACTION_UNITS", "ActionUnit", "action_unit", "describe_aus", "units_of_description"]
 
 TABLE = Path(__file__).parent / "tables" / "action_units.csv"
 
@@ -92,3 +92,45 @@ def describe_aus(numbers: Iterable[int]) -> str:
     return "; ".join(
         ACTION_UNITS[number].phrase if number in ACTION_UNITS else f"action unit {number} acts" for number in numbers
     )
+
+
+def units_of_description(text: str) -> tuple[int, ...]:
+    """Action units of a movement that is described by FACS names, numbers or the table's phrases.
+
+    Parameters
+    ----------
+    text : str
+        Parts divided by ``,``, ``;``, ``+``, ``&`` or ``and``, each a name (``"cheek raiser"``), a number (``"12"``,
+        ``"AU12"``) or a phrase of the table; capitals do not matter.
+
+    Returns
+    -------
+    tuple of int
+        Sorted numbers; empty when any part is none of these, so that a class's plain name is no description.
+
+    Examples
+    --------
+    >>> units_of_description("cheek raiser, lip corner puller"), units_of_description("AU4 + 7")
+    ((6, 12), (4, 7))
+    >>> units_of_description("happiness")
+    ()
+    """
+    whole = _unit_of_words(text)
+    if whole is not None:
+        return (whole,)
+    parts = [_unit_of_words(part) for part in re.split(r"[,;+&]|\band\b", text, flags=re.IGNORECASE) if part.strip()]
+    if not parts or any(part is None for part in parts):
+        return ()
+    return tuple(sorted({part for part in parts if part is not None}))
+
+
+def _unit_of_words(words: str) -> int | None:
+    plain = " ".join(words.lower().split()).rstrip(".")
+    digits = re.fullmatch(r"(?:au ?)?([0-9]+)", plain)
+    if digits:
+        number = int(digits.group(1))
+        return number if number in ACTION_UNITS else None
+    for unit in ACTION_UNITS.values():
+        if plain in (unit.name.lower(), unit.phrase.lower()):
+            return unit.number
+    return None

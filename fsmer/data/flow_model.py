@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTION_UNIT_ORDER",
+    "CROP_ASPECT",
     "EMOTION_ORDER",
     "FaceDraw",
+    "Movement",
+    "Person",
     "clean_flow",
+    "draw_crop",
     "draw_faces",
     "optical_strain",
     "render_flow",
@@ -28,6 +33,10 @@ Array = NDArray[np.floating[Any]]
 
 ACTION_UNIT_ORDER: tuple[int, ...] = tuple(sorted(FIELDS))
 EMOTION_ORDER: tuple[str, ...] = tuple(EMOTION_ACTION_UNITS)
+
+# Height over width of the canonical crop before it is squeezed to a square: pupils are 63 mm apart and the mouth's line
+# lies 67 mm below them (Farkas 1994); the canonical landmarks put these 0.57 crop widths and 0.435 crop heights apart.
+CROP_ASPECT = (67 / 0.435) / (63 / 0.57)
 
 # Rows of the face that sit higher or lower and wider or narrower together: brows, eyes, middle face, mouth and chin.
 _ROWS = 4
@@ -246,13 +255,12 @@ class _Anatomy:
         return np.stack([x, centres[None, :, 1] + shift[:, :, 1]], axis=-1)
 
 
-def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> FaceDraw:
-    """Draw everything random about `count` clips of `domain`."""
-    random = _Random(generator)
-    emotions, units, strengths = _draw_expression(domain, count, generator)
-    anatomy = _Anatomy(domain, count, random)
-    bumps, spots = _bump_table(), _spot_table()
-    n_bumps, n_spots = len(bumps.unit), len(spots.side)
+def _draw_bumps(
+    domain: Domain, anatomy: _Anatomy, strengths: Array, random: _Random
+) -> tuple[Array, Array, Array, Array]:
+    """Centres, sigmas and directions (B, K, 2) of all bumps in their crops, and their amplitudes (B, K)."""
+    count, bumps = len(anatomy.offset), _bump_table()
+    n_bumps = len(bumps.unit)
 
     # The same action unit moves every face a little differently, both sides mostly alike. Bumps come in pairs, right
     # then left, see `_bump_table`.
@@ -269,7 +277,114 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
     centres = anatomy.to_crop(placed + variety * wander)
     sigmas = bumps.sigmas * width * anatomy.stretch[:, None, :]
     directions = (bumps.directions + variety * bend) @ anatomy.turn
-    amplitudes = strengths[:, bumps.unit, bumps.side] * strength
+    return centres, sigmas, directions, strengths[:, bumps.unit, bumps.side] * strength
+
+
+def draw_crop(domain: Domain, generator: np.random.Generator) -> Array:
+    """How one clip of `domain` is cropped: affine map (2, 3) from the face frame to the crop, in crop widths."""
+    anatomy = _Anatomy(domain, 1, _Random(generator))
+    return np.concatenate([anatomy.turn[0].T, anatomy.offset[0][:, None]], axis=1)
+
+
+class Person:
+    """One individual of `domain`, seen in the face frame: where its landmarks are and how its skin moves.
+
+    Parameters
+    ----------
+    domain : Domain
+        Whose `geometry` the individual varies by.
+    generator : numpy.random.Generator
+        What the individual is drawn from.
+    """
+
+    def __init__(self, domain: Domain, generator: np.random.Generator) -> None:
+        # A crop that changes nothing leaves the face frame.
+        bare = replace(
+            domain,
+            crop_scale=(1.0, 0.0),
+            crop_aspect=(1.0, 0.0),
+            crop_shift=(0.0, 0.0),
+            crop_offset=(0.0, 0.0),
+            crop_angle=0.0,
+        )
+        self._anatomy = _Anatomy(bare, 1, _Random(generator))
+
+    @cached_property
+    def landmarks(self) -> dict[str, Array]:
+        """Every landmark's place on the right and the left half of the picture, each (2, 2), in the face frame."""
+        places: dict[str, Array] = {}
+        for name in LANDMARKS:
+            both = _both_halves(name, (0.0, 0.0))
+            sides, numbers, _, centres = (np.array(column) for column in zip(*both, strict=True))
+            places[name] = self._anatomy.place(centres.astype(np.float32), numbers, sides)[0]
+        return places
+
+    def move(self, domain: Domain, generator: np.random.Generator, units: Sequence[int] | None = None) -> Movement:
+        """Draw one expression of this individual.
+
+        Parameters
+        ----------
+        domain : Domain
+            Which emotions there are and how strongly, one-sidedly and variedly they show.
+        generator : numpy.random.Generator
+        units : sequence of int, optional
+            Action units to show, equally strong; default: those of an emotion of the domain.
+        """
+        if units is None:
+            # Lids that merely happen to close are drawn as such, not as skin that moves.
+            emotions, active, strengths = _draw_expression(replace(domain, blink=0.0), 1, generator)
+            emotion = EMOTION_ORDER[int(emotions[0])]
+        else:
+            emotion, active = "", np.array([[number in units for number in ACTION_UNIT_ORDER]])
+            strengths = np.clip(1 + domain.asymmetry * generator.standard_normal((1, len(ACTION_UNIT_ORDER), 2)), 0, 2)
+            strengths *= active[..., None] * generator.uniform(*domain.intensity)
+            strengths[:, ACTION_UNIT_ORDER.index(46), 1] = 0.0
+        centres, sigmas, directions, amplitudes = _draw_bumps(
+            domain, self._anatomy, strengths.astype(np.float32), _Random(generator)
+        )
+        seen = amplitudes[0] != 0
+        return Movement(emotion, active[0], centres[0, seen], sigmas[0, seen], directions[0, seen], amplitudes[0, seen])
+
+
+@dataclass(frozen=True)
+class Movement:
+    """One expression of one individual at its apex, as displacement of the skin.
+
+    Parameters
+    ----------
+    emotion : str
+        Name in `EMOTION_ORDER`; empty if the action units were asked for by number.
+    units : bool array of shape (len(ACTION_UNIT_ORDER),)
+        Active action units.
+    centres, sigmas, directions : arrays of shape (K, 2)
+        Bumps in the face frame.
+    amplitudes : array of shape (K,)
+        Their strengths; 1 is clearly visible.
+    """
+
+    emotion: str
+    units: NDArray[np.bool_]
+    centres: Array
+    sigmas: Array
+    directions: Array
+    amplitudes: Array
+
+    def field(self, x: Array, y: Array) -> Array:
+        """Displacement (2, len(y), len(x)) at coordinates of the face frame, in units of a clear movement."""
+        across = np.exp(-0.5 * ((x - self.centres[:, :1]) / self.sigmas[:, :1]) ** 2)
+        down = np.exp(-0.5 * ((y - self.centres[:, 1:]) / self.sigmas[:, 1:]) ** 2)
+        weights = self.directions * self.amplitudes[:, None]
+        return np.stack([down.T @ (across * weights[:, c : c + 1]) for c in (0, 1)]).astype(np.float32)
+
+
+def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> FaceDraw:
+    """Draw everything random about `count` clips of `domain`."""
+    random = _Random(generator)
+    emotions, units, strengths = _draw_expression(domain, count, generator)
+    anatomy = _Anatomy(domain, count, random)
+    spots = _spot_table()
+    n_spots = len(spots.side)
+    centres, sigmas, directions, amplitudes = _draw_bumps(domain, anatomy, strengths, random)
 
     spot_centres = anatomy.to_crop(anatomy.place(spots.centres, spots.landmark, spots.side))
     spot_sigmas = spots.sigmas * anatomy.stretch[:, None, :]

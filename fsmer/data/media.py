@@ -60,7 +60,7 @@ class MediaStore(Protocol):
         ...
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
-        """Return a new array of shape ``(len(rows), channels, height, width)``, or raise `RowError`."""
+        """Return a new array of shape ``(len(rows), *spec.shape)``, or raise `RowError`."""
         ...
 
 
@@ -69,7 +69,7 @@ class ArrayStore:
 
     Parameters
     ----------
-    array : ndarray of shape (N, channels, height, width)
+    array : ndarray of shape (N, \\*spec.shape)
         Floats as the spec says, or 8-bit integers, which are read as value / 255.
     spec : InputSpec, optional
         Default: `guess_spec` of the array.
@@ -82,7 +82,7 @@ class ArrayStore:
 
     def __init__(self, array: NDArray[Any], spec: InputSpec | None = None) -> None:
         self._spec = guess_spec(array) if spec is None else spec
-        if array.ndim != 4 or array.shape[1:] != self._spec.shape:
+        if array.ndim < 1 or array.shape[1:] != self._spec.shape:
             raise SpecMismatchError(
                 f"the array has shape {_shape(array.shape)}, but {self._spec.describe()} needs "
                 f"(clips, {', '.join(map(str, self._spec.shape))}); reshape the array or pass the spec that fits it."
@@ -331,18 +331,20 @@ def check_arrays(arrays: NDArray[np.float32], spec: InputSpec) -> tuple[int, str
 
     Parameters
     ----------
-    arrays : ndarray of float32, shape (N, channels, height, width)
+    arrays : ndarray of float32, shape (N, \\*spec.shape)
     spec : InputSpec
         What they claim to hold.
 
     Returns
     -------
     tuple of (int, str) or None
-        Position and reason, or None when all are finite, not constant and, for min-max maps, inside 0..1.
+        Position and reason, or None when all are finite, not constant and, for min-max maps and images, inside 0..1.
     """
     if not len(arrays):
         return None
-    low, high = arrays.min(axis=(2, 3)), arrays.max(axis=(2, 3))
+    # Per clip and channel, over space and, where there is any, time.
+    axes = (1, 3, 4) if arrays.ndim == 5 else (2, 3)
+    low, high = arrays.min(axis=axes), arrays.max(axis=axes)
     finite = (np.isfinite(low) & np.isfinite(high)).all(axis=1)
     flat = low == high
     minmax = spec.normalisation == "minmax"
@@ -353,6 +355,8 @@ def check_arrays(arrays: NDArray[np.float32], spec: InputSpec) -> tuple[int, str
     else:
         constant = flat.all(axis=1) & (low == low[:, :1]).all(axis=1)
         outside = np.zeros(len(arrays), bool)
+        if spec.normalisation == "unit":
+            outside = ((low < -RANGE_TOLERANCE) | (high > 1 + RANGE_TOLERANCE)).any(axis=1)
     bad = ~finite | constant | outside
     if not bad.any():
         return None
@@ -364,7 +368,12 @@ def check_arrays(arrays: NDArray[np.float32], spec: InputSpec) -> tuple[int, str
         channel = f"channel {spec.channels[int(np.flatnonzero(flat[place])[0])]!r} of " if minmax else ""
         return place, (
             f"{channel}its {spec.kind} is constant (every pixel {low[place][flat[place]][0]:g}), "
-            f"so there is no movement to see; compute the {spec.kind} again or leave the clip out."
+            f"so there is nothing to see; compute the {spec.kind} again or leave the clip out."
+        )
+    if not minmax:
+        return place, (
+            f"its {spec.kind} runs from {low[place].min():g} to {high[place].max():g}, but brightness lies in 0..1; "
+            "divide 8-bit images by 255."
         )
     return place, (
         f"its {spec.kind} runs from {low[place].min():g} to {high[place].max():g}, but min-max maps lie in 0..1; "

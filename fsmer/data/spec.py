@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fsmer.errors import SpecMismatchError
 
 __all__ = ["InputSpec"]
@@ -21,17 +24,20 @@ class InputSpec:
     Parameters
     ----------
     kind : str
-        ``"flow"`` (one map from onset to apex); further kinds come with the backbones that eat them.
+        ``"flow"`` (one map from onset to apex), ``"onset"`` and ``"apex"`` (one image each), ``"frames"`` (the whole
+        clip as images) or ``"flows"`` (flow maps over the whole clip).
     size : tuple of int
         Height and width in pixels.
     channels : tuple of str
-        Meaning of each channel in order, e.g. ``("u", "v", "strain")``.
+        Meaning of each channel in order, e.g. ``("u", "v", "strain")`` or ``("red", "green", "blue")``.
     normalisation : str
         ``"minmax"``: every channel scaled to 0..1 by its own minimum and maximum in that clip (as the public MEGC 2019
         maps are; sign and magnitude are lost). ``"signed"``: displacement in thousandths of the face width, zero means
-        no motion.
+        no motion. ``"unit"``: brightness from 0 (black) to 1.
     flow_method : str or None
         Name of the optical-flow estimator; ``None`` means unknown (clips) or any (backbones).
+    frames : int or None
+        Length in time of ``"frames"`` and ``"flows"``; ``None`` for a single map or image.
     """
 
     kind: str = "flow"
@@ -39,32 +45,45 @@ class InputSpec:
     channels: tuple[str, ...] = ("u", "v", "strain")
     normalisation: str = "minmax"
     flow_method: str | None = None
+    frames: int | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape ``(channels, height, width)`` of one clip's array."""
-        return (len(self.channels), *self.size)
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one clip's array: ``(channels, height, width)``, with ``frames`` before them where there are any."""
+        time = () if self.frames is None else (self.frames,)
+        return (*time, len(self.channels), *self.size)
 
     def describe(self) -> str:
         """One phrase for messages, e.g. ``flow 28x28 (u, v, strain), minmax``."""
+        times = "" if self.frames is None else f"{self.frames} x "
         method = f", {self.flow_method}" if self.flow_method else ""
         height, width = self.size
-        return f"{self.kind} {height}x{width} ({', '.join(self.channels)}), {self.normalisation}{method}"
+        return f"{self.kind} {times}{height}x{width} ({', '.join(self.channels)}), {self.normalisation}{method}"
 
     def check_feeds(self, wanted: InputSpec, *, who: str = "the backbone") -> None:
-        """Raise `SpecMismatchError` naming both sides unless media of this spec can be fed where `wanted` is eaten."""
-        same = (self.kind, self.size, self.channels, self.normalisation) == (
+        """Raise `SpecMismatchError` naming both sides unless media of this spec can be fed where `wanted` is eaten.
+
+        Channels may be more than are wanted: they are then picked by name (see `pick_channels`).
+        """
+        same = (self.kind, self.size, self.frames, self.normalisation) == (
             wanted.kind,
             wanted.size,
-            wanted.channels,
+            wanted.frames,
             wanted.normalisation,
-        )
+        ) and set(wanted.channels) <= set(self.channels)
         method_fits = None in (self.flow_method, wanted.flow_method) or self.flow_method == wanted.flow_method
         if not (same and method_fits):
             raise SpecMismatchError(
                 f"the clips hold {self.describe()}, but {who} eats {wanted.describe()}; "
                 "prepare the clips with that recipe or choose a model that eats them."
             )
+
+    def pick_channels(self, arrays: NDArray[Any], wanted: InputSpec) -> NDArray[Any]:
+        """The `wanted` channels of `arrays` that hold this spec, (N, \\*shape), in the wanted order."""
+        if self.channels == wanted.channels:
+            return arrays
+        picked: NDArray[Any] = np.take(arrays, [self.channels.index(name) for name in wanted.channels], axis=-3)
+        return picked
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -79,4 +98,5 @@ class InputSpec:
             channels=tuple(values["channels"]),
             normalisation=values["normalisation"],
             flow_method=values.get("flow_method"),
+            frames=None if values.get("frames") is None else int(values["frames"]),
         )

@@ -8,9 +8,9 @@ neighbourhood and adds smooth, patchy noise. u, v and strain follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -292,6 +292,7 @@ def synthetic_clips(
     size: int = 28,
     normalisation: Normalisation = "minmax",
     subjects: int = 20,
+    specs: Sequence[InputSpec] = (),
 ) -> ClipSet:
     """A clip set of synthetic micro-expressions, for trying protocols and methods without licensed data.
 
@@ -303,6 +304,9 @@ def synthetic_clips(
         As in `synthetic_maps`.
     subjects : int
         Number of made-up subjects that the clips are dealt to in turn.
+    specs : sequence of InputSpec, optional
+        The media to make, for example a backbone's ``input_specs``, in place of `size` and `normalisation`: a single
+        square flow map comes from here, anything else from `fsmer.data.synthetic_frames`.
 
     Returns
     -------
@@ -319,6 +323,13 @@ def synthetic_clips(
     from fsmer.data.clips import ClipSet
     from fsmer.data.media import ArrayStore
 
+    if specs:
+        (wanted, *further), (height, width) = specs, specs[0].size
+        if further or wanted.kind != "flow" or height != width:
+            from fsmer.data.synthetic_frames import synthetic_frame_clips
+
+            return synthetic_frame_clips(domain, n, seed=seed, specs=specs, subjects=subjects)
+        size, normalisation = height, cast(Normalisation, wanted.normalisation)
     place = load_domain(domain)
     drawn = synthetic_maps(n, domain=place, seed=seed, size=size, normalisation=normalisation)
     emotions = [EMOTION_ORDER[index] for index in drawn.emotions]

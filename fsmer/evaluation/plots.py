@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fsmer.evaluation.report import Report
 
-__all__ = ["confusion_figure", "domains_figure", "flow_figure", "methods_figure", "save_figure"]
+__all__ = ["confusion_figure", "domains_figure", "flow_figure", "loss_figure", "methods_figure", "save_figure"]
 
 # Two hues that people with colour-blindness tell apart, and greys for everything that is not data.
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -61,7 +61,7 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
         raise DataError(f"the confusion matrix has shape {counts.shape}, but there are {n_classes} class names.")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 1.9 + 0.85 * n_classes
-    figure = _figure(side + 0.6, side)
+    figure = blank_figure(side + 0.6, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row in range(n_classes):
@@ -77,7 +77,7 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
     axes.set_yticks(range(n_classes), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
-    axes.set_title(_wrapped(title, 14 + 9 * n_classes), fontsize=10)
+    axes.set_title(wrapped(title, 14 + 9 * n_classes), fontsize=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format="{x:.0%}")
@@ -100,7 +100,7 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
     if not named:
         raise DataError("there is no report to draw; give at least one.")
     ranked = sorted(named.items(), key=lambda item: item[1].figures[metric])
-    figure = _figure(6.4, 1.3 + 0.42 * len(ranked))
+    figure = blank_figure(6.4, 1.3 + 0.42 * len(ranked))
     axes = figure.add_subplot()
     classes = {len(report.classes) for report in named.values()}
     if len(classes) == 1 and metric == "uar":
@@ -114,7 +114,7 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
     axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
     axes.set_ylim(-0.6, len(ranked) - 0.3)
     axes.set_xlabel(f"{metric.upper()} (line: 95 % interval)")
-    axes.set_title(_wrapped(title, 70), fontsize=10)
+    axes.set_title(wrapped(title, 70), fontsize=10)
     axes.grid(axis="x", color=LIGHT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
@@ -146,7 +146,7 @@ def domains_figure(
     spread, axes_of_data = np.linalg.eigh(np.atleast_2d(np.cov((together - centre).T, bias=True)))
     order = np.argsort(spread)[::-1][:2]
     total = max(float(spread.sum()), np.finfo(float).tiny)
-    figure = _figure(6.0, 4.8)
+    figure = blank_figure(6.0, 4.8)
     axes = figure.add_subplot()
     for values, name, colour, marker in zip(domains, names, (BLUE, ORANGE), ("o", "^"), strict=True):
         chosen = np.unique(np.linspace(0, len(values) - 1, min(limit, len(values))).astype(int))
@@ -165,10 +165,30 @@ def domains_figure(
     shares = [*(spread[order] / total), 0.0][:2]
     axes.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"principal axis 2 ({shares[1]:.0%})")
-    axes.set_title(_wrapped(title, 64), fontsize=10)
+    axes.set_title(wrapped(title, 64), fontsize=10)
     # Below the axes, where it can hide no point.
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def loss_figure(losses: Sequence[float], *, title: str = "") -> Figure:
+    """Mean training loss of every epoch as a line.
+
+    Parameters
+    ----------
+    losses : sequence of float
+    title : str
+    """
+    figure = blank_figure(5.0, 3.0)
+    axes = figure.subplots()
+    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o" if len(losses) < 30 else None, markersize=3)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss")
+    axes.set_ylim(bottom=0)
+    axes.grid(color=LIGHT, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10)
     return figure
 
 
@@ -210,16 +230,16 @@ def flow_figure(
         flows[:, :2] -= np.median(flows[:, :2], axis=(2, 3), keepdims=True)
     width = min(columns, len(flows))
     height = -(-len(flows) // width)
-    figure = _figure(1.65 * width, (1.65 + (0.3 if titles is not None else 0)) * height)
+    figure = blank_figure(1.65 * width, (1.65 + (0.3 if titles is not None else 0)) * height)
     for number, flow in enumerate(flows):
         axes = figure.add_subplot(height, width, number + 1)
-        _draw_flow(axes, flow, arrows)
+        draw_flow(axes, flow, arrows)
         if titles is not None:
-            axes.set_title(_wrapped(titles[number], 24), fontsize=7, pad=2)
+            axes.set_title(wrapped(titles[number], 24), fontsize=7, pad=2)
     return figure
 
 
-def _draw_flow(axes: Axes, flow: NDArray[np.float64], arrows: int) -> None:
+def draw_flow(axes: Axes, flow: NDArray[np.float64], arrows: int) -> None:
     rows, columns = flow.shape[1:]
     back = flow[2] if len(flow) > 2 else np.hypot(flow[0], flow[1])
     axes.imshow(back, cmap="Greys", vmin=float(back.min()), vmax=float(back.max()) * 1.6 or 1.0)
@@ -243,7 +263,7 @@ def _draw_flow(axes: Axes, flow: NDArray[np.float64], arrows: int) -> None:
     axes.spines[:].set_color(LIGHT)
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -252,5 +272,5 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _wrapped(text: str, width: int) -> str:
+def wrapped(text: str, width: int) -> str:
     return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width))

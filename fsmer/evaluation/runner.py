@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from fsmer.errors import ProtocolError
 from fsmer.evaluation.report import Predictions, Report
 from fsmer.io import atomic_path, check_writable
 from fsmer.transfer import Method, load_method
+from fsmer.transfer.adapt import described
 from fsmer.transfer.base import SourceModel
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def evaluate(
     method: Method | str = "cosine",
     *,
     clips: ClipSet | None = None,
+    descriptions: Mapping[str, str] | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -73,6 +75,8 @@ def evaluate(
     method : Method or name of `fsmer.list_methods`
     clips : ClipSet, optional
         Labelled clips; protocols on synthetic clips make their own.
+    descriptions : mapping of str to str, optional
+        What classes look like in words, see `fsmer.adapt`.
     seed : int, optional
         In place of the protocol's own seed (where it has one); also seeds the bootstrap.
     progress : callable, optional
@@ -108,16 +112,19 @@ def evaluate(
     chosen = _as_protocol(protocol, seed)
     solver = load_method(method)
     backbone = model if isinstance(model, Backbone) else load_model(os.fspath(model))
-    clips = _prepared(chosen, clips)
+    clips = _prepared(chosen, clips, backbone)
     episodes = chosen.split(clips)
     _check_size(chosen, episodes)
     weights = model_hash(backbone)
-    run = _Run(backbone, solver, clips, episodes, progress or _silent)
-    described = {"name": chosen.name, "title": chosen.title, "hash": chosen.hash, "settings": chosen.to_dict()}
+    known = described(SourceModel.wrap(backbone), descriptions or {})
+    run = _Run(known, solver, clips, episodes, progress or _silent)
+    settings = {"name": chosen.name, "title": chosen.title, "hash": chosen.hash, "settings": chosen.to_dict()}
+    if descriptions:
+        settings["descriptions"] = dict(descriptions)
     store = None
     if out is not None:
         check_writable(out)
-        key = _run_key(described, weights, solver, clips, clips[episodes.codes >= 0])
+        key = _run_key(settings, weights, solver, clips, clips[episodes.codes >= 0])
         store = _PartStore(Path(out), key, resume=resume)
     part = _all_episodes(run, store)
     asked_twice = bool(np.bincount(part.predictions.clip).max(initial=0) > 1)
@@ -131,8 +138,12 @@ def evaluate(
         # Folds divide the clips among themselves and are pooled; episodes that judge clips repeatedly are averaged.
         averaging="episodes" if len(episodes) > 1 and (episodes.uniform or asked_twice) else "pooled",
         seed=int(chosen.params.get("seed", seed or 0)),
-        protocol=described,
-        model={"name": backbone.name, "weights_hash": weights, "input_spec": backbone.input_spec.to_dict()},
+        protocol=settings,
+        model={
+            "name": backbone.name,
+            "weights_hash": weights,
+            "input_specs": [spec.to_dict() for spec in backbone.input_specs],
+        },
         method=solver.to_dict(),
     )
     if store is not None:
@@ -168,14 +179,14 @@ class _Run:
     """One evaluation: what to fit on what; `parts` does the work."""
 
     def __init__(
-        self, backbone: Backbone, method: Method, clips: ClipSet, episodes: Episodes, progress: Progress
+        self, model: SourceModel, method: Method, clips: ClipSet, episodes: Episodes, progress: Progress
     ) -> None:
         self.method = method
         self.clips = clips
         self.episodes = episodes
         self.classes = episodes.classes
         self.progress = progress
-        self.model = SourceModel.wrap(backbone)
+        self.model = model
 
     def parts(self, start: int) -> Iterator[_Part]:
         """Answers from episode `start` on, a few episodes at a time."""
@@ -410,13 +421,13 @@ def _as_protocol(protocol: Protocol | str | os.PathLike[str], seed: int | None) 
     return chosen.with_params(seed=seed) if seed is not None and "seed" in chosen.params else chosen
 
 
-def _prepared(protocol: Protocol, clips: ClipSet | None) -> ClipSet:
+def _prepared(protocol: Protocol, clips: ClipSet | None, backbone: Backbone) -> ClipSet:
     """The clips of the protocol's data sets under its label scheme, or its own synthetic ones."""
     if clips is None and not protocol.synthetic:
         raise ProtocolError(
             f"the protocol {protocol.name!r} needs clips: give some (clips=, or --data on the command line)."
         )
-    return protocol.make_clips() if clips is None else protocol.prepare(clips)
+    return protocol.make_clips(specs=backbone.input_specs) if clips is None else protocol.prepare(clips)
 
 
 def _check_size(protocol: Protocol, episodes: Episodes) -> None:

@@ -1,4 +1,7 @@
-"""How weights are made: one file a backbone, each a function ``pretrain(out, *, seed, steps, resume, progress)``."""
+"""How weights are made: functions ``pretrain(out, *, seed, steps, resume, progress)``, one a backbone.
+
+Those that train without labels also take ``frames``, a tree of recordings, see `fsmer.pretraining.self_supervised`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,12 @@ from fsmer.errors import unknown_name
 __all__ = ["PRETRAINERS", "load_pretrainer"]
 
 # Backbone name -> "module:function". Modules are imported when asked for.
-PRETRAINERS: dict[str, str] = {"facs-flow": "fsmer.pretraining.facs_flow:pretrain_facs_flow"}
+PRETRAINERS: dict[str, str] = {
+    "facs-flow": "fsmer.pretraining.facs_flow:pretrain_facs_flow",
+    "mubert_small": "fsmer.pretraining.self_supervised:pretrain_mubert_small",
+    "mubert_tiny": "fsmer.pretraining.self_supervised:pretrain_mubert_tiny",
+    "tcae": "fsmer.pretraining.self_supervised:pretrain_tcae",
+}
 
 
 def load_pretrainer(name: str) -> Callable[..., Path]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import fsmer
 from fsmer.backbones.base import Backbone, model_hash
 from fsmer.io import write_text
 
-__all__ = ["MISUSE", "write_model_card"]
+__all__ = ["MISUSE", "CardText", "class_notes", "write_model_card"]
 
 MISUSE = """Facial movement is not emotion: a micro-expression says that muscles moved, not what a person feels,
 thinks or hides. Do not use this model to detect lies, to screen, hire, grade, diagnose, police or profile people,
@@ -22,7 +25,37 @@ to watch anyone without their informed consent, or to take any decision about a 
 in education is prohibited by law in some places (in the European Union by Article 5 of the AI Act)."""
 
 
-def write_model_card(folder: Path, backbone: Backbone, *, recipe: Mapping[str, Any], seed: int, seconds: float) -> Path:
+@dataclass(frozen=True)
+class CardText:
+    """The words of one model's card.
+
+    Parameters
+    ----------
+    summary : str
+        What the network is and what it was made from.
+    use : str
+        Lines of Python.
+    limits : str
+        What it cannot do and what was not tested, as Markdown.
+    command : str
+        The shell command that makes such weights.
+    tags : tuple of str
+        Hub tags beside ``micro-expression-recognition``.
+    licence : str
+        Of the weights, as the hub writes it.
+    """
+
+    summary: str
+    use: str
+    limits: str
+    command: str
+    tags: tuple[str, ...] = ()
+    licence: str = "apache-2.0"
+
+
+def write_model_card(
+    folder: Path, backbone: Backbone, *, text: CardText, recipe: Mapping[str, Any], seed: int, seconds: float
+) -> Path:
     """Write ``README.md`` beside the weights.
 
     Parameters
@@ -31,6 +64,8 @@ def write_model_card(folder: Path, backbone: Backbone, *, recipe: Mapping[str, A
         The weights folder.
     backbone : Backbone
         The trained network.
+    text : CardText
+        What is said of it.
     recipe : mapping
         Hyper-parameters of the training.
     seed : int
@@ -38,36 +73,26 @@ def write_model_card(folder: Path, backbone: Backbone, *, recipe: Mapping[str, A
     seconds : float
         How long it took.
     """
-    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    tags = "\n".join(f"- {tag}" for tag in ("micro-expression-recognition", *text.tags))
     rows = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
     return write_text(
         folder / "README.md",
         f"""---
-license: apache-2.0
+license: {text.licence}
 library_name: fsmer
 tags:
-- micro-expression-recognition
-- few-shot
-- optical-flow
-- facial-action-coding-system
+{tags}
 pipeline_tag: image-classification
 ---
 
 # {backbone.name}
 
-A compact network ({parameters:,} parameters) that turns one optical-flow map of a face (onset to apex:
-{backbone.input_spec.describe()}) into a {backbone.embed_dim}-d embedding. It knows action units and emotions from
-synthetic motion drawn from the Facial Action Coding System. **No recording of a person was used to train it**, and no
-checkpoint was picked: the weights are those after the last step.
+{text.summary}
 
 ## Use
 
 ```python
-import fsmer
-
-model = fsmer.load_model("{backbone.name}")
-recognizer = fsmer.adapt(model, support_set)   # five labelled clips a class
-recognizer.predict(clips)
+{text.use}
 ```
 
 ## What it is for, and what it must not be used for
@@ -79,19 +104,11 @@ evaluate on their own labelled clips.
 
 ## Limits
 
-- Synthetic faces are a drawing of anatomy, not people: no claim is made about any group of people, and differences
-  between groups were not measured.
-- Positions, sizes and co-occurrences of action units follow published anatomy. The crop, the strength of head motion
-  and the look of estimator noise were set while looking at public flow maps of CASME II and SMIC (MEGC 2019).
-- UF1 on these two sets, with their labels, was seen for many variants of the generator, the network, its length of
-  training, the smoothing at inference and the default few-shot method while they were designed. Figures on them are
-  therefore optimistic; other data sets are the fair test.
-- Eats the map described above and nothing else; another crop, size or normalisation is refused.
-- Per-map min-max scaling hides how strong a movement is: a face that does not move still gets an answer.
+{text.limits}
 
 ## Training
 
-`fsmer pretrain {backbone.name} --seed {seed}`: {seconds / 60:.0f} minutes on {torch.get_num_threads()} threads
+`{text.command}`: {seconds / 60:.0f} minutes on {torch.get_num_threads()} threads
 (fsmer {fsmer.__version__}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__}, Python
 {platform.python_version()}).
 
@@ -102,3 +119,9 @@ evaluate on their own labelled clips.
 | hash of the weights | {model_hash(backbone)} |
 """,
     )
+
+
+def class_notes(backbone: Backbone) -> str:
+    """The section ``Notes`` of a backbone's docstring: what of its paper is there, what deviates, what is absent."""
+    found = re.search(r"^Notes\n-+\n(.*?)(?=^\S[^\n]*\n-{3,}$|\Z)", inspect.getdoc(type(backbone)) or "", re.M | re.S)
+    return found.group(1).strip() if found else ""

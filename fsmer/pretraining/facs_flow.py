@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,21 +12,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones.embedding import embed
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch, smoothed
+from fsmer.checkpoints import (
+    has_checkpoint,
+    load_checkpoint,
+    optimizer_tensors,
+    remove_checkpoint,
+    restore,
+    save_checkpoint,
+)
 from fsmer.data.synthetic import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
-from fsmer.errors import FsmerError, WeightsError
-from fsmer.io import atomic_path, check_writable, write_json
-from fsmer.pretraining.cards import write_model_card
+from fsmer.errors import FsmerError
+from fsmer.io import check_writable, write_json
+from fsmer.pretraining.cards import CardText, write_model_card
 
-__all__ = ["Recipe", "pretrain_facs_flow"]
+__all__ = ["Recipe", "card_text", "pretrain_facs_flow"]
 
-CHECKPOINT = "checkpoint.safetensors"
-CHECKPOINT_STATE = "checkpoint.json"
 HISTORY = "history.json"
 
 # Coarse class of every emotion of the synthetic data, -1 for those without one.
@@ -148,7 +152,7 @@ def pretrain_facs_flow(
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
     run = _Run(recipe, seed)
-    if resume and (folder / CHECKPOINT_STATE).is_file():
+    if resume and has_checkpoint(folder):
         run.load(folder)
     started = time.perf_counter()
     clips = _clip_stream(recipe, seed, first_step=run.step)
@@ -170,9 +174,10 @@ def pretrain_facs_flow(
     write_json(
         folder / HISTORY, {"recipe": asdict(recipe), "seed": seed, "seconds": round(run.seconds), "losses": run.history}
     )
-    write_model_card(folder, run.average, recipe=asdict(recipe), seed=seed, seconds=run.seconds)
-    for name in (CHECKPOINT, CHECKPOINT_STATE):
-        (folder / name).unlink(missing_ok=True)
+    write_model_card(
+        folder, run.average, text=card_text(run.average, seed), recipe=asdict(recipe), seed=seed, seconds=run.seconds
+    )
+    remove_checkpoint(folder)
     return folder
 
 
@@ -289,62 +294,27 @@ class _Run:
         }
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint: tensors first, then the state that points at them."""
-        tensors: dict[str, Tensor] = {}
-        for prefix, module in (("model", self.model), ("average", self.average)):
-            tensors.update({f"{prefix}.{key}": value.contiguous() for key, value in module.state_dict().items()})
-        for index, entry in self.optimizer.state_dict()["state"].items():
-            tensors.update(
-                {f"optimizer.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entry.items()}
-            )
+        """Write the checkpoint."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        tensors |= optimizer_tensors(self.optimizer)
         tensors["step"] = torch.tensor(self.step)
-        with atomic_path(folder / CHECKPOINT) as temporary:
-            save_file(tensors, str(temporary))
-        write_json(
-            folder / CHECKPOINT_STATE,
-            {
-                "recipe": asdict(self.recipe),
-                "seed": self.seed,
-                "step": self.step,
-                "seconds": self.seconds,
-                "history": self.history,
-            },
-        )
+        state = {"step": self.step, "seconds": self.seconds, "history": self.history}
+        save_checkpoint(folder, tensors, state, self._key)
 
     def load(self, folder: Path) -> None:
         """Take up a checkpoint of the same recipe and seed."""
-        try:
-            state: dict[str, Any] = json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))
-            tensors = load_file(str(folder / CHECKPOINT))
-            same = state["recipe"] == asdict(self.recipe) and state["seed"] == self.seed
-        except Exception as error:
-            raise WeightsError(
-                f"the checkpoint in {folder} cannot be read ({error}); remove it or start with resume off."
-            ) from error
-        if not same:
-            raise WeightsError(
-                f"the checkpoint in {folder} was made with another recipe or seed; remove it, choose another "
-                "folder or turn resume off."
-            )
-        for prefix, module in (("model", self.model), ("average", self.average)):
-            module.load_state_dict(
-                {
-                    key.removeprefix(prefix + "."): value
-                    for key, value in tensors.items()
-                    if key.startswith(prefix + ".")
-                }
-            )
-        entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                entries.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        tensors, state = load_checkpoint(folder, self._key)
+        restore(tensors, {"model": self.model, "average": self.average}, self.optimizer)
         self.step = int(tensors["step"])
         # A run cut between the two files has tensors that are newer than the state; the history then ends a little
         # early.
         self.seconds = float(state["seconds"])
         self.history = [entry for entry in state["history"] if entry["step"] <= self.step]
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {"recipe": asdict(self.recipe), "seed": self.seed}
 
 
 def _one_cycle(done: float, warm: float = 0.15, start: float = 0.04, end: float = 4e-6) -> float:
@@ -387,3 +357,33 @@ def _clip_stream(recipe: Recipe, seed: int, first_step: int) -> Generator[Synthe
                 part = slice(begin, begin + recipe.batch)
                 yield SyntheticMaps(drawn.maps[part], drawn.units[part], drawn.emotions[part])
             offset = 0
+
+
+def card_text(backbone: FacsFlow, seed: int) -> CardText:
+    """What the model card says of `facs-flow`."""
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    return CardText(
+        summary=f"""\
+A compact network ({parameters:,} parameters) that turns one optical-flow map of a face (onset to apex:
+{backbone.input_spec.describe()}) into a {backbone.embed_dim}-d embedding. It knows action units and emotions from
+synthetic motion drawn from the Facial Action Coding System. **No recording of a person was used to train it**, and no
+checkpoint was picked: the weights are those after the last step.""",
+        use="""\
+import fsmer
+
+model = fsmer.load_model("facs-flow")
+recognizer = fsmer.adapt(model, support_set)   # five labelled clips a class
+recognizer.predict(clips)""",
+        limits="""\
+- Synthetic faces are a drawing of anatomy, not people: no claim is made about any group of people, and differences
+  between groups were not measured.
+- Positions, sizes and co-occurrences of action units follow published anatomy. The crop, the strength of head motion
+  and the look of estimator noise were set while looking at public flow maps of CASME II and SMIC (MEGC 2019).
+- UF1 on these two sets, with their labels, was seen for many variants of the generator, the network, its length of
+  training, the smoothing at inference and the default few-shot method while they were designed. Figures on them are
+  therefore optimistic; other data sets are the fair test.
+- Eats the map described above and nothing else; another crop, size or normalisation is refused.
+- Per-map min-max scaling hides how strong a movement is: a face that does not move still gets an answer.""",
+        command=f"fsmer pretrain {backbone.name} --seed {seed}",
+        tags=("few-shot", "optical-flow", "facial-action-coding-system"),
+    )

@@ -1,11 +1,12 @@
 """From a backbone and a few labelled clips to a recognizer: methods, `adapt`, recognizers and domain diagnostics."""
 
-from fsmer.transfer.adapt import adapt
+from fsmer.transfer.adapt import adapt, recognizer_of_words
 from fsmer.transfer.base import Method, MethodError, SourceModel
 from fsmer.transfer.heads import Head
 from fsmer.transfer.mmd import MMDResult, mmd
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import MethodInfo, list_methods, load_method
+from fsmer.transfer.train import train
 
 __all__ = [
     "Head",
@@ -19,4 +20,6 @@ __all__ = [
     "list_methods",
     "load_method",
     "mmd",
+    "recognizer_of_words",
+    "train",
 ]

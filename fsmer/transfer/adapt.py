@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fsmer.backbones import Backbone, load_model
 from fsmer.errors import SupportError
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from fsmer.data import ClipSet
     from fsmer.transfer.recognizer import Labelled
 
-__all__ = ["adapt"]
+__all__ = ["adapt", "described", "recognizer_of_words"]
 
 
 def adapt(
@@ -28,6 +30,7 @@ def adapt(
     *,
     classes: Sequence[str] | None = None,
     source: ClipSet | None = None,
+    descriptions: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     **params: Any,
 ) -> Recognizer:
@@ -48,6 +51,9 @@ def adapt(
         without support must be known to the model, as with the coarse emotions of ``facs-flow``.
     source : ClipSet, optional
         Labelled clips of another domain, to learn from first.
+    descriptions : mapping of str to str, optional
+        What a class looks like, in FACS names, action unit numbers or names of emotions, for example
+        ``{"smile": "cheek raiser, lip corner puller"}``: where the method starts, for the clips to correct.
     progress : callable, optional
         Called with (steps done, steps in all) while a backbone is trained.
     **params
@@ -76,11 +82,79 @@ def adapt(
     """
     chosen = load_method(method, **params)
     start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
+    start = described(start, descriptions or {})
     clips = as_labelled_clips(support_set, start.backbone)
     if source is not None:
         start = chosen.train_source(start, as_labelled_clips(source, start.backbone), progress=progress)
     _check_classes(clips, classes, start)
     return chosen.fit(start, clips, classes=classes, progress=progress)
+
+
+def recognizer_of_words(
+    model: Backbone | SourceModel | str | Path, descriptions: Mapping[str, str], *, others: Sequence[str] = ()
+) -> Recognizer:
+    """A recognizer of classes that are described in words, without a single labelled clip.
+
+    Parameters
+    ----------
+    model : Backbone, SourceModel, str or Path
+        One that knows action units or words: `facs-flow`, or a backbone with a text or action unit head after
+        training.
+    descriptions : mapping of str to str
+        Class name -> FACS names or action unit numbers (``"cheek raiser, lip corner puller"``, ``"6+12"``), or the
+        name of an emotion that the model knows.
+    others : sequence of str
+        Further classes that the model knows by their name.
+
+    Returns
+    -------
+    Recognizer
+        Of the method ``cosine``, so that ``update`` lets labelled clips correct the words later.
+
+    Raises
+    ------
+    SupportError
+        Fewer than two classes, or a description that the model does not understand.
+
+    Examples
+    --------
+    >>> smiles = recognizer_of_words(
+    ...     "facs-flow", {"smile": "cheek raiser, lip corner puller", "frown": "brow lowerer"}
+    ... )  # doctest: +SKIP
+    """
+    start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
+    start = described(start, descriptions)
+    names = (*descriptions, *others)
+    if len(set(names)) < 2 or len(set(names)) != len(names):
+        raise SupportError(
+            f"{len(set(names))} different classes are described ({', '.join(names)}); describe two or more, each once."
+        )
+    method = load_method("cosine")
+    blank = torch.zeros(0, start.backbone.embed_dim)
+    codes = torch.zeros(0, dtype=torch.int64)
+    head = method.fit_head(blank[None], codes[None], len(names), start.class_directions(names))
+    return Recognizer(start, method, names, head, blank, codes)
+
+
+def described(model: SourceModel, descriptions: Mapping[str, str]) -> SourceModel:
+    """`model` with descriptions of classes, each of which its backbone must understand.
+
+    Raises
+    ------
+    SupportError
+        The backbone understands no words, or not these.
+    """
+    if not descriptions:
+        return model
+    known = model.backbone.class_directions(list(descriptions.values()))
+    for place, (name, text) in enumerate(descriptions.items()):
+        if known is None or not bool(known.known[place]):
+            raise SupportError(
+                f"the model {model.backbone.name!r} does not understand the description {text!r} of the class "
+                f"{name!r}; use FACS names or action unit numbers (such as 'cheek raiser, lip corner puller' or "
+                "'6+12') and a model that knows action units, such as 'facs-flow'."
+            )
+    return replace(model, descriptions={**model.descriptions, **descriptions})
 
 
 def _check_classes(clips: ClipSet, classes: Sequence[str] | None, model: SourceModel) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -48,11 +48,15 @@ class SourceModel:
         Names of the source classes, in the order of the rows of `directions`.
     directions : ClassDirections, optional
         A cosine classifier of the source classes; ``None`` when the source changed the backbone only.
+    descriptions : mapping of str to str
+        What a class of that name looks like, in words that the backbone understands (FACS names, action unit numbers,
+        names of emotions).
     """
 
     backbone: Backbone
     classes: tuple[str, ...] = ()
     directions: ClassDirections | None = None
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def wrap(cls, model: Backbone | SourceModel) -> SourceModel:
@@ -60,10 +64,13 @@ class SourceModel:
         return model if isinstance(model, SourceModel) else cls(model)
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
-        """What is known of `classes`: the source's direction if it has a class of that name, else the backbone's."""
-        own = self.backbone.class_directions(classes)
+        """What is known of `classes`: the source's direction if it has a class of that name, else the backbone's.
+
+        A class that is described counts by its description, whatever its name.
+        """
+        own = self.backbone.class_directions([self.descriptions.get(name, name) for name in classes])
         source = self.directions
-        shared = [name in self.classes for name in classes]
+        shared = [name in self.classes and name not in self.descriptions for name in classes]
         if source is None or not any(shared):
             return own
         if own is not None and not torch.equal(own.centre, source.centre):
@@ -254,7 +261,7 @@ class Method(ABC):
     @classmethod
     def check_params(cls, params: Any) -> None:
         """Raise `UnknownNameError` for a parameter that this method does not have."""
-        known = [field.name for field in fields(cls)]
+        known = [one.name for one in fields(cls)]
         for key in params:
             if key not in known:
                 raise unknown_name("parameter", key, known, of=f"the method {cls.name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,19 @@ from torch import Tensor
 
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.base import CONFIG_FILE, WEIGHTS_FILE, file_sha256, read_config, read_weights
+from fsmer.backbones.embedding import check_inputs
 from fsmer.backbones.registry import backbone_class
-from fsmer.errors import DataError, MediaError, OutputError, SpecMismatchError, SupportError, WeightsError
+from fsmer.errors import DataError, MediaError, OutputError, SupportError, WeightsError
 from fsmer.io import atomic_folder, write_json
 from fsmer.transfer.heads import KINDS, Head
 
 if TYPE_CHECKING:
     from fsmer.data import Clip, ClipSet
+    from fsmer.evaluation.explain import Explanation
     from fsmer.transfer.base import Method, SourceModel
 
-    Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike
-    Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike, ArrayLike]
+    Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
+    Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
 
 __all__ = ["Recognizer", "as_labelled_clips"]
 
@@ -37,7 +39,7 @@ class Recognizer:
 
     Inputs of all methods are a clip set, a clip, a list of clips, or an array of shape (N, channels, height, width)
     or, for one clip, (channels, height, width) as the backbone eats it (floats, or 8-bit values that are divided by
-    255).
+    255). A backbone that eats several media takes a dict with one array a kind.
 
     Attributes
     ----------
@@ -71,6 +73,11 @@ class Recognizer:
     def backbone(self) -> Backbone:
         """The network that embeds clips."""
         return self._model.backbone
+
+    @property
+    def head(self) -> Head:
+        """The classifier on the embedding, with a leading dimension of 1."""
+        return self._head
 
     @property
     def support_size(self) -> int:
@@ -123,6 +130,12 @@ class Recognizer:
                 f"score was given {len(found)} clips and {len(wanted)} labels; give one label a clip, and at least one."
             )
         return float((found == wanted).mean())
+
+    def explain(self, clips: Inputs, **options: Any) -> Explanation | list[Explanation]:
+        """Where the network looks in `clips`, as pictures; see `fsmer.evaluation.explain.explain`."""
+        from fsmer.evaluation.explain import explain
+
+        return explain(self, clips, **options)
 
     def update(self, more_clips: Labelled) -> Recognizer:
         """A recognizer that has learnt from `more_clips` too; this one stays as it is.
@@ -191,6 +204,7 @@ class Recognizer:
                 "head": self._head.kind,
                 "support_size": self.support_size,
                 "source": None if source is None else {"classes": list(self._model.classes), "scale": source.scale},
+                "descriptions": dict(self._model.descriptions),
             },
         }
         with atomic_folder(folder) as temporary:
@@ -233,7 +247,7 @@ class Recognizer:
             backbone = backbone_class(config["backbone"])(**config["arguments"])
             backbone.load_state_dict(_under("backbone.", tensors))
             head = Head.from_tensors(kind, _under("head.", tensors))
-            model = SourceModel(backbone.eval())
+            model = SourceModel(backbone.eval(), descriptions=dict(described.get("descriptions", {})))
             if source is not None:
                 known = _under("source.", tensors)
                 everyone = torch.ones(len(source["classes"]), dtype=torch.bool)
@@ -267,15 +281,20 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
     if isinstance(values, ClipSet):
         clips = values
     elif isinstance(values, tuple) and len(values) == 2 and not isinstance(values[0], Clip):
-        arrays, labels = np.asarray(values[0]), np.asarray(values[1], dtype=object).ravel()
-        if arrays.ndim == 0 or len(arrays) != len(labels):
+        media, labels = values[0], np.asarray(values[1], dtype=object).ravel()
+        arrays = {kind: np.asarray(one) for kind, one in media.items()} if isinstance(media, Mapping) else None
+        first = np.asarray(media) if arrays is None else next(iter(arrays.values()), np.zeros(0))
+        if first.ndim == 0 or len(first) != len(labels):
             raise SupportError(
-                f"{len(arrays) if arrays.ndim else 'no'} arrays came with {len(labels)} labels; give one label each."
+                f"{len(first) if first.ndim else 'no'} arrays came with {len(labels)} labels; give one label each."
             )
-        if len(arrays) == 0:
+        if len(first) == 0:
             raise _empty()
-        spec = backbone.input_spec
-        clips = ClipSet.from_arrays(arrays, labels, spec=spec if arrays.shape[1:] == spec.shape else None)
+        specs = backbone.input_specs
+        if arrays is not None:
+            clips = ClipSet.from_arrays(arrays, labels, spec=specs)
+        else:
+            clips = ClipSet.from_arrays(first, labels, spec=specs[0] if first.shape[1:] == specs[0].shape else None)
     elif isinstance(values, (list, tuple)) and all(isinstance(value, Clip) for value in values):
         if not values:
             raise _empty()
@@ -302,27 +321,32 @@ def _as_inputs(values: Any, backbone: Backbone) -> Any:
 
     if isinstance(values, ClipSet):
         return values
-    if isinstance(values, Clip) and backbone.input_spec.kind in values.media:
+    specs = backbone.input_specs
+    if isinstance(values, Clip) and all(spec.kind in values.media for spec in specs):
         # One clip is what a live camera asks about: read as it is, for a table of one row costs more than the network.
-        values.media[backbone.input_spec.kind].spec.check_feeds(backbone.input_spec, who=repr(backbone.name))
-        return values.read(backbone.input_spec.kind)
+        arrays = {}
+        for spec in specs:
+            held = values.media[spec.kind].spec
+            held.check_feeds(spec, who=repr(backbone.name))
+            arrays[spec.kind] = held.pick_channels(values.read(spec.kind), spec)
+        return arrays
     if isinstance(values, Clip):
         return ClipSet.from_clips([values])
     if isinstance(values, (list, tuple)) and values and all(isinstance(value, Clip) for value in values):
         return ClipSet.from_clips(values)
-    spec = backbone.input_spec
-    arrays = np.asarray(values)
-    if arrays.shape == spec.shape:
-        arrays = arrays[None]
-    if arrays.shape[1:] != spec.shape:
-        raise SpecMismatchError(
-            f"the array has shape {arrays.shape}, but {backbone.name!r} eats {spec.describe()}, shape "
-            f"(N, {', '.join(map(str, spec.shape))}); prepare the clips with that recipe."
-        )
-    arrays = ArrayStore(arrays, spec).read(np.arange(len(arrays)))
-    problem = check_arrays(arrays, spec)
-    if problem is not None:
-        raise MediaError(f"clip number {problem[0]} of the array cannot be used: {problem[1]}")
+    raw = values if isinstance(values, Mapping) else {specs[0].kind: values}
+    given = {kind: np.asarray(one) for kind, one in raw.items()}
+    # 8-bit values become 0..1 before anything is compared.
+    for spec in specs:
+        array = given.get(spec.kind)
+        if array is not None and array.dtype == np.uint8 and array.shape in (spec.shape, (len(array), *spec.shape)):
+            array = array[None] if array.shape == spec.shape else array
+            given[spec.kind] = ArrayStore(array, spec).read(np.arange(len(array)))
+    arrays = check_inputs(backbone, given)
+    for spec in specs:
+        problem = check_arrays(arrays[spec.kind], spec)
+        if problem is not None:
+            raise MediaError(f"clip number {problem[0]} of the array cannot be used: {problem[1]}")
     return arrays
 
 

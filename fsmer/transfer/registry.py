@@ -14,6 +14,7 @@ from fsmer.transfer.cosine import Cosine
 from fsmer.transfer.finetune import Finetune
 from fsmer.transfer.logistic import Logistic
 from fsmer.transfer.protonet import ProtoNet
+from fsmer.transfer.train import Train
 from fsmer.transfer.zero_shot import ZeroShot
 
 __all__ = ["MethodInfo", "list_methods", "load_method"]
@@ -25,6 +26,7 @@ METHODS: dict[str, tuple[type[Method], Mapping[str, Any]]] = {
     "logistic": (Logistic, {}),
     "protonet": (ProtoNet, {}),
     "protonet_cosine": (ProtoNet, {"distance": "cosine"}),
+    "train": (Train, {}),
     "zero_shot": (ZeroShot, {}),
 }
 

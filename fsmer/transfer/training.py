@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.backbones import Backbone, ClassDirections, Targets, embed, read_inputs
+from fsmer.backbones.base import Inputs
 from fsmer.transfer.base import Method, Progress, SourceModel, require, support_codes
-from fsmer.transfer.heads import Head, balanced_weights, one_hot
+from fsmer.transfer.heads import Head
 from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.trainer import for_classes, make_targets, take
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -164,13 +165,14 @@ class FineTuning(Method):
             model = self.train_source(model, source, progress=progress)
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
-        classifier = self.start(embed(model.backbone, support), codes, len(names), model.class_directions(names))
-        adapted = replace(model, backbone=copy.deepcopy(model.backbone))
+        adapted = replace(model, backbone=for_classes(model.backbone, names, self.seed))
+        classifier = self.start(embed(adapted.backbone, support), codes, len(names), model.class_directions(names))
         rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
         adapted.backbone.eval()
         batches = list(islice(self._batches(len(support)), self.steps))
-        self._train(adapted.backbone, classifier, support, codes, batches, rates, progress)
+        targets = make_targets(support, codes, names, balanced=self.balanced)
+        self._train(adapted.backbone, classifier, support, targets, batches, rates, progress)
         return Recognizer(adapted, self, names, classifier.head(), embed(adapted.backbone, support), codes)
 
     def train_source(
@@ -196,12 +198,14 @@ class FineTuning(Method):
     ) -> tuple[Backbone, Classifier, tuple[str, ...]]:
         names, codes = support_codes(source, None)
         self._need_support(codes[None])
-        classifier = self.start(embed(model.backbone, source), codes, len(names), model.class_directions(names))
-        backbone = copy.deepcopy(model.backbone).train()
+        backbone = for_classes(model.backbone, names, self.seed)
+        classifier = self.start(embed(backbone, source), codes, len(names), model.class_directions(names))
+        backbone.train()
         steps = self.source_epochs * max(1, len(source) // self.batch_size)
         batches = list(islice(self._batches(len(source)), steps))
         rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
-        self._train(backbone, classifier, source, codes, batches, rates, progress)
+        targets = make_targets(source, codes, names, balanced=self.balanced)
+        self._train(backbone, classifier, source, targets, batches, rates, progress)
         return backbone.eval(), classifier, names
 
     def _batches(self, clips: int) -> Iterator[np.ndarray]:
@@ -216,7 +220,7 @@ class FineTuning(Method):
         backbone: Backbone,
         classifier: Classifier,
         clips: ClipSet,
-        codes: Tensor,
+        targets: Targets,
         batches: Sequence[np.ndarray],
         rates: tuple[float, float, float],
         progress: Progress | None,
@@ -232,20 +236,16 @@ class FineTuning(Method):
             {"params": [value for value in classifier.parameters() if value.requires_grad], "lr": classifier_rate},
         ]
         optimizer = torch.optim.Adam([group for group in groups if group["params"]])
-        weights = balanced_weights(one_hot(codes[None], int(codes.max()) + 1), balanced=self.balanced)[0] * len(codes)
         device = next((value.device for value in backbone.parameters()), torch.device("cpu"))
         classifier.to(device)
-        kind = backbone.input_spec.kind
         # Dropout and the like draw from torch's global generator: seeded here, and left as it was found.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
             torch.manual_seed(self.seed)
-            kept: tuple[np.ndarray, Tensor] | None = None
+            kept: tuple[np.ndarray, Inputs] | None = None
             for done, rows in enumerate(batches, start=1):
                 if kept is None or kept[0] is not rows:
-                    kept = (rows, torch.from_numpy(np.asarray(clips.read(kind, rows), dtype=np.float32)).to(device))
-                logits = classifier(backbone(kept[1]))
-                losses = F.cross_entropy(logits, codes[rows].to(device), reduction="none")
-                loss = (losses * weights[rows].to(device)).mean() + classifier.penalty()
+                    kept = (rows, read_inputs(backbone, clips, rows, device))
+                loss = backbone.training_loss(kept[1], take(targets, rows, device), classifier) + classifier.penalty()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -1,0 +1,225 @@
+"""MERAU (Dai & Feng, IEEE Access 2021): action unit code, action unit predictions and optical flow in one embedding.
+
+A frozen Twin-Cycle Autoencoder encoder reads the apex frame; a frozen detector turns its code into the logits of ten
+action units; a ResNet18 reads the flow from onset to apex. Each of the three goes through a projection layer of its
+own, and the projections side by side are the embedding (eq. 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fsmer.backbones.base import Backbone, ClassDirections
+from fsmer.backbones.flow_resnet18 import FlowResNet18
+from fsmer.backbones.recipe import TrainRecipe
+from fsmer.backbones.registry import register_backbone
+from fsmer.backbones.tcae import AuEncoder, Tcae, check_frame_size, frame_spec, frames_of
+from fsmer.data.class_words import unit_shares
+from fsmer.data.flow_model import ACTION_UNIT_ORDER
+from fsmer.errors import FsmerError, SpecMismatchError
+
+__all__ = ["MERAU_UNITS", "Merau", "au_loss"]
+
+# The ten action units of CASME II that the paper names (section III.A): inner and outer brow raiser, brow lowerer, lid
+# tightener, nose wrinkler, upper lip raiser, lip corner puller, dimpler, lip corner depressor, chin raiser.
+MERAU_UNITS = (1, 2, 4, 7, 9, 10, 12, 14, 15, 17)
+
+# Factor on the cosine with `Merau.class_directions`; it sharpens probabilities and moves no decision.
+DIRECTION_SCALE = 10.0
+
+
+@register_backbone("merau")
+class Merau(Backbone):
+    """MERAU: action unit code and logits of the apex frame beside a ResNet18 on the optical flow, projected and joined.
+
+    Parameters
+    ----------
+    frame_size, frame_width, code_dim : int
+        Of the TCAE encoder, see `AuEncoder`; published 256, 32 and 256.
+    units : sequence of int
+        FACS numbers that the detector predicts; the paper's ten are `MERAU_UNITS`.
+    projection_dim : int
+        Length of each of the three projections (section III.B: "the same feature space"); the paper gives no number.
+    flow : mapping, optional
+        Constructor arguments of `FlowResNet18`, whose own projection is always left out.
+
+    Raises
+    ------
+    FsmerError
+        An argument is out of range.
+
+    Notes
+    -----
+    There: the apex frame alone into the frozen TCAE encoder, a frozen detector of the ten action units (eq. 1-2; the
+    BCE is the usual one, since eq. 1 as printed has 1 - log where log of 1 - is meant), the flow ResNet18, three
+    projections with ReLU, their concatenation (eq. 3), the layer-wise learning rates of Table 2, random crops and
+    rotations in training, neighbour frames (eq. 11, `fsmer.episodic.neighbour_frames`). Linear and cosine classifier
+    (eq. 5-7) and ProtoNet (eq. 9-10) are the methods ``finetune``, ``cosine`` and ``protonet``.
+
+    Open in the paper and chosen here: the projections' length (128), the detector's form (batch normalisation and a
+    linear layer without bias, as in TCAE's published code), Adam, epochs and batch size.
+
+    Deviations: `class_directions` is ours: the detector's logits that a class is expected to show, sent through their
+    own projection, are a direction that needs no label.
+
+    Absent: the authors' TCAE weights. Give those of ``fsmer pretrain tcae`` to `load_au_encoder`, then train the
+    detector with `fsmer.pretraining.au_detector.fit_au_detector`; before that the action unit branch is random. The
+    paper's rate of 1e-5 fits a ResNet18 that was trained before (``flow={"weights": "imagenet"}``, or a file); one
+    that starts at random hardly moves, so raise ``rates["flow_encoder"]`` for it.
+    """
+
+    recipe: ClassVar[TrainRecipe] = TrainRecipe(
+        source="MERAU, Table 2 (rates) and section IV.A (crops and rotations); optimiser, epochs, batch size and the "
+        "sizes of the augmentations are open there",
+        optimizer="adam",
+        learning_rate=1.2e-3,
+        weight_decay=0.0,
+        rates={"flow_encoder": 1e-5, "projection": 1.2e-3, "classifier": 1.2e-3},
+        epochs=30,
+        batch_size=32,
+        schedule="constant",
+        augment=("crop", "rotate"),
+    )
+
+    # Mean logit of each unit: over all clips the detector was trained on, those without the unit, those with it.
+    unit_logits: Tensor
+
+    def __init__(
+        self,
+        frame_size: int = 256,
+        frame_width: int = 32,
+        code_dim: int = 256,
+        units: Sequence[int] = MERAU_UNITS,
+        projection_dim: int = 128,
+        flow: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_frame_size(frame_size)
+        if not units or len(set(units)) < len(units):
+            raise FsmerError(f"merau's units are {list(units)}, but one or more different action units are expected.")
+        flow_encoder = FlowResNet18(**{**(flow or {}), "projection_dim": 0})
+        super().__init__(
+            input_spec=[flow_encoder.input_spec, frame_spec("apex", frame_size)],
+            embed_dim=3 * projection_dim,
+            config={
+                "frame_size": frame_size,
+                "frame_width": frame_width,
+                "code_dim": code_dim,
+                "units": list(units),
+                "projection_dim": projection_dim,
+                "flow": flow_encoder.config,
+            },
+        )
+        self.frame_size = frame_size
+        self.units = tuple(units)
+        self.flow_encoder = flow_encoder
+        self.au_encoder = AuEncoder(frame_size, frame_width, code_dim)
+        self.au_detector = nn.Sequential(nn.BatchNorm1d(code_dim), nn.Linear(code_dim, len(units), bias=False))
+        self.projection_flow = nn.Linear(flow_encoder.embed_dim, projection_dim)
+        self.projection_code = nn.Linear(code_dim, projection_dim)
+        self.projection_logits = nn.Linear(len(units), projection_dim)
+        self.register_buffer("unit_logits", torch.zeros(3, len(units)))
+        self.au_encoder.requires_grad_(False)
+        self.au_detector.requires_grad_(False)
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Embeddings (B, 3 * projection_dim) for a dict of ``flow`` and ``apex``."""
+        if not isinstance(inputs, dict) or "flow" not in inputs:
+            raise SpecMismatchError("'merau' eats flow and apex; give a dict with a tensor for each.")
+        code, logits = self.au_features(inputs)
+        parts = (
+            self.projection_flow(self.flow_encoder(inputs["flow"])),
+            self.projection_code(code),
+            self.projection_logits(logits),
+        )
+        return torch.cat([F.relu(part) for part in parts], dim=1)
+
+    def au_features(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Action unit code (B, code_dim) and logits (B, units) of the ``apex`` frames in `inputs`."""
+        code = self.au_encoder(frames_of(inputs, "apex", self.frame_size, "merau"))
+        return code, self.au_detector(code)
+
+    def train(self, mode: bool = True) -> Merau:
+        """Training mode of what is trained; the action unit branch keeps its batch statistics."""
+        super().train(mode)
+        self.au_encoder.eval()
+        self.au_detector.eval()
+        return self
+
+    def load_au_encoder(self, tcae: Tcae) -> None:
+        """Take over the encoder of a trained TCAE (section IV.B.2).
+
+        Raises
+        ------
+        SpecMismatchError
+            It has another frame size, width or code length.
+        """
+        own = self.au_encoder.state_dict()
+        given = {name: value for name, value in tcae.encoder.state_dict().items() if not name.startswith("pose_branch")}
+        if own.keys() != given.keys() or any(own[name].shape != value.shape for name, value in given.items()):
+            names = ("size", "width", "code_dim")
+            wanted = (self.config["frame_size"], self.config["frame_width"], self.config["code_dim"])
+            raise SpecMismatchError(
+                f"the TCAE was made with {_listed(names, [tcae.config[name] for name in names])}, but merau's encoder "
+                f"with {_listed(names, wanted)}; make both alike."
+            )
+        self.au_encoder.load_state_dict(given)
+
+    def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
+        """Directions of classes from the action units that they show, once the detector is trained.
+
+        An emotion shows its FACS combinations, a coarse class the combinations of its emotions, and a class named by
+        action units (``"4+7"``, ``"lip corner puller"``) just these. The logits expected for them go through
+        ``projection_logits``; the other two projections say nothing about a class yet and are left out (zero).
+        """
+        shares = [self._shares(name) for name in classes]
+        known = torch.tensor([share is not None for share in shares])
+        if not bool(known.any()) or not bool(self.unit_logits.any()):
+            return None
+        overall, absent, present = self.unit_logits.detach().cpu().float()
+        layer = self.projection_logits
+        weight, bias = layer.weight.detach().cpu().float(), layer.bias.detach().cpu().float()
+        blank = torch.zeros(self.embed_dim)
+        centre = blank.clone()
+        centre[-layer.out_features :] = F.relu(weight @ overall + bias)
+        directions = []
+        for share in shares:
+            direction = blank.clone()
+            if share is not None:
+                expected = F.relu(weight @ (absent + share * (present - absent)) + bias)
+                direction[-layer.out_features :] = expected - centre[-layer.out_features :]
+            directions.append(direction)
+        return ClassDirections(
+            weight=torch.stack(directions),
+            bias=torch.zeros(len(shares)),
+            known=known,
+            scale=DIRECTION_SCALE,
+            centre=centre,
+        )
+
+    def _shares(self, name: str) -> Tensor | None:
+        """How often the class shows each of the units, (units,), or None where nothing is known or none is detected."""
+        every = unit_shares(name)
+        if every is None:
+            return None
+        share = torch.tensor([float(every[ACTION_UNIT_ORDER.index(unit)]) for unit in self.units])
+        return share if bool(share.any()) else None
+
+
+def au_loss(logits: Tensor, present: Tensor) -> Tensor:
+    """Binary cross-entropy over the action units, mean over units and clips (MERAU, eq. 1).
+
+    Parameters
+    ----------
+    logits, present : Tensor of shape (B, units)
+        Of the detector; 1 where the unit is annotated and 0 elsewhere.
+    """
+    return F.binary_cross_entropy_with_logits(logits, present)
+
+
+def _listed(names: Sequence[str], values: Sequence[Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))

@@ -1,0 +1,155 @@
+"""How a backbone is trained, with labels and without: optimiser, schedule and augmentation, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fsmer.errors import FsmerError
+
+__all__ = ["PretrainRecipe", "TrainRecipe"]
+
+AUGMENTATIONS = ("crop", "flip", "rotate")
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Supervised training of a backbone and a linear classifier; a backbone's default is its paper's.
+
+    Parameters
+    ----------
+    source : str
+        Where the values come from (paper and section), with deviations.
+    optimizer : {"adam", "adamw", "sgd"}
+    learning_rate, weight_decay : float
+    momentum : float
+        Of ``"sgd"``.
+    rates : mapping of str to float
+        Learning rate of parameters whose name begins with the key (the longest that fits), in place of
+        `learning_rate`; ``"classifier"`` is the classifier.
+    epochs, batch_size : int
+        Passes over the clips and clips a step; a smaller set is taken whole. The last, smaller batch is kept.
+    schedule : {"constant", "cosine", "exponential", "step"}
+        Of the learning rate, epoch by epoch (``"cosine"``: step by step to zero).
+    gamma : float
+        Factor an epoch (``"exponential"``) or at each of `milestones` (``"step"``).
+    milestones : tuple of int
+        Epochs at which ``"step"`` multiplies by `gamma`.
+    warmup_epochs : float
+        Linear rise of the learning rate from zero.
+    label_smoothing : float
+        Of the cross-entropy.
+    balanced : bool
+        Classes weigh alike in the loss whatever their number of clips.
+    augment : tuple of {"flip", "rotate", "crop"}
+        Random changes of training clips, alike for all media of a clip: mirrored left to right (horizontal flow
+        changes sign), turned by up to `rotate_degrees`, shifted by up to `crop_pixels` (edges repeated).
+    rotate_degrees, crop_pixels : float, int
+    clip_gradient : float or None
+        Largest norm of the gradient.
+    """
+
+    source: str = "fsmer's own choice"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    rates: Mapping[str, float] = field(default_factory=dict)
+    epochs: int = 30
+    batch_size: int = 32
+    schedule: Literal["constant", "cosine", "exponential", "step"] = "cosine"
+    gamma: float = 0.1
+    milestones: tuple[int, ...] = ()
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    balanced: bool = False
+    augment: tuple[str, ...] = ()
+    rotate_degrees: float = 3.0
+    crop_pixels: int = 4
+    clip_gradient: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "gamma"):
+            if getattr(self, name) <= 0:
+                raise FsmerError(f"the recipe's {name} is {getattr(self, name)}, but it must be positive.")
+        for name, allowed in (
+            ("optimizer", ("adam", "adamw", "sgd")),
+            ("schedule", ("constant", "cosine", "exponential", "step")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise FsmerError(
+                    f"the recipe's {name} is {getattr(self, name)!r}, but it must be one of {', '.join(allowed)}."
+                )
+        unknown = sorted(set(self.augment) - set(AUGMENTATIONS))
+        if unknown:
+            raise FsmerError(
+                f"the recipe's augment names {', '.join(unknown)}, but only {', '.join(AUGMENTATIONS)} are known."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "rates": dict(self.rates)}
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """Self-supervised training on pairs of frames without labels; a backbone's default is its paper's.
+
+    Parameters
+    ----------
+    source : str
+        Where the values come from (paper and section), with deviations.
+    optimizer : {"adam", "adamw", "sgd"}
+    learning_rate, weight_decay : float
+        Peak of the learning rate; decay of the weights.
+    momentum : float
+        Of ``"sgd"``.
+    steps, batch_size : int
+        Optimiser steps, and pairs of frames a step.
+    distance : (low, high)
+        Frames from one frame of a pair to the other, inside one sequence; every whole number from low to high is
+        equally likely, and either of the two comes first.
+    warmup_steps : int
+        Linear rise of the learning rate from zero.
+    schedule : {"constant", "cosine"}
+        Of the learning rate after the rise; ``"cosine"`` falls step by step to zero.
+    clip_gradient : float or None
+        Largest norm of the gradient.
+
+    Raises
+    ------
+    FsmerError
+        A value is out of range.
+    """
+
+    source: str = "fsmer's own choice"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    steps: int = 10_000
+    batch_size: int = 32
+    distance: tuple[int, int] = (5, 11)
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    clip_gradient: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "steps", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise FsmerError(f"the recipe's {name} is {getattr(self, name)}, but it must be positive.")
+        for name, allowed in (("optimizer", ("adam", "adamw", "sgd")), ("schedule", ("constant", "cosine"))):
+            if getattr(self, name) not in allowed:
+                raise FsmerError(
+                    f"the recipe's {name} is {getattr(self, name)!r}, but it must be one of {', '.join(allowed)}."
+                )
+        low, high = self.distance
+        if not 1 <= low <= high:
+            raise FsmerError(
+                f"the recipe's distance is {low} to {high} frames, but it must run from 1 or more to no less."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "distance": list(self.distance)}

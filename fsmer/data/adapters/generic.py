@@ -1,0 +1,107 @@
+"""Any folder with a table: ``clip, subject, path, onset, apex, offset, label, aus`` and more, most of them optional.
+
+A clip is a folder of frames or a video. Frame numbers are those in the file names of frames, and count from 0 in a
+video. What has no onset and offset is taken whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from fsmer.data.adapters.annotation import Annotation, states_nothing
+from fsmer.data.adapters.base import Adapter, roles
+from fsmer.data.adapters.folders import VIDEO_ENDINGS, Folders
+from fsmer.data.adapters.sheets import SheetRow, SheetTable, plain
+from fsmer.errors import DataError
+
+__all__ = ["ADAPTERS", "Generic"]
+
+
+class Generic(Adapter):
+    """A folder of one's own with a CSV or Excel table."""
+
+    name = "generic"
+    dataset = "mine"
+    title = "a data set of your own"
+    aliases = ("mine", "csv")
+    frames_per_second = None
+    sheets = ("clips.*", "index.*", "annotation*", "label*", "*.csv")
+    columns = roles(
+        name=("clip", "id", "name"),
+        place=("path", "folder", "video", "file"),
+        subject="subject",
+        dataset="dataset",
+        onset="onset",
+        apex="apex",
+        offset="offset",
+        label=("label", "emotion"),
+        aus=("aus", "au", "action units"),
+        fps=("frames_per_second", "fps"),
+    )
+    places = (".",)
+    has_apex = False
+    prefix_columns = False
+
+    def table(self, files: Sequence[Path]) -> SheetTable:
+        try:
+            return self.table_with(files, ("name",))
+        except DataError as refused:
+            try:
+                return self.table_with(files, ("place",))
+            except DataError:
+                raise refused from None
+
+    def clips(self, row: SheetRow) -> Sequence[Annotation]:
+        place = _with_slashes(row["place"])
+        name = row["name"] or PurePosixPath(place).stem
+        if not name:
+            return ()
+        roles = {plain(known) for names in self.columns.values() for known in names}
+        own = {column: text for column, text in row.own.items() if plain(column) not in roles}
+        clip = Annotation.of(row, clip=name, subject=row["subject"])
+        return (replace(clip, name=name, place=place, dataset=row["dataset"], frames_per_second=_speed(row), own=own),)
+
+    def folder(self, place: Path, clip: Annotation, folders: Folders) -> Path | None:
+        if clip.place:
+            stated = place / clip.place
+            return stated if stated.is_dir() or _is_video(stated) else None
+        tops = [
+            place,
+            *(top for top in (folders.child(place, name) for name in (clip.subject, clip.dataset) if name) if top),
+        ]
+        for top in tops:
+            found = folders.child(top, clip.name)
+            if found is not None:
+                return found
+            for video in folders.files(top, VIDEO_ENDINGS, depth=0):
+                if clip.name in (video.name, video.stem):
+                    return video
+        return None
+
+
+def _with_slashes(path: str) -> str:
+    # Tables written on Windows separate folders by backslashes.
+    return path.replace("\\", "/")
+
+
+def _is_video(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in VIDEO_ENDINGS
+
+
+def _speed(row: SheetRow) -> float | None:
+    if states_nothing(row["fps"]):
+        return None
+    try:
+        speed = float(row["fps"])
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise DataError(
+            f"row {row.number} of the table has {row['fps']!r} frames a second, but a number above 0 is expected."
+        )
+    return speed
+
+
+ADAPTERS = (Generic(),)

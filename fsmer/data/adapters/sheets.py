@@ -1,0 +1,286 @@
+"""Annotation sheets as text: Excel workbooks and CSV files, with the row of column names found wherever it stands."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fsmer.errors import DataError
+
+__all__ = ["SHEET_ENDINGS", "Sheet", "SheetRow", "SheetTable", "cell_text", "column_slug", "plain", "read_sheets"]
+
+SHEET_ENDINGS = frozenset({".xlsx", ".xlsm", ".xls", ".csv"})
+
+# SAMM has 13 rows of notes above the column names; no release has more.
+DEEPEST_HEADER = 40
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One worksheet: every cell as text, all rows of one length.
+
+    Parameters
+    ----------
+    path : Path
+        File it is from.
+    name : str
+        Name of the worksheet; ``""`` for a CSV file.
+    rows : tuple of tuple of str
+        Cells without blanks around them; whole numbers without ``.0``, empty cells as ``""``.
+    """
+
+    path: Path
+    name: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One line of a table.
+
+    Parameters
+    ----------
+    number : int
+        Row in the sheet, counted from 1.
+    cells : mapping of str to str
+        What the adapter asked for -> text; indexing the row gives ``""`` where the sheet has no such column.
+    own : mapping of str to str
+        Every column of the sheet under its name, as `column_slug` writes it -> text.
+    """
+
+    number: int
+    cells: Mapping[str, str]
+    own: Mapping[str, str]
+
+    def __getitem__(self, role: str) -> str:
+        return self.cells.get(role, "")
+
+
+@dataclass(frozen=True)
+class SheetTable:
+    """The part of a sheet below its column names.
+
+    Parameters
+    ----------
+    sheet : Sheet
+    header : tuple of str
+        Column names as written.
+    rows : tuple of SheetRow
+        Lines that are not empty.
+    """
+
+    sheet: Sheet
+    header: tuple[str, ...]
+    rows: tuple[SheetRow, ...]
+
+    @classmethod
+    def of(
+        cls,
+        sheets: Sequence[Sheet],
+        columns: Mapping[str, Sequence[str]],
+        needed: Sequence[str],
+        *,
+        title: str,
+        first: str = "",
+    ) -> SheetTable:
+        """Find the table in the sheets of one file.
+
+        Column names are compared without letter case, blanks and punctuation, so ``sub_ID'`` is ``sub_ID``.
+
+        Parameters
+        ----------
+        sheets : sequence of Sheet
+            Tried in order.
+        columns : mapping of str to sequence of str
+            Role -> names that the column may have.
+        needed : sequence of str
+            Roles that must be there.
+        title : str
+            What the sheet should be, for the message.
+        first : str
+            Name of a worksheet to try before the others.
+
+        Raises
+        ------
+        DataError
+            No sheet has the needed columns; the message names what is missing.
+        """
+        best: tuple[int, Sheet, tuple[str, ...]] | None = None
+        for sheet in sorted(sheets, key=lambda one: plain(one.name) != plain(first) or not first):
+            for place, row in enumerate(sheet.rows[:DEEPEST_HEADER]):
+                found = _columns_of(row, columns)
+                score = sum(role in found for role in needed)
+                if score == len(needed):
+                    return cls(sheet, row, tuple(_rows_below(sheet, place, found)))
+                if best is None or score > best[0]:
+                    best = (score, sheet, row)
+        file = sheets[0].path
+        if best is None:
+            raise DataError(f"{file} is empty, but {title} is expected; give the sheet of the release.")
+        missing = [columns[role][0] for role in needed if role not in _columns_of(best[2], columns)]
+        shown = ", ".join(cell for cell in best[2] if cell)[:200] or "nothing"
+        raise DataError(
+            f"{file} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} of {title}, "
+            f"and the nearest row to column names has {shown}; give the sheet of the release that has these columns."
+        )
+
+
+def read_sheets(path: Path) -> tuple[Sheet, ...]:
+    """Read every worksheet of a workbook, or a CSV file as one sheet.
+
+    What a file is, is judged by how it begins, since ``.xls`` files that are ``.xlsx`` inside are common.
+
+    Raises
+    ------
+    DataError
+        The file is missing, empty, damaged or in another encoding, or the reader for it is not installed.
+    """
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(8)
+    except OSError as error:
+        raise DataError(f"the sheet {path} cannot be read ({error.strerror or error}); give its path.") from error
+    if not start:
+        raise DataError(f"the sheet {path} has no bytes; copy it again from the release.")
+    if start.startswith(b"PK"):
+        return _read_xlsx(path)
+    if start.startswith(b"\xd0\xcf\x11\xe0"):
+        return _read_xls(path)
+    return (_read_csv(path),)
+
+
+def cell_text(value: Any) -> str:
+    """Text of a cell: ``4.0`` becomes ``"4"``, an empty cell ``""``."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    return str(value).strip()
+
+
+def plain(text: str) -> str:
+    """`text` in lower case with nothing but letters and digits, for comparing names."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def column_slug(header: str) -> str:
+    """Name of a sheet's column in tables: ``"Onset Frame"`` -> ``"onset_frame"``, ``"OnsetF"`` -> ``"onset_f"``."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", header)
+    return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")
+
+
+def _columns_of(row: Sequence[str], columns: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    places: dict[str, int] = {}
+    for place, cell in enumerate(row):
+        places.setdefault(plain(cell), place)
+    found = {}
+    for role, names in columns.items():
+        name = next((plain(name) for name in names if plain(name) in places), None)
+        if name is not None:
+            found[role] = places[name]
+    return found
+
+
+def _rows_below(sheet: Sheet, header: int, found: Mapping[str, int]) -> Iterator[SheetRow]:
+    slugs: dict[str, int] = {}
+    for place, cell in enumerate(sheet.rows[header]):
+        slug = column_slug(cell)
+        if slug:
+            name, count = slug, 2
+            while name in slugs:
+                name, count = f"{slug}_{count}", count + 1
+            slugs[name] = place
+    for number, row in enumerate(sheet.rows[header + 1 :], header + 2):
+        if any(row):
+            cells = {role: row[place] for role, place in found.items()}
+            yield SheetRow(number, cells, {name: row[place] for name, place in slugs.items()})
+
+
+def _reader(module: str, path: Path) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"{path} is an Excel workbook, and reading it needs {module}, which is not installed; "
+            "run: pip install 'fsmer[datasets]', or save the sheet as CSV."
+        ) from error
+
+
+def _read_xlsx(path: Path) -> tuple[Sheet, ...]:
+    openpyxl = _reader("openpyxl", path)
+    try:
+        # A handle, because openpyxl refuses workbooks by their ending; warnings are about decoration.
+        with path.open("rb") as handle, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            book = openpyxl.load_workbook(handle, read_only=True, data_only=True)
+            sheets = []
+            for worksheet in book.worksheets:
+                # The size that a file states for itself is wrong in some releases, and would cut rows off.
+                worksheet.reset_dimensions()
+                cells = [[cell_text(value) for value in row] for row in worksheet.iter_rows(values_only=True)]
+                sheets.append(_sheet(path, worksheet.title, cells))
+            return tuple(sheets)
+    except Exception as error:  # a damaged archive fails in whatever layer comes upon the damage
+        raise _damaged(path, error) from error
+
+
+def _read_xls(path: Path) -> tuple[Sheet, ...]:
+    xlrd = _reader("xlrd", path)
+    try:
+        book = xlrd.open_workbook(str(path), logfile=_Silent())
+        return tuple(
+            _sheet(
+                path,
+                worksheet.name,
+                [[cell_text(value) for value in worksheet.row_values(row)] for row in range(worksheet.nrows)],
+            )
+            for worksheet in book.sheets()
+        )
+    except Exception as error:  # as for xlsx
+        raise _damaged(path, error) from error
+
+
+class _Silent:
+    # xlrd prints remarks on unusual files.
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def _read_csv(path: Path) -> Sheet:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the sheet {path} is neither an Excel workbook nor CSV in UTF-8; save it as one.") from error
+    head = text.splitlines()[:DEEPEST_HEADER]
+    # The separator that cuts some line into most fields; a tie goes to the comma.
+    delimiter = max(",;\t", key=lambda mark: max((line.count(mark) for line in head), default=0))
+    try:
+        cells = [
+            [field.strip() for field in row] for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        ]
+    except csv.Error as error:
+        raise _damaged(path, error) from error
+    return _sheet(path, "", cells)
+
+
+def _sheet(path: Path, name: str, cells: Sequence[Sequence[str]]) -> Sheet:
+    width = max((len(row) for row in cells), default=0)
+    return Sheet(path, name, tuple((*row, *[""] * (width - len(row))) for row in cells))
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"the sheet {path} cannot be read ({reason}); copy it again from the release or save it as CSV.")

@@ -1,0 +1,396 @@
+"""Optical flow between two frames, head motion taken out of it, its strain, and the maps that backbones eat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fsmer.data.spec import InputSpec
+from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
+from fsmer.preprocess.reading import as_rgb
+
+__all__ = [
+    "DIS",
+    "FLOW_METHODS",
+    "TVL1",
+    "Farneback",
+    "FlowMethod",
+    "HeadMotion",
+    "flow_map",
+    "head_motion",
+    "list_flow_methods",
+    "load_flow_method",
+    "optical_flow",
+    "optical_strain",
+    "remove_head_motion",
+    "resize_area",
+]
+
+Flow = NDArray[np.float32]
+Grey = NDArray[np.uint8]
+
+
+class FlowMethod(Protocol):
+    """An estimator of dense flow; its fields are its parameters."""
+
+    def __call__(self, first: Grey, second: Grey) -> Flow:
+        """Displacement in pixels from `first` to `second`, both grey (H, W): u right, v down, (2, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Farneback:
+    """Polynomial expansion (Farneback, SCIA 2003), the flow of MERAU and of the attribute 3D-ResNet.
+
+    Neither paper gives parameters (MERAU section III-B2, attribute paper section IV-A); the defaults are those of
+    OpenCV's documented example, which public code of this field copies.
+
+    Parameters
+    ----------
+    pyr_scale, levels, winsize, iterations, poly_n, poly_sigma
+        As OpenCV names them.
+    gaussian : bool
+        Weigh the window by a Gaussian instead of a box.
+    """
+
+    pyr_scale: float = 0.5
+    levels: int = 3
+    winsize: int = 15
+    iterations: int = 3
+    poly_n: int = 5
+    poly_sigma: float = 1.2
+    gaussian: bool = False
+
+    def __call__(self, first: Grey, second: Grey) -> Flow:
+        """Displacement in pixels, (2, H, W)."""
+        import cv2
+
+        flow = cv2.calcOpticalFlowFarneback(
+            first,
+            second,
+            np.zeros((*first.shape, 2), np.float32),
+            self.pyr_scale,
+            self.levels,
+            self.winsize,
+            self.iterations,
+            self.poly_n,
+            self.poly_sigma,
+            cv2.OPTFLOW_FARNEBACK_GAUSSIAN if self.gaussian else 0,
+        )
+        return np.ascontiguousarray(np.moveaxis(flow, 2, 0), np.float32)
+
+
+@dataclass(frozen=True)
+class TVL1:
+    """Total variation with L1 data term (Zach, Pock & Bischof, DAGM 2007), the flow of FR and of STSTNet.
+
+    FR (section IV-B) gives no parameters; the defaults are those of OpenCV's ``DualTVL1OpticalFlow``, which is used
+    where the contrib modules of OpenCV are installed. Elsewhere scikit-image's solver runs with the same weight of the
+    data term: OpenCV's lambda 0.15 on brightness 0..255 is an attachment of 0.15 * 255 = 38 on 0..1 (its own default
+    is 15). It treats the coupling and the stopping rule a little differently.
+
+    Parameters
+    ----------
+    attachment : float
+        Weight of the data term for brightness 0..1: the smaller, the smoother the flow.
+    tightness : float
+        Coupling of the two half steps (OpenCV: theta).
+    warps : int
+        Warps a pyramid level.
+    iterations : int
+        Iterations a warp.
+    tolerance : float
+        Stop when the flow changes less.
+    """
+
+    attachment: float = 38.0
+    tightness: float = 0.3
+    warps: int = 5
+    iterations: int = 10
+    tolerance: float = 1e-4
+
+    def __call__(self, first: Grey, second: Grey) -> Flow:
+        """Displacement in pixels, (2, H, W)."""
+        import cv2
+
+        if hasattr(cv2, "optflow"):
+            solver = cv2.optflow.DualTVL1OpticalFlow_create(
+                theta=self.tightness,
+                warps=self.warps,
+                epsilon=self.tolerance**0.5,
+                innnerIterations=self.iterations,
+            )
+            solver.setLambda(self.attachment / 255)
+            found = solver.calc(first, second, None)
+            return np.ascontiguousarray(np.moveaxis(found, 2, 0), np.float32)
+        from skimage.registration import optical_flow_tvl1
+
+        rows, columns = optical_flow_tvl1(
+            first.astype(np.float32) / 255,
+            second.astype(np.float32) / 255,
+            attachment=self.attachment,
+            tightness=self.tightness,
+            num_warp=self.warps,
+            num_iter=self.iterations,
+            tol=self.tolerance,
+        )
+        return np.stack([columns, rows]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class DIS:
+    """Dense inverse search (Kroeger et al., ECCV 2016): the fastest of the three.
+
+    OpenCV's medium preset, but down to full resolution and with more refinement: movements here are smaller than a
+    pixel of the preset's finest level.
+
+    Parameters
+    ----------
+    finest_scale : int
+        Finest pyramid level, 0 is full resolution.
+    patch_size, patch_stride : int
+        Patches in pixels.
+    descent_iterations : int
+        Gradient steps a patch.
+    refinement_iterations : int
+        Fixed-point steps of the variational refinement.
+    alpha, delta, gamma : float
+        Weights of smoothness, brightness constancy and gradient constancy.
+    """
+
+    finest_scale: int = 0
+    patch_size: int = 8
+    patch_stride: int = 3
+    descent_iterations: int = 25
+    refinement_iterations: int = 5
+    alpha: float = 20.0
+    delta: float = 5.0
+    gamma: float = 10.0
+
+    def __call__(self, first: Grey, second: Grey) -> Flow:
+        """Displacement in pixels, (2, H, W)."""
+        import cv2
+
+        solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        solver.setFinestScale(self.finest_scale)
+        solver.setPatchSize(self.patch_size)
+        solver.setPatchStride(self.patch_stride)
+        solver.setGradientDescentIterations(self.descent_iterations)
+        solver.setVariationalRefinementIterations(self.refinement_iterations)
+        solver.setVariationalRefinementAlpha(self.alpha)
+        solver.setVariationalRefinementDelta(self.delta)
+        solver.setVariationalRefinementGamma(self.gamma)
+        found = solver.calc(first, second, np.zeros((*first.shape, 2), np.float32))
+        return np.ascontiguousarray(np.moveaxis(found, 2, 0), np.float32)
+
+
+FLOW_METHODS: Mapping[str, Callable[..., FlowMethod]] = {"dis": DIS, "farneback": Farneback, "tvl1": TVL1}
+
+
+def list_flow_methods() -> list[str]:
+    """Names of the flow estimators."""
+    return sorted(FLOW_METHODS)
+
+
+def load_flow_method(name: str, parameters: Mapping[str, Any] | None = None) -> FlowMethod:
+    """The estimator of that name with its defaults, or with some `parameters` changed.
+
+    Raises
+    ------
+    UnknownNameError
+        No estimator, or no parameter of it, has that name.
+    """
+    if name not in FLOW_METHODS:
+        raise unknown_name("flow method", name, FLOW_METHODS)
+    method = FLOW_METHODS[name]
+    known = [one.name for one in fields(method)]  # type: ignore[arg-type]
+    for key in parameters or {}:
+        if key not in known:
+            raise unknown_name("parameter", key, known, of=f"flow method {name!r}")
+    return method(**(parameters or {}))
+
+
+def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod = "farneback") -> Flow:
+    """Dense flow from one image to another.
+
+    Parameters
+    ----------
+    first, second : images of one size
+        Grey or colour, see `fsmer.preprocess.reading.as_rgb`.
+    method : str or FlowMethod
+        See `list_flow_methods`.
+
+    Returns
+    -------
+    float32 array of shape (2, H, W)
+        u (right) and v (down) in pixels on the grid of `first`.
+
+    Raises
+    ------
+    MediaError
+        The images differ in size or are smaller than 16 pixels.
+    """
+    one, two = _grey(first, "the first image"), _grey(second, "the second image")
+    if one.shape != two.shape or min(one.shape) < 16:
+        raise MediaError(
+            f"flow needs two images of one size, 16x16 pixels or more, but got {one.shape[0]}x{one.shape[1]} and "
+            f"{two.shape[0]}x{two.shape[1]}; crop or resize them first."
+        )
+    return (load_flow_method(method) if isinstance(method, str) else method)(one, two)
+
+
+def _grey(image: ArrayLike, name: str) -> Grey:
+    import cv2
+
+    return np.asarray(cv2.cvtColor(as_rgb(image, name), cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+@dataclass(frozen=True)
+class HeadMotion:
+    """Affine motion that most of a flow field follows.
+
+    Parameters
+    ----------
+    matrix : float64 array of shape (2, 3)
+        ``(u, v) = matrix @ (x, y, 1)`` with x and y in crop widths from the centre and u, v in the flow's unit.
+    inliers : float
+        Share of the field's weight that follows it, 0..1.
+    """
+
+    matrix: NDArray[np.float64]
+    inliers: float
+
+    def field(self, size: tuple[int, int]) -> Flow:
+        """The motion on a grid, (2, height, width)."""
+        height, width = size
+        columns, rows = _axes(size)
+        matrix = self.matrix
+        parts = [matrix[row, 0] * columns[None, :] + matrix[row, 1] * rows[:, None] + matrix[row, 2] for row in (0, 1)]
+        return np.stack(np.broadcast_arrays(*parts)).astype(np.float32).reshape(2, height, width)
+
+
+def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: int = 20) -> HeadMotion:
+    """Fit one affine motion to a flow field, so that what moves against the rest of the face has no say in it.
+
+    Iteratively reweighted least squares with Geman-McClure weights, whose scale follows the median residual: up to
+    half of the field may move otherwise.
+
+    Parameters
+    ----------
+    flow : array of shape (2, H, W)
+    weight : array of shape (H, W), optional
+        How much each pixel counts (0 keeps it out), e.g. 0 off the face.
+    iterations : int
+    """
+    _, height, width = flow.shape
+    # A grid of some 50 x 50 points says as much as every pixel.
+    step = max(1, min(height, width) // 50)
+    columns, rows = (axis[::step] for axis in _axes((height, width)))
+    x, y = (part.ravel() for part in np.meshgrid(columns, rows))
+    basis = np.stack([x, y, np.ones_like(x)], axis=1)
+    values = flow[:, ::step, ::step].reshape(2, -1).T.astype(np.float64)
+    base = np.ones(len(x)) if weight is None else np.asarray(weight, np.float64)[::step, ::step].ravel()
+    trust = base.copy()
+    for _ in range(iterations):
+        weighted = basis * trust[:, None]
+        # The small ridge keeps a field of one point or line solvable.
+        solved = np.linalg.solve(weighted.T @ basis + 1e-9 * np.eye(3), weighted.T @ values)
+        error = np.linalg.norm(values - basis @ solved, axis=1)
+        scale = 1.5 * float(np.median(error[base > 0])) + 1e-9 if (base > 0).any() else 1.0
+        trust = base / (1 + (error / scale) ** 2) ** 2
+    return HeadMotion(np.ascontiguousarray(solved.T), float(trust.sum() / max(base.sum(), 1e-12)))
+
+
+def remove_head_motion(flow: Flow, weight: NDArray[Any] | None = None) -> Flow:
+    """The flow less its `head_motion`."""
+    removed: Flow = flow - head_motion(flow, weight).field((flow.shape[1], flow.shape[2]))
+    return removed
+
+
+def _axes(size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    height, width = size
+    return (np.arange(width) + 0.5) / width - 0.5, (np.arange(height) + 0.5) / width - 0.5 * height / width
+
+
+def optical_strain(flow: Flow, *, shear: float = 0.5) -> NDArray[np.float32]:
+    """Magnitude of the strain, ``sqrt(ux^2 + vy^2 + shear (uy + vx)^2)``, (H, W), per crop width.
+
+    One-sided differences, as in `fsmer.data.flow_model.optical_strain`, so that the maps are those that the default
+    model was pretrained on.
+
+    Parameters
+    ----------
+    flow : array of shape (2, H, W)
+        In any unit; the strain is the unit per crop width.
+    shear : float
+        0.5 is the tensor's norm (Shreve et al. 2011) with its two equal off-diagonal entries; code of the STSTNet
+        family uses 0.25.
+    """
+    u, v = flow
+    width = flow.shape[2]
+    ux, vx = (width * np.diff(part, axis=1, append=part[:, -1:]) for part in (u, v))
+    uy, vy = (width * np.diff(part, axis=0, append=part[-1:]) for part in (u, v))
+    return np.sqrt(ux**2 + vy**2 + shear * (uy + vx) ** 2).astype(np.float32)
+
+
+def resize_area(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize maps (channels, H, W) by area averages (linearly where they grow); values keep their unit."""
+    import cv2
+
+    height, width = size
+    if maps.shape[1:] == (height, width):
+        return np.asarray(maps, np.float32)
+    grows = height > maps.shape[1] or width > maps.shape[2]
+    flags = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
+    return np.stack([cv2.resize(np.asarray(one, np.float32), (width, height), interpolation=flags) for one in maps])
+
+
+def flow_map(flow: Flow, spec: InputSpec, *, remove_head: bool = False, shear: float = 0.5) -> NDArray[np.float32]:
+    """A flow field in pixels as the map that `spec` asks for.
+
+    Displacements become thousandths of the crop width, strain is taken at full resolution, then everything is averaged
+    down to the spec's size.
+
+    Parameters
+    ----------
+    flow : array of shape (2, H, W)
+        Pixels of a face crop W wide.
+    spec : InputSpec
+        Channels among u, v and strain; normalisation ``"signed"`` or ``"minmax"``.
+    remove_head : bool
+        Take the head's affine motion out first.
+    shear : float
+        See `optical_strain`.
+
+    Returns
+    -------
+    float32 array of shape (channels, height, width)
+        A min-max channel without any movement is all 0.
+
+    Raises
+    ------
+    SpecMismatchError
+        The spec asks for another channel or normalisation.
+    """
+    if spec.normalisation not in ("signed", "minmax") or not set(spec.channels) <= {"u", "v", "strain"}:
+        raise SpecMismatchError(
+            f"flow maps cannot be made as {spec.describe()}: channels u, v, strain and normalisation 'signed' or "
+            "'minmax' are expected."
+        )
+    if flow.ndim != 3 or flow.shape[0] != 2:
+        raise DataError(
+            f"the flow has shape {flow.shape}, but (2, height, width) is expected; move the channels first."
+        )
+    moved = remove_head_motion(flow) if remove_head else flow
+    scaled = moved * np.float32(1000 / flow.shape[2])
+    full = np.concatenate([scaled, optical_strain(scaled, shear=shear)[None]])
+    order = ("u", "v", "strain")
+    maps = resize_area(full[[order.index(name) for name in spec.channels]], spec.size)
+    if spec.normalisation == "signed":
+        return maps
+    low = maps.min(axis=(1, 2), keepdims=True)
+    return (maps - low) / np.maximum(maps.max(axis=(1, 2), keepdims=True) - low, 1e-12)

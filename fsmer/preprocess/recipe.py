@@ -1,0 +1,182 @@
+"""Everything that was done to a recording before a backbone saw it, in one frozen dataclass with a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from fsmer.errors import DataError, unknown_name
+from fsmer.io import write_json
+from fsmer.preprocess.apex import APEX_METHODS
+from fsmer.preprocess.faces import DETECTORS, FaceDetector, load_detector
+from fsmer.preprocess.flow import FlowMethod, load_flow_method
+from fsmer.preprocess.time import TIME_METHODS
+
+__all__ = ["PreprocessRecipe", "library_versions"]
+
+# Raised whenever the same recipe would give other numbers.
+STEPS_VERSION = 1
+LIBRARIES = ("av", "numpy", "opencv-python", "pillow", "scikit-image")
+
+
+@lru_cache(maxsize=1)
+def _installed() -> tuple[tuple[str, str], ...]:
+    found = []
+    for name in LIBRARIES:
+        # OpenCV comes under several names; one of them is there.
+        for candidate in (name, f"{name}-headless", "opencv-contrib-python") if name.startswith("opencv") else (name,):
+            try:
+                found.append((name, metadata.version(candidate)))
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return (*found, ("steps", str(STEPS_VERSION)))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries whose numbers end up in the media, and of the steps themselves (``"steps"``)."""
+    return dict(_installed())
+
+
+@dataclass(frozen=True)
+class PreprocessRecipe:
+    """All steps from a recording to a clip's media with their parameters and versions.
+
+    Parameters
+    ----------
+    detector : str
+        See `fsmer.preprocess.faces.DETECTORS`; ``"cropped"`` where frames show nothing but the face.
+    detector_parameters : mapping
+        Arguments of the detector, e.g. ``{"path": "landmarks.csv"}``.
+    face : "largest" or int
+        Which face, counted from the largest.
+    crop : {"onset", "frame"}
+        ``"onset"``: one crop for the whole clip from its onset frame, so that nothing but the face moves in it (the
+        habit of this field). ``"frame"``: the crop follows the face.
+    crop_size : tuple of int
+        Height and width of the crop on which flow is computed.
+    apex : str
+        See `fsmer.preprocess.apex.spot_apex`. ``"given"`` takes the annotation where there is one and spots it by flow
+        where there is none.
+    flow : str
+        See `fsmer.preprocess.flow.list_flow_methods`; a backbone that names its own method gets that one.
+    flow_parameters : mapping
+        Parameters of `flow` that differ from its defaults.
+    head_motion : {"keep", "remove"}
+        Whether the affine motion of the head is taken out of flow.
+    strain_shear : float
+        See `fsmer.preprocess.flow.optical_strain`.
+    time : {"tim", "linear"}
+        How clips are brought to a number of frames. The attribute paper (section IV-A) uses TIM.
+    versions : mapping
+        Libraries that the media were made with.
+
+    Raises
+    ------
+    UnknownNameError, DataError
+        A step of that name does not exist.
+    """
+
+    detector: str = "cascade"
+    detector_parameters: Mapping[str, Any] = field(default_factory=dict)
+    face: int | Literal["largest"] = "largest"
+    crop: Literal["onset", "frame"] = "onset"
+    crop_size: tuple[int, int] = (224, 224)
+    apex: str = "given"
+    flow: str = "farneback"
+    flow_parameters: Mapping[str, Any] = field(default_factory=dict)
+    head_motion: Literal["keep", "remove"] = "keep"
+    strain_shear: float = 0.5
+    time: Literal["tim", "linear"] = "tim"
+    versions: Mapping[str, str] = field(default_factory=library_versions)
+
+    def __post_init__(self) -> None:
+        for kind, given, known in (
+            ("face detector", self.detector, tuple(DETECTORS)),
+            ("apex method", self.apex, ("given", *APEX_METHODS)),
+            ("crop", self.crop, ("onset", "frame")),
+            ("treatment of head motion", self.head_motion, ("keep", "remove")),
+            ("time interpolation", self.time, tuple(TIME_METHODS)),
+        ):
+            if given not in known:
+                raise unknown_name(kind, given, known)
+        load_flow_method(self.flow, self.flow_parameters)
+        if self.face != "largest" and (not isinstance(self.face, int) or self.face < 0):
+            raise DataError(
+                f"face={self.face!r} is no face: give 'largest' or a number from 0, counted from the largest."
+            )
+        if len(self.crop_size) != 2 or min(self.crop_size) < 16:
+            raise DataError(f"a crop of {self.crop_size} is too small for flow: give height and width of 16 or more.")
+
+    def load_detector(self) -> FaceDetector:
+        """The face detector."""
+        return load_detector(self.detector, self.detector_parameters)
+
+    def load_flow(self, name: str | None = None) -> FlowMethod:
+        """The flow method; `name` is a backbone's own wish, which gets that method's defaults if it is another one."""
+        if name is None or name == self.flow:
+            return load_flow_method(self.flow, self.flow_parameters)
+        return load_flow_method(name)
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits that differ when anything in the recipe differs, versions included."""
+        text = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PreprocessRecipe:
+        """Inverse of `to_dict`.
+
+        Raises
+        ------
+        DataError
+            The values are no recipe, or one with steps that this version does not know.
+        """
+        known = {one.name for one in fields(cls)}
+        try:
+            unknown = sorted(set(values) - known)
+            if unknown:
+                raise DataError(f"the recipe has the unknown step {unknown[0]!r}; update fsmer or take it out.")
+            return cls(**{**values, "crop_size": tuple(values.get("crop_size", cls.crop_size))})
+        except (TypeError, AttributeError) as error:
+            raise DataError(
+                f"this is no preprocessing recipe ({error}); give what PreprocessRecipe.save wrote."
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the recipe as JSON."""
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PreprocessRecipe:
+        """Read what `save` wrote; the versions stay those of then.
+
+        Raises
+        ------
+        DataError
+            The file is missing or no recipe.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"the recipe {path} cannot be read ({error}); give what PreprocessRecipe.save wrote."
+            ) from error
+        return cls.from_dict(values)
+
+    def with_current_versions(self) -> PreprocessRecipe:
+        """The same steps with the libraries that are installed now."""
+        return replace(self, versions=library_versions())

@@ -1,0 +1,309 @@
+"""Training without labels on pairs of frames: one trainer for every backbone that says what a pair should teach it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fsmer.backbones import Backbone, create_model
+from fsmer.backbones.recipe import PretrainRecipe
+from fsmer.checkpoints import (
+    has_checkpoint,
+    load_checkpoint,
+    optimizer_tensors,
+    remove_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from fsmer.errors import FsmerError
+from fsmer.io import check_writable, write_json
+from fsmer.pretraining.cards import CardText, class_notes, write_model_card
+from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, Pair, SyntheticPairs
+
+__all__ = ["pretrain_mubert_small", "pretrain_mubert_tiny", "pretrain_self_supervised", "pretrain_tcae"]
+
+HISTORY = "history.json"
+# Lines of the history of one training, about.
+HISTORY_LINES = 100
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def pretrain_self_supervised(
+    name: str,
+    out: str | Path,
+    *,
+    frames: str | Path | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    resume: bool = True,
+    checkpoint_every: int = 100,
+    progress: Progress | None = None,
+    recipe: PretrainRecipe | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Path:
+    """Train a backbone from nothing on pairs of frames and write weights, config and model card to `out`.
+
+    A pair is two frames of one recording, a drawn number of frames apart. No label is read.
+
+    Parameters
+    ----------
+    name : str
+        A backbone with a `pretraining_loss`.
+    out : path
+        Folder for ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``. While
+        training goes on it also holds a checkpoint, from which an interrupted run goes on.
+    frames : path, optional
+        Any tree of folders with images (each folder one recording) and of video files, faces cropped alike; see
+        `fsmer.pretraining.frame_pairs`. Default: drawn faces with known expressions and head motion.
+    seed : int
+        Seeds the initial weights, the pairs and everything random in the loss.
+    steps : int, optional
+        Overrides ``recipe.steps``.
+    resume : bool
+        Go on from a checkpoint of the same backbone, recipe, seed and frames if there is one. The result is the same as
+        that of a run that was never stopped.
+    checkpoint_every : int
+        Steps between checkpoints.
+    progress : callable, optional
+        Called with (step, steps, losses) after every step.
+    recipe : PretrainRecipe, optional
+        Default: the backbone's own.
+    arguments : mapping, optional
+        Of the backbone's constructor.
+    device : str
+        Where to train, e.g. ``"cuda"``; random numbers are drawn on the CPU everywhere.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no backbone `name`.
+    FsmerError
+        It has no training without labels, or the loss is no longer a number.
+    DataError, MediaError
+        There are no frames, or they cannot be read.
+    WeightsError
+        A checkpoint is there but belongs to another run, or is damaged.
+    OutputError
+        The folder cannot be written.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = create_model(name, **dict(arguments or {}))
+    if not hasattr(model, "pretraining_loss"):
+        raise FsmerError(f"{name!r} has no training without labels; train it with labels instead ('fsmer train').")
+    chosen = recipe or cast(PretrainRecipe, model.pretraining_recipe)
+    if steps is not None:
+        chosen = replace(chosen, steps=steps)
+    folder = Path(out)
+    check_writable(folder)  # now rather than after half an hour
+    pairs = _open_pairs(frames, model, chosen, seed)
+    run = _Run(model, chosen, seed, device, pairs.describe())
+    if resume and has_checkpoint(folder):
+        run.load(folder)
+    started = time.perf_counter()
+    with contextlib.closing(_batches_ahead(pairs, run.step, chosen)) as batches:
+        for first, second in batches:
+            losses = run.advance(torch.from_numpy(first), torch.from_numpy(second))
+            if progress is not None:
+                progress(run.step, chosen.steps, losses)
+            if run.step % checkpoint_every == 0 and run.step < chosen.steps:
+                run.seconds += time.perf_counter() - started
+                started = time.perf_counter()
+                run.save(folder)
+    run.seconds += time.perf_counter() - started
+    _write_results(run, folder, from_recordings=frames is not None)
+    remove_checkpoint(folder)
+    return folder
+
+
+pretrain_tcae = functools.partial(pretrain_self_supervised, "tcae")
+pretrain_mubert_tiny = functools.partial(pretrain_self_supervised, "mubert_tiny")
+pretrain_mubert_small = functools.partial(pretrain_self_supervised, "mubert_small")
+
+
+class _Run:
+    """Network and optimiser with a checkpoint that holds them both."""
+
+    def __init__(
+        self, model: Backbone, recipe: PretrainRecipe, seed: int, device: str, frames: Mapping[str, Any]
+    ) -> None:
+        # Parameters that only labels can train, or that labels must not change, are given back here.
+        begin = getattr(model, "begin_pretraining", None)
+        if begin is not None:
+            begin()
+        self.model = model.to(device)
+        self.recipe = recipe
+        self.seed = seed
+        self.device = torch.device(device)
+        self.key: dict[str, Any] = {
+            "backbone": model.name,
+            "arguments": model.config,
+            "recipe": recipe.to_dict(),
+            "seed": seed,
+            "frames": dict(frames),
+        }
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        self.optimizer = make_optimizer(recipe, self.model)
+        self.finish_step: Callable[[], None] | None = getattr(model, "after_step", None)
+
+    def advance(self, first: Tensor, second: Tensor) -> dict[str, float]:
+        """One optimiser step on a batch of pairs."""
+        recipe, parameters = self.recipe, self.optimizer.param_groups[0]["params"]
+        self.optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate_factor(recipe, self.step)
+        self.model.train()
+        # The step is the seed, so a resumed run draws what an uninterrupted one would have drawn.
+        number = (self.seed << 32) + self.step
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            torch.manual_seed(number)
+            losses: dict[str, Tensor] = self.model.pretraining_loss(  # type: ignore[operator]
+                first.to(self.device),
+                second.to(self.device),
+                done=self.step / recipe.steps,
+                generator=torch.Generator().manual_seed(number),
+            )
+            self.optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+        if recipe.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(parameters, recipe.clip_gradient)
+        self.optimizer.step()
+        if self.finish_step is not None:
+            self.finish_step()
+        self.step += 1
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not math.isfinite(values["loss"]):
+            raise FsmerError(
+                f"the loss of {self.model.name!r} is {values['loss']} at step {self.step}; give a lower learning rate "
+                f"than {recipe.learning_rate} or a limit for the gradient (clip_gradient)."
+            )
+        if self.step % max(1, recipe.steps // HISTORY_LINES) == 0 or self.step == recipe.steps:
+            self.history.append({"step": self.step, **{name: round(value, 6) for name, value in values.items()}})
+        return values
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= optimizer_tensors(self.optimizer)
+        tensors["step"] = torch.tensor(self.step)
+        state = {"step": self.step, "seconds": self.seconds, "history": self.history}
+        save_checkpoint(folder, tensors, state, self.key)
+
+    def load(self, folder: Path) -> None:
+        """Take up a checkpoint of the same run."""
+        tensors, state = load_checkpoint(folder, self.key)
+        restore(tensors, {"model": self.model}, self.optimizer)
+        self.step = int(tensors["step"])
+        # A run cut between the two files has tensors that are newer than the state; the history then ends a little
+        # early.
+        self.seconds = float(state["seconds"])
+        self.history = [entry for entry in state["history"] if entry["step"] <= self.step]
+
+
+def make_optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser over all parameters of `model` that are trained."""
+    parameters = [value for value in model.parameters() if value.requires_grad]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def rate_factor(recipe: PretrainRecipe, step: int) -> float:
+    """Factor on the learning rate at step `step`, from 0: a linear rise, then constant or a half cosine to zero."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    if recipe.schedule == "constant":
+        return 1.0
+    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _open_pairs(frames: str | Path | None, model: Backbone, recipe: PretrainRecipe, seed: int) -> FramePairs:
+    (size,) = {spec.size for spec in model.input_specs if spec.kind in ("onset", "apex", "frames")}
+    if frames is None:
+        return SyntheticPairs(size=size, distance=recipe.distance, seed=seed)
+    return FolderPairs(frames, size=size, distance=recipe.distance, seed=seed)
+
+
+def _batches_ahead(pairs: FramePairs, first_step: int, recipe: PretrainRecipe) -> Generator[Pair, None, None]:
+    """Batches from step `first_step` to the last, each read or drawn in a second thread while one is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(pairs.batch, first_step, recipe.batch_size)
+        for step in range(first_step + 1, recipe.steps + 1):
+            ready = ahead
+            if step < recipe.steps:
+                ahead = pool.submit(pairs.batch, step, recipe.batch_size)
+            yield ready.result()
+
+
+def _write_results(run: _Run, folder: Path, *, from_recordings: bool) -> None:
+    """Weights, history and model card."""
+    model = run.model.to("cpu").eval()
+    model.save_pretrained(folder)
+    write_json(folder / HISTORY, {**run.key, "seconds": round(run.seconds), "losses": run.history})
+    settings = {**run.recipe.to_dict(), **{f"frames: {name}": value for name, value in run.key["frames"].items()}}
+    text = card_text(model, run.seed, from_recordings=from_recordings)
+    write_model_card(folder, model, text=text, recipe=settings, seed=run.seed, seconds=run.seconds)
+
+
+def card_text(backbone: Backbone, seed: int, *, from_recordings: bool) -> CardText:
+    """What the model card says of weights that were trained without labels."""
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    eats = " and ".join(spec.describe() for spec in backbone.input_specs)
+    summary = (type(backbone).__doc__ or "").strip().splitlines()[0].rstrip(".")
+    if from_recordings:
+        source = (
+            "It was trained\nwithout labels on recordings that whoever trained it had at hand (counted below): what\n"
+            "the people in them agreed to, and the licence of the recordings, hold for these weights too."
+        )
+    else:
+        source = (
+            "It was trained\nwithout labels on drawn faces that move by the Facial Action Coding System. **No\n"
+            "recording of a person was used to train it**, and no checkpoint was picked: the weights are those after\n"
+            "the last step."
+        )
+    frames = " --frames DIR" if from_recordings else ""
+    return CardText(
+        summary=f"""\
+{summary}.
+
+A network of {parameters:,} parameters that turns {eats}
+into an embedding of {backbone.embed_dim} numbers. {source}""",
+        use=f"""\
+import fsmer
+
+model = fsmer.load_model("path/to/this/folder")
+recognizer = fsmer.adapt(model, support_set)   # five labelled clips a class
+recognizer.predict(clips)  # {", ".join(spec.kind for spec in backbone.input_specs)}""",
+        limits=f"""\
+- Knows no class and no emotion before it is adapted with labelled clips.
+- Learns from what moves in the frames it was given; differences between groups of people were not measured.
+- Eats the media described above and nothing else; another crop or size is refused.
+
+What of the paper is here:
+
+{class_notes(backbone)}""",
+        command=f"fsmer pretrain {backbone.name}{frames} --seed {seed}",
+        tags=("few-shot", "self-supervised"),
+        licence="other" if from_recordings else "apache-2.0",
+    )

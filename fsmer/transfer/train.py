@@ -1,0 +1,246 @@
+"""Full training of a backbone by its paper's recipe: the many-shot end of the same engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, create_model, embed, load_model, model_hash
+from fsmer.errors import FsmerError
+from fsmer.io import check_writable, write_json
+from fsmer.transfer.base import Method, Progress, SourceModel, require, require_choice, support_codes
+from fsmer.transfer.finetune import Finetune
+from fsmer.transfer.heads import Head
+from fsmer.transfer.recognizer import Recognizer, as_labelled_clips
+from fsmer.transfer.trainer import Trainer, for_classes, make_targets
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+    from fsmer.transfer.recognizer import Labelled
+
+__all__ = ["Train", "train"]
+
+HISTORY = "history.json"
+# Training keeps its checkpoint beside the folder of the recognizer, which appears whole at the end.
+RUNNING = ".training"
+
+
+@dataclass(frozen=True)
+class Train(Method):
+    """Train backbone and linear classifier together on all labelled clips, by the backbone's own recipe.
+
+    Parameters
+    ----------
+    epochs, batch_size, learning_rate, weight_decay
+        In place of the recipe's; ``None`` keeps them. Another learning rate scales those of single layers alike.
+    augment : bool
+        Whether training clips are changed at random as the recipe says.
+    precision : {"auto", "float32", "bfloat16"}
+        Of the network's arithmetic; ``"auto"`` is bfloat16 on a GPU and float32 on a CPU.
+    seed : int
+        Of initial weights of the classifier, order of clips, augmentation and dropout. The backbone's own initial
+        weights are those of the model that is given.
+    """
+
+    name: ClassVar[str] = "train"
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    augment: bool = True
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name}={value} is not positive; give a value above 0 or none.")
+        require_choice(self.name, "precision", self.precision, ("auto", "float32", "bfloat16"))
+
+    @property
+    def keeps_backbone(self) -> bool:
+        """Never: training is the point."""
+        return False
+
+    def recipe(self, backbone: Backbone) -> TrainRecipe:
+        """The backbone's recipe with this method's changes."""
+        own = backbone.recipe
+        changes: dict[str, Any] = {
+            name: value
+            for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.learning_rate is not None:
+            factor = self.learning_rate / own.learning_rate
+            changes["rates"] = {prefix: rate * factor for prefix, rate in own.rates.items()}
+        if not self.augment:
+            changes["augment"] = ()
+        return replace(own, **changes)
+
+    def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
+        """A linear classifier on embeddings that stay as they are, see `Finetune`."""
+        return Finetune(seed=self.seed).fit_head(embeddings, codes, way, prior)
+
+    def fit(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        *,
+        source: ClipSet | None = None,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Recognizer:
+        """Train on `support`; see `Method.fit`."""
+        model = SourceModel.wrap(backbone)
+        if source is not None:
+            model = self.train_source(model, source, progress=progress)
+        return self._trained(model, support, classes, progress)[0]
+
+    def train_source(
+        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
+    ) -> SourceModel:
+        """Train on the source first; its classifier is then dropped (as in MERAU)."""
+        recognizer, _ = self._trained(SourceModel.wrap(backbone), source, None, progress)
+        return SourceModel(recognizer.backbone)
+
+    def run(
+        self,
+        model: Backbone,
+        clips: ClipSet,
+        out: Path,
+        *,
+        classes: Sequence[str] | None = None,
+        resume: bool = True,
+        progress: Progress | None = None,
+    ) -> Recognizer:
+        """Train with checkpoints and write the recognizer, its loss curve and its recipe to `out`."""
+        check_writable(out)
+        running = out.with_name(f"{out.name}{RUNNING}")
+        recognizer, history = self._trained(SourceModel(model), clips, classes, progress, running, resume)
+        recognizer.save(out)
+        write_json(out.with_name(f"{out.name}.{HISTORY}"), history)
+        if running.is_dir() and not any(running.iterdir()):
+            running.rmdir()
+        return recognizer
+
+    def _trained(
+        self,
+        model: SourceModel,
+        support: ClipSet,
+        classes: Sequence[str] | None,
+        progress: Progress | None,
+        folder: Path | None = None,
+        resume: bool = True,
+    ) -> tuple[Recognizer, dict[str, Any]]:
+        names, codes = support_codes(support, classes)
+        self._need_support(codes[None])
+        recipe = self.recipe(model.backbone)
+        backbone = for_classes(model.backbone, names, self.seed)
+        key = {
+            "recipe": recipe.to_dict(),
+            "method": self.to_dict(),
+            "start": model_hash(backbone),
+            "classes": list(names),
+            "clips": [str(name) for name in support.ids],
+        }
+        classifier = self._classifier(backbone.embed_dim, len(names))
+        trainer = Trainer(
+            backbone,
+            classifier,
+            support,
+            make_targets(support, codes, names, balanced=recipe.balanced),
+            recipe,
+            seed=self.seed,
+            precision=self.precision,
+        )
+        losses = trainer.run(folder=folder, key=key, resume=resume, progress=progress)
+        classifier.cpu()
+        # A class without clips has been pushed down in every step, but it is unknown rather than unlikely.
+        bias = classifier.bias.detach().masked_fill(torch.bincount(codes, minlength=len(names)) == 0, -math.inf)
+        head = Head("linear", classifier.weight.detach()[None].clone(), bias[None].clone())
+        recognizer = Recognizer(replace(model, backbone=backbone), self, names, head, embed(backbone, support), codes)
+        return recognizer, {"recipe": recipe.to_dict(), "seed": self.seed, "clips": len(support), "losses": losses}
+
+    def _classifier(self, width: int, way: int) -> nn.Linear:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return nn.Linear(width, way)
+
+
+def train(
+    model: Backbone | str | Path,
+    clips: Labelled,
+    *,
+    out: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    arguments: dict[str, Any] | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+    **params: Any,
+) -> Recognizer:
+    """Train a backbone with labels, by its paper's recipe, to a recognizer.
+
+    Parameters
+    ----------
+    model : Backbone, str or Path
+        A backbone to go on from; the folder of one; or a registered name, which starts from fresh weights drawn with
+        the seed.
+    clips : ClipSet, list of Clip, or pair (arrays, labels)
+        Labelled clips; none of them is held back to choose anything.
+    out : path, optional
+        Folder for the recognizer; beside it the loss of every epoch is written to ``<out>.history.json`` and, while
+        training goes on, a checkpoint to ``<out>.training``.
+    classes : sequence of str, optional
+        The classes in the order of the recognizer's columns; default the sorted labels.
+    arguments : dict, optional
+        Constructor arguments of a backbone that is given by name.
+    resume : bool
+        Whether to go on from a checkpoint of the same training.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+    **params
+        Parameters of the method ``train`` (see `fsmer.list_methods`): epochs, batch_size, learning_rate, seed, ...
+
+    Returns
+    -------
+    Recognizer
+
+    Raises
+    ------
+    UnknownNameError
+        No such model or parameter.
+    SpecMismatchError
+        The clips' media is not what the backbone eats.
+    SupportError
+        Clips without labels, or nothing to train.
+    WeightsError
+        A checkpoint of another training is in the way.
+    """
+    from fsmer.transfer.registry import load_method
+
+    method = load_method("train", **params)
+    if not isinstance(method, Train):
+        raise FsmerError("the method registered as 'train' is not the one of fsmer.transfer.train.")
+    backbone = fresh_model(model, method.seed, arguments)
+    labelled = as_labelled_clips(clips, backbone)
+    if out is not None:
+        return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress)
+    return method.fit(backbone, labelled, classes=classes, progress=progress)
+
+
+def fresh_model(model: Backbone | str | Path, seed: int, arguments: dict[str, Any] | None = None) -> Backbone:
+    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`."""
+    if isinstance(model, Backbone):
+        return model
+    if Path(model).is_dir() or "/" in str(model):
+        return load_model(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_model(str(model), **(arguments or {}))

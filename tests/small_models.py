@@ -1,0 +1,43 @@
+"""Every registered backbone at a size that tests can afford, with clips that it eats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import fsmer
+from fsmer.backbones import Backbone, create_model, list_models
+
+# Constructor arguments that make a backbone small; a backbone that is small already needs none.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "basic_inception": {"shared_width": 32},
+    "flow_resnet18": {"size": 32, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "projection_dim": 16},
+    "fr": {"shared_width": 32, "detector_width": 8, "hidden_width": 16},
+    "merau": {
+        "frame_size": 32,
+        "frame_width": 8,
+        "code_dim": 16,
+        "projection_dim": 8,
+        "flow": {"size": 32, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "projection_dim": 16},
+    },
+    "mmnet": {"size": 32, "stem": [[12, 2], [8, 1]], "stages": [[8, 1], [16, 2]], "heads": 2},
+    "mubert_small": {"image_size": 32, "width": 32, "depth": 1, "heads": 2, "decoder_depth": 1},
+    "mubert_tiny": {"image_size": 32, "width": 32, "depth": 1, "heads": 2, "decoder_depth": 1},
+    "r3d10_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "vocabulary"},
+    "r3d18_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "vocabulary"},
+    "r3d34_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "vocabulary"},
+    "tcae": {"size": 32, "width": 8, "code_dim": 16},
+}
+NAMES = [info.name for info in list_models() if not info.name.endswith("for-tests")]
+
+
+def small_model(name: str, seed: int = 0) -> Backbone:
+    """A small backbone of that name with fresh weights, in evaluation mode."""
+    torch.manual_seed(seed)
+    return create_model(name, **ARGUMENTS.get(name, {})).eval()
+
+
+def clips_for(backbone: Backbone, n: int = 12, *, seed: int = 1, domain: str = "lab") -> fsmer.ClipSet:
+    """Synthetic clips with the media that the backbone eats."""
+    return fsmer.synthetic_clips(domain, n, seed=seed, specs=backbone.input_specs)

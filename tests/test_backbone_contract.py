@@ -1,0 +1,222 @@
+"""What every registered backbone promises, at a size that tests can afford."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_models import ARGUMENTS, NAMES, clips_for, small_model
+from torch import nn
+
+import fsmer
+from fsmer.backbones import Backbone, batch_of, embed, list_models, load_model, model_hash, read_inputs
+from fsmer.errors import MediaError, SpecMismatchError, WeightsError
+from fsmer.transfer import adapt, train
+from fsmer.transfer.trainer import make_targets
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture
+def backbone(name: str) -> Backbone:
+    return small_model(name)
+
+
+@pytest.fixture
+def clips(backbone: Backbone) -> fsmer.ClipSet:
+    return clips_for(backbone)
+
+
+def inputs_of(backbone: Backbone, clips: fsmer.ClipSet, rows=None):
+    return read_inputs(backbone, clips, np.arange(len(clips)) if rows is None else np.asarray(rows))
+
+
+def halved(inputs):
+    return {kind: one.bfloat16() for kind, one in inputs.items()} if isinstance(inputs, dict) else inputs.bfloat16()
+
+
+def loss_of(backbone: Backbone, clips: fsmer.ClipSet) -> torch.Tensor:
+    """The training loss of one batch, after the parts for its classes have been made."""
+    backbone.set_classes(clips.classes)
+    classifier = nn.Linear(backbone.embed_dim, len(clips.classes))
+    targets = make_targets(clips, torch.from_numpy(clips.codes()), clips.classes)
+    torch.manual_seed(0)
+    return backbone.train().training_loss(inputs_of(backbone, clips), targets, classifier)
+
+
+def test_forward_gives_one_finite_vector_a_clip(backbone, clips):
+    with torch.no_grad():
+        found = backbone(inputs_of(backbone, clips))
+    assert found.shape == (len(clips), backbone.embed_dim)
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+    assert found.std(dim=0).max() > 0, "every clip has the same embedding"
+
+
+def test_evaluation_mode_is_deterministic(backbone, clips):
+    with torch.no_grad():
+        assert torch.equal(backbone(inputs_of(backbone, clips)), backbone(inputs_of(backbone, clips)))
+
+
+def test_a_clip_is_embedded_the_same_alone_and_in_company(backbone, clips):
+    together = embed(backbone, clips)
+    alone = torch.cat([embed(backbone, clips[row : row + 1]) for row in range(3)])
+    torch.testing.assert_close(together[:3], alone, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(together, embed(backbone, clips, batch_size=5), rtol=1e-3, atol=1e-4)
+    assert 1 <= batch_of(backbone) <= 256
+
+
+def test_arrays_are_embedded_as_clips_are(backbone, clips):
+    arrays = {spec.kind: clips.media(spec.kind) for spec in backbone.input_specs}
+    given = arrays if len(arrays) > 1 else next(iter(arrays.values()))
+    held = clips.specs[backbone.input_specs[0].kind]
+    if held.channels != backbone.input_specs[0].channels:
+        given = held.pick_channels(given, backbone.input_specs[0])
+    torch.testing.assert_close(embed(backbone, given), embed(backbone, clips))
+
+
+def test_every_trainable_parameter_gets_a_gradient_from_the_training_loss(backbone, clips):
+    loss = loss_of(backbone, clips)
+    assert loss.ndim == 0
+    loss.backward()
+    heads = ("networks.",) if backbone.name == "facs-flow" else ()
+    for parameter_name, parameter in backbone.named_parameters():
+        if parameter.requires_grad and not (
+            heads and parameter_name.endswith(("directions", "unit_head.weight", "unit_head.bias"))
+        ):
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all(), parameter_name
+
+
+def test_the_number_of_classes_may_change(backbone, clips):
+    for classes in (("a", "b"), ("a", "b", "c", "d", "e")):
+        labels = [classes[place % len(classes)] for place in range(len(clips))]
+        media = {spec.kind: clips.media(spec.kind) for spec in backbone.input_specs}
+        specs = [clips.specs[spec.kind] for spec in backbone.input_specs]
+        relabelled = fsmer.ClipSet.from_arrays(media, labels, aus=clips.table["aus"].tolist(), spec=specs)
+        loss = loss_of(backbone, relabelled)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert embed(backbone, relabelled).shape == (len(clips), backbone.embed_dim)
+
+
+def test_save_and_load_are_equal_to_the_bit(backbone, clips, tmp_path: Path):
+    backbone.set_classes(("one", "two"))
+    backbone.eval()
+    backbone.save_pretrained(tmp_path / "weights")
+    again = load_model(tmp_path / "weights")
+    assert type(again) is type(backbone)
+    assert not again.training
+    assert again.config == backbone.config
+    assert again.input_specs == backbone.input_specs
+    assert model_hash(again) == model_hash(backbone)
+    assert torch.equal(embed(again, clips), embed(backbone, clips))
+    assert sorted(path.suffix for path in (tmp_path / "weights").iterdir()) == [".json", ".safetensors"]
+
+
+def test_weights_of_another_backbone_are_refused(backbone, tmp_path: Path):
+    backbone.save_pretrained(tmp_path / "weights")
+    other = small_model("fr" if backbone.name != "fr" else "tcae")
+    with pytest.raises(WeightsError, match=f"holds weights of '{backbone.name}'"):
+        type(other).from_pretrained(tmp_path / "weights")
+
+
+def test_bfloat16_and_a_batch_of_one_work(backbone, clips):
+    one = inputs_of(backbone, clips, [0])
+    with torch.no_grad():
+        full = backbone(one)
+        assert full.shape == (1, backbone.embed_dim)
+        half = backbone.to(torch.bfloat16)(halved(one))
+    assert half.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(half.float(), full, dim=-1) > 0.9
+
+
+def test_media_of_another_kind_or_size_or_not_finite_are_refused(backbone, clips):
+    spec = backbone.input_specs[0]
+    height, width = spec.size
+    other = replace(spec, size=(height * 2, width * 2))
+    wrong = fsmer.synthetic_clips("lab", 2, specs=[other, *backbone.input_specs[1:]])
+    with pytest.raises(SpecMismatchError, match=backbone.name):
+        embed(backbone, wrong)
+    missing = fsmer.synthetic_clips(
+        "lab",
+        2,
+        specs=[
+            replace(
+                spec,
+                kind="apex" if spec.kind == "flow" else "flow",
+                channels=("red", "green", "blue") if spec.kind == "flow" else ("u", "v"),
+                normalisation="unit" if spec.kind == "flow" else "signed",
+                frames=None,
+            )
+        ],
+    )
+    with pytest.raises(SpecMismatchError, match=f"{backbone.name}.*eats"):
+        embed(backbone, missing)
+    arrays = {one.kind: np.zeros((2, *one.shape), dtype=np.float32) for one in backbone.input_specs}
+    arrays[spec.kind][1].flat[0] = np.nan
+    with pytest.raises(MediaError, match="number 1"):
+        embed(backbone, arrays)
+
+
+def test_embedding_leaves_training_mode_as_it_was(backbone, clips):
+    backbone.train()
+    embed(backbone, clips)
+    assert backbone.training
+
+
+def test_listed_parameters_flops_and_dimensions_are_true(name):
+    (info,) = list_models(name)
+    cls = fsmer.backbones.registry.backbone_class(name)
+    with torch.device("meta"):
+        full = cls()
+    assert info.parameters == sum(parameter.numel() for parameter in full.parameters())
+    assert (info.embed_dim, info.input_specs) == (full.embed_dim, full.input_specs)
+    # A network touches most weights at least once for every clip.
+    assert info.flops > 0.3 * info.parameters or name in ("tcae", "merau", "mubert_small", "mubert_tiny")
+    assert info.summary.endswith(".")
+    assert len(info.summary) < 140
+
+
+def test_the_docstring_says_what_of_the_paper_is_there(name):
+    cls = fsmer.backbones.registry.backbone_class(name)
+    if name == "facs-flow":
+        pytest.skip("facs-flow is no published system")
+    text = next(one.__doc__ or "" for one in cls.__mro__ if "Notes\n" in (one.__doc__ or ""))
+    for word in ("There", "Deviat", "Absent"):
+        assert word.lower() in text.lower() or "section by section" in text, word
+    assert cls.recipe.source != "fsmer's own choice"
+
+
+@pytest.mark.parametrize("method", ["cosine", "protonet", "finetune"])
+def test_it_adapts_with_the_backbone_frozen(backbone, method):
+    clips = clips_for(backbone, 15)
+    recognizer = adapt(backbone, clips, method)
+    assert recognizer.backbone is backbone
+    probabilities = recognizer.predict_proba(clips)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_it_adapts_with_the_backbone_trained_too_and_saves(backbone, tmp_path: Path):
+    clips = clips_for(backbone, 12)
+    before = model_hash(backbone)
+    recognizer = adapt(backbone, clips, "finetune", train_backbone=True, steps=3, encoder_rate=1e-3)
+    assert model_hash(backbone) == before
+    assert model_hash(recognizer.backbone) != before
+    recognizer.save(tmp_path / "saved")
+    again = fsmer.Recognizer.load(tmp_path / "saved")
+    np.testing.assert_array_equal(again.predict_proba(clips), recognizer.predict_proba(clips))
+
+
+def test_it_overfits_sixteen_clips(backbone):
+    clips = clips_for(backbone, 16)
+    method = {"epochs": 150, "augment": False, "batch_size": 16, "weight_decay": 0.0, "learning_rate": 3e-3}
+    recognizer = train(backbone, clips, **method)
+    assert recognizer.score(clips) == 1.0
+
+
+def test_arguments_for_tests_are_those_of_a_registered_backbone(name):
+    assert set(ARGUMENTS) <= set(NAMES)

@@ -1,0 +1,280 @@
+"""MERAU: three projections side by side, a frozen action unit branch, its detector, and directions from it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fsmer.backbones.base import Targets, model_hash
+from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss
+from fsmer.backbones.tcae import Tcae
+from fsmer.data import ClipSet, InputSpec, action_unit
+from fsmer.data.media import ArrayStore
+from fsmer.errors import DataError, FsmerError, SpecMismatchError
+from fsmer.pretraining.au_detector import fit_au_detector
+
+TINY = {
+    "frame_size": 16,
+    "frame_width": 4,
+    "code_dim": 16,
+    "projection_dim": 12,
+    "flow": {"size": 32, "widths": [8, 8, 8, 16], "depths": [1, 1, 1, 1]},
+}
+RGB = ("red", "green", "blue")
+
+
+def tiny(**arguments) -> Merau:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Merau(**{**TINY, **arguments})
+
+
+def inputs(n: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "flow": 10 * torch.randn(n, 2, 32, 32, generator=generator),
+        "apex": torch.rand(n, 3, 16, 16, generator=generator),
+    }
+
+
+def au_clips(n: int = 60, *, aus: list[str] | None = None, size: int = 16) -> ClipSet:
+    """Apex frames in which AU 12 brightens the lower half and AU 4 the upper one; AU 1 is noise."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    units = rng.random((n, 3)) < 0.5
+    frames = 0.15 * rng.random((n, 3, size, size)).astype(np.float32)
+    frames[units[:, 0], :, size // 2 :] += 0.6
+    frames[units[:, 1], :, : size // 2] += 0.6
+    texts = ["+".join(str(number) for number, on in zip((12, 4, 1), row, strict=True) if on) or "0" for row in units]
+    table = pd.DataFrame({"clip": [f"c{number}" for number in range(n)], "aus": aus or texts, "label": "a"})
+    spec = InputSpec("apex", (size, size), RGB, "unit")
+    return ClipSet.from_table(table, {"apex": ArrayStore(frames, spec)})
+
+
+# -- the network ------------------------------------------------------------------------------------------------------
+
+
+def test_the_ten_units_are_those_that_the_paper_names_in_its_order():
+    wanted = ("Inner Brow Raiser", "Outer Brow Raiser", "Brow Lower", "Lid Tightener", "Nose Wrinkler")
+    wanted += ("Upper Lip Raiser", "Lip Corner Puller", "Dimpler", "Lip Corner Depressor", "Chin Raiser")
+    for number, name in zip(MERAU_UNITS, wanted, strict=True):
+        assert action_unit(number).name.startswith(name)
+
+
+def test_the_embedding_is_flow_code_and_logits_each_projected_and_cut_at_zero():
+    model, media = tiny().eval(), inputs()
+    with torch.no_grad():
+        found = model(media).numpy()
+        code, logits = model.au_features(media)
+        flow = model.flow_encoder(media["flow"])
+    parts = []
+    for features, layer in (
+        (flow, model.projection_flow),
+        (code, model.projection_code),
+        (logits, model.projection_logits),
+    ):
+        weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+        parts.append(np.maximum(np.einsum("nd,kd->nk", features.numpy(), weight) + bias, 0))
+    np.testing.assert_allclose(found, np.concatenate(parts, axis=1), rtol=1e-4, atol=1e-5)
+    assert found.shape == (4, model.embed_dim) == (4, 36)
+    assert flow.shape == (4, 16)
+    assert logits.shape == (4, 10)
+
+
+def test_the_paper_sized_network_has_the_parameters_of_its_layers():
+    with torch.device("meta"):
+        model = Merau()
+    counts = {name: sum(value.numel() for value in part.parameters()) for name, part in model.named_children()}
+    assert counts["au_encoder"] == 8_035_488 - (3 * (256 * 256 * 16 + 256) + 4 * 256)  # TCAE's without the pose branch
+    assert counts["au_detector"] == 2 * 256 + 256 * 10
+    assert counts["flow_encoder"] == 11_176_512 - 64 * 49  # ResNet18 on two channels, without its classifier
+    assert counts["projection_flow"] == 512 * 128 + 128
+    assert counts["projection_code"] == 256 * 128 + 128
+    assert counts["projection_logits"] == 10 * 128 + 128
+    assert model.embed_dim == 384
+    assert [spec.kind for spec in model.input_specs] == ["flow", "apex"]
+    assert model.input_specs[1].size == (256, 256)
+
+
+def test_training_changes_flow_encoder_and_projections_and_leaves_the_action_unit_branch_alone():
+    model = tiny().train()
+    frozen = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("au_")}
+    classifier = nn.Linear(36, 2)
+    targets = Targets(torch.tensor([0, 1, 0, 1]), ("a", "b"))
+    optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], 1e-2)
+    model.training_loss(inputs(), targets, classifier).backward()
+    for name, value in model.named_parameters():
+        assert value.requires_grad is not name.startswith("au_"), name
+        assert (value.grad is not None) is value.requires_grad, name
+    optimizer.step()
+    for name, value in frozen.items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_learning_rates_are_those_of_table_2_for_every_trained_parameter():
+    rates = Merau.recipe.rates
+    for name, value in tiny().named_parameters():
+        if value.requires_grad:
+            (fitting,) = [prefix for prefix in rates if name.startswith(prefix)]
+            assert rates[fitting] == (1e-5 if name.startswith("flow_encoder") else 1.2e-3), name
+    assert rates["classifier"] == 1.2e-3
+
+
+def test_save_and_load_round_trip(tmp_path: Path):
+    model = tiny(units=[4, 12]).eval()
+    fit_au_detector(model, au_clips(), epochs=2)
+    model.save_pretrained(tmp_path)
+    again = Merau.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert model_hash(again) == model_hash(model)
+    assert torch.equal(again(inputs()), model(inputs()))
+
+
+def test_bfloat16_a_single_clip_and_the_same_answer_twice():
+    model = tiny().eval().to(torch.bfloat16)
+    media = {kind: value[:1].to(torch.bfloat16) for kind, value in inputs().items()}
+    with torch.no_grad():
+        assert torch.equal(model(media), model(media))
+        assert model(media).shape == (1, 36)
+
+
+@pytest.mark.parametrize("arguments", [{"frame_size": 100}, {"units": []}, {"units": [4, 4]}])
+def test_arguments_out_of_range_are_refused(arguments):
+    with pytest.raises(FsmerError, match=r"power of two|different action units"):
+        tiny(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("media", "message"),
+    [
+        (inputs()["flow"], "flow and apex"),
+        ({"apex": inputs()["apex"]}, "flow and apex"),
+        ({"flow": inputs()["flow"]}, "apex"),
+        ({**inputs(), "apex": torch.zeros(4, 3, 32, 32)}, r"\(4, 3, 32, 32\)"),
+    ],
+)
+def test_other_inputs_are_refused(media, message: str):
+    with pytest.raises(SpecMismatchError, match=message):
+        tiny().eval()(media)
+
+
+# -- the encoder of a trained TCAE ------------------------------------------------------------------------------------
+
+
+def test_the_encoder_of_a_tcae_gives_its_action_unit_code():
+    tcae = Tcae(size=16, width=4, code_dim=16).eval()
+    model = tiny().eval()
+    model.load_au_encoder(tcae)
+    with torch.no_grad():
+        code, _ = model.au_features(inputs())
+        torch.testing.assert_close(code, tcae({"onset": inputs()["apex"], "apex": inputs()["apex"]}))
+
+
+def test_the_encoder_of_another_shape_is_refused():
+    for change in ({"size": 32}, {"width": 8}, {"code_dim": 8}):
+        with pytest.raises(SpecMismatchError, match="make both alike"):
+            tiny().load_au_encoder(Tcae(**{"size": 16, "width": 4, "code_dim": 16, **change}))
+
+
+# -- the detector -----------------------------------------------------------------------------------------------------
+
+
+def test_the_detectors_loss_is_the_mean_binary_cross_entropy():
+    generator = torch.Generator().manual_seed(0)
+    logits, present = torch.randn(5, 10, generator=generator), (torch.rand(5, 10, generator=generator) < 0.3).float()
+    expected = 0.0
+    for row in range(5):
+        for unit in range(10):
+            p = 1 / (1 + math.exp(-float(logits[row, unit])))
+            y = float(present[row, unit])
+            expected -= (y * math.log(p) + (1 - y) * math.log(1 - p)) / 50
+    assert float(au_loss(logits, present)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_detector_learns_units_that_can_be_seen_and_is_frozen_again():
+    model = tiny(units=[4, 12]).eval()
+    clips = au_clips(120)
+    encoder = {name: value.clone() for name, value in model.au_encoder.state_dict().items()}
+    done: list[int] = []
+    losses = fit_au_detector(model, clips[:80], epochs=60, learning_rate=0.01, progress=lambda now, _: done.append(now))
+    assert len(losses) == 60
+    assert done[-1] == 60
+    assert losses[-1] < 0.5 * losses[0]
+    with torch.no_grad():
+        _, logits = model.au_features({"apex": torch.from_numpy(clips.read("apex", np.arange(80, 120)))})
+    texts = clips.table["aus"].tolist()[80:]
+    truth = np.array([["4" in text.split("+"), "12" in text.split("+")] for text in texts])
+    assert ((logits.numpy() > 0) == truth).mean() > 0.95
+    assert not any(value.requires_grad for value in model.au_detector.parameters())
+    assert not model.au_detector.training
+    for name, value in encoder.items():
+        assert torch.equal(model.au_encoder.state_dict()[name], value), name
+    overall, absent, present = model.unit_logits
+    assert (absent < overall).all()
+    assert (overall < present).all()
+
+
+def test_the_detector_is_the_same_for_the_same_seed_and_leaves_global_random_state_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    found = []
+    for seed in (0, 0, 1):
+        model = tiny(units=[4, 12])
+        fit_au_detector(model, au_clips(), epochs=2, seed=seed)
+        found.append(model_hash(model))
+    assert found[0] == found[1] != found[2]
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_clips_without_annotation_are_left_out_and_none_at_all_are_refused():
+    texts = au_clips(40).table["aus"].tolist()
+    half, whole = tiny(units=[4, 12]), tiny(units=[4, 12])
+    fit_au_detector(half, au_clips(40, aus=[*texts[:20], *[""] * 20]), epochs=1)
+    fit_au_detector(whole, au_clips(40)[:20], epochs=1)
+    assert model_hash(half) == model_hash(whole)
+    with pytest.raises(DataError, match="0 of 40 clips have annotated action units"):
+        fit_au_detector(tiny(), au_clips(40, aus=[""] * 40))
+    with pytest.raises(SpecMismatchError, match="the detector eats apex"):
+        fit_au_detector(tiny(), au_clips(40, size=32))
+
+
+# -- directions without labels ----------------------------------------------------------------------------------------
+
+
+def test_a_detector_that_was_never_trained_knows_no_class():
+    assert tiny().class_directions(["happiness", "disgust"]) is None
+
+
+def test_classes_are_told_apart_by_their_units_without_a_label():
+    model = tiny(units=[4, 12], projection_dim=64).eval()
+    clips = au_clips(200)
+    fit_au_detector(model, clips[:120], epochs=60, learning_rate=0.01)
+    texts = clips.table["aus"].tolist()
+    asked = [row for row in range(120, 200) if ("4" in texts[row].split("+")) != ("12" in texts[row].split("+"))]
+    media = {
+        "apex": torch.from_numpy(clips.read("apex", np.array(asked))),
+        "flow": 10 * torch.randn(len(asked), 2, 32, 32, generator=torch.Generator().manual_seed(0)),
+    }
+    truth = np.array(["AU4" if "4" in texts[row].split("+") else "AU12" for row in asked])
+    for names in (["AU4", "lip corner puller"], ["disgust", "happiness"], ["negative", "positive"]):
+        directions = model.class_directions(names)
+        assert directions is not None
+        assert bool(directions.known.all())
+        with torch.no_grad():
+            answers = directions.logits(model(media)).argmax(dim=1).numpy()
+        assert (np.array(["AU4", "AU12"])[answers] == truth).mean() > 0.9, names
+
+
+def test_a_class_without_a_detected_unit_is_unknown():
+    model = tiny(units=[4, 12])
+    fit_au_detector(model, au_clips(), epochs=1)
+    directions = model.class_directions(["happiness", "no such class", "AU25"])
+    assert directions.known.tolist() == [True, False, False]
+    assert model.class_directions(["AU25", "no such class"]) is None

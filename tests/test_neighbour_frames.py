@@ -1,0 +1,130 @@
+"""Neighbour frames: eq. 11 of MERAU against counts worked out by hand, and which frames are taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsmer.episodic.neighbour_frames import FramePair, NeighbourFrames, neighbour_counts, neighbours_of
+from fsmer.errors import DataError
+
+
+def test_the_papers_own_training_set_gets_the_counts_worked_out_by_hand():
+    """CASME II of Table 1: N_min is 25, so 125 / N_i is 5, 4.63, 3.91, 1.98 and 1.26."""
+    counts = {"surprise": 25, "repression": 27, "happiness": 32, "disgust": 63, "others": 99}
+    assert neighbour_counts(counts) == {"surprise": 4, "repression": 4, "happiness": 3, "disgust": 1, "others": 0}
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"a": 7}, {"a": 4}),
+        ({"a": 1, "b": 1}, {"a": 4, "b": 4}),
+        ({"a": 2, "b": 4}, {"a": 4, "b": 2}),  # 10 / 4 = 2.5: halves go up to 3
+        ({"a": 3, "b": 10}, {"a": 4, "b": 1}),  # 15 / 10 = 1.5
+        ({"a": 1, "b": 11}, {"a": 4, "b": 0}),  # 5 / 11 rounds to 0, and no class loses clips
+        ({"a": 0, "b": 6, "c": 12}, {"b": 4, "c": 2}),
+    ],
+)
+def test_counts_worked_out_by_hand(counts, expected):
+    assert neighbour_counts(counts) == expected
+
+
+@given(st.dictionaries(st.text(min_size=1), st.integers(1, 500), min_size=1), st.integers(1, 9))
+def test_classes_end_up_near_the_same_size_unless_they_were_larger_before(counts, factor):
+    extra = neighbour_counts(counts, factor=factor)
+    target = factor * min(counts.values())
+    for name, count in counts.items():
+        total = count * (1 + extra[name])
+        if count < target / 1.5:
+            assert abs(total - target) <= count / 2
+        elif count > 1.5 * target:
+            assert extra[name] == 0
+
+
+def test_neighbours_come_from_both_sides_nearest_first():
+    assert neighbours_of(onset=10, apex=20, offset=40, count=4) == [19, 21, 18, 22]
+    assert neighbours_of(onset=10, apex=20, offset=40, count=0) == []
+
+
+@given(st.integers(0, 50), st.integers(1, 30), st.integers(0, 30), st.integers(0, 20))
+def test_neighbours_lie_between_onset_and_offset_and_are_never_onset_or_apex(onset, rise, fall, count):
+    apex = onset + rise
+    found = neighbours_of(onset, apex, apex + fall, count)
+    assert len(found) == min(count, rise - 1 + fall)
+    assert len(set(found)) == len(found)
+    assert onset not in found
+    assert apex not in found
+    assert all(onset < frame <= apex + fall for frame in found)
+    distances = [abs(frame - apex) for frame in found]
+    assert distances == sorted(distances)
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "clip": ["one", "two", "three", "four"],
+            "label": ["joy", "fear", "fear", None],
+            "onset": [1, 11, 21, 31],
+            "apex": [5, 13, 22, 35],
+            "offset": [9, 13, 30, 40],
+        }
+    )
+
+
+def test_every_clip_is_kept_and_rare_classes_get_more_pairs(table: pd.DataFrame):
+    found = NeighbourFrames().pairs(table)
+    # N_min is 1: joy gets 4 neighbours, fear round(5 / 2) - 1 = 2.
+    assert found == [
+        FramePair("one", 1, 5, "joy", False),
+        *(FramePair("one", 1, frame, "joy", True) for frame in (4, 6, 3, 7)),
+        FramePair("two", 11, 13, "fear", False),
+        FramePair("two", 11, 12, "fear", True),  # one frame alone lies between
+        FramePair("three", 21, 22, "fear", False),
+        *(FramePair("three", 21, frame, "fear", True) for frame in (23, 24)),
+    ]
+
+
+def test_classes_can_be_chosen_and_the_rarest_is_sought_among_them(table: pd.DataFrame):
+    found = NeighbourFrames(factor=2).pairs(table, classes=["fear"])
+    assert [pair.apex for pair in found] == [13, 12, 22, 23]
+
+
+def test_frame_numbers_may_be_text_or_floats_as_tables_hold_them(table: pd.DataFrame):
+    changed = table.assign(onset=table["onset"].astype(str), apex=table["apex"].astype(np.float64))
+    assert NeighbourFrames().pairs(changed) == NeighbourFrames().pairs(table)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns="offset"), "no column 'offset'"),
+        (lambda table: table.assign(apex=[1, 13, 22, 35]), "clip 'one'.*after its onset"),
+        (lambda table: table.assign(offset=[9, 12, 30, 40]), "clip 'two'.*not after its offset"),
+        (lambda table: table.assign(apex=[np.nan, 13, 22, 35]), "clip 'one' has nan as apex"),
+        (lambda table: table.assign(apex=[5, np.inf, 22, 35]), "clip 'two' has inf as apex"),
+        (lambda table: table.assign(apex=[5, 13, "22.5", 35]), "clip 'three' has '22.5' as apex"),
+        (lambda table: table.assign(apex=[5, 13, "?", 35]), "clip 'three' has '.' as apex"),
+        (lambda table: table.assign(label=None), "nothing to balance"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused_by_clip_and_reason(table: pd.DataFrame, change, message: str):
+    with pytest.raises(DataError, match=message):
+        NeighbourFrames().pairs(change(table))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: neighbour_counts({"a": -1}),
+        lambda: neighbour_counts({"a": 1}, factor=0),
+        lambda: neighbours_of(1, 3, 5, -1),
+    ],
+)
+def test_impossible_numbers_are_refused(call):
+    with pytest.raises(DataError):
+        call()
