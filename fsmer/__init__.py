@@ -31,6 +31,11 @@ _PUBLIC = {
     "read_dataset": "fsmer.data.adapters",
     "check_dataset": "fsmer.data.adapters",
     "megc2019_composite": "fsmer.data.adapters",
+    # recordings
+    "open_frames": "fsmer.preprocess",
+    "media_from_frames": "fsmer.preprocess",
+    "clips_from_frames": "fsmer.preprocess",
+    "PreprocessRecipe": "fsmer.preprocess",
     # episodes
     "Episode": "fsmer.episodic",
     "KShotSampler": "fsmer.episodic",
@@ -93,4 +98,5 @@ if TYPE_CHECKING:
     from fsmer.errors import FsmerError
     from fsmer.evaluation import Report, evaluate
     from fsmer.evaluation.explain import explain
+    from fsmer.preprocess import PreprocessRecipe, clips_from_frames, media_from_frames, open_frames
     from fsmer.transfer import Recognizer, adapt, list_methods, load_method, mmd, recognizer_of_words, train

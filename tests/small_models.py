@@ -13,7 +13,7 @@ from fsmer.backbones import Backbone, create_model, list_models
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "basic_inception": {"shared_width": 32},
     "flow_resnet18": {"size": 32, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "projection_dim": 16},
-    "fr": {"shared_width": 32, "detector_width": 8, "hidden_width": 16},
+    "fr": {"shared_width": 64, "detector_width": 16, "hidden_width": 64},
     "merau": {
         "frame_size": 32,
         "frame_width": 8,
@@ -24,9 +24,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "mmnet": {"size": 32, "stem": [[12, 2], [8, 1]], "stages": [[8, 1], [16, 2]], "heads": 2},
     "mubert_small": {"image_size": 32, "width": 32, "depth": 1, "heads": 2, "decoder_depth": 1},
     "mubert_tiny": {"image_size": 32, "width": 32, "depth": 1, "heads": 2, "decoder_depth": 1},
-    "r3d10_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "vocabulary"},
-    "r3d18_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "vocabulary"},
-    "r3d34_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "vocabulary"},
+    "r3d10_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "scratch"},
+    "r3d18_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "scratch"},
+    "r3d34_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "scratch"},
     "tcae": {"size": 32, "width": 8, "code_dim": 16},
 }
 NAMES = [info.name for info in list_models() if not info.name.endswith("for-tests")]

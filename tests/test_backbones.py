@@ -1,4 +1,4 @@
-"""Contract tests over every registered backbone, and what `facs-flow` promises besides."""
+"""The registry, files of weights, and what `facs-flow` promises besides the contract of every backbone."""
 
 from __future__ import annotations
 
@@ -18,86 +18,13 @@ import fsmer
 from fsmer.backbones import create_model, embed, list_models, load_model, model_hash, register_backbone
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, mirrored, smoothed
 from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER, synthetic_maps
-from fsmer.errors import MediaError, SpecMismatchError, UnknownNameError, WeightsError
+from fsmer.errors import SpecMismatchError, UnknownNameError, WeightsError
 from fsmer.pretraining.facs_flow import Recipe
-
-NAMES = [info.name for info in list_models()]
 
 
 def maps_for(backbone: fsmer.Backbone, n: int = 4) -> torch.Tensor:
-    channels, height, width = backbone.input_spec.shape
-    assert (channels, height) == (3, width)
     spec = backbone.input_spec
-    return torch.from_numpy(synthetic_maps(n, seed=1, size=height, normalisation=spec.normalisation).maps)
-
-
-@pytest.fixture(params=NAMES)
-def backbone(request: pytest.FixtureRequest) -> fsmer.Backbone:
-    torch.manual_seed(0)
-    return create_model(request.param).eval()
-
-
-def test_forward_gives_one_finite_vector_a_clip(backbone):
-    with torch.no_grad():
-        found = backbone(maps_for(backbone))
-    assert found.shape == (4, backbone.embed_dim)
-    assert torch.isfinite(found).all()
-    assert found.dtype == torch.float32
-
-
-def test_a_clip_is_embedded_the_same_alone_and_in_company(backbone):
-    maps = maps_for(backbone)
-    together = embed(backbone, maps.numpy())
-    alone = torch.cat([embed(backbone, one[None].numpy()) for one in maps])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(together, embed(backbone, maps.numpy(), batch_size=3), rtol=1e-4, atol=1e-5)
-
-
-def test_gradients_reach_every_parameter_that_the_embedding_depends_on(backbone):
-    backbone.train()
-    backbone(maps_for(backbone)).square().mul(torch.arange(1, backbone.embed_dim + 1)).sum().backward()
-    heads = ("unit_head", "directions")
-    for name, parameter in backbone.named_parameters():
-        if not any(head in name for head in heads):
-            assert parameter.grad is not None, name
-            assert torch.isfinite(parameter.grad).all(), name
-
-
-def test_save_and_load_give_the_same_embeddings_config_and_hash(backbone, tmp_path: Path):
-    backbone.save_pretrained(tmp_path / "weights")
-    again = load_model(tmp_path / "weights")
-    assert type(again) is type(backbone)
-    assert not again.training
-    assert again.config == backbone.config
-    assert again.input_spec == backbone.input_spec
-    assert model_hash(again) == model_hash(backbone)
-    maps = maps_for(backbone).numpy()
-    assert torch.equal(embed(again, maps), embed(backbone, maps))
-    assert sorted(path.suffix for path in (tmp_path / "weights").iterdir()) == [".json", ".safetensors"]
-
-
-def test_embedding_leaves_training_mode_as_it_was(backbone):
-    backbone.train()
-    embed(backbone, maps_for(backbone).numpy())
-    assert backbone.training
-
-
-def test_media_of_another_size_or_not_finite_is_refused(backbone):
-    channels, height, width = backbone.input_spec.shape
-    with pytest.raises(SpecMismatchError, match=str(height + 1)):
-        embed(backbone, np.zeros((2, channels, height + 1, width), dtype=np.float32))
-    with pytest.raises(SpecMismatchError, match="not as str"):
-        embed(backbone, "maps")
-    broken = maps_for(backbone).numpy().copy()
-    broken[2, 0, 0, 0] = np.nan
-    with pytest.raises(MediaError, match="number 2"):
-        embed(backbone, broken)
-
-
-def test_listed_parameters_and_dimensions_are_true(backbone):
-    (info,) = list_models(backbone.name)
-    assert info.parameters == sum(parameter.numel() for parameter in backbone.parameters())
-    assert (info.embed_dim, info.input_spec) == (backbone.embed_dim, backbone.input_spec)
+    return torch.from_numpy(synthetic_maps(n, seed=1, size=spec.size[0], normalisation=spec.normalisation).maps)
 
 
 def test_wildcards_and_unknown_names():
@@ -106,6 +33,25 @@ def test_wildcards_and_unknown_names():
     for ask in (list_models, load_model, create_model):
         with pytest.raises(UnknownNameError, match="did you mean 'facs-flow'"):
             ask("facs-flo")
+
+
+def test_constructor_arguments_are_checked_by_name_and_by_value():
+    with pytest.raises(UnknownNameError, match=r"unknown argument 'sise' of the model 'fr'.*'size'"):
+        create_model("fr", sise=28)
+    with pytest.raises(fsmer.FsmerError, match="7 heads do not divide"):
+        create_model("mmnet", heads=7)
+    with pytest.raises(fsmer.FsmerError, match=r"'facs-flow' cannot be made with widths=8"):
+        create_model("facs-flow", widths=8)
+
+
+def test_a_backbone_of_several_media_has_no_single_spec():
+    model = create_model("tcae", size=32, width=8, code_dim=16)
+    with pytest.raises(SpecMismatchError, match=r"'tcae' eats several media \(onset, apex\)"):
+        _ = model.input_spec
+    with pytest.raises(SpecMismatchError, match="apex is missing"):
+        embed(model, {"onset": np.zeros((1, 3, 32, 32))})
+    with pytest.raises(SpecMismatchError, match="2 onset, 1 apex"):
+        embed(model, {"onset": np.zeros((2, 3, 32, 32)), "apex": np.zeros((1, 3, 32, 32))})
 
 
 def test_a_name_is_registered_once():

@@ -11,6 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmer.data import ACTION_UNITS, ParsedAU, action_unit, au_numbers, describe_aus, parse_aus
+from fsmer.data.class_words import unit_shares
+from fsmer.data.facs import units_of_description
+from fsmer.data.flow_model import ACTION_UNIT_ORDER
+from fsmer.data.synthetic import THREE_CLASSES
 from fsmer.errors import DataError, UnknownNameError
 
 # Table II of the attribute-embedding 3D-ResNet paper.
@@ -276,3 +280,40 @@ def test_deep_brackets_and_long_cells_are_read_without_failing() -> None:
     assert parsed.numbers() == (4,)
     assert "".join(parsed.unparsed).count("(") == "".join(parsed.unparsed).count(")") == 4992
     assert len(parse_aus("4+" * 20_000)) == 20_000
+
+
+# ---- classes in words
+
+
+@pytest.mark.parametrize(
+    ("words", "units"),
+    [
+        ("cheek raiser, lip corner puller", (6, 12)),
+        ("Lip Corner Puller and CHEEK RAISER", (6, 12)),
+        ("AU4 + 7", (4, 7)),
+        ("12", (12,)),
+        ("brow lowerer; AU 17.", (4, 17)),
+        (action_unit(12).phrase, (12,)),
+        ("happiness", ()),
+        ("cheek raiser, joy", ()),
+        ("3", ()),
+        ("", ()),
+    ],
+)
+def test_a_description_gives_its_action_units_or_none_at_all(words, units):
+    assert units_of_description(words) == units
+
+
+def test_every_unit_is_found_by_its_name_and_by_its_phrase():
+    for number, unit in ACTION_UNITS.items():
+        assert units_of_description(unit.name) == units_of_description(unit.phrase) == (number,)
+
+
+def test_shares_of_a_class_follow_its_emotions_or_its_words():
+    smile = unit_shares("6+12")
+    assert [ACTION_UNIT_ORDER[place] for place in np.flatnonzero(smile)] == [6, 12]
+    np.testing.assert_array_equal(smile, unit_shares("cheek raiser, lip corner puller"))
+    negative = [unit_shares(emotion) for emotion, coarse in THREE_CLASSES.items() if coarse == "negative"]
+    np.testing.assert_allclose(unit_shares("negative"), np.mean(negative, axis=0), rtol=1e-6)
+    assert unit_shares("panic") is None
+    assert 0 < unit_shares("happiness").max() <= 1

@@ -106,7 +106,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
     ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label),
     `training_loss` (when the paper trains with more than cross-entropy), `set_classes` (parts that depend on the
-    classes), `explain_maps` (what they look at) and `recipe` (how the paper trains).
+    classes), `finish_training`, `explain_maps` (what they look at) and `recipe` (how the paper trains). Those that
+    teach themselves have a ``pretraining_recipe`` and a ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
 
     Attributes
     ----------
@@ -164,6 +165,9 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make parts that depend on the classes anew before training on `classes`; most backbones have none."""
+
+    def finish_training(self) -> None:
+        """Keep what training taught and drop what it alone needed, such as a text tower; called once at its end."""
 
     def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
         """The network's own maps of what it looks at, each (B, h, w) in 0..1, by name; none by default."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone, ClassDirections
+from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.class_words import unit_shares
-from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.spec import InputSpec
 from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER, THREE_CLASSES
 
@@ -159,6 +159,19 @@ class FacsFlow(Backbone):
         In evaluation mode, average the embedding with that of the mirrored face (left-right is not what a class depends
         on).
     """
+
+    recipe: ClassVar[TrainRecipe] = TrainRecipe(
+        source="fsmer's own choice; embeddings have unit length, so the classifier needs large weights and learns fast",
+        optimizer="adamw",
+        learning_rate=5e-4,
+        rates={"classifier": 5e-2},
+        weight_decay=0.05,
+        epochs=30,
+        batch_size=32,
+        label_smoothing=0.1,
+        augment=("flip", "crop"),
+        crop_pixels=1,
+    )
 
     def __init__(
         self,

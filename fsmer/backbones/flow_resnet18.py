@@ -72,9 +72,8 @@ class FlowResNet18(Backbone):
     epochs, batch size, whether the encoder starts from ImageNet (its rate of 1e-5 suggests that it does).
 
     Deviations: without `weights` the encoder starts at random, where a rate of 1e-5 hardly moves it; the recipe
-    therefore trains all of it at the rate of the projection scaled for a fresh network (1e-3). With `weights`, use
-    ``dataclasses.replace(FlowResNet18.recipe, rates=PUBLISHED_RATES)``. The weights that are stored with a saved
-    backbone replace `weights`, so that its config does not name them.
+    therefore gives it 1e-3. With `weights`, use ``dataclasses.replace(FlowResNet18.recipe, rates=PUBLISHED_RATES)``.
+    The tensors stored with a saved backbone take the place of `weights`, so that its config does not name them.
 
     Absent: Farnebäck flow itself and neighbour frames, which come before a backbone (``fsmer.preprocess``,
     ``fsmer.episodic``); the action unit module, see ``merau``.

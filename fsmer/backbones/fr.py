@@ -209,8 +209,8 @@ class FR(Backbone):
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="FR section 6.1.1 (rate 0.001, batches of 32, no momentum); the optimiser is not named there: Adam, as "
-        "in the authors' earlier code, since plain gradient descent at that rate has not left the start after 20 epochs; "
-        "40 epochs are that code's too, with the last one taken",
+        "in the authors' earlier code, since plain gradient descent at that rate has not left the start after 20 "
+        "epochs; 40 epochs are that code's too, with the last one taken",
         optimizer="adam",
         learning_rate=1e-3,
         weight_decay=0.0,

@@ -150,11 +150,11 @@ class _LogDiagonal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, chunk: int) -> Tensor:
-        own = (rows * columns).sum(dim=-1)
-        total = torch.empty_like(own)
-        for start in range(0, rows.shape[-2], chunk):
-            scores = rows[..., start : start + chunk, :] @ columns.mT
-            total[..., start : start + chunk] = torch.logsumexp(scores, dim=-1)
+        own, total = torch.empty(2, *rows.shape[:2], dtype=rows.dtype, device=rows.device)
+        for start in range(0, rows.shape[1], chunk):
+            part = slice(start, start + chunk)
+            own[:, part] = (rows[:, part] * columns[:, part]).sum(dim=-1)
+            total[:, part] = torch.logsumexp(rows[:, part] @ columns.mT, dim=-1)
         ctx.save_for_backward(rows, columns, total)
         ctx.chunk = chunk
         return own - total
@@ -166,16 +166,18 @@ class _LogDiagonal(torch.autograd.Function):
         rows, columns, total = ctx.saved_tensors
         rows_gradient = torch.empty_like(rows)
         columns_gradient = gradient[..., None] * rows
-        for start in range(0, rows.shape[-2], ctx.chunk):
+        for start in range(0, rows.shape[1], ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            shares = rows[..., part, :] @ columns.mT
-            shares.sub_(total[..., part, None]).exp_()
-            torch.sub(columns[..., part, :], shares @ columns, out=rows_gradient[..., part, :])
-            columns_gradient -= shares.mT @ (gradient[..., part, None] * rows[..., part, :])
-        return rows_gradient.mul_(gradient[..., None]), columns_gradient, None
+            shares = torch.baddbmm(total[:, part, None], rows[:, part], columns.mT, beta=-1).exp_()
+            shares *= gradient[:, part, None]
+            rows_gradient[:, part] = torch.baddbmm(
+                gradient[:, part, None] * columns[:, part], shares, columns, alpha=-1
+            )
+            columns_gradient.baddbmm_(shares.mT, rows[:, part], alpha=-1)
+        return rows_gradient, columns_gradient, None
 
 
-def log_diagonal_attention(rows: Tensor, columns: Tensor, *, chunk: int = 64) -> Tensor:
+def log_diagonal_attention(rows: Tensor, columns: Tensor, *, chunk: int | None = None) -> Tensor:
     """Logarithm of the diagonal of ``softmax(rows @ columns.T)`` over each row, without the N x N map.
 
     Forward and backward each go through the map `chunk` rows at a time, so memory grows with N and not with its
@@ -184,17 +186,20 @@ def log_diagonal_attention(rows: Tensor, columns: Tensor, *, chunk: int = 64) ->
 
     Parameters
     ----------
-    rows, columns : Tensor of shape (..., N, D)
+    rows, columns : Tensor of shape (B, N, D)
         Scaled as wanted beforehand.
-    chunk : int
-        Rows of the map held at a time.
+    chunk : int, optional
+        Rows of each map held at a time. Default: so many that the maps of the batch together have about 512.
 
     Returns
     -------
-    Tensor of shape (..., N)
+    Tensor of shape (B, N)
     """
     if rows.dtype in (torch.bfloat16, torch.float16):
         rows, columns = rows.float(), columns.float()
+    chunk = chunk or max(16, 512 // max(1, len(rows)))
+    if rows.is_meta:  # shapes alone; autocast knows no such device
+        return cast(Tensor, _LogDiagonal.apply(rows, columns, chunk))
     with torch.autocast(rows.device.type, enabled=False):
         return cast(Tensor, _LogDiagonal.apply(rows, columns, chunk))
 
@@ -423,7 +428,7 @@ class MicroAttention(nn.Module):
 class DinoHead(nn.Module):
     """Three-layer perceptron, unit length, linear layer with rows of unit length, as in the published code."""
 
-    def __init__(self, width: int, outputs: int, hidden: int = 2048, bottleneck: int = 256) -> None:
+    def __init__(self, width: int, outputs: int, hidden: int, bottleneck: int = 256) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
@@ -452,6 +457,8 @@ class DinoAgreement(nn.Module):
         Copied to be the teacher.
     outputs : int
         Length of the scores.
+    hidden : int
+        Hidden width of the head.
     """
 
     centre: Tensor
@@ -460,9 +467,9 @@ class DinoAgreement(nn.Module):
     centre_momentum = 0.9
     teacher_momentum = 0.997
 
-    def __init__(self, encoder: MicroEncoder, outputs: int = 128) -> None:
+    def __init__(self, encoder: MicroEncoder, outputs: int = 128, hidden: int = 2048) -> None:
         super().__init__()
-        self.head = DinoHead(encoder.width, outputs)
+        self.head = DinoHead(encoder.width, outputs, hidden)
         self.teacher = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(self.head)})
         self.teacher.requires_grad_(False)
         self.register_buffer("centre", torch.zeros(outputs))
@@ -550,6 +557,8 @@ class MuBert(Backbone):
     small_crops : int
         Further crops that the student sees with ``agreement="dino"`` (published arguments: 8), 5 % to `crop_area`'s
         lower end of the frame, shown at 3/7 of its size.
+    head_width : int
+        Hidden width of the head of ``"dino"`` (published code: 2048).
     normalise_patches : bool
         Reconstruct each patch after bringing it to mean 0 and deviation 1 (an option of the published code).
     similarity : {"dot", "cosine"}
@@ -635,6 +644,7 @@ class MuBert(Backbone):
         min_aspect: float = 0.3,
         crop_area: Sequence[float] = (0.4, 1.0),
         small_crops: int = 8,
+        head_width: int = 2048,
         normalise_patches: bool = False,
         similarity: Literal["dot", "cosine"] = "dot",
         noise: float = 0.0,
@@ -670,7 +680,7 @@ class MuBert(Backbone):
         self.decoder = MicroDecoder(self.side, patch_size, width, decoder_depth, heads, mlp_ratio)
         if start == "likeness":
             begin_with_likeness(self)
-        self.dino = DinoAgreement(self.encoder) if interest and agreement == "dino" else None
+        self.dino = DinoAgreement(self.encoder, hidden=head_width) if interest and agreement == "dino" else None
         # Labels do not reach what serves training without them; `begin_pretraining` gives it back.
         self.decoder.requires_grad_(False)
         if self.dino is not None:

@@ -449,10 +449,10 @@ class R3D10Attribute(R3DAttribute):
     total (eq. 8), inference without BERT.
 
     Deviating or settled here: Table I gives conv1 a stride of 1x2x2 and yet 8 frames out of 16, so a maximum over time
-    halves them; its code-side alternative is ``stem="hara"``. The k negative pairs of eq. 3 are all other clips of
-    the batch, equal texts included. z_a is the mean over BERT's tokens through a linear layer. The 6-layer MiniLM
-    stands for BERT. The phrases are fsmer's own words. Frames are normalised by the mean and deviation of Kinetics,
-    flow is taken in thousandths of the face width. Weights start as in He et al. (2015).
+    halves them; the stem of the cited 3D-ResNets' code is ``stem="hara"``. The k negative pairs of eq. 3 are all other
+    clips of the batch, equal texts included. z_a is the mean over BERT's tokens through a linear layer. The 6-layer
+    MiniLM stands for BERT. The phrases are fsmer's own words. Frames are normalised by the mean and deviation of
+    Kinetics, flow is taken in thousandths of the face width. Weights start as in He et al. (2015).
 
     Added: after training the vectors of the thirty phrases are kept, and a class described in words is their
     combination; the paper names zero-sample learning as its model but does not do it.

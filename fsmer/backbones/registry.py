@@ -27,6 +27,8 @@ MODULES = (
     "fsmer.backbones.fr",
     "fsmer.backbones.merau",
     "fsmer.backbones.mmnet",
+    "fsmer.backbones.mubert",
+    "fsmer.backbones.r3d_attribute",
     "fsmer.backbones.tcae",
 )
 

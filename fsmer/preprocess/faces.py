@@ -671,9 +671,13 @@ def _median_pose(poses: Sequence[FacePose]) -> FacePose:
 class FaceTracker:
     """Follows one face from frame to frame, for recordings too long to be held.
 
+    A hand or a turn that hides the face makes it lost rather than misplaced: what is found must be as good a face as it
+    used to be, and must not have changed its size abruptly.
+
     Parameters
     ----------
     detector : FaceDetector
+        One with a method ``follow`` is asked to follow between two detections.
     which : "largest" or int
         Which face to start on; later the one nearest to it is kept.
     renew : int
@@ -687,32 +691,43 @@ class FaceTracker:
     renew: int = 25
     pause: int = 5
     _last: FacePose | None = field(default=None, repr=False)
-    _age: int = field(default=0, repr=False)
+    _anchor: FacePose | None = field(default=None, repr=False)
+    _usual: float = field(default=0.0, repr=False)
+    _age: int = field(default=-1, repr=False)
 
     def update(self, frame: Frame, number: int = 0) -> FacePose | None:
         """The face's pose in the next frame, or None where it is not seen."""
-        follow = getattr(self.detector, "follow", None)
         self._age += 1
-        if follow is not None:
-            if self._last is None and 0 < self._age < self.pause:
-                return None
-            if self._last is not None and self._age < self.renew:
-                self._last = follow(frame, self._last, number)
-                if self._last is None:
-                    self._age = -1
-                return self._last if self._last is not None else self.update(frame, number)
-        faces, last, self._age = self.detector.detect(frame, number), self._last, 0
-        if not faces:
-            # A face that is followed well need not please the detector in every frame.
-            self._last = None if last is None or follow is None else follow(frame, last, number)
-        elif last is None:
+        follow = getattr(self.detector, "follow", None)
+        if follow is not None and self._last is None and 0 < self._age < self.pause:
+            return None
+        followed = None if follow is None or self._last is None else follow(frame, self._last, number)
+        if followed is not None and not self._is_same(followed):
+            followed = None
+        if followed is None or self._age >= self.renew:
+            followed = self._renewed(frame, number, followed)
+        if followed is not None:
+            self._usual = followed.score if not self._usual else 0.95 * self._usual + 0.05 * followed.score
+        self._last = followed
+        return followed
+
+    def _is_same(self, pose: FacePose) -> bool:
+        anchor = self._anchor or pose
+        return pose.score >= 0.6 * self._usual and abs(np.log(pose.width / anchor.width)) < 0.2
+
+    def _renewed(self, frame: Frame, number: int, followed: FacePose | None) -> FacePose | None:
+        faces, self._age = self.detector.detect(frame, number), 0
+        if self._anchor is None:
             index = 0 if self.which == "largest" else int(self.which)
-            self._last = faces[index] if index < len(faces) else None
+            found = faces[index] if index < len(faces) else None
         else:
-            near = min(faces, key=lambda pose: np.hypot(pose.x - last.x, pose.y - last.y))
-            stays = np.hypot(near.x - last.x, near.y - last.y) < max(near.width, last.width)
-            self._last = near if stays else choose_face(faces, "largest")
-        return self._last
+            before = self._last or self._anchor
+            good = [pose for pose in faces if pose.score >= 0.6 * self._usual]
+            found = min(good, key=lambda pose: np.hypot(pose.x - before.x, pose.y - before.y), default=None)
+        if followed is not None and (found is None or found.score < followed.score or not self._is_same(found)):
+            found = followed
+        self._anchor = found or self._anchor
+        return found
 
 
 def locate_face(

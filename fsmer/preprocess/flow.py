@@ -276,8 +276,9 @@ class HeadMotion:
 def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: int = 20) -> HeadMotion:
     """Fit one affine motion to a flow field, so that what moves against the rest of the face has no say in it.
 
-    Iteratively reweighted least squares with Geman-McClure weights, whose scale follows the median residual: up to
-    half of the field may move otherwise.
+    Affine motions through triples of coarse cells are tried (always the same triples) and the one with the smallest
+    median residual is kept; iteratively reweighted least squares with Geman-McClure weights then refine it. Up to half
+    of the field may move otherwise, all of it in one direction even.
 
     Parameters
     ----------
@@ -294,15 +295,37 @@ def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: i
     basis = np.stack([x, y, np.ones_like(x)], axis=1)
     values = flow[:, ::step, ::step].reshape(2, -1).T.astype(np.float64)
     base = np.ones(len(x)) if weight is None else np.asarray(weight, np.float64)[::step, ::step].ravel()
-    trust = base.copy()
+    counted = np.flatnonzero(base > 0)
+    if len(counted) < 3:
+        return HeadMotion(np.zeros((2, 3)), 0.0)
+    solved = _steadiest_motion(basis[counted], values[counted])
     for _ in range(iterations):
+        error = np.linalg.norm(values - basis @ solved, axis=1)
+        scale = 1.5 * float(np.median(error[counted])) + 1e-9
+        trust = base / (1 + (error / scale) ** 2) ** 2
         weighted = basis * trust[:, None]
         # The small ridge keeps a field of one point or line solvable.
         solved = np.linalg.solve(weighted.T @ basis + 1e-9 * np.eye(3), weighted.T @ values)
-        error = np.linalg.norm(values - basis @ solved, axis=1)
-        scale = 1.5 * float(np.median(error[base > 0])) + 1e-9 if (base > 0).any() else 1.0
-        trust = base / (1 + (error / scale) ** 2) ** 2
-    return HeadMotion(np.ascontiguousarray(solved.T), float(trust.sum() / max(base.sum(), 1e-12)))
+    return HeadMotion(np.ascontiguousarray(solved.T), float(trust.sum() / base.sum()))
+
+
+def _steadiest_motion(
+    basis: NDArray[np.float64], values: NDArray[np.float64], *, triples: int = 48, judges: int = 300
+) -> NDArray[np.float64]:
+    """Affine motion (3, 2) with the smallest median residual among the plain fit and those through three points."""
+    random = np.random.Generator(np.random.PCG64(0))
+    chosen = random.integers(len(basis), size=(triples, 3))
+    corners = basis[chosen]
+    # Twice the triangle's area: narrow ones extrapolate their noise.
+    wide = np.abs(np.linalg.det(corners)) > 0.05
+    tried = [np.linalg.lstsq(basis, values, rcond=None)[0][None]]
+    if wide.any():
+        tried.append(np.linalg.solve(corners[wide], values[chosen[wide]]))
+    motions = np.concatenate(tried)
+    some = random.integers(len(basis), size=judges)
+    errors = np.linalg.norm(values[some] - basis[some] @ motions, axis=2)
+    best: NDArray[np.float64] = motions[int(np.median(errors, axis=1).argmin())]
+    return best
 
 
 def remove_head_motion(flow: Flow, weight: NDArray[Any] | None = None) -> Flow:

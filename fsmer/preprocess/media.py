@@ -17,7 +17,7 @@ from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
 from fsmer.preprocess.apex import check_interval, spot_apex
 from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, locate_face, track_faces
-from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow, resize_area
+from fsmer.preprocess.flow import flow_map, optical_flow, resize_area
 from fsmer.preprocess.reading import Frame, FrameSource, open_frames
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.time import resample
@@ -26,6 +26,9 @@ __all__ = ["KINDS", "ClipMedia", "clips_from_frames", "crop_frames", "make_media
 
 KINDS = ("apex", "flow", "flows", "frames", "onset")
 COLOURS = ("red", "green", "blue")
+# Mean movement in pixels of the crop: two equal pictures stay below (Farneback's rounding gives 0.001), and a third of
+# a grey level of noise is above.
+STILL = 0.003
 # Bytes of finished clips that a lazy clip set keeps, so that its kinds of media are made in one go.
 KEPT_BYTES = 64 << 20
 
@@ -219,8 +222,9 @@ def _from_crops(
         if spec.kind == "flow":
             top = onset if apex is None else apex
             method = recipe.load_flow(spec.flow_method)
-            media["flow"] = _map(optical_flow(crops[onset], crops[top], method), spec, recipe)
-            _check_moves(media["flow"], spec, f"frames {onset} and {top} of {crops.name}")
+            flow = optical_flow(crops[onset], crops[top], method)
+            _check_moves([flow], f"frames {onset} and {top} of {crops.name}")
+            media["flow"] = _map(flow, spec, recipe)
         elif spec.kind in ("onset", "apex"):
             number = onset if spec.kind == "onset" or apex is None else apex
             media[spec.kind] = _image(crops[number], spec.size)
@@ -238,27 +242,21 @@ def _from_crops(
             length = spec.frames or 2
             resampled = resample((crops[n] for n in range(onset, offset + 1)), count, length, method=recipe.time).frames
             images = np.round(np.clip(resampled, 0, 255)).astype(np.uint8)
-            media["flows"] = _flows(images, spec, recipe, recipe.load_flow(spec.flow_method))
-            _check_moves(media["flows"], spec, f"frames {onset} to {offset} of {crops.name}")
+            method = recipe.load_flow(spec.flow_method)
+            steps = [optical_flow(one, two, method) for one, two in pairwise(images)]
+            _check_moves(steps, f"frames {onset} and {offset} of {crops.name}")
+            maps = [_map(step, spec, recipe) for step in steps]
+            media["flows"] = np.stack([*maps, maps[-1]])
             notes += _made_up(count, length, recipe.time)
     return media, list(dict.fromkeys(notes))
-
-
-def _flows(
-    images: NDArray[np.uint8], spec: InputSpec, recipe: PreprocessRecipe, method: FlowMethod
-) -> NDArray[np.float32]:
-    steps = [_map(optical_flow(one, two, method), spec, recipe) for one, two in pairwise(images)]
-    return np.stack([*steps, steps[-1]])
 
 
 def _map(flow: NDArray[np.float32], spec: InputSpec, recipe: PreprocessRecipe) -> NDArray[np.float32]:
     return flow_map(flow, spec, remove_head=recipe.head_motion == "remove", shear=recipe.strain_shear)
 
 
-def _check_moves(maps: NDArray[np.float32], spec: InputSpec, where: str) -> None:
-    values = maps.reshape(-1, *maps.shape[-2:])
-    flat = np.ptp(values, axis=(1, 2)) == 0
-    if flat.all() or (flat.any() and spec.normalisation == "minmax" and spec.kind == "flow"):
+def _check_moves(flows: Sequence[NDArray[np.float32]], where: str) -> None:
+    if max(float(np.hypot(*flow).mean()) for flow in flows) < STILL:
         raise MediaError(
             f"there is no movement between {where} (a still picture?), so there is no flow to recognise; give the "
             "frames of an expression."

@@ -39,6 +39,11 @@ READ_ON = 32
 KEPT_FRAMES = 4
 
 
+class _NoLengthError(DataError, TypeError):
+    # A TypeError as well: `list` asks for the length as a mere hint and goes on without it.
+    """The number of frames is not known."""
+
+
 class FrameSource(ABC):
     """Frames of one recording as 8-bit RGB arrays of shape ``(height, width, 3)``, all of one size.
 
@@ -85,7 +90,7 @@ class FrameSource(ABC):
 
     def __len__(self) -> int:
         if self.count is None:
-            raise DataError(f"{self.name} is a stream, so its number of frames is not known before its end.")
+            raise _NoLengthError(f"{self.name} is a stream, so its number of frames is not known before its end.")
         return self.count
 
     def __getitem__(self, index: int) -> Frame:
@@ -617,9 +622,9 @@ class VideoFile(FrameSource):
         if not stream.average_rate:
             return None
         if stream.duration:
-            return int(stream.duration * stream.time_base * stream.average_rate)
+            return round(stream.duration * stream.time_base * stream.average_rate)
         if container.duration and len(container.streams) == 1:
-            return int(container.duration / 1e6 * stream.average_rate)
+            return round(container.duration / 1e6 * stream.average_rate)
         return None
 
     def __iter__(self) -> Iterator[Frame]:

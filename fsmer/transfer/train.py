@@ -161,6 +161,7 @@ class Train(Method):
             precision=self.precision,
         )
         losses = trainer.run(folder=folder, key=key, resume=resume, progress=progress)
+        backbone.finish_training()
         classifier.cpu()
         # A class without clips has been pushed down in every step, but it is unknown rather than unlikely.
         bias = classifier.bias.detach().masked_fill(torch.bincount(codes, minlength=len(names)) == 0, -math.inf)

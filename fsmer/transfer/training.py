@@ -173,6 +173,7 @@ class FineTuning(Method):
         batches = list(islice(self._batches(len(support)), self.steps))
         targets = make_targets(support, codes, names, balanced=self.balanced)
         self._train(adapted.backbone, classifier, support, targets, batches, rates, progress)
+        adapted.backbone.finish_training()
         return Recognizer(adapted, self, names, classifier.head(), embed(adapted.backbone, support), codes)
 
     def train_source(
@@ -206,6 +207,7 @@ class FineTuning(Method):
         rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
         targets = make_targets(source, codes, names, balanced=self.balanced)
         self._train(backbone, classifier, source, targets, batches, rates, progress)
+        backbone.finish_training()
         return backbone.eval(), classifier, names
 
     def _batches(self, clips: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,137 @@
+"""Every backbone trained on one synthetic domain and adapted to another: ``make table`` prints the README's table.
+
+Each row is a subprocess-free run of the public API: fresh weights, `fsmer.train` on the source by the backbone's recipe
+(fewer epochs, no more than the figure in the row), then `fsmer.evaluate` on the target. Sizes are such that two CPU cores
+train each in minutes; the papers' sizes are the constructors' defaults. Finished rows are kept, so that an interrupted
+table goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fsmer
+from fsmer.backbones import Backbone
+from fsmer.io import write_json
+
+SOURCE, TARGET = ("lab", 300, 1), ("clinic", 180, 2)
+SHOTS = (1, 5, 10)
+EPISODES = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a backbone, its constructor arguments and its training."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 0
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.arguments.items()) or "as in the paper"
+
+
+VIDEO = {"width": 16, "size": 56, "frames": 8, "text": "scratch"}
+ROWS = (
+    Row("facs-flow"),
+    Row("fr", epochs=20),
+    Row("basic_inception", epochs=20),
+    Row("flow_resnet18", {"size": 112}, epochs=12),
+    Row("tcae", {"size": 128, "embedding": "difference"}, epochs=15),
+    Row("merau", {"frame_size": 128, "flow": {"size": 112}}, epochs=12),
+    Row("mmnet", {"size": 112, "pool": 2}, epochs=12),
+    Row("mubert_tiny", epochs=10),
+    Row("r3d10_attribute", VIDEO, epochs=15, params={"learning_rate": 1e-3}),
+    Row("r3d18_attribute", VIDEO, epochs=15, params={"learning_rate": 1e-3}),
+    Row("r3d34_attribute", VIDEO, epochs=15, params={"learning_rate": 1e-3}),
+)
+
+
+def measure(row: Row, seed: int = 0) -> dict[str, Any]:
+    """Train and judge one backbone."""
+    backbone: Backbone
+    started = time.perf_counter()
+    if row.epochs:
+        torch.manual_seed(seed)
+        backbone = fsmer.create_model(row.name, **row.arguments)
+        source = _clips(SOURCE, backbone)
+        if row.name == "merau":
+            from fsmer.pretraining.au_detector import fit_au_detector
+
+            fit_au_detector(backbone, source, epochs=20, seed=seed)
+        backbone = fsmer.train(backbone, source, epochs=row.epochs, seed=seed, **row.params).backbone
+    else:
+        backbone = fsmer.load_model(row.name)
+    seconds = time.perf_counter() - started if row.epochs else 0.0
+    target = _clips(TARGET, backbone)
+    found: dict[str, Any] = {"parameters": sum(value.numel() for value in backbone.parameters()), "seconds": seconds}
+    if backbone.class_directions(target.classes) is not None:
+        found["0"] = fsmer.evaluate(fsmer.load_protocol("kshot", shot=0), backbone, "zero_shot", clips=target).uf1
+    for shot in SHOTS:
+        protocol = fsmer.load_protocol("kshot", shot=shot, episodes=EPISODES)
+        found[str(shot)] = fsmer.evaluate(protocol, backbone, "cosine", clips=target).uf1
+    return found
+
+
+def _clips(domain: tuple[str, int, int], backbone: Backbone) -> fsmer.ClipSet:
+    name, n, seed = domain
+    clips = fsmer.synthetic_clips(name, n, seed=seed, specs=backbone.input_specs)
+    # Drawn once; every epoch reads the media again.
+    media = {spec.kind: clips.media(spec.kind) for spec in backbone.input_specs}
+    table = clips.table
+    return fsmer.ClipSet.from_arrays(
+        media,
+        clips.labels,
+        subjects=clips.subjects,
+        datasets=clips.datasets,
+        ids=clips.ids,
+        aus=table["aus"].astype(str).tolist(),
+        spec=[clips.specs[spec.kind] for spec in backbone.input_specs],
+    )
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| backbone | sizes | parameters | epochs | training, s | zero-shot | 1-shot | 5-shot | 10-shot |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        if row.name not in results:
+            continue
+        found = results[row.name]
+        scores = " | ".join(f"{found[shot]:.2f}" if shot in found else "-" for shot in ("0", "1", "5", "10"))
+        trained = f"{row.epochs} | {found['seconds']:.0f}" if row.epochs else "shipped | -"
+        lines.append(f"| `{row.name}` | {row.sizes} | {found['parameters'] / 1e6:.2f} M | {trained} | {scores} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Fill and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="rows to run; default all")
+    parser.add_argument("--out", type=Path, default=Path("out/backbones.json"))
+    options = parser.parse_args()
+    results: dict[str, dict[str, Any]] = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for row in ROWS:
+        if (options.names and row.name not in options.names) or row.name in results:
+            continue
+        print(f"{row.name} ...", flush=True)
+        results[row.name] = measure(row)
+        print(f"{row.name}: {results[row.name]}", flush=True)
+        write_json(options.out, results)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
