@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import bench_generator, bench_latency, bench_methods, bench_sampler
+from benchmarks import (
+    bench_backbones,
+    bench_diagonal_attention,
+    bench_generator,
+    bench_latency,
+    bench_methods,
+    bench_sampler,
+)
 from benchmarks.figures import print_figures
 
-PARTS = ("sampler", "methods", "generator", "latency")
+PARTS = ("sampler", "methods", "generator", "latency", "attention", "backbones")
 
 
 def main() -> int:
@@ -44,6 +51,10 @@ def main() -> int:
             figures += bench_generator.run()
         if "latency" in parts:
             figures += bench_latency.run()
+        if "attention" in parts:
+            figures += bench_diagonal_attention.run()
+        if "backbones" in parts:
+            figures += bench_backbones.run()
     print_figures(figures)
     broken = [figure.name for figure in figures if not figure.kept]
     print(f"broken: {', '.join(broken)}" if broken else "all promises kept")

@@ -151,7 +151,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Wildcard, e.g. 'facs*'.")] = "*",
     as_json: AsJson = False,
 ) -> None:
-    """List the models and the methods that can be put on them."""
+    """List the models and the methods that can be put on them; of a single model, what of its paper is there."""
     from fsmer.backbones import list_models
     from fsmer.transfer import list_methods
 
@@ -166,23 +166,29 @@ def models(
                 "embed_dim": one.embed_dim,
                 "input_specs": [spec.to_dict() for spec in one.input_specs],
                 "pretrained": one.pretrained,
+                "notes": one.notes,
             }
             for one in found
         ]
         methods_out = [{"name": one.name, "summary": one.summary, "params": one.params} for one in list_methods()]
         _print_json({"models": models_out, "methods": methods_out})
         return
-    table = _table("model", "eats", "embedding", "parameters", "GFLOPs a clip", "weights", "what")
+    table = _table("model", "parameters", "GFLOPs", "weights", "what it is and eats")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for one in found:
+        eats = "; ".join(spec.describe() for spec in one.input_specs)
         table.add_row(
             one.name,
-            "; ".join(spec.describe() for spec in one.input_specs),
-            f"{one.embed_dim:,}",
-            f"{one.parameters:,}",
+            f"{one.parameters / 1e6:.2f} M",
             f"{one.flops / 1e9:.3g}",
-            "with fsmer" if one.pretrained else "none",
-            escape(one.summary),
+            "shipped" if one.pretrained else "none",
+            f"{escape(one.summary)} [dim]{escape(eats)}; {one.embed_dim:,} numbers.[/dim]",
         )
+    if len(found) == 1:
+        Console().print(table)
+        print(f"\n{found[0].notes}" if found[0].notes else "")
+        return
     methods = _table("method", "what")
     for method in list_methods():
         methods.add_row(method.name, escape(method.summary))

@@ -88,6 +88,18 @@ def test_parts_that_depend_on_the_classes_are_made_anew_and_saved(clips, tmp_pat
     np.testing.assert_array_equal(again.predict_proba(clips), recognizer.predict_proba(clips))
 
 
+def test_training_on_with_the_same_classes_keeps_what_they_taught(clips, tmp_path: Path):
+    once = train(Trained(), clips, epochs=1).backbone
+    assert once.classes == clips.classes
+    once.save_pretrained(tmp_path / "weights")
+    for model in (once, fsmer.load_model(tmp_path / "weights")):
+        branch = model.branch[0].weight.clone()
+        more = train(model, clips, epochs=1, learning_rate=1e-6).backbone
+        torch.testing.assert_close(more.branch[0].weight, branch, atol=1e-4, rtol=0)
+    other = clips[clips.labels != "surprise"]
+    assert len(train(once, other, epochs=1).backbone.branch) == 2
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(clips):
     one, two, other = (train(Trained(), clips, seed=seed) for seed in (1, 1, 2))
     assert same(one, two)

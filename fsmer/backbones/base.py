@@ -117,6 +117,9 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         Length of the embedding.
     config : dict
         The constructor's arguments; stored beside the weights.
+    classes : tuple of str
+        What it was last trained on with labels; empty for none. Stored too, so that parts which depend on the classes
+        are not made anew when training goes on with the same.
     """
 
     name: ClassVar[str] = ""
@@ -127,6 +130,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         self.input_specs = (input_spec,) if isinstance(input_spec, InputSpec) else tuple(input_spec)
         self.embed_dim = embed_dim
         self.config = config
+        self.classes: tuple[str, ...] = ()
 
     @property
     def input_spec(self) -> InputSpec:
@@ -199,6 +203,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             "input_specs": [spec.to_dict() for spec in self.input_specs],
             "embed_dim": self.embed_dim,
             "arguments": self.config,
+            "classes": list(self.classes),
             "weights_sha256": weights_sha256,
         }
 
@@ -245,6 +250,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
                 "use weights and fsmer of the same version."
             )
         model.load_state_dict(tensors)
+        model.classes = tuple(config.get("classes", ()))
         return model.eval()
 
 

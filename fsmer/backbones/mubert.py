@@ -582,7 +582,7 @@ class MuBert(Backbone):
 
     Notes
     -----
-    Of the paper: patches and fixed sine positions (eq. 1-2), pre-norm blocks (eq. 3-4), decoder with pixel layer
+    There, of the paper: patches and fixed sine positions (eq. 1-2), pre-norm blocks (eq. 3-4), decoder with pixel layer
     (eq. 5-6), Algorithm 1, diagonal micro-attention (eq. 8-9), contextual token, agreement and patch of interest
     (eq. 10-12), losses (eq. 13-15), encoder and micro-attention as the backbone of recognition (Sec. 5.3).
 
@@ -865,14 +865,14 @@ class MuBertTiny(MuBert):
     start, reading, both_ways, regions
         ``"likeness"``, ``"relative"``, True and 4: what a small network and a short training need, see `MuBert` and
         `begin_with_likeness`.
-    **others
+    others
         See `MuBert`.
 
     Notes
     -----
-    Of the paper, from the published code and absent: as in ``mubert_small``.
+    What of the paper is there, what comes from the published code and what is absent: as in ``mubert_small``.
 
-    Deviations beside those of ``mubert_small``: size, initial weights, reading of the maps and of the embedding.
+    Deviations beside those of ``mubert_small``: TODO
     """
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
@@ -902,30 +902,32 @@ class MuBertTiny(MuBert):
     def __init__(
         self,
         image_size: int = 112,
+        patch_size: int = 8,
         width: int = 128,
         depth: int = 2,
+        heads: int = 4,
         decoder_depth: int = 2,
+        mlp_ratio: float = 4.0,
+        attention: Literal["diagonal", "full", "none"] = "diagonal",
+        interest: bool = True,
+        agreement: Literal["mse", "dino"] = "mse",
+        reconstruction_weight: float = 1.0,
+        agreement_weight: float = 1.0,
+        swap_ratio: float = 0.5,
+        min_block: float = 16.0,
+        min_aspect: float = 0.3,
+        crop_area: Sequence[float] = (0.4, 1.0),
+        small_crops: int = 8,
+        head_width: int = 2048,
+        normalise_patches: bool = True,
         similarity: Literal["dot", "cosine"] = "cosine",
         noise: float = 0.15,
         start: Literal["xavier", "likeness"] = "likeness",
         reading: Literal["diagonal", "relative"] = "relative",
         both_ways: bool = True,
         regions: int = 4,
-        **others: Any,
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            width=width,
-            depth=depth,
-            decoder_depth=decoder_depth,
-            similarity=similarity,
-            noise=noise,
-            start=start,
-            reading=reading,
-            both_ways=both_ways,
-            regions=regions,
-            **others,
-        )
+        super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
 
 def begin_with_likeness(model: MuBert) -> None:
@@ -933,8 +935,9 @@ def begin_with_likeness(model: MuBert) -> None:
 
     The patch embedding is a randomly turned cosine transform of each patch (grey and two colour differences, the lowest
     `width` frequencies) whose gain grows with frequency, as the spectrum of pictures falls: patches then differ by
-    texture as much as by brightness. Query and key are equal, so that attention begins as likeness. Value, output and
-    decoder embedding are rotations, and the branches of all blocks begin small, so that the way to the decoder is open.
+    texture as much as by brightness. Query and key of the micro-attention are equal, so that it begins as likeness.
+    Value, output and decoder embedding are rotations, and the branches of all blocks begin small, so that the way to
+    the decoder is open. The queries of the encoder begin small too: no patch is of interest before there is a reason.
     """
     encoder, decoder = model.encoder, model.decoder
     size = model.patch_size
@@ -955,6 +958,8 @@ def begin_with_likeness(model: MuBert) -> None:
         for block in (*encoder.blocks, *decoder.blocks):
             block.attention.out.weight.mul_(0.1)
             block.mlp[-1].weight.mul_(0.1)
+        for block in encoder.blocks:
+            block.attention.query_key_value.weight[: encoder.width].mul_(0.1)
     nn.init.orthogonal_(decoder.embedding.weight)
     if model.micro_attention is not None:
         nn.init.orthogonal_(model.micro_attention.value.weight)

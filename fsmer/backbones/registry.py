@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -52,6 +53,8 @@ class ModelInfo:
         What it eats, one entry a medium.
     pretrained : bool
         Whether weights ship with fsmer.
+    notes : str
+        What of its paper is there, what deviates and what is absent.
     """
 
     name: str
@@ -61,6 +64,7 @@ class ModelInfo:
     embed_dim: int
     input_specs: tuple[InputSpec, ...]
     pretrained: bool
+    notes: str
 
 
 def register_backbone(name: str) -> Callable[[B], B]:
@@ -159,11 +163,22 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
                 embed_dim=model.embed_dim,
                 input_specs=model.input_specs,
                 pretrained=(resource_folder("pretrained") / name / CONFIG_FILE).is_file(),
+                notes=class_notes(cls),
             )
         )
     if not found and not any(character in pattern for character in "*?["):
         raise unknown_name("model", pattern, _REGISTRY)
     return found
+
+
+def class_notes(cls: type[Backbone]) -> str:
+    """The section ``Notes`` of a backbone's documentation, or of the class that it varies."""
+    for one in cls.__mro__:
+        text = inspect.cleandoc(one.__doc__ or "")
+        found = re.search(r"^Notes\n-+\n(.*?)(?=^\S[^\n]*\n-{3,}$|\Z)", text, re.M | re.S)
+        if found:
+            return found.group(1).strip()
+    return ""
 
 
 def _count_flops(model: Backbone) -> int:

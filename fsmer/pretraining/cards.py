@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ import fsmer
 from fsmer.backbones.base import Backbone, model_hash
 from fsmer.io import write_text
 
-__all__ = ["MISUSE", "CardText", "class_notes", "write_model_card"]
+__all__ = ["MISUSE", "CardText", "write_model_card"]
 
 MISUSE = """Facial movement is not emotion: a micro-expression says that muscles moved, not what a person feels,
 thinks or hides. Do not use this model to detect lies, to screen, hire, grade, diagnose, police or profile people,
@@ -119,9 +117,3 @@ evaluate on their own labelled clips.
 | hash of the weights | {model_hash(backbone)} |
 """,
     )
-
-
-def class_notes(backbone: Backbone) -> str:
-    """The section ``Notes`` of a backbone's docstring: what of its paper is there, what deviates, what is absent."""
-    found = re.search(r"^Notes\n-+\n(.*?)(?=^\S[^\n]*\n-{3,}$|\Z)", inspect.getdoc(type(backbone)) or "", re.M | re.S)
-    return found.group(1).strip() if found else ""

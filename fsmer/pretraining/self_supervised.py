@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fsmer.backbones import Backbone, create_model
 from fsmer.backbones.recipe import PretrainRecipe
+from fsmer.backbones.registry import class_notes
 from fsmer.checkpoints import (
     has_checkpoint,
     load_checkpoint,
@@ -27,7 +28,7 @@ from fsmer.checkpoints import (
 )
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
-from fsmer.pretraining.cards import CardText, class_notes, write_model_card
+from fsmer.pretraining.cards import CardText, write_model_card
 from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, Pair, SyntheticPairs
 
 __all__ = ["pretrain_mubert_small", "pretrain_mubert_tiny", "pretrain_self_supervised", "pretrain_tcae"]
@@ -302,7 +303,7 @@ recognizer.predict(clips)  # {", ".join(spec.kind for spec in backbone.input_spe
 
 What of the paper is here:
 
-{class_notes(backbone)}""",
+{class_notes(type(backbone))}""",
         command=f"fsmer pretrain {backbone.name}{frames} --seed {seed}",
         tags=("few-shot", "self-supervised"),
         licence="other" if from_recordings else "apache-2.0",

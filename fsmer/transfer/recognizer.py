@@ -246,6 +246,7 @@ class Recognizer:
             method = load_method(described["method"]["name"], **described["method"]["params"])
             backbone = backbone_class(config["backbone"])(**config["arguments"])
             backbone.load_state_dict(_under("backbone.", tensors))
+            backbone.classes = tuple(config.get("classes", ()))
             head = Head.from_tensors(kind, _under("head.", tensors))
             model = SourceModel(backbone.eval(), descriptions=dict(described.get("descriptions", {})))
             if source is not None:

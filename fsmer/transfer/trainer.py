@@ -54,8 +54,11 @@ def action_unit_targets(clips: ClipSet) -> Tensor | None:
 
 
 def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Backbone:
-    """A copy of the backbone, ready to be trained on `classes`."""
+    """A copy of the backbone, ready to be trained on `classes`; one trained on the same keeps what it learnt."""
     made = copy.deepcopy(backbone)
+    if made.classes == classes:
+        return made
+    made.classes = classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made.set_classes(classes)
@@ -335,6 +338,6 @@ def _make_optimizer(backbone: Backbone, classifier: nn.Module, recipe: TrainReci
         raise SupportError(f"nothing of {backbone.name!r} can be trained; every parameter is frozen.")
     listed = [{"params": values, "lr": rate} for rate, values in groups.items()]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(listed, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(listed, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(listed, weight_decay=recipe.weight_decay)
+    return kind(listed, weight_decay=recipe.weight_decay, fused=True)

@@ -1,0 +1,150 @@
+"""Preparing a data set: its own cost over the OpenCV calls that it makes, and what a second worker brings.
+
+``python -m benchmarks.prepare [--clips N] [--repeats N] [--json]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from fsmer.data.spec import InputSpec
+from fsmer.data.synthetic_frames import random_scene, synthetic_videos
+from fsmer.preprocess import PreprocessRecipe
+from fsmer.preprocess.faces import CascadeDetector, FacePose
+from fsmer.preprocess.flow import Farneback
+from fsmer.preprocess.prepare import prepare
+
+__all__ = ["bare", "draw", "main", "measure"]
+
+COLOURS = ("red", "green", "blue")
+# What facs-flow and mmnet eat.
+SPECS = (
+    InputSpec("flow", (28, 28), ("u", "v", "strain"), "minmax"),
+    InputSpec("onset", (224, 224), COLOURS, "unit"),
+    InputSpec("apex", (224, 224), COLOURS, "unit"),
+)
+RAW, CROPPED = (480, 640), (288, 256)
+CROP = 224
+LENGTH = 16
+
+
+def draw(folder: Path, clips: int, *, cropped: bool, seed: int = 1) -> pd.DataFrame:
+    """Write drawn clips as JPEG frames, and give their table."""
+    random = np.random.default_rng(seed)
+    size = CROPPED if cropped else RAW
+    rows = []
+    for number in range(clips):
+        scene = None if cropped else random_scene(size, random)
+        (video,) = synthetic_videos(1, seed=seed, start=number, size=size, frames=LENGTH, scene=scene)
+        place = folder / f"clip{number}"
+        place.mkdir(parents=True)
+        for index, frame in enumerate(video.frames):
+            cv2.imwrite(str(place / f"img{index:03d}.jpg"), np.ascontiguousarray(frame[..., ::-1]))
+        rows.append((str(place), video.onset, video.apex, video.offset))
+    return pd.DataFrame(rows, columns=["path", "onset", "apex", "offset"])
+
+
+def bare(table: pd.DataFrame, *, cropped: bool) -> float:
+    """Seconds that decoding, face search, cutting, flow and resizing take when nothing is around them."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    detector, method = CascadeDetector(), Farneback()
+    start = time.perf_counter()
+    for path, onset, apex, _ in table.itertuples(index=False):
+        reach = 0 if cropped else 2
+        wanted = sorted({*range(max(0, onset - reach), min(LENGTH - 1, onset + reach) + 1), apex})
+        frames = {index: cv2.imread(f"{path}/img{index:03d}.jpg")[..., ::-1] for index in wanted}
+        if cropped:
+            pose = FacePose((CROPPED[1] - 1) / 2, (CROPPED[0] - 1) / 2, CROPPED[1], 0.0, CROPPED[0] / CROPPED[1])
+        else:
+            near = range(max(0, onset - reach), min(LENGTH - 1, onset + reach) + 1)
+            found = {index: detector.detect(np.ascontiguousarray(frames[index])) for index in near}
+            if not found[onset]:
+                continue
+            pose = found[onset][0]
+        crops = [
+            cv2.warpAffine(
+                np.ascontiguousarray(frames[index]),
+                pose.matrix((CROP, CROP)),
+                (CROP, CROP),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            for index in (onset, apex)
+        ]
+        flow = method(*(np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), np.uint8) for crop in crops))
+        for plane in (flow[0], flow[1], flow[0]):
+            cv2.resize(plane, (28, 28), interpolation=cv2.INTER_AREA)
+    seconds = time.perf_counter() - start
+    cv2.setNumThreads(before)
+    return seconds
+
+
+def measure(folder: Path, clips: int, repeats: int, *, cropped: bool) -> dict[str, float]:
+    """Best times of several rounds in which every contender has its turn.
+
+    Returns
+    -------
+    dict of str to float
+        ``bare``, ``one`` and ``two`` (workers) in seconds, ``overhead`` (share of ``bare``) and ``speedup`` (``one`` by
+        ``two``).
+    """
+    table = draw(folder / "frames", clips, cropped=cropped)
+    recipe = PreprocessRecipe(detector="cropped" if cropped else "cascade")
+    rounds = 0
+
+    def run(workers: int) -> float:
+        nonlocal rounds
+        rounds += 1
+        start = time.perf_counter()
+        prepare(table, None, folder / f"out{rounds}", specs=SPECS, recipe=recipe, workers=workers)
+        return time.perf_counter() - start
+
+    run(2)  # starts the workers, which then wait for more
+    contenders: dict[str, Callable[[], float]] = {
+        "bare": lambda: bare(table, cropped=cropped),
+        "one": lambda: run(1),
+        "two": lambda: run(2),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            times[name].append(contender())
+    best = {name: min(seconds) for name, seconds in times.items()}
+    return {**best, "overhead": best["one"] / best["bare"] - 1, "speedup": best["one"] / best["two"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print both figures for raw frames (a face to find) and for cropped ones."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
+    parser.add_argument("--clips", type=int, default=40, help="drawn clips (default 40)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of which the best counts (default 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    asked = parser.parse_args(arguments)
+    found = {}
+    for name in ("raw", "cropped"):
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = measure(Path(folder), asked.clips, asked.repeats, cropped=name == "cropped")
+    if asked.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    print(f"{asked.clips} drawn clips for facs-flow and mmnet, milliseconds a clip, best of {asked.repeats}:")
+    print(f"  {'frames':10} {'bare calls':>12} {'1 worker':>12} {'2 workers':>12} {'overhead':>10} {'2 over 1':>10}")
+    for name, row in found.items():
+        cells = " ".join(f"{1000 * row[key] / asked.clips:12.1f}" for key in ("bare", "one", "two"))
+        print(f"  {name:10} {cells} {row['overhead']:10.0%} {row['speedup']:9.2f}x")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Preparing clips for backbones by name: what `fsmer.preprocess.prepare` does, with the media that the models eat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsmer.data.spec import InputSpec
+from fsmer.errors import DataError, UnknownNameError
+from fsmer.preprocess.prepare import Prepared, prepare
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fsmer.data import ClipSet
+
+__all__ = ["prepare_for", "specs_of_models"]
+
+
+def prepare_for(
+    models: str | Sequence[str],
+    source: str | ClipSet | pd.DataFrame,
+    root: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    **options: Any,
+) -> Prepared:
+    """Make the media that some backbones need of a data set on disk, all in one pass.
+
+    Parameters
+    ----------
+    models : str or sequence of str
+        Names of backbones (see `fsmer.list_models`), or folders of weights.
+    source, root, out, **options
+        As for `fsmer.preprocess.prepare.prepare`.
+
+    Returns
+    -------
+    Prepared
+        One clip set, or, where the backbones want different media of one kind, one for each group that can share,
+        in sub-folders named after the backbones.
+
+    Raises
+    ------
+    UnknownNameError
+        No such model.
+    """
+    return prepare(source, root, out, specs=specs_of_models(models), **options)
+
+
+def specs_of_models(models: str | Sequence[str]) -> dict[str, tuple[InputSpec, ...]]:
+    """What backbones eat, by name; nothing is trained or loaded for names of backbones.
+
+    Raises
+    ------
+    UnknownNameError
+        No such model.
+    DataError
+        No model, or two folders of one name.
+    """
+    import torch
+
+    from fsmer.backbones.registry import create_model, load_model
+
+    found: dict[str, tuple[InputSpec, ...]] = {}
+    for asked in dict.fromkeys([models] if isinstance(models, str) else models):
+        try:
+            with torch.device("meta"):  # the specs alone: no weights are drawn
+                name, backbone = asked, create_model(asked)
+        except UnknownNameError:
+            name, backbone = Path(asked).name, load_model(asked)
+        if name in found:
+            raise DataError(f"two models are called {name!r}; prepare for them one after the other.")
+        found[name] = backbone.input_specs
+    if not found:
+        raise DataError("no model was named; name at least one backbone, e.g. facs-flow.")
+    return found

@@ -1,0 +1,889 @@
+"""From a data set on disk to a folder of clips with all the media that backbones need: parallel, resumable, atomic."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fsmer.data.adapters import check_dataset, frame_files
+from fsmer.data.adapters.base import FrameKind
+from fsmer.data.clips import FORMAT, FORMAT_VERSION, HEADER, ClipSet
+from fsmer.data.media import check_arrays
+from fsmer.data.schemes import LabelScheme
+from fsmer.data.spec import InputSpec
+from fsmer.data.table import clean_table, write_table
+from fsmer.errors import (
+    DataError,
+    FsmerError,
+    MissingDatasetError,
+    OutputError,
+    SpecMismatchError,
+    UnknownNameError,
+    WeightsError,
+)
+from fsmer.io import atomic_path, check_writable, write_json, write_text
+from fsmer.preprocess.apex import check_interval
+from fsmer.preprocess.faces import CroppedFaces, FaceDetector, load_detector
+from fsmer.preprocess.media import _checked_specs, _made_spec, crop_frames, make_media
+from fsmer.preprocess.reading import FALLBACK_RATE, Frame, FrameSource, ImageFolder, VideoFile
+from fsmer.preprocess.recipe import PreprocessRecipe
+
+__all__ = ["PrepareProgress", "PrepareReport", "Prepared", "group_specs", "prepare"]
+
+RECIPE = "recipe.json"
+REPORT = "report.csv"
+SETTINGS = "prepare.json"
+REPORT_COLUMNS = ("clip", "dataset", "subject", "status", "problem", "detail", "key")
+# Raised whenever finished clips of an unfinished run can no longer be used.
+PART_VERSION = 1
+# Bytes of decoded frames that a clip keeps, so that its onset is decoded once for face, flow and image.
+KEPT_BYTES = 64 << 20
+# What goes wrong alike for every clip is no clip's fault.
+FATAL = (SpecMismatchError, UnknownNameError, WeightsError, OutputError)
+
+
+@dataclass(frozen=True)
+class PrepareProgress:
+    """How far `prepare` is.
+
+    Parameters
+    ----------
+    done, total : int
+        Clips finished (or given up), and clips in all.
+    left_out : int
+        Clips given up so far.
+    seconds : float
+        Since the start of this run.
+    remaining : float or None
+        Seconds left at the pace of the clips that this run made; None before the first.
+    """
+
+    done: int
+    total: int
+    left_out: int
+    seconds: float
+    remaining: float | None
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of every clip. ``str()`` gives a readable summary.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a clip: ``clip, dataset, subject``, ``status`` (``"prepared"`` or ``"left out"``), ``problem``,
+        ``detail`` and ``key`` (hash of all that decides on a prepared clip's media), as in ``report.csv``.
+    recipe : str
+        Hash of the recipe.
+    reused : int
+        Clips that an earlier run had finished.
+    seconds : float
+        Duration of this run.
+    """
+
+    table: pd.DataFrame
+    recipe: str
+    reused: int
+    seconds: float
+
+    @property
+    def prepared(self) -> int:
+        """Number of clips in the result."""
+        return int((self.table["status"] == "prepared").sum())
+
+    @property
+    def left_out(self) -> pd.DataFrame:
+        """Rows of the clips that are not in the result."""
+        return self.table[self.table["status"] == "left out"].reset_index(drop=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "prepared": self.prepared,
+            "reused": self.reused,
+            "seconds": self.seconds,
+            "recipe": self.recipe,
+            "left_out": self.left_out[["clip", "problem", "detail"]].to_dict("records"),
+        }
+
+    def __str__(self) -> str:
+        total, lost = len(self.table), self.left_out
+        head = f"{self.prepared} of {total} clips prepared in {self.seconds:.1f} s (recipe {self.recipe})"
+        if self.reused:
+            head += f", {self.reused} of them by an earlier run"
+        rows = zip(lost["clip"], lost["problem"], lost["detail"], strict=True)
+        return "\n".join([head, *(f"  left out  {clip}: {problem}: {detail}" for clip, problem, detail in rows)])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Result of `prepare`.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    sets : mapping of str to ClipSet
+        Name of the sub-folder -> clips; one entry ``""`` where the folder itself is the clip set.
+    report : PrepareReport
+    """
+
+    folder: Path
+    sets: Mapping[str, ClipSet]
+    report: PrepareReport
+
+    @property
+    def clips(self) -> ClipSet:
+        """The clip set.
+
+        Raises
+        ------
+        DataError
+            There are several, because the backbones want different media of one kind.
+        """
+        if len(self.sets) > 1:
+            raise DataError(
+                f"{self.folder} holds {len(self.sets)} clip sets ({', '.join(self.sets)}), since one clip holds one "
+                "medium a kind; choose one of `sets`."
+            )
+        return next(iter(self.sets.values()))
+
+
+# -- what is to be made -----------------------------------------------------------------------------------------------
+
+
+def group_specs(wanted: Mapping[str, Sequence[InputSpec]]) -> dict[str, tuple[InputSpec, ...]]:
+    """Put the media that several backbones want into as few clip sets as can hold them.
+
+    Two specs of one kind share a medium when they differ in nothing but channels (it gets those of both; readers pick
+    theirs by name) and in a flow method that only one of them names. Backbones whose specs cannot be shared get a clip
+    set of their own; each backbone goes to the first set that fits.
+
+    Parameters
+    ----------
+    wanted : mapping of str to sequence of InputSpec
+        Name -> what it eats.
+
+    Returns
+    -------
+    dict of str to tuple of InputSpec
+        Names joined by ``+`` -> specs of that clip set, sorted by kind.
+
+    Examples
+    --------
+    >>> small, large = InputSpec("onset", (28, 28), ("red", "green", "blue"), "unit"), InputSpec("flow")
+    >>> list(group_specs({"a": [small], "b": [large], "c": [InputSpec("flow", (56, 56))]}))
+    ['a+b', 'c']
+    """
+    groups: list[tuple[list[str], dict[str, InputSpec]]] = []
+    for name, specs in wanted.items():
+        own = _united({}, specs)
+        if own is None:
+            raise SpecMismatchError(f"{name!r} asks for two different media of one kind; a clip holds one a kind.")
+        for names, held in groups:
+            both = _united(held, list(own.values()))
+            if both is not None:
+                names.append(name)
+                held.update(both)
+                break
+        else:
+            groups.append(([name], own))
+    return {"+".join(names): tuple(held[kind] for kind in sorted(held)) for names, held in groups}
+
+
+def _united(held: Mapping[str, InputSpec], specs: Sequence[InputSpec]) -> dict[str, InputSpec] | None:
+    found = dict(held)
+    for spec in specs:
+        other = found.get(spec.kind)
+        if other is None:
+            found[spec.kind] = spec
+            continue
+        alike = replace(spec, channels=other.channels, flow_method=other.flow_method) == other
+        if not alike or (None not in (spec.flow_method, other.flow_method) and spec.flow_method != other.flow_method):
+            return None
+        further = (name for name in spec.channels if name not in other.channels)
+        found[spec.kind] = replace(
+            other, channels=(*other.channels, *further), flow_method=other.flow_method or spec.flow_method
+        )
+    return found
+
+
+def _groups(specs: InputSpec | Sequence[InputSpec] | Mapping[str, Sequence[InputSpec]]) -> dict[str, list[InputSpec]]:
+    if isinstance(specs, Mapping):
+        groups = group_specs(specs)
+        named = {name if len(groups) > 1 else "": list(held) for name, held in groups.items()}
+    else:
+        listed = [specs] if isinstance(specs, InputSpec) else list(specs)
+        united = _united({}, listed)
+        if united is None:
+            kinds = [spec.kind for spec in listed]
+            kind = next(kind for kind in kinds if kinds.count(kind) > 1)
+            both = " and ".join(spec.describe() for spec in listed if spec.kind == kind)
+            raise SpecMismatchError(
+                f"different media of kind {kind!r} were asked for ({both}), but a clip holds one a kind; give a "
+                "mapping of name to specs, so that each gets a clip set of its own."
+            )
+        named = {"": [united[kind] for kind in sorted(united)]}
+    if not named:
+        raise DataError("no media were asked for; name at least one backbone or give at least one InputSpec.")
+    return {name: _checked_specs(held) for name, held in named.items()}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One clip: where its frames are, and which of them count."""
+
+    clip: str
+    path: str
+    onset: int | None
+    apex: int | None
+    offset: int | None
+    finished: str
+    """Key under which a finished folder holds the clip; ``""`` where none does."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all clips share."""
+
+    parts: Path
+    groups: tuple[tuple[str, tuple[InputSpec, ...]], ...]
+    recipe: PreprocessRecipe
+    settings: str
+
+    def part(self, key: str) -> Path:
+        return self.parts / f"{key}.npz"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    clip: str
+    key: str = ""
+    origin: str = ""
+    """``"made"``, ``"part"`` or ``"finished"``; ``""`` where the clip is left out."""
+    problem: str = ""
+    detail: str = ""
+
+
+# -- one clip (runs in the workers) -----------------------------------------------------------------------------------
+
+
+class _KeptFrames(FrameSource):
+    """A recording whose last frames stay in memory, up to `KEPT_BYTES`."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self.source = source
+        self.name = source.name
+        self.notes = source.notes
+        self._kept: OrderedDict[int, Frame] = OrderedDict()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.source.size
+
+    @property
+    def count(self) -> int | None:
+        return self.source.count
+
+    @property
+    def timestamps(self) -> NDArray[np.float64]:
+        return self.source.timestamps
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.source.frames_per_second
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self._frame(index) for index in range(len(self)))
+
+    def _frame(self, index: int) -> Frame:
+        if index not in self._kept:
+            self._kept[index] = self.source[index]
+            while len(self._kept) > 1 and len(self._kept) * self._kept[index].nbytes > KEPT_BYTES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(index)
+        return self._kept[index]
+
+
+def _prepare_clip(task: _Task, job: _Job) -> _Outcome:
+    """Make one clip's media and put them into the store of parts, unless they are there."""
+    with _one_thread():
+        try:
+            key = _key(task, job)
+            if key == task.finished:
+                return _Outcome(task.clip, key, "finished")
+            if job.part(key).is_file():
+                return _Outcome(task.clip, key, "part")
+            arrays, facts = _make(task, job)
+        except FATAL:
+            raise
+        except DataError as error:
+            return _Outcome(task.clip, problem=type(error).__name__, detail=str(error))
+        except Exception as error:  # decoders raise anything on damaged files, and no clip may stop the rest
+            reason = str(error).strip().splitlines()
+            return _Outcome(task.clip, problem=type(error).__name__, detail=reason[0] if reason else "no reason given")
+        try:
+            with atomic_path(job.part(key)) as temporary, temporary.open("wb") as handle:
+                held: dict[str, Any] = {"facts": np.array(json.dumps(facts, ensure_ascii=False)), **arrays}
+                np.savez(handle, **held)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise _cannot_write(job.parts, error) from error
+        return _Outcome(task.clip, key, "made")
+
+
+def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    steps = job.recipe
+    source = _KeptFrames(_open(Path(task.path)))
+    needs_apex = any(spec.kind in ("flow", "apex") for _, specs in job.groups for spec in specs)
+    apex = task.apex if needs_apex and steps.apex in ("given", "annotated") else None
+    onset, offset = check_interval(len(source), task.onset, apex, task.offset, name=source.name)
+    crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
+    if crops is not source:
+        crops = _KeptFrames(crops)
+    # Every group starts from the same crops, so the face is looked for once.
+    inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset", crop_size=crops.size)
+    arrays: dict[str, NDArray[np.float32]] = {}
+    notes: dict[str, None] = {}
+    apex_from = ""
+    for place, (_, specs) in enumerate(job.groups):
+        made = make_media(crops, specs, onset=onset, apex=apex, offset=offset, recipe=inner, detector=CroppedFaces())
+        for spec in specs:
+            problem = check_arrays(made.media[spec.kind][None], spec)
+            if problem is not None:
+                raise DataError(problem[1])
+            arrays[f"{place}-{spec.kind}"] = made.media[spec.kind]
+        notes.update(dict.fromkeys(made.notes))
+        if made.apex is not None and not apex_from:
+            apex, apex_from = made.apex, made.apex_method or ""
+            inner = replace(inner, apex="given")
+    facts = {
+        "onset_index": onset,
+        "apex_index": apex,
+        "offset_index": offset,
+        "apex_from": "annotation" if apex_from == "annotated" else apex_from,
+        "notes": " ".join(notes),
+    }
+    return arrays, facts
+
+
+def _open(path: Path) -> FrameSource:
+    # No medium depends on the rate; telling one spares every folder the note that it is unknown.
+    if not path.is_dir():
+        return VideoFile(path, frames_per_second=FALLBACK_RATE)
+    return ImageFolder(path, files=_frame_names(path) or None, frames_per_second=FALLBACK_RATE)
+
+
+@lru_cache(maxsize=1)
+def _frame_names(folder: Path) -> list[str]:
+    return [file.name for file in frame_files(folder)]
+
+
+def _key(task: _Task, job: _Job) -> str:
+    """Hash of all that decides on a clip's media: settings, frame numbers, and the names and sizes of its files."""
+    path = Path(task.path)
+    files: list[tuple[str, int]] = []
+    if path.is_dir():
+        _frame_names.cache_clear()
+        files = [(name, (path / name).stat().st_size) for name in _frame_names(path)]
+    elif path.is_file():
+        files = [(path.name, path.stat().st_size)]
+    return _hash([job.settings, task.clip, task.onset, task.apex, task.offset, files])
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
+
+
+def _detector(recipe: PreprocessRecipe) -> FaceDetector:
+    return _loaded_detector(recipe.detector, json.dumps(dict(recipe.detector_parameters), sort_keys=True))
+
+
+@lru_cache(maxsize=2)
+def _loaded_detector(name: str, parameters: str) -> FaceDetector:
+    return load_detector(name, json.loads(parameters))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    # Clips are what runs in parallel. Threads below would fight for the same cores, and sums that they split in another
+    # way on another machine would round to other bytes.
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with _thread_pools().limit(limits=1):
+            yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> Any:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    source: str | ClipSet | pd.DataFrame,
+    root: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    specs: InputSpec | Sequence[InputSpec] | Mapping[str, Sequence[InputSpec]],
+    recipe: PreprocessRecipe | None = None,
+    scheme: str | LabelScheme | None = None,
+    frames: FrameKind | None = None,
+    sheet: str | os.PathLike[str] | None = None,
+    corrections: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    backend: str | None = None,
+    progress: Callable[[PrepareProgress], None] | None = None,
+    resume: bool = True,
+) -> Prepared:
+    """Make a clip set folder of a data set on disk: face, apex and flow of every clip, once.
+
+    Every finished clip goes to a store of parts, ``OUT.parts``, in one step; `out` appears when all are done and the
+    store goes then. A run that was stopped anywhere goes on where it was, with the same bytes in the end; a finished
+    folder takes in what has changed on disk since (clips that could not be used before are tried again). A clip that
+    cannot be used is left out and named in the report.
+
+    Parameters
+    ----------
+    source : str, ClipSet or DataFrame
+        Name of a data set (see `fsmer.data.adapters.list_datasets`, ``"generic"`` for a folder with a CSV), the clips
+        that `read_dataset` gave, or a table with one recording a row: ``path`` (folder of frames or video) and
+        optionally ``clip`` (default: the path's last part), ``dataset``, ``subject``, ``label``, ``aus``, and frames
+        counted from 0 as ``onset_index, apex_index, offset_index`` or, in their absence, ``onset, apex, offset``.
+    root : path or None
+        Folder of the data set; for a table, the folder that relative paths start from (None: the current one).
+    out : path
+        Folder for the result: ``clips.json``, ``table.csv``, one ``.npy`` a kind of medium, ``recipe.json``,
+        ``report.csv`` and ``prepare.json``.
+    specs : InputSpec, sequence of InputSpec, or mapping of str to sequence of InputSpec
+        The media to make, one a kind. A mapping (name of a backbone -> its ``input_specs``) may hold several of one
+        kind: what cannot share a clip set (see `group_specs`) goes to sub-folders of `out`, each a clip set, all made
+        in one pass.
+    recipe : PreprocessRecipe, optional
+        Default: that of `PreprocessRecipe`, with ``detector="cropped"`` where a data set's frames are cropped already.
+        Its ``apex="given"`` spots the apex where the annotation has none.
+    scheme : str or LabelScheme, optional
+        Label scheme to apply first, see `ClipSet.relabel`; what it drops is not prepared.
+    frames, sheet, corrections
+        For a data set by name, see `check_dataset`.
+    workers : int, optional
+        Clips made at a time, each on one core; default one a core. 1 without `backend` stays in this process.
+    backend : str, optional
+        joblib's backend, e.g. ``"dask"`` (with a ``distributed.Client`` open) or ``"ray"``; default its own processes,
+        or what a surrounding ``joblib.parallel_config`` says. Workers elsewhere must see `root` and `out` under
+        the same paths.
+    progress : callable, optional
+        Called with a `PrepareProgress` after every clip.
+    resume : bool
+        False: make everything anew and replace what an earlier run left in `out`.
+
+    Returns
+    -------
+    Prepared
+        Tables of its clip sets have, beside the columns of `source`, ``onset_index, apex_index, offset_index`` and
+        ``apex_from`` as used, ``recipe`` (the recipe's hash) and ``notes``.
+
+    Raises
+    ------
+    MissingDatasetError, UnknownNameError, DataError
+        The data set cannot be read, or none of its clips can be used.
+    SpecMismatchError
+        Media that cannot be made.
+    OutputError
+        `out` cannot be written (clips finished before are kept), holds something else, or was prepared with other
+        settings.
+    """
+    start = time.monotonic()
+    if workers is not None and workers < 1:
+        raise DataError(f"{workers} workers were asked for; give 1 or more, or None for one a core.")
+    groups = _groups(specs)
+    table, lost, cropped = _clips(source, root, scheme, frames=frames, sheet=sheet, corrections=corrections)
+    steps = recipe or PreprocessRecipe(detector="cropped" if cropped else "cascade")
+    steps.load_detector()
+    target = Path(os.path.abspath(out))
+    store = target.with_name(f"{target.name}.parts")
+    held = tuple((name, tuple(_made_spec(spec, steps) for spec in wanted)) for name, wanted in groups.items())
+    settings: dict[str, Any] = {
+        "format": "fsmer-prepared",
+        "format_version": PART_VERSION,
+        "recipe": steps.hash,
+        "sets": {name: [spec.to_dict() for spec in wanted] for name, wanted in held},
+    }
+    _take_back(target, store)
+    finished = _finished(target, settings, resume=resume)
+    check_writable(target.parent)
+    if not resume:
+        shutil.rmtree(store, ignore_errors=True)
+    _make_folder(store)
+    job = _Job(store, held, steps, _hash(settings))
+    onsets, apexes, offsets = (_indices(table[f"{name}_index"]) for name in ("onset", "apex", "offset"))
+    tasks = [
+        _Task(clip, path, onset, apex, offset, finished.get(clip, ""))
+        for clip, path, onset, apex, offset in zip(table["clip"], table["path"], onsets, apexes, offsets, strict=True)
+    ]
+    try:
+        outcomes = _all_outcomes(tasks, job, workers, backend, progress, start)
+        if not any(one.key for one in outcomes.values()):
+            first = outcomes[tasks[0].clip]
+            raise DataError(
+                f"none of the {len(tasks)} clips can be prepared; the first, {first.clip!r}: {first.detail}"
+            )
+        report = _report(table, lost, outcomes)
+        _finish(target, job, table, report, outcomes, settings)
+    finally:
+        # An empty store has nothing to resume from.
+        with contextlib.suppress(OSError):
+            store.rmdir()
+    sets = {name: ClipSet.load(target / name if name else target) for name, _ in held}
+    reused = sum(one.origin in ("part", "finished") for one in outcomes.values())
+    return Prepared(target, MappingProxyType(sets), PrepareReport(report, steps.hash, reused, time.monotonic() - start))
+
+
+def _clips(
+    source: str | ClipSet | pd.DataFrame,
+    root: str | os.PathLike[str] | None,
+    scheme: str | LabelScheme | None,
+    **how: Any,
+) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
+    """Table of the clips to make, report of those that are lost already, and whether the frames are cropped faces."""
+    lost = pd.DataFrame({name: pd.Series(dtype="str") for name in REPORT_COLUMNS})
+    cropped = False
+    if isinstance(source, str):
+        if root is None:
+            raise MissingDatasetError(f"the root of {source!r} is not given; give the folder of the download.")
+        audit = check_dataset(source, root, **how)
+        left_out = [one for one in audit.findings if not one.used]
+        if audit.clips is None:
+            raise DataError(
+                f"none of the {audit.annotated} clips of {audit.title} under {audit.root} is usable, for instance "
+                f"{left_out[0].clip!r}: {left_out[0].detail}; copy the frames again."
+            )
+        lost = pd.DataFrame(
+            [(one.clip, audit.name, one.subject, "left out", one.problem, one.detail, "") for one in left_out],
+            columns=list(REPORT_COLUMNS),
+        )
+        clips = audit.clips
+        cropped = audit.frames.endswith("(cropped)")
+    else:
+        given = [name for name, value in how.items() if value is not None]
+        if given:
+            raise DataError(f"{given[0]!r} is for data sets by name; leave it out for clips that are listed already.")
+        clips = source if isinstance(source, ClipSet) else ClipSet.from_table(_named(source))
+    table = (clips if scheme is None else clips.relabel(scheme)).table
+    if not len(table):
+        raise DataError("no clip is left to prepare; check the label scheme.")
+    if "path" not in table.columns:
+        raise DataError(
+            f"the table has no column 'path' with the clips' folders of frames or videos; it has "
+            f"{', '.join(map(str, table.columns))}."
+        )
+    top = Path() if root is None or isinstance(source, str) else Path(root)
+    if not top.is_dir():
+        raise MissingDatasetError(f"the root {top} is no folder; give the folder that the paths start from.")
+    table["path"] = [os.path.abspath(top / path) for path in table["path"].astype(str)]
+    for name in ("onset", "apex", "offset"):
+        if f"{name}_index" not in table.columns:
+            table[f"{name}_index"] = _numbers(table, name)
+    if "apex_from" in table.columns:
+        # A middle frame that stands in for a missing annotation is no annotation: the recipe says what to do then.
+        table["apex_index"] = table["apex_index"].where(table["apex_from"].astype(str) == "annotation")
+    return table, lost, cropped
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    if "clip" in frame.columns or "path" not in frame.columns:
+        return frame
+    return frame.assign(clip=[Path(str(path)).name for path in frame["path"]])
+
+
+def _numbers(table: pd.DataFrame, name: str) -> Any:
+    if name not in table.columns:
+        return pd.array([None] * len(table), dtype="Int64")
+    values: list[Any] = pd.to_numeric(table[name], errors="coerce").tolist()
+    wrong = next((value for value in values if not pd.isna(value) and (value < 0 or value != int(value))), None)
+    if wrong is not None:
+        raise DataError(f"column {name!r} holds {wrong}, but frames counted from 0 are expected; correct it.")
+    return pd.array([None if pd.isna(value) else int(value) for value in values], dtype="Int64")
+
+
+def _indices(column: pd.Series) -> list[int | None]:
+    return [None if pd.isna(value) else int(value) for value in column.tolist()]
+
+
+def _take_back(target: Path, store: Path) -> None:
+    """Undo a swap of folders that was stopped half-way."""
+    old = store / "old"
+    if old.is_dir() and not target.exists():
+        os.replace(old, target)
+
+
+def _finished(target: Path, settings: Mapping[str, Any], *, resume: bool) -> dict[str, str]:
+    """Keys of the clips that a finished folder of the same settings holds, by name."""
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"cannot write the folder {target}: a file of that name is there; choose another folder.")
+    if not target.is_dir() or not any(target.iterdir()):
+        return {}
+    try:
+        held = json.loads((target / SETTINGS).read_text(encoding="utf-8"))
+        report = pd.read_csv(target / REPORT, dtype=str, keep_default_na=False)
+        keys = dict(zip(report["clip"], report["key"], strict=True))
+        same = dict(settings) == held
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(
+            f"cannot write {target}: it holds other files, which would be lost; choose a new folder."
+        ) from error
+    if not resume:
+        return {}
+    if not same:
+        raise OutputError(
+            f"{target} was prepared with other media or another recipe (hash {held.get('recipe')}, now "
+            f"{settings['recipe']}); choose a new folder, or start anew without resuming to replace it."
+        )
+    return {clip: key for clip, key in keys.items() if key}
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
+def _all_outcomes(
+    tasks: Sequence[_Task],
+    job: _Job,
+    workers: int | None,
+    backend: str | None,
+    progress: Callable[[PrepareProgress], None] | None,
+    start: float,
+) -> dict[str, _Outcome]:
+    outcomes: dict[str, _Outcome] = {}
+    made = left_out = 0
+    with _one_thread():
+        for one in _outcomes(tasks, job, workers, backend):
+            outcomes[one.clip] = one
+            made += one.origin == "made"
+            left_out += not one.origin
+            if progress is not None:
+                seconds = time.monotonic() - start
+                open_clips = len(tasks) - len(outcomes)
+                pace = seconds / (made + left_out) if made + left_out else math.nan
+                remaining = None if math.isnan(pace) else pace * open_clips
+                progress(PrepareProgress(len(outcomes), len(tasks), left_out, seconds, remaining))
+    return outcomes
+
+
+def _outcomes(tasks: Sequence[_Task], job: _Job, workers: int | None, backend: str | None) -> Iterator[_Outcome]:
+    if backend is None and workers == 1:
+        yield from (_prepare_clip(task, job) for task in tasks)
+        return
+    from joblib import Parallel, cpu_count, delayed, parallel_config  # type: ignore[import-untyped]
+    from joblib.externals.loky.process_executor import BrokenProcessPool  # type: ignore[import-untyped]
+
+    # A cluster knows best how many it is.
+    count = workers if workers is not None else -1 if backend is not None else cpu_count()
+    try:
+        chosen = contextlib.nullcontext() if backend is None else parallel_config(backend=backend)
+        with chosen:
+            run = Parallel(n_jobs=count, return_as="generator_unordered")
+    except (ValueError, ImportError, KeyError) as error:
+        raise DataError(
+            f"joblib's backend {backend!r} cannot be used ({error}); start or install it, or leave it out."
+        ) from error
+    try:
+        yield from run(delayed(_prepare_clip)(task, job) for task in tasks)
+    except BrokenProcessPool as error:
+        raise FsmerError(
+            "a worker process died, most likely for lack of memory; run the same again with fewer workers: finished "
+            f"clips are kept in {job.parts}."
+        ) from error
+
+
+def _report(table: pd.DataFrame, lost: pd.DataFrame, outcomes: Mapping[str, _Outcome]) -> pd.DataFrame:
+    rows = []
+    for clip, dataset, subject in zip(table["clip"], table["dataset"], table["subject"], strict=True):
+        one = outcomes[clip]
+        rows.append((clip, dataset, subject, "prepared" if one.key else "left out", one.problem, one.detail, one.key))
+    return pd.concat([pd.DataFrame(rows, columns=list(REPORT_COLUMNS)), lost], ignore_index=True).astype("str")
+
+
+# -- from parts to the folder -----------------------------------------------------------------------------------------
+
+
+def _finish(
+    target: Path,
+    job: _Job,
+    table: pd.DataFrame,
+    report: pd.DataFrame,
+    outcomes: Mapping[str, _Outcome],
+    settings: Mapping[str, Any],
+) -> None:
+    """Put the parts together beside the target, then swap."""
+    whole, old = job.parts / "whole", job.parts / "old"
+    keep = table["clip"].map(lambda clip: bool(outcomes[clip].key)).to_numpy(bool)
+    kept = table[keep].reset_index(drop=True)
+    try:
+        shutil.rmtree(whole, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        whole.mkdir()
+        wanted = [outcomes[clip] for clip in kept["clip"]]
+        earlier = _Earlier(target, job) if any(one.origin == "finished" for one in wanted) else None
+        readers = [_reader(one, job, earlier) for one in wanted]
+        facts = [reader.facts() for reader in readers]
+        files = _write_tables(whole, job, _with_facts(kept, facts, job.recipe))
+        files.append(write_text(whole / REPORT, report.to_csv(index=False, lineterminator="\n")))
+        files.append(write_json(whole / SETTINGS, dict(settings)))
+        if all(one.origin == "finished" for one in wanted) and _same(files, whole, target):
+            shutil.rmtree(job.parts, ignore_errors=True)
+            return
+        _write_media(whole, job, readers)
+        if target.is_dir():
+            os.replace(target, old)
+        os.replace(whole, target)
+        shutil.rmtree(job.parts, ignore_errors=True)
+    except OutputError:
+        shutil.rmtree(whole, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(whole, ignore_errors=True)
+        _take_back(target, job.parts)
+        raise _cannot_write(target, error, job.parts) from error
+
+
+def _same(files: Sequence[Path], whole: Path, target: Path) -> bool:
+    there = [target / file.relative_to(whole) for file in files]
+    return all(old.is_file() and old.read_bytes() == new.read_bytes() for old, new in zip(there, files, strict=True))
+
+
+def _write_media(whole: Path, job: _Job, readers: Sequence[_Part | _Row]) -> None:
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for place, (name, specs) in enumerate(job.groups):
+            for spec in specs:
+                # Plain writes: a full disk is an error to them, and a crash to a memory map.
+                handle = stack.enter_context((whole / name / f"{spec.kind}.npy").open("wb"))
+                header = {"descr": "<f4", "fortran_order": False, "shape": (len(readers), *spec.shape)}
+                np.lib.format.write_array_header_1_0(handle, header)
+                files[f"{place}-{spec.kind}"] = handle
+        for reader in readers:
+            arrays = reader.arrays()
+            for kind, handle in files.items():
+                handle.write(np.ascontiguousarray(arrays[kind], "<f4").tobytes())
+
+
+def _reader(outcome: _Outcome, job: _Job, earlier: _Earlier | None) -> _Part | _Row:
+    if outcome.origin == "finished" and earlier is not None:
+        return _Row(earlier, earlier.rows[outcome.clip])
+    return _Part(job.part(outcome.key))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A finished clip in the store of parts."""
+
+    path: Path
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        with self._open() as held:
+            return {name: held[name] for name in held.files if name != "facts"}
+
+    def facts(self) -> dict[str, Any]:
+        with self._open() as held:
+            return dict(json.loads(str(held["facts"])))
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Any]:
+        try:
+            with np.load(self.path, allow_pickle=False) as held:
+                yield held
+        except Exception as error:  # zip and array readers raise many kinds of errors on damaged files
+            self.path.unlink(missing_ok=True)
+            raise DataError(
+                f"the finished clip {self.path} is damaged and was removed ({error}); run the same again."
+            ) from error
+
+
+class _Earlier:
+    """A finished folder."""
+
+    def __init__(self, target: Path, job: _Job) -> None:
+        self.sets = [ClipSet.load(target / name if name else target) for name, _ in job.groups]
+        self.rows = {clip: row for row, clip in enumerate(self.sets[0].ids.tolist())}
+        self.facts = self.sets[0].table[["onset_index", "apex_index", "offset_index", "apex_from", "notes"]]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A clip of a finished folder."""
+
+    earlier: _Earlier
+    row: int
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        sets = enumerate(self.earlier.sets)
+        return {f"{place}-{kind}": clips.read(kind, [self.row])[0] for place, clips in sets for kind in clips.specs}
+
+    def facts(self) -> dict[str, Any]:
+        values = self.earlier.facts.iloc[self.row].to_dict()
+        return {str(name): None if pd.isna(value) else value for name, value in values.items()}
+
+
+def _with_facts(table: pd.DataFrame, facts: Sequence[Mapping[str, Any]], recipe: PreprocessRecipe) -> pd.DataFrame:
+    columns: dict[str, Any] = {
+        name: pd.array([one[name] for one in facts], dtype="Int64")
+        for name in ("onset_index", "apex_index", "offset_index")
+    }
+    columns |= {name: pd.array([one[name] for one in facts], dtype="str") for name in ("apex_from", "notes")}
+    return table.assign(**columns, recipe=recipe.hash)
+
+
+def _write_tables(whole: Path, job: _Job, table: pd.DataFrame) -> list[Path]:
+    clean = clean_table(table)
+    files = []
+    for name, specs in job.groups:
+        folder = whole / name
+        folder.mkdir(exist_ok=True)
+        header = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "clips": len(table),
+            "columns": write_table(folder / "table.csv", clean),
+            "media": {spec.kind: spec.to_dict() for spec in specs},
+        }
+        files += [folder / "table.csv", write_json(folder / HEADER, header)]
+    places = dict.fromkeys([whole, *(whole / name for name, _ in job.groups)])
+    return [*files, *(job.recipe.save(place / RECIPE) for place in places)]
+
+
+def _cannot_write(target: Path, error: OSError, parts: Path | None = None) -> OutputError:
+    return OutputError(
+        f"cannot write {target}: {error.strerror or error}; make room there, then run the same again: finished clips "
+        f"are kept in {parts or target}."
+    )

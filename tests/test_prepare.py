@@ -1,0 +1,378 @@
+"""Preparing a data set: one pass over the disk gives every backbone its media, whatever happens on the way."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_trees import build, write_frames
+
+from fsmer.data import ClipSet, InputSpec
+from fsmer.data.adapters import read_dataset
+from fsmer.data.synthetic_frames import Scene, synthetic_videos
+from fsmer.errors import DataError, MissingDatasetError, OutputError, SpecMismatchError, UnknownNameError
+from fsmer.preprocess import CascadeDetector, PreprocessRecipe, make_media
+from fsmer.preprocess.prepare import group_specs, prepare
+
+COLOURS = ("red", "green", "blue")
+FLOW = InputSpec("flow", (28, 28), ("u", "v", "strain"), "minmax")
+ONSET, APEX = (InputSpec(kind, (32, 32), COLOURS, "unit") for kind in ("onset", "apex"))
+SPECS = (FLOW, ONSET, APEX)
+
+
+@functools.cache
+def _video():
+    return next(synthetic_videos(1, size=(64, 56), frames=24, seed=3))
+
+
+def picture(index: int, total: int) -> np.ndarray:
+    """Frame of a drawn face's movement, as long as the clip is."""
+    video = _video()
+    return video.frames[round(index * (len(video.frames) - 1) / max(total - 1, 1))]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A fake CASME II whose frames are drawn; its folder has blanks and other letters in its name."""
+    return build("casme2", tmp_path_factory.mktemp("data") / "Größe 微 表情", picture=picture)
+
+
+def make(root, out, **options):
+    return prepare("casme2", root, out, **{"specs": SPECS, "frames": "cropped", "workers": 1} | options)
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory):
+    """What an undisturbed run of one worker gives."""
+    return make(root, tmp_path_factory.mktemp("out") / "prepared clips ü")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_result_is_an_ordinary_clip_set_with_recipe_and_report(root, whole):
+    assert sorted(hashes(whole.folder)) == [
+        *("apex.npy", "clips.json", "flow.npy", "onset.npy", "prepare.json", "recipe.json", "report.csv", "table.csv")
+    ]
+    clips = ClipSet.load(whole.folder)
+    assert len(clips) == whole.report.prepared == 8
+    assert isinstance(np.load(whole.folder / "flow.npy", mmap_mode="r"), np.memmap)
+    recipe = PreprocessRecipe.load(whole.folder / "recipe.json")
+    assert recipe.detector == "cropped"  # the folder of frames says so
+    assert set(clips.table["recipe"]) == {recipe.hash} == {whole.report.recipe}
+    source = read_dataset("casme2", root, frames="cropped")
+    assert clips.labels.tolist() == source[clips.ids].labels.tolist()
+    assert whole.folder.parent.joinpath(f"{whole.folder.name}.parts").exists() is False
+
+
+def test_media_are_those_that_one_recording_gives(whole):
+    clips = whole.clips
+    for row in (0, len(clips) - 1):
+        facts = clips.table.iloc[row]
+        made = make_media(
+            facts["path"],
+            SPECS,
+            onset=facts["onset_index"],
+            apex=facts["apex_index"],
+            offset=facts["offset_index"],
+            recipe=PreprocessRecipe(detector="cropped"),
+        )
+        for kind, array in made.media.items():
+            np.testing.assert_array_equal(clips.read(kind, [row])[0], array, err_msg=kind)
+
+
+def test_an_apex_that_nobody_annotated_is_spotted_as_the_recipe_says(whole):
+    table = whole.clips.table.set_index("clip")
+    assert table.loc["sub04_EP12_01f", "apex_from"] == "flow"
+    assert table.loc["sub01_EP02_01f", "apex_from"] == "annotation"
+
+
+def test_a_bad_clip_is_left_out_and_named(whole):
+    lost = whole.report.left_out
+    assert lost["clip"].tolist() == ["sub05_EP09_05f"]
+    assert "apex" in lost["detail"].iloc[0]
+    assert "onset" in lost["detail"].iloc[0]
+    written = pd.read_csv(whole.folder / "report.csv", dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(written, whole.report.table, check_dtype=False)
+    assert "8 of 9 clips" in str(whole.report)
+    assert "sub05_EP09_05f" in str(whole.report)
+
+
+def test_damaged_frames_leave_out_their_clip_alone_and_are_tried_again_once_mended(tmp_path):
+    root = build("casme2", tmp_path / "data", picture=picture)
+    folder = root / "Cropped-updated" / "Cropped"
+    frame = folder / "sub06" / "EP06_02_01" / "reg_img9.jpg"
+    good = frame.read_bytes()
+    frame.write_bytes(b"no picture")
+    first = make(root, tmp_path / "out")
+    assert set(first.report.left_out["clip"]) == {"sub05_EP09_05f", "sub06_EP06_02_01"}
+    reason = first.report.left_out.set_index("clip").loc["sub06_EP06_02_01", "detail"]
+    assert "reg_img9.jpg" in reason
+    frame.write_bytes(good)
+    second = make(root, tmp_path / "out")
+    assert set(second.report.left_out["clip"]) == {"sub05_EP09_05f"}
+    assert second.report.reused == 7
+    fresh = make(root, tmp_path / "fresh")
+    assert hashes(second.folder) == hashes(fresh.folder)
+
+
+def test_two_workers_give_the_bytes_of_one(root, whole, tmp_path):
+    assert hashes(make(root, tmp_path / "out", workers=2).folder) == hashes(whole.folder)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import fsmer.preprocess.prepare as module
+place, root, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.path.insert(0, sys.argv[4])
+from test_prepare import make
+renames = 0
+real = os.replace
+def replace(*paths):
+    global renames
+    renames += 1
+    if renames == place:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*paths)
+os.replace = replace
+make(root, out)
+"""
+
+
+# The third clip's part, a table of the assembled folder, the last step before it takes its place.
+@pytest.mark.parametrize("place", [3, 10, 13])
+def test_killed_anywhere_and_run_again_gives_the_same_bytes(root, whole, tmp_path, place):
+    out = tmp_path / "out"
+    here = str(Path(__file__).parent)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(place), str(root), str(out), here], capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not out.exists()
+    assert (tmp_path / "out.parts").is_dir()
+    again = make(root, out)
+    assert again.report.reused == min(place - 1, 8)
+    assert hashes(out) == hashes(whole.folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_stopped_between_the_two_steps_of_a_swap_loses_nothing(root, whole, tmp_path):
+    out, parts = tmp_path / "out", tmp_path / "out.parts"
+    make(root, out)
+    parts.mkdir()
+    os.replace(out, parts / "old")
+    again = make(root, out)
+    assert again.report.reused == 8
+    assert hashes(out) == hashes(whole.folder)
+    assert not parts.exists()
+
+
+def test_a_second_run_makes_and_writes_nothing(root, tmp_path):
+    out = tmp_path / "out"
+    make(root, out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    again = make(root, out)
+    assert again.report.reused == 8
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    anew = make(root, out, resume=False)
+    assert anew.report.reused == 0
+
+
+def test_progress_tells_what_is_done_and_how_long_the_rest_takes(root, tmp_path):
+    seen = []
+    make(root, tmp_path / "out", progress=seen.append)
+    assert [one.done for one in seen] == list(range(1, 10))
+    assert {one.total for one in seen} == {9}
+    assert seen[-1].left_out == 1
+    assert seen[-1].remaining == 0
+    assert all(one.remaining > 0 for one in seen[:-1])
+
+
+def test_other_settings_do_not_overwrite_an_earlier_result(root, tmp_path):
+    out = tmp_path / "out"
+    make(root, out)
+    before = hashes(out)
+    with pytest.raises(OutputError, match="other media or another recipe"):
+        make(root, out, recipe=PreprocessRecipe(detector="cropped", flow="dis"))
+    assert hashes(out) == before
+    replaced = make(root, out, recipe=PreprocessRecipe(detector="cropped", flow="dis"), resume=False)
+    assert replaced.clips.specs["flow"].flow_method == "dis"
+
+
+def test_a_folder_of_other_files_is_never_replaced(root, tmp_path):
+    (tmp_path / "mine.txt").write_text("thesis")
+    with pytest.raises(OutputError, match="other files"):
+        make(root, tmp_path, resume=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="a file of that name"):
+        make(root, tmp_path / "file")
+    with pytest.raises(OutputError, match="cannot write"):
+        make(root, tmp_path / "file" / "below")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine.txt"]
+
+
+@pytest.mark.parametrize("step", ["part", "media"])
+def test_a_full_disk_is_one_sentence_and_finished_clips_are_kept(root, whole, tmp_path, monkeypatch, step):
+    out = tmp_path / "out"
+    calls = []
+    real = np.savez if step == "part" else np.lib.format.write_array_header_1_0
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((np, "savez") if step == "part" else (np.lib.format, "write_array_header_1_0")), full)
+        with pytest.raises(OutputError, match=r"No space left on device.*kept") as refused:
+            make(root, out)
+    assert str(refused.value).count("\n") == 0
+    assert not out.exists()
+    kept = 2 if step == "part" else 8
+    assert len(list((tmp_path / "out.parts").iterdir())) == kept
+    assert make(root, out).report.reused == kept
+    assert hashes(out) == hashes(whole.folder)
+
+
+def test_wrong_roots_say_so_and_write_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingDatasetError, match="CASME II"):
+        make(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(MissingDatasetError, match="does not exist"):
+        make(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(UnknownNameError):
+        prepare("casme22", tmp_path, tmp_path / "out", specs=SPECS)
+    with pytest.raises(DataError, match="0 workers"):
+        make(tmp_path / "empty", tmp_path / "out", workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_table_of_paths_is_enough(tmp_path):
+    for name in ("erste Aufnahme", "二"):
+        write_frames(tmp_path / "films" / name, [f"{n}.png" for n in range(12)], picture=picture)
+    (tmp_path / "films" / "二" / "cover_1.png").write_bytes(b"no frame")
+    table = pd.DataFrame(
+        {
+            "path": ["films/erste Aufnahme", "films/二", "films/gone"],
+            "label": ["happiness", None, "fear"],
+            "onset": [1, None, 0],
+            "apex": [6, None, 1],
+            "camera": ["left", "right", "left"],
+        }
+    )
+    done = prepare(
+        table, tmp_path, tmp_path / "out", specs=FLOW, recipe=PreprocessRecipe(detector="cropped"), workers=1
+    )
+    assert done.clips.ids.tolist() == ["erste Aufnahme", "二"]
+    assert done.clips.table["onset_index"].tolist() == [1, 0]
+    assert done.clips.table["offset_index"].tolist() == [11, 11]
+    assert done.clips.table["apex_from"].tolist() == ["annotation", "flow"]
+    assert done.clips.table["camera"].tolist() == ["left", "right"]
+    assert "does not exist" in done.report.left_out["detail"].iloc[0]
+    with pytest.raises(DataError, match="'path'"):
+        prepare(table.drop(columns="path").assign(clip=list("abc")), tmp_path, tmp_path / "two", specs=FLOW)
+    with pytest.raises(DataError, match="none of the 1 clips"):
+        prepare(table[2:], tmp_path, tmp_path / "two", specs=FLOW, workers=1)
+    assert not (tmp_path / "two").exists()
+    assert not (tmp_path / "two.parts").exists()
+
+
+def test_the_generic_table_is_prepared_and_its_unreadable_video_named(tmp_path):
+    root = build("generic", tmp_path / "data", picture=picture)
+    recipe = PreprocessRecipe(detector="cropped")
+    done = prepare("generic", root, tmp_path / "out", specs=SPECS, recipe=recipe, workers=1)
+    assert done.clips.ids.tolist() == ["anna-1", "anna-2"]
+    assert done.report.left_out["clip"].tolist() == ["björn"]
+
+
+def test_backbones_that_want_different_media_of_one_kind_get_a_folder_each(root, whole, tmp_path):
+    larger = InputSpec("flow", (40, 40), ("u", "v"), "signed")
+    wanted = {"small": [FLOW], "large": [larger], "images": [ONSET, APEX]}
+    assert list(group_specs(wanted)) == ["small+images", "large"]
+    done = make(root, tmp_path / "out", specs=wanted)
+    assert list(done.sets) == ["small+images", "large"]
+    for kind in ("flow", "onset", "apex"):
+        shared = done.folder / "small+images" / f"{kind}.npy"
+        assert shared.read_bytes() == (whole.folder / f"{kind}.npy").read_bytes()
+    assert ClipSet.load(done.folder / "large").media().shape == (8, 2, 40, 40)
+    with pytest.raises(DataError, match="choose one"):
+        _ = done.clips
+    with pytest.raises(SpecMismatchError, match="mapping"):
+        make(root, tmp_path / "two", specs=[FLOW, larger])
+    again = make(root, tmp_path / "out", specs=wanted)
+    assert again.report.reused == 8
+
+
+def test_specs_that_differ_in_channels_or_an_open_flow_method_are_shared():
+    open_one = InputSpec("flow", (28, 28), ("u", "v"), "minmax")
+    tvl1 = InputSpec("flow", (28, 28), ("strain", "u"), "minmax", "tvl1")
+    farneback = InputSpec("flow", (28, 28), ("u", "v"), "minmax", "farneback")
+    shared = group_specs({"a": [open_one], "b": [tvl1], "c": [farneback]})
+    assert {name: [spec.describe() for spec in specs] for name, specs in shared.items()} == {
+        "a+b": ["flow 28x28 (u, v, strain), minmax, tvl1"],
+        "c": ["flow 28x28 (u, v), minmax, farneback"],
+    }
+
+
+def test_raw_frames_are_searched_once_for_all_media(tmp_path, monkeypatch):
+    scene = Scene(centre=(80.0, 68.0), face_width=56.0)
+    video = next(synthetic_videos(1, size=(120, 160), frames=8, seed=1, scene=scene, amplify=2))
+    folder = tmp_path / "raw"
+    write_frames(folder, [f"{n}.png" for n in range(8)], picture=lambda index, total: video.frames[index])
+    made = make_media(folder, [FLOW, ONSET])
+    searched = []
+    detect = CascadeDetector.detect
+    monkeypatch.setattr(CascadeDetector, "detect", lambda *args: searched.append(1) or detect(*args))
+    wanted = {"a": [FLOW], "b": [InputSpec("flow", (40, 40), ("u", "v"), "signed")], "c": [ONSET]}
+    done = prepare(pd.DataFrame({"path": ["raw"]}), tmp_path, tmp_path / "out", specs=wanted, workers=1)
+    assert len(searched) == 3  # the onset and its two neighbours
+    for kind in ("flow", "onset"):
+        np.testing.assert_array_equal(done.sets["a+c"].read(kind)[0], made.media[kind])
+
+
+def test_models_are_named_and_share_what_they_can(tmp_path, root):
+    from fsmer.evaluation.prepare_models import prepare_for
+
+    done = prepare_for(
+        ["facs-flow", "mmnet"], "casme2", root, tmp_path / "out", frames="cropped", workers=1, scheme="megc2019"
+    )
+    assert {kind: spec.size for kind, spec in done.clips.specs.items()} == {
+        "apex": (224, 224),
+        "flow": (28, 28),
+        "onset": (224, 224),
+    }
+    assert set(done.clips.classes) <= {"negative", "positive", "surprise"}
+    with pytest.raises(UnknownNameError, match="facs-flow"):
+        prepare_for("facs_flow", "casme2", root, tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_takes_over_and_gives_the_same_bytes(root, whole, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster),
+    ):
+        done = make(root, tmp_path / "out", backend="dask", workers=None)
+    assert hashes(done.folder) == hashes(whole.folder)
+
+
+def test_a_backend_that_is_not_there_is_one_sentence(root, tmp_path):
+    with pytest.raises(DataError, match="backend 'flink' cannot be used"):
+        make(root, tmp_path / "out", backend="flink")
+    assert not (tmp_path / "out.parts").exists()
