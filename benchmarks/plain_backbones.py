@@ -28,7 +28,6 @@ from fsmer.backbones.tcae import AuEncoder, Tcae
 __all__ = ["plain", "plain_loss"]
 
 L = TypeVar("L", nn.Conv2d, nn.Linear)
-T = TypeVar("T")
 
 
 def plain(backbone: Backbone) -> nn.Module:
@@ -72,9 +71,9 @@ class PlainInception(nn.Module):
 
     def __init__(self, own: InceptionBlock) -> None:
         super().__init__()
-        points, biases = own.points.weight.chunk(3), _of(own.points.bias).chunk(3)
+        points, biases = own.points.weight.chunk(3), own.points.bias.chunk(3)
         self.point, before3, before5 = (convolution(*pair) for pair in zip(points, biases, strict=True))
-        conv3, conv5, pooled = (convolution(one.weight, _of(one.bias)) for one in (own.conv3, own.conv5, own.pooled))
+        conv3, conv5, pooled = (convolution(one.weight, one.bias) for one in (own.conv3, own.conv5, own.pooled))
         self.third = nn.Sequential(before3, nn.ReLU(), conv3)
         self.fifth = nn.Sequential(before5, nn.ReLU(), conv5)
         self.pooled = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), pooled)
@@ -92,9 +91,7 @@ class PlainFR(nn.Module):
         super().__init__()
         self.balance, self.dropout = own.balance, own.dropout
         self.streams = nn.ModuleList(
-            nn.Sequential(
-                *(PlainInception(part) if isinstance(part, InceptionBlock) else part for part in stream)  # type: ignore[attr-defined]
-            )
+            nn.Sequential(*(PlainInception(part) if isinstance(part, InceptionBlock) else part for part in stream))
             for stream in own.streams
         )
         self.shared = linear(own.shared.weight, own.shared.bias)
@@ -150,7 +147,7 @@ class PlainCABlock(nn.Module):
         """Features and attention."""
         found = F.relu(self.conv2(F.relu(self.conv1(features))) + self.shortcut(features))
         pooled = torch.cat([found.max(dim=1, keepdim=True).values, found.mean(dim=1, keepdim=True)], dim=1)
-        attention: Tensor = self.gate(pooled)  # type: ignore[misc]
+        attention: Tensor = self.gate(pooled)
         if prior is not None:
             attention = attention * (F.max_pool2d(prior, 3, 2, padding=1) if self.stride == 2 else prior)
         return found * attention, attention
@@ -162,8 +159,8 @@ class PlainMMNet(nn.Module):
     def __init__(self, own: MMNet) -> None:
         super().__init__()
         self.stem = copy.deepcopy(own.stem)
-        self.blocks = nn.ModuleList(PlainCABlock(block) for block in own.blocks)  # type: ignore[arg-type]
-        branch = _of(own.position)
+        self.blocks = nn.ModuleList(PlainCABlock(block) for block in own.blocks)
+        branch = own.position
         self.patch = copy.deepcopy(branch.patch)
         self.places = nn.Parameter(branch.places.detach().clone())
         arguments = own.config
@@ -228,7 +225,7 @@ class PlainMuBert(nn.Module):
         self.context_token = nn.Parameter(encoder.context_token.detach().clone())
         self.blocks = timm_blocks(encoder.blocks, encoder.width, arguments["heads"], arguments["mlp_ratio"])
         self.norm = copy.deepcopy(encoder.norm)
-        self.micro = copy.deepcopy(_of(own.micro_attention))
+        self.micro = copy.deepcopy(own.micro_attention)
         self.register_buffer("positions", encoder.positions.clone())
         self.register_buffer("mean", own.mean.clone())
         self.register_buffer("deviation", own.deviation.clone())
@@ -364,12 +361,5 @@ def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def _filled(layer: L, weight: Tensor, bias: Tensor) -> L:
     with torch.no_grad():
         layer.weight.copy_(weight)
-        _of(layer.bias).copy_(bias)
+        layer.bias.copy_(bias)
     return layer
-
-
-def _of(value: T | None) -> T:
-    """`value`, which every backbone that is compared has."""
-    if value is None:
-        raise TypeError("a part that the plain network copies is missing")
-    return value

@@ -22,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -34,7 +35,7 @@ from fsmer.backbones.mubert import MuBert
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.tcae import Tcae
 from fsmer.data.synthetic_frames import Camera, synthetic_videos
-from fsmer.io import write_json
+from fsmer.io import atomic_folder, write_json
 from fsmer.pretraining.self_supervised import pretrain_self_supervised
 
 # Training draws its faces with seed 0; these are others.
@@ -45,6 +46,26 @@ INDIVIDUALS = 50
 # Onset, apex and offset an eighth of a second apart, the time in which a micro-expression rises.
 FRAMES, FRAMES_PER_SECOND = 3, 8.0
 BATCH = 32
+# TCAE was made for ordinary video, in which faces move by many pixels. Frames of 64 show the micro-expressions of the
+# generator as fractions of one, so what TCAE is trained on and judged by moves more: factor on the expression, and
+# amplitude of the head's motion.
+AMPLIFY, HEAD = 4.0, 3.0
+RECORDINGS, RECORDED_FRAMES, RECORDED_RATE = 500, 16, 25.0
+TCAE_ARGUMENTS: dict[str, Any] = {"size": 64, "width": 8, "code_dim": 64, "jitter": "each"}
+TCAE_RECIPE: dict[str, Any] = {
+    "source": "fsmer's own choice for a short training",
+    "optimizer": "adam",
+    "learning_rate": 2e-3,
+    "steps": 3000,
+    "batch_size": 16,
+    "distance": (5, 15),
+}
+# Of each part: constructor arguments, and what changes in the recipe.
+KNOWN_SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "mubert_tiny": ({}, {}),
+    "tcae": (TCAE_ARGUMENTS, TCAE_RECIPE),
+}
+PARTS = tuple(KNOWN_SETTINGS)
 # A unit is judged where at least so many of the clips on either side show it.
 FEWEST = 20
 RIDGE = tuple(10.0**power for power in range(-1, 6))
@@ -74,11 +95,10 @@ class Truth:
     head: Array
 
 
-def draw(n: int, *, size: int, seed: int, domain: str = DOMAIN, head: float | None = None) -> Truth:
+def draw(
+    n: int, *, size: int, seed: int, domain: str = DOMAIN, amplify: float = 1.0, head: float | None = None
+) -> Truth:
     """`n` clips of a domain; `head` is the amplitude of head motion, by default the domain's."""
-    camera = Camera.of(domain)
-    if head is not None:
-        camera = replace(camera, head=head)
     onsets, apexes, moving, units, motion = [], [], [], [], []
     for video in synthetic_videos(
         n,
@@ -88,7 +108,8 @@ def draw(n: int, *, size: int, seed: int, domain: str = DOMAIN, head: float | No
         frames=FRAMES,
         frames_per_second=FRAMES_PER_SECOND,
         subjects=INDIVIDUALS,
-        camera=camera,
+        camera=_camera(domain, head),
+        amplify=amplify,
     ):
         onsets.append(video.frames[video.onset])
         apexes.append(video.frames[video.apex])
@@ -98,6 +119,11 @@ def draw(n: int, *, size: int, seed: int, domain: str = DOMAIN, head: float | No
     return Truth(
         _frames(onsets), _frames(apexes), torch.from_numpy(np.stack(moving)), np.stack(units), np.stack(motion)
     )
+
+
+def _camera(domain: str, head: float | None) -> Camera:
+    camera = Camera.of(domain)
+    return camera if head is None else replace(camera, head=head)
 
 
 def _frames(pictures: list[Array]) -> Tensor:
@@ -128,9 +154,19 @@ def moved_patches(model: MuBert, clips: Truth) -> dict[str, float]:
     }
 
 
-def judge_mubert(folder: Path, *, steps: int | None, clips: int, seed: int) -> dict[str, Any]:
+def judge_mubert(
+    folder: Path,
+    *,
+    steps: int | None,
+    clips: int,
+    seed: int,
+    arguments: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> dict[str, Any]:
     """The maps of `mubert_tiny`, trained and fresh, on each domain."""
-    trained = cast(MuBert, pretrained("mubert_tiny", folder, seed=seed, steps=steps))
+    trained = cast(
+        MuBert, pretrained("mubert_tiny", folder, seed=seed, steps=steps, arguments=arguments, changes=changes)
+    )
     untrained = cast(MuBert, fresh("mubert_tiny", seed, trained.config))
     size = trained.input_specs[0].size[0]
     results: dict[str, Any] = {}
@@ -172,15 +208,41 @@ def probe_scores(codes: tuple[Array, Array], clips: tuple[Truth, Truth]) -> dict
     known, asked = clips
     enough = np.minimum(known.units.sum(axis=0), asked.units.sum(axis=0)) >= FEWEST
     scores = _probe().fit(codes[0], known.units[:, enough].astype(float)).predict(codes[1])
-    motion = _probe().fit(codes[0], known.head / known.head.std(axis=0)).predict(codes[1])
+    # Shift, angle and scale have units of their own; in the end each counts alike.
+    spread = known.head.std(axis=0)
+    motion = _probe().fit(codes[0], known.head / spread).predict(codes[1])
+    areas = [roc_auc_score(*pair) for pair in zip(asked.units[:, enough].T, scores.T, strict=True)]
     return {
-        "action_units": float(np.mean([roc_auc_score(*pair) for pair in zip(asked.units[:, enough].T, scores.T)])),
-        "head_motion": float(r2_score(asked.head / known.head.std(axis=0), motion)),
+        "action_units": float(np.mean(areas)),
+        "head_motion": float(r2_score(asked.head / spread, motion)),
     }
 
 
 def _probe() -> Pipeline:
     return make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE))
+
+
+def draw_recordings(folder: Path, *, size: int, amplify: float, head: float) -> Path:
+    """A tree of frames to train on, one folder a recording; one that is there already is kept."""
+    if folder.is_dir():
+        return folder
+    with atomic_folder(folder) as tree:
+        videos = synthetic_videos(
+            RECORDINGS,
+            domain=DOMAIN,
+            size=size,
+            frames=RECORDED_FRAMES,
+            frames_per_second=RECORDED_RATE,
+            subjects=INDIVIDUALS,
+            camera=_camera(DOMAIN, head),
+            amplify=amplify,
+        )
+        for number, video in enumerate(videos):
+            place = tree / f"{number:04d}"
+            place.mkdir(parents=True)
+            for index, frame in enumerate(video.frames):
+                Image.fromarray(frame).save(place / f"{index:03d}.png")
+    return folder
 
 
 def judge_tcae(
@@ -191,11 +253,18 @@ def judge_tcae(
     seed: int,
     arguments: Mapping[str, Any],
     changes: Mapping[str, Any],
+    amplify: float = AMPLIFY,
+    head: float = HEAD,
 ) -> dict[str, Any]:
     """Probes on both codes of a TCAE, trained and fresh."""
-    trained = cast(Tcae, pretrained("tcae", folder, seed=seed, steps=steps, arguments=arguments, changes=changes))
+    moved = {"amplify": amplify, "head": head}
+    size = cast(Tcae, create_model("tcae", **arguments)).size
+    frames = draw_recordings(folder.parent / f"frames-{size}-{amplify:g}-{head:g}", size=size, **moved)
+    trained = cast(
+        Tcae, pretrained("tcae", folder, seed=seed, steps=steps, arguments=arguments, changes=changes, frames=frames)
+    )
     untrained = cast(Tcae, fresh("tcae", seed, trained.config))
-    known, asked = (draw(clips, size=trained.size, seed=one) for one in (PROBE_SEED, TEST_SEED))
+    known, asked = (draw(clips, size=size, seed=one, **moved) for one in (PROBE_SEED, TEST_SEED))
     results: dict[str, Any] = {}
     for weights, model in (("trained", trained), ("fresh", untrained)):
         before, after = code_changes(model, known), code_changes(model, asked)
@@ -230,8 +299,12 @@ def pretrained(
     steps: int | None = None,
     arguments: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
+    frames: Path | None = None,
 ) -> Backbone:
-    """The network trained on drawn faces by its recipe with some `changes`; one that lies in `folder` is not redone."""
+    """The network trained by its recipe with some `changes`; one that lies in `folder` is not trained again.
+
+    `frames` is a tree of frames; without one the pairs are those that ``fsmer pretrain`` draws.
+    """
     model = create_model(name, **(arguments or {}))
     recipe = cast(PretrainRecipe, model.pretraining_recipe)
     recipe = replace(recipe, **{**(changes or {}), **({} if steps is None else {"steps": steps})})
@@ -239,13 +312,15 @@ def pretrained(
     history = folder / "history.json"
     done = json.loads(history.read_text()) if history.is_file() else {}
     if {key: done.get(key) for key in wanted} != json.loads(json.dumps(wanted)):
-        pretrain_self_supervised(name, folder, seed=seed, recipe=recipe, arguments=arguments, progress=_progress)
+        pretrain_self_supervised(
+            name, folder, frames=frames, seed=seed, recipe=recipe, arguments=arguments, progress=_progress
+        )
     return load_model(folder)
 
 
 def _progress(step: int, steps: int, losses: dict[str, float]) -> None:
     if step % max(1, steps // 20) == 0 or step == steps:
-        print(f"step {step} of {steps}: " + ", ".join(f"{key} {value:.4g}" for key, value in losses.items()), flush=True)
+        print(f"step {step} of {steps}: loss {losses['loss']:.4g}", flush=True)
 
 
 def main() -> None:
@@ -255,7 +330,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of training; default: those of the part")
     parser.add_argument("--clips", type=int, default=1000, help="clips that are judged, and as many to fit probes on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="TCAE: argument or recipe")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an argument or an entry of the recipe"
+    )
+    parser.add_argument("--amplify", type=float, default=AMPLIFY, help="TCAE: factor on the expressions")
+    parser.add_argument("--head", type=float, default=HEAD, help="TCAE: amplitude of head motion")
     parser.add_argument("--out", type=Path, default=Path("out/self_supervision"), help="weights and results")
     asked = parser.parse_args()
     unknown = sorted(set(asked.parts) - set(PARTS))
@@ -263,32 +342,40 @@ def main() -> None:
         parser.error(f"unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}")
     for part in asked.parts or PARTS:
         folder = asked.out / part
+        arguments, changes = settings(part, asked.set)
+        chosen: dict[str, Any] = {
+            "steps": asked.steps,
+            "clips": asked.clips,
+            "seed": asked.seed,
+            "arguments": arguments,
+            "changes": changes,
+        }
         if part == "mubert_tiny":
-            results = judge_mubert(folder, steps=asked.steps, clips=asked.clips, seed=asked.seed)
+            results = judge_mubert(folder, **chosen)
             text = mubert_table(results)
         else:
-            arguments, changes = settings(asked.set)
-            results = judge_tcae(
-                folder, steps=asked.steps, clips=asked.clips, seed=asked.seed, arguments=arguments, changes=changes
-            )
+            results = judge_tcae(folder, amplify=asked.amplify, head=asked.head, **chosen)
             text = tcae_table(results)
         write_json(folder / "probes.json", results)
         print(text, flush=True)
 
 
-def settings(pairs: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """TCAE's constructor arguments and what changes in its recipe, after ``name=value`` pairs (values as in JSON)."""
-    given: dict[str, Any] = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            given[name] = json.loads(value)
-        except ValueError:
-            given[name] = value
+def settings(part: str, pairs: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Constructor arguments and changes of the recipe, after ``name=value`` pairs with values as in JSON."""
+    arguments, changes = (dict(known) for known in KNOWN_SETTINGS[part])
     recipe = {key.name for key in fields(PretrainRecipe)}
-    changes = TCAE_RECIPE | {name: value for name, value in given.items() if name in recipe}
-    arguments = TCAE_ARGUMENTS | {name: value for name, value in given.items() if name not in recipe}
-    return arguments, {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        value: Any
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if name in recipe:
+            changes[name] = tuple(value) if isinstance(value, list) else value
+        else:
+            arguments[name] = value
+    return arguments, changes
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ from fsmer.data.synthetic import synthetic_clips
 from fsmer.episodic import list_protocols
 from fsmer.evaluation import Report
 
-COMMANDS = ("demo", "models", "protocols", "evaluate", "adapt", "predict", "pretrain", "mmd")
+COMMANDS = (
+    "demo", "models", "protocols", "evaluate", "train", "adapt", "predict", "explain", "pretrain", "mmd", "datasets",
+    "check",
+)  # fmt: skip
 
 Run = Callable[..., Result]
 
@@ -213,7 +216,7 @@ def test_pretrain_makes_weights_that_load(run: Run, tmp_path: Path) -> None:
 def test_the_demo_compares_all_methods_and_leaves_a_recognizer(run: Run, weights: str, tmp_path: Path) -> None:
     shown = run("demo", "--model", weights, "--episodes", 5, "--out", tmp_path / "demo").stdout
     held = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    methods = {one.name for one in fsmer.list_methods()}
+    methods = {one.name for one in fsmer.list_methods()} - {"train"}  # those that keep the network, all at once
     assert set(held["methods"]) == methods
     table = (tmp_path / "demo" / "table.md").read_text()
     for name in methods:
@@ -303,3 +306,89 @@ def test_a_key_press_ends_with_130_and_the_run_goes_on_later(
     assert "Traceback" not in said
     assert not (out / "report.json").exists()
     assert list(out.glob(".parts-*/*.npz"))
+
+
+# ---- training, words, explanations and data sets
+
+
+def test_train_writes_a_recognizer_its_losses_and_a_curve(run: Run, folders: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    arguments = ("train", "basic_inception", "-d", folders[0], "--out", out, "-p", "epochs=2", "-a", "shared_width=16")
+    said = json.loads(run(*arguments, "--json").stdout)
+    assert len(said["losses"]) == 2
+    assert (tmp_path / "mine.history.json").is_file()
+    assert Image.open(tmp_path / "mine.history.png").size[0] > 300
+    recognizer = fsmer.Recognizer.load(out)
+    assert recognizer.backbone.config["shared_width"] == 16
+    answers = json.loads(run("predict", out, "-d", folders[1], "--json").stdout)
+    assert len(answers) == 36
+    assert "trained basic_inception on 36 clips" in run(*arguments).stdout.replace("\n", " ")
+
+
+def test_train_with_a_protocol_trains_every_fold_and_reports(
+    run: Run, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    arguments = ("train", "basic_inception", "--protocol", "loso", "-d", folders[0], "-p", "epochs=1")
+    said = json.loads(run(*arguments, "-a", "shared_width=8", "--out", tmp_path / "out", "--json").stdout)
+    assert said["method"]["name"] == "train"
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 36
+
+
+def test_classes_in_words_need_no_labelled_clip(run: Run, folders: tuple[str, str], tmp_path: Path) -> None:
+    words = ("--describe", "positive=cheek raiser, lip corner puller", "--describe", "negative=brow lowerer")
+    run("adapt", "--out", tmp_path / "words", *words)
+    assert fsmer.Recognizer.load(tmp_path / "words").classes_.tolist() == ["positive", "negative"]
+    report = json.loads(
+        run("evaluate", "kshot", "--shot", 0, "--method", "zero_shot", "-d", folders[0], *words,
+            "--where", "label != 'surprise'", "--json").stdout
+    )  # fmt: skip
+    assert report["protocol"]["descriptions"]["negative"] == "brow lowerer"
+    assert "nothing to learn from" in run("adapt", "--out", tmp_path / "none", code=1).stderr
+    assert (
+        "'teeth'"
+        in run("adapt", "--out", tmp_path / "none", "--describe", "a=teeth", "--describe", "b=4", code=1).stderr
+    )
+
+
+def test_explain_draws_one_picture_a_clip(run: Run, weights: str, tmp_path: Path) -> None:
+    pytest.importorskip("captum")
+    said = json.loads(
+        run("explain", weights, "-d", "synthetic:lab:4", "--clips", 2, "--out", tmp_path / "why", "--json").stdout
+    )
+    assert len(said) == 2
+    assert len(list((tmp_path / "why").glob("*.png"))) == 2
+
+
+def test_data_sets_are_listed_and_a_download_is_audited(run: Run, tmp_path: Path) -> None:
+    from fake_trees import build
+
+    names = {one["name"] for one in json.loads(run("datasets", "--json").stdout)}
+    assert {"casme2", "samm", "smic", "mmew", "4dme"} <= names
+    assert "casme2" in run("datasets").stdout
+    build("casme2", tmp_path / "casme2")
+    audit = json.loads(run("check", "casme2", "--root", tmp_path / "casme2", "--json").stdout)
+    assert audit
+    assert "casme2" in run("check", "casme2", "--root", tmp_path / "casme2").stdout.lower().replace(" ii", "2")
+    (tmp_path / "empty").mkdir()
+    assert "CASME II" in run("check", "casme2", "--root", tmp_path / "empty", code=1).stderr
+    assert "did you mean" in run("check", "casme22", "--root", tmp_path, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ("train", "fr", "--data", "synthetic:lab:12", "--out", "{out}", "-a", "filtres=6"),
+            "unknown argument 'filtres'",
+        ),
+        (("train", "fr", "--data", "synthetic:lab:12", "--out", "{out}", "-p", "epochs=0"), "epochs=0"),
+        (("train", "frr", "--data", "synthetic:lab:12", "--out", "{out}"), "did you mean 'fr'"),
+        (("pretrain", "facs-flow", "--out", "{out}", "--frames", "nowhere"), "takes no frames"),
+        (("pretrain", "mubert_tiny", "--out", "{out}", "--frames", "nowhere"), "nowhere"),
+        (("explain", "fr", "--data", "synthetic:lab:3", "--out", "{out}"), "no weights of 'fr'"),
+    ],
+)
+def test_new_commands_refuse_in_one_sentence(run: Run, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    given = [argument.replace("{out}", str(tmp_path / "out")) for argument in arguments]
+    assert says in run(*given, code=1).stderr

@@ -227,7 +227,8 @@ def test_a_folder_of_other_files_is_never_replaced(root, tmp_path):
 def test_a_full_disk_is_one_sentence_and_finished_clips_are_kept(root, whole, tmp_path, monkeypatch, step):
     out = tmp_path / "out"
     calls = []
-    real = np.savez if step == "part" else np.lib.format.write_array_header_1_0
+    place, name = (Path, "write_bytes") if step == "part" else (np.lib.format, "write_array_header_1_0")
+    real = getattr(place, name)
 
     def full(*args, **kwargs):
         calls.append(1)
@@ -236,7 +237,7 @@ def test_a_full_disk_is_one_sentence_and_finished_clips_are_kept(root, whole, tm
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((np, "savez") if step == "part" else (np.lib.format, "write_array_header_1_0")), full)
+        patch.setattr(place, name, full)
         with pytest.raises(OutputError, match=r"No space left on device.*kept") as refused:
             make(root, out)
     assert str(refused.value).count("\n") == 0
@@ -244,6 +245,25 @@ def test_a_full_disk_is_one_sentence_and_finished_clips_are_kept(root, whole, tm
     kept = 2 if step == "part" else 8
     assert len(list((tmp_path / "out.parts").iterdir())) == kept
     assert make(root, out).report.reused == kept
+    assert hashes(out) == hashes(whole.folder)
+
+
+def test_a_finished_clip_that_was_damaged_is_named_and_made_again(root, whole, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(state):
+        if state.done == 4:
+            raise Stop
+
+    out = tmp_path / "out"
+    with pytest.raises(Stop):
+        make(root, out, progress=stop)
+    part = sorted((tmp_path / "out.parts").iterdir())[0]
+    part.write_bytes(part.read_bytes()[:-7])
+    with pytest.raises(DataError, match="damaged and was removed"):
+        make(root, out)
+    make(root, out)
     assert hashes(out) == hashes(whole.folder)
 
 

@@ -17,9 +17,9 @@ SMALL = {"stem": [[8, 2], [8, 2]], "stages": [[8, 1], [16, 2]], "heads": 2, "poo
 @pytest.fixture
 def bench(monkeypatch, repository):
     monkeypatch.syspath_prepend(str(repository))
-    from benchmarks import bench_backbones
+    from benchmarks import streaming
 
-    return bench_backbones
+    return streaming
 
 
 def test_memory_for_embeddings_does_not_grow_with_the_clips(bench):

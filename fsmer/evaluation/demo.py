@@ -110,7 +110,7 @@ def run_demo(
     """
     from fsmer.backbones import load_model
     from fsmer.episodic import load_protocol
-    from fsmer.transfer import adapt, list_methods
+    from fsmer.transfer import adapt, list_methods, load_method
 
     folder = Path(out)
     files = {
@@ -123,10 +123,11 @@ def run_demo(
     check_writable(folder)
     backbone = load_model(os.fspath(model))
     protocol = load_protocol(PROTOCOL, episodes=episodes, seed=seed)
-    clips = protocol.make_clips()
+    clips = protocol.make_clips(specs=backbone.input_specs)
     reports = {
         one.name: evaluate(protocol, backbone, one.name, clips=clips, progress=_named(progress, one.name))
         for one in list_methods()
+        if load_method(one.name).keeps_backbone  # training the network anew for every episode takes hours
     }
     episode = protocol.split(clips)[0]
     source = None if episode.source is None else clips[episode.source]
@@ -162,7 +163,7 @@ def _answers(recognizer: Recognizer, asked: ClipSet) -> tuple[Any, str]:
         for label, answer, probability in zip(shown.labels, said, probabilities.max(axis=1), strict=True)
     ]
     words = f"{shown.ids[0]}, which is {shown.labels[0]}: {said[0]!s} with {probabilities[0].max():.0%}"
-    kind = recognizer.backbone.input_spec.kind
+    kind = recognizer.backbone.input_specs[0].kind
     normalisation = shown.specs[kind].normalisation
     return flow_figure(shown.media(kind), titles=titles, normalisation=normalisation), words
 

@@ -19,6 +19,7 @@ from fsmer.backbones import Backbone, embed, load_model
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
 from fsmer.data.facs import action_unit, describe_aus
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
+from fsmer.data.spec import InputSpec
 from fsmer.errors import MediaError
 from fsmer.evaluation.plots import BLUE, DPI, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.io import check_writable, write_json, write_text
@@ -415,7 +416,7 @@ class _Answerer:
         self.recipe = PreprocessRecipe()
 
     def __call__(self, movement: Movement) -> PredictedInterval:
-        onset, apex = movement.crops([0, movement.apex_place], CROP)
+        onset, apex = movement.pair(CROP)
         names = [str(name) for name in self.recognizer.classes_]
         shares = self.recognizer.predict_proba(self._media(movement))[0].tolist()
         probabilities = dict(zip(names, shares, strict=True))
@@ -439,8 +440,7 @@ class _Answerer:
     def _media(self, movement: Movement) -> dict[str, NDArray[np.float32]]:
         specs = self.recognizer.backbone.input_specs
         if all(spec.frames is None for spec in specs):
-            onset, apex = movement.crops([0, movement.apex_place], CROP)
-            media = pair_media(onset, apex, specs, recipe=self.recipe)
+            media = pair_media(*movement.pair(CROP), specs, recipe=self.recipe)
         else:
             media = media_from_frames(
                 movement.crops(size=CROP),
@@ -477,9 +477,8 @@ def _pictures(onset: NDArray[np.uint8], apex: NDArray[np.uint8]) -> _Pictures:
     small = [
         np.asarray(cv2.resize(one, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)
     ]
-    spec = replace(FacsFlow(widths=(1, 1, 1, 1), branch_dim=1).input_spec, size=(56, 56), normalisation="signed")
-    flow = flow_map(optical_flow(onset, apex), spec, remove_head=True)
-    return _Pictures(small[0], small[1], flow)
+    spec = InputSpec(size=(56, 56), normalisation="signed")
+    return _Pictures(small[0], small[1], flow_map(optical_flow(onset, apex), spec, remove_head=True))
 
 
 # -- frames with their times ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,9 +40,9 @@ from fsmer.errors import (
 )
 from fsmer.io import atomic_path, check_writable, write_json, write_text
 from fsmer.preprocess.apex import check_interval
-from fsmer.preprocess.faces import CroppedFaces, FaceDetector, load_detector
+from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, load_detector
 from fsmer.preprocess.media import _checked_specs, _made_spec, crop_frames, make_media
-from fsmer.preprocess.reading import FALLBACK_RATE, Frame, FrameSource, ImageFolder, VideoFile
+from fsmer.preprocess.reading import FALLBACK_RATE, Frame, ImageFolder, VideoFile
 from fsmer.preprocess.recipe import PreprocessRecipe
 
 __all__ = ["PrepareProgress", "PrepareReport", "Prepared", "group_specs", "prepare"]
@@ -269,7 +270,7 @@ class _Job:
     settings: str
 
     def part(self, key: str) -> Path:
-        return self.parts / f"{key}.npz"
+        return self.parts / f"{key}.clip"
 
 
 @dataclass(frozen=True)
@@ -285,41 +286,47 @@ class _Outcome:
 # -- one clip (runs in the workers) -----------------------------------------------------------------------------------
 
 
-class _KeptFrames(FrameSource):
-    """A recording whose last frames stay in memory, up to `KEPT_BYTES`."""
+class _Kept:
+    """The frames read last, up to `KEPT_BYTES`: a clip's onset is asked for by its face, its flow and its image."""
 
-    def __init__(self, source: FrameSource) -> None:
-        self.source = source
-        self.name = source.name
-        self.notes = source.notes
-        self._kept: OrderedDict[int, Frame] = OrderedDict()
+    def __init__(self) -> None:
+        self._frames: OrderedDict[int, Frame] = OrderedDict()
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.source.size
+    def get(self, index: int, read: Callable[[int], Frame]) -> Frame:
+        if index not in self._frames:
+            self._frames[index] = read(index)
+            while len(self._frames) > 1 and len(self._frames) * self._frames[index].nbytes > KEPT_BYTES:
+                self._frames.popitem(last=False)
+        self._frames.move_to_end(index)
+        return self._frames[index]
 
-    @property
-    def count(self) -> int | None:
-        return self.source.count
 
-    @property
-    def timestamps(self) -> NDArray[np.float64]:
-        return self.source.timestamps
+class _KeptFolder(ImageFolder):
+    def __init__(self, folder: Path, files: Sequence[str] | None) -> None:
+        self._kept = _Kept()
+        # No medium depends on the rate; telling one spares every folder the note that it is unknown.
+        super().__init__(folder, files=files, frames_per_second=FALLBACK_RATE)
 
-    @property
-    def frames_per_second(self) -> float:
-        return self.source.frames_per_second
+    def _decode(self, index: int) -> Frame:
+        return self._kept.get(index, super()._decode)
 
-    def __iter__(self) -> Iterator[Frame]:
-        return (self._frame(index) for index in range(len(self)))
+
+class _KeptVideo(VideoFile):
+    def __init__(self, path: Path) -> None:
+        self._frames_kept = _Kept()
+        super().__init__(path, frames_per_second=FALLBACK_RATE)
 
     def _frame(self, index: int) -> Frame:
-        if index not in self._kept:
-            self._kept[index] = self.source[index]
-            while len(self._kept) > 1 and len(self._kept) * self._kept[index].nbytes > KEPT_BYTES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(index)
-        return self._kept[index]
+        return self._frames_kept.get(index, super()._frame)
+
+
+class _KeptCrops(CroppedFrames):
+    def __init__(self, crops: CroppedFrames) -> None:
+        self._kept = _Kept()
+        super().__init__(crops.source, crops.poses, crops.size)
+
+    def _frame(self, index: int) -> Frame:
+        return self._kept.get(index, super()._frame)
 
 
 def _prepare_clip(task: _Task, job: _Job) -> _Outcome:
@@ -339,26 +346,20 @@ def _prepare_clip(task: _Task, job: _Job) -> _Outcome:
         except Exception as error:  # decoders raise anything on damaged files, and no clip may stop the rest
             reason = str(error).strip().splitlines()
             return _Outcome(task.clip, problem=type(error).__name__, detail=reason[0] if reason else "no reason given")
-        try:
-            with atomic_path(job.part(key)) as temporary, temporary.open("wb") as handle:
-                held: dict[str, Any] = {"facts": np.array(json.dumps(facts, ensure_ascii=False)), **arrays}
-                np.savez(handle, **held)
-        except OutputError:
-            raise
-        except OSError as error:
-            raise _cannot_write(job.parts, error) from error
+        _Part(job.part(key)).write(arrays, facts)
         return _Outcome(task.clip, key, "made")
 
 
 def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
     steps = job.recipe
-    source = _KeptFrames(_open(Path(task.path)))
+    path = Path(task.path)
+    source = _KeptFolder(path, _frame_names(path) or None) if path.is_dir() else _KeptVideo(path)
     needs_apex = any(spec.kind in ("flow", "apex") for _, specs in job.groups for spec in specs)
     apex = task.apex if needs_apex and steps.apex in ("given", "annotated") else None
     onset, offset = check_interval(len(source), task.onset, apex, task.offset, name=source.name)
     crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
-    if crops is not source:
-        crops = _KeptFrames(crops)
+    if isinstance(crops, CroppedFrames):
+        crops = _KeptCrops(crops)
     # Every group starts from the same crops, so the face is looked for once.
     inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset", crop_size=crops.size)
     arrays: dict[str, NDArray[np.float32]] = {}
@@ -367,10 +368,12 @@ def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[np.float32]], dict[
     for place, (_, specs) in enumerate(job.groups):
         made = make_media(crops, specs, onset=onset, apex=apex, offset=offset, recipe=inner, detector=CroppedFaces())
         for spec in specs:
-            problem = check_arrays(made.media[spec.kind][None], spec)
+            # Images come with their channels last in memory, in which looking at values takes ten times as long.
+            array = np.ascontiguousarray(made.media[spec.kind], "<f4")
+            problem = check_arrays(array[None], spec)
             if problem is not None:
                 raise DataError(problem[1])
-            arrays[f"{place}-{spec.kind}"] = made.media[spec.kind]
+            arrays[f"{place}-{spec.kind}"] = array
         notes.update(dict.fromkeys(made.notes))
         if made.apex is not None and not apex_from:
             apex, apex_from = made.apex, made.apex_method or ""
@@ -385,13 +388,6 @@ def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[np.float32]], dict[
     return arrays, facts
 
 
-def _open(path: Path) -> FrameSource:
-    # No medium depends on the rate; telling one spares every folder the note that it is unknown.
-    if not path.is_dir():
-        return VideoFile(path, frames_per_second=FALLBACK_RATE)
-    return ImageFolder(path, files=_frame_names(path) or None, frames_per_second=FALLBACK_RATE)
-
-
 @lru_cache(maxsize=1)
 def _frame_names(folder: Path) -> list[str]:
     return [file.name for file in frame_files(folder)]
@@ -403,7 +399,7 @@ def _key(task: _Task, job: _Job) -> str:
     files: list[tuple[str, int]] = []
     if path.is_dir():
         _frame_names.cache_clear()
-        files = [(name, (path / name).stat().st_size) for name in _frame_names(path)]
+        files = [(name, os.stat(f"{task.path}/{name}").st_size) for name in _frame_names(path)]
     elif path.is_file():
         files = [(path.name, path.stat().st_size)]
     return _hash([job.settings, task.clip, task.onset, task.apex, task.offset, files])
@@ -793,9 +789,9 @@ def _write_media(whole: Path, job: _Job, readers: Sequence[_Part | _Row]) -> Non
                 np.lib.format.write_array_header_1_0(handle, header)
                 files[f"{place}-{spec.kind}"] = handle
         for reader in readers:
-            arrays = reader.arrays()
+            media = reader.media()
             for kind, handle in files.items():
-                handle.write(np.ascontiguousarray(arrays[kind], "<f4").tobytes())
+                handle.write(media[kind])
 
 
 def _reader(outcome: _Outcome, job: _Job, earlier: _Earlier | None) -> _Part | _Row:
@@ -806,24 +802,39 @@ def _reader(outcome: _Outcome, job: _Job, earlier: _Earlier | None) -> _Part | _
 
 @dataclass(frozen=True)
 class _Part:
-    """A finished clip in the store of parts."""
+    """A finished clip in the store of parts: one line of JSON, then the bytes of its media in the order named there."""
 
     path: Path
 
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
-        with self._open() as held:
-            return {name: held[name] for name in held.files if name != "facts"}
+    def write(self, arrays: Mapping[str, NDArray[np.float32]], facts: Mapping[str, Any]) -> None:
+        media = {name: array.tobytes() for name, array in arrays.items()}
+        head = {"facts": dict(facts), "media": {name: len(held) for name, held in media.items()}}
+        try:
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(b"".join([json.dumps(head).encode(), b"\n", *media.values()]))
+        except OutputError:
+            raise
+        except OSError as error:
+            raise _cannot_write(self.path.parent, error) from error
+
+    def media(self) -> dict[str, bytes]:
+        return self._read()[1]
 
     def facts(self) -> dict[str, Any]:
-        with self._open() as held:
-            return dict(json.loads(str(held["facts"])))
+        return self._read()[0]
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[Any]:
+    def _read(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        whole = self.path.read_bytes()
         try:
-            with np.load(self.path, allow_pickle=False) as held:
-                yield held
-        except Exception as error:  # zip and array readers raise many kinds of errors on damaged files
+            line, _, rest = whole.partition(b"\n")
+            head = json.loads(line)
+            ends = np.cumsum([0, *head["media"].values()]).tolist()
+            if ends[-1] != len(rest):
+                raise ValueError(f"it has {len(rest)} bytes of media instead of {ends[-1]}")
+            return head["facts"], {
+                name: rest[low:high] for name, (low, high) in zip(head["media"], pairwise(ends), strict=True)
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.path.unlink(missing_ok=True)
             raise DataError(
                 f"the finished clip {self.path} is damaged and was removed ({error}); run the same again."
@@ -846,9 +857,13 @@ class _Row:
     earlier: _Earlier
     row: int
 
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
+    def media(self) -> dict[str, bytes]:
         sets = enumerate(self.earlier.sets)
-        return {f"{place}-{kind}": clips.read(kind, [self.row])[0] for place, clips in sets for kind in clips.specs}
+        return {
+            f"{place}-{kind}": clips.read(kind, [self.row])[0].astype("<f4").tobytes()
+            for place, clips in sets
+            for kind in clips.specs
+        }
 
     def facts(self) -> dict[str, Any]:
         values = self.earlier.facts.iloc[self.row].to_dict()

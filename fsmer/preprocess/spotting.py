@@ -167,6 +167,8 @@ class Movement:
     poses : tuple of FacePose
         Crop of every moment in pixels of the frame: the onset's, unless the head moved so far that flow would lose it;
         then each moment's own.
+    rest : tuple of Moment
+        A few moments at rest, the onset last.
     """
 
     moments: tuple[Moment, ...] = field(repr=False)
@@ -174,6 +176,7 @@ class Movement:
     energy: float
     threshold: float
     poses: tuple[FacePose, ...] = field(repr=False)
+    rest: tuple[Moment, ...] = field(repr=False)
 
     @property
     def onset(self) -> Moment:
@@ -194,6 +197,18 @@ class Movement:
         """Face crops of some moments (default all)."""
         chosen = range(len(self.moments)) if places is None else places
         return [self.moments[place].crop(self.poses[place], size) for place in chosen]
+
+    def pair(self, size: tuple[int, int] = (224, 224)) -> tuple[Frame, Frame]:
+        """Onset and apex, each the mean of a few moments that show nearly the same: noise shows in flow."""
+        if self.poses[0] is not self.poses[-1]:
+            onset, apex = self.crops([0, self.apex_place], size)
+            return onset, apex
+        near = self.moments[max(1, self.apex_place - 1) : self.apex_place + 2]
+        onset, apex = (
+            np.round(np.mean([one.crop(self.poses[0], size) for one in some], axis=0)).astype(np.uint8)
+            for some in (self.rest, near)
+        )
+        return onset, apex
 
 
 class EnergyTrace:
@@ -444,7 +459,7 @@ class MovementSpotter:
         hold = round(self.settings.hold / self._interval)
         earlier = self._smoothed(max(0, now - hold))
         settled = lasted > self.settings.hold and self._energy_of(here - earlier) < max(
-            0.6 * self._threshold, 0.15 * self._peak
+            0.6 * self._threshold, 0.3 * self._peak
         )
         if settled or lasted > self.settings.longest:
             return self._end(now, held=True)
@@ -482,12 +497,12 @@ class MovementSpotter:
         steady = [_middle(found[max(0, n - 2) : n + 3]) for n in range(onset, offset + 1)]
         if _distance(steady[0], steady[apex - onset]) < FAR:
             steady = [steady[0]] * len(steady)
-        movement = Movement(moments, apex - onset, 0.0, self._threshold, tuple(steady))
+        rest = tuple(reading.moment for reading in list(self._readings)[max(0, onset - 2) : onset + 1])
+        movement = Movement(moments, apex - onset, 0.0, self._threshold, tuple(steady), rest)
         crops = movement.crops([0, apex - onset], (self._energy.side,) * 2)
         vectors, head, eyes = self._compare(*(self._energy.prepare(crop) for crop in crops))
         energy = self._energy_of(vectors)
         largest = float(np.linalg.norm(vectors, axis=1).max())
-        self.last = dict(time=moments[0].time, energy=energy, threshold=self._threshold, head=head, eyes=eyes, largest=largest)
         if energy < 0.8 * self._threshold or energy / len(vectors) ** 0.5 < self.settings.turn * head:
             return None
         if eyes > self.settings.blink * largest or largest > self.settings.farthest:

@@ -1,0 +1,230 @@
+"""Prediction on a recording: the JSON that was promised, the picture, streams, and one sentence for what is no recording."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fsmer.data.synthetic_frames import Camera, Scene, SyntheticRecording, synthetic_recording
+from fsmer.errors import DataError, MediaError, OutputError, SupportError
+from fsmer.evaluation.recording import (
+    NO_EXPRESSION,
+    RecordingPrediction,
+    RecordingReader,
+    predict_recording,
+)
+from fsmer.preprocess.faces import NoFaceError
+
+FPS = 25.0
+
+
+def write_video(path: Path, frames: Any, fps: int = 25) -> Path:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.bit_rate = 4_000_000
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def smile() -> SyntheticRecording:
+    return synthetic_recording(
+        4.5,
+        domain="lab",
+        seed=3,
+        size=(240, 320),
+        frames_per_second=FPS,
+        scene=Scene((160.0, 125.0), 96.0, 3.0),
+        units=[[12]],
+        rest=(1.5, 1.6),
+        amplify=2.5,
+        camera=Camera(noise=1.5, light=0.005, head=0.1, blinks=0.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def video(smile: SyntheticRecording, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("vidéo mit Leerzeichen") / "my smile.mp4", smile)
+
+
+@pytest.fixture(scope="module")
+def prediction(video: Path) -> RecordingPrediction:
+    return predict_recording(video)
+
+
+def test_a_smile_is_found_at_its_time_with_its_class_and_action_unit(
+    smile: SyntheticRecording, prediction: RecordingPrediction
+) -> None:
+    assert len(smile.intervals) == 1
+    (found,) = prediction.intervals
+    true = smile.intervals[0]
+    assert abs(found.onset_s - true.onset / FPS) < 0.17
+    assert abs(found.apex_s - true.apex / FPS) < 0.13
+    assert abs(found.offset_s - true.offset / FPS) < 0.17
+    assert found.label == prediction.label == "positive"
+    assert 12 in found.aus
+    assert "corners of the mouth" in found.words
+
+
+def test_the_json_object_has_exactly_the_promised_keys(
+    smile: SyntheticRecording, prediction: RecordingPrediction
+) -> None:
+    said = json.loads(prediction.to_json())
+    assert list(said) == ["fps", "frames", "faces", "intervals"]
+    assert said["fps"] == FPS
+    assert said["frames"] == len(smile)
+    assert said["faces"] == len(smile)
+    (one,) = said["intervals"]
+    assert list(one) == ["onset_s", "apex_s", "offset_s", "label", "probabilities", "aus"]
+    assert 0 <= one["onset_s"] < one["apex_s"] <= one["offset_s"] <= len(smile) / FPS
+    assert set(one["probabilities"]) == {"negative", "positive", "surprise"}
+    assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert max(one["probabilities"], key=one["probabilities"].get) == one["label"]
+    assert all(isinstance(number, int) for number in one["aus"])
+
+
+def test_the_folder_holds_picture_json_and_csv(prediction: RecordingPrediction, tmp_path: Path) -> None:
+    files = prediction.save(tmp_path / "new" / "answer")
+    assert sorted(path.name for path in (tmp_path / "new" / "answer").iterdir()) == [
+        "intervals.csv",
+        "recording.json",
+        "timeline.png",
+    ]
+    assert json.loads(files["json"].read_text(encoding="utf-8")) == prediction.to_dict()
+    table = pd.read_csv(files["csv"], dtype={"aus": str})
+    assert table["label"].tolist() == ["positive"]
+    assert "12" in table["aus"][0].split("+")
+    with Image.open(files["picture"]) as picture:
+        assert min(picture.size) > 500
+        # Thumbnails are in colour, not only lines on white.
+        assert np.asarray(picture.convert("RGB")).std() > 20
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(prediction: RecordingPrediction, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(OutputError, match="cannot write"):
+        prediction.save(blocked / "answer")
+
+
+def test_a_webcam_gives_intervals_as_they_end(smile: SyntheticRecording) -> None:
+    given: list[int] = []
+
+    def camera() -> Any:
+        for number, frame in enumerate(smile):
+            given.append(number)
+            yield 100.0 + number / FPS, frame
+
+    reader = RecordingReader(camera())
+    (first,) = [(one, len(given)) for one in reader][:1]
+    interval, frames_read = first
+    assert frames_read < len(smile)
+    assert abs(interval.apex_s - smile.intervals[0].apex / FPS) < 0.13
+    assert reader.prediction.fps == pytest.approx(FPS)
+    assert reader.prediction.frames == len(smile)
+    assert reader.prediction.intervals == (interval,)
+
+
+def test_bad_stamps_of_a_stream_are_mended(smile: SyntheticRecording) -> None:
+    stamps = [number / FPS for number in range(40)]
+    stamps[20], stamps[30] = float("nan"), 0.1
+    reader = RecordingReader((stamp, smile.frame(number)) for number, stamp in enumerate(stamps))
+    assert list(reader) == []
+    times = reader.prediction.trace[0]
+    assert np.all(np.diff(times) > 0)
+    assert reader.prediction.fps == pytest.approx(FPS)
+
+
+def test_nothing_moved_is_no_expression(smile: SyntheticRecording) -> None:
+    found = predict_recording([smile.frame(0)] * 50)
+    assert found.intervals == ()
+    assert found.label == NO_EXPRESSION
+    assert NO_EXPRESSION in found.summary()
+    assert found.to_dict()["intervals"] == []
+    assert found.to_frame().empty
+    assert found.figure().axes
+
+
+def test_progress_is_told(smile: SyntheticRecording) -> None:
+    told: list[tuple[int, int]] = []
+    predict_recording([smile.frame(0)] * 10, progress=lambda done, total: told.append((done, total)))
+    assert told == [(number, 10) for number in range(1, 11)]
+
+
+def test_other_classes_can_be_asked_for(video: Path) -> None:
+    found = predict_recording(video, classes=["12", "brow lowerer", "1+2"])
+    assert found.intervals[0].label == "12"
+    with pytest.raises(SupportError, match="two or more"):
+        predict_recording(video, classes=["12"])
+
+
+def test_a_saved_recognizer_answers_with_its_own_classes(video: Path, tmp_path: Path) -> None:
+    from fsmer.transfer import recognizer_of_words
+
+    folder = recognizer_of_words("facs-flow", {"smile": "6+12", "frown": "4"}).save(tmp_path / "smiles")
+    (one,) = predict_recording(video, folder).intervals
+    assert one.label == "smile"
+    assert set(one.probabilities) == {"smile", "frown"}
+    # Action units come from the shipped model.
+    assert 12 in one.aus
+
+
+def test_a_recording_without_a_face_says_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    wall = np.full((120, 160, 3), 128, np.uint8)
+    frames = [np.clip(wall + rng.normal(0, 3, wall.shape), 0, 255).astype(np.uint8) for _ in range(12)]
+    with pytest.raises(NoFaceError, match=r"no face was found in any of the 12 frames of .*wall\.mp4"):
+        predict_recording(write_video(tmp_path / "wall.mp4", frames))
+
+
+def test_a_face_lost_half_way_is_said_in_faces(smile: SyntheticRecording) -> None:
+    wall = np.full_like(smile.frame(0), 90)
+    found = predict_recording([*(smile.frame(number) for number in range(60)), *[wall] * 60])
+    assert found.frames == 120
+    assert 55 <= found.faces <= 62
+    assert "a face in 5" in found.summary()
+    assert all(one.offset_s <= 60 / FPS for one in found.intervals)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_frames_are_one_sentence(smile: SyntheticRecording, count: int) -> None:
+    with pytest.raises(MediaError, match=rf"has {count} frames?, too few"):
+        predict_recording([smile.frame(0)] * count)
+
+
+def test_what_is_no_recording_is_one_sentence(smile: SyntheticRecording, tmp_path: Path) -> None:
+    empty, text, photo = tmp_path / "empty.mp4", tmp_path / "text.mp4", tmp_path / "photo.png"
+    empty.write_bytes(b"")
+    text.write_text("this is no video, only words.\n" * 50)
+    Image.fromarray(smile.frame(0)).save(photo)
+    for source, words in (
+        (empty, "zero bytes"),
+        (text, "cannot be opened as a video"),
+        (photo, "1 frame, too few"),
+        (tmp_path / "none.mp4", "does not exist"),
+        (iter(()), "gave no frame"),
+        (iter([smile.frame(0), smile.frame(0)[:100]]), "must have one size"),
+    ):
+        with pytest.raises(DataError, match=words) as caught:
+            predict_recording(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_cut_short_is_one_sentence(video: Path, tmp_path: Path) -> None:
+    whole = video.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match="cut short"):
+        predict_recording(cut)

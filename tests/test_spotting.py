@@ -1,0 +1,200 @@
+"""Spotting movements in a stream: found at the right time, nothing at rest, bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pytest
+
+from fsmer.data.synthetic_frames import Camera, Scene, SyntheticRecording, synthetic_recording
+from fsmer.preprocess.faces import FacePose
+from fsmer.preprocess.spotting import EnergyTrace, Movement, MovementSpotter, SpotterSettings, keep_moment
+
+FPS = 25.0
+SIZE = (180, 320)
+SCENE = Scene((160.0, 95.0), 84.0, 3.0)
+
+
+class KnownFace:
+    """A detector that was told where the face is: these tests are about movement."""
+
+    def detect(self, frame: np.ndarray, number: int = 0) -> list[FacePose]:
+        return [FacePose(160.0, 95.0, 84.0, np.deg2rad(3.0))]
+
+    def follow(self, frame: np.ndarray, before: FacePose, number: int = 0) -> FacePose | None:
+        return before
+
+
+class LostFace(KnownFace):
+    """The face is gone between two frames."""
+
+    def __init__(self, gone: range) -> None:
+        self.gone = gone
+
+    def detect(self, frame: np.ndarray, number: int = 0) -> list[FacePose]:
+        return [] if number in self.gone else super().detect(frame, number)
+
+    def follow(self, frame: np.ndarray, before: FacePose, number: int = 0) -> FacePose | None:
+        return None if number in self.gone else before
+
+
+def spot(frames: Iterable[np.ndarray], spotter: MovementSpotter | None = None, fps: float = FPS) -> list[Movement]:
+    spotter = spotter or MovementSpotter(fps, detector=KnownFace())
+    found = [one for number, frame in enumerate(frames) for one in spotter.update(frame, number / fps)]
+    return found + spotter.finish()
+
+
+def drawn(seconds: float = 7.0, *, units: list[list[int]] | None = None, **options: object) -> SyntheticRecording:
+    wanted = {"camera": Camera(noise=2.0, light=0.01, head=0.2, blinks=0.0), "amplify": 2.0, "seed": 3}
+    return synthetic_recording(
+        seconds,
+        size=SIZE,
+        frames_per_second=FPS,
+        scene=SCENE,
+        units=units or [[12], [1, 2]],
+        **(wanted | options),  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="module")
+def smiles() -> tuple[SyntheticRecording, list[Movement]]:
+    recording = drawn()
+    return recording, spot(recording)
+
+
+def test_every_clear_expression_is_found_at_its_time_and_nothing_else(
+    smiles: tuple[SyntheticRecording, list[Movement]],
+) -> None:
+    recording, found = smiles
+    assert len(recording.intervals) >= 2
+    assert len(found) == len(recording.intervals)
+    for one, true in zip(found, recording.intervals, strict=True):
+        assert abs(one.onset.number - true.onset) <= 4
+        assert abs(one.apex.number - true.apex) <= 3
+        assert abs(one.offset.number - true.offset) <= 4
+        assert one.onset.number < one.apex.number <= one.offset.number
+
+
+def test_times_are_those_given_with_the_frames(smiles: tuple[SyntheticRecording, list[Movement]]) -> None:
+    _, found = smiles
+    assert all(one.apex.time == pytest.approx(one.apex.number / FPS) for one in found)
+
+
+def test_crops_show_the_face_and_the_pair_has_less_noise(smiles: tuple[SyntheticRecording, list[Movement]]) -> None:
+    _, found = smiles
+    onset, apex = found[0].crops([0, found[0].apex_place])
+    mean_onset, mean_apex = found[0].pair()
+    assert onset.shape == apex.shape == mean_onset.shape == mean_apex.shape == (224, 224, 3)
+    assert np.abs(onset.astype(float) - mean_onset).mean() < 4
+    rough, smooth = (np.abs(np.diff(one.astype(float), 2, axis=0)).mean() for one in (onset, mean_onset))
+    assert smooth < rough
+
+
+def test_a_resting_noisy_face_gives_nothing() -> None:
+    still = drawn(5.0, camera=Camera(noise=6.0, light=0.02, head=0.1, blinks=0.0)).frame(0)
+    rng = np.random.default_rng(0)
+    frames = (np.clip(still + rng.normal(0, 5, still.shape), 0, 255).astype(np.uint8) for _ in range(100))
+    assert spot(frames) == []
+
+
+def test_blinks_are_ignored() -> None:
+    recording = drawn(
+        6.0, rest=(20.0, 20.0), camera=Camera(noise=1.0, light=0.0, head=0.0, blinks=1.5)
+    )
+    assert max(recording.closure(number) for number in range(len(recording))) > 0.8
+    assert spot(recording) == []
+
+
+def test_a_head_that_shifts_is_ignored() -> None:
+    picture = drawn(1.0, camera=Camera.perfect()).frame(0)
+    shifts = np.round(6 * np.sin(np.arange(120) / 12)).astype(int)
+    assert spot(np.roll(picture, shift, axis=1) for shift in shifts) == []
+
+
+def test_a_still_picture_gives_nothing() -> None:
+    picture = drawn(1.0).frame(0)
+    assert spot(picture for _ in range(60)) == []
+
+
+def test_an_expression_that_is_held_gives_an_interval_and_its_release_none() -> None:
+    recording = drawn(3.0, rest=(0.4, 0.4), duration=(0.8, 0.8), camera=Camera(noise=1.0, head=0.0, blinks=0.0))
+    first = recording.intervals[0]
+
+    def held() -> Iterator[np.ndarray]:
+        for _ in range(50):
+            yield recording.frame(0)
+        for number in range(first.onset, first.apex + 1):
+            yield recording.frame(number)
+        for _ in range(60):
+            yield recording.frame(first.apex)
+        for number in range(first.apex, first.offset + 1):
+            yield recording.frame(number)
+        for _ in range(40):
+            yield recording.frame(first.offset)
+
+    found = spot(held())
+    assert len(found) == 1
+    assert 45 <= found[0].onset.number <= 58
+    assert abs(found[0].apex.number - (50 + first.apex - first.onset)) <= 5
+
+
+def test_intervals_lie_only_where_a_face_is_seen() -> None:
+    recording = drawn(7.0)
+    gone = range(recording.intervals[0].onset - 10, recording.intervals[0].offset + 10)
+    spotter = MovementSpotter(FPS, detector=LostFace(gone))
+    found = spot(recording, spotter)
+    assert found
+    assert all(one.onset.number > gone.stop or one.offset.number < gone.start for one in found)
+    assert 0 <= spotter.frames - spotter.faces - len(gone) <= 6
+
+
+def test_fast_cameras_are_looked_at_in_every_few_frames() -> None:
+    looked: list[int] = []
+
+    class Watching(KnownFace):
+        def detect(self, frame: np.ndarray, number: int = 0) -> list[FacePose]:
+            looked.append(number)
+            return super().detect(frame, number)
+
+        def follow(self, frame: np.ndarray, before: FacePose, number: int = 0) -> FacePose | None:
+            looked.append(number)
+            return before
+
+    spotter = MovementSpotter(200.0, detector=Watching())
+    assert spot([drawn(1.0).frame(0)] * 40, spotter, 200.0) == []
+    assert looked == list(range(0, 40, 4))
+    assert (spotter.frames, spotter.faces) == (40, 40)
+
+
+def test_memory_is_bounded() -> None:
+    picture = drawn(1.0).frame(0)
+    spotter = MovementSpotter(FPS, detector=KnownFace(), settings=SpotterSettings(memory=2.0))
+    held = []
+    for number in range(180):
+        spotter.update(picture, number / FPS)
+        held.append(len(spotter._readings) + len(spotter._waiting) + len(spotter._steps))
+    assert max(held[100:]) == max(held[60:140]) <= 120
+
+
+def test_the_trace_joins_neighbours_and_keeps_the_peaks() -> None:
+    trace = EnergyTrace(16)
+    for number in range(1000):
+        trace.add(number, 100.0 if number == 777 else 1.0, 2.0)
+    times, energies, thresholds = trace.arrays()
+    assert len(times) <= 16
+    assert energies.max() == 100.0
+    assert times[energies.argmax()] <= 777 < times[energies.argmax()] + 128
+    assert np.all(np.diff(times) > 0)
+    assert np.all(thresholds == 2.0)
+
+
+def test_a_large_face_is_kept_small_and_its_crop_is_the_same() -> None:
+    from fsmer.preprocess.faces import crop_face
+
+    large = np.repeat(np.repeat(drawn(1.0).frame(0), 6, axis=0), 6, axis=1)
+    pose = FacePose(160.0, 95.0, 84.0, 0.05).scaled(6)
+    moment = keep_moment(large, pose, 0, 0.0)
+    assert moment.picture.nbytes < large.nbytes / 5
+    ours, direct = moment.crop(pose).astype(float), crop_face(large, pose).astype(float)
+    assert np.abs(ours - direct).mean() < 2.0
