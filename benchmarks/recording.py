@@ -120,7 +120,11 @@ class Scores:
         """UF1 of the classes."""
         truth, said = np.array(self.labels)[rows], np.array(getattr(self, f"{which}_labels"))[rows]
         classes = np.unique(truth)
-        return float(np.mean([2 * ((truth == c) & (said == c)).sum() / ((truth == c).sum() + (said == c).sum()) for c in classes]))
+        return float(
+            np.mean(
+                [2 * ((truth == c) & (said == c)).sum() / ((truth == c).sum() + (said == c).sum()) for c in classes]
+            )
+        )
 
 
 def accuracy(recordings: int, *, seed: int = 1, amplify: float = 1.0, seconds: float = 20.0) -> Scores:
@@ -165,7 +169,8 @@ def show(scores: Scores) -> Iterator[str]:
     """The table of `accuracy`, line by line."""
     every = np.ones(len(scores.labels), bool)
     spotted = scores.spotted
-    yield f"  {len(every)} expressions, {int(spotted.sum())} spotted, {scores.false / scores.minutes:.2f} false a minute"
+    false = scores.false / scores.minutes
+    yield f"  {len(every)} expressions, {int(spotted.sum())} spotted, {false:.2f} false a minute"
     yield f"  {'':34} {'true flow':>10} {'recording':>10} {'loss':>7}"
     for name, rows in (("spotted expressions", spotted), ("all expressions (missed: nothing)", every)):
         for what, score in (("action units", scores.unit_f1), ("label", scores.label_uf1)):

@@ -36,6 +36,8 @@ _PUBLIC = {
     "media_from_frames": "fsmer.preprocess",
     "clips_from_frames": "fsmer.preprocess",
     "PreprocessRecipe": "fsmer.preprocess",
+    "prepare": "fsmer.evaluation.prepare_models",
+    "predict_recording": "fsmer.evaluation.recording",
     # episodes
     "Episode": "fsmer.episodic",
     "KShotSampler": "fsmer.episodic",
@@ -98,5 +100,7 @@ if TYPE_CHECKING:
     from fsmer.errors import FsmerError
     from fsmer.evaluation import Report, evaluate
     from fsmer.evaluation.explain import explain
+    from fsmer.evaluation.prepare_models import prepare
+    from fsmer.evaluation.recording import predict_recording
     from fsmer.preprocess import PreprocessRecipe, clips_from_frames, media_from_frames, open_frames
     from fsmer.transfer import Recognizer, adapt, list_methods, load_method, mmd, recognizer_of_words, train

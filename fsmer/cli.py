@@ -1,6 +1,7 @@
 """The command ``fsmer``: everything that a shell script or a first visitor wants, as thin wrappers around the library.
 
-Exit codes: 0 done, 1 refused (one sentence on standard error says why), 2 wrong command line, 130 interrupted.
+Exit codes: 0 done, 1 refused (one sentence on standard error says why), 2 wrong command line or a recording without a
+face, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ import fsmer
 from fsmer.errors import DataError, FsmerError
 
 if TYPE_CHECKING:
+    from fsmer.backbones import Backbone
     from fsmer.data import ClipSet, InputSpec
     from fsmer.evaluation import Report
-    from fsmer.transfer import Method
+    from fsmer.transfer import Method, Recognizer
 
 __all__ = ["app", "main"]
 
 EXIT_REFUSED = 1
+EXIT_NO_FACE = 2
 EXIT_INTERRUPTED = 130
 SYNTHETIC = "synthetic:"
 SYNTHETIC_CLIPS = 300
@@ -38,7 +41,10 @@ SYNTHETIC_CLIPS = 300
 app = typer.Typer(
     name="fsmer",
     help="Few-shot micro-expression recognition. Start with [bold]fsmer demo[/bold]: it needs no data.",
-    epilog="Exit codes: 0 done; 1 refused, with one sentence on standard error; 2 wrong command line; 130 interrupted.",
+    epilog=(
+        "Exit codes: 0 done; 1 refused, with one sentence on standard error; 2 wrong command line, or no face in a "
+        "recording; 130 interrupted."
+    ),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -375,15 +381,60 @@ def adapt(
     )
 
 
-@command("fsmer predict my-recognizer --data DIR --out predictions.csv")
+@command("fsmer predict video.mp4 --out answer")
 def predict(
-    recognizer: Annotated[Path, typer.Argument(help="Folder that 'fsmer adapt' wrote.")],
-    data: Data,
+    source: Annotated[Path, typer.Argument(help="A video or a folder of frames; with --data, a recognizer's folder.")],
+    data: Data = [],  # noqa: B006
     where: Where = None,
-    out: Annotated[Path | None, typer.Option(help="CSV file for the answers.", show_default=False)] = None,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="For a recording: name of a model, or folder of weights or a recognizer."),
+    ] = "facs-flow",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder (recording) or CSV file (clips) for the answers.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a saved recognizer about clips; labels are not needed."""
+    """Movements of a face in a recording, or a saved recognizer's answers on clips; labels are not needed."""
+    if not data:
+        _predict_recording(source, model, out, as_json)
+        return
+    _predict_clips(source, data, where, out, as_json)
+
+
+def _predict_recording(source: Path, model: str, out: Path | None, as_json: bool) -> None:
+    from fsmer.evaluation.recording import predict_recording
+    from fsmer.preprocess.faces import NoFaceError
+
+    if (source / "config.json").is_file():
+        raise DataError(f"{source} holds weights and no recording; give the clips to ask it about with --data.")
+    try:
+        with _progress() as progress:
+            found = predict_recording(source, _trained(model), progress=functools.partial(progress, "reading"))
+    except NoFaceError as error:
+        print(f"fsmer: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_NO_FACE) from error
+    for note in found.notes:
+        print(f"fsmer: {note}", file=sys.stderr)
+    if out is not None:
+        found.save(out)
+    if as_json:
+        print(found.to_json())
+        return
+    console = Console()
+    console.print(escape(found.summary()), highlight=False)
+    if found.intervals:
+        table = _table("onset", "apex", "offset", "label", "p", "AUs", "what moves")
+        for one in found.intervals:
+            times = (f"{value:.2f}" for value in (one.onset_s, one.apex_s, one.offset_s))
+            share = f"{one.probabilities[one.label]:.2f}"
+            table.add_row(*times, escape(one.label), share, "+".join(map(str, one.aus)), escape(one.words))
+        console.print(table)
+    if out is not None:
+        console.print(f"timeline in {escape(str(out))}", highlight=False)
+
+
+def _predict_clips(recognizer: Path, data: Sequence[str], where: str | None, out: Path | None, as_json: bool) -> None:
     from fsmer.io import write_text
     from fsmer.transfer import Recognizer
 
@@ -516,19 +567,11 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Pictures of where a model looks: the clip's media and the network's map side by side."""
-    from fsmer.backbones import Backbone, load_model
+    from fsmer.backbones import Backbone
     from fsmer.evaluation.explain import explain as draw
-    from fsmer.transfer import Recognizer
 
-    asked: Backbone | Recognizer
-    if (Path(model) / "config.json").is_file() and "recognizer" in json.loads(
-        (Path(model) / "config.json").read_text()
-    ):
-        asked = Recognizer.load(model)
-        specs = asked.backbone.input_specs
-    else:
-        asked = load_model(model)
-        specs = asked.input_specs
+    asked = _trained(model)
+    specs = asked.input_specs if isinstance(asked, Backbone) else asked.backbone.input_specs
     shown = _read(data, where, None, labelled=False, specs=specs)[:clips]
     found = draw(asked, shown, out=out, method=how)
     pictures = found if isinstance(found, list) else [found]
@@ -579,6 +622,63 @@ def check(
         _print_json(audit.to_dict())
         return
     print(audit)
+
+
+@command("fsmer prepare casme2 --root DIR --out DIR --for facs-flow --for mmnet")
+def prepare(
+    name: Annotated[str, typer.Argument(help="Name of a data set (see 'fsmer datasets'); generic reads any CSV.")],
+    root: Annotated[Path, typer.Option(help="Folder of the download.")],
+    out: Annotated[Path, typer.Option(help="Folder for the clips.")],
+    models: Annotated[
+        list[str], typer.Option("--for", help="Model whose media are made; repeat it, or put further names behind it.")
+    ],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Further models.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="recipe.json of another preparation.", show_default=False)] = None,
+    scheme: Scheme = None,
+    frames: Annotated[
+        Literal["raw", "cropped"] | None,
+        typer.Option(help="raw or cropped, where a download holds both.", show_default=False),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="The annotation sheet, if it lies elsewhere.", show_default=False)
+    ] = None,
+    corrections: Annotated[
+        Path | None, typer.Option(help="Your own table of corrections, CSV.", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Clips made at a time; default one a core.", min=1, show_default=False)
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="joblib's backend, e.g. dask or ray.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; otherwise make all anew.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Make the clips of a data set for some models: face, apex and flow, once, in parallel; resumable."""
+    from fsmer.evaluation.prepare_models import prepare as make
+    from fsmer.preprocess import PreprocessRecipe
+
+    with _progress() as progress:
+        done = make(
+            name,
+            root,
+            out,
+            models=[*models, *(more or [])],
+            recipe=None if recipe is None else PreprocessRecipe.load(recipe).with_current_versions(),
+            scheme=scheme,
+            frames=frames,
+            sheet=sheet,
+            corrections=corrections,
+            workers=workers,
+            backend=backend,
+            resume=resume,
+            progress=lambda state: progress("preparing", state.done, state.total),
+        )
+    folders = [str(done.folder / part) for part in done.sets]
+    if as_json:
+        _print_json(done.report.to_dict() | {"out": folders})
+        return
+    print(done.report)
+    for folder in folders:
+        Console().print(f"clips in {escape(folder)}", highlight=False)
 
 
 def _read(
@@ -660,6 +760,17 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[key], completed=done, total=total, description=stage)
 
         yield show
+
+
+def _trained(model: str) -> Backbone | Recognizer:
+    """The recognizer of a folder that holds one, else the backbone of that name or folder."""
+    from fsmer.backbones import load_model
+    from fsmer.backbones.base import CONFIG_FILE, read_config
+    from fsmer.transfer import Recognizer
+
+    if (Path(model) / CONFIG_FILE).is_file() and "recognizer" in read_config(model):
+        return Recognizer.load(model)
+    return load_model(model)
 
 
 def _show_report(report: Report, out: Path | None, as_json: bool) -> None:

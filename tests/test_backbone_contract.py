@@ -216,9 +216,7 @@ def test_it_adapts_with_the_backbone_trained_too_and_saves(backbone, tmp_path: P
 def test_it_overfits_sixteen_clips(backbone):
     clips = clips_for(backbone, 16)
     rate = 10 * backbone.recipe.learning_rate if backbone.recipe.learning_rate < 5e-4 else backbone.recipe.learning_rate
-    recognizer = train(
-        backbone, clips, epochs=200, augment=False, batch_size=16, weight_decay=0.0, learning_rate=rate
-    )
+    recognizer = train(backbone, clips, epochs=200, augment=False, batch_size=16, weight_decay=0.0, learning_rate=rate)
     assert recognizer.score(clips) == 1.0
 
 

@@ -26,7 +26,7 @@ from fsmer.evaluation import Report
 
 COMMANDS = (
     "demo", "models", "protocols", "evaluate", "train", "adapt", "predict", "explain", "pretrain", "mmd", "datasets",
-    "check",
+    "check", "prepare",
 )  # fmt: skip
 
 Run = Callable[..., Result]

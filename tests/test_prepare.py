@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,18 @@ def test_a_finished_clip_that_was_damaged_is_named_and_made_again(root, whole, t
     assert hashes(out) == hashes(whole.folder)
 
 
+def test_a_read_only_place_is_refused_before_any_work(root, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    seen = []
+    with pytest.raises(OutputError, match=r"Read-only file system; choose a folder that you may write to"):
+        make(root, tmp_path / "out", progress=seen.append)
+    assert not seen
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_roots_say_so_and_write_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingDatasetError, match="CASME II"):
@@ -364,10 +377,11 @@ def test_raw_frames_are_searched_once_for_all_media(tmp_path, monkeypatch):
 
 
 def test_models_are_named_and_share_what_they_can(tmp_path, root):
-    from fsmer.evaluation.prepare_models import prepare_for
+    import fsmer
 
-    done = prepare_for(
-        ["facs-flow", "mmnet"], "casme2", root, tmp_path / "out", frames="cropped", workers=1, scheme="megc2019"
+    models = ["facs-flow", "mmnet"]
+    done = fsmer.prepare(
+        "casme2", root, tmp_path / "out", models=models, frames="cropped", workers=1, scheme="megc2019"
     )
     assert {kind: spec.size for kind, spec in done.clips.specs.items()} == {
         "apex": (224, 224),
@@ -376,7 +390,7 @@ def test_models_are_named_and_share_what_they_can(tmp_path, root):
     }
     assert set(done.clips.classes) <= {"negative", "positive", "surprise"}
     with pytest.raises(UnknownNameError, match="facs-flow"):
-        prepare_for("facs_flow", "casme2", root, tmp_path / "two")
+        fsmer.prepare("casme2", root, tmp_path / "two", models="facs_flow")
 
 
 @pytest.mark.slow

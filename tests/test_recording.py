@@ -1,4 +1,4 @@
-"""Prediction on a recording: the JSON that was promised, the picture, streams, and one sentence for what is no recording."""
+"""Prediction on a recording: the promised JSON, the picture, streams, and one sentence for what is no recording."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def write_video(path: Path, frames: Any, fps: int = 25) -> Path:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.bit_rate = 4_000_000
         stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            stream.height, stream.width = frame.shape[:2]
+        for number, frame in enumerate(frames):
+            if number == 0:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return path

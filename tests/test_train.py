@@ -100,6 +100,14 @@ def test_training_on_with_the_same_classes_keeps_what_they_taught(clips, tmp_pat
     assert len(train(once, other, epochs=1).backbone.branch) == 2
 
 
+def test_training_goes_on_from_the_folder_of_a_recognizer(clips, tmp_path: Path):
+    first = train(Trained(), clips, epochs=1, out=tmp_path / "first")
+    model = fsmer.load_model(tmp_path / "first")
+    assert fsmer.backbones.model_hash(model) == fsmer.backbones.model_hash(first.backbone)
+    assert model.classes == clips.classes
+    assert same(train(tmp_path / "first", clips, epochs=1), train(first.backbone, clips, epochs=1))
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(clips):
     one, two, other = (train(Trained(), clips, seed=seed) for seed in (1, 1, 2))
     assert same(one, two)
@@ -260,7 +268,10 @@ def test_action_units_become_targets_and_unknown_ones_nan():
     active = [[ACTION_UNIT_ORDER[place] for place in torch.nonzero(row == 1)[:, 0]] for row in found]
     assert active == [[6, 12], [], [4]]
     assert found[1].isnan().all()
-    assert action_unit_targets(fsmer.ClipSet.from_arrays(np.random.default_rng(1).random((2, 3, 28, 28)), ["a", "b"])) is None
+    assert (
+        action_unit_targets(fsmer.ClipSet.from_arrays(np.random.default_rng(1).random((2, 3, 28, 28)), ["a", "b"]))
+        is None
+    )
 
 
 def test_balanced_classes_weigh_alike_in_the_loss():

@@ -214,8 +214,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         Parameters
         ----------
         folder : str or Path
-            A folder, or the id of a repository on the Hugging Face hub (``owner/name``), fetched or taken from the
-            cache.
+            A folder (that of a recognizer gives its backbone), or the id of a repository on the Hugging Face hub
+            (``owner/name``), fetched or taken from the cache.
         revision : str, optional
             Branch, tag or commit of that repository.
 
@@ -229,6 +229,9 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         if config["backbone"] != cls.name:
             raise WeightsError(f"{folder} holds weights of {config['backbone']!r}, but {cls.name!r} was asked for.")
         tensors = read_weights(folder, config["weights_sha256"])
+        if "recognizer" in config:  # the folder of a recognizer, whose backbone is asked for
+            prefix = "backbone."
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         try:
             with torch.random.fork_rng(devices=[]):  # fresh weights are drawn only to be replaced
                 model = cls(**config["arguments"])

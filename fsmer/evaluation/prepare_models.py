@@ -9,31 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, UnknownNameError
-from fsmer.preprocess.prepare import Prepared, prepare
+from fsmer.preprocess.prepare import Prepared
+from fsmer.preprocess.prepare import prepare as prepare_specs
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fsmer.data import ClipSet
 
-__all__ = ["prepare_for", "specs_of_models"]
+__all__ = ["prepare", "specs_of_models"]
 
 
-def prepare_for(
-    models: str | Sequence[str],
+def prepare(
     source: str | ClipSet | pd.DataFrame,
     root: str | os.PathLike[str] | None,
     out: str | os.PathLike[str],
+    *,
+    models: str | Sequence[str],
     **options: Any,
 ) -> Prepared:
     """Make the media that some backbones need of a data set on disk, all in one pass.
 
     Parameters
     ----------
-    models : str or sequence of str
-        Names of backbones (see `fsmer.list_models`), or folders of weights.
     source, root, out, **options
         As for `fsmer.preprocess.prepare.prepare`.
+    models : str or sequence of str
+        Names of backbones (see `fsmer.list_models`), or folders of weights.
 
     Returns
     -------
@@ -46,7 +48,7 @@ def prepare_for(
     UnknownNameError
         No such model.
     """
-    return prepare(source, root, out, specs=specs_of_models(models), **options)
+    return prepare_specs(source, root, out, specs=specs_of_models(models), **options)
 
 
 def specs_of_models(models: str | Sequence[str]) -> dict[str, tuple[InputSpec, ...]]:

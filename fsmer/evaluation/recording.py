@@ -1,4 +1,4 @@
-"""From a recording to an answer: which movements of the face it shows, when, of what class and by which action units."""
+"""From a recording to an answer: when the face moves, which class that is, and by which action units."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SHOWN = 12
 THUMBNAIL = (96, 96)
 # Least probability of an action unit in the answer: best F1 on synthetic recordings (domains lab, clinic and field)
 # other than those that the benchmark is measured on.
-UNIT_THRESHOLD = 0.35
+UNIT_THRESHOLD = 0.2
 # Side in pixels of the crops that flow is computed on, as in `PreprocessRecipe`.
 CROP = (224, 224)
 # Frames of a live stream that are waited for to learn its rate.
@@ -235,7 +235,7 @@ class RecordingPrediction:
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(wrapped(self.summary(), 110), fontsize=9)
-        axes.legend(loc="upper right", fontsize=6, frameon=False, ncols=2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=6, frameon=False, ncols=2)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -295,9 +295,7 @@ class RecordingReader:
         self._answerer = _Answerer(model, classes)
         self._timed = _Timed(source, frames_per_second)
         self._progress = progress
-        self._spotter = MovementSpotter(
-            self._timed.fps, detector=detector, which=which, settings=settings
-        )
+        self._spotter = MovementSpotter(self._timed.fps, detector=detector, which=which, settings=settings)
         self._kept: list[PredictedInterval] = []
 
     def __iter__(self) -> Iterator[PredictedInterval]:

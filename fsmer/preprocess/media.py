@@ -142,7 +142,7 @@ def make_media(
     detector: FaceDetector | None = None,
 ) -> ClipMedia:
     """As `media_from_frames`, with the frames used and notes on what was assumed or interpolated."""
-    wanted = _checked_specs(specs)
+    wanted = checked_specs(specs)
     steps = recipe or PreprocessRecipe()
     source = _in_memory(open_frames(frames))
     needs_apex = any(spec.kind in ("flow", "apex") for spec in wanted)
@@ -170,7 +170,7 @@ def pair_media(
     specs, recipe
         As in `media_from_frames`; only flow, head motion and strain of the recipe matter.
     """
-    wanted = _checked_specs(specs)
+    wanted = checked_specs(specs)
     timed = next((spec.kind for spec in wanted if spec.frames is not None), None)
     if timed is not None:
         raise SpecMismatchError(f"two frames cannot give {timed!r}, which spans a clip; use media_from_frames.")
@@ -183,7 +183,7 @@ def _in_memory(source: FrameSource) -> FrameSource:
     return source if source.count is not None else open_frames(list(source), timestamps=source.timestamps)
 
 
-def _checked_specs(specs: Sequence[InputSpec] | InputSpec) -> list[InputSpec]:
+def checked_specs(specs: Sequence[InputSpec] | InputSpec) -> list[InputSpec]:
     wanted = [specs] if isinstance(specs, InputSpec) else list(specs)
     if not wanted:
         raise DataError("no media were asked for; give at least one InputSpec, e.g. a backbone's input_specs.")
@@ -374,7 +374,7 @@ def clips_from_frames(
     """
     import pandas as pd
 
-    wanted = _checked_specs(specs)
+    wanted = checked_specs(specs)
     steps = recipe or PreprocessRecipe()
     n = len(sequences)
     if not n:
@@ -396,7 +396,7 @@ def clips_from_frames(
             raise DataError(f"there are {n} recordings but {len(values)} entries of {name!r}; give one a clip.")
     make = _ClipMaker(sequences, tuple(wanted), steps, steps.load_detector(), times)
     stores: dict[str, MediaStore] = {}
-    specs_made = [_made_spec(spec, steps) for spec in wanted]
+    specs_made = [made_spec(spec, steps) for spec in wanted]
     notes = [""] * n
     if lazy:
         maker = _Maker(make)
@@ -456,7 +456,7 @@ def _per_clip(name: str, values: Iterable[int | None] | None, n: int) -> list[in
     return listed
 
 
-def _made_spec(spec: InputSpec, recipe: PreprocessRecipe) -> InputSpec:
+def made_spec(spec: InputSpec, recipe: PreprocessRecipe) -> InputSpec:
     """What is held then: the flow method is known."""
     if spec.kind not in ("flow", "flows"):
         return spec

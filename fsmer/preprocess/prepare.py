@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,7 +41,7 @@ from fsmer.errors import (
 from fsmer.io import atomic_path, check_writable, write_json, write_text
 from fsmer.preprocess.apex import check_interval
 from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, load_detector
-from fsmer.preprocess.media import _checked_specs, _made_spec, crop_frames, make_media
+from fsmer.preprocess.media import checked_specs, crop_frames, made_spec, make_media
 from fsmer.preprocess.reading import FALLBACK_RATE, Frame, ImageFolder, VideoFile
 from fsmer.preprocess.recipe import PreprocessRecipe
 
@@ -244,7 +244,7 @@ def _groups(specs: InputSpec | Sequence[InputSpec] | Mapping[str, Sequence[Input
         named = {"": [united[kind] for kind in sorted(united)]}
     if not named:
         raise DataError("no media were asked for; name at least one backbone or give at least one InputSpec.")
-    return {name: _checked_specs(held) for name, held in named.items()}
+    return {name: checked_specs(held) for name, held in named.items()}
 
 
 @dataclass(frozen=True)
@@ -525,7 +525,7 @@ def prepare(
     steps.load_detector()
     target = Path(os.path.abspath(out))
     store = target.with_name(f"{target.name}.parts")
-    held = tuple((name, tuple(_made_spec(spec, steps) for spec in wanted)) for name, wanted in groups.items())
+    held = tuple((name, tuple(made_spec(spec, steps) for spec in wanted)) for name, wanted in groups.items())
     settings: dict[str, Any] = {
         "format": "fsmer-prepared",
         "format_version": PART_VERSION,
@@ -817,23 +817,23 @@ class _Part:
         except OSError as error:
             raise _cannot_write(self.path.parent, error) from error
 
-    def media(self) -> dict[str, bytes]:
-        return self._read()[1]
-
     def facts(self) -> dict[str, Any]:
-        return self._read()[0]
+        with self.path.open("rb") as handle, self._checked():
+            return dict(json.loads(handle.readline())["facts"])
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, bytes]]:
-        whole = self.path.read_bytes()
-        try:
-            line, _, rest = whole.partition(b"\n")
-            head = json.loads(line)
-            ends = np.cumsum([0, *head["media"].values()]).tolist()
+    def media(self) -> dict[str, bytes]:
+        line, _, rest = self.path.read_bytes().partition(b"\n")
+        with self._checked():
+            lengths = json.loads(line)["media"]
+            ends = [0, *accumulate(lengths.values())]
             if ends[-1] != len(rest):
                 raise ValueError(f"it has {len(rest)} bytes of media instead of {ends[-1]}")
-            return head["facts"], {
-                name: rest[low:high] for name, (low, high) in zip(head["media"], pairwise(ends), strict=True)
-            }
+            return {name: rest[low:high] for name, (low, high) in zip(lengths, pairwise(ends), strict=True)}
+
+    @contextlib.contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.path.unlink(missing_ok=True)
             raise DataError(

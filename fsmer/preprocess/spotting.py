@@ -167,8 +167,6 @@ class Movement:
     poses : tuple of FacePose
         Crop of every moment in pixels of the frame: the onset's, unless the head moved so far that flow would lose it;
         then each moment's own.
-    rest : tuple of Moment
-        A few moments at rest, the onset last.
     """
 
     moments: tuple[Moment, ...] = field(repr=False)
@@ -176,7 +174,6 @@ class Movement:
     energy: float
     threshold: float
     poses: tuple[FacePose, ...] = field(repr=False)
-    rest: tuple[Moment, ...] = field(repr=False)
 
     @property
     def onset(self) -> Moment:
@@ -199,15 +196,8 @@ class Movement:
         return [self.moments[place].crop(self.poses[place], size) for place in chosen]
 
     def pair(self, size: tuple[int, int] = (224, 224)) -> tuple[Frame, Frame]:
-        """Onset and apex, each the mean of a few moments that show nearly the same: noise shows in flow."""
-        if self.poses[0] is not self.poses[-1]:
-            onset, apex = self.crops([0, self.apex_place], size)
-            return onset, apex
-        near = self.moments[max(1, self.apex_place - 1) : self.apex_place + 2]
-        onset, apex = (
-            np.round(np.mean([one.crop(self.poses[0], size) for one in some], axis=0)).astype(np.uint8)
-            for some in (self.rest, near)
-        )
+        """Face crops of onset and apex."""
+        onset, apex = self.crops([0, self.apex_place], size)
         return onset, apex
 
 
@@ -468,7 +458,8 @@ class MovementSpotter:
     def _end(self, now: int, *, held: bool = False) -> list[Movement]:
         """The movement that is over, unless it was none; the state is that of rest again."""
         rest, start = self._rest, self._start
-        assert rest is not None and start is not None
+        assert rest is not None
+        assert start is not None
         places = np.array([self._smoothed(n) for n in range(now + 1)]) - rest
         energies = np.sqrt(((self._weights[:, None] * places) ** 2).sum(axis=(1, 2)))
         apex = start + int(energies[start:].argmax())
@@ -497,8 +488,7 @@ class MovementSpotter:
         steady = [_middle(found[max(0, n - 2) : n + 3]) for n in range(onset, offset + 1)]
         if _distance(steady[0], steady[apex - onset]) < FAR:
             steady = [steady[0]] * len(steady)
-        rest = tuple(reading.moment for reading in list(self._readings)[max(0, onset - 2) : onset + 1])
-        movement = Movement(moments, apex - onset, 0.0, self._threshold, tuple(steady), rest)
+        movement = Movement(moments, apex - onset, 0.0, self._threshold, tuple(steady))
         crops = movement.crops([0, apex - onset], (self._energy.side,) * 2)
         vectors, head, eyes = self._compare(*(self._energy.prepare(crop) for crop in crops))
         energy = self._energy_of(vectors)
