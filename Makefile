@@ -1,6 +1,7 @@
 # make demo     few-shot micro-expression recognition on synthetic clips, in a few minutes with the set-up
 # make test     the quick tests; `make test-all` adds the slow ones
 # make bench    speed ratios against other libraries
+# make table    every backbone trained and adapted on synthetic clips, as the README shows it (an hour)
 # make lint     ruff and mypy
 # make clean    remove what the targets above made, .venv included
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 METADATA := setup.cfg setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all bench table lint clean
 
 demo: $(VENV)/.ready-test
 	$(BIN)/fsmer demo --out out/demo
@@ -21,6 +22,9 @@ test-all: $(VENV)/.ready-test
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks
+
+table: $(VENV)/.ready-bench
+	$(BIN)/python -m benchmarks.backbones_table
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .

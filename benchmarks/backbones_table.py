@@ -1,9 +1,8 @@
 """Every backbone trained on one synthetic domain and adapted to another: ``make table`` prints the README's table.
 
-Each row is a subprocess-free run of the public API: fresh weights, `fsmer.train` on the source by the backbone's recipe
-(fewer epochs, no more than the figure in the row), then `fsmer.evaluate` on the target. Sizes are such that two CPU cores
-train each in minutes; the papers' sizes are the constructors' defaults. Finished rows are kept, so that an interrupted
-table goes on.
+Each row is a run of the public API: fresh weights, `fsmer.train` on the source by the backbone's recipe with fewer
+epochs, then `fsmer.evaluate` on the target. Sizes are such that two CPU cores train each in minutes; the papers' sizes
+are the constructors' defaults. Finished rows are kept, so that an interrupted table goes on.
 """
 
 from __future__ import annotations

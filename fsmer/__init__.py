@@ -81,7 +81,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from fsmer.backbones import Backbone, embed, list_models, load_model
+    from fsmer.backbones import Backbone, create_model, embed, list_models, load_model
     from fsmer.data import (
         Clip,
         ClipSet,
@@ -103,4 +103,7 @@ if TYPE_CHECKING:
     from fsmer.evaluation.prepare_models import prepare
     from fsmer.evaluation.recording import predict_recording
     from fsmer.preprocess import PreprocessRecipe, clips_from_frames, media_from_frames, open_frames
-    from fsmer.transfer import Recognizer, adapt, list_methods, load_method, mmd, recognizer_of_words, train
+    from fsmer.transfer import Recognizer, list_methods, load_method
+    from fsmer.transfer.adapt import adapt, recognizer_of_words
+    from fsmer.transfer.mmd import mmd
+    from fsmer.transfer.train import train

@@ -372,7 +372,7 @@ def test_patches_may_be_normalised_before_they_are_reconstructed():
     ids=lambda arguments: ",".join(map(str, arguments.values())) or "paper",
 )
 def test_training_without_labels_reaches_every_part_and_lowers_the_loss(cls, arguments):
-    network = model(cls, **arguments).train()
+    network = model(cls, **{**arguments, "changes": 0}).train()
     network.begin_pretraining()
     parameters = [one for one in network.parameters() if one.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=2e-3)
@@ -472,15 +472,30 @@ def test_the_paper_s_embedding_is_the_mean_of_p_dma_between_onset_and_apex():
 
 
 def test_the_embedding_of_both_ways_is_zero_without_movement_and_turns_around_with_time():
-    network = model(MuBertTiny)
+    network = model(MuBertTiny, changes=2)
     inputs = pair()
     with torch.no_grad():
         still = network({"onset": inputs["onset"], "apex": inputs["onset"]})
         there = network(inputs)
         back = network({"onset": inputs["apex"], "apex": inputs["onset"]})
+        change = network.change(*network._encode(inputs)).unflatten(1, (4, 4))
+    assert there.shape == (2, network.embed_dim) == (2, 16 * 16 + 4)
     torch.testing.assert_close(still, torch.zeros_like(still), atol=1e-5, rtol=0)
-    torch.testing.assert_close(there, -back, atol=1e-5, rtol=1e-4)
-    assert there.shape == (2, network.embed_dim) == (2, 16 * 16)
+    torch.testing.assert_close(there[:, :-4], -back[:, :-4], atol=1e-5, rtol=1e-4)
+    for row in range(2):
+        for column in range(2):
+            mean = change[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(1, 2))
+            torch.testing.assert_close(there[:, 256 + 2 * row + column], mean)
+
+
+def test_p_dma_is_averaged_region_by_region():
+    network = model(regions=2)
+    inputs = pair()
+    with torch.no_grad():
+        onset, apex = network._encode(inputs)
+        features = network.micro_attention(apex.patches, onset.patches, apex.interest).unflatten(1, (4, 4))
+        found = network(inputs).unflatten(1, (16, 2, 2))
+    torch.testing.assert_close(found[:, :, 1, 0], features[:, 2:, :2].mean(dim=(1, 2)))
 
 
 def test_labels_train_all_but_the_decoder():
@@ -569,7 +584,8 @@ def test_likeness_at_the_start_sees_texture_as_much_as_brightness():
         ({"attention": "none"}, "set interest=False"),
         ({"swap_ratio": 0.0}, "swap_ratio 0.0"),
         ({"crop_area": (0.9, 0.4)}, "crop_area"),
-        ({"regions": 5}, "regions is 5"),
+        ({"regions": 0}, "regions is 0"),
+        ({"attention": "none", "interest": False, "changes": 2}, "set changes=0"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_in_one_sentence(arguments, message):

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+import fsmer
+from fsmer.cli import app
 from fsmer.data.synthetic_frames import Camera, Scene, SyntheticRecording, synthetic_recording
 from fsmer.errors import DataError, MediaError, OutputError, SupportError
 from fsmer.evaluation.recording import (
@@ -229,3 +232,41 @@ def test_a_file_cut_short_is_one_sentence(video: Path, tmp_path: Path) -> None:
     cut.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MediaError, match="cut short"):
         predict_recording(cut)
+
+
+# ---- the command
+
+
+def test_the_command_prints_one_json_object_and_writes_the_folder(video: Path, tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["predict", str(video), "--out", str(tmp_path / "answer"), "--json"])
+    assert said.exit_code == 0, said.output
+    answer = json.loads(said.stdout)
+    assert set(answer) == {"fps", "frames", "faces", "intervals"}
+    (interval, *_) = answer["intervals"]
+    assert set(interval) >= {"onset_s", "apex_s", "offset_s", "label", "probabilities", "aus"}
+    assert {path.name for path in (tmp_path / "answer").iterdir()} == {
+        "timeline.png",
+        "recording.json",
+        "intervals.csv",
+    }
+    assert json.loads((tmp_path / "answer" / "recording.json").read_text()) == answer
+
+
+def test_the_command_exits_with_2_and_the_word_face_where_there_is_none(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (8, 120, 160, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "noise.mp4", noise)
+    said = CliRunner().invoke(app, ["predict", str(path), "--json"])
+    assert said.exit_code == 2
+    assert "face" in said.stderr
+    assert said.stderr.count("\n") == 1
+    assert said.stdout == ""
+
+
+def test_the_command_refuses_what_is_no_recording_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "words.mp4").write_text("no video at all")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    weights = fsmer.create_model("facs-flow").save_pretrained(tmp_path / "weights")
+    for source in (tmp_path / "words.mp4", tmp_path / "empty.mp4", tmp_path / "nowhere.mp4", weights):
+        said = CliRunner().invoke(app, ["predict", str(source)])
+        assert said.exit_code == 1, said.output
+        assert said.stderr.count("\n") == 1

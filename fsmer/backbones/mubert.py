@@ -579,6 +579,9 @@ class MuBert(Backbone):
     regions : int
         Average P_dma over that many rows and columns of regions. The paper does not say how P_dma enters the
         classifier; 1 averages over the whole frame.
+    changes : int
+        Add the map of `change`, averaged over that many rows and columns of regions, to the embedding; 0 leaves it out,
+        as the paper does.
 
     Notes
     -----
@@ -652,6 +655,7 @@ class MuBert(Backbone):
         reading: Literal["diagonal", "relative"] = "diagonal",
         both_ways: bool = False,
         regions: int = 1,
+        changes: int = 0,
     ) -> None:
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         config["crop_area"] = list(crop_area)
@@ -660,7 +664,7 @@ class MuBert(Backbone):
             InputSpec(kind=kind, size=(image_size, image_size), channels=("red", "green", "blue"), normalisation="unit")
             for kind in ("onset", "apex")
         ]
-        super().__init__(input_spec=specs, embed_dim=width * regions**2, config=config)
+        super().__init__(input_spec=specs, embed_dim=width * regions**2 + changes**2, config=config)
         self.patch_size = patch_size
         self.side = image_size // patch_size
         self.interest = interest
@@ -673,6 +677,7 @@ class MuBert(Backbone):
         self.reading = reading
         self.both_ways = both_ways
         self.regions = regions
+        self.changes = changes
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(IMAGE_DEVIATION).view(3, 1, 1), persistent=False)
         self.encoder = MicroEncoder(image_size, patch_size, width, depth, heads, mlp_ratio)
@@ -692,8 +697,15 @@ class MuBert(Backbone):
         features = self._weighed(apex, onset)
         if self.both_ways:
             features = self._weighed(onset, apex) - features
-        grid = features.mT.unflatten(2, (self.side, self.side))
-        return F.adaptive_avg_pool2d(grid, self.regions).flatten(1)
+        found = self._averaged(features, self.regions)
+        if not self.changes:
+            return found
+        changes = self._averaged(self.change(onset, apex)[..., None].to(found.dtype), self.changes)
+        return torch.cat([found, changes], dim=1)
+
+    def _averaged(self, values: Tensor, regions: int) -> Tensor:
+        """Means of values (B, N, D) over the patches of each region, (B, D * regions ** 2)."""
+        return F.adaptive_avg_pool2d(values.mT.unflatten(2, (self.side, self.side)), regions).flatten(1)
 
     def begin_pretraining(self) -> None:
         """Make trainable what serves training without labels alone: the decoder and the head of ``"dino"``."""
@@ -862,9 +874,11 @@ class MuBertTiny(MuBert):
     ----------
     image_size, width, depth, decoder_depth : int
         112 (196 patches), 128, 2, 2.
-    start, reading, both_ways, regions
-        ``"likeness"``, ``"relative"``, True and 4: what a small network and a short training need, see `MuBert` and
-        `begin_with_likeness`.
+    normalise_patches, similarity, noise, start
+        True, ``"cosine"``, 0.5 and ``"likeness"``: with the paper's values, a short training makes the diagonal tell
+        places apart and no longer changes, see `MuBert` and `begin_with_likeness`.
+    reading, both_ways, regions, changes
+        ``"relative"``, True, 4 and 7: where and how a face moves is lost in a mean over the frame, see `MuBert`.
     others
         See `MuBert`.
 
@@ -872,7 +886,10 @@ class MuBertTiny(MuBert):
     -----
     What of the paper is there, what comes from the published code and what is absent: as in ``mubert_small``.
 
-    Deviations beside those of ``mubert_small``: TODO
+    Deviations beside those of ``mubert_small``: the size; what is reconstructed is normalised patch by patch (an option
+    of the published code); cosines in place of products in eq. 8, noise on P_dma during training without labels, other
+    initial weights; maps read relative to each frame with itself; the embedding takes P_dma both ways, by region, and
+    the map of changes. Learning rate, steps and batch size.
     """
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
@@ -921,11 +938,12 @@ class MuBertTiny(MuBert):
         head_width: int = 2048,
         normalise_patches: bool = True,
         similarity: Literal["dot", "cosine"] = "cosine",
-        noise: float = 0.15,
+        noise: float = 0.5,
         start: Literal["xavier", "likeness"] = "likeness",
         reading: Literal["diagonal", "relative"] = "relative",
         both_ways: bool = True,
         regions: int = 4,
+        changes: int = 7,
     ) -> None:
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
@@ -959,7 +977,7 @@ def begin_with_likeness(model: MuBert) -> None:
             block.attention.out.weight.mul_(0.1)
             block.mlp[-1].weight.mul_(0.1)
         for block in encoder.blocks:
-            block.attention.query_key_value.weight[: encoder.width].mul_(0.1)
+            cast(TransformerBlock, block).attention.query_key_value.weight[: encoder.width].mul_(0.1)
     nn.init.orthogonal_(decoder.embedding.weight)
     if model.micro_attention is not None:
         nn.init.orthogonal_(model.micro_attention.value.weight)
@@ -1010,7 +1028,8 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
         raise FsmerError(
             f"crop_area is {crop}, but must be two shares of the frame from 0.05 to 1, the lower one first."
         )
-    if not 1 <= arguments["regions"] <= image // patch:
-        raise FsmerError(
-            f"regions is {arguments['regions']}, but the frame has {image // patch} patches a side; choose 1 to that."
-        )
+    for name, least in (("regions", 1), ("changes", 0)):
+        if arguments[name] < least:
+            raise FsmerError(f"{name} is {arguments[name]}, but must be {least} or more.")
+    if arguments["attention"] == "none" and arguments["changes"]:
+        raise FsmerError("changes are read from micro-attention, but attention is 'none'; set changes=0 too.")

@@ -189,7 +189,7 @@ class RecordingPrediction:
         share = self.faces / max(self.frames, 1)
         seen = "" if share > 0.995 else f", a face in {share:.0%} of it"
         what = f"{len(self.intervals)} movements" if len(self.intervals) != 1 else "1 movement"
-        return f"{self.name}: {self.seconds:.1f} s{seen}: {what if self.intervals else NO_EXPRESSION}"
+        return f"{Path(self.name).name}: {self.seconds:.1f} s{seen}: {what if self.intervals else NO_EXPRESSION}"
 
     def figure(self) -> Figure:
         """Timeline of the energy, and for the strongest movements onset, apex, flow and action units."""
