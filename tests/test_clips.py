@@ -409,20 +409,30 @@ def test_8_bit_maps_are_scaled_to_one() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"flow": np.zeros((0, 3, 4, 5))}, "empty"),
-        ({"flow": np.zeros((3, 4, 5, 3))}, "move the channel axis"),
-        ({"flow": np.zeros((3, 3, 4))}, "move the channel axis"),
-        ({"flow": np.zeros((3, 3, 4, 5), np.int64)}, "integers of type int64"),
+        ({"media": np.zeros((0, 3, 4, 5))}, "empty"),
+        ({"media": np.zeros((3, 4, 5, 3))}, "move the channel axis"),
+        ({"media": np.zeros((3, 3, 4))}, "move the channel axis"),
+        ({"media": np.zeros((3, 3, 4, 5), np.int64)}, "integers of type int64"),
         ({"labels": ["a", "b"]}, "3 clips but 2 labels"),
         ({"subjects": ["1"]}, "3 clips but 1 subjects"),
         ({"ids": ["x", "y", "x"]}, "more than once, such as 'x'"),
         ({"ids": ["x", "", "z"]}, "row 2 of the table has no clip id"),
         ({"labels": [{}, "a", "b"]}, "row 1 of column 'label' holds a dict"),
         ({"spec": InputSpec(size=(9, 9))}, "reshape the array"),
+        ({"media": {}}, "mapping of media is empty"),
+        ({"media": {"onset": np.zeros((3, 3, 4, 5))}}, "what the arrays of kind 'onset' hold"),
+        ({"media": {"flow": np.zeros((0, 3, 4, 5))}}, "array of flow is empty"),
+        (
+            {
+                "media": {"flow": maps(3), "apex": maps(2)},
+                "spec": [InputSpec("apex", (4, 5), ("red", "green", "blue"), "unit")],
+            },
+            "its apex has 2 rows",
+        ),
     ],
 )
 def test_arrays_that_cannot_be_clips_are_refused(change: dict, message: str) -> None:
-    given = {"flow": maps(3), "labels": ["a", "b", "c"]} | change
+    given = {"media": maps(3), "labels": ["a", "b", "c"]} | change
     with pytest.raises(DataError, match=message):
         ClipSet.from_arrays(**given)
 

@@ -462,13 +462,15 @@ def test_the_tiny_network_is_tiny():
     assert network.input_specs[0].size == (112, 112)
 
 
-def test_the_paper_s_embedding_is_the_mean_of_p_dma_between_onset_and_apex():
+def test_the_paper_s_embedding_is_the_mean_of_p_dma_between_onset_and_apex_over_its_mean_weight():
     network = model()
     inputs = pair()
+    attention = network.micro_attention
     with torch.no_grad():
         onset, apex = network._encode(inputs)
-        expected = network.micro_attention(apex.patches, onset.patches, apex.interest).mean(dim=1)
-        torch.testing.assert_close(network(inputs), expected)
+        weight = attention.map(apex.patches, onset.patches).diagonal(dim1=1, dim2=2) * apex.interest
+        values = (weight[..., None] * attention.value(onset.patches)).sum(dim=1) / weight.sum(dim=1, keepdim=True)
+        torch.testing.assert_close(network(inputs), attention.out(values), rtol=1e-4, atol=1e-5)
 
 
 def test_the_embedding_of_both_ways_is_zero_without_movement_and_turns_around_with_time():
@@ -493,7 +495,7 @@ def test_p_dma_is_averaged_region_by_region():
     inputs = pair()
     with torch.no_grad():
         onset, apex = network._encode(inputs)
-        features = network.micro_attention(apex.patches, onset.patches, apex.interest).unflatten(1, (4, 4))
+        features = network._weighed(apex, onset, relative=True).unflatten(1, (4, 4))
         found = network(inputs).unflatten(1, (16, 2, 2))
     torch.testing.assert_close(found[:, :, 1, 0], features[:, 2:, :2].mean(dim=(1, 2)))
 

@@ -397,7 +397,9 @@ class MicroAttention(nn.Module):
         query, key = self.scored(second, swapped)
         return (query @ key.mT).float().softmax(dim=-2)
 
-    def forward(self, second: Tensor, swapped: Tensor, interest: Tensor | None = None) -> Tensor:
+    def forward(
+        self, second: Tensor, swapped: Tensor, interest: Tensor | None = None, *, relative: bool = False
+    ) -> Tensor:
         """P_dma, (B, N, width).
 
         Parameters
@@ -406,6 +408,8 @@ class MicroAttention(nn.Module):
             P_{t+δ} and P_{t/s}.
         interest : Tensor of shape (B, N), optional
             S_{t+δ}. It is multiplied by N, so that even interest changes nothing.
+        relative : bool
+            Divide the weights of the patches by their mean.
         """
         if self.kind == "full":
             query, key = self.scored(second, swapped)
@@ -418,6 +422,8 @@ class MicroAttention(nn.Module):
                 weight = weight * interest * interest.shape[1]
             mixed = self.value(swapped)
         if weight is not None:
+            if relative:
+                weight = weight / weight.mean(dim=1, keepdim=True)
             mixed = mixed * weight[..., None].to(mixed.dtype)
         return cast(Tensor, self.out(mixed))
 
@@ -577,8 +583,8 @@ class MuBert(Backbone):
         The embedding is P_dma with onset and apex exchanged minus P_dma, so that it is zero without movement and
         holds what patches became as well as what they were. The paper uses P_dma alone.
     regions : int
-        Average P_dma over that many rows and columns of regions. The paper does not say how P_dma enters the
-        classifier; 1 averages over the whole frame.
+        Average P_dma, over the mean weight W, in that many rows and columns of regions. The paper does not say how
+        P_dma enters the classifier; 1 averages over the whole frame.
     changes : int
         Add the map of `change`, averaged over that many rows and columns of regions, to the embedding; 0 leaves it out,
         as the paper does.
@@ -593,7 +599,7 @@ class MuBert(Backbone):
     scale 1/sqrt(d) and an output layer after eq. 9, layer norm after the last block, decoder embedding and positions,
     ImageNet's mean and deviation, how the diagonal is read as a map.
 
-    Deviations: S is multiplied by the number of patches within W, which an output layer undoes and which keeps P_dma
+    Deviations: S is multiplied by the number of patches within W, which the output layer can undo and which keeps P_dma
     at the size of the tokens; S is the mean of the heads, without the contextual token's share. Rounding in Algorithm 1
     is in `draw_blocks`. The sum over i in eq. 8 is taken as printed: shares over the patches of I_{t+δ}.
 
@@ -614,13 +620,14 @@ class MuBert(Backbone):
         clip_gradient=1.0,
     )
     pretraining_recipe: ClassVar[PretrainRecipe] = PretrainRecipe(
-        source="Micron-BERT Sec. 5.2: AdamW, 1e-4 with a cosine to zero, 32 x 64 pairs a step, frames 5 to 11 apart; "
-        "100 epochs of 8 million frames are 390,625 steps. Weight decay is not given: AdamW's usual 0.01",
+        source="Micron-BERT Sec. 5.2: AdamW, 1e-4 with a cosine to zero, 64 pairs a GPU, frames 5 to 11 apart; 100 "
+        "epochs of 8 million frames are 390,625 steps on its 32 GPUs, here as many with the pairs of one. Weight decay "
+        "is not given: AdamW's usual 0.01",
         optimizer="adamw",
         learning_rate=1e-4,
         weight_decay=0.01,
         steps=390_625,
-        batch_size=2048,
+        batch_size=64,
         distance=(5, 11),
         schedule="cosine",
     )
@@ -694,9 +701,10 @@ class MuBert(Backbone):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Embeddings (B, embed_dim) of ``{"onset": ..., "apex": ...}``, images (B, 3, H, W) from 0 to 1."""
         onset, apex = self._encode(inputs)
-        features = self._weighed(apex, onset)
+        # The diagonal is of the order of 1/N: the mean over patches becomes one weighted by W.
+        features = self._weighed(apex, onset, relative=True)
         if self.both_ways:
-            features = self._weighed(onset, apex) - features
+            features = self._weighed(onset, apex, relative=True) - features
         found = self._averaged(features, self.regions)
         if not self.changes:
             return found
@@ -839,11 +847,12 @@ class MuBert(Backbone):
             )
         return (frames - self.mean) / self.deviation
 
-    def _weighed(self, second: Encoded, swapped: Encoded) -> Tensor:
+    def _weighed(self, second: Encoded, swapped: Encoded, *, relative: bool = False) -> Tensor:
         """P_dma (eq. 9 or 12), or the patches of I_{t/s} as they are where there is no micro-attention."""
         if self.micro_attention is None:
             return swapped.patches
-        return self.micro_attention(second.patches, swapped.patches, second.interest if self.interest else None)
+        interest = second.interest if self.interest else None
+        return cast(Tensor, self.micro_attention(second.patches, swapped.patches, interest, relative=relative))
 
     def _wanted(self, first: Tensor) -> Tensor:
         """What the decoder has to give back."""

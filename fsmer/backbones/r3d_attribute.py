@@ -464,24 +464,20 @@ class R3D10Attribute(R3DAttribute):
 
 
 @register_backbone("r3d18_attribute")
-class R3D18Attribute(R3DAttribute):
+class R3D18Attribute(R3D10Attribute):
     """Two 3D-ResNet18 on 16 frames and their flow, drawn towards FACS phrases; knows classes described in words.
 
-    Notes
-    -----
-    All but the depth (Table I) is as in `R3D10Attribute`, whose parameters, deviations and gaps are listed there.
+    All but the depth (Table I) is as in `R3D10Attribute`.
     """
 
     depth = 18
 
 
 @register_backbone("r3d34_attribute")
-class R3D34Attribute(R3DAttribute):
+class R3D34Attribute(R3D10Attribute):
     """Two 3D-ResNet34 on 16 frames and their flow, drawn towards FACS phrases; knows classes described in words.
 
-    Notes
-    -----
-    All but the depth (Table I) is as in `R3D10Attribute`, whose parameters, deviations and gaps are listed there.
+    All but the depth (Table I) is as in `R3D10Attribute`.
     """
 
     depth = 34
