@@ -326,8 +326,9 @@ class MMNet(Backbone):
         # The difference of the normalised images: their mean cancels out, and subtracting first keeps the digits that
         # a difference of two nearly equal images needs at low precision.
         difference = (apex - onset) / self.sd
-        # Channels last in memory: what convolutions are fastest with.
-        features = self.stem(difference.contiguous(memory_format=torch.channels_last))
+        # Not channels last, though that is faster: there the backward pass of a strided 1x1 convolution overwrites
+        # foreign memory in torch 2.15 on a CPU with several threads.
+        features = self.stem(difference)
         attention, maps = None, []
         for block in self.blocks:
             features, attention = block(features, attention)

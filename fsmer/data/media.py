@@ -368,7 +368,8 @@ def check_arrays(arrays: NDArray[np.float32], spec: InputSpec) -> tuple[int, str
         channel = f"channel {spec.channels[int(np.flatnonzero(flat[place])[0])]!r} of " if minmax else ""
         return place, (
             f"{channel}its {spec.kind} is constant (every pixel {low[place][flat[place]][0]:g}), "
-            f"so there is nothing to see; compute the {spec.kind} again or leave the clip out."
+            f"so there is {'no movement' if 'flow' in spec.kind else 'nothing'} to see; "
+            f"compute the {spec.kind} again or leave the clip out."
         )
     if not minmax:
         return place, (
