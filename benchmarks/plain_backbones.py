@@ -21,7 +21,7 @@ from fsmer.backbones.flow_resnet18 import SIGNED_UNIT, FlowResNet18
 from fsmer.backbones.fr import FR, InceptionBlock
 from fsmer.backbones.merau import Merau
 from fsmer.backbones.mmnet import CABlock, MMNet
-from fsmer.backbones.mubert import MuBert
+from fsmer.backbones.mubert import CHANGE_GAIN, FEATURE_GAIN, MuBert
 from fsmer.backbones.r3d_attribute import DEPTHS, R3DAttribute, ResNet3D
 from fsmer.backbones.tcae import AuEncoder, Tcae
 
@@ -229,7 +229,7 @@ class PlainMuBert(nn.Module):
         self.register_buffer("positions", encoder.positions.clone())
         self.register_buffer("mean", own.mean.clone())
         self.register_buffer("deviation", own.deviation.clone())
-        self.side, self.both_ways, self.regions = own.side, own.both_ways, own.regions
+        self.side, self.both_ways, self.regions, self.changes = own.side, own.both_ways, own.regions, own.changes
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patches and their interest."""
@@ -247,13 +247,22 @@ class PlainMuBert(nn.Module):
         scores = attention[:, :, 0, 1:].mean(dim=1)
         return tokens[:, 1:], scores / scores.sum(dim=1, keepdim=True)
 
-    def weighed(self, second: Tensor, interest: Tensor, swapped: Tensor) -> Tensor:
-        """P_dma."""
+    def diagonal(self, second: Tensor, swapped: Tensor) -> Tensor:
+        """The attention of every patch to itself, from the whole map."""
         query, key = self.micro.scored(second, swapped)
-        diagonal = (key @ query.transpose(1, 2)).softmax(dim=2).diagonal(dim1=1, dim2=2)
-        weight = diagonal * interest * interest.shape[1]
+        return (key @ query.transpose(1, 2)).softmax(dim=2).diagonal(dim1=1, dim2=2)
+
+    def weighed(self, second: Tensor, interest: Tensor, swapped: Tensor) -> Tensor:
+        """P_dma over its mean weight."""
+        weight = self.diagonal(second, swapped) * interest
+        weight = weight / weight.mean(dim=1, keepdim=True)
         found: Tensor = self.micro.out(self.micro.value(swapped) * weight[:, :, None])
         return found
+
+    def pooled(self, values: Tensor, regions: int) -> Tensor:
+        """Means by region."""
+        grid = values.transpose(1, 2).unflatten(2, (self.side, self.side))
+        return F.adaptive_avg_pool2d(grid, regions).flatten(1)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Embeddings of onset and apex."""
@@ -263,8 +272,13 @@ class PlainMuBert(nn.Module):
         features = self.weighed(apex, at, onset)
         if self.both_ways:
             features = self.weighed(onset, on, apex) - features
-        grid = features.transpose(1, 2).unflatten(2, (self.side, self.side))
-        return F.adaptive_avg_pool2d(grid, self.regions).flatten(1)
+        found = self.pooled(features, self.regions)
+        if not self.changes:
+            return found
+        across = self.diagonal(apex, onset) * self.diagonal(onset, apex)
+        still = self.diagonal(onset, onset) * self.diagonal(apex, apex)
+        change = 1 - (across / still).sqrt().clamp(max=1)
+        return torch.cat([FEATURE_GAIN * found, CHANGE_GAIN * self.pooled(change[:, :, None], self.changes)], dim=1)
 
 
 class PlainTcae(nn.Module):

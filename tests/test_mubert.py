@@ -487,7 +487,7 @@ def test_the_embedding_of_both_ways_is_zero_without_movement_and_turns_around_wi
     for row in range(2):
         for column in range(2):
             mean = change[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(1, 2))
-            torch.testing.assert_close(there[:, 256 + 2 * row + column], mean)
+            torch.testing.assert_close(there[:, 256 + 2 * row + column], 20 * mean)
 
 
 def test_p_dma_is_averaged_region_by_region():

@@ -36,6 +36,9 @@ __all__ = [
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_DEVIATION = (0.229, 0.224, 0.225)
 NORM_EPSILON = 1e-6
+# Where the embedding joins both: distances between clips are then no longer those of P_dma's many entries alone.
+FEATURE_GAIN = 0.25
+CHANGE_GAIN = 20.0
 
 
 # --- Algorithm 1: blockwise swapping ----------------------------------------------------------------------------------
@@ -586,8 +589,8 @@ class MuBert(Backbone):
         Average P_dma, over the mean weight W, in that many rows and columns of regions. The paper does not say how
         P_dma enters the classifier; 1 averages over the whole frame.
     changes : int
-        Add the map of `change`, averaged over that many rows and columns of regions, to the embedding; 0 leaves it out,
-        as the paper does.
+        Join the map of `change`, averaged over that many rows and columns of regions, to the embedding, times 20, and
+        P_dma times 0.25; 0 leaves it out, as the paper does.
 
     Notes
     -----
@@ -709,7 +712,7 @@ class MuBert(Backbone):
         if not self.changes:
             return found
         changes = self._averaged(self.change(onset, apex)[..., None].to(found.dtype), self.changes)
-        return torch.cat([found, changes], dim=1)
+        return torch.cat([FEATURE_GAIN * found, CHANGE_GAIN * changes], dim=1)
 
     def _averaged(self, values: Tensor, regions: int) -> Tensor:
         """Means of values (B, N, D) over the patches of each region, (B, D * regions ** 2)."""
