@@ -82,6 +82,12 @@ Describe = Annotated[
         show_default=False,
     ),
 ]
+FrameKind = Annotated[
+    Literal["raw", "cropped"] | None,
+    typer.Option(help="raw or cropped, where a download holds both.", show_default=False),
+]
+Sheet = Annotated[Path | None, typer.Option(help="The annotation sheet, if it lies elsewhere.", show_default=False)]
+Corrections = Annotated[Path | None, typer.Option(help="Your own table of corrections, CSV.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 
 
@@ -602,16 +608,9 @@ def datasets(as_json: AsJson = False) -> None:
 def check(
     name: Annotated[str, typer.Argument(help="Name of a data set (see 'fsmer datasets').")],
     root: Annotated[Path, typer.Option(help="Folder of the download.")],
-    frames: Annotated[
-        Literal["raw", "cropped"] | None,
-        typer.Option(help="raw or cropped, where a download holds both.", show_default=False),
-    ] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="The annotation sheet, if it lies elsewhere.", show_default=False)
-    ] = None,
-    corrections: Annotated[
-        Path | None, typer.Option(help="Your own table of corrections, CSV.", show_default=False)
-    ] = None,
+    frames: FrameKind = None,
+    sheet: Sheet = None,
+    corrections: Corrections = None,
     as_json: AsJson = False,
 ) -> None:
     """Audit a download: what is there, what is missing, which apexes cannot be right."""
@@ -635,16 +634,9 @@ def prepare(
     more: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Further models.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="recipe.json of another preparation.", show_default=False)] = None,
     scheme: Scheme = None,
-    frames: Annotated[
-        Literal["raw", "cropped"] | None,
-        typer.Option(help="raw or cropped, where a download holds both.", show_default=False),
-    ] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="The annotation sheet, if it lies elsewhere.", show_default=False)
-    ] = None,
-    corrections: Annotated[
-        Path | None, typer.Option(help="Your own table of corrections, CSV.", show_default=False)
-    ] = None,
+    frames: FrameKind = None,
+    sheet: Sheet = None,
+    corrections: Corrections = None,
     workers: Annotated[
         int | None, typer.Option(help="Clips made at a time; default one a core.", min=1, show_default=False)
     ] = None,

@@ -16,11 +16,11 @@ from fsmer.backbones.base import Backbone, ClassDirections, Targets
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.text_tower import TextTower
+from fsmer.data.class_words import emotions_of
 from fsmer.data.facs import describe_aus, units_of_description
 from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
-from fsmer.data.synthetic import THREE_CLASSES
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
 
 __all__ = ["R3D10Attribute", "R3D18Attribute", "R3D34Attribute", "ResNet3D", "cross_modal_contrastive"]
@@ -390,9 +390,7 @@ class R3DAttribute(Backbone):
 
 def _direction(name: str, units: Tensor) -> Tensor | None:
     """Direction of one class, of unit length, from those of the units, (30, D); None for a name without a meaning."""
-    emotions = [emotion for emotion, coarse in THREE_CLASSES.items() if coarse == name]
-    if name in EMOTION_ACTION_UNITS:
-        emotions = [name]
+    emotions = emotions_of(name)
     if emotions:
         return F.normalize(torch.stack([_emotion_direction(emotion, units) for emotion in emotions]).mean(0), dim=-1)
     numbers = units_of_description(name)

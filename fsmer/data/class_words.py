@@ -13,7 +13,7 @@ from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.synthetic import THREE_CLASSES
 
-__all__ = ["described_units", "unit_shares"]
+__all__ = ["described_units", "emotions_of", "unit_shares"]
 
 
 def described_units(name: str) -> tuple[int, ...]:
@@ -26,6 +26,11 @@ def described_units(name: str) -> tuple[int, ...]:
         parsed = parse_aus(name)
         numbers = () if parsed.unparsed else parsed.numbers()
     return numbers if set(numbers) <= set(ACTION_UNIT_ORDER) else ()
+
+
+def emotions_of(name: str, coarse: Mapping[str, str] = THREE_CLASSES) -> list[str]:
+    """The emotions that a class stands for: itself, or those of a coarse class; empty for any other name."""
+    return [name] if name in EMOTION_ACTION_UNITS else [emotion for emotion in coarse if coarse[emotion] == name]
 
 
 def unit_shares(name: str, coarse: Mapping[str, str] = THREE_CLASSES) -> NDArray[np.float32] | None:
@@ -43,7 +48,7 @@ def unit_shares(name: str, coarse: Mapping[str, str] = THREE_CLASSES) -> NDArray
     float32 array of shape (len(ACTION_UNIT_ORDER),) or None
         Shares in 0..1; None for a name without a FACS meaning.
     """
-    emotions = [name] if name in EMOTION_ACTION_UNITS else [emotion for emotion in coarse if coarse[emotion] == name]
+    emotions = emotions_of(name, coarse)
     if emotions:
         shares: NDArray[np.float32] = np.mean([_emotion_shares(emotion) for emotion in emotions], axis=0)
         return shares

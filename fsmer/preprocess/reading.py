@@ -287,7 +287,34 @@ def open_frames(
     )
 
 
-class ArrayFrames(FrameSource):
+class _ListedFrames(FrameSource):
+    """Frames that are listed beforehand: each can be had by its number alone."""
+
+    _size: tuple[int, int]
+    _times: NDArray[np.float64]
+    _rate: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self._size
+
+    @property
+    def timestamps(self) -> NDArray[np.float64]:
+        """Seconds since the first frame."""
+        return self._times
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frame rate."""
+        return self._rate
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(len(self)):
+            yield self._frame(index)
+
+
+class ArrayFrames(_ListedFrames):
     """Frames that are in memory: an array ``(T, H, W[, channels])`` or a sequence of images; kept, not copied."""
 
     def __init__(
@@ -311,34 +338,15 @@ class ArrayFrames(FrameSource):
         self._times, self._rate, self.notes = clean_timestamps(timestamps, len(frames), frames_per_second)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self._size
-
-    @property
     def count(self) -> int:
         """Number of frames."""
         return len(self._frames)
-
-    @property
-    def timestamps(self) -> NDArray[np.float64]:
-        """Seconds since the first frame."""
-        return self._times
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frame rate."""
-        return self._rate
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index in range(len(self._frames)):
-            yield self._frame(index)
 
     def _frame(self, index: int) -> Frame:
         return self._checked(as_rgb(self._frames[index], f"frame {index} of {self.name}"), index)
 
 
-class ImageFolder(FrameSource):
+class ImageFolder(_ListedFrames):
     """A folder with one image a frame, in natural order by the last number in the name.
 
     Parameters
@@ -383,28 +391,9 @@ class ImageFolder(FrameSource):
         self._size = cast(tuple[int, int], self._decode(0).shape[:2])
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self._size
-
-    @property
     def count(self) -> int:
         """Number of images."""
         return len(self.files)
-
-    @property
-    def timestamps(self) -> NDArray[np.float64]:
-        """Seconds since the first frame."""
-        return self._times
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frame rate."""
-        return self._rate
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index in range(len(self.files)):
-            yield self._frame(index)
 
     def _frame(self, index: int) -> Frame:
         return self._checked(self._decode(index), index)

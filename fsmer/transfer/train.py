@@ -143,13 +143,6 @@ class Train(Method):
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
-        key = {
-            "recipe": recipe.to_dict(),
-            "method": self.to_dict(),
-            "start": model_hash(backbone),
-            "classes": list(names),
-            "clips": [str(name) for name in support.ids],
-        }
         classifier = self._classifier(backbone.embed_dim, len(names))
         trainer = Trainer(
             backbone,
@@ -160,6 +153,8 @@ class Train(Method):
             seed=self.seed,
             precision=self.precision,
         )
+        # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
+        key = None if folder is None else self._key(backbone, recipe, names, support)
         losses = trainer.run(folder=folder, key=key, resume=resume, progress=progress)
         backbone.finish_training()
         classifier.cpu()
@@ -168,6 +163,16 @@ class Train(Method):
         head = Head("linear", classifier.weight.detach()[None].clone(), bias[None].clone())
         recognizer = Recognizer(replace(model, backbone=backbone), self, names, head, embed(backbone, support), codes)
         return recognizer, {"recipe": recipe.to_dict(), "seed": self.seed, "clips": len(support), "losses": losses}
+
+    def _key(self, start: Backbone, recipe: TrainRecipe, classes: tuple[str, ...], support: ClipSet) -> dict[str, Any]:
+        """What two trainings must have in common for one to go on from the other's checkpoint."""
+        return {
+            "recipe": recipe.to_dict(),
+            "method": self.to_dict(),
+            "start": model_hash(start),
+            "classes": list(classes),
+            "clips": [str(name) for name in support.ids],
+        }
 
     def _classifier(self, width: int, way: int) -> nn.Linear:
         with torch.random.fork_rng(devices=[]):
