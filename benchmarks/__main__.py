@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks import (
     bench_backbones,
     bench_diagonal_attention,
+    bench_folds,
     bench_generator,
     bench_latency,
     bench_methods,
@@ -21,7 +22,7 @@ from benchmarks import (
 )
 from benchmarks.figures import print_figures
 
-PARTS = ("sampler", "methods", "generator", "latency", "attention", "backbones")
+PARTS = ("sampler", "methods", "generator", "latency", "attention", "backbones", "folds")
 
 
 def main() -> int:
@@ -55,6 +56,8 @@ def main() -> int:
             figures += bench_diagonal_attention.run()
         if "backbones" in parts:
             figures += bench_backbones.run()
+        if "folds" in parts:
+            figures += bench_folds.run()
     print_figures(figures)
     broken = [figure.name for figure in figures if not figure.kept]
     print(f"broken: {', '.join(broken)}" if broken else "all promises kept")

@@ -35,6 +35,7 @@ _PUBLIC = {
     "open_frames": "fsmer.preprocess",
     "media_from_frames": "fsmer.preprocess",
     "clips_from_frames": "fsmer.preprocess",
+    "compare": "fsmer.evaluation.compare",
     "PreprocessRecipe": "fsmer.preprocess",
     "prepare": "fsmer.evaluation.prepare_models",
     "predict_recording": "fsmer.evaluation.recording",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from fsmer.episodic import Episode, KShotSampler, list_protocols, load_protocol
     from fsmer.errors import FsmerError
     from fsmer.evaluation import Report, evaluate
+    from fsmer.evaluation.compare import compare
     from fsmer.evaluation.explain import explain
     from fsmer.evaluation.prepare_models import prepare
     from fsmer.evaluation.recording import predict_recording

@@ -245,6 +245,10 @@ def evaluate(
     model: Model = "facs-flow",
     method: MethodName = "cosine",
     param: Param = [],  # noqa: B006
+    train_backbone: Annotated[
+        bool, typer.Option("--train-backbone", help="Fine-tune the network too, as --param train_backbone=true.")
+    ] = False,
+    argument: Argument = [],  # noqa: B006
     way: Annotated[int | None, typer.Option(help="Classes an episode.", show_default=False)] = None,
     shot: Annotated[int | None, typer.Option(help="Support clips of each class.", show_default=False)] = None,
     query: Annotated[
@@ -255,6 +259,30 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option(help="Of the episodes and of the bootstrap.", min=0, show_default=False)
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the method: how many, or which (0,1,2); figures are means over them.", show_default=False
+        ),
+    ] = None,
+    select: Annotated[
+        Literal["fixed", "nested", "oracle"],
+        typer.Option(
+            help="Epochs and parameters: as they are; chosen on inner folds of the support; or, to see what that "
+            "hides, on the test clips."
+        ),
+    ] = "fixed",
+    grid: Annotated[
+        list[str],
+        typer.Option(help="What --select chooses from, as KEY=VALUE,VALUE; may be repeated.", show_default=False),
+    ] = [],  # noqa: B006
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Folds trained at a time, each in a process of its own (-1: one a core).", show_default=False
+        ),
+    ] = None,
+    cache: Annotated[bool, typer.Option(help="Find embeddings again that an earlier run has made.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json, predictions.csv and more.", show_default=False)
     ] = None,
@@ -262,28 +290,69 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Judge a method on a model by a protocol: UF1, UAR and accuracy with 95 % intervals."""
-    from fsmer.backbones import load_model
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
+    from fsmer.evaluation.runner import StartingPoint
 
     asked = {"way": way, "shot": shot, "query": _whole(query), "episodes": episodes}
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
-    solver = _method(method, param)
-    backbone = load_model(model)
-    clips = _read(data, where, scheme, specs=backbone.input_specs) if data else None
+    solver = _method(method, [*param, *(["train_backbone=true"] if train_backbone else [])])
+    arguments = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
+    start = StartingPoint.of(model, solver, arguments)
+    specs = start.backbone(0).input_specs
+    clips = _read(data, where, scheme, specs=specs) if data else None
     with _progress() as progress:
         report = run(
             chosen,
-            backbone,
+            start,
             solver,
             clips=clips,
             descriptions=_pairs(describe, "--describe"),
             seed=seed,
+            seeds=_seeds(seeds),
+            select=select,
+            grid={key: value.split(",") for key, value in _pairs(grid, "--grid").items()},
+            jobs=jobs,
+            cache=cache,
             progress=progress,
             out=out,
             resume=resume,
         )
     _show_report(report, out, as_json)
+
+
+@command("fsmer compare out/pixels out/facs-flow --out out/comparison")
+def compare(
+    reports: Annotated[list[Path], typer.Argument(help="Folders that 'fsmer evaluate' wrote, two or more.")],
+    name: Annotated[
+        list[str],
+        typer.Option(help="What to call the reports, once for each in their order; default their folders."),
+    ] = [],  # noqa: B006
+    draws: Annotated[int, typer.Option(help="Bootstrap samples of the paired tests.", min=100)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for compare.html, .md, .json and pictures.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put reports side by side: figures, paired tests, and in words what makes them hard to compare."""
+    from fsmer.evaluation.compare import compare as run
+
+    comparison = run(*reports, names=name or None, draws=draws, seed=seed)
+    if out is not None:
+        comparison.save(out)
+    if as_json:
+        _print_json(comparison.to_dict())
+        return
+    console = Console()
+    console.print(_methods_table(comparison.reports, "report"))
+    for warning in comparison.warnings:
+        console.print(escape(f"take care: {warning}"), style="yellow", highlight=False)
+    for result in (*comparison.tests, comparison.ranking):
+        if result is not None:
+            console.print(escape(str(result)), highlight=False)
+    if out is not None:
+        console.print(f"written to {escape(str(out))}", highlight=False)
 
 
 @command("fsmer train fr --protocol loso --data DIR --out OUT")
@@ -303,6 +372,10 @@ def train(
     param: Param = [],  # noqa: B006
     argument: Argument = [],  # noqa: B006
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the weights that ship.")] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Folder for TensorBoard: loss and learning rate of every epoch.", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run of the same settings.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -316,6 +389,8 @@ def train(
     method = _method("train", param)
     if not isinstance(method, Train):
         raise FsmerError("the method registered as 'train' is not fsmer's own; register yours under another name.")
+    if log is not None and protocol is not None:
+        raise typer.BadParameter("a log is of one training; leave --protocol out", param_hint="--log")
     arguments = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
     backbone = load_model(name) if pretrained else fresh_model(name, method.seed, arguments)
     clips = _read(data, where, scheme, specs=backbone.input_specs)
@@ -326,7 +401,7 @@ def train(
             )
         else:
             recognizer = method.run(
-                backbone, clips, out, resume=resume, progress=functools.partial(progress, "training")
+                backbone, clips, out, resume=resume, progress=functools.partial(progress, "training"), log=log
             )
     if protocol is not None:
         _show_report(report, out, as_json)
@@ -505,7 +580,10 @@ def pretrain(
             seed=seed,
             steps=steps,
             resume=resume,
-            progress=lambda done, total, losses: progress(f"training {_losses(losses)}", done, total),
+            # Before the first loss is known, clips are drawn.
+            progress=lambda done, total, losses: progress(
+                f"training {_losses(losses)}" if losses else "drawing clips", done, total
+            ),
             **more,
         )
     Console().print(f"weights in {escape(str(folder))}; use them with --model {escape(str(folder))}", highlight=False)
@@ -712,6 +790,18 @@ def _whole(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
+def _seeds(text: str | None) -> int | list[int] | None:
+    """How many seeds, or which."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is neither a number of seeds nor a list such as 0,1,2", param_hint="--seeds"
+        )
+    return int(text) if len(parts) == 1 else [int(part) for part in parts]
+
+
 def _bandwidths(text: str) -> str | list[float]:
     try:
         return [float(part) for part in text.split(",")]
@@ -800,22 +890,30 @@ def _print_report(report: Report) -> None:
     console = Console()
     console.print(escape(f"{report.title}, model {report.model['name']}"), style="bold", highlight=False)
     table = _table("clips of", "clips", "UF1", "UAR", "Acc")
+    stamp = "ORACLE " if report.oracle else ""
     parts = {"all": report.figures | {"clips": report.counts["clips"]}}
     if len(report.per_dataset) > 1:
         parts |= report.per_dataset
     for name, figures in parts.items():
         table.add_row(escape(name), f"{figures['clips']:,}", *_figures(figures))
+    if report.honest is not None and report.gap is not None:
+        table.add_row("honest, same run", f"{report.counts['clips']:,}", *_figures(report.honest))
+        table.add_row("gap", "", *(f"{report.gap[metric]:+.3f}" for metric in ("uf1", "uar", "acc")))
+    for row in report.per_seed if len(report.per_seed) > 1 else []:
+        table.add_row(f"seed {row['seed']}", "", *(f"{stamp}{row[metric]:.3f}" for metric in ("uf1", "uar", "acc")))
     console.print(table)
-    classes = _table("class", "clips", "F1", "recall", "precision", *(f"as\n{name}" for name in report.classes))
+    shown = (f"{stamp}{name}" for name in ("F1", "recall", "precision"))
+    classes = _table("class", "clips", *shown, *(f"as\n{name}" for name in report.classes))
     for (name, row), counts in zip(report.per_class.items(), report.confusion.tolist(), strict=True):
-        shares = (f"{row[key]:.3f}" for key in ("f1", "recall", "precision"))
+        shares = (f"{stamp}{row[key]:.3f}" for key in ("f1", "recall", "precision"))
         classes.add_row(escape(name), f"{row['clips']:,}", *shares, *(f"{count:,}" for count in counts))
     console.print(classes)
-    console.print(escape(report.how), highlight=False)
+    for line in (report.how, *report.notes):
+        console.print(escape(line), highlight=False)
 
 
-def _methods_table(reports: Mapping[str, Report]) -> Table:
-    table = _table("method", "UF1", "UAR", "Acc")
+def _methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
+    table = _table(head, "UF1", "UAR", "Acc")
     for name, report in sorted(reports.items(), key=lambda item: -item[1].uf1):
         table.add_row(escape(name), *_figures(report.figures))
     return table
@@ -827,7 +925,8 @@ def _figures(figures: Mapping[str, Any]) -> list[str]:
     for metric in ("uf1", "uar", "acc"):
         bounds = figures[f"{metric}_interval"]
         shown = "" if bounds is None else " [" + ", ".join(f"{bound:.3f}".removeprefix("0") for bound in bounds) + "]"
-        cells.append(escape(f"{figures[metric]:.3f}{shown}"))
+        stamp = "ORACLE " if figures.get("oracle") else ""
+        cells.append(escape(f"{stamp}{figures[metric]:.3f}{shown}"))
     return cells
 
 

@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "r3d10_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "scratch"},
     "r3d18_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "scratch"},
     "r3d34_attribute": {"width": 4, "size": 32, "frames": 8, "stream_dim": 8, "text": "scratch"},
+    "ststnet": {},
     "tcae": {"size": 32, "width": 8, "code_dim": 16},
 }
 NAMES = [info.name for info in list_models() if not info.name.endswith("for-tests")]

@@ -16,7 +16,7 @@ from fsmer.data import ClipSet, concat
 from fsmer.data.synthetic import synthetic_clips
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, MissingDatasetError, OutputError, ProtocolError, UnknownNameError
-from fsmer.evaluation import evaluate, runner
+from fsmer.evaluation import Report, evaluate, runner
 from fsmer.transfer import Method, adapt, list_methods, load_method
 
 
@@ -225,25 +225,52 @@ def test_finished_episodes_count_for_the_very_same_run_only(backbone: Backbone, 
     assert stop() == 0
     assert stop() > 0
     assert stop(resume=False) == 0
-    assert stop(method="protonet_cosine") == 0
-    assert stop(protocol=load_protocol("kshot", shot=3, episodes=300)) == 0
-    assert stop(seed=77) == 0
-    assert stop(clips=clips[1:]) == 0
+    relabelled = ClipSet.from_arrays(
+        clips.media(), np.roll(clips.labels, 1), subjects=clips.subjects, datasets=clips.datasets, ids=clips.ids
+    )
+    # Maps extracted anew under the same ids are another run too.
+    anew = ClipSet.from_arrays(
+        clips.media()[:, :, :, ::-1].copy(),
+        clips.labels,
+        subjects=clips.subjects,
+        datasets=clips.datasets,
+        ids=clips.ids,
+    )
     torch.manual_seed(1)
-    assert stop(model=create_model("facs-flow")) == 0
+    for changes, words in (
+        ({"method": "protonet_cosine"}, "another method .*euclidean.*cosine"),
+        ({"protocol": load_protocol("kshot", shot=3, episodes=300)}, f"another protocol .*{protocol.hash}"),
+        ({"seed": 77}, "another protocol"),
+        ({"clips": clips[1:]}, "another table of clips"),
+        ({"clips": relabelled}, "another table of clips"),
+        ({"clips": anew}, "another content of the media"),
+        ({"model": create_model("facs-flow")}, "another model .*facs-flow with weights"),
+    ):
+        # Results of two runs never meet in one folder: the message says what differs and what to do.
+        with pytest.raises(OutputError, match=f"{words}.*must not be mixed.*resume off") as refused:
+            stop(**changes)  # type: ignore[arg-type]
+        assert str(refused.value).count(". ") == 0
+    assert stop(resume=False, method="protonet_cosine") == 0
 
 
-def test_maps_extracted_anew_under_the_same_ids_are_another_run(
-    backbone: Backbone, clips: ClipSet, tmp_path: Path
+@pytest.mark.parametrize("damage", ["lost", "cut", "older"])
+def test_an_unfinished_run_of_another_version_is_not_taken_over(
+    damage: str, backbone: Backbone, clips: ClipSet, tmp_path: Path
 ) -> None:
-    protocol = load_protocol("loso")
-    anew = clips.media()[:, :, :, ::-1].copy()
-    other = ClipSet.from_arrays(anew, clips.labels, subjects=clips.subjects, datasets=clips.datasets, ids=clips.ids)
-    keys = []
-    for some in (clips, clips, other):
-        described, method = protocol.to_dict(), load_method("protonet")
-        keys.append(runner._run_key(described, "weights", method, some, some))
-    assert keys[0] == keys[1] != keys[2]
+    protocol = load_protocol("kshot", shot=2, episodes=300)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(protocol, backbone, "protonet", clips=clips, out=tmp_path, progress=Interrupt(1))
+    (about,) = tmp_path.glob(".parts-*/run.json")
+    if damage == "lost":
+        about.unlink()
+    elif damage == "cut":
+        about.write_text(about.read_text()[:40])
+    else:
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"format_version": 1}))
+    with pytest.raises(OutputError, match=r"another version of fsmer wrote or that lost its run\.json"):
+        evaluate(protocol, backbone, "protonet", clips=clips, out=tmp_path)
+    report = evaluate(protocol, backbone, "protonet", clips=clips, out=tmp_path, resume=False)
+    assert Report.load(tmp_path).uf1 == report.uf1
 
 
 def test_a_negative_seed_is_refused(backbone: Backbone, clips: ClipSet) -> None:

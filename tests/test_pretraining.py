@@ -16,7 +16,7 @@ from fsmer.pretraining import PRETRAINERS, load_pretrainer
 from fsmer.pretraining.facs_flow import Recipe, pretrain_facs_flow
 
 # Small enough for seconds; everything else is the real thing.
-QUICK = Recipe(steps=6, batch=32, scatter_clips=256)
+QUICK = Recipe(steps=6, batch=32, scatter_clips=256, estimated_clips=16)
 
 
 class Interrupted(Exception):
@@ -30,6 +30,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stop_after(steps: int):
     def progress(step: int, total: int, losses: dict[str, float]) -> None:
+        if not losses:  # clips are being drawn
+            assert total == 16
+            return
         assert total == QUICK.steps
         assert losses["loss"] > 0
         if step == steps:
@@ -44,15 +47,17 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(finished: Path, tmp_pa
         pretrain_facs_flow(folder, seed=3, recipe=QUICK, checkpoint_every=2, progress=stop_after(5))
     assert not (folder / "model.safetensors").exists()
     assert json.loads((folder / "checkpoint.json").read_text())["step"] == 4
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
+    drawn, *others = sorted(path.name for path in folder.iterdir())
+    assert drawn.startswith(".maps-")
+    assert others == ["checkpoint.json", "checkpoint.safetensors"]
     seen: list[int] = []
     pretrain_facs_flow(folder, seed=3, recipe=QUICK, checkpoint_every=2, progress=lambda step, *_: seen.append(step))
-    assert seen == [5, 6]
+    assert seen == [5, 6]  # neither steps nor clips are made again
     whole, resumed = (load_file(str(path / "model.safetensors")) for path in (finished, folder))
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=1e-5, atol=1e-6, msg=name)
-    assert not list(folder.glob("checkpoint*"))
+    assert not list(folder.glob("checkpoint*")) + list(folder.glob(".maps*"))
 
 
 def test_another_seed_gives_other_weights_and_global_random_state_is_left_alone(finished: Path, tmp_path: Path):
@@ -89,7 +94,7 @@ def test_losses_fall():
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe(steps=30, batch=64, mixup=0, channel_drop=0, scatter_clips=256)
+        recipe = Recipe(steps=30, batch=64, mixup=0, channel_drop=0, scatter_clips=256, estimated_share=0)
         pretrain_facs_flow(folder, recipe=recipe, progress=lambda _step, _steps, now: losses.append(now["loss"]))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -107,7 +112,17 @@ def test_a_checkpoint_of_another_seed_or_recipe_is_refused_and_a_broken_one_too(
     assert pretrain_facs_flow(folder, seed=3, recipe=QUICK, resume=False) == folder
 
 
-@pytest.mark.parametrize("recipe", [Recipe(steps=0), Recipe(batch=1), Recipe(batch=100)])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(steps=0),
+        Recipe(batch=1),
+        Recipe(batch=100),
+        Recipe(estimated_share=1.5),
+        Recipe(estimated_clips=250),
+        Recipe(estimated_clips=0),
+    ],
+)
 def test_a_recipe_out_of_range_is_refused(recipe: Recipe, tmp_path: Path):
     with pytest.raises(FsmerError, match="cannot train"):
         pretrain_facs_flow(tmp_path, recipe=recipe)

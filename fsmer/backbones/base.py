@@ -124,6 +124,9 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
     name: ClassVar[str] = ""
     recipe: ClassVar[TrainRecipe] = TrainRecipe()
+    # Whether copies can be trained as one: all randomness of a training step comes from `fsmer.backbones.noise`, and
+    # no step depends on values of tensors.
+    stackable: ClassVar[bool] = False
 
     def __init__(self, *, input_spec: InputSpec | Sequence[InputSpec], embed_dim: int, config: dict[str, Any]) -> None:
         super().__init__()

@@ -172,6 +172,7 @@ class FacsFlow(Backbone):
         augment=("flip", "crop"),
         crop_pixels=1,
     )
+    stackable: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -216,6 +217,9 @@ class FacsFlow(Backbone):
 
     def _embed(self, inputs: Tensor) -> Tensor:
         folded = not self.training and torch.is_inference_mode_enabled()
+        if not folded:
+            # This may be a training step, and fused optimisers change weights without raising their version.
+            self._folded_state = ()
         parts = self._folded(inputs) if folded else [branch(inputs) for branch in self.networks]
         return torch.cat(parts, dim=-1) / len(parts) ** 0.5
 

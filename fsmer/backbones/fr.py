@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone, Targets
+from fsmer.backbones.noise import dropout
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
@@ -67,10 +68,21 @@ class InceptionBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Feature maps of shape (B, 4 * filters, H, W)."""
-        point, before3, before5 = F.relu(self.points(inputs)).chunk(3, dim=1)
-        pooled = self.pooled(F.max_pool2d(inputs, 3, stride=1, padding=1))
-        others = torch.cat([self.conv3(before3), self.conv5(before5), pooled], dim=1)
-        return torch.cat([point, F.relu(others)], dim=1)
+        point, before3, before5 = _pointwise(self.points, inputs).chunk(3, dim=1)
+        pooled = _pointwise(self.pooled, F.max_pool2d(inputs, 3, stride=1, padding=1))
+        paths = [point, self.conv3(F.relu(before3)), self.conv5(F.relu(before5)), pooled]
+        return F.relu(torch.cat(paths, dim=1))
+
+
+def _pointwise(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """A 1x1 convolution.
+
+    That of a single map is a product, written so that channels come to lie together: nothing in the layout of one
+    channel says that they should, and without it all that follows takes a third longer.
+    """
+    if inputs.shape[1] > 1 or layer.bias is None:
+        return layer(inputs)
+    return (inputs.movedim(1, -1) * layer.weight.flatten() + layer.bias).movedim(-1, 1)
 
 
 class InceptionStream(nn.Sequential):
@@ -143,7 +155,7 @@ def proposal_loss(logits: Tensor, labels: Tensor) -> Tensor:
         Of the detectors, before the sigmoid.
     labels : int64 Tensor of shape (B,)
     """
-    truth = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    truth = (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, truth)
 
 
@@ -218,6 +230,7 @@ class FR(Backbone):
         batch_size=32,
         schedule="constant",
     )
+    stackable: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -290,14 +303,14 @@ class FR(Backbone):
         """
         shared = self.shared_features(inputs)
         if self.proposal is None:
-            return targets.cross_entropy(classifier(F.dropout(shared, self.dropout, self.training)))
+            return targets.cross_entropy(classifier(dropout(shared, self.dropout, self.training)))
         if len(targets.classes) != self.proposal.branches:
             raise FsmerError(
                 f"{self.name!r} has {self.proposal.branches} branches, but the clips have {len(targets.classes)} "
                 f"classes ({', '.join(targets.classes)}); call set_classes with them before training."
             )
         specific = self.proposal(shared)
-        embeddings = F.dropout(self._refine(specific), self.dropout, self.training)
+        embeddings = dropout(self._refine(specific), self.dropout, self.training)
         proposal = proposal_loss(self.proposal.detect(specific), targets.labels)
         return self.balance * proposal + targets.cross_entropy(classifier(embeddings))
 

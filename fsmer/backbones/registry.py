@@ -30,6 +30,7 @@ MODULES = (
     "fsmer.backbones.mmnet",
     "fsmer.backbones.mubert",
     "fsmer.backbones.r3d_attribute",
+    "fsmer.backbones.ststnet",
     "fsmer.backbones.tcae",
 )
 

@@ -15,7 +15,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from fsmer.data.media import ArrayStore, ConcatStore, LazyArray, MediaStore, NpyStore, RowError, check_arrays
+from fsmer.data.media import (
+    ArrayStore,
+    ConcatStore,
+    LazyArray,
+    MediaStore,
+    NpyStore,
+    RowError,
+    check_arrays,
+    narrowed,
+)
 from fsmer.data.schemes import LabelScheme, RelabelReport, load_scheme
 from fsmer.data.spec import InputSpec
 from fsmer.data.table import CORE_COLUMNS, cells_as_text, clean_table, describe_type, read_table, write_table
@@ -563,6 +572,22 @@ class ClipSet(Sequence[Clip]):
         fronts = base.values("dataset") if prefix is None else np.full(len(base.frame), prefix, object)
         ids = [f"{front}/{clip}" for front, clip in zip(fronts.tolist(), base.ids.tolist(), strict=True)]
         return ClipSet(_Base(base.frame.assign(clip=pd.Series(ids, dtype="str")), base.media), self._rows)
+
+    def apart(self, *, labelled: bool = True) -> ClipSet:
+        """The same clips as a set of its own, from which nothing of the set that they were chosen from can be reached.
+
+        Parts share table and media with the whole, so whoever holds one could look up the labels of the others; a set
+        apart is what a learner may hold while those others are to judge it.
+
+        Parameters
+        ----------
+        labelled : bool
+            False leaves out what was annotated too: label, action units and all further columns.
+        """
+        table = self.table if labelled else self.table[["clip", "dataset", "subject"]]
+        stores = {kind: narrowed(store, self._rows) for kind, store in self._base.media.items()}
+        columns = table.astype(dict.fromkeys({"dataset", "subject", "label"} & set(table.columns), object))
+        return ClipSet._whole(_Base(clean_table(columns), stores))
 
     # -- media --------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ __all__ = [
     "RowError",
     "check_arrays",
     "guess_spec",
+    "narrowed",
 ]
 
 # 8-bit maps divided by 255 hit 0 and 1 exactly; interpolation of float maps may overshoot by rounding only.
@@ -152,6 +153,10 @@ class ListStore:
             out[place] = _as_float(array)
         return out
 
+    def narrowed(self, rows: Rows) -> ListStore:
+        """A store of these rows alone, see `narrowed`."""
+        return ListStore([self._arrays[row] for row in rows.tolist()], self._spec)
+
 
 class ImageStore:
     """One 8-bit RGB image per row; red, green and blue are the spec's channels in order, read as value / 255.
@@ -249,6 +254,18 @@ class ConcatStore:
                 raise RowError(int(rows[place]), error.reason) from error
         return out
 
+    def narrowed(self, rows: Rows) -> ConcatStore:
+        """A store of these rows alone, see `narrowed`."""
+        which = self._which[rows]
+        stores, places = [], np.zeros(len(rows), np.int64)
+        # No row at all still needs a store that says what it holds.
+        numbers = np.unique(which) if len(rows) else np.zeros(1, np.int64)
+        for index in numbers.tolist():
+            here = np.flatnonzero(which == index)
+            stores.append(narrowed(self._stores[index], self._rows[rows[here]]))
+            places[here] = np.arange(len(here))
+        return ConcatStore(stores, np.searchsorted(numbers, which).astype(np.int32), places)
+
 
 @dataclass(frozen=True)
 class LazyArray:
@@ -278,6 +295,21 @@ class LazyArray:
     def read(self) -> NDArray[np.float32]:
         """Read the array, shape ``(channels, height, width)``, without looking at its values."""
         return self.store.read(np.array([self.row], np.int64))[0]
+
+
+def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
+    """A store of these rows alone, in this order, that knows no file name or single array of any other row.
+
+    Rows of one large array are not copied: they stay a view into it. Numbers tell nothing of other clips but their
+    pictures, while names of files and folders often hold their labels.
+    """
+    if isinstance(store, ImageStore):
+        return ImageStore([store.files[row] for row in rows.tolist()], store.spec)
+    if isinstance(store, ListStore):
+        return store.narrowed(rows)
+    if isinstance(store, ConcatStore):
+        return store.narrowed(rows)
+    return ConcatStore([store], np.zeros(len(rows), np.int32), rows)
 
 
 def guess_spec(array: NDArray[Any]) -> InputSpec:

@@ -431,14 +431,14 @@ def _media_panels(media: Mapping[str, Medium]) -> list[_Panel]:
             panels.append(_image_panel("first frame", frames[0]))
         if "apex" not in media:
             panels.append(_image_panel(f"frame {most + 1} of {len(frames)}", frames[most]))
-    flows = dict(_flows_of(media))
+    flows = dict(flows_of(media))
     panels += [_flow_panel(title, flow) for title, flow in flows.items()]
     if not flows:
         panels += [_difference_panel(*pair) for pair in _pairs(media)]
     return panels
 
 
-def _flows_of(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array]]:
+def flows_of(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array]]:
     if "flow" in media:
         spec, flow = media["flow"]
         yield "flow", _centred(flow) if spec.normalisation == "minmax" else flow
@@ -476,7 +476,7 @@ def _background(media: Mapping[str, Medium]) -> Array:
     if "frames" in media:
         frames = media["frames"][1]
         return np.asarray(frames[_most_moved(frames)].mean(axis=0))
-    flow = next(values for _, values in _flows_of(media))
+    flow = next(values for _, values in flows_of(media))
     amount = flow[2] - flow[2].min() if len(flow) > 2 else np.hypot(flow[0], flow[1])
     return np.asarray(1 - 0.6 * amount / max(float(amount.max()), 1e-12))
 

@@ -29,17 +29,21 @@ from fsmer.io import atomic_path, write_json, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
 
 __all__ = ["Predictions", "Report"]
 
-FORMAT_VERSION = 1
+# 2: several seeds, selection, notes.
+FORMAT_VERSION = 2
 REPORT_FILE = "report.json"
 PREDICTIONS_FILE = "predictions.csv"
 EPISODES_FILE = "episodes.csv"
 MARKDOWN_FILE = "report.md"
 PICTURE_FILE = "confusion.png"
 
+# On everything that was chosen by looking at the test clips.
+ORACLE = "ORACLE"
 TITLES = {"uf1": "UF1", "uar": "UAR", "acc": "Acc", "acc_merau": "Acc (MERAU eq. 14)"}
 # The packages whose versions can change a figure.
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
@@ -86,7 +90,8 @@ class Report:
     ----------
     figures : dict
         ``uf1``, ``uar``, ``acc``, ``acc_merau`` and ``<name>_interval``, each (low, high) or ``None`` where nothing
-        can be said. `averaging` says what they are.
+        can be said. `averaging` says what they are. With several seeds they are means over these. Figures that were
+        chosen on the test clips have ``oracle`` too, and show it wherever they are shown.
     averaging : {"pooled", "episodes"}
         ``"pooled"``: one figure from the predictions of all folds together, interval by bootstrap over subjects.
         ``"episodes"``: mean over episodes, interval 1.96 standard errors.
@@ -96,18 +101,29 @@ class Report:
         Class -> ``f1``, ``recall``, ``precision``, ``clips``.
     classes : tuple of str
     confusion : int array of shape (C, C)
-        Rows are the truth; counts over all episodes.
+        Rows are the truth; counts over all episodes and seeds.
     predictions : DataFrame
-        ``episode, clip, dataset, subject, label, predicted, p_<class> ...``, one row a query clip and episode.
+        ``episode, clip, dataset, subject, label, predicted, p_<class> ...``, one row a query clip and episode. With
+        several seeds ``seed`` comes first, and every seed has its rows.
     episodes : DataFrame
-        ``episode, name, clips, uf1, uar, acc, acc_merau``, one row an episode.
+        ``episode, name, clips, uf1, uar, acc, acc_merau``, one row an episode; ``seed`` first as above.
     protocol, model, method : dict
         Name, title, content hash and settings; name, weights hash and input; name and parameters.
     counts : dict
         ``clips`` (distinct clips judged), ``subjects``, ``episodes``, ``predictions``.
     seed : int
+        Of the episodes and the bootstrap.
     versions : dict
         Versions of the packages that can change a figure.
+    per_seed : list of dict
+        ``seed`` (of the method) with its ``uf1``, ``uar``, ``acc``, ``acc_merau``; one entry even for one seed.
+    selection : dict
+        How epochs and parameters were chosen: ``rule`` (``"fixed"``, ``"nested"`` or ``"oracle"``) and, where something
+        was chosen, ``by``, ``candidates`` and ``chosen`` for each seed and episode.
+    honest : dict or None
+        Of an oracle report, the figures that the method's own values give in the same run.
+    notes : tuple of str
+        What a reader of the figures should know, a sentence each.
     """
 
     figures: Figures
@@ -124,12 +140,16 @@ class Report:
     counts: Mapping[str, int]
     seed: int
     versions: Mapping[str, str]
+    per_seed: list[dict[str, Any]] = field(default_factory=list)
+    selection: Mapping[str, Any] = field(default_factory=lambda: {"rule": "fixed"})
+    honest: Figures | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_predictions(
         cls,
         clips: ClipSet,
-        predictions: Predictions,
+        predictions: Predictions | Mapping[int, Predictions],
         *,
         codes: NDArray[np.int64],
         classes: Sequence[str],
@@ -140,6 +160,9 @@ class Report:
         protocol: Mapping[str, Any],
         model: Mapping[str, Any],
         method: Mapping[str, Any],
+        selection: Mapping[str, Any] | None = None,
+        honest: Figures | None = None,
+        notes: Sequence[str] = (),
     ) -> Report:
         """Compute all figures.
 
@@ -147,7 +170,8 @@ class Report:
         ----------
         clips : ClipSet
             What `predictions` point into.
-        predictions : Predictions
+        predictions : Predictions, or mapping of seed to Predictions
+            Several seeds answer the same questions, each in the same order.
         codes : int64 array of shape (N,)
             Class of every clip as an index into `classes`; only those of judged clips are read.
         classes : sequence of str
@@ -158,44 +182,56 @@ class Report:
         averaging : {"pooled", "episodes"}
         seed : int
             Also seeds the bootstrap.
-        protocol, model, method : dict
+        protocol, model, method, selection, honest, notes
             See the attributes.
         """
-        rows, n_classes, n_episodes = predictions.clip, len(classes), len(names)
+        own = int(method["params"].get("seed", 0))
+        runs = {own: predictions} if isinstance(predictions, Predictions) else dict(predictions)
+        selection = dict(selection or {"rule": "fixed"})
+        some = next(iter(runs.values()))
+        rows, n_classes, n_episodes = some.clip, len(classes), len(names)
         truth = codes[rows]
         datasets, people = clips.dataset_codes(), clips.subject_codes()
         judged = np.zeros(len(clips), dtype=bool)
         judged[rows] = True
+        stamp = {"oracle": True} if selection["rule"] == "oracle" else {}
 
-        def figures(chosen: NDArray[np.bool_] | None) -> tuple[Figures, Scores, NDArray[np.int64]]:
+        def figures(chosen: NDArray[np.bool_] | None) -> tuple[Figures, list[Scores], NDArray[np.int64]]:
+            """Figures, the scores behind them seed by seed (an axis over episodes first, or none), and the counts."""
+
             def part(values: NDArray[Any]) -> NDArray[Any]:
                 return values if chosen is None else values[chosen]
 
-            by_episode = confusion_matrix(
-                part(truth),
-                part(predictions.predicted),
-                n_classes,
-                groups=part(predictions.episode),
-                n_groups=n_episodes,
-            )
-            total = by_episode.sum(axis=0)
-            # An episode without any query of a data set says nothing about it.
-            asked = by_episode.any(axis=(1, 2))
+            def counted(said: Predictions, groups: NDArray[Any], n_groups: int) -> NDArray[np.int64]:
+                found: NDArray[np.int64] = confusion_matrix(
+                    part(truth), part(said.predicted), n_classes, groups=part(groups), n_groups=n_groups
+                )
+                return found
+
+            by_episode = np.stack([counted(said, some.episode, n_episodes) for said in runs.values()])
+            total = by_episode.sum(axis=(0, 1))
             if averaging == "episodes":
-                scores = score_confusion(by_episode[asked], None if among is None else among[asked])
-                values: Figures = {name: float(getattr(scores, name).mean()) for name in METRICS}
-                values |= {f"{name}_interval": mean_interval(getattr(scores, name)) for name in METRICS}
-                return values, scores, total
-            scores = score_confusion(total)
-            values = {name: float(getattr(scores, name)) for name in METRICS}
-            subject_names, subjects = np.unique(part(people[rows]), return_inverse=True)
-            by_subject = confusion_matrix(
-                part(truth), part(predictions.predicted), n_classes, groups=subjects, n_groups=len(subject_names)
-            )
-            intervals = bootstrap_interval(by_subject, seed=seed)
-            return values | {f"{name}_interval": intervals[name] for name in METRICS}, scores, total
+                # An episode without any query of a data set says nothing about it.
+                asked = by_episode[0].any(axis=(1, 2))
+                scores = [score_confusion(one[asked], None if among is None else among[asked]) for one in by_episode]
+                # Episodes are what is drawn; the seeds of one are averaged before.
+                each = {name: np.mean([getattr(one, name) for one in scores], axis=0) for name in METRICS}
+                values: Figures = {name: float(each[name].mean()) for name in METRICS}
+                values |= {f"{name}_interval": mean_interval(each[name]) for name in METRICS}
+                return values | stamp, scores, total
+            scores = [score_confusion(one.sum(axis=0)) for one in by_episode]
+            values = {name: float(np.mean([getattr(one, name) for one in scores])) for name in METRICS}
+            subject_names, subjects = np.unique(people[rows], return_inverse=True)
+            by_subject = np.stack([counted(said, subjects, len(subject_names)) for said in runs.values()])
+            there = by_subject.any(axis=(0, 2, 3))
+            intervals = _intervals(by_subject[:, there], seed)
+            return values | {f"{name}_interval": intervals[name] for name in METRICS} | stamp, scores, total
 
         whole, scores, total = figures(None)
+        per_seed = [
+            {"seed": number} | {name: float(np.mean(getattr(one, name))) for name in METRICS} | stamp
+            for number, one in zip(runs, scores, strict=True)
+        ]
         per_dataset = {}
         for number, dataset in enumerate(clips.dataset_names):
             here = judged & (datasets == number)
@@ -204,10 +240,12 @@ class Report:
                 per_dataset[dataset] = values | {"clips": int(here.sum()), "subjects": len(np.unique(people[here]))}
         per_class = {}
         for code, name in enumerate(classes):
-            by_class = {key: getattr(scores, key)[..., code] for key in ("f1", "recall", "precision")}
-            if averaging == "episodes" and among is not None:
-                by_class = {key: values[among[:, code]] for key, values in by_class.items()}
-            shown = {key: float(np.mean(values)) if np.size(values) else 0.0 for key, values in by_class.items()}
+            shown = {}
+            for key in ("f1", "recall", "precision"):
+                by_class = [getattr(one, key)[..., code] for one in scores]
+                if averaging == "episodes" and among is not None:
+                    by_class = [values[among[:, code]] for values in by_class]
+                shown[key] = float(np.mean(by_class)) if np.size(by_class) else 0.0
             per_class[name] = shown | {"clips": int((judged & (codes == code)).sum())}
         return cls(
             figures=whole,
@@ -216,8 +254,8 @@ class Report:
             per_class=per_class,
             classes=tuple(classes),
             confusion=total,
-            predictions=_predictions_table(clips, predictions, classes, truth),
-            episodes=_episodes_table(predictions, truth, names, among, n_classes),
+            predictions=_by_seed({n: _predictions_table(clips, said, classes, truth) for n, said in runs.items()}),
+            episodes=_by_seed({n: _episodes_table(said, truth, names, among, n_classes) for n, said in runs.items()}),
             protocol=dict(protocol),
             model=dict(model),
             method=dict(method),
@@ -225,10 +263,14 @@ class Report:
                 "clips": int(judged.sum()),
                 "subjects": len(np.unique(people[judged])),
                 "episodes": n_episodes,
-                "predictions": len(predictions),
+                "predictions": sum(map(len, runs.values())),
             },
             seed=seed,
             versions=_versions(),
+            per_seed=per_seed,
+            selection=selection,
+            honest=honest,
+            notes=tuple(notes),
         )
 
     @property
@@ -252,25 +294,41 @@ class Report:
         return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
     @property
+    def oracle(self) -> bool:
+        """Whether something was chosen on the test clips, so that the figures estimate nothing."""
+        return self.selection["rule"] == "oracle"
+
+    @property
+    def gap(self) -> dict[str, float] | None:
+        """Of an oracle report, how far its figures lie above the honest ones of the same run."""
+        if self.honest is None:
+            return None
+        return {name: float(self.figures[name]) - float(self.honest[name]) for name in METRICS}
+
+    @property
     def title(self) -> str:
         """Method, protocol and the parameters that it was run with."""
+        stamp = f"{ORACLE}, chosen on the test clips: " if self.oracle else ""
         params = self.protocol["settings"]["params"]
         given = ", ".join(f"{key} {_words(value)}" for key, value in params.items() if value not in (None, False))
-        return f"{self.method['name']} on {self.protocol['title']}" + (f" ({given})" if given else "")
+        return f"{stamp}{self.method['name']} on {self.protocol['title']}" + (f" ({given})" if given else "")
 
     @property
     def how(self) -> str:
         """One sentence: what the figures and intervals are."""
         counts = self.counts
+        seeds = f"mean over {len(self.per_seed)} seeds " if len(self.per_seed) > 1 else ""
+        stamp = f"; {ORACLE}: parameters chosen on the test clips, no estimate of anything" if self.oracle else ""
         if self.averaging == "episodes":
-            return f"mean over {counts['episodes']:,} episodes; interval: 95 % of that mean (1.96 standard errors)"
+            over = f"mean over {'seeds and ' if seeds else ''}{counts['episodes']:,} episodes"
+            return f"{over}; interval: 95 % of that mean (1.96 standard errors){stamp}"
         folds = f"{counts['episodes']:,} folds" if counts["episodes"] > 1 else "one episode"
         sure = (
             f"95 % by bootstrap over {counts['subjects']:,} subjects"
             if counts["subjects"] > 1
             else "none, since all clips are of one subject"
         )
-        return f"from the predictions of {folds} pooled; interval: {sure}"
+        return f"{seeds}from the predictions of {folds} pooled; interval: {sure}{stamp}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tables as plain values for JSON."""
@@ -289,11 +347,16 @@ class Report:
             "method": _plain(self.method),
             "counts": dict(self.counts),
             "seed": self.seed,
+            "per_seed": _plain(self.per_seed),
+            "selection": _plain(self.selection),
+            **({} if self.honest is None else {"honest": _plain(self.honest), "gap": self.gap}),
+            "notes": list(self.notes),
             "versions": dict(self.versions),
         }
 
     def markdown(self) -> str:
         """The report as a Markdown page."""
+        stamp = f"{ORACLE} " if self.oracle else ""
         lines = [
             f"# {self.title}",
             "",
@@ -309,12 +372,24 @@ class Report:
         for name, figures in parts.items():
             cells = " | ".join(show_figure(figures, metric) for metric in ("uf1", "uar", "acc"))
             lines.append(f"| {name} | {figures['clips']:,} | {cells} |")
-        lines += ["", "| class | clips | F1 | recall | precision |", "|---|---|---|---|---|"]
+        if self.honest is not None:
+            honest, gap = self.honest, self.gap or {}
+            cells = " | ".join(show_figure(honest, metric) for metric in ("uf1", "uar", "acc"))
+            lines.append(f"| honest, in the same run | {self.counts['clips']:,} | {cells} |")
+            cells = " | ".join(f"{gap[metric]:+.4f}" for metric in ("uf1", "uar", "acc"))
+            lines.append(f"| gap | | {cells} |")
+        if len(self.per_seed) > 1:
+            lines += ["", "| seed | UF1 | UAR | Acc |", "|---|---|---|---|"]
+            for row in self.per_seed:
+                cells = " | ".join(f"{stamp}{row[metric]:.4f}" for metric in ("uf1", "uar", "acc"))
+                lines.append(f"| {row['seed']} | {cells} |")
+        keys = ("f1", "recall", "precision")
+        lines += ["", f"| class | clips | {stamp}F1 | {stamp}recall | {stamp}precision |", "|---|---|---|---|---|"]
         lines += [
-            f"| {name} | {row['clips']:,} | {row['f1']:.4f} | {row['recall']:.4f} | {row['precision']:.4f} |"
+            f"| {name} | {row['clips']:,} | " + " | ".join(f"{stamp}{row[key]:.4f}" for key in keys) + " |"
             for name, row in self.per_class.items()
         ]
-        lines += ["", "Confusion (rows: truth, columns: prediction):", "", f"| | {' | '.join(self.classes)} |"]
+        lines += ["", f"{stamp}Confusion (rows: truth, columns: prediction):", "", f"| | {' | '.join(self.classes)} |"]
         lines.append("|---" * (len(self.classes) + 1) + "|")
         for name, counts in zip(self.classes, self.confusion.tolist(), strict=True):
             lines.append(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} |")
@@ -323,14 +398,18 @@ class Report:
             "weights": f"{self.model['name']} ({self.model['weights_hash']})",
             "method": json.dumps(_plain(self.method["params"])),
             "seed": self.seed,
+            "selection": self.selection["rule"],
             "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
         }
+        lines += [""] if self.notes else []
+        lines += [f"Note: {note}" for note in self.notes]
         lines += ["", *(f"- {name}: {value}" for name, value in settings.items()), ""]
         return "\n".join(lines)
 
     def __str__(self) -> str:
         cells = ", ".join(f"{TITLES[name]} {show_figure(self.figures, name)}" for name in ("uf1", "uar", "acc"))
-        return f"{self.method['name']} on {self.protocol['name']}: {cells} ({self.how})"
+        stamp = f"{ORACLE} " if self.oracle else ""
+        return f"{stamp}{self.method['name']} on {self.protocol['name']}: {cells} ({self.how})"
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``report.json``, ``report.md``, ``predictions.csv``, ``episodes.csv`` and ``confusion.png``.
@@ -381,8 +460,14 @@ class Report:
                 header = pd.read_csv(path.parent / name, nrows=0).columns
                 numbers = {column: [""] for column in header if column not in text}
                 tables.append(pd.read_csv(path.parent / name, **(options | {"na_values": numbers})))
+            oracle = {"oracle": True} if values.get("oracle") else {}
+            honest = values.get("honest")
+            seeds = values.get("per_seed")
+            if seeds is None:  # format 1 had one seed
+                own = values["method"]["params"].get("seed", 0)
+                seeds = [{"seed": own} | {name: values[name] for name in METRICS}]
             return cls(
-                figures={key: _bounds(values[key]) for metric in METRICS for key in (metric, f"{metric}_interval")},
+                figures=_figures(values) | oracle,
                 averaging=values["averaging"],
                 per_dataset={
                     name: {k: _bounds(v) for k, v in row.items()} for name, row in values["per_dataset"].items()
@@ -398,6 +483,10 @@ class Report:
                 counts=values["counts"],
                 seed=values["seed"],
                 versions=values["versions"],
+                per_seed=seeds,
+                selection=values.get("selection", {"rule": "fixed"}),
+                honest=None if honest is None else _figures(honest),
+                notes=tuple(values.get("notes", ())),
             )
         except OSError as error:
             raise DataError(
@@ -408,11 +497,50 @@ class Report:
                 raise
             raise DataError(f"the report in {folder} cannot be read ({error}); evaluate again.") from error
 
+    def to_html(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        clips: ClipSet | None = None,
+        backbone: Backbone | str | os.PathLike[str] | None = None,
+    ) -> str:
+        """The report as one self-contained HTML page; also written to `path` where one is given.
+
+        See `fsmer.evaluation.html.report_html` for what `clips` and `backbone` add and what is refused.
+        """
+        from fsmer.evaluation.html import report_html
+
+        text = report_html(self, clips, backbone)
+        if path is not None:
+            write_text(path, text)
+        return text
+
 
 def show_figure(figures: Mapping[str, Any], name: str) -> str:
-    """A figure with its interval, e.g. ``0.8421 [0.8390, 0.8452]``."""
+    """A figure with its interval, e.g. ``0.8421 [0.8390, 0.8452]``; one chosen on the test clips says so."""
     bounds = figures[f"{name}_interval"]
-    return f"{figures[name]:.4f}" + ("" if bounds is None else f" [{bounds[0]:.4f}, {bounds[1]:.4f}]")
+    stamp = f"{ORACLE} " if figures.get("oracle") else ""
+    return f"{stamp}{figures[name]:.4f}" + ("" if bounds is None else f" [{bounds[0]:.4f}, {bounds[1]:.4f}]")
+
+
+def _intervals(by_subject: NDArray[np.int64], seed: int) -> dict[str, tuple[float, float] | None]:
+    """Bootstrap over subjects of the mean over seeds; `by_subject` is (seeds, subjects, C, C)."""
+    from fsmer.evaluation.statistics import bootstrap_interval_of_mean
+
+    if len(by_subject) == 1:
+        return bootstrap_interval(by_subject[0], seed=seed)
+    return bootstrap_interval_of_mean(by_subject, seed=seed)
+
+
+def _by_seed(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """One table; with several seeds, the seed comes first."""
+    import pandas as pd
+
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    for seed, table in tables.items():
+        table.insert(0, "seed", seed)
+    return pd.concat(list(tables.values()), ignore_index=True)
 
 
 def _predictions_table(
@@ -475,6 +603,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value
+
+
+def _figures(values: Mapping[str, Any]) -> Figures:
+    return {key: _bounds(values[key]) for metric in METRICS for key in (metric, f"{metric}_interval")}
 
 
 def _bounds(value: Any) -> Any:

@@ -1,21 +1,21 @@
 """`evaluate`: run a method over a protocol, fit on each episode's support, answer its queries, and report.
 
-Methods that keep the backbone embed each clip once and solve many episodes together; the others go through them one by
-one. Either way the code that fits and scores is the one that `fsmer.adapt` deploys.
+Methods that keep the backbone embed each clip once and solve many episodes together; the others train folds side by
+side, in parallel processes or one by one. In any case the code that fits and scores is the one that `fsmer.adapt`
+deploys, and what learns gets a support set of its own: nothing that it holds leads to a label of the query side.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -23,25 +23,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer import __version__
-from fsmer.backbones import Backbone, embed, load_model, model_hash
-from fsmer.errors import ProtocolError
+from fsmer.backbones import Backbone, load_model, model_hash
+from fsmer.backbones.base import CONFIG_FILE
+from fsmer.backbones.registry import backbone_class
+from fsmer.errors import FsmerError, ProtocolError, UnknownNameError, WeightsError
+from fsmer.evaluation.cache import cache_folder, content_ids, embed_cached
+from fsmer.evaluation.parts import Part, PartStore, RunFolder
 from fsmer.evaluation.report import Predictions, Report
-from fsmer.io import atomic_path, check_writable
-from fsmer.transfer import Method, load_method
+from fsmer.evaluation.selection import Candidate, Family, InnerEpisodes, Rule, best, describe, families
+from fsmer.io import check_writable
+from fsmer.resources import resource_folder
+from fsmer.transfer import Method, Recognizer, load_method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.base import SourceModel
+from fsmer.transfer.train import Train, fresh_model
+from fsmer.transfer.training import FineTuning
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
     from fsmer.episodic import Protocol
-    from fsmer.episodic.episode import Episode, Episodes
+    from fsmer.episodic.episode import Episodes
 
-__all__ = ["Progress", "evaluate"]
+__all__ = ["Progress", "StartingPoint", "evaluate"]
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
-# Results on their way to a report are written at least this often.
+# Results of episodes that are solved together are written at least this often; trained folds at once.
 FLUSH_SECONDS = 10.0
 # Episodes handed to a method at once, and clips x episodes that their query masks may cover.
 BATCH = 128
@@ -50,42 +58,75 @@ MASK_CELLS = 1 << 26
 MAX_ANSWERS = 50_000_000
 # Clips x folds whose supports may be written out as indices at once.
 FOLD_CELLS = 1 << 22
+# In place of a stage: the end of the training.
+END = 0
 
 
 def evaluate(
     protocol: Protocol | str | os.PathLike[str],
-    model: Backbone | str | os.PathLike[str],
+    model: Backbone | StartingPoint | str | os.PathLike[str],
     method: Method | str = "cosine",
     *,
     clips: ClipSet | None = None,
     descriptions: Mapping[str, str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    select: Rule = "fixed",
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    jobs: int | None = None,
+    memory: int | None = None,
+    cache: bool | str | os.PathLike[str] = True,
     progress: Progress | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
 ) -> Report:
     """Judge a method on a backbone by a protocol.
 
-    The query side of an episode is read after its recognizer has been fitted, and nothing is chosen on it.
+    The query side of an episode is read after its recognizer has been fitted, and nothing is chosen on it (but by
+    ``select="oracle"``, which says so on every number).
 
     Parameters
     ----------
     protocol : Protocol, name of `fsmer.list_protocols` or path of a YAML file
-    model : Backbone, name of `fsmer.list_models` or folder of weights
+    model : Backbone, name of `fsmer.list_models`, folder of weights, or StartingPoint
+        A name without weights that ship starts from fresh weights, drawn anew with each seed; only for methods that
+        train the network.
     method : Method or name of `fsmer.list_methods`
     clips : ClipSet, optional
         Labelled clips; protocols on synthetic clips make their own.
     descriptions : mapping of str to str, optional
         What classes look like in words, see `fsmer.adapt`.
+    arguments : mapping, optional
+        Constructor arguments of a backbone given by name, which then starts from fresh weights even where some ship.
     seed : int, optional
-        In place of the protocol's own seed (where it has one); also seeds the bootstrap.
+        In place of the protocol's own seed (where it has one); also seeds the bootstrap. It decides on episodes.
+    seeds : int or sequence of int, optional
+        Seeds of the method (initial weights, order of batches, augmentation); a number n stands for its own seed and
+        the n - 1 that follow. The episodes stay the same. Figures are then means over seeds. Default: its own seed.
+    select : {"fixed", "nested", "oracle"}
+        How epochs and parameters are chosen: not at all; on subject-disjoint inner folds of each support; or on the
+        query side itself, which is what many published scripts do and no estimate (see `fsmer.evaluation.selection`).
+    grid : mapping of str to sequence, optional
+        Parameters of the method and the values to choose from; default, for methods that train the backbone, how long
+        (see `fsmer.evaluation.selection.families`).
+    jobs : int, optional
+        Folds trained at a time in processes of their own, each on one thread (-1: one a core), for methods that train
+        the backbone. Default: in this process, small backbones side by side; or what a surrounding
+        ``joblib.parallel_config`` says, so that a Dask or Ray cluster can take over.
+    memory : int, optional
+        Bytes that folds trained side by side may take together.
+    cache : bool or path
+        Where embeddings of methods that keep the backbone are found again, see `fsmer.evaluation.cache`. True: the
+        default folder; False: nowhere.
     progress : callable, optional
         Called with (what is being done, done, in all).
     out : path, optional
         Folder for the report (see `Report.save`). While the evaluation runs, finished episodes are kept there too, so
         that an interrupted one leaves no broken file and goes on where it was.
     resume : bool
-        Whether to go on with such episodes; they count only for the very same protocol, weights, method and clips.
+        Whether to go on with such episodes. They count only for the very same protocol, weights, method and clips;
+        those of anything else are refused.
 
     Returns
     -------
@@ -94,133 +135,284 @@ def evaluate(
     Raises
     ------
     ProtocolError
-        The clips cannot give these episodes.
+        The clips cannot give these episodes, or the seeds or the selection make no sense.
     MissingDatasetError
         A data set that the protocol names is not among the clips.
     UnknownNameError
-        No such protocol, model or method.
+        No such protocol, model, method or parameter.
+    WeightsError
+        The model has no weights and the method would not train it.
     OutputError
-        `out` cannot be written.
+        `out` cannot be written, or holds an unfinished run of something else.
 
     Examples
     --------
     >>> report = fsmer.evaluate("loso", "facs-flow", "logistic", clips=clips)  # doctest: +SKIP
     >>> report.uf1, report.interval("uf1")  # doctest: +SKIP
+    >>> tuned = load_method("finetune", train_backbone=True)  # doctest: +SKIP
+    >>> fsmer.evaluate("loso", "facs-flow", tuned, clips=clips, seeds=3).per_seed  # doctest: +SKIP
     """
     if seed is not None and seed < 0:
         raise ProtocolError(f"seed={seed} is negative; give 0 or a larger whole number.")
+    if jobs is not None and jobs < 1 and jobs != -1:
+        raise ProtocolError(f"jobs={jobs} is not possible; give 1 or more, or -1 for one a core.")
     chosen = _as_protocol(protocol, seed)
     solver = load_method(method)
-    backbone = model if isinstance(model, Backbone) else load_model(os.fspath(model))
+    runs = _seeds(solver, seeds)
+    start = StartingPoint.of(model, solver, arguments)
+    backbone = start.backbone(runs[0])
     clips = _prepared(chosen, clips, backbone)
     episodes = chosen.split(clips)
     _check_size(chosen, episodes)
-    weights = model_hash(backbone)
-    known = described(SourceModel.wrap(backbone), descriptions or {})
-    run = _Run(known, solver, clips, episodes, progress or _silent)
+    described(SourceModel.wrap(backbone), descriptions or {})
+    groups, candidates = families(solver, backbone, select, grid)
     settings = {"name": chosen.name, "title": chosen.title, "hash": chosen.hash, "settings": chosen.to_dict()}
     if descriptions:
         settings["descriptions"] = dict(descriptions)
-    store = None
     if out is not None:
         check_writable(out)
-        key = _run_key(settings, weights, solver, clips, clips[episodes.codes >= 0])
-        store = _PartStore(Path(out), key, resume=resume)
-    part = _all_episodes(run, store)
-    asked_twice = bool(np.bincount(part.predictions.clip).max(initial=0) > 1)
-    report = Report.from_predictions(
-        clips,
-        part.predictions,
-        codes=episodes.codes,
-        classes=episodes.classes,
-        names=part.names,
-        among=None if part.among.all() else part.among,
-        # Folds divide the clips among themselves and are pooled; episodes that judge clips repeatedly are averaged.
-        averaging="episodes" if len(episodes) > 1 and (episodes.uniform or asked_twice) else "pooled",
-        seed=int(chosen.params.get("seed", seed or 0)),
-        protocol=settings,
-        model={
-            "name": backbone.name,
-            "weights_hash": weights,
-            "input_specs": [spec.to_dict() for spec in backbone.input_specs],
-        },
-        method=solver.to_dict(),
+    engine = _Engine(
+        clips=clips,
+        episodes=episodes,
+        start=start,
+        descriptions=dict(descriptions or {}),
+        families=groups,
+        candidates=candidates,
+        rule=select,
+        jobs=jobs,
+        memory=memory,
+        cache=cache_folder() if cache is True else None if cache is False else Path(cache),
+        progress=progress or _silent,
     )
-    if store is not None:
-        report.save(store.folder)
-        store.clear()
+    if out is not None:
+        identity = _identity(settings, start, solver, clips, engine.content(backbone), (select, candidates))
+        engine.folder = RunFolder(Path(out), identity, resume=resume)
+    try:
+        results = {number: engine.solved(number, seeded(solver, number)) for number in runs}
+    except BaseException:
+        if engine.folder is not None:
+            engine.folder.drop_empty()
+        raise
+    report = _report(engine, results, settings, solver, backbone, int(chosen.params.get("seed", seed or 0)))
+    if engine.folder is not None:
+        report.save(engine.folder.folder)
+        engine.folder.clear()
     return report
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Answers of the episodes `start` to `start + len(names) - 1`."""
+class StartingPoint:
+    """Where learning starts: one backbone for all seeds, or fresh weights by seed.
 
-    start: int
-    names: tuple[str, ...]
-    among: NDArray[np.bool_]
-    predictions: Predictions
+    Parameters
+    ----------
+    given : Backbone or None
+        The one backbone; ``None``: fresh weights.
+    name : str
+        Of the backbone whose weights are drawn.
+    arguments : mapping
+        Of its constructor.
+    """
 
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.names)
+    given: Backbone | None
+    name: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def joined(cls, parts: Sequence[_Part]) -> _Part:
-        return cls(
-            start=parts[0].start,
-            names=tuple(name for part in parts for name in part.names),
-            among=np.concatenate([part.among for part in parts]),
-            predictions=Predictions.joined([part.predictions for part in parts]),
-        )
+    def of(
+        cls,
+        model: Backbone | StartingPoint | str | os.PathLike[str],
+        method: Method,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> StartingPoint:
+        """Load what `evaluate` was given as its model.
+
+        Raises
+        ------
+        UnknownNameError, WeightsError, ProtocolError
+            As for `evaluate`.
+        """
+        if isinstance(model, StartingPoint):
+            return model
+        if isinstance(model, Backbone):
+            if arguments:
+                raise ProtocolError(
+                    "arguments were given with a backbone that is made already; give its name, or make it with them."
+                )
+            return cls(model)
+        name = os.fspath(model)
+        try:
+            backbone_class(name)
+            ships = (resource_folder("pretrained") / name / CONFIG_FILE).is_file()
+        except UnknownNameError:
+            # A folder or a repository; anything else is refused by name.
+            return cls(load_model(name))
+        if ships and not arguments:
+            return cls(load_model(name))
+        if method.keeps_backbone:
+            raise WeightsError(
+                f"no weights of {name!r} are there to start from, and the method {method.name!r} would judge random "
+                "ones, since it keeps the network as it is; train it (--method train, or --train-backbone with a "
+                "fine-tuning method) or give a folder of weights."
+            )
+        return cls(None, name, dict(arguments or {}))
+
+    def backbone(self, seed: int) -> Backbone:
+        """The backbone that this seed starts from."""
+        return self.given if self.given is not None else fresh_model(self.name, seed, dict(self.arguments)).eval()
+
+    def describe(self) -> str:
+        """Name and weights in words."""
+        if self.given is not None:
+            return f"{self.given.name} with weights {model_hash(self.given)}"
+        made = f" and {json.dumps(dict(self.arguments), sort_keys=True, default=str)}" if self.arguments else ""
+        return f"{self.name} with fresh weights{made}"
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one seed gave."""
+
+    answers: Part
+    weights: str
+    honest: Part | None = None
+    chosen: NDArray[np.int64] | None = None
+
+
+@dataclass
+class _Engine:
+    """One evaluation: what is solved on what, with which means; `solved` does the work of one seed."""
+
+    clips: ClipSet
+    episodes: Episodes
+    start: StartingPoint
+    descriptions: dict[str, str]
+    families: list[Family]
+    candidates: list[Candidate]
+    rule: Rule
+    jobs: int | None
+    memory: int | None
+    cache: Path | None
+    progress: Progress
+    folder: RunFolder | None = None
+    _embedded: tuple[Backbone, Tensor] | None = None
+    _content: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    _inner: InnerEpisodes | None = None
+
+    def content(self, backbone: Backbone) -> NDArray[np.uint8]:
+        """Content ids of the clips in play; where the method keeps the backbone they come with its embeddings."""
+        if self.families[0].method.keeps_backbone:
+            self.embeddings(backbone)
+        else:
+            used = self.clips[self.episodes.codes >= 0]
+            self._content = content_ids(backbone, used, progress=_stage(self.progress, "looking at clips"))
+        return self._content
+
+    def embeddings(self, backbone: Backbone) -> Tensor:
+        """One row a clip; clips that no episode uses are not read and stay zero."""
+        if self._embedded is not None and self._embedded[0] is backbone:
+            return self._embedded[1]
+        used = np.flatnonzero(self.episodes.codes >= 0)
+        part = self.clips if len(used) == len(self.clips) else self.clips[used]
+        stage = _stage(self.progress, "embedding clips")
+        found, self._content = embed_cached(backbone, part, folder=self.cache, progress=stage)
+        if len(used) == len(self.clips):
+            embeddings = found
+        else:
+            embeddings = torch.zeros(len(self.clips), found.shape[1])
+            embeddings[torch.from_numpy(used)] = found
+        self._embedded = (backbone, embeddings)
+        return embeddings
+
+    def solved(self, seed: int, method: Method) -> _Result:
+        """Answers of all episodes by one seed, chosen as the rule says."""
+        backbone = self.start.backbone(seed)
+        model = described(SourceModel.wrap(backbone), self.descriptions)
+        weights = model_hash(backbone)
+        solve = functools.partial(self._solve, model, seed, weights)
+        if self.rule == "fixed":
+            return _Result(solve(Family(method), self.episodes)[END], weights)
+        tried = [Family(seeded(one.method, seed), one.stages) for one in self.families]
+        everything = np.arange(len(self.episodes))
+        among, truth = _among(self.episodes), self.episodes.codes
+        if self.rule == "oracle":
+            found = [solve(one, self.episodes) for one in tried]
+            answers = [found[one.family][one.stage] for one in self.candidates]
+            places = best(answers, truth, everything, among, "acc")
+            picked = [part.only(places == place) for place, part in enumerate(answers)]
+            return _Result(Part.joined([part for part in picked if part is not None]), weights, answers[0], places)
+        if self._inner is None:
+            self._inner = InnerEpisodes(self.episodes, self.clips)
+        found = [solve(one, self._inner) for one in tried]
+        answers = [found[one.family][one.stage] for one in self.candidates]
+        places = best(answers, truth, self._inner.owner, among, "uf1")
+        parts = []
+        for place in np.unique(places).tolist():
+            one = self.candidates[place]
+            stages = (one.stage,) if one.stage != END else ()
+            outer = Family(tried[one.family].method, stages)
+            parts.append(solve(outer, self.episodes, wanted=places == place)[one.stage])
+        return _Result(Part.joined(parts), weights, chosen=places)
+
+    def _solve(
+        self,
+        model: SourceModel,
+        seed: int,
+        weights: str,
+        family: Family,
+        episodes: Episodes,
+        *,
+        wanted: NDArray[np.bool_] | None = None,
+    ) -> dict[int, Part]:
+        """Answers of one family of candidates, by stage."""
+        inner = episodes is self._inner
+        stages = family.stages or (END,)
+        name = "inner episodes" if inner else "episodes"
+        run = _Run(self, model, family, episodes)
+        stores: dict[int, PartStore] = {}
+        if self.folder is not None:
+            about = {"seed": seed, "weights": weights, "method": family.method.to_dict(), "inner": inner}
+            stores = {stage: self.folder.store(**about, stage=stage) for stage in stages}
+        if wanted is None:
+            wanted = np.ones(len(episodes), dtype=bool)
+        return _answers(run, stages, stores, wanted, _stage(self.progress, name))
 
 
 class _Run:
-    """One evaluation: what to fit on what; `parts` does the work."""
+    """One method on some episodes; `parts` does the work."""
 
-    def __init__(
-        self, model: SourceModel, method: Method, clips: ClipSet, episodes: Episodes, progress: Progress
-    ) -> None:
-        self.method = method
-        self.clips = clips
+    def __init__(self, engine: _Engine, model: SourceModel, family: Family, episodes: Episodes) -> None:
+        self.engine = engine
+        self.method = family.method
+        self.stages = family.stages
+        self.clips = engine.clips
         self.episodes = episodes
         self.classes = episodes.classes
-        self.progress = progress
         self.model = model
+        # Methods from elsewhere get one episode at a time: among others, the labels of its queries could be found.
+        self.together = type(family.method).__module__.partition(".")[0] == "fsmer"
 
-    def parts(self, start: int) -> Iterator[_Part]:
-        """Answers from episode `start` on, a few episodes at a time."""
+    def parts(self, todo: NDArray[np.bool_]) -> Iterator[tuple[int, Part]]:
+        """Stage and answers of the episodes in `todo` (and of such as come with them), a few episodes at a time."""
         source = self.episodes.source
         if source is not None:
-            training = self._stage("training on the source")
-            self.model = self.method.train_source(self.model, self.clips[source], progress=training)
+            training = _stage(self.engine.progress, "training on the source")
+            self.model = self.method.train_source(self.model, self.clips[source].apart(), progress=training)
         if not self.method.keeps_backbone:
-            yield from (self._fitted(index, self.episodes[index]) for index in range(start, len(self.episodes)))
+            yield from self._trained(np.flatnonzero(todo))
             return
-        embeddings = self._embeddings()
+        embeddings = self.engine.embeddings(self.model.backbone)
         prior = self.model.class_directions(self.classes)
-        if self.episodes.uniform:
-            yield from self._uniform(embeddings, prior, start)
-        else:
-            yield from self._folds(embeddings, prior, start)
+        solved = self._uniform if self.episodes.uniform else self._folds
+        for part in solved(embeddings, prior, todo):
+            yield END, part
 
-    def _embeddings(self) -> Tensor:
-        """One row a clip; clips that no episode uses are not read and stay zero."""
-        used = np.flatnonzero(self.episodes.codes >= 0)
-        stage = self._stage("embedding clips")
-        if len(used) == len(self.clips):
-            return embed(self.model.backbone, self.clips, progress=stage)
-        found = embed(self.model.backbone, self.clips[used], progress=stage)
-        embeddings = torch.zeros(len(self.clips), found.shape[1])
-        embeddings[torch.from_numpy(used)] = found
-        return embeddings
-
-    def _uniform(self, embeddings: Tensor, prior: Any, start: int) -> Iterator[_Part]:
-        size = max(1, min(BATCH, MASK_CELLS // max(len(self.clips), 1)))
+    def _uniform(self, embeddings: Tensor, prior: Any, todo: NDArray[np.bool_]) -> Iterator[Part]:
+        size = max(1, min(BATCH, MASK_CELLS // max(len(self.clips), 1))) if self.together else 1
         # The batches of finished episodes are drawn again, which is quick, and passed over.
         for batch in self.episodes.batches(size):
             first, stop = batch.start, batch.start + len(batch)
-            if stop <= start:
+            if not todo[first:stop].any():
                 continue
             query = batch.query
             asked = batch.query_mask() if query is None else np.ones(query.shape, dtype=bool)
@@ -234,10 +426,12 @@ class _Run:
                 (query, asked),
             )
 
-    def _folds(self, embeddings: Tensor, prior: Any, start: int) -> Iterator[_Part]:
-        size = max(1, min(BATCH, FOLD_CELLS // max(len(self.clips), 1)))
-        # From the beginning of the batch that was cut, so that folds meet in the same batches as without a break.
-        for low in range(start - start % size, len(self.episodes), size):
+    def _folds(self, embeddings: Tensor, prior: Any, todo: NDArray[np.bool_]) -> Iterator[Part]:
+        size = max(1, min(BATCH, FOLD_CELLS // max(len(self.clips), 1))) if self.together else 1
+        # Whole batches, even where some of their folds are done, so that folds meet as without a break.
+        for low in range(0, len(self.episodes), size):
+            if not todo[low : low + size].any():
+                continue
             folds = self.episodes[low : low + size]
             # Folds about the same classes are solved together, padded to the longest.
             alike = len({fold.classes for fold in folds}) == 1
@@ -265,7 +459,7 @@ class _Run:
         classes: NDArray[np.int64],
         support: tuple[NDArray[np.int64], NDArray[np.int64]],
         query: tuple[NDArray[np.int64] | None, NDArray[np.bool_]],
-    ) -> Iterator[_Part]:
+    ) -> Iterator[Part]:
         """Fit and score episodes from arrays.
 
         `support` is clips and their classes; `query` is clips (``None``: a column for every clip) and the cells asked.
@@ -285,13 +479,61 @@ class _Run:
             answers = torch.softmax(logits, dim=-1).numpy()[episode, column]
             yield self._part(first + piece.start, names[piece], classes[piece], episode, clip, answers)
 
-    def _fitted(self, index: int, episode: Episode) -> _Part:
-        """One episode of a method that changes the backbone."""
-        recognizer = self.method.fit(self.model, self.clips[episode.support], classes=episode.classes)
-        answers = recognizer.predict_proba(self.clips[episode.query])
-        order = np.array([[self.classes.index(name) for name in recognizer.classes_]])
+    def _trained(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
+        """Episodes of a method that changes the backbone, each as soon as it is finished."""
+        parallel = _parallel(self.engine.jobs)
+        if parallel is not None and len(numbers) > 1:
+            yield from self._in_processes(parallel, numbers)
+        elif self.stages:
+            for number in numbers.tolist():
+                for stage, classes, answers in _fold_answers(*self._fold(number)):
+                    yield stage, self._answered(number, classes, answers)
+        else:
+            for number, recognizer in self._recognizers(numbers):
+                answers = recognizer.predict_proba(self._query(number))
+                yield END, self._answered(number, recognizer.classes_.tolist(), answers)
+
+    def _recognizers(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Recognizer]]:
+        supports = _Supports(self.clips, self.episodes, numbers)
+        classes = [self.episodes[number].classes for number in numbers.tolist()]
+        if not self.together:
+            for member, number in enumerate(numbers.tolist()):
+                yield number, self.method.fit(self.model, supports[member], classes=classes[member])
+            return
+        found = self.method.fit_many(
+            self.model, supports, seeds=[None] * len(numbers), classes=classes, memory=self.engine.memory
+        )
+        for member, recognizer in found:
+            yield int(numbers[member]), recognizer
+
+    def _in_processes(self, parallel: Any, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
+        from joblib import delayed  # type: ignore[import-untyped]
+        from joblib.externals.loky.process_executor import BrokenProcessPool  # type: ignore[import-untyped]
+
+        tasks = (delayed(_fold_in_process)(number, *self._fold(number)) for number in numbers.tolist())
+        try:
+            for number, found in parallel(tasks):
+                for stage, classes, answers in found:
+                    yield stage, self._answered(number, classes, answers)
+        except BrokenProcessPool as error:
+            raise FsmerError(
+                "a process that trained a fold died, most likely for lack of memory; run the same again with fewer "
+                "jobs: finished folds are kept where a folder for the report was given."
+            ) from error
+
+    def _fold(self, number: int) -> tuple[Method, SourceModel, ClipSet, ClipSet, tuple[str, ...], tuple[int, ...]]:
+        episode = self.episodes[number]
+        support = self.clips[episode.support].apart()
+        return self.method, self.model, support, self._query(number), episode.classes, self.stages
+
+    def _query(self, number: int) -> ClipSet:
+        return self.clips[self.episodes[number].query].apart(labelled=False)
+
+    def _answered(self, number: int, classes: Sequence[str], answers: NDArray[np.float32]) -> Part:
+        episode = self.episodes[number]
+        order = np.array([[self.classes.index(name) for name in classes]])
         owner = np.zeros(len(episode.query), dtype=np.int64)
-        return self._part(index, (episode.name,), order, owner, episode.query, answers)
+        return self._part(number, (episode.name,), order, owner, episode.query, answers)
 
     def _part(
         self,
@@ -301,7 +543,7 @@ class _Run:
         episode: NDArray[np.int64],
         clip: NDArray[np.int64],
         answers: NDArray[np.float32],
-    ) -> _Part:
+    ) -> Part:
         """Put answers about an episode's own classes (E, way) into columns of all classes."""
         among = np.zeros((len(names), len(self.classes)), dtype=bool)
         np.put_along_axis(among, classes, True, axis=1)
@@ -309,8 +551,8 @@ class _Run:
         columns = classes[episode]
         np.put_along_axis(probabilities, columns, answers, axis=1)
         predicted = columns[np.arange(len(clip)), answers.argmax(axis=1)] if len(clip) else np.zeros(0)
-        return _Part(
-            start,
+        return Part(
+            np.arange(start, start + len(names)),
             names,
             among,
             Predictions(
@@ -321,97 +563,222 @@ class _Run:
             ),
         )
 
-    def _stage(self, name: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.progress(name, done, total)
+
+class _Supports(Sequence["ClipSet"]):
+    """The supports of some episodes, each made apart from all other clips when it is asked for."""
+
+    def __init__(self, clips: ClipSet, episodes: Episodes, numbers: NDArray[np.int64]) -> None:
+        self._clips = clips
+        self._episodes = episodes
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> ClipSet: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ClipSet]: ...
+    def __getitem__(self, index: int | slice) -> ClipSet | list[ClipSet]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self._clips[self._episodes[int(self._numbers[index])].support].apart()
 
 
-def _all_episodes(run: _Run, store: _PartStore | None) -> _Part:
-    total = len(run.episodes)
-    parts = store.read() if store is not None else []
-    done = parts[-1].stop if parts else 0
-    run.progress("episodes", done, total)
-    fresh: list[_Part] = []
+def _answers(
+    run: _Run,
+    stages: Sequence[int],
+    stores: Mapping[int, PartStore],
+    wanted: NDArray[np.bool_],
+    progress: Callable[[int, int], None],
+) -> dict[int, Part]:
+    """All wanted episodes, those of an interrupted run from its store."""
+    parts = {stage: stores[stage].read() if stage in stores else [] for stage in stages}
+    done = {stage: np.zeros(len(wanted), dtype=bool) for stage in stages}
+    for stage, held in parts.items():
+        # What two files hold counts once.
+        kept = []
+        for part in held:
+            new = part.only(wanted & ~done[stage])
+            if new is not None:
+                done[stage][new.numbers] = True
+                kept.append(new)
+        parts[stage] = kept
+    total = int(wanted.sum())
+
+    def finished() -> int:
+        return int(np.logical_and.reduce(list(done.values())).sum())
+
+    progress(finished(), total)
+    fresh: dict[int, list[Part]] = {stage: [] for stage in stages}
     written = time.monotonic()
+    patience = FLUSH_SECONDS if run.method.keeps_backbone else 0.0
+
+    def flush() -> None:
+        for stage, waiting in fresh.items():
+            if waiting:
+                parts[stage].append(stores[stage].write(waiting) if stage in stores else Part.joined(waiting))
+                fresh[stage] = []
+
     try:
-        if done < total:
-            for part in run.parts(done):
-                if part.stop <= done:
+        todo = wanted & ~np.logical_and.reduce(list(done.values()))
+        if todo.any():
+            for stage, part in run.parts(todo):
+                new = part.only(wanted & ~done[stage])
+                if new is None:
                     continue
-                if part.start < done:  # a batch that was cut: its head is stored already
-                    part = _tail(part, done)
-                fresh.append(part)
-                done = part.stop
-                run.progress("episodes", done, total)
-                if store is not None and time.monotonic() - written > FLUSH_SECONDS:
-                    parts.append(store.write(fresh))
-                    fresh, written = [], time.monotonic()
-    except BaseException:
+                fresh[stage].append(new)
+                done[stage][new.numbers] = True
+                if stores and time.monotonic() - written >= patience:
+                    flush()
+                    written = time.monotonic()
+                progress(finished(), total)
+    finally:
         # Whatever stops the run, a key press included: what is done is kept for the next one.
-        if store is not None and fresh:
-            store.write(fresh)
-        if store is not None and not done:
-            store.drop()
-        raise
-    return _Part.joined([*parts, *fresh])
+        flush()
+    return {stage: Part.joined(held) for stage, held in parts.items()}
 
 
-def _tail(part: _Part, start: int) -> _Part:
-    cut = start - part.start
-    keep = part.predictions.episode >= start
-    names = ("episode", "clip", "predicted", "probabilities")
-    predictions = Predictions(*(getattr(part.predictions, name)[keep] for name in names))
-    return _Part(start, part.names[cut:], part.among[cut:], predictions)
+def _fold_answers(
+    method: Method,
+    model: SourceModel,
+    support: ClipSet,
+    query: ClipSet,
+    classes: tuple[str, ...],
+    stages: tuple[int, ...],
+) -> Iterator[tuple[int, list[str], NDArray[np.float32]]]:
+    """Learn one fold and answer its queries, at its stages where it has any."""
+    if stages and isinstance(method, (Train, FineTuning)):
+        for stage, recognizer in method.fit_stages(model, support, stages, classes=classes):
+            yield stage, recognizer.classes_.tolist(), recognizer.predict_proba(query)
+        return
+    recognizer = method.fit(model, support, classes=classes)
+    yield END, recognizer.classes_.tolist(), recognizer.predict_proba(query)
 
 
-class _PartStore:
-    """Finished episodes of a run that is not finished, as ``.npz`` files in a hidden folder beside the report."""
+def _fold_in_process(number: int, *fold: Any) -> tuple[int, list[tuple[int, list[str], NDArray[np.float32]]]]:
+    """One fold in a worker; folds are what runs in parallel, and threads below would fight for the same cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return number, list(_fold_answers(*fold))
+    finally:
+        torch.set_num_threads(before)
 
-    def __init__(self, folder: Path, key: str, *, resume: bool) -> None:
-        self.folder = folder
-        self.parts = folder / f".parts-{key}"
-        if not resume:
-            shutil.rmtree(self.parts, ignore_errors=True)
-        # Find out now, not after hours, that the folder cannot be written.
-        with atomic_path(self.parts / "started") as temporary:
-            temporary.touch()
 
-    def write(self, parts: Sequence[_Part]) -> _Part:
-        part = _Part.joined(parts)
-        arrays = {name: getattr(part.predictions, name) for name in ("episode", "clip", "predicted", "probabilities")}
-        with (
-            atomic_path(self.parts / f"{part.start:08d}-{part.stop:08d}.npz") as temporary,
-            open(temporary, "wb") as stream,
-        ):
-            np.savez(stream, allow_pickle=False, names=np.array(part.names), among=part.among, **arrays)
-        return part
+def _parallel(jobs: int | None) -> Any:
+    """joblib's ``Parallel`` where several processes are asked for, here or by a surrounding configuration."""
+    if jobs == 1:
+        return None
+    from joblib import Parallel
+    from joblib.parallel import LokyBackend, get_active_backend  # type: ignore[import-untyped]
 
-    def read(self) -> list[_Part]:
-        """The stored episodes from the first on, up to the first gap."""
-        found: list[_Part] = []
-        for path in sorted(self.parts.glob("*.npz")):
-            start, stop = (int(number) for number in path.stem.split("-"))
-            if start != (found[-1].stop if found else 0):
-                break
-            try:
-                with np.load(path, allow_pickle=False) as held:
-                    predictions = Predictions(held["episode"], held["clip"], held["predicted"], held["probabilities"])
-                    part = _Part(start, tuple(held["names"].tolist()), held["among"], predictions)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-                # Not written by this code, since it writes whole files: these episodes are computed again.
-                break
-            if part.stop != stop:
-                break
-            found.append(part)
-        return found
+    backend, count = get_active_backend()
+    if jobs is None and count is None and isinstance(backend, LokyBackend):
+        return None
+    if jobs is None and count is None:
+        # A cluster knows best how many it is.
+        count = -1
+    return Parallel(n_jobs=count if jobs is None else jobs, return_as="generator_unordered")
 
-    def drop(self) -> None:
-        """Remove what this folder keeps of this run alone."""
-        shutil.rmtree(self.parts, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Remove what this folder keeps of unfinished runs."""
-        for folder in self.folder.glob(".parts-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+def _report(
+    engine: _Engine,
+    results: Mapping[int, _Result],
+    settings: dict[str, Any],
+    method: Method,
+    backbone: Backbone,
+    seed: int,
+) -> Report:
+    episodes = engine.episodes
+    first = next(iter(results.values())).answers
+    asked_twice = bool(np.bincount(first.predictions.clip).max(initial=0) > 1)
+    weights = {number: one.weights for number, one in results.items()}
+    model: dict[str, Any] = {
+        "name": backbone.name,
+        "weights_hash": "+".join(dict.fromkeys(weights.values())),
+        "input_specs": [spec.to_dict() for spec in backbone.input_specs],
+    }
+    if engine.start.given is None:
+        model |= {"fresh": True, "weights_by_seed": {str(number): value for number, value in weights.items()}}
+        model |= {"arguments": dict(engine.start.arguments)} if engine.start.arguments else {}
+    make = functools.partial(
+        Report.from_predictions,
+        engine.clips,
+        codes=episodes.codes,
+        classes=episodes.classes,
+        names=first.names,
+        among=None if first.among.all() else first.among,
+        # Folds divide the clips among themselves and are pooled; episodes that judge clips repeatedly are averaged.
+        averaging="episodes" if len(episodes) > 1 and (episodes.uniform or asked_twice) else "pooled",
+        seed=seed,
+        protocol=settings,
+        model=model,
+        method=method.to_dict(),
+    )
+    chosen = {number: (first.names, one.chosen) for number, one in results.items() if one.chosen is not None}
+    honest = {number: one.honest.predictions for number, one in results.items() if one.honest is not None}
+    return make(
+        {number: one.answers.predictions for number, one in results.items()},
+        selection=describe(engine.rule, engine.candidates, chosen),
+        honest=make(honest).figures if honest else None,
+        notes=_notes(episodes, results, method),
+    )
+
+
+def _notes(episodes: Episodes, results: Mapping[int, _Result], method: Method) -> list[str]:
+    """What a reader of the figures should know."""
+    notes = []
+    parts = [one.answers.predictions.probabilities for one in results.values()]
+    if len(parts) > 1 and all(np.array_equal(parts[0], other, equal_nan=True) for other in parts[1:]):
+        notes.append(
+            f"All {len(parts)} seeds gave the same answers: {method.name!r} with these parameters draws nothing at "
+            "random, so the seeds say nothing about how much the figures vary."
+        )
+    missing = episodes.missing_classes()
+    if missing:
+        where = sorted({name for name, _ in missing})
+        notes.append(
+            f"The support of {len(where)} of {len(episodes)} episodes lacks a class, such as that of {missing[0][0]} "
+            f"({missing[0][1]}); queries of that class count all the same."
+        )
+    return notes
+
+
+def seeded(method: Method, seed: int) -> Method:
+    """The method with this seed, where it has one."""
+    return method.set_params(seed=seed) if "seed" in method.get_params() else method
+
+
+def _seeds(method: Method, asked: int | Sequence[int] | None) -> list[int]:
+    own = int(method.get_params().get("seed", 0))
+    if asked is None:
+        return [own]
+    if isinstance(asked, int | np.integer) and not isinstance(asked, bool):
+        if asked < 1:
+            raise ProtocolError(f"seeds={asked} is not possible; give at least one seed.")
+        return list(range(own, own + int(asked)))
+    listed = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else []
+    whole = all(isinstance(one, int | np.integer) and not isinstance(one, bool) and one >= 0 for one in listed)
+    if not listed or not whole or len(set(listed)) < len(listed):
+        raise ProtocolError(
+            f"seeds={asked!r} is not possible; give how many, or different whole numbers of at least 0."
+        )
+    return [int(one) for one in listed]
+
+
+def _among(episodes: Episodes) -> NDArray[np.bool_]:
+    """Classes of each episode, (E, C)."""
+    place = {name: code for code, name in enumerate(episodes.classes)}
+    among = np.zeros((len(episodes), len(place)), dtype=bool)
+    for number, episode in enumerate(episodes):
+        among[number, [place[name] for name in episode.classes]] = True
+    return among
+
+
+def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
+    # No closure over anything but the callback: what is handed to a learner must lead nowhere.
+    return functools.partial(progress, name)
 
 
 def _as_protocol(protocol: Protocol | str | os.PathLike[str], seed: int | None) -> Protocol:
@@ -442,17 +809,33 @@ def _check_size(protocol: Protocol, episodes: Episodes) -> None:
         )
 
 
-def _run_key(protocol: dict[str, Any], weights: str, method: Method, clips: ClipSet, used: ClipSet) -> str:
-    digest = hashlib.sha256(json.dumps([protocol, weights, method.to_dict()], sort_keys=True, default=str).encode())
-    for values in (clips.ids, clips.datasets, clips.subjects, clips.labels):
-        digest.update("\n".join(map(str, values.tolist())).encode())
-    # The media too: flow that was extracted anew under the same ids is another run.
-    for kind in clips.specs:
-        for maps in used.batches(kind, 1024):
-            digest.update(np.ascontiguousarray(maps).tobytes())
-    digest.update(__version__.encode())
-    digest.update(json.dumps({kind: spec.to_dict() for kind, spec in clips.specs.items()}, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
+def _identity(
+    protocol: Mapping[str, Any],
+    start: StartingPoint,
+    method: Method,
+    clips: ClipSet,
+    content: NDArray[np.uint8],
+    selection: tuple[str, Sequence[Candidate]],
+) -> dict[str, str]:
+    """What must be the same for a run to go on with the episodes of another, in the words of messages."""
+    table = hashlib.sha256()
+    for values in (clips.ids, clips.datasets, clips.subjects, clips.labels, clips.table["aus"].to_numpy(object)):
+        table.update("\n".join(map(str, values.tolist())).encode() + b"\0")
+    rule, candidates = selection
+    tried = json.dumps([[one.stage, dict(one.values)] for one in candidates], default=str)
+    words = json.dumps(protocol.get("descriptions", {}), sort_keys=True)
+    params = {name: value for name, value in method.get_params().items() if name != "seed"}
+    return {
+        "version of fsmer": __version__,
+        "protocol": f"{protocol['name']}, hash {protocol['hash']}",
+        "description of classes": hashlib.sha256(words.encode()).hexdigest()[:16],
+        "model": start.describe(),
+        "method": f"{method.name} with {json.dumps(params, sort_keys=True, default=str)}",
+        "selection": f"{rule}, hash {hashlib.sha256(tried.encode()).hexdigest()[:8]}",
+        "table of clips": f"hash {table.hexdigest()[:16]}",
+        # The media too: flow that was extracted anew under the same ids is another run.
+        "content of the media": f"hash {hashlib.sha256(content.tobytes()).hexdigest()[:16]}",
+    }
 
 
 def _padded(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

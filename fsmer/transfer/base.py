@@ -178,6 +178,48 @@ class Method(ABC):
         head = self.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))
         return Recognizer(model, self, names, head, embeddings, codes)
 
+    def fit_many(
+        self,
+        model: Backbone | SourceModel,
+        supports: Sequence[ClipSet],
+        *,
+        seeds: Sequence[int | None],
+        classes: Sequence[tuple[str, ...]],
+        memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """Learn from many supports, each for itself, and hand over every recognizer as soon as it is finished.
+
+        One by one with `fit`; methods that train small backbones side by side override it.
+
+        Parameters
+        ----------
+        model : Backbone or SourceModel
+            Where every member starts; not changed.
+        supports : sequence of ClipSet
+            One a member; asked for when its turn comes.
+        seeds : sequence of int or None
+            In place of the method's own seed, one a member; ``None`` keeps it, as does a method without one.
+        classes : sequence of tuple of str
+            The classes of each member, in the order of its recognizer's columns.
+        memory : int, optional
+            Bytes that members trained side by side may take together.
+        progress : callable, optional
+            Called with (members finished, members in all).
+
+        Yields
+        ------
+        int, Recognizer
+            Which member, and what it has learnt, in any order.
+        """
+        del memory  # one member at a time takes what one takes
+        seeded = any(one.name == "seed" for one in fields(self))
+        for member, (seed, names) in enumerate(zip(seeds, classes, strict=True)):
+            method = replace(self, seed=seed) if seeded and seed is not None else self  # type: ignore[call-arg]
+            yield member, method.fit(model, supports[member], classes=names)
+            if progress is not None:
+                progress(member + 1, len(classes))
+
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
     ) -> SourceModel:

@@ -77,8 +77,12 @@ class Head:
             return _products(queries, self.weight) + self.bias[:, None]
         if self.kind == "distance":
             # Distances do not depend on the origin; one near the prototypes keeps the expanded square accurate in
-            # float32.
-            origin = self.weight.mean(dim=1, keepdim=True) if own else self.weight.mean(dim=(0, 1))
+            # float32. Episodes that share queries share an origin, which their labels have no part in: not even the
+            # last digit of one episode depends on what another has learnt.
+            if own:
+                origin = self.weight.mean(dim=1, keepdim=True)
+            else:
+                origin = self.weight[0].mean(dim=0) if len(self.weight) == 1 else queries.mean(dim=0)
             near, prototypes = queries - origin, self.weight - origin
             lengths = near.square().sum(dim=-1)
             squared = (lengths if own else lengths[None])[..., None] + prototypes.square().sum(dim=-1)[:, None]

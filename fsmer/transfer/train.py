@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +18,9 @@ from fsmer.io import check_writable, write_json
 from fsmer.transfer.base import Method, Progress, SourceModel, require, require_choice, support_codes
 from fsmer.transfer.finetune import Finetune
 from fsmer.transfer.heads import Head
+from fsmer.transfer.logging import AfterEpoch, tensorboard_log
 from fsmer.transfer.recognizer import Recognizer, as_labelled_clips
+from fsmer.transfer.stacked import can_stack, train_together
 from fsmer.transfer.trainer import Trainer, for_classes, make_targets
 
 if TYPE_CHECKING:
@@ -110,6 +113,71 @@ class Train(Method):
         recognizer, _ = self._trained(SourceModel.wrap(backbone), source, None, progress)
         return SourceModel(recognizer.backbone)
 
+    def fit_stages(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        stages: Sequence[int],
+        *,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """One training, looked at on its way.
+
+        Parameters
+        ----------
+        backbone, support, classes, progress
+            As for `fit`.
+        stages : sequence of int
+            After how many epochs; the learning rate falls as planned for the whole training, and what lies behind the
+            last stage is not trained.
+
+        Yields
+        ------
+        int, Recognizer
+            The stage, and the recognizer as `fit` would give it if training ended there.
+        """
+        model = SourceModel.wrap(backbone)
+        names, codes = support_codes(support, classes)
+        trainer = self._trainer(model, support, names, codes)
+        for stage in sorted(set(stages)):
+            trainer.run(until=stage, progress=progress)
+            network, classifier = copy.deepcopy(trainer.backbone), copy.deepcopy(trainer.classifier)
+            yield stage, self._recognizer(model, network, classifier, support, names, codes)
+
+    def fit_many(
+        self,
+        model: Backbone | SourceModel,
+        supports: Sequence[ClipSet],
+        *,
+        seeds: Sequence[int | None],
+        classes: Sequence[tuple[str, ...]],
+        memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """Train on many supports; small backbones are trained together, see `Method.fit_many` and `can_stack`."""
+        start = SourceModel.wrap(model)
+        if not can_stack(start.backbone):
+            yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
+            return
+        trainers = [self if seed is None else replace(self, seed=seed) for seed in seeds]
+
+        def make(member: int) -> Trainer:
+            support = supports[member]
+            return trainers[member]._trainer(start, support, *support_codes(support, classes[member]))
+
+        finished = train_together(len(classes), make, memory=memory)
+        for done, (member, trained) in enumerate(finished, start=1):
+            targets = trained.targets
+            yield (
+                member,
+                trainers[member]._recognizer(
+                    start, trained.backbone, trained.classifier, trained.clips, targets.classes, targets.labels
+                ),
+            )
+            if progress is not None:
+                progress(done, len(classes))
+
     def run(
         self,
         model: Backbone,
@@ -119,11 +187,15 @@ class Train(Method):
         classes: Sequence[str] | None = None,
         resume: bool = True,
         progress: Progress | None = None,
+        log: str | Path | None = None,
     ) -> Recognizer:
-        """Train with checkpoints and write the recognizer, its loss curve and its recipe to `out`."""
+        """Train with checkpoints and write the recognizer, its loss curve and its recipe to `out`; see `train`."""
         check_writable(out)
         running = out.with_name(f"{out.name}{RUNNING}")
-        recognizer, history = self._trained(SourceModel(model), clips, classes, progress, running, resume)
+        with tensorboard_log(log) as after_epoch:
+            recognizer, history = self._trained(
+                SourceModel(model), clips, classes, progress, running, resume, after_epoch
+            )
         recognizer.save(out)
         write_json(out.with_name(f"{out.name}.{HISTORY}"), history)
         if running.is_dir() and not any(running.iterdir()):
@@ -138,31 +210,49 @@ class Train(Method):
         progress: Progress | None,
         folder: Path | None = None,
         resume: bool = True,
+        after_epoch: AfterEpoch | None = None,
     ) -> tuple[Recognizer, dict[str, Any]]:
         names, codes = support_codes(support, classes)
+        trainer = self._trainer(model, support, names, codes)
+        # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
+        key = None if folder is None else self._key(trainer.backbone, trainer.recipe, names, support)
+        losses = trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
+        recognizer = self._recognizer(model, trainer.backbone, trainer.classifier, support, names, codes)
+        history = {"recipe": trainer.recipe.to_dict(), "seed": self.seed, "clips": len(support), "losses": losses}
+        return recognizer, history
+
+    def _trainer(self, model: SourceModel, support: ClipSet, names: tuple[str, ...], codes: Tensor) -> Trainer:
+        """A training that has not begun."""
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
-        classifier = self._classifier(backbone.embed_dim, len(names))
-        trainer = Trainer(
+        return Trainer(
             backbone,
-            classifier,
+            self._classifier(backbone.embed_dim, len(names)),
             support,
             make_targets(support, codes, names, balanced=recipe.balanced),
             recipe,
             seed=self.seed,
             precision=self.precision,
         )
-        # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
-        key = None if folder is None else self._key(backbone, recipe, names, support)
-        losses = trainer.run(folder=folder, key=key, resume=resume, progress=progress)
+
+    def _recognizer(
+        self,
+        model: SourceModel,
+        backbone: Backbone,
+        classifier: nn.Module,
+        support: ClipSet,
+        names: tuple[str, ...],
+        codes: Tensor,
+    ) -> Recognizer:
+        """What a training that has ended has learnt; takes the network over."""
         backbone.finish_training()
         classifier.cpu()
+        weight, bias = (value.detach() for value in classifier.parameters())
         # A class without clips has been pushed down in every step, but it is unknown rather than unlikely.
-        bias = classifier.bias.detach().masked_fill(torch.bincount(codes, minlength=len(names)) == 0, -math.inf)
-        head = Head("linear", classifier.weight.detach()[None].clone(), bias[None].clone())
-        recognizer = Recognizer(replace(model, backbone=backbone), self, names, head, embed(backbone, support), codes)
-        return recognizer, {"recipe": recipe.to_dict(), "seed": self.seed, "clips": len(support), "losses": losses}
+        bias = bias.masked_fill(torch.bincount(codes, minlength=len(names)) == 0, -math.inf)
+        head = Head("linear", weight[None].clone(), bias[None].clone())
+        return Recognizer(replace(model, backbone=backbone), self, names, head, embed(backbone, support), codes)
 
     def _key(self, start: Backbone, recipe: TrainRecipe, classes: tuple[str, ...], support: ClipSet) -> dict[str, Any]:
         """What two trainings must have in common for one to go on from the other's checkpoint."""
@@ -189,6 +279,7 @@ def train(
     arguments: dict[str, Any] | None = None,
     resume: bool = True,
     progress: Progress | None = None,
+    log: str | Path | None = None,
     **params: Any,
 ) -> Recognizer:
     """Train a backbone with labels, by its paper's recipe, to a recognizer.
@@ -211,6 +302,8 @@ def train(
         Whether to go on from a checkpoint of the same training.
     progress : callable, optional
         Called with (steps done, steps in all).
+    log : path, optional
+        Folder for the loss and the learning rate of every epoch as TensorBoard reads them (extra ``tensorboard``).
     **params
         Parameters of the method ``train`` (see `fsmer.list_methods`): epochs, batch_size, learning_rate, seed, ...
 
@@ -228,6 +321,8 @@ def train(
         Clips without labels, or nothing to train.
     WeightsError
         A checkpoint of another training is in the way.
+    FsmerError
+        A log is asked for and the package tensorboard is missing.
     """
     from fsmer.transfer.registry import load_method
 
@@ -237,8 +332,9 @@ def train(
     backbone = fresh_model(model, method.seed, arguments)
     labelled = as_labelled_clips(clips, backbone)
     if out is not None:
-        return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress)
-    return method.fit(backbone, labelled, classes=classes, progress=progress)
+        return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress, log=log)
+    with tensorboard_log(log) as after_epoch:
+        return method._trained(SourceModel(backbone), labelled, classes, progress, after_epoch=after_epoch)[0]
 
 
 def fresh_model(model: Backbone | str | Path, seed: int, arguments: dict[str, Any] | None = None) -> Backbone:

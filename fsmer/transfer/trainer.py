@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ from fsmer.data.au_parser import au_numbers
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import SupportError
+from fsmer.transfer.logging import AfterEpoch
+from fsmer.transfer.stacked import Step, Training
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -46,11 +48,16 @@ def action_unit_targets(clips: ClipSet) -> Tensor | None:
     if not any(texts):
         return None
     targets = torch.full((len(clips), len(ACTION_UNIT_ORDER)), math.nan)
+    found = {text: _active(text) for text in set(texts) if text}
     for row, text in enumerate(texts):
         if text:
-            present = set(au_numbers(text))
-            targets[row] = torch.tensor([float(number in present) for number in ACTION_UNIT_ORDER])
+            targets[row] = found[text]
     return targets
+
+
+def _active(text: str) -> Tensor:
+    present = set(au_numbers(text))
+    return torch.tensor([float(number in present) for number in ACTION_UNIT_ORDER])
 
 
 def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Backbone:
@@ -92,7 +99,7 @@ class _Batch:
     shift: NDArray[np.float64]
 
 
-class Trainer:
+class Trainer(Training):
     """One training: network, classifier, optimiser and the random numbers of every step.
 
     The random numbers of an epoch depend on the seed and the number of the epoch alone, so that a training that was
@@ -136,7 +143,9 @@ class Trainer:
         self.half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
         self.epoch = 0
         self.losses: list[float] = []
-        self.optimizer = _make_optimizer(backbone, classifier, recipe)
+        self._taken: list[tuple[float, int]] = []
+        self.clip_gradient = recipe.clip_gradient
+        self.optimizer = self.make_optimizer(_named_parameters(backbone, classifier))
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._media = self._read_all()
 
@@ -152,7 +161,9 @@ class Trainer:
         key: Any = None,
         resume: bool = True,
         checkpoint_every: int = 1,
+        until: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        after_epoch: AfterEpoch | None = None,
     ) -> list[float]:
         """Train to the recipe's end and return the mean loss of every epoch.
 
@@ -166,27 +177,86 @@ class Trainer:
             Whether to go on from such a checkpoint.
         checkpoint_every : int
             Epochs between checkpoints.
+        until : int, optional
+            Stop after this epoch, on the way to the same end: calling again goes on as if there had been no stop.
         progress : callable, optional
             Called with (steps done, steps in all).
+        after_epoch : callable, optional
+            Called with (epochs done, {"loss": its mean, "learning_rate": that of the last step}).
         """
         if folder is not None and resume and has_checkpoint(folder):
             self._load(folder, key)
         total = self.recipe.epochs * self.steps_an_epoch
+        stop = self.recipe.epochs if until is None else min(until, self.recipe.epochs)
         devices = [self.device] if self.device.type == "cuda" else []
         # Dropout and the like draw from torch's global generator: seeded here, and left as it was found.
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            while self.epoch < self.recipe.epochs:
+            while self.epoch < stop:
                 self._train_epoch(total, progress)
+                if after_epoch is not None:
+                    after_epoch(self.epoch, {"loss": self.losses[-1], "learning_rate": self._rate()})
                 if folder is not None and self.epoch % checkpoint_every == 0 and self.epoch < self.recipe.epochs:
                     self._save(folder, key)
         self.backbone.eval()
         self.classifier.eval()
-        if folder is not None:
+        if folder is not None and self.epoch == self.recipe.epochs:
             remove_checkpoint(folder)
         return self.losses
 
+    def alone(self) -> None:
+        """Train to the recipe's end, see `run`."""
+        self.run()
+
+    def likeness(self) -> tuple[Any, ...]:
+        """Recipe and number of clips: they decide on the size of every batch and on learning rates."""
+        units = self.targets.action_units is None
+        weights = self.targets.class_weights is None
+        return (self.recipe.to_dict(), len(self.clips), len(self.targets.classes), units, weights)
+
+    def steps(self) -> Iterator[Step]:
+        """All steps in order; the network is set to training mode."""
+        self.backbone.train()
+        self.classifier.train()
+        for epoch in range(self.recipe.epochs):
+            for number, batch in enumerate(self._batches(epoch)):
+                inputs = self._augmented(self._inputs(batch.rows), batch)
+                rate = schedule_factor(self.recipe, epoch + number / self.steps_an_epoch)
+                seed = None if number else self._epoch_seed(epoch)
+                yield Step(inputs, take(self.targets, batch.rows, self.device), rate, seed)
+        self.backbone.eval()
+        self.classifier.eval()
+
+    def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        """The recipe's optimiser of parameters named ``backbone.*`` and ``classifier.*``."""
+        recipe = self.recipe
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, value in named:
+            # A recipe names the layers of the backbone without that prefix.
+            own = name.removeprefix("backbone.")
+            fitting = [prefix for prefix in recipe.rates if own.startswith(prefix)]
+            rate = recipe.rates[max(fitting, key=len)] if fitting else recipe.learning_rate
+            groups.setdefault(rate, []).append(value)
+        if not groups:
+            raise SupportError(f"nothing of {self.backbone.name!r} can be trained; every parameter is frozen.")
+        listed = [{"params": values, "lr": rate} for rate, values in groups.items()]
+        if recipe.optimizer == "sgd":
+            return torch.optim.SGD(listed, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return kind(listed, weight_decay=recipe.weight_decay, fused=True)
+
+    def took(self, step: Step, loss: float) -> None:
+        """Count the loss of a step."""
+        self._taken.append((loss, len(step.targets.labels)))
+        if len(self._taken) == self.steps_an_epoch:
+            losses, clips = zip(*self._taken, strict=True)
+            self._taken = []
+            self._end_epoch(float(np.average(losses, weights=clips)))
+
+    def _epoch_seed(self, epoch: int) -> int:
+        return (self.seed << 20) + epoch
+
     def _train_epoch(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        torch.manual_seed((self.seed << 20) + self.epoch)
+        torch.manual_seed(self._epoch_seed(self.epoch))
         self.backbone.train()
         self.classifier.train()
         sums, clips = 0.0, 0
@@ -198,8 +268,11 @@ class Trainer:
             clips += len(batch.rows)
             if progress is not None:
                 progress(first + number + 1, total)
+        self._end_epoch(sums / clips)
+
+    def _end_epoch(self, loss: float) -> None:
         self.epoch += 1
-        self.losses.append(sums / clips)
+        self.losses.append(loss)
         if not math.isfinite(self.losses[-1]):
             raise SupportError(
                 f"the training loss of {self.backbone.name!r} is {self.losses[-1]} after epoch {self.epoch}; "
@@ -239,6 +312,10 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
 
+    def _rate(self) -> float:
+        """The recipe's learning rate as it was in the last step of the last epoch."""
+        return self.recipe.learning_rate * schedule_factor(self.recipe, self.epoch - 1 / self.steps_an_epoch)
+
     def _read_all(self) -> dict[str, Tensor] | None:
         clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in self.backbone.input_specs)
         if clip_bytes * len(self.clips) > CACHE_BYTES:
@@ -249,7 +326,7 @@ class Trainer:
         if self._media is None:
             return self._by_kind(read_inputs(self.backbone, self.clips, rows, self.device))
         index = torch.from_numpy(rows).to(self.device)
-        return {kind: media[index] for kind, media in self._media.items()}
+        return {kind: media.index_select(0, index) for kind, media in self._media.items()}
 
     def _by_kind(self, inputs: Inputs) -> dict[str, Tensor]:
         return inputs if isinstance(inputs, dict) else {self.backbone.input_specs[0].kind: inputs}
@@ -325,19 +402,11 @@ def augment(
     return media
 
 
-def _make_optimizer(backbone: Backbone, classifier: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    named = list(backbone.named_parameters())
-    named += [(f"classifier.{name}", value) for name, value in classifier.named_parameters()]
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, value in named:
-        if value.requires_grad:
-            fitting = [prefix for prefix in recipe.rates if name.startswith(prefix)]
-            rate = recipe.rates[max(fitting, key=len)] if fitting else recipe.learning_rate
-            groups.setdefault(rate, []).append(value)
-    if not groups:
-        raise SupportError(f"nothing of {backbone.name!r} can be trained; every parameter is frozen.")
-    listed = [{"params": values, "lr": rate} for rate, values in groups.items()]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(listed, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(listed, weight_decay=recipe.weight_decay, fused=True)
+def _named_parameters(backbone: Backbone, classifier: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    named = {"backbone": backbone, "classifier": classifier}
+    return [
+        (f"{prefix}.{name}", value)
+        for prefix, module in named.items()
+        for name, value in module.named_parameters()
+        if value.requires_grad
+    ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from fsmer.backbones.base import Inputs
 from fsmer.transfer.base import Method, Progress, SourceModel, require, support_codes
 from fsmer.transfer.heads import Head
 from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.stacked import Step, Training, can_stack, train_together
 from fsmer.transfer.trainer import for_classes, make_targets, take
 
 if TYPE_CHECKING:
@@ -163,18 +165,86 @@ class FineTuning(Method):
         model = SourceModel.wrap(backbone)
         if source is not None:
             model = self.train_source(model, source, progress=progress)
+        tuning = self._tuning(model, support, classes)
+        tuning.alone(progress)
+        return self._tuned(model, tuning)
+
+    def fit_many(
+        self,
+        model: Backbone | SourceModel,
+        supports: Sequence[ClipSet],
+        *,
+        seeds: Sequence[int | None],
+        classes: Sequence[tuple[str, ...]],
+        memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """Learn from many supports; small backbones are trained together, see `Method.fit_many` and `can_stack`."""
+        start = SourceModel.wrap(model)
+        if self.keeps_backbone or not can_stack(start.backbone):
+            yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
+            return
+        solvers = [self if seed is None else replace(self, seed=seed) for seed in seeds]
+
+        def make(member: int) -> _Tuning:
+            return solvers[member]._tuning(start, supports[member], classes[member])
+
+        finished = train_together(len(classes), make, memory=memory)
+        for done, (member, tuning) in enumerate(finished, start=1):
+            yield member, solvers[member]._tuned(start, tuning)
+            if progress is not None:
+                progress(done, len(classes))
+
+    def fit_stages(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        stages: Sequence[int],
+        *,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """One training of the backbone, looked at on its way.
+
+        Parameters
+        ----------
+        backbone, support, classes, progress
+            As for `fit`.
+        stages : sequence of int
+            After how many steps; those behind the last stage are not taken.
+
+        Yields
+        ------
+        int, Recognizer
+            The stage, and the recognizer that `fit` gives with so many steps.
+        """
+        model = SourceModel.wrap(backbone)
+        tuning = self._tuning(model, support, classes)
+        for stage in tuning.until(sorted(set(stages)), progress):
+            held = copy.copy(tuning)
+            held.backbone, held.classifier = copy.deepcopy(tuning.backbone), copy.deepcopy(tuning.classifier)
+            yield stage, self._tuned(model, held)
+
+    def _tuning(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> _Tuning:
+        """A fine-tuning of backbone and classifier that has not begun."""
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
-        adapted = replace(model, backbone=for_classes(model.backbone, names, self.seed))
-        classifier = self.start(embed(adapted.backbone, support), codes, len(names), model.class_directions(names))
+        backbone = for_classes(model.backbone, names, self.seed)
+        classifier = self.start(embed(backbone, support), codes, len(names), model.class_directions(names))
         rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
-        adapted.backbone.eval()
+        backbone.eval()
         batches = list(islice(self._batches(len(support)), self.steps))
         targets = make_targets(support, codes, names, balanced=self.balanced)
-        self._train(adapted.backbone, classifier, support, targets, batches, rates, progress)
-        adapted.backbone.finish_training()
-        return Recognizer(adapted, self, names, classifier.head(), embed(adapted.backbone, support), codes)
+        return _Tuning(backbone, classifier, support, targets, batches, rates, self.seed)
+
+    def _tuned(self, model: SourceModel, tuning: _Tuning) -> Recognizer:
+        """What a fine-tuning that has ended has learnt; takes the network over."""
+        tuning.classifier.to("cpu")
+        tuning.backbone.finish_training()
+        adapted, targets = replace(model, backbone=tuning.backbone), tuning.targets
+        head = tuning.classifier.head()
+        return Recognizer(adapted, self, targets.classes, head, embed(tuning.backbone, tuning.clips), targets.labels)
 
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
@@ -206,7 +276,8 @@ class FineTuning(Method):
         batches = list(islice(self._batches(len(source)), steps))
         rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
         targets = make_targets(source, codes, names, balanced=self.balanced)
-        self._train(backbone, classifier, source, targets, batches, rates, progress)
+        _Tuning(backbone, classifier, source, targets, batches, rates, self.seed).alone(progress)
+        classifier.to("cpu")
         backbone.finish_training()
         return backbone.eval(), classifier, names
 
@@ -217,7 +288,27 @@ class FineTuning(Method):
         while True:
             yield from [whole] if count == 1 else np.array_split(rng.permutation(clips), count)
 
-    def _train(
+
+class _Tuning(Training):
+    """One fine-tuning of backbone and classifier, in given batches.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        In the mode that it is trained in.
+    classifier : Classifier
+    clips : ClipSet
+    targets : Targets
+        Of all the clips.
+    batches : sequence of int arrays
+        Rows of each step.
+    rates : tuple of float
+        Learning rates of encoder, projection layers and classifier.
+    seed : int
+        Of dropout.
+    """
+
+    def __init__(
         self,
         backbone: Backbone,
         classifier: Classifier,
@@ -225,35 +316,89 @@ class FineTuning(Method):
         targets: Targets,
         batches: Sequence[np.ndarray],
         rates: tuple[float, float, float],
-        progress: Progress | None,
+        seed: int,
     ) -> None:
-        encoder_rate, projection_rate, classifier_rate = rates
-        projection: list[nn.Parameter] = []
-        encoder: list[nn.Parameter] = []
-        for name, value in backbone.named_parameters():
-            (projection if _is_projection(name) else encoder).append(value)
-        groups = [
-            {"params": encoder, "lr": encoder_rate},
-            {"params": projection, "lr": projection_rate},
-            {"params": [value for value in classifier.parameters() if value.requires_grad], "lr": classifier_rate},
-        ]
-        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
-        device = next((value.device for value in backbone.parameters()), torch.device("cpu"))
-        classifier.to(device)
-        # Dropout and the like draw from torch's global generator: seeded here, and left as it was found.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
-            torch.manual_seed(self.seed)
-            kept: tuple[np.ndarray, Inputs] | None = None
-            for done, rows in enumerate(batches, start=1):
-                if kept is None or kept[0] is not rows:
-                    kept = (rows, read_inputs(backbone, clips, rows, device))
-                loss = backbone.training_loss(kept[1], take(targets, rows, device), classifier) + classifier.penalty()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if progress is not None:
-                    progress(done, len(batches))
-        classifier.to("cpu")
+        self.backbone = backbone
+        self.classifier: Classifier = classifier
+        self.clips = clips
+        self.targets = targets
+        self.batches = batches
+        self.rates = rates
+        self.seed = seed
+        self.device = next((value.device for value in backbone.parameters()), torch.device("cpu"))
+        classifier.to(self.device)
+
+    def alone(self, progress: Progress | None = None) -> None:
+        """All steps by themselves; `progress` is told (steps done, steps in all)."""
+        for _ in self.until([len(self.batches)], progress):
+            pass
+
+    def until(self, stops: Sequence[int], progress: Progress | None = None) -> Iterator[int]:
+        """The same, pausing after each of these numbers of steps, which rise."""
+        named = {"backbone": self.backbone, "classifier": self.classifier}
+        optimizer = self.make_optimizer(
+            [
+                (f"{prefix}.{name}", value)
+                for prefix, module in named.items()
+                for name, value in module.named_parameters()
+                if value.requires_grad
+            ]
+        )
+        devices = [self.device] if self.device.type == "cuda" else []
+        steps, done = self.steps(), 0
+        states: list[Tensor] = []
+        for stop in stops:
+            # Dropout and the like draw from torch's global generators: seeded here, left as they were found, and taken
+            # up again after a pause as if there had been none.
+            with torch.random.fork_rng(devices=devices), torch.enable_grad():
+                if states:
+                    torch.set_rng_state(states[0])
+                    for device, state in zip(devices, states[1:], strict=True):
+                        torch.cuda.set_rng_state(state, device)
+                for step in islice(steps, stop - done):
+                    if step.seed is not None:
+                        torch.manual_seed(step.seed)
+                    loss = self.backbone.training_loss(step.inputs, step.targets, self.classifier)
+                    optimizer.zero_grad()
+                    (loss + self.classifier.penalty()).backward()
+                    optimizer.step()
+                    done += 1
+                    if progress is not None:
+                        progress(done, len(self.batches))
+                states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+            yield stop
+
+    def likeness(self) -> tuple[Any, ...]:
+        """Learning rates and the size of every batch."""
+        sizes = [len(rows) for rows in self.batches]
+        head = (self.classifier.scale, self.classifier.pull, self.classifier.centre is None)
+        units = self.targets.action_units is None
+        weights = self.targets.class_weights is None
+        return (self.rates, sizes, head, len(self.targets.classes), units, weights)
+
+    def steps(self) -> Iterator[Step]:
+        """All steps in order; media of a set that fits in one batch are read once."""
+        kept: tuple[np.ndarray, Inputs, Targets] | None = None
+        for number, rows in enumerate(self.batches):
+            if kept is None or kept[0] is not rows:
+                inputs = read_inputs(self.backbone, self.clips, rows, self.device)
+                kept = (rows, inputs, take(self.targets, rows, self.device))
+            yield Step(kept[1], kept[2], seed=None if number else self.seed)
+
+    def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        """Adam with a learning rate for encoder, projection layers and classifier each."""
+        groups: list[list[nn.Parameter]] = [[], [], []]
+        for name, value in named:
+            groups[2 if name.startswith("classifier.") else int(_is_projection(name))].append(value)
+        listed = [{"params": values, "lr": rate} for values, rate in zip(groups, self.rates, strict=True) if values]
+        return torch.optim.Adam(listed, fused=True)
+
+    def took(self, step: Step, loss: float) -> None:
+        """Nothing is made of the losses."""
+
+    def penalty(self, classifier: nn.Module) -> Tensor:
+        """That of the classifier, see `Classifier.penalty`."""
+        return cast(Classifier, classifier).penalty()
 
 
 def _is_projection(parameter: str) -> bool:

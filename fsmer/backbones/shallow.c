@@ -1,0 +1,280 @@
+/* The shallow network of `fsmer.backbones.ststnet` in training: one pass over a batch forward, one backward.
+ *
+ * Sixteen filters of 3x3 on three channels make one vector of sixteen floats a pixel, so that a convolution is 27
+ * multiplications of a vector with a number. Bands of rows that one row of pooling windows looks at are worked through
+ * whole while they are in the nearest cache. Layout: responses and pooled maps have the filters last.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define FILTERS 16
+#define TAPS 27
+#define BLOCK 14
+
+typedef float vec __attribute__((vector_size(4 * FILTERS)));
+typedef int32_t bits __attribute__((vector_size(4 * FILTERS)));
+typedef uint8_t bytes __attribute__((vector_size(FILTERS)));
+
+typedef struct {
+    int height, width, row, plane, tall, wide, windows, cells;
+    int64_t pixels;
+} shape;
+
+static inline vec at(const float *from) {
+    vec v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+static inline void put(float *to, vec v) { memcpy(to, &v, sizeof v); }
+
+static inline vec where(bits chosen, vec v) { return (vec)((bits)v & chosen); }
+
+static inline vec larger(vec one, vec other) {
+    const bits more = one > other;
+    return (vec)(((bits)one & more) | ((bits)other & ~more));
+}
+
+static shape shape_of(int64_t height, int64_t width, int64_t padding) {
+    shape s = {.height = (int)(height + 2 * padding - 2), .width = (int)(width + 2 * padding - 2)};
+    s.row = (int)(width + 2 * padding);
+    s.plane = (int)(height + 2 * padding) * s.row;
+    /* Pooling windows are 3 wide and 3 apart, with one pixel of padding before the first. */
+    s.tall = (s.height - 1) / 3 + 1;
+    s.wide = (s.width - 1) / 3 + 1;
+    s.windows = s.tall * s.wide;
+    s.cells = (s.tall / 2) * (s.wide / 2);
+    s.pixels = (int64_t)s.height * s.width;
+    return s;
+}
+
+static inline int window(int number, int size, int *first) {
+    const int end = 3 * number + 2;
+    *first = number ? 3 * number - 1 : 0;
+    return end < size ? end : size;
+}
+
+static inline int tap_offset(const shape *s, int tap) { return (tap / 9) * s->plane + (tap % 9 / 3) * s->row + tap % 3; }
+
+/* One clip, (3, height, width), times `gain` with zeros around it; the zeros are there already. */
+static void pad(const shape *s, const float *restrict from, int height, int width, int padding, double gain,
+                float *restrict to) {
+    for (int plane = 0; plane < 3; plane++)
+        for (int y = 0; y < height; y++)
+            for (int x = 0; x < width; x++)
+                to[plane * s->plane + (y + padding) * s->row + x + padding] =
+                    (float)gain * from[(plane * height + y) * width + x];
+}
+
+/* Rectified responses in some rows of a padded clip; adds what they are above `pivot`, and its square. */
+static void respond(const shape *s, const float *restrict clip, const float *restrict weight, vec bias, vec pivot,
+                    int first, int end, float *restrict out, vec *restrict total, vec *restrict squares) {
+    const vec zero = {0};
+    vec sum_above = *total, sum_squares = *squares;
+    for (int y = first; y < end; y++) {
+        int x = 0;
+        for (; x + BLOCK <= s->width; x += BLOCK) {
+            const float *from = clip + y * s->row + x;
+            vec sum[BLOCK];
+#pragma GCC unroll 16
+            for (int j = 0; j < BLOCK; j++) sum[j] = bias;
+            for (int plane = 0; plane < 3; plane++) {
+#pragma GCC unroll 9
+                for (int tap = 0; tap < 9; tap++) {
+                    const vec w = at(weight + (plane * 9 + tap) * FILTERS);
+                    const float *patch = from + plane * s->plane + (tap / 3) * s->row + tap % 3;
+#pragma GCC unroll 16
+                    for (int j = 0; j < BLOCK; j++) sum[j] += w * patch[j];
+                }
+            }
+            float *to = out + (y * s->width + x) * FILTERS;
+#pragma GCC unroll 16
+            for (int j = 0; j < BLOCK; j++) {
+                const vec r = where(sum[j] > zero, sum[j]), above = r - pivot;
+                put(to + j * FILTERS, r);
+                sum_above += above;
+                sum_squares += above * above;
+            }
+        }
+        for (; x < s->width; x++) {
+            vec sum = bias;
+            for (int tap = 0; tap < TAPS; tap++)
+                sum += at(weight + tap * FILTERS) * clip[y * s->row + x + tap_offset(s, tap)];
+            const vec r = where(sum > zero, sum), above = r - pivot;
+            put(out + (y * s->width + x) * FILTERS, r);
+            sum_above += above;
+            sum_squares += above * above;
+        }
+    }
+    *total = sum_above;
+    *squares = sum_squares;
+}
+
+/* Media of shape (clips, 3, height, width) to embeddings; `padded` is room for one clip with zeros around it.
+ *
+ * `noise` is a byte a pooled value, or null; a value is kept where its byte is not below `threshold`.
+ */
+void shallow_forward(const float *media, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
+                     float *padded, const float *weight, const float *bias, const float *scale, const float *offset,
+                     double epsilon, const uint8_t *noise, int64_t threshold, float *responses, float *pooled,
+                     double *mean, double *variance, float *embedded) {
+    const shape s = shape_of(height, width, padding);
+    double centre[FILTERS] = {0}, spread[FILTERS] = {0}, seen = 0;
+    vec pivot = {0}, turn;
+    int turned = 0;
+    for (int c = 0; c < FILTERS; c++) {
+        /* Pooling follows normalisation, which turns a map over where its scale is negative. */
+        turn[c] = scale[c] < 0 ? -1.0f : 1.0f;
+        turned |= scale[c] < 0;
+    }
+    for (int64_t clip = 0; clip < clips; clip++) {
+        float *own = responses + clip * s.pixels * FILTERS;
+        vec total = {0}, squares = {0};
+        pad(&s, media + clip * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
+        for (int wy = 0; wy < s.tall; wy++) {
+            int y0, end = window(wy, s.height, &y0);
+            /* The last windows may leave a row over, which counts for the statistics all the same. */
+            respond(&s, padded, weight, at(bias), pivot, y0, wy + 1 < s.tall ? end : s.height, own,
+                    &total, &squares);
+            for (int wx = 0; wx < s.wide; wx++) {
+                int x0;
+                const int last = window(wx, s.width, &x0);
+                vec best = at(own + (y0 * s.width + x0) * FILTERS) * turn;
+                for (int y = y0; y < end; y++)
+                    for (int x = x0; x < last; x++) {
+                        const vec v = at(own + (y * s.width + x) * FILTERS);
+                        best = larger(turned ? v * turn : v, best);
+                    }
+                put(pooled + (clip * s.windows + wy * s.wide + wx) * FILTERS, best * turn);
+            }
+        }
+        for (int c = 0; c < FILTERS; c++) {
+            const double above = total[c] / (double)s.pixels, delta = pivot[c] + above - centre[c], all = seen + s.pixels;
+            spread[c] += squares[c] - above * above * s.pixels + delta * delta * seen * s.pixels / all;
+            centre[c] += delta * s.pixels / all;
+            pivot[c] = (float)centre[c];
+        }
+        seen += s.pixels;
+    }
+    vec slope, start;
+    for (int c = 0; c < FILTERS; c++) {
+        mean[c] = centre[c];
+        variance[c] = spread[c] / seen;
+        slope[c] = (float)(scale[c] / sqrt(variance[c] + epsilon));
+        start[c] = (float)(offset[c] - mean[c] * scale[c] / sqrt(variance[c] + epsilon));
+    }
+    const float share = noise ? 0.25f * 256 / (256 - threshold) : 0.25f;
+    const bits limit = (bits){0} + (int32_t)threshold;
+    for (int64_t clip = 0; clip < clips; clip++)
+        for (int cy = 0; cy < s.tall / 2; cy++)
+            for (int cx = 0; cx < s.wide / 2; cx++) {
+                vec sum = {0};
+                for (int part = 0; part < 4; part++) {
+                    const int64_t place = clip * s.windows + (2 * cy + part / 2) * s.wide + 2 * cx + part % 2;
+                    const vec value = at(pooled + place * FILTERS) * slope + start;
+                    bytes drawn = {0};
+                    if (noise) memcpy(&drawn, noise + place * FILTERS, FILTERS);
+                    sum += where(__builtin_convertvector(drawn, bits) >= limit, value);
+                }
+                for (int c = 0; c < FILTERS; c++)
+                    embedded[(clip * FILTERS + c) * s.cells + cy * (s.wide / 2) + cx] = share * sum[c];
+            }
+}
+
+/* Gradients from those of the embeddings; `gradients` is (27 taps, bias, scale, offset) x filters. */
+void shallow_backward(const float *media, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
+                      float *padded, const float *scale, double epsilon, const uint8_t *noise, int64_t threshold,
+                      const float *responses, const float *pooled, const double *mean, const double *variance,
+                      const float *outer, float *inner, float *band, double *gradients) {
+    const shape s = shape_of(height, width, padding);
+    const float share = noise ? 0.25f * 256 / (256 - threshold) : 0.25f;
+    const bits limit = (bits){0} + (int32_t)threshold;
+    const vec zero = {0};
+    double *of_scale = gradients + (TAPS + 1) * FILTERS, *of_offset = of_scale + FILTERS;
+    vec centre, inverse, factor, constant, slope;
+    memset(gradients, 0, (TAPS + 3) * FILTERS * sizeof(double));
+    for (int c = 0; c < FILTERS; c++) {
+        centre[c] = (float)mean[c];
+        inverse[c] = (float)(1 / sqrt(variance[c] + epsilon));
+        factor[c] = scale[c] * inverse[c];
+    }
+    memset(inner, 0, sizeof(float) * clips * s.windows * FILTERS);
+    for (int64_t clip = 0; clip < clips; clip++) {
+        vec scales = {0}, offsets = {0};
+        for (int cy = 0; cy < s.tall / 2; cy++)
+            for (int cx = 0; cx < s.wide / 2; cx++) {
+                vec given;
+                for (int c = 0; c < FILTERS; c++)
+                    given[c] = share * outer[(clip * FILTERS + c) * s.cells + cy * (s.wide / 2) + cx];
+                for (int part = 0; part < 4; part++) {
+                    const int64_t place = clip * s.windows + (2 * cy + part / 2) * s.wide + 2 * cx + part % 2;
+                    bytes drawn = {0};
+                    if (noise) memcpy(&drawn, noise + place * FILTERS, FILTERS);
+                    const vec kept = where(__builtin_convertvector(drawn, bits) >= limit, given);
+                    offsets += kept;
+                    scales += kept * (at(pooled + place * FILTERS) - centre) * inverse;
+                    put(inner + place * FILTERS, kept * factor);
+                }
+            }
+        for (int c = 0; c < FILTERS; c++) {
+            of_scale[c] += scales[c];
+            of_offset[c] += offsets[c];
+        }
+    }
+    /* What the batch statistics hand back to every pixel: constant + slope * response. */
+    for (int c = 0; c < FILTERS; c++) {
+        const double all = (double)clips * s.pixels, root = 1 / sqrt(variance[c] + epsilon);
+        constant[c] = (float)(-scale[c] * root * (of_offset[c] - mean[c] * root * of_scale[c]) / all);
+        slope[c] = (float)(-scale[c] * root * root * of_scale[c] / all);
+    }
+    for (int64_t clip = 0; clip < clips; clip++) {
+        pad(&s, media + clip * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
+        vec sum[TAPS + 1];
+#pragma GCC unroll 28
+        for (int tap = 0; tap <= TAPS; tap++) sum[tap] = zero;
+        for (int wy = 0; wy < s.tall; wy++) {
+            int y0, end = window(wy, s.height, &y0);
+            const int stop = wy + 1 < s.tall ? end : s.height;
+            const float *own = responses + (clip * s.pixels + y0 * s.width) * FILTERS;
+            for (int p = 0; p < (stop - y0) * s.width; p++) {
+                const vec v = at(own + p * FILTERS);
+                put(band + p * FILTERS, where(v > zero, constant + slope * v));
+            }
+            for (int wx = 0; wx < s.wide; wx++) {
+                int x0;
+                const int last = window(wx, s.width, &x0);
+                const int64_t place = (clip * s.windows + wy * s.wide + wx) * FILTERS;
+                const vec best = at(pooled + place), given = at(inner + place);
+                bits open = best > zero;
+                for (int y = 0; y < end - y0; y++)
+                    for (int x = x0; x < last; x++) {
+                        const int p = (y * s.width + x) * FILTERS;
+                        const bits here = (at(own + p) == best) & open;
+                        open &= ~here;
+                        put(band + p, at(band + p) + where(here, given));
+                    }
+            }
+            for (int y = y0; y < stop; y++) {
+                const float *lines[9];
+#pragma GCC unroll 9
+                for (int line = 0; line < 9; line++)
+                    lines[line] = padded + (line / 3) * s.plane + (y + line % 3) * s.row;
+                for (int x = 0; x < s.width; x++) {
+                    const vec d = at(band + ((y - y0) * s.width + x) * FILTERS);
+#pragma GCC unroll 9
+                    for (int line = 0; line < 9; line++) {
+                        const float *from = lines[line] + x;
+                        sum[3 * line] += d * from[0];
+                        sum[3 * line + 1] += d * from[1];
+                        sum[3 * line + 2] += d * from[2];
+                    }
+                    sum[TAPS] += d;
+                }
+            }
+        }
+        for (int tap = 0; tap <= TAPS; tap++)
+            for (int c = 0; c < FILTERS; c++) gradients[tap * FILTERS + c] += sum[tap][c];
+    }
+}

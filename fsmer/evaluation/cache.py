@@ -1,0 +1,261 @@
+"""Embeddings on disk, so that no clip goes through the same network twice, whatever the run, protocol or method.
+
+An entry is found by the network (hash of its weights and of what it eats) and by the content of the clip's media, so
+that neither new weights nor maps extracted anew under an old name can meet an old embedding. Entries lie in
+``$FSMER_CACHE``, else in ``$XDG_CACHE_HOME/fsmer``, else in ``~/.cache/fsmer``; ``FSMER_CACHE=off`` keeps none. They
+hold embeddings and hashes, no media, ids or labels. `clear_cache` removes them all; beyond `LIMIT_BYTES` the files that
+have not been used for longest go first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsmer.backbones import Backbone, check_clips, embed, model_hash, read_inputs
+from fsmer.backbones.embedding import batch_of
+from fsmer.io import atomic_path
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+
+__all__ = ["cache_folder", "clear_cache", "content_ids", "embed_cached"]
+
+# All files of the cache together; a million embeddings of `facs-flow` take 0.8 GB.
+LIMIT_BYTES = 4 << 30
+# Bytes of a clip's content id, and seconds between writes while a large set is embedded.
+ID_BYTES = 16
+FLUSH_SECONDS = 20.0
+VERSION = 1
+
+Ids = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+
+
+def cache_folder() -> Path | None:
+    """Where embeddings are kept; ``None`` when the environment says ``FSMER_CACHE=off``."""
+    asked = os.environ.get("FSMER_CACHE", "")
+    if asked.lower() == "off":
+        return None
+    if asked:
+        return Path(asked) / "embeddings"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fsmer" / "embeddings"
+
+
+def clear_cache(folder: str | os.PathLike[str] | None = None) -> int:
+    """Remove all kept embeddings and return how many bytes that freed.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Default `cache_folder`.
+    """
+    place = cache_folder() if folder is None else Path(folder)
+    if place is None or not place.is_dir():
+        return 0
+    freed = sum(size for _, size, _ in _files(place))
+    shutil.rmtree(place, ignore_errors=True)
+    return freed
+
+
+def content_ids(backbone: Backbone, clips: ClipSet, *, progress: Progress | None = None) -> Ids:
+    """Hash of what the backbone reads of every clip, uint8 of shape (N, 16); the media are read once, batch by batch.
+
+    Raises
+    ------
+    SpecMismatchError, MediaError
+        As for `fsmer.embed`.
+    """
+    check_clips(backbone, clips)
+    ids, size = np.zeros((len(clips), ID_BYTES), np.uint8), batch_of(backbone)
+    for start in range(0, len(clips), size):
+        stop = min(start + size, len(clips))
+        ids[start:stop] = _hashes(_read(backbone, clips, start, stop))
+        if progress is not None:
+            progress(stop, len(clips))
+    return ids
+
+
+def embed_cached(
+    backbone: Backbone,
+    clips: ClipSet,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Ids]:
+    """Embeddings as `fsmer.embed` gives them, from the cache where it has them, and the content ids of the clips.
+
+    Every clip's media are read once, for its id and for the network alike. Several processes may work on one folder:
+    each writes files of its own, and a file is whole or not there.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    clips : ClipSet
+    folder : path, optional
+        Where embeddings are kept; ``None`` keeps none.
+    progress : callable, optional
+        Called with (clips done, clips in all).
+
+    Returns
+    -------
+    Tensor of shape (N, embed_dim), uint8 array of shape (N, 16)
+    """
+    check_clips(backbone, clips)
+    shelf = None if folder is None else _Shelf(Path(folder), backbone)
+    total, size = len(clips), batch_of(backbone)
+    ids, embeddings = np.zeros((total, ID_BYTES), np.uint8), torch.zeros(total, backbone.embed_dim)
+    try:
+        for start in range(0, total, size):
+            stop = min(start + size, total)
+            arrays = _read(backbone, clips, start, stop)
+            ids[start:stop] = _hashes(arrays)
+            missing = np.arange(stop - start)
+            if shelf is not None:
+                missing = shelf.fill(ids[start:stop], embeddings[start:stop])
+            if len(missing):
+                found = embed(backbone, {kind: array[missing] for kind, array in arrays.items()}, batch_size=size)
+                embeddings[torch.from_numpy(start + missing)] = found
+                if shelf is not None:
+                    shelf.add(ids[start + missing], found)
+            if progress is not None:
+                progress(stop, total)
+    finally:
+        # An interrupted run keeps what it has embedded.
+        if shelf is not None:
+            shelf.flush()
+    return embeddings, ids
+
+
+class _Shelf:
+    """The kept embeddings of one network.
+
+    A file is an array of records (id, embedding) that is mapped into memory; new entries go to new files, so that no
+    file ever changes.
+    """
+
+    def __init__(self, root: Path, backbone: Backbone) -> None:
+        device = next((value.device.type for value in backbone.parameters()), "cpu")
+        recipe = [
+            VERSION,
+            [spec.to_dict() for spec in backbone.input_specs],
+            backbone.config,
+            device,
+            torch.__version__,
+        ]
+        eats = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.root = root
+        self.folder = root / f"{backbone.name or type(backbone).__name__}-{model_hash(backbone)}-{eats}"
+        self.dtype = np.dtype([("id", np.uint8, (ID_BYTES,)), ("embedding", "<f4", (backbone.embed_dim,))])
+        self._arrays: list[NDArray[np.void]] = []
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._new: dict[bytes, NDArray[np.float32]] = {}
+        self._written = time.monotonic()
+        for path in sorted(self.folder.glob("*.npy")):
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if array.dtype != self.dtype:
+                raise ValueError("records of another kind")
+            os.utime(path)  # used now: it is not among the first to go
+        except (OSError, ValueError, EOFError):
+            # Removed by another process in between, or damaged: its clips are embedded again.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return
+        number = len(self._arrays)
+        self._arrays.append(array)
+        for row, key in enumerate(np.ascontiguousarray(array["id"])):
+            self._places[key.tobytes()] = (number, row)
+
+    def fill(self, ids: Ids, embeddings: Tensor) -> NDArray[np.int64]:
+        """Write what is known into `embeddings` and return the rows that are not."""
+        missing = []
+        for row, key in enumerate(ids):
+            name = key.tobytes()
+            if name in self._places:
+                number, place = self._places[name]
+                embeddings[row] = torch.from_numpy(np.array(self._arrays[number]["embedding"][place]))
+            elif name in self._new:
+                embeddings[row] = torch.from_numpy(self._new[name])
+            else:
+                missing.append(row)
+        return np.array(missing, dtype=np.int64)
+
+    def add(self, ids: Ids, embeddings: Tensor) -> None:
+        """Keep these, in memory until the next write."""
+        for key, row in zip(ids, embeddings.numpy(), strict=True):
+            self._new[key.tobytes()] = row.copy()
+        if time.monotonic() - self._written > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write new entries to a file of their own; a folder that cannot be written keeps none."""
+        if not self._new:
+            return
+        records = np.zeros(len(self._new), self.dtype)
+        records["id"] = np.frombuffer(b"".join(self._new), np.uint8).reshape(-1, ID_BYTES)
+        records["embedding"] = np.stack(list(self._new.values()))
+        path = self.folder / f"{uuid.uuid4().hex}.npy"
+        # A cache may fail without harm: a full or read-only disk must not stop an evaluation.
+        with contextlib.suppress(OSError):
+            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, records, allow_pickle=False)
+            self._open(path)
+            self._new.clear()
+            _prune(self.root, LIMIT_BYTES)
+        self._written = time.monotonic()
+
+
+def _read(backbone: Backbone, clips: ClipSet, start: int, stop: int) -> dict[str, NDArray[np.float32]]:
+    inputs = read_inputs(backbone, clips, np.arange(start, stop))
+    by_kind = inputs if isinstance(inputs, dict) else {backbone.input_specs[0].kind: inputs}
+    return {kind: value.numpy() for kind, value in by_kind.items()}
+
+
+def _hashes(arrays: dict[str, NDArray[np.float32]]) -> Ids:
+    names, media = list(arrays), list(arrays.values())
+    ids = np.zeros((len(media[0]), ID_BYTES), np.uint8)
+    for row in range(len(ids)):
+        digest = hashlib.sha256()
+        for name, array in zip(names, media, strict=True):
+            digest.update(f"{name}{array.shape[1:]}".encode())
+            digest.update(array[row].data)
+        ids[row] = np.frombuffer(digest.digest()[:ID_BYTES], np.uint8)
+    return ids
+
+
+def _files(root: Path) -> list[tuple[float, int, Path]]:
+    """When each file was used last, its size, and where it is."""
+    found = []
+    for path in root.glob("*/*.npy"):
+        with contextlib.suppress(OSError):
+            state = path.stat()
+            found.append((state.st_mtime, state.st_size, path))
+    return found
+
+
+def _prune(root: Path, limit: int) -> None:
+    files = sorted(_files(root))
+    held = sum(size for _, size, _ in files)
+    for _, size, path in files:
+        if held <= limit:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+            held -= size

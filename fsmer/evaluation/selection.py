@@ -1,0 +1,272 @@
+"""Choosing epochs and parameters: not at all, on the support alone, or (to show what that hides) on the test clips.
+
+``"fixed"`` takes the method as it is. ``"nested"`` deals the subjects of each support into inner folds and takes what
+is best there; the query side is asked once, at the end. ``"oracle"`` takes for every episode what is best on its own
+query side, as many published scripts do; its figures are no estimate of anything and carry that name everywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.episodic.episode import Episode, Episodes
+from fsmer.errors import ProtocolError
+from fsmer.evaluation.metrics import confusion_matrix, score_confusion
+from fsmer.transfer import Method, load_method
+from fsmer.transfer.base import require
+from fsmer.transfer.train import Train
+from fsmer.transfer.training import FineTuning
+
+if TYPE_CHECKING:
+    from fsmer.backbones import Backbone
+    from fsmer.data import ClipSet
+    from fsmer.evaluation.parts import Part
+
+__all__ = ["INNER_FOLDS", "RULES", "Candidate", "Family", "InnerEpisodes", "Rule", "best", "describe", "families"]
+
+Rule = Literal["fixed", "nested", "oracle"]
+RULES: tuple[Rule, ...] = ("fixed", "nested", "oracle")
+# Into how many parts the subjects of a support are dealt.
+INNER_FOLDS = 3
+# How often a fine-tuning is looked at on its way when nothing else is asked.
+LOOKS = 20
+
+
+@dataclass(frozen=True)
+class Family:
+    """Candidates that one training answers for.
+
+    Parameters
+    ----------
+    method : Method
+    stages : tuple of int
+        Epochs or steps after which it is looked at; empty: at its end alone.
+    """
+
+    method: Method
+    stages: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice.
+
+    Parameters
+    ----------
+    family : int
+        Which `Family`.
+    stage : int
+        After which epoch or step; 0 is the end.
+    values : mapping of str to plain value
+        The parameters that it stands for.
+    """
+
+    family: int
+    stage: int
+    values: Mapping[str, Any]
+
+
+def families(
+    method: Method, backbone: Backbone, rule: str, grid: Mapping[str, Sequence[Any]] | None
+) -> tuple[list[Family], list[Candidate]]:
+    """What is to be tried, the method's own values first.
+
+    Parameters
+    ----------
+    method : Method
+    backbone : Backbone
+        Its recipe says how many epochs there are when `grid` does not.
+    rule : {"fixed", "nested", "oracle"}
+    grid : mapping of str to sequence, optional
+        Parameter of the method -> values, as numbers or text. The method's own value of each is tried too. The length
+        of a training is different (``epochs`` of ``train``, ``steps`` of a fine-tuning of the backbone): it is planned
+        for the largest value and looked at after the others on its way, so that they cost nothing; its own value is
+        that end. Default: every epoch, or 20 looks at a fine-tuning.
+
+    Raises
+    ------
+    ProtocolError
+        No such rule, a grid without a rule that chooses, or a rule without anything to choose from.
+    UnknownNameError, MethodError
+        The method has no such parameter, or the value is impossible.
+    """
+    if rule not in RULES:
+        raise ProtocolError(f"select={rule!r} is no rule; use one of {', '.join(RULES)}.")
+    if rule == "fixed":
+        if grid:
+            raise ProtocolError(
+                f"a grid ({', '.join(grid)}) was given, but select='fixed' chooses nothing; use select='nested'."
+            )
+        return [Family(method)], [Candidate(0, 0, {})]
+    asked = dict(grid or {})
+    length = _length(method)
+    if not asked and isinstance(method, Train):
+        asked = {length: range(1, method.recipe(backbone).epochs + 1)}
+    elif not asked and isinstance(method, FineTuning) and length:
+        asked = {length: sorted({math.ceil(method.steps * look / LOOKS) for look in range(1, LOOKS + 1)})}
+    for name, values in asked.items():
+        if isinstance(values, str) or not len(values):
+            raise ProtocolError(f"the grid of {name!r} is {values!r}; give a list with at least one value.")
+    if not asked:
+        raise ProtocolError(
+            f"select={rule!r} has nothing to choose from: the method {method.name!r} keeps the network as it is; give "
+            "a grid, such as {'steps': [50, 100, 200]} (--grid steps=50,100,200)."
+        )
+    lengths = asked.pop(length, ()) if length else ()
+    given = [getattr(load_method(method, **{length: value}), length) for value in lengths]
+    require(None not in given, f"the grid of {length!r} holds none; give whole numbers.")
+    stages: list[int] = sorted(set(given))
+    if stages:
+        require(stages[0] > 0, f"the grid of {length!r} holds {stages[0]}; give whole numbers above 0.")
+        method = load_method(method, **{length: stages[-1]})
+    own = {name: getattr(method, name) for name in asked if name in method.get_params()}
+    listed: dict[str, list[Any]] = {}
+    for name, values in asked.items():
+        typed = [getattr(load_method(method, **{name: value}), name) for value in values]
+        listed[name] = list(dict.fromkeys([own[name], *typed]))
+    found: list[Family] = []
+    tried: list[Candidate] = []
+    for chosen in itertools.product(*listed.values()):
+        settings = dict(zip(listed, chosen, strict=True))
+        tried += [Candidate(len(found), stage, settings | {length: stage}) for stage in stages[::-1]]
+        tried += [] if stages else [Candidate(len(found), 0, settings)]
+        found.append(Family(load_method(method, **settings), tuple(stages)))
+    return found, tried
+
+
+def _length(method: Method) -> str:
+    """The parameter that says how long a training is, whose smaller values it passes on its way; or nothing."""
+    if isinstance(method, Train):
+        return "epochs"
+    return "steps" if isinstance(method, FineTuning) and not method.keeps_backbone else ""
+
+
+class InnerEpisodes(Episodes):
+    """Subject-disjoint folds inside the supports of other episodes.
+
+    Parameters
+    ----------
+    outer : Episodes
+    clips : ClipSet
+        What both point into.
+
+    Attributes
+    ----------
+    owner : int64 array
+        Number of the outer episode to which each inner one belongs.
+
+    Raises
+    ------
+    ProtocolError
+        The support of an episode cannot be dealt by subjects into folds that teach two classes.
+    """
+
+    def __init__(self, outer: Episodes, clips: ClipSet) -> None:
+        self.classes, self.codes, self.source = outer.classes, outer.codes, outer.source
+        people = clips.subject_codes()
+        self._folds: list[Episode] = []
+        owners: list[int] = []
+        for number, episode in enumerate(outer):
+            folds = _dealt(episode, people, outer.codes)
+            if not folds:
+                raise ProtocolError(
+                    f"select='nested' needs supports that can be dealt by subjects, but that of {episode.name!r} "
+                    f"({len(episode.support)} clips of {len(np.unique(people[episode.support]))} subjects) leaves "
+                    "fewer than two classes to learn from; use select='fixed'."
+                )
+            self._folds += folds
+            owners += [number] * len(folds)
+        self.owner = np.array(owners, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._folds)
+
+    def _make(self, index: int) -> Episode:
+        return self._folds[index]
+
+
+def best(
+    answers: Sequence[Part],
+    truth: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    among: NDArray[np.bool_],
+    figure: Literal["uf1", "acc"],
+) -> NDArray[np.int64]:
+    """Which of the candidates is best for each episode; the first of equals.
+
+    Parameters
+    ----------
+    answers : sequence of Part
+        One a candidate, all about the same episodes.
+    truth : int64 array of shape (N,)
+        Class of each clip.
+    owner : int64 array
+        For each episode of `answers` the episode that is chosen for.
+    among : bool array of shape (E, C)
+        Classes of the episodes that are chosen for.
+    figure : {"uf1", "acc"}
+        From the answers of all episodes of one owner pooled.
+    """
+    scores = []
+    for part in answers:
+        said = part.predictions
+        counts = confusion_matrix(
+            truth[said.clip], said.predicted, among.shape[1], groups=owner[said.episode], n_groups=len(among)
+        )
+        scores.append(getattr(score_confusion(counts, among), figure))
+    return np.argmax(np.stack(scores), axis=0)
+
+
+def describe(
+    rule: str, candidates: Sequence[Candidate], seeds: Mapping[int, tuple[Sequence[str], Any]]
+) -> dict[str, Any]:
+    """What a report says of the choice.
+
+    Parameters
+    ----------
+    rule : {"fixed", "nested", "oracle"}
+    candidates : sequence of Candidate
+    seeds : mapping of int to (names of the episodes, index of the chosen candidate for each)
+    """
+    if rule == "fixed":
+        return {"rule": rule}
+    by = (
+        f"UF1 pooled over {INNER_FOLDS} subject-disjoint folds of the support"
+        if rule == "nested"
+        else "accuracy on the query side of the episode itself, which no honest choice may look at"
+    )
+    return {
+        "rule": rule,
+        "by": by,
+        "candidates": [dict(one.values) for one in candidates],
+        "chosen": [
+            {"seed": seed, "episode": name, **candidates[int(place)].values}
+            for seed, (names, places) in seeds.items()
+            for name, place in zip(names, places, strict=True)
+        ],
+    }
+
+
+def _dealt(episode: Episode, people: NDArray[np.int64], codes: NDArray[np.int64]) -> list[Episode]:
+    """The subjects of a support in parts of about as many clips; the largest go first, each to the smallest part."""
+    support = episode.support
+    subjects, member, counts = np.unique(people[support], return_inverse=True, return_counts=True)
+    part = np.zeros(len(subjects), dtype=np.int64)
+    held = np.zeros(min(INNER_FOLDS, len(subjects)), dtype=np.int64)
+    for subject in np.argsort(-counts, kind="stable"):
+        part[subject] = held.argmin()
+        held[part[subject]] += counts[subject]
+    folds = []
+    for number in range(len(held)):
+        asked = part[member] == number
+        if len(np.unique(codes[support[~asked]])) > 1:
+            name = f"{episode.name}: inner fold {number + 1}"
+            folds.append(Episode(support[~asked], support[asked], episode.classes, name, episode.source))
+    return folds

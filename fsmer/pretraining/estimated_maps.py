@@ -1,0 +1,266 @@
+"""Flow maps as an estimator sees them: drawn faces before and after a movement, and the flow found between them.
+
+`fsmer.data.synthetic_maps` models the errors of optical flow; here they are real ones. What skin without texture,
+shading, sensor noise and an estimator's window do to a movement is hard to write down and easy to run.
+
+Clips come in blocks, each from its own seed, so that any of them can be made anew, alone and in any process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.data.au_parser import au_numbers
+from fsmer.data.flow_model import ACTION_UNIT_ORDER, EMOTION_ORDER
+from fsmer.data.spec import InputSpec
+from fsmer.data.synthetic import SyntheticMaps
+from fsmer.errors import DataError, FsmerError
+from fsmer.io import atomic_path
+from fsmer.preprocess.flow import DIS, FlowMethod, flow_map, head_motion
+
+if TYPE_CHECKING:
+    from fsmer.data.clips import ClipSet
+
+__all__ = ["EstimatedClips", "MapPool", "estimated_maps"]
+
+# Clips of a block and of one individual: drawing a face costs more than moving it.
+BLOCK, CLIPS_A_SUBJECT = 240, 10
+# Keeps the individuals apart from those that small seeds of `fsmer.data.synthetic_frames` give.
+FIRST_SEED = 11_000
+SIDE = 28
+# Raised whenever the same seed would give other maps.
+VERSION = 1
+
+Maps = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class EstimatedClips:
+    """Which drawn clips, and how large.
+
+    Parameters
+    ----------
+    clips : int
+        How many, a multiple of 240, or fewer than that.
+    domain : str
+        Synthetic domain of faces and movements.
+    size : int
+        Pixels of a face crop that flow is estimated on; public crops of CASME II and SMIC are 140 to 280 wide.
+
+    Raises
+    ------
+    FsmerError
+        The number of clips is out of range.
+    """
+
+    clips: int = 28_800
+    domain: str = "broad"
+    size: int = 112
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.clips % self.block:
+            raise FsmerError(
+                f"cannot train on {self.clips} clips with estimated flow: give a multiple of {BLOCK}, or fewer."
+            )
+
+    @property
+    def block(self) -> int:
+        """Clips of a block."""
+        return max(1, min(BLOCK, self.clips))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that these clips fill."""
+        return self.clips // self.block
+
+
+def estimated_maps(number: int, *, clips: EstimatedClips, seed: int) -> SyntheticMaps:
+    """Block `number` of the clips: maps of the flow that was estimated between drawn onset and apex.
+
+    The estimator and its parameters are drawn clip by clip: dense inverse search, variational flow, or both, on frames
+    that are smoothed more or less; part of the head's motion is taken out, since public crops were aligned more or
+    less well. Farneback's method, whose maps are noisier than public ones, made worse networks.
+    """
+    drawn = _drawn(number, clips, seed)
+    estimator = _Estimator(clips.size, np.random.Generator(np.random.PCG64([seed, number, VERSION])))
+    maps = np.empty((clips.block, 3, SIDE, SIDE), dtype=np.float32)
+    for row, onset, apex in _frames(drawn):
+        maps[row] = estimator.map(onset, apex)
+    table = drawn.table
+    units = np.stack([np.isin(ACTION_UNIT_ORDER, au_numbers(text)) for text in table["aus"].astype(str)])
+    emotions = np.array([EMOTION_ORDER.index(name) for name in table["emotion"]], dtype=np.int64)
+    return SyntheticMaps(maps, units, emotions)
+
+
+def _drawn(number: int, clips: EstimatedClips, seed: int) -> ClipSet:
+    from fsmer.data.synthetic_frames import synthetic_frame_clips
+
+    size = (clips.size, clips.size)
+    specs = [
+        InputSpec(kind=kind, size=size, channels=("red", "green", "blue"), normalisation="unit")
+        for kind in ("onset", "apex")
+    ]
+    # Every block has individuals of its own.
+    own = FIRST_SEED + 1_000_003 * seed + number
+    subjects = max(1, clips.block // CLIPS_A_SUBJECT)
+    return synthetic_frame_clips(clips.domain, clips.block, seed=own, specs=specs, subjects=subjects)
+
+
+def _frames(drawn: ClipSet) -> Iterator[tuple[int, Bytes, Bytes]]:
+    """Row, onset and apex of every clip, one individual after the other, so that few faces are in memory."""
+    for subject in np.unique(drawn.subjects):
+        rows = np.flatnonzero(drawn.subjects == subject)
+        for row, onset, apex in zip(rows, drawn.read("onset", rows), drawn.read("apex", rows), strict=True):
+            yield int(row), _grey(onset), _grey(apex)
+
+
+@dataclass(frozen=True)
+class _Refined:
+    """Variational flow (Brox et al. 2004, as OpenCV refines with it) from another estimate or from rest."""
+
+    alpha: float
+    gamma: float
+    start: FlowMethod | None
+
+    def __call__(self, first: Bytes, second: Bytes) -> Maps:
+        import cv2
+
+        solver = cv2.VariationalRefinement.create()
+        solver.setFixedPointIterations(5)
+        solver.setSorIterations(10)
+        solver.setAlpha(self.alpha)
+        solver.setDelta(5.0)
+        solver.setGamma(self.gamma)
+        flow = np.zeros((*first.shape, 2), np.float32)
+        if self.start is not None:
+            flow = np.ascontiguousarray(np.moveaxis(self.start(first, second), 0, 2))
+        return np.ascontiguousarray(np.moveaxis(solver.calc(first, second, flow), 2, 0), np.float32)
+
+
+class _Estimator:
+    """Optical flow between two grey frames by an estimator that is drawn anew for every clip."""
+
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        self.size = size
+        self.rng = rng
+        self.spec = InputSpec(kind="flow", size=(SIDE, SIDE), channels=("u", "v", "strain"), normalisation="minmax")
+
+    def map(self, onset: Bytes, apex: Bytes) -> Maps:
+        """u, v and strain, each scaled to 0..1, of shape (3, SIDE, SIDE)."""
+        import cv2
+
+        rng = self.rng
+        smoothing = rng.uniform(0.0, 1.3)
+        removed = np.float32(rng.uniform(-0.1, 0.9))
+        if smoothing > 0.3:
+            onset, apex = (cv2.GaussianBlur(one, (0, 0), smoothing).astype(np.uint8) for one in (onset, apex))
+        flow = self._draw()(onset, apex)
+        if removed > 0:
+            flow = flow - removed * head_motion(flow).field((self.size, self.size))
+        return flow_map(flow, self.spec)
+
+    def _draw(self) -> FlowMethod:
+        kind = self.rng.integers(4)
+        # The coarser of OpenCV's two finest levels: errors as those of flow on smaller crops.
+        search = DIS(finest_scale=1)
+        if kind < 2:
+            return search
+        alpha, gamma = self.rng.uniform(10, 60), self.rng.uniform(2, 12)
+        return _Refined(float(alpha), float(gamma), search if kind == 2 else None)
+
+
+class MapPool:
+    """All blocks of some clips on disk as bytes, drawn in parallel the first time and mirrored at random when taken.
+
+    Parameters
+    ----------
+    folder : Path
+        Where blocks are kept; those that are there already are not drawn again.
+    clips : EstimatedClips
+    seed : int
+    progress : callable, optional
+        Called with (clips drawn, clips in all).
+    """
+
+    def __init__(self, folder: Path, clips: EstimatedClips, seed: int, *, progress: Progress | None = None) -> None:
+        key = hashlib.sha256(json.dumps([asdict(clips), seed, VERSION]).encode()).hexdigest()[:12]
+        self.folder = folder / f".maps-{key}"
+        self.clips = clips
+        self.seed = seed
+        self._draw_missing(progress)
+        blocks = [self._read(number) for number in range(clips.blocks)]
+        self.maps: Bytes = np.concatenate([block["maps"] for block in blocks])
+        self.units: NDArray[np.bool_] = np.concatenate([block["units"] for block in blocks])
+        self.emotions: NDArray[np.int64] = np.concatenate([block["emotions"] for block in blocks])
+
+    def take(self, count: int, rng: np.random.Generator) -> SyntheticMaps:
+        """`count` clips at random, half of them mirrored."""
+        rows = rng.integers(len(self.maps), size=count)
+        maps = self.maps[rows].astype(np.float32) / 255
+        mirrored = maps[..., ::-1].copy()
+        mirrored[:, 0] = 1 - mirrored[:, 0]
+        flip = rng.random((count, 1, 1, 1)) < 0.5
+        return SyntheticMaps(np.where(flip, mirrored, maps), self.units[rows], self.emotions[rows])
+
+    def remove(self) -> None:
+        """Delete the blocks from the disk; what was read stays in memory."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _draw_missing(self, progress: Progress | None) -> None:
+        from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]
+
+        missing = [number for number in range(self.clips.blocks) if not self._path(number).is_file()]
+        done = self.clips.blocks - len(missing)
+        workers = min(cpu_count(), len(missing))
+        if not missing:
+            return
+        run = Parallel(n_jobs=workers, return_as="generator_unordered")
+        for _ in run(delayed(_write_block)(self._path(number), number, self.clips, self.seed) for number in missing):
+            done += 1
+            if progress is not None:
+                progress(done * self.clips.block, self.clips.clips)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.npz"
+
+    def _read(self, number: int) -> dict[str, NDArray[Any]]:
+        path = self._path(number)
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                return {name: held[name] for name in ("maps", "units", "emotions")}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"the drawn clips in {path} cannot be read ({error}); delete the folder {self.folder.name} and start "
+                "again."
+            ) from error
+
+
+def _write_block(path: Path, number: int, clips: EstimatedClips, seed: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    drawn = estimated_maps(number, clips=clips, seed=seed)
+    # Eight bits, as the public maps have.
+    maps = np.rint(255 * drawn.maps).astype(np.uint8)
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, allow_pickle=False, maps=maps, units=drawn.units, emotions=drawn.emotions)
+
+
+def _grey(image: Maps) -> Bytes:
+    """Brightness of a picture (3, H, W) from 0 to 1."""
+    import cv2
+
+    pixels = np.rint(255 * np.moveaxis(image, 0, -1)).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)

@@ -1,0 +1,186 @@
+"""`ststnet` is the published network, and its compiled code computes what the layers written out compute."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fsmer
+from fsmer.backbones import create_model
+from fsmer.backbones.compiled import compiled
+from fsmer.backbones.ststnet import STSTNet
+from fsmer.errors import FsmerError
+from fsmer.transfer import train
+
+
+class Published(nn.Module):
+    """The three streams one by one, as the authors write them."""
+
+    def __init__(self, own: STSTNet) -> None:
+        super().__init__()
+        self.streams = nn.ModuleList(nn.Conv2d(3, count, 3, padding=own.padding) for count in (3, 5, 8))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in (3, 5, 8))
+        cut = [slice(0, 3), slice(3, 8), slice(8, 16)]
+        for stream, norm, part in zip(self.streams, self.norms, cut, strict=True):
+            stream.weight.data.copy_(own.convolution.weight[part])
+            stream.bias.data.copy_(own.convolution.bias[part])
+            norm.weight.data.copy_(own.normalisation.weight[part])
+            norm.bias.data.copy_(own.normalisation.bias[part])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found = [
+            F.max_pool2d(norm(F.relu(stream(255 * inputs))), 3, stride=3, padding=1)
+            for stream, norm in zip(self.streams, self.norms, strict=True)
+        ]
+        return F.avg_pool2d(torch.cat(found, dim=1), 2).flatten(1)
+
+
+def network(**arguments: object) -> STSTNet:
+    torch.manual_seed(1)
+    made = create_model("ststnet", **arguments)
+    assert isinstance(made, STSTNet)
+    with torch.no_grad():
+        # Some maps are turned over by their normalisation, so that their smallest response is pooled.
+        made.normalisation.weight.uniform_(-0.5, 1)
+        made.normalisation.bias.uniform_(-1, 1)
+    return made
+
+
+def without_compiler(made: STSTNet, monkeypatch: pytest.MonkeyPatch) -> STSTNet:
+    monkeypatch.setattr("fsmer.backbones.ststnet.compiled", lambda name: None)
+    return copy.deepcopy(made)
+
+
+def maps(count: int, size: int = 28) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(5))
+
+
+def gradients(made: nn.Module, embedded: Tensor, direction: Tensor) -> dict[str, Tensor]:
+    found = torch.autograd.grad((embedded * direction).sum(), list(made.parameters()))
+    return dict(zip((name for name, _ in made.named_parameters()), found, strict=True))
+
+
+def test_the_network_with_its_classifier_has_1683_parameters():
+    made = create_model("ststnet")
+    classifier = nn.Linear(made.embed_dim, 3)
+    assert made.embed_dim == 400
+    assert sum(value.numel() for value in (*made.parameters(), *classifier.parameters())) == 1683
+
+
+@pytest.mark.parametrize("padding", [1, 2])
+@pytest.mark.parametrize("training", [False, True])
+def test_it_is_the_three_streams_side_by_side(padding, training):
+    own = network(padding=padding, dropout=0.0).train(training)
+    other = Published(own).train(training)
+    inputs = maps(9)
+    found, wanted = own(inputs), other(inputs)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    direction = torch.randn_like(found)
+    ours = gradients(own, found, direction)["convolution.weight"]
+    theirs = gradients(other, wanted, direction)
+    joined = torch.cat([theirs[f"streams.{number}.weight"] for number in range(3)])
+    torch.testing.assert_close(ours, joined, rtol=1e-3, atol=1e-4 * float(joined.abs().max()))
+
+
+@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
+@pytest.mark.parametrize(
+    ("arguments", "count"), [({}, 33), ({"padding": 2}, 5), ({"size": 20, "dropout": 0.3}, 7), ({"size": 31}, 2)]
+)
+def test_compiled_code_gives_what_the_layers_give(arguments, count, monkeypatch):
+    own = network(**arguments).train()
+    other = without_compiler(own, monkeypatch)
+    inputs = maps(count, own.input_spec.size[0])
+    torch.manual_seed(2)
+    wanted = other(inputs)
+    monkeypatch.undo()
+    torch.manual_seed(2)
+    found = own(inputs)
+    assert type(found.grad_fn).__name__ == "_ShallowBackward"
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(3))
+    ours, theirs = gradients(own, found, direction), gradients(other, wanted, direction)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4 * float(theirs[name].abs().max()))
+    for (name, one), (_, two) in zip(own.named_buffers(), other.named_buffers(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
+def test_equal_pixels_hand_their_gradient_on_once(monkeypatch):
+    """On a flat map all pixels of a window are largest; one of them gets the gradient, as in torch."""
+    own = network(dropout=0.0).train()
+    other = without_compiler(own, monkeypatch)
+    inputs = torch.full((4, 3, 28, 28), 0.5) + torch.arange(4).view(4, 1, 1, 1) / 10
+    wanted = other(inputs)
+    monkeypatch.undo()
+    found = own(inputs)
+    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(3))
+    ours, theirs = gradients(own, found, direction), gradients(other, wanted, direction)
+    for name in ("normalisation.weight", "normalisation.bias", "convolution.bias"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-2, atol=1e-2 * float(theirs[name].abs().max()))
+
+
+@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
+def test_two_batches_may_be_under_way_at_once():
+    own = network(dropout=0.0).train()
+    one, other = maps(6), maps(6).flip(0) ** 2
+    apart = [gradients(own, own(inputs), torch.ones(6, 400))["convolution.weight"] for inputs in (one, other)]
+    first, second = own(one), own(other)
+    for embedded, wanted in ((first, apart[0]), (second, apart[1])):
+        torch.testing.assert_close(gradients(own, embedded, torch.ones(6, 400))["convolution.weight"], wanted)
+
+
+def test_training_without_a_compiler_gives_the_same_answers(monkeypatch):
+    clips = fsmer.synthetic_clips("lab", 40, seed=2)
+    start = create_model("ststnet")
+    found = train(start, clips, epochs=5, batch_size=16, learning_rate=1e-3)
+    monkeypatch.setattr("fsmer.backbones.ststnet.compiled", lambda name: None)
+    other = train(start, clips, epochs=5, batch_size=16, learning_rate=1e-3)
+    torch.testing.assert_close(
+        torch.from_numpy(found.predict_proba(clips)), torch.from_numpy(other.predict_proba(clips)), atol=5e-3, rtol=0
+    )
+    assert (found.predict(clips) == other.predict(clips)).mean() > 0.95
+
+
+def test_a_compiler_that_is_missing_or_switched_off_is_no_error(monkeypatch, tmp_path):
+    compiled.cache_clear()
+    monkeypatch.setenv("FSMER_CACHE", str(tmp_path))
+    try:
+        monkeypatch.setenv("FSMER_COMPILE", "off")
+        assert compiled("shallow") is None
+        compiled.cache_clear()
+        monkeypatch.delenv("FSMER_COMPILE")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CC", raising=False)
+        assert compiled("shallow") is None
+        assert not list(tmp_path.iterdir())
+    finally:
+        compiled.cache_clear()
+
+
+@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
+def test_compiled_code_is_kept_and_found_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("FSMER_CACHE", str(tmp_path))
+    compiled.cache_clear()
+    try:
+        assert compiled("shallow") is not None
+        (library,) = (tmp_path / "compiled").iterdir()
+        made = library.stat().st_mtime_ns
+        compiled.cache_clear()
+        assert compiled("shallow") is not None
+        assert library.stat().st_mtime_ns == made
+    finally:
+        compiled.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [({"padding": 3}, "give 1 or 2"), ({"dropout": 1.0}, "from 0 to below 1"), ({"size": 3}, "4")],
+)
+def test_arguments_that_make_no_network_are_refused(arguments, said):
+    with pytest.raises(FsmerError, match=said):
+        create_model("ststnet", **arguments)
