@@ -165,15 +165,25 @@ def test_a_clip_of_two_data_sets_is_noticed(copy: Path) -> None:
     assert "lab and other" in found.examples[0]
 
 
-def test_the_oracle_stamp_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsmer.evaluation.report import Report
-
-    plain = Report.to_dict
-    stamp = {"selection": {"rule": "oracle"}, "honest": {"uf1": 0.5}}
-    monkeypatch.setattr(Report, "to_dict", lambda self: plain(self) | stamp)
+def test_the_oracle_stamp_is_read(copy: Path) -> None:
+    figures = json.loads((copy / "report.json").read_text())
+    honest = {name: figures[name] for name in figures if name.startswith(("uf1", "uar", "acc"))} | {"uf1": 0.1234}
+    change_report(copy, selection={"rule": "oracle"}, honest=honest)
     found = finding(audit(copy), "oracle")
     assert found.severity == "serious"
-    assert "0.5000 of the same run without peeking" in found.message
+    assert "0.1234 of the same run without peeking" in found.message
+    change_report(copy, selection={"rule": "nested"})
+    assert "oracle" not in names(audit(copy))
+
+
+def test_a_seed_without_predictions_is_noticed(tmp_path: Path) -> None:
+    clips = fsmer.synthetic_clips("lab", 36, seed=3, subjects=3)
+    method = fsmer.load_method("finetune", steps=3)
+    evaluate("loso", tiny_backbone.TinyBackbone(), method, clips=clips, seeds=2, out=tmp_path / "run")
+    assert audit(tmp_path / "run").clean
+    assert audit(tmp_path / "run").counts["seeds"] == 2
+    change_table(tmp_path / "run", lambda table: table[table["seed"] == 0])
+    assert finding(audit(tmp_path / "run"), "missing-seed").examples == ("1",)
 
 
 def test_another_protocol_hash_and_left_over_parts_are_noticed(copy: Path) -> None:

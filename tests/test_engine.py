@@ -572,6 +572,8 @@ def test_a_stage_of_a_fine_tuning_is_what_so_many_steps_give(name: str, backbone
         assert torch.equal(recognizer.head.weight, alone.head.weight)
         assert np.array_equal(recognizer.predict_proba(clips), alone.predict_proba(clips))
         before = torch.get_rng_state()
+        # What is put off is there when it is asked for.
+        assert np.array_equal(recognizer.update(clips[:3]).head.weight, alone.update(clips[:3]).head.weight)
 
 
 def test_pauses_of_a_fine_tuning_leave_dropout_as_it_is(clips: ClipSet) -> None:

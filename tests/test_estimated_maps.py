@@ -16,7 +16,7 @@ from fsmer.pretraining.estimated_maps import FIRST_SEED, EstimatedClips, MapPool
 
 BLOCK = 40
 # At 112 pixels most of a movement is found; smaller crops lose it.
-CLIPS = EstimatedClips(BLOCK, "lab")
+CLIPS = EstimatedClips(BLOCK, "lab", block=BLOCK)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,8 @@ def test_the_maps_show_the_true_movement_with_an_estimators_errors(block: Synthe
     assert np.abs(block.maps - exact).mean() > 0.01
 
 
-def test_blocks_are_the_same_in_any_process_and_are_drawn_once(
-    block: SyntheticMaps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(EstimatedClips, "block", BLOCK)
-    asked = EstimatedClips(3 * BLOCK, "lab")
+def test_blocks_are_the_same_in_any_process_and_are_drawn_once(block: SyntheticMaps, tmp_path: Path):
+    asked = EstimatedClips(3 * BLOCK, "lab", block=BLOCK)
     seen: list[tuple[int, int]] = []
     pool = MapPool(tmp_path, asked, 1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(BLOCK, 3 * BLOCK), (2 * BLOCK, 3 * BLOCK), (3 * BLOCK, 3 * BLOCK)]

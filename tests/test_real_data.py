@@ -63,9 +63,9 @@ def test_the_default_model_reaches_what_the_readme_says(clips: ClipSet) -> None:
     model = fsmer.load_model("facs-flow")
     without = fsmer.evaluate(fsmer.load_protocol("kshot", shot=0), model, "zero_shot", clips=clips).per_dataset
     assert without["casme2"]["uf1"] >= 0.85
-    assert without["smic"]["uf1"] >= 0.645
+    assert without["smic"]["uf1"] >= 0.66
     protocol = fsmer.load_protocol("kshot", way=3, shot=5, episodes=1000)
-    for dataset, least in (("casme2", 0.855), ("smic", 0.65)):
+    for dataset, least in (("casme2", 0.86), ("smic", 0.67)):
         few = fsmer.evaluate(protocol, model, "cosine", clips=clips.select(dataset=dataset))
         assert few.uf1 >= least
         assert few.uf1 >= without[dataset]["uf1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fsmer
-from fsmer.backbones import create_model
+from fsmer.backbones import TrainRecipe, create_model
 from fsmer.backbones.compiled import compiled
 from fsmer.backbones.ststnet import STSTNet
-from fsmer.errors import FsmerError
+from fsmer.errors import FsmerError, SupportError
 from fsmer.transfer import train
+from fsmer.transfer.shallow import train_compiled
+from fsmer.transfer.trainer import Trainer, for_classes, make_targets
 
 
 class Published(nn.Module):
@@ -134,6 +137,13 @@ def test_two_batches_may_be_under_way_at_once():
         torch.testing.assert_close(gradients(own, embedded, torch.ones(6, 400))["convolution.weight"], wanted)
 
 
+def test_a_network_that_has_gone_astray_is_seen():
+    own = network(dropout=0.0).train()
+    with torch.no_grad():
+        own.convolution.weight[3, 1, 2, 0] = float("nan")
+    assert torch.isnan(own(maps(2))).any()
+
+
 def test_training_without_a_compiler_gives_the_same_answers(monkeypatch):
     clips = fsmer.synthetic_clips("lab", 40, seed=2)
     start = create_model("ststnet")
@@ -144,6 +154,62 @@ def test_training_without_a_compiler_gives_the_same_answers(monkeypatch):
         torch.from_numpy(found.predict_proba(clips)), torch.from_numpy(other.predict_proba(clips)), atol=5e-3, rtol=0
     )
     assert (found.predict(clips) == other.predict(clips)).mean() > 0.95
+
+
+def trainer_of(recipe: TrainRecipe, count: int = 27) -> Trainer:
+    clips = fsmer.synthetic_clips("lab", count, seed=3)
+    made = for_classes(network(), clips.classes, 0).train()
+    torch.manual_seed(1)
+    classifier = nn.Linear(made.embed_dim, len(clips.classes))
+    targets = make_targets(clips, torch.from_numpy(clips.codes()), clips.classes, balanced=recipe.balanced)
+    return Trainer(made, classifier, clips, targets, recipe, seed=4)
+
+
+ADAM = TrainRecipe(
+    optimizer="adam", learning_rate=1e-3, weight_decay=0.01, epochs=3, batch_size=8, schedule="constant", balanced=True
+)
+
+
+@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ADAM,
+        replace(ADAM, optimizer="adamw", schedule="cosine", warmup_epochs=1.0, rates={"classifier": 1e-2}),
+        replace(ADAM, balanced=False, batch_size=64),
+    ],
+)
+def test_compiled_epochs_train_as_the_trainer_does(recipe):
+    one, other = trainer_of(recipe), trainer_of(recipe)
+    assert train_compiled(one)
+    other.run()
+    assert one.losses == pytest.approx(other.losses, rel=1e-5)
+    assert one.losses[-1] < one.losses[0]
+    for mine, theirs in ((one.backbone, other.backbone), (one.classifier, other.classifier)):
+        assert not mine.training
+        for (name, value), (_, wanted) in zip(mine.state_dict().items(), theirs.state_dict().items(), strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"augment": ("flip",)}, {"optimizer": "sgd"}, {"clip_gradient": 1.0}],
+    ids=lambda change: next(iter(change)),
+)
+def test_recipes_that_compiled_epochs_do_not_know_are_left_to_the_trainer(change):
+    one, other = (trainer_of(replace(ADAM, epochs=1, **change)) for _ in range(2))
+    assert not train_compiled(one)
+    one.alone()
+    assert one.losses == other.run()
+
+
+@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
+def test_compiled_epochs_end_where_the_loss_is_not_finite():
+    one = trainer_of(ADAM)
+    with torch.no_grad():
+        one.backbone.convolution.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(SupportError, match="training loss of 'ststnet' is nan after epoch 1"):
+        train_compiled(one)
 
 
 def test_a_compiler_that_is_missing_or_switched_off_is_no_error(monkeypatch, tmp_path):

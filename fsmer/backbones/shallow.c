@@ -12,6 +12,7 @@
 #define FILTERS 16
 #define TAPS 27
 #define BLOCK 14
+#define MOST_CLASSES 64
 
 typedef float vec __attribute__((vector_size(4 * FILTERS)));
 typedef int32_t bits __attribute__((vector_size(4 * FILTERS)));
@@ -68,7 +69,10 @@ static void pad(const shape *s, const float *restrict from, int height, int widt
                     (float)gain * from[(plane * height + y) * width + x];
 }
 
-/* Rectified responses in some rows of a padded clip; adds what they are above `pivot`, and its square. */
+/* Rectified responses in some rows of a padded clip; adds what they are above `pivot`, and its square.
+ *
+ * What is not a number stays so, for a training that has gone astray is to be seen.
+ */
 static void respond(const shape *s, const float *restrict clip, const float *restrict weight, vec bias, vec pivot,
                     int first, int end, float *restrict out, vec *restrict total, vec *restrict squares) {
     const vec zero = {0};
@@ -92,7 +96,7 @@ static void respond(const shape *s, const float *restrict clip, const float *res
             float *to = out + (y * s->width + x) * FILTERS;
 #pragma GCC unroll 16
             for (int j = 0; j < BLOCK; j++) {
-                const vec r = where(sum[j] > zero, sum[j]), above = r - pivot;
+                const vec r = where(~(sum[j] <= zero), sum[j]), above = r - pivot;
                 put(to + j * FILTERS, r);
                 sum_above += above;
                 sum_squares += above * above;
@@ -102,7 +106,7 @@ static void respond(const shape *s, const float *restrict clip, const float *res
             vec sum = bias;
             for (int tap = 0; tap < TAPS; tap++)
                 sum += at(weight + tap * FILTERS) * clip[y * s->row + x + tap_offset(s, tap)];
-            const vec r = where(sum > zero, sum), above = r - pivot;
+            const vec r = where(~(sum <= zero), sum), above = r - pivot;
             put(out + (y * s->width + x) * FILTERS, r);
             sum_above += above;
             sum_squares += above * above;
@@ -112,11 +116,11 @@ static void respond(const shape *s, const float *restrict clip, const float *res
     *squares = sum_squares;
 }
 
-/* Media of shape (clips, 3, height, width) to embeddings; `padded` is room for one clip with zeros around it.
+/* Media of shape (N, 3, height, width), of which `rows` (or null) picks some, to embeddings; `padded` is room for one clip with zeros around it.
  *
  * `noise` is a byte a pooled value, or null; a value is kept where its byte is not below `threshold`.
  */
-void shallow_forward(const float *media, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
+void shallow_forward(const float *media, const int64_t *rows, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
                      float *padded, const float *weight, const float *bias, const float *scale, const float *offset,
                      double epsilon, const uint8_t *noise, int64_t threshold, float *responses, float *pooled,
                      double *mean, double *variance, float *embedded) {
@@ -132,7 +136,7 @@ void shallow_forward(const float *media, double gain, int64_t clips, int64_t hei
     for (int64_t clip = 0; clip < clips; clip++) {
         float *own = responses + clip * s.pixels * FILTERS;
         vec total = {0}, squares = {0};
-        pad(&s, media + clip * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
+        pad(&s, media + (rows ? rows[clip] : clip) * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
         for (int wy = 0; wy < s.tall; wy++) {
             int y0, end = window(wy, s.height, &y0);
             /* The last windows may leave a row over, which counts for the statistics all the same. */
@@ -184,7 +188,7 @@ void shallow_forward(const float *media, double gain, int64_t clips, int64_t hei
 }
 
 /* Gradients from those of the embeddings; `gradients` is (27 taps, bias, scale, offset) x filters. */
-void shallow_backward(const float *media, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
+void shallow_backward(const float *media, const int64_t *rows, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
                       float *padded, const float *scale, double epsilon, const uint8_t *noise, int64_t threshold,
                       const float *responses, const float *pooled, const double *mean, const double *variance,
                       const float *outer, float *inner, float *band, double *gradients) {
@@ -230,7 +234,7 @@ void shallow_backward(const float *media, double gain, int64_t clips, int64_t he
         slope[c] = (float)(-scale[c] * root * root * of_scale[c] / all);
     }
     for (int64_t clip = 0; clip < clips; clip++) {
-        pad(&s, media + clip * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
+        pad(&s, media + (rows ? rows[clip] : clip) * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
         vec sum[TAPS + 1];
 #pragma GCC unroll 28
         for (int tap = 0; tap <= TAPS; tap++) sum[tap] = zero;
@@ -276,5 +280,97 @@ void shallow_backward(const float *media, double gain, int64_t clips, int64_t he
         }
         for (int tap = 0; tap <= TAPS; tap++)
             for (int c = 0; c < FILTERS; c++) gradients[tap * FILTERS + c] += sum[tap][c];
+    }
+}
+
+/* Mean cross-entropy of a linear classifier, with class weights and label smoothing, and its gradients. */
+static double classify(const float *embedded, int64_t clips, int64_t width, int64_t classes, const int64_t *labels,
+                       const float *class_weights, double smoothing, const float *weight, const float *bias,
+                       float *outer, double *weight_gradient, double *bias_gradient) {
+    double total = 0, every = 0, loss = 0;
+    memset(weight_gradient, 0, sizeof(double) * classes * width);
+    memset(bias_gradient, 0, sizeof(double) * classes);
+    for (int64_t c = 0; c < classes; c++) every += class_weights[c];
+    for (int64_t clip = 0; clip < clips; clip++) total += class_weights[labels[clip]];
+    for (int64_t clip = 0; clip < clips; clip++) {
+        double scores[MOST_CLASSES], largest = -INFINITY, sum = 0;
+        const float *own = embedded + clip * width;
+        for (int64_t c = 0; c < classes; c++) {
+            vec products = {0};
+            for (int64_t d = 0; d < width; d += FILTERS) products += at(own + d) * at(weight + c * width + d);
+            scores[c] = bias[c];
+            for (int d = 0; d < FILTERS; d++) scores[c] += products[d];
+            if (!(scores[c] <= largest)) largest = scores[c];
+        }
+        for (int64_t c = 0; c < classes; c++) sum += exp(scores[c] - largest);
+        const double log_sum = largest + log(sum), own_share = (1 - smoothing) * class_weights[labels[clip]] / total;
+        const double any_share = smoothing / (classes * total);
+        float slopes[MOST_CLASSES];
+        for (int64_t c = 0; c < classes; c++) {
+            const double surprise = log_sum - scores[c], probability = exp(-surprise);
+            loss += (own_share * (c == labels[clip]) + any_share * class_weights[c]) * surprise;
+            slopes[c] = (float)(own_share * (probability - (c == labels[clip])) +
+                                any_share * (probability * every - class_weights[c]));
+            bias_gradient[c] += slopes[c];
+        }
+        for (int64_t d = 0; d < width; d += FILTERS) {
+            vec given = {0};
+            const vec value = at(own + d);
+            for (int64_t c = 0; c < classes; c++) {
+                given += slopes[c] * at(weight + c * width + d);
+                const vec product = slopes[c] * value;
+                for (int i = 0; i < FILTERS; i++) weight_gradient[c * width + d + i] += product[i];
+            }
+            put(outer + clip * width + d, given);
+        }
+    }
+    return loss;
+}
+
+/* One epoch of training with Adam: all of its steps, network and classifier.
+ *
+ * `ends` says where in `rows` each batch ends. `parameters`, `first`, `second` and `rates` hold weights, both moments
+ * and learning rates of (27 taps, bias, scale, offset) x filters, then of the classifier's weight and bias. `noise` has
+ * whole words of eight bytes for each batch.
+ */
+void shallow_epoch(const float *media, double gain, const int64_t *rows, const int64_t *ends, int64_t steps,
+                   int64_t height, int64_t width, int64_t padding, int64_t classes, float *parameters, float *first,
+                   float *second, const double *rates, const double *factors, int64_t done, double decay,
+                   int64_t decoupled, double epsilon, double momentum, const uint8_t *noise, int64_t threshold,
+                   const int64_t *labels, const float *class_weights, double smoothing, float *running_mean,
+                   float *running_variance, float *padded, float *responses, float *pooled, float *embedded,
+                   float *outer, float *inner, float *band, double *gradients, double *losses) {
+    const shape s = shape_of(height, width, padding);
+    const int64_t length = FILTERS * s.cells, head = (TAPS + 3) * FILTERS, count = head + classes * (length + 1);
+    float *scale = parameters + (TAPS + 1) * FILTERS, *weight = parameters + head, *bias = weight + classes * length;
+    double mean[FILTERS], variance[FILTERS];
+    for (int64_t step = 0, start = 0; step < steps; start = ends[step], step++) {
+        const int64_t clips = ends[step] - start, *own = rows + start;
+        shallow_forward(media, own, gain, clips, height, width, padding, padded, parameters,
+                        parameters + TAPS * FILTERS, scale, scale + FILTERS, epsilon, noise, threshold, responses,
+                        pooled, mean, variance, embedded);
+        losses[step] = classify(embedded, clips, length, classes, labels + start, class_weights, smoothing, weight, bias,
+                                outer, gradients + head, gradients + head + classes * length);
+        shallow_backward(media, own, gain, clips, height, width, padding, padded, scale, epsilon, noise, threshold,
+                         responses, pooled, mean, variance, outer, inner, band, gradients);
+        if (noise) noise += (clips * s.windows * FILTERS + 7) / 8 * 8;
+        const double seen = (double)clips * s.pixels;
+        for (int c = 0; c < FILTERS; c++) {
+            running_mean[c] += (float)momentum * ((float)mean[c] - running_mean[c]);
+            running_variance[c] +=
+                (float)momentum * ((float)(variance[c] * seen / (seen - 1)) - running_variance[c]);
+        }
+        const double now = (double)(done + step + 1), fall1 = 1 - pow(0.9, now), fall2 = sqrt(1 - pow(0.999, now));
+        for (int64_t p = 0; p < count; p++) {
+            const double rate = rates[p] * factors[step];
+            float gradient = (float)gradients[p];
+            if (decoupled)
+                parameters[p] *= (float)(1 - rate * decay);
+            else
+                gradient += (float)decay * parameters[p];
+            first[p] += 0.1f * (gradient - first[p]);
+            second[p] = 0.999f * second[p] + 0.001f * gradient * gradient;
+            parameters[p] -= (float)(rate / fall1) * first[p] / (sqrtf(second[p]) / (float)fall2 + 1e-8f);
+        }
     }
 }

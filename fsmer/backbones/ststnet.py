@@ -24,6 +24,8 @@ STREAMS = (3, 5, 8)
 FILTERS = sum(STREAMS)
 # The network was published for maps of 8-bit values.
 GAIN = 255.0
+# Numbers of room that are kept from batch to batch; 64 MiB.
+LENT = 1 << 24
 
 
 @register_backbone("ststnet")
@@ -126,7 +128,7 @@ class _Loan:
         self.room = held if len(held) >= numbers else torch.empty(numbers)
 
     def __del__(self) -> None:
-        if not self._returned:
+        if not self._returned and len(self.room) <= LENT:
             self._returned.append(self.room)
 
 
@@ -160,6 +162,7 @@ class _Shallow(torch.autograd.Function):
         sizes = (ctypes.c_double(GAIN), *map(ctypes.c_int64, (clips, height, width, padding)))
         _library().shallow_forward(
             _at(media),
+            None,
             *sizes,
             *map(_at, (padded, taps, bias, scale, offset)),
             ctypes.c_double(epsilon),
@@ -181,6 +184,7 @@ class _Shallow(torch.autograd.Function):
         gradients = torch.empty(30, FILTERS, dtype=torch.float64)
         _library().shallow_backward(
             _at(media),
+            None,
             *sizes,
             *map(_at, (padded, scale)),
             ctypes.c_double(epsilon),

@@ -146,6 +146,8 @@ class BenchResult:
                 for metric in self.table.metrics:
                     old = None if printed is None else printed[metric]
                     bounds = None if cell is None else cell.intervals.get(metric)
+                    value = None if cell is None else cell.values.get(metric)
+                    spread = None if cell is None else cell.sd(metric)
                     found.append(
                         {
                             "table": self.table.name,
@@ -156,10 +158,12 @@ class BenchResult:
                             "published": None if old is None else old.value,
                             "published_sd": None if old is None else old.sd,
                             "published_text": "" if old is None else old.text,
-                            "measured": None if cell is None else cell.values.get(metric),
+                            "measured": value,
+                            "measured_text": "" if value is None else self._number(metric, value),
+                            "sd_text": "" if spread is None else self._number(metric, spread),
                             "low": None if bounds is None else bounds[0],
                             "high": None if bounds is None else bounds[1],
-                            "sd": None if cell is None else cell.sd(metric),
+                            "sd": spread,
                             "seeds": 0 if cell is None else len(cell.each.get(metric, ())),
                             "status": "published only" if cell is None else cell.status,
                             "reason": "" if cell is None else cell.reason,
@@ -271,14 +275,18 @@ class BenchResult:
         for one in self.lines():
             if one["measured"] is None:
                 continue
-            metric = one["metric"]
-            low, high, sd = one["low"], one["high"], one["sd"]
-            bounds = "" if low is None else f"{self._number(metric, low)} to {self._number(metric, high)}"
-            spread = "" if sd is None else self._number(metric, sd)
-            found.append(
-                f"| {one['method']} | {one['column']} | {METRIC_TITLES[metric]} | {one['published_text'] or '-'} | "
-                f"{one['stamp']} {self._number(metric, one['measured'])} | {spread} | {bounds} | {one['seeds'] or ''} |"
+            low, high = (None if one[end] is None else self._number(one["metric"], one[end]) for end in ("low", "high"))
+            cells = (
+                one["method"],
+                one["column"],
+                METRIC_TITLES[one["metric"]],
+                one["published_text"] or "-",
+                f"{one['stamp']} {one['measured_text']}".strip(),
+                one["sd_text"],
+                "" if low is None else f"{low} to {high}",
+                str(one["seeds"] or ""),
             )
+            found.append(f"| {' | '.join(cells)} |")
         return found
 
 
@@ -414,6 +422,7 @@ class _Bench:
     resume: bool
     progress: Progress
     _made: dict[str, ClipSet] = field(default_factory=dict)
+    _done: set[str] = field(default_factory=set)
     _last: tuple[str, list[Report]] | None = None
     _digests: dict[tuple[int, tuple[str, ...]], tuple[ClipSet, str]] = field(default_factory=dict)
 
@@ -515,7 +524,8 @@ class _Bench:
             seeds = list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
         key = self._key(settings, clips, seeds)
         folder = self.out / CELLS / f"{settings.model}-{settings.method}-{key}"
-        kept = (_kept(folder) if self.resume else None) or {"seconds": None, "parts": {}}
+        kept = (_kept(folder) if self.resume or key in self._done else None) or {"seconds": None, "parts": {}}
+        self._done.add(key)
         name = part or "all"
         if name not in kept["parts"]:
             reports, seconds = self._reports(key, settings, clips, seeds, folder)
@@ -668,7 +678,7 @@ def _kept(folder: Path) -> dict[str, Any] | None:
         values: dict[str, Any] = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return values
+    return values if isinstance(values, dict) and "parts" in values else None
 
 
 def _figures(reports: Sequence[Report], part: str | None) -> Measured:

@@ -131,14 +131,11 @@ def audit_predictions(path: Path, given: Table, claimed: Mapping[str, Claim]) ->
 
 def _check_selection(report: Report, out: Findings) -> None:
     out.looked_at("what was chosen on the test side")
-    values = report.to_dict()
-    selection = values.get("selection") or {}
-    if not (values.get("oracle") or (isinstance(selection, Mapping) and selection.get("rule") == "oracle")):
+    if not report.oracle:
         return
-    honest = values.get("honest") or {}
     gap = ""
-    if isinstance(honest, Mapping) and "uf1" in honest:
-        gap = f": UF1 {report.uf1:.4f} against {float(honest['uf1']):.4f} of the same run without peeking"
+    if report.honest is not None:
+        gap = f": UF1 {report.uf1:.4f} against {float(report.honest['uf1']):.4f} of the same run without peeking"
     out.add("oracle", "serious", f"These figures are ORACLE: something was chosen by looking at the test side{gap}")
 
 
@@ -172,10 +169,9 @@ def _check_completeness(report: Report, out: Findings) -> None:
     out.looked_at("missing folds and predictions")
     table, counts = report.predictions, report.counts
     seeds = list(table.groupby("seed")) if "seed" in table else [(None, table)]
-    per_seed = getattr(report, "per_seed", None) or []
-    told = [entry["seed"] for entry in per_seed if isinstance(entry, Mapping) and "seed" in entry]
-    if "seed" in table and told and set(told) != set(table["seed"]):
-        gone = sorted(set(told) ^ set(table["seed"]))
+    told = {entry["seed"] for entry in report.per_seed}
+    if "seed" in table and told != set(table["seed"]):
+        gone = sorted(told ^ set(table["seed"]))
         out.add("missing-seed", "serious", "The report and its predictions name other seeds", gone)
     listed = report.episodes[["episode", "name", "clips"]].drop_duplicates("episode")
     asked = listed[listed["clips"] > 0]

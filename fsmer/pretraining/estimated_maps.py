@@ -31,7 +31,7 @@ from fsmer.preprocess.flow import DIS, FlowMethod, flow_map, head_motion
 if TYPE_CHECKING:
     from fsmer.data.clips import ClipSet
 
-__all__ = ["EstimatedClips", "MapPool", "estimated_maps"]
+__all__ = ["BLOCK", "EstimatedClips", "MapPool", "estimated_maps"]
 
 # Clips of a block and of one individual: drawing a face costs more than moving it.
 BLOCK, CLIPS_A_SUBJECT = 240, 10
@@ -53,11 +53,13 @@ class EstimatedClips:
     Parameters
     ----------
     clips : int
-        How many, a multiple of 240, or fewer than that.
+        How many, a multiple of `block`.
     domain : str
         Synthetic domain of faces and movements.
     size : int
         Pixels of a face crop that flow is estimated on; public crops of CASME II and SMIC are 140 to 280 wide.
+    block : int
+        Clips that are drawn at a time, one individual for every ten of them.
 
     Raises
     ------
@@ -68,17 +70,13 @@ class EstimatedClips:
     clips: int = 28_800
     domain: str = "broad"
     size: int = 112
+    block: int = BLOCK
 
     def __post_init__(self) -> None:
-        if self.clips < 1 or self.clips % self.block:
+        if self.block < 1 or self.clips < 1 or self.clips % self.block:
             raise FsmerError(
-                f"cannot train on {self.clips} clips with estimated flow: give a multiple of {BLOCK}, or fewer."
+                f"cannot train on {self.clips} clips with estimated flow: give a multiple of {self.block} of them."
             )
-
-    @property
-    def block(self) -> int:
-        """Clips of a block."""
-        return max(1, min(BLOCK, self.clips))
 
     @property
     def blocks(self) -> int:

@@ -29,6 +29,7 @@ from fsmer.data.synthetic import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticM
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
 from fsmer.pretraining.cards import CardText, write_model_card
+from fsmer.pretraining.estimated_maps import BLOCK as DRAWN_BLOCK
 from fsmer.pretraining.estimated_maps import EstimatedClips, MapPool
 
 __all__ = ["Recipe", "card_text", "pretrain_facs_flow"]
@@ -154,7 +155,8 @@ def pretrain_facs_flow(
         recipe = Recipe(**{**asdict(recipe), "steps": steps})
     if not 0 <= recipe.estimated_share <= 1:
         raise FsmerError(f"cannot train on a share of {recipe.estimated_share} of each batch: give one from 0 to 1.")
-    drawn_clips = EstimatedClips(recipe.estimated_clips, recipe.domain)
+    block = max(1, min(DRAWN_BLOCK, recipe.estimated_clips))
+    drawn_clips = EstimatedClips(recipe.estimated_clips, recipe.domain, block=block)
     if recipe.steps < 1 or recipe.batch < 2 or (10 * BLOCK) % recipe.batch:
         raise FsmerError(
             f"cannot train {recipe.steps} steps of {recipe.batch} clips: need 1 step or more and a batch "

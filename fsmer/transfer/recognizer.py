@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,16 +58,24 @@ class Recognizer:
         method: Method,
         classes: Sequence[str],
         head: Head,
-        support: Tensor,
+        support: Tensor | Callable[[], Tensor],
         codes: Tensor,
     ) -> None:
         self.method = method
         self.classes_: NDArray[np.str_] = np.array(list(classes), dtype=str)
         self._model = model
         self._head = head
-        # What `update` learns from together with new clips; embeddings, so that no media has to be kept.
-        self._support = support
+        # What `update` learns from together with new clips; embeddings, so that no media has to be kept. A recognizer
+        # that is but looked at and thrown away may put off computing them.
+        self._held = support
         self._codes = codes
+
+    @property
+    def _support(self) -> Tensor:
+        """Embeddings of the support, (S, embed_dim)."""
+        if not isinstance(self._held, Tensor):
+            self._held = self._held()
+        return self._held
 
     @property
     def backbone(self) -> Backbone:

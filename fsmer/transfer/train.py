@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -143,7 +144,7 @@ class Train(Method):
         for stage in sorted(set(stages)):
             trainer.run(until=stage, progress=progress)
             network, classifier = copy.deepcopy(trainer.backbone), copy.deepcopy(trainer.classifier)
-            yield stage, self._recognizer(model, network, classifier, support, names, codes)
+            yield stage, self._recognizer(model, network, classifier, support, names, codes, at_once=False)
 
     def fit_many(
         self,
@@ -244,15 +245,21 @@ class Train(Method):
         support: ClipSet,
         names: tuple[str, ...],
         codes: Tensor,
+        *,
+        at_once: bool = True,
     ) -> Recognizer:
-        """What a training that has ended has learnt; takes the network over."""
+        """What a training that has ended has learnt; takes the network over.
+
+        Unless `at_once`, the support is embedded when somebody asks for it.
+        """
         backbone.finish_training()
         classifier.cpu()
         weight, bias = (value.detach() for value in classifier.parameters())
         # A class without clips has been pushed down in every step, but it is unknown rather than unlikely.
         bias = bias.masked_fill(torch.bincount(codes, minlength=len(names)) == 0, -math.inf)
         head = Head("linear", weight[None].clone(), bias[None].clone())
-        return Recognizer(replace(model, backbone=backbone), self, names, head, embed(backbone, support), codes)
+        embeddings = embed(backbone, support) if at_once else functools.partial(embed, backbone, support)
+        return Recognizer(replace(model, backbone=backbone), self, names, head, embeddings, codes)
 
     def _key(self, start: Backbone, recipe: TrainRecipe, classes: tuple[str, ...], support: ClipSet) -> dict[str, Any]:
         """What two trainings must have in common for one to go on from the other's checkpoint."""

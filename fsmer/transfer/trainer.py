@@ -30,6 +30,7 @@ from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import SupportError
 from fsmer.transfer.logging import AfterEpoch
+from fsmer.transfer.shallow import train_compiled
 from fsmer.transfer.stacked import Step, Training
 
 if TYPE_CHECKING:
@@ -204,8 +205,9 @@ class Trainer(Training):
         return self.losses
 
     def alone(self) -> None:
-        """Train to the recipe's end, see `run`."""
-        self.run()
+        """Train to the recipe's end, see `run`; whole epochs in compiled code where the network has some."""
+        if not train_compiled(self):
+            self.run()
 
     def likeness(self) -> tuple[Any, ...]:
         """Recipe and number of clips: they decide on the size of every batch and on learning rates."""
@@ -251,6 +253,10 @@ class Trainer(Training):
             losses, clips = zip(*self._taken, strict=True)
             self._taken = []
             self._end_epoch(float(np.average(losses, weights=clips)))
+
+    def _factor(self, number: int) -> float:
+        """On the learning rates in a step of the current epoch."""
+        return schedule_factor(self.recipe, self.epoch + number / self.steps_an_epoch)
 
     def _epoch_seed(self, epoch: int) -> int:
         return (self.seed << 20) + epoch

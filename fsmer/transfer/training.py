@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -223,7 +224,7 @@ class FineTuning(Method):
         for stage in tuning.until(sorted(set(stages)), progress):
             held = copy.copy(tuning)
             held.backbone, held.classifier = copy.deepcopy(tuning.backbone), copy.deepcopy(tuning.classifier)
-            yield stage, self._tuned(model, held)
+            yield stage, replace(self, steps=stage)._tuned(model, held, at_once=False)
 
     def _tuning(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> _Tuning:
         """A fine-tuning of backbone and classifier that has not begun."""
@@ -238,13 +239,17 @@ class FineTuning(Method):
         targets = make_targets(support, codes, names, balanced=self.balanced)
         return _Tuning(backbone, classifier, support, targets, batches, rates, self.seed)
 
-    def _tuned(self, model: SourceModel, tuning: _Tuning) -> Recognizer:
-        """What a fine-tuning that has ended has learnt; takes the network over."""
+    def _tuned(self, model: SourceModel, tuning: _Tuning, *, at_once: bool = True) -> Recognizer:
+        """What a fine-tuning that has ended has learnt; takes the network over.
+
+        Unless `at_once`, the support is embedded when somebody asks for it.
+        """
         tuning.classifier.to("cpu")
         tuning.backbone.finish_training()
         adapted, targets = replace(model, backbone=tuning.backbone), tuning.targets
+        later = functools.partial(embed, tuning.backbone, tuning.clips)
         head = tuning.classifier.head()
-        return Recognizer(adapted, self, targets.classes, head, embed(tuning.backbone, tuning.clips), targets.labels)
+        return Recognizer(adapted, self, targets.classes, head, later() if at_once else later, targets.labels)
 
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
