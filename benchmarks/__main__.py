@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks import (
     bench_backbones,
     bench_diagonal_attention,
+    bench_episodes,
     bench_folds,
     bench_generator,
     bench_latency,
@@ -22,7 +23,7 @@ from benchmarks import (
 )
 from benchmarks.figures import print_figures
 
-PARTS = ("sampler", "methods", "generator", "latency", "attention", "backbones", "folds")
+PARTS = ("sampler", "methods", "generator", "latency", "attention", "backbones", "folds", "episodes")
 
 
 def main() -> int:
@@ -58,6 +59,8 @@ def main() -> int:
             figures += bench_backbones.run()
         if "folds" in parts:
             figures += bench_folds.run()
+        if "episodes" in parts:
+            figures += bench_episodes.run()
     print_figures(figures)
     broken = [figure.name for figure in figures if not figure.kept]
     print(f"broken: {', '.join(broken)}" if broken else "all promises kept")

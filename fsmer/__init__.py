@@ -35,7 +35,6 @@ _PUBLIC = {
     "open_frames": "fsmer.preprocess",
     "media_from_frames": "fsmer.preprocess",
     "clips_from_frames": "fsmer.preprocess",
-    "compare": "fsmer.evaluation.compare",
     "PreprocessRecipe": "fsmer.preprocess",
     "prepare": "fsmer.evaluation.prepare_models",
     "predict_recording": "fsmer.evaluation.recording",
@@ -62,6 +61,12 @@ _PUBLIC = {
     "Report": "fsmer.evaluation",
     "evaluate": "fsmer.evaluation",
     "explain": "fsmer.evaluation.explain",
+    "compare": "fsmer.evaluation.compare",
+    "paired_comparison": "fsmer.evaluation.statistics",
+    "critical_difference": "fsmer.evaluation.statistics",
+    "audit": "fsmer.evaluation.audit",
+    "list_tables": "fsmer.benchmarks",
+    "run_table": "fsmer.benchmarks",
     # errors
     "FsmerError": "fsmer.errors",
 }
@@ -83,6 +88,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone, create_model, embed, list_models, load_model
+    from fsmer.benchmarks import list_tables, run_table
     from fsmer.data import (
         Clip,
         ClipSet,
@@ -100,10 +106,12 @@ if TYPE_CHECKING:
     from fsmer.episodic import Episode, KShotSampler, list_protocols, load_protocol
     from fsmer.errors import FsmerError
     from fsmer.evaluation import Report, evaluate
+    from fsmer.evaluation.audit import audit
     from fsmer.evaluation.compare import compare
     from fsmer.evaluation.explain import explain
     from fsmer.evaluation.prepare_models import prepare
     from fsmer.evaluation.recording import predict_recording
+    from fsmer.evaluation.statistics import critical_difference, paired_comparison
     from fsmer.preprocess import PreprocessRecipe, clips_from_frames, media_from_frames, open_frames
     from fsmer.transfer import Recognizer, list_methods, load_method
     from fsmer.transfer.adapt import adapt, recognizer_of_words

@@ -1,7 +1,7 @@
 """The command ``fsmer``: everything that a shell script or a first visitor wants, as thin wrappers around the library.
 
 Exit codes: 0 done, 1 refused (one sentence on standard error says why), 2 wrong command line or a recording without a
-face, 130 interrupted.
+face, 3 an audit found something serious, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ app = typer.Typer(
     help="Few-shot micro-expression recognition. Start with [bold]fsmer demo[/bold]: it needs no data.",
     epilog=(
         "Exit codes: 0 done; 1 refused, with one sentence on standard error; 2 wrong command line, or no face in a "
-        "recording; 130 interrupted."
+        "recording; 3 an audit found something serious; 130 interrupted."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -318,6 +318,10 @@ def evaluate(
             out=out,
             resume=resume,
         )
+    if out is not None:
+        # Protocols that make their own clips get a page without maps.
+        first = None if clips is None else start.backbone(report.per_seed[0]["seed"])
+        report.to_html(out / "report.html", clips=clips, backbone=first)
     _show_report(report, out, as_json)
 
 
@@ -751,6 +755,103 @@ def prepare(
         Console().print(f"clips in {escape(folder)}", highlight=False)
 
 
+@command("fsmer audit out/facs-flow")
+def audit(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A results folder, a CSV of splits or predictions, a folder of clips, or the STSTNet release."
+        ),
+    ],
+    stated: Annotated[
+        list[str],
+        typer.Option(help="A claimed figure to check predictions for, as uf1=0.86; repeatable.", show_default=False),
+    ] = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Look for leaks and slips: people on both sides, duplicates, labels that disagree, figures averaged over folds."""
+    from fsmer.evaluation.audit import audit as look
+
+    found = look(path, stated=_numbers(stated, "--stated"))
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        print(found)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+@command("fsmer bench fr-2 --data DIR --out out/fr-2")
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Name of a published table.", show_default=False)] = None,
+    data: Data = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the table; default out/NAME.", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="How many, or which (0,1,2); default as the paper.", show_default=False)
+    ] = None,
+    row: Annotated[list[str], typer.Option("--row", help="Wildcard of methods to run; may be repeated.")] = ["*"],  # noqa: B006
+    weights: Annotated[
+        list[str], typer.Option(help="Weights to start from as MODEL=FOLDER; may be repeated.", show_default=False)
+    ] = [],  # noqa: B006
+    select: Annotated[
+        Literal["fixed", "nested", "oracle"], typer.Option(help="How epochs are chosen, as for 'fsmer evaluate'.")
+    ] = "fixed",
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="On made-up clips, to see it run.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Train for a moment only, to try it.")] = False,
+    resume: Annotated[bool, typer.Option(help="Keep finished runs of the same settings.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Run a published table on the data at hand, measured beside published; without a name, list the tables."""
+    from fsmer.benchmarks import list_tables, run_table
+    from fsmer.data import read_clips
+
+    if name is None:
+        tables = list_tables()
+        if as_json:
+            _print_json([one.to_dict() for one in tables])
+            return
+        listing = _table("table", "paper", "what", "needs")
+        for one in tables:
+            paper = f"{one.paper.split(' (')[0]}, {one.table}"
+            listing.add_row(one.name, escape(paper), escape(one.title), ", ".join(one.datasets()))
+        Console().print(listing)
+        return
+    folder = out or Path("out") / name
+    with _progress() as progress:
+        result = run_table(
+            name,
+            [read_clips(one) for one in data],
+            out=folder,
+            seeds=_seeds(seeds),
+            rows=row,
+            quick=quick,
+            synthetic=synthetic,
+            weights=_pairs(weights, "--weights"),
+            select=select,
+            resume=resume,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    console = Console()
+    console.print(escape(f"{result.table.paper}, {result.table.table}: {result.table.title}"), style="bold")
+    for stamp in result.stamps:
+        console.print(escape(stamp), style="bold red", highlight=False)
+    table = _table("method", "column", "metric", "published", "measured", "sd", "why not")
+    for line in result.lines():
+        if line["status"] == "published only":
+            continue
+        shown = f"{line['stamp']} {line['measured_text']}".strip() if line["measured_text"] else ""
+        why = "" if line["status"] == "measured" else line["reason"]
+        cells = (line["method"], line["column"], line["metric"], line["published_text"] or "-", shown, line["sd_text"])
+        table.add_row(*map(escape, (*cells, why)))
+    console.print(table)
+    console.print(f"the whole table with all differences in {escape(str(folder / 'table.md'))}", highlight=False)
+
+
 def _read(
     data: Sequence[str],
     where: str | None,
@@ -788,6 +889,14 @@ def _method(name: str, params: Sequence[str]) -> Method:
 def _whole(text: str | None) -> int | str | None:
     """A whole number where `text` is one; other words (``rest``) are judged by the protocol."""
     return int(text) if text is not None and text.isdecimal() else text
+
+
+def _numbers(pairs: Sequence[str], option: str) -> dict[str, float]:
+    """KEY=NUMBER options."""
+    try:
+        return {key: float(value) for key, value in _pairs(pairs, option).items()}
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; give numbers, such as uf1=0.86", param_hint=option) from error
 
 
 def _seeds(text: str | None) -> int | list[int] | None:
