@@ -89,6 +89,18 @@ def test_the_folder_holds_loadable_weights_a_card_and_the_losses(finished: Path)
     assert isinstance(fsmer.adapt(model, fsmer.synthetic_clips("lab", 60)), fsmer.Recognizer)
 
 
+def test_no_more_clips_are_drawn_than_the_steps_use(tmp_path: Path):
+    drawn: list[int] = []
+
+    def progress(done: int, total: int, losses: dict[str, float]) -> None:
+        if not losses:
+            assert done == total
+            drawn.append(total)
+
+    pretrain_facs_flow(tmp_path, recipe=Recipe(steps=1, batch=32, scatter_clips=256), progress=progress)
+    assert drawn == [20]  # 0.6 * 32
+
+
 def test_losses_fall():
     losses: list[float] = []
     import tempfile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,8 @@ class Recipe:
     average_decay : float
         Decay of the running average of the weights, which is what is kept.
     scatter_clips : int
-        Fresh clips on which the scatter of embeddings inside a class is measured after training.
+        Clips on which the scatter of embeddings inside a class is measured after training: drawn as flow, and not seen
+        before.
     scatter_ridge : float
         What is added to the scatter's diagonal, as a part of its mean.
     domain : str
@@ -155,20 +157,19 @@ def pretrain_facs_flow(
         recipe = Recipe(**{**asdict(recipe), "steps": steps})
     if not 0 <= recipe.estimated_share <= 1:
         raise FsmerError(f"cannot train on a share of {recipe.estimated_share} of each batch: give one from 0 to 1.")
-    block = max(1, min(DRAWN_BLOCK, recipe.estimated_clips))
-    drawn_clips = EstimatedClips(recipe.estimated_clips, recipe.domain, block=block)
     if recipe.steps < 1 or recipe.batch < 2 or (10 * BLOCK) % recipe.batch:
         raise FsmerError(
             f"cannot train {recipe.steps} steps of {recipe.batch} clips: need 1 step or more and a batch "
             f"that divides {10 * BLOCK}."
         )
+    drawn = _drawn_clips(recipe) if recipe.estimated_share else None
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
     run = _Run(recipe, seed)
     if resume and has_checkpoint(folder):
         run.load(folder)
     started = time.perf_counter()
-    pool = _map_pool(folder, drawn_clips, seed, progress) if recipe.estimated_share else None
+    pool = None if drawn is None else _map_pool(folder, drawn, seed, progress)
     clips = _clip_stream(recipe, seed, first_step=run.step, pool=pool)
     with contextlib.closing(clips):
         while run.step < recipe.steps:
@@ -353,11 +354,17 @@ def _inverse_scatter(model: FacsFlow, domain: str, seed: int, clips: int, ridge:
     return torch.linalg.inv(scatter).float()
 
 
+def _drawn_clips(recipe: Recipe) -> EstimatedClips:
+    """The clips with estimated flow: no more of them than the steps can use, in whole blocks."""
+    used = math.ceil(recipe.estimated_share * recipe.batch * recipe.steps)
+    block = max(1, min(DRAWN_BLOCK, used, recipe.estimated_clips))
+    return EstimatedClips(min(recipe.estimated_clips, math.ceil(used / block) * block), recipe.domain, block=block)
+
+
 def _map_pool(folder: Path, clips: EstimatedClips, seed: int, progress: Progress | None) -> MapPool:
     """Clips with estimated flow, drawn beside the weights; no loss is known while they are."""
-    return MapPool(
-        folder, clips, seed, progress=None if progress is None else lambda done, total: progress(done, total, {})
-    )
+    report = None if progress is None else lambda done, total: progress(done, total, {})
+    return MapPool(folder, clips, seed, progress=report)
 
 
 def _clip_stream(
