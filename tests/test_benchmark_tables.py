@@ -15,7 +15,7 @@ from fsmer.backbones.registry import backbone_class
 from fsmer.benchmarks import BenchResult, PublishedTable, Row, list_tables, load_table, run_table
 from fsmer.benchmarks.tables import Published
 from fsmer.data.datasets import DATASETS
-from fsmer.errors import FsmerError, ProtocolError, UnknownNameError
+from fsmer.errors import FsmerError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.transfer import load_method
 
 NAMES = [table.name for table in list_tables()]
@@ -422,6 +422,40 @@ def test_given_weights_are_where_training_starts(tmp_path: Path) -> None:
     assert len(folders) == 3
 
 
+def test_given_weights_stand_in_for_no_other_variant_and_no_other_network(tmp_path: Path) -> None:
+    from fsmer.benchmarks.run import _small
+    from fsmer.transfer.train import fresh_model
+
+    whole = tmp_path / "whole"
+    fresh_model("mubert_small", 0, _small()["arguments"]["mubert_small"]).save_pretrained(whole)
+    result = run_table("mubert-6", synthetic=True, out=tmp_path / "out", weights={"mubert_small": whole}, seeds=1)
+    cells = {result.table.rows[row].method: cell for (row, _), cell in result.cells.items()}
+    assert cells["Micron-BERT (MB3)"].status == "measured"
+    for method, key in (("Micron-BERT (MB1)", "attention='none'"), ("Micron-BERT (MB2)", "interest=False")):
+        assert cells[method].status == "refused"
+        assert f"this row is about {key}" in cells[method].reason
+    with pytest.raises(UnknownNameError, match="mubert_smal"):
+        run_table("mubert-6", synthetic=True, out=tmp_path, weights={"mubert_smal": whole})
+    with pytest.raises(WeightsError, match="holds weights of 'mubert_small', but they are given for 'fr'"):
+        run_table("fr-2", synthetic=True, out=tmp_path, weights={"fr": whole})
+    with pytest.raises(WeightsError, match="cannot read"):
+        run_table("fr-2", synthetic=True, out=tmp_path, weights={"fr": tmp_path / "nothing"})
+
+
+def test_other_weights_that_ship_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = recorded(24, datasets=("smic",))
+    folders = []
+    for weights in ("those of today", "those of today", "those of tomorrow"):
+        monkeypatch.setattr(fsmer.backbones, "model_hash", lambda _, weights=weights: weights)
+        (folder,) = {
+            cell.folder
+            for cell in run_table("fr-5", clips, out=tmp_path, rows="*logistic*").cells.values()
+            if cell.status == "measured"
+        }
+        folders.append(folder)
+    assert folders[0] == folders[1] != folders[2]
+
+
 def test_oracle_figures_are_stamped(tmp_path: Path) -> None:
     result = run_table("mmnet-7", synthetic=True, out=tmp_path, select="oracle")
     assert any(stamp.startswith("ORACLE") for stamp in result.stamps)
@@ -435,3 +469,6 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
         run_table("fr-2", synthetic=True, out=tmp_path, rows="nobody")
     with pytest.raises(ProtocolError, match="casme2, samm, smic: give clips"):
         run_table("fr-2", out=tmp_path)
+    for seeds in (0, [], [1, 1], [-1]):
+        with pytest.raises(ProtocolError, match=r"seeds=.* is not possible"):
+            run_table("fr-2", synthetic=True, out=tmp_path, seeds=seeds)

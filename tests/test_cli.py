@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -26,7 +27,7 @@ from fsmer.evaluation import Report
 
 COMMANDS = (
     "demo", "models", "protocols", "evaluate", "train", "adapt", "predict", "explain", "pretrain", "mmd", "datasets",
-    "check", "prepare",
+    "check", "prepare", "audit", "bench", "compare",
 )  # fmt: skip
 
 Run = Callable[..., Result]
@@ -205,6 +206,35 @@ def test_mmd_prints_the_discrepancy_and_draws_both_domains(
     assert "kernel" in run("mmd", *folders, *common, "--kernel", "cubic", code=1).stderr
     rows = ("--where-a", "subject == '006'", "--where-b", "subject == '006'")
     assert json.loads(run("mmd", *folders, *common, *rows, "--json").stdout)["samples_a"] == 9
+
+
+def test_every_command_is_in_the_tests():
+    assert {known.name or known.callback.__name__ for known in app.registered_commands} == set(COMMANDS)
+
+
+def test_compare_and_audit_read_what_evaluate_wrote(run: Run, folders: tuple[str, str], weights: str, tmp_path: Path):
+    samm, _ = folders
+    for method in ("protonet", "cosine"):
+        run("evaluate", "loso", "--data", samm, "--model", weights, "--method", method, "--out", tmp_path / method)
+    assert (tmp_path / "cosine" / "report.html").read_text().startswith("<!doctype html>")
+    shown = run("compare", tmp_path / "protonet", tmp_path / "cosine", "--draws", 100, "--out", tmp_path / "both")
+    assert "McNemar" in shown.stdout
+    assert (tmp_path / "both" / "compare.html").is_file()
+    assert "at least two" in run("compare", tmp_path / "protonet", code=1).stderr
+    verdict = json.loads(run("audit", tmp_path / "cosine", "--json").stdout)
+    assert verdict["exit_code"] == 0
+    table = pd.read_csv(tmp_path / "cosine" / "predictions.csv", dtype=str)
+    table.iloc[1:].to_csv(tmp_path / "cosine" / "predictions.csv", index=False)
+    run("audit", tmp_path / "cosine", code=3)
+    assert "such as uf1=0.86" in run("audit", tmp_path / "protonet", "--stated", "uf1=high", code=2).stderr
+
+
+def test_bench_lists_and_runs_published_tables(run: Run, tmp_path: Path):
+    listed = json.loads(run("bench", "--json").stdout)
+    assert {"fr-2", "merau-3", "mubert-6"} <= {one["name"] for one in listed}
+    shown = run("bench", "fr-7", "--out", tmp_path / "fr-7")
+    assert "11.42" in shown.stdout
+    assert "fr-7" in run("bench", "fr-8", "--out", tmp_path / "none", code=1).stderr
 
 
 def test_pretrain_makes_weights_that_load(run: Run, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_page_shows_the_clips_on_which_reports_disagree(good: Report, poor: Repo
 
 @pytest.mark.parametrize(
     ("count", "names", "message"),
-    [(1, None, "at least two reports, and 1 are given"), (2, ("a",), "2 reports but 1 names")],
+    [(1, None, "at least two reports, but got 1"), (2, ("a",), "2 reports but 1 names")],
 )
 def test_too_few_reports_or_names_are_refused(
     good: Report, count: int, names: tuple[str, ...] | None, message: str

@@ -11,17 +11,17 @@ from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.data.synthetic import EMOTION_ORDER, THREE_CLASSES, SyntheticMaps
 from fsmer.data.synthetic_frames import synthetic_frame_clips
-from fsmer.errors import DataError
-from fsmer.pretraining.estimated_maps import FIRST_SEED, EstimatedClips, MapPool, estimated_maps
+from fsmer.errors import DataError, FsmerError
+from fsmer.pretraining.estimated_maps import FIRST_SEED, EstimationPlan, MapPool, estimated_maps
 
 BLOCK = 40
 # At 112 pixels most of a movement is found; smaller crops lose it.
-CLIPS = EstimatedClips(BLOCK, "lab", block=BLOCK)
+PLAN = EstimationPlan(BLOCK, "lab", block=BLOCK)
 
 
 @pytest.fixture(scope="module")
 def block() -> SyntheticMaps:
-    return estimated_maps(2, clips=CLIPS, seed=1)
+    return estimated_maps(2, plan=PLAN, seed=1)
 
 
 def test_a_block_is_scaled_labelled_and_varied(block: SyntheticMaps):
@@ -31,7 +31,7 @@ def test_a_block_is_scaled_labelled_and_varied(block: SyntheticMaps):
     assert block.units.shape == (BLOCK, len(ACTION_UNIT_ORDER))
     assert block.units.any(axis=1).all()
     assert {EMOTION_ORDER[code] for code in block.emotions} <= set(THREE_CLASSES)
-    other = estimated_maps(3, clips=CLIPS, seed=1)
+    other = estimated_maps(3, plan=PLAN, seed=1)
     assert not np.array_equal(block.units, other.units)
     assert np.abs(block.maps - other.maps).mean() > 0.02
 
@@ -54,7 +54,7 @@ def test_the_maps_show_the_true_movement_with_an_estimators_errors(block: Synthe
 
 
 def test_blocks_are_the_same_in_any_process_and_are_drawn_once(block: SyntheticMaps, tmp_path: Path):
-    asked = EstimatedClips(3 * BLOCK, "lab", block=BLOCK)
+    asked = EstimationPlan(3 * BLOCK, "lab", block=BLOCK)
     seen: list[tuple[int, int]] = []
     pool = MapPool(tmp_path, asked, 1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(BLOCK, 3 * BLOCK), (2 * BLOCK, 3 * BLOCK), (3 * BLOCK, 3 * BLOCK)]
@@ -67,15 +67,16 @@ def test_blocks_are_the_same_in_any_process_and_are_drawn_once(block: SyntheticM
     assert seen == [(3 * BLOCK, 3 * BLOCK)]
     np.testing.assert_array_equal(again.maps, pool.maps)
     path = next(pool.folder.glob("00002.npz"))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="cannot be read"):
-        MapPool(tmp_path, asked, 1)
+    for damaged in (path.read_bytes()[:100], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read"):
+            MapPool(tmp_path, asked, 1)
     again.remove()
     assert not again.folder.exists()
 
 
 def test_taken_clips_are_those_of_the_pool_half_of_them_mirrored(block: SyntheticMaps, tmp_path: Path):
-    pool = MapPool(tmp_path, CLIPS, 0)
+    pool = MapPool(tmp_path, PLAN, 0)
     taken = pool.take(200, np.random.default_rng(0))
     held = pool.maps.astype(np.float32) / 255
     turned = held[..., ::-1].copy()
@@ -89,3 +90,9 @@ def test_taken_clips_are_those_of_the_pool_half_of_them_mirrored(block: Syntheti
     assert 0.35 < (which >= BLOCK).mean() < 0.65
     same = pool.take(200, np.random.default_rng(0))
     np.testing.assert_array_equal(same.maps, taken.maps)
+
+
+@pytest.mark.parametrize("count", [0, -40, 250])
+def test_a_number_of_clips_that_fills_no_blocks_is_refused(count: int):
+    with pytest.raises(FsmerError, match="at least one" if count < 1 else "multiple"):
+        EstimationPlan(count)

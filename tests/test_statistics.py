@@ -15,7 +15,7 @@ import fsmer
 from fsmer.errors import DataError
 from fsmer.evaluation import Report, bootstrap_interval, evaluate
 from fsmer.evaluation.plots import save_figure
-from fsmer.evaluation.plots_statistics import critical_difference_figure, seeds_figure
+from fsmer.evaluation.plots_statistics import critical_difference_figure
 from fsmer.evaluation.statistics import (
     SeedSummary,
     bootstrap_interval_of_mean,
@@ -361,8 +361,3 @@ def test_pictures_show_every_method_once(tmp_path: Any) -> None:
     bars = [line for line in figure.axes[0].lines if line.get_linewidth() == 3.5]
     assert len(bars) == len(result.groups)
     assert save_figure(figure, tmp_path / "cd.png").stat().st_size > 5000
-    summaries = {name: SeedSummary.of(row) for name, row in zip(names, scores.T[:, :3].tolist(), strict=True)}
-    dots = seeds_figure(summaries).axes[0].lines
-    assert sum(line.get_marker() == "o" for line in dots) == 5
-    with pytest.raises(DataError, match="no figures of seeds"):
-        seeds_figure({})

@@ -21,7 +21,15 @@ from fsmer.benchmarks.tables import METRIC_TITLES, PublishedTable, Settings, loa
 from fsmer.data.datasets import DATASETS, dataset_info
 from fsmer.data.schemes import canonical_dataset, load_scheme
 from fsmer.episodic import Protocol
-from fsmer.errors import DataError, FsmerError, MissingDatasetError, ProtocolError, SpecMismatchError
+from fsmer.errors import (
+    DataError,
+    FsmerError,
+    MissingDatasetError,
+    ProtocolError,
+    SpecMismatchError,
+    WeightsError,
+    unknown_name,
+)
 from fsmer.io import check_writable, write_json, write_text
 
 if TYPE_CHECKING:
@@ -327,7 +335,8 @@ def run_table(
     synthetic : bool
         Use made-up clips in place of all data sets, and tiny networks; always quick, and stamped.
     weights : mapping of str to path, optional
-        Folder of weights for each backbone that should not start from fresh ones, e.g. after self-supervision.
+        Folder of weights for each backbone that should not start from fresh ones, e.g. after self-supervision. Rows
+        about another variant of that backbone are refused.
     select : {"fixed", "nested", "oracle"}
         As for `fsmer.evaluate`.
     resume : bool
@@ -342,9 +351,11 @@ def run_table(
     Raises
     ------
     UnknownNameError
-        No such table.
+        No such table, or weights are given for a backbone that it does not run.
     ProtocolError
-        No row has that name, or neither clips nor `synthetic` is given.
+        No row has that name, neither clips nor `synthetic` is given, or the seeds are none.
+    WeightsError
+        Weights cannot be read, or are those of another backbone.
     OutputError
         `out` cannot be written.
 
@@ -372,6 +383,8 @@ def run_table(
             f"table {table.name!r} is run on {', '.join(table.datasets())}: give clips of any of them (clips=, or "
             "--data on the command line), or run it on synthetic ones (synthetic=True, --synthetic)."
         )
+    _check_seeds(seeds)
+    _check_weights(table, weights or {})
     folder = Path(out)
     check_writable(folder)
     bench = _Bench(
@@ -631,15 +644,15 @@ class _Bench:
     def _key(self, settings: Settings, clips: ClipSet, seeds: list[int] | None) -> str:
         """What two runs must have in common for one to stand for the other."""
         from fsmer import __version__
-        from fsmer.backbones import load_model, model_hash
+        from fsmer.backbones import model_hash
 
-        given = self.weights.get(settings.model)
+        start = self._start(settings)
         values = {
             "version": __version__,
             "protocol": settings.protocol.hash,
             "model": settings.model,
             "arguments": dict(settings.arguments),
-            "weights": model_hash(load_model(given)) if given else None,
+            "weights": None if start is None else model_hash(start),
             "method": settings.method,
             "params": dict(settings.params),
             "before": list(settings.before),
@@ -648,6 +661,28 @@ class _Bench:
             "clips": self._digest(clips, [spec.kind for spec in _specs(settings)]),
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    def _start(self, settings: Settings) -> Backbone | None:
+        """The weights that a cell starts from, given or shipped; ``None``: fresh ones."""
+        from fsmer.backbones import load_model
+        from fsmer.evaluation.runner import StartingPoint
+        from fsmer.transfer import load_method
+
+        given = self.weights.get(settings.model)
+        if given is None:
+            if settings.before:
+                return None
+            return StartingPoint.of(settings.model, load_method(settings.method), settings.arguments).given
+        backbone = load_model(given)
+        for key, value in settings.arguments.items():
+            held = backbone.config.get(key)
+            # Otherwise all rows of an ablation would be measured on the one network that was given.
+            if json.dumps(held, sort_keys=True) != json.dumps(value, sort_keys=True):
+                raise WeightsError(
+                    f"the weights in {given} are of a {settings.model!r} with {key}={held!r}, but this row is about "
+                    f"{key}={value!r}; give weights of that variant, or none."
+                )
+        return backbone
 
     def _digest(self, clips: ClipSet, kinds: Sequence[str]) -> str:
         key = (id(clips), tuple(kinds))
@@ -662,6 +697,32 @@ class _Bench:
             # The clips are kept with their digest, so that no other set takes their id.
             self._digests[key] = (clips, digest.hexdigest())
         return self._digests[key][1]
+
+
+def _check_seeds(seeds: int | Sequence[int] | None) -> None:
+    """Refuse once, and not cell by cell, what no evaluation would take."""
+    if seeds is None:
+        return
+    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not listed or min(listed) < 0 or len(set(listed)) < len(listed):
+        raise ProtocolError(
+            f"seeds={seeds!r} is not possible; give how many, or different whole numbers of at least 0."
+        )
+
+
+def _check_weights(table: PublishedTable, weights: Mapping[str, str | os.PathLike[str]]) -> None:
+    """Weights that no row would use, or that are another network's, must not pass in silence."""
+    from fsmer.backbones import load_model
+
+    if not weights:
+        return
+    known = sorted({table.settings(row, place).model for row in range(len(table.rows)) for place in table.runs(row)})
+    for name, folder in weights.items():
+        if name not in known:
+            raise unknown_name("model", name, known, of=f"table {table.name!r}")
+        held = load_model(os.fspath(folder)).name
+        if held != name:
+            raise WeightsError(f"{os.fspath(folder)} holds weights of {held!r}, but they are given for {name!r}.")
 
 
 def _as_sets(clips: ClipSet | Sequence[ClipSet] | None) -> list[ClipSet]:

@@ -222,7 +222,7 @@ def compare(
     >>> print(comparison.tests[0])  # doctest: +SKIP
     """
     if len(reports) < 2:
-        raise DataError(f"a comparison needs at least two reports, and {len(reports)} are given; give another one.")
+        raise DataError(f"a comparison needs at least two reports, but got {len(reports)}; give another one.")
     if names is not None and len(names) != len(reports):
         raise DataError(f"there are {len(reports)} reports but {len(names)} names; give one for each.")
     loaded = [report if isinstance(report, Report) else Report.load(report) for report in reports]

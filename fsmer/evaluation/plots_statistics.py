@@ -1,22 +1,18 @@
-"""Pictures of comparisons: the critical-difference diagram of many methods, and the figures of several seeds."""
+"""The critical-difference diagram of many methods."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fsmer.errors import DataError
-from fsmer.evaluation.plots import BLUE, GREY, LIGHT, ORANGE, blank_figure, wrapped
+from fsmer.evaluation.plots import BLUE, GREY, ORANGE, blank_figure, wrapped
 from fsmer.evaluation.statistics import TITLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fsmer.evaluation.statistics import CriticalDifference, SeedSummary
+    from fsmer.evaluation.statistics import CriticalDifference
 
-__all__ = ["critical_difference_figure", "seeds_figure"]
+__all__ = ["critical_difference_figure"]
 
 # Height of one line of text and of one bar, in inches.
 _LINE, _BAR = 0.24, 0.12
@@ -76,47 +72,4 @@ def critical_difference_figure(result: CriticalDifference, *, title: str = "") -
     )
     axes.set_title(wrapped(words, 84), fontsize=10)
     axes.axis("off")
-    return figure
-
-
-def seeds_figure(summaries: Mapping[str, SeedSummary], *, metric: str = "uf1", title: str = "") -> Figure:
-    """Every seed of several methods as a dot, with their mean as a line.
-
-    Parameters
-    ----------
-    summaries : mapping of name to SeedSummary
-    metric : str
-        What the summaries are of, for the axis.
-    title : str
-
-    Raises
-    ------
-    DataError
-        There is nothing to draw.
-    """
-    if not summaries:
-        raise DataError("there are no figures of seeds to draw; give at least one summary.")
-    ranked = sorted(summaries.items(), key=lambda item: item[1].mean)
-    figure = blank_figure(6.4, 1.3 + 0.36 * len(ranked))
-    axes = figure.add_subplot()
-    for place, (_, summary) in enumerate(ranked):
-        axes.plot([summary.low, summary.high], [place, place], color=LIGHT, linewidth=4, solid_capstyle="round")
-        axes.plot(summary.each, np.full(len(summary.each), place), "o", color=BLUE, markersize=5, alpha=0.7)
-        axes.plot([summary.mean] * 2, [place - 0.22, place + 0.22], color=ORANGE, linewidth=2)
-        axes.annotate(
-            f"{summary.mean:.3f}",
-            (summary.mean, place + 0.22),
-            (0, 1),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-    axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
-    axes.set_ylim(-0.6, len(ranked) - 0.2)
-    axes.set_xlabel(f"{TITLES.get(metric, metric)} (dots: seeds, line: their mean)")
-    axes.set_title(wrapped(title, 70), fontsize=10)
-    axes.grid(axis="x", color=LIGHT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
     return figure

@@ -310,7 +310,11 @@ class Report:
         """Method, protocol and the parameters that it was run with."""
         stamp = f"{ORACLE}, chosen on the test clips: " if self.oracle else ""
         params = self.protocol["settings"]["params"]
-        given = ", ".join(f"{key} {_words(value)}" for key, value in params.items() if value not in (None, False))
+        # As many episodes as there were: without labels there is one, whatever the protocol's own number.
+        shown = params | ({"episodes": self.counts["episodes"]} if "episodes" in params else {})
+        given = ", ".join(
+            f"{key} {_words(value)}" for key, value in shown.items() if value is not None and value is not False
+        )
         return f"{stamp}{self.method['name']} on {self.protocol['title']}" + (f" ({given})" if given else "")
 
     @property
@@ -396,7 +400,7 @@ class Report:
         settings = {
             "protocol": f"{self.protocol['name']} ({self.protocol['hash']})",
             "weights": f"{self.model['name']} ({self.model['weights_hash']})",
-            "method": json.dumps(_plain(self.method["params"])),
+            "method": f"{self.method['name']} {json.dumps(_plain(self.method['params']))}",
             "seed": self.seed,
             "selection": self.selection["rule"],
             "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),

@@ -31,7 +31,7 @@ from fsmer.preprocess.flow import DIS, FlowMethod, flow_map, head_motion
 if TYPE_CHECKING:
     from fsmer.data.clips import ClipSet
 
-__all__ = ["BLOCK", "EstimatedClips", "MapPool", "estimated_maps"]
+__all__ = ["BLOCK", "EstimationPlan", "MapPool", "estimated_maps"]
 
 # Clips of a block and of one individual: drawing a face costs more than moving it.
 BLOCK, CLIPS_A_SUBJECT = 240, 10
@@ -47,13 +47,13 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class EstimatedClips:
-    """Which drawn clips, and how large.
+class EstimationPlan:
+    """Which faces are drawn and how large, for flow to be estimated between them.
 
     Parameters
     ----------
-    clips : int
-        How many, a multiple of `block`.
+    count : int
+        Clips, a multiple of `block`.
     domain : str
         Synthetic domain of faces and movements.
     size : int
@@ -67,33 +67,38 @@ class EstimatedClips:
         The number of clips is out of range.
     """
 
-    clips: int = 28_800
+    count: int = 28_800
     domain: str = "broad"
     size: int = 112
     block: int = BLOCK
 
     def __post_init__(self) -> None:
-        if self.block < 1 or self.clips < 1 or self.clips % self.block:
+        if self.block < 1 or self.count < 1:
             raise FsmerError(
-                f"cannot train on {self.clips} clips with estimated flow: give a multiple of {self.block} of them."
+                f"cannot draw {self.count} clips, {self.block} at a time, to estimate flow in: give at least one."
+            )
+        if self.count % self.block:
+            raise FsmerError(
+                f"cannot draw {self.count} clips to estimate flow in: they come {self.block} at a time, so give a "
+                "multiple of that."
             )
 
     @property
     def blocks(self) -> int:
         """Blocks that these clips fill."""
-        return self.clips // self.block
+        return self.count // self.block
 
 
-def estimated_maps(number: int, *, clips: EstimatedClips, seed: int) -> SyntheticMaps:
+def estimated_maps(number: int, *, plan: EstimationPlan, seed: int) -> SyntheticMaps:
     """Block `number` of the clips: maps of the flow that was estimated between drawn onset and apex.
 
     The estimator and its parameters are drawn clip by clip: dense inverse search, variational flow, or both, on frames
     that are smoothed more or less; part of the head's motion is taken out, since public crops were aligned more or
-    less well. Farneback's method, whose maps are noisier than public ones, made worse networks.
+    less well. Farneback's method is left out: its maps are rougher than public ones.
     """
-    drawn = _drawn(number, clips, seed)
-    estimator = _Estimator(clips.size, np.random.Generator(np.random.PCG64([seed, number, VERSION])))
-    maps = np.empty((clips.block, 3, SIDE, SIDE), dtype=np.float32)
+    drawn = _drawn(number, plan, seed)
+    estimator = _Estimator(plan.size, np.random.Generator(np.random.PCG64([seed, number, VERSION])))
+    maps = np.empty((plan.block, 3, SIDE, SIDE), dtype=np.float32)
     for row, onset, apex in _frames(drawn):
         maps[row] = estimator.map(onset, apex)
     table = drawn.table
@@ -102,18 +107,18 @@ def estimated_maps(number: int, *, clips: EstimatedClips, seed: int) -> Syntheti
     return SyntheticMaps(maps, units, emotions)
 
 
-def _drawn(number: int, clips: EstimatedClips, seed: int) -> ClipSet:
+def _drawn(number: int, plan: EstimationPlan, seed: int) -> ClipSet:
     from fsmer.data.synthetic_frames import synthetic_frame_clips
 
-    size = (clips.size, clips.size)
+    size = (plan.size, plan.size)
     specs = [
         InputSpec(kind=kind, size=size, channels=("red", "green", "blue"), normalisation="unit")
         for kind in ("onset", "apex")
     ]
     # Every block has individuals of its own.
     own = FIRST_SEED + 1_000_003 * seed + number
-    subjects = max(1, clips.block // CLIPS_A_SUBJECT)
-    return synthetic_frame_clips(clips.domain, clips.block, seed=own, specs=specs, subjects=subjects)
+    subjects = max(1, plan.block // CLIPS_A_SUBJECT)
+    return synthetic_frame_clips(plan.domain, plan.block, seed=own, specs=specs, subjects=subjects)
 
 
 def _frames(drawn: ClipSet) -> Iterator[tuple[int, Bytes, Bytes]]:
@@ -186,19 +191,19 @@ class MapPool:
     ----------
     folder : Path
         Where blocks are kept; those that are there already are not drawn again.
-    clips : EstimatedClips
+    plan : EstimationPlan
     seed : int
     progress : callable, optional
         Called with (clips drawn, clips in all).
     """
 
-    def __init__(self, folder: Path, clips: EstimatedClips, seed: int, *, progress: Progress | None = None) -> None:
-        key = hashlib.sha256(json.dumps([asdict(clips), seed, VERSION]).encode()).hexdigest()[:12]
+    def __init__(self, folder: Path, plan: EstimationPlan, seed: int, *, progress: Progress | None = None) -> None:
+        key = hashlib.sha256(json.dumps([asdict(plan), seed, VERSION]).encode()).hexdigest()[:12]
         self.folder = folder / f".maps-{key}"
-        self.clips = clips
+        self.plan = plan
         self.seed = seed
         self._draw_missing(progress)
-        blocks = [self._read(number) for number in range(clips.blocks)]
+        blocks = [self._read(number) for number in range(plan.blocks)]
         self.maps: Bytes = np.concatenate([block["maps"] for block in blocks])
         self.units: NDArray[np.bool_] = np.concatenate([block["units"] for block in blocks])
         self.emotions: NDArray[np.int64] = np.concatenate([block["emotions"] for block in blocks])
@@ -219,16 +224,16 @@ class MapPool:
     def _draw_missing(self, progress: Progress | None) -> None:
         from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]
 
-        missing = [number for number in range(self.clips.blocks) if not self._path(number).is_file()]
-        done = self.clips.blocks - len(missing)
+        missing = [number for number in range(self.plan.blocks) if not self._path(number).is_file()]
+        done = self.plan.blocks - len(missing)
         workers = min(cpu_count(), len(missing))
         if not missing:
             return
         run = Parallel(n_jobs=workers, return_as="generator_unordered")
-        for _ in run(delayed(_write_block)(self._path(number), number, self.clips, self.seed) for number in missing):
+        for _ in run(delayed(_write_block)(self._path(number), number, self.plan, self.seed) for number in missing):
             done += 1
             if progress is not None:
-                progress(done * self.clips.block, self.clips.clips)
+                progress(done * self.plan.block, self.plan.count)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.npz"
@@ -238,18 +243,23 @@ class MapPool:
         try:
             with np.load(path, allow_pickle=False) as held:
                 return {name: held[name] for name in ("maps", "units", "emotions")}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"the drawn clips in {path} cannot be read ({error}); delete the folder {self.folder.name} and start "
                 "again."
             ) from error
 
 
-def _write_block(path: Path, number: int, clips: EstimatedClips, seed: int) -> None:
+def _write_block(path: Path, number: int, plan: EstimationPlan, seed: int) -> None:
     import cv2
 
+    # One thread a worker; a caller that draws in its own process gets its threads back.
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    drawn = estimated_maps(number, clips=clips, seed=seed)
+    try:
+        drawn = estimated_maps(number, plan=plan, seed=seed)
+    finally:
+        cv2.setNumThreads(threads)
     # Eight bits, as the public maps have.
     maps = np.rint(255 * drawn.maps).astype(np.uint8)
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:

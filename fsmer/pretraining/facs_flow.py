@@ -31,7 +31,7 @@ from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
 from fsmer.pretraining.cards import CardText, write_model_card
 from fsmer.pretraining.estimated_maps import BLOCK as DRAWN_BLOCK
-from fsmer.pretraining.estimated_maps import EstimatedClips, MapPool
+from fsmer.pretraining.estimated_maps import EstimationPlan, MapPool
 
 __all__ = ["Recipe", "card_text", "pretrain_facs_flow"]
 
@@ -49,8 +49,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 class Recipe:
     """How `facs-flow` is trained; every value is our own choice.
 
-    Training is short and noisy on purpose: a network that goes on learning how synthetic maps look in detail reads real
-    ones worse.
+    Training is short and noisy on purpose, so that the network does not learn how synthetic maps look in detail.
 
     Parameters
     ----------
@@ -124,7 +123,7 @@ def pretrain_facs_flow(
     ----------
     out : str or Path
         Folder for ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``. While
-        training goes on it also holds a checkpoint, from which an interrupted run goes on.
+        training goes on it also holds the drawn clips and a checkpoint, from which an interrupted run goes on.
     seed : int
         Seeds the initial weights and the clips.
     steps : int, optional
@@ -134,7 +133,7 @@ def pretrain_facs_flow(
     checkpoint_every : int
         Steps between checkpoints.
     progress : callable, optional
-        Called with (step, steps, losses) after every step.
+        Called with (clips, all clips, {}) while clips are drawn, then with (step, steps, losses) after every step.
     recipe : Recipe, optional
         Hyper-parameters.
 
@@ -147,6 +146,8 @@ def pretrain_facs_flow(
     ------
     FsmerError
         The recipe is out of range.
+    DataError
+        Drawn clips of an interrupted run are damaged.
     WeightsError
         A checkpoint is there but belongs to another recipe or seed, or is damaged.
     OutputError
@@ -162,14 +163,14 @@ def pretrain_facs_flow(
             f"cannot train {recipe.steps} steps of {recipe.batch} clips: need 1 step or more and a batch "
             f"that divides {10 * BLOCK}."
         )
-    drawn = _drawn_clips(recipe) if recipe.estimated_share else None
+    plan = _estimation_plan(recipe) if recipe.estimated_share else None
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
     run = _Run(recipe, seed)
     if resume and has_checkpoint(folder):
         run.load(folder)
     started = time.perf_counter()
-    pool = None if drawn is None else _map_pool(folder, drawn, seed, progress)
+    pool = None if plan is None else _map_pool(folder, plan, seed, progress)
     clips = _clip_stream(recipe, seed, first_step=run.step, pool=pool)
     with contextlib.closing(clips):
         while run.step < recipe.steps:
@@ -354,17 +355,17 @@ def _inverse_scatter(model: FacsFlow, domain: str, seed: int, clips: int, ridge:
     return torch.linalg.inv(scatter).float()
 
 
-def _drawn_clips(recipe: Recipe) -> EstimatedClips:
+def _estimation_plan(recipe: Recipe) -> EstimationPlan:
     """The clips with estimated flow: no more of them than the steps can use, in whole blocks."""
     used = math.ceil(recipe.estimated_share * recipe.batch * recipe.steps)
     block = max(1, min(DRAWN_BLOCK, used, recipe.estimated_clips))
-    return EstimatedClips(min(recipe.estimated_clips, math.ceil(used / block) * block), recipe.domain, block=block)
+    return EstimationPlan(min(recipe.estimated_clips, math.ceil(used / block) * block), recipe.domain, block=block)
 
 
-def _map_pool(folder: Path, clips: EstimatedClips, seed: int, progress: Progress | None) -> MapPool:
+def _map_pool(folder: Path, plan: EstimationPlan, seed: int, progress: Progress | None) -> MapPool:
     """Clips with estimated flow, drawn beside the weights; no loss is known while they are."""
     report = None if progress is None else lambda done, total: progress(done, total, {})
-    return MapPool(folder, clips, seed, progress=report)
+    return MapPool(folder, plan, seed, progress=report)
 
 
 def _clip_stream(
@@ -388,12 +389,12 @@ def _clip_stream(
                 part = slice(begin, begin + recipe.batch)
                 batch = SyntheticMaps(drawn.maps[part], drawn.units[part], drawn.emotions[part])
                 step = (number * piece + begin) // recipe.batch
-                yield batch if pool is None else _mixed(batch, pool, recipe.estimated_share, seed, step)
+                yield batch if pool is None else _with_estimated(batch, pool, recipe.estimated_share, seed, step)
             number += 1
             offset = 0
 
 
-def _mixed(batch: SyntheticMaps, pool: MapPool, share: float, seed: int, step: int) -> SyntheticMaps:
+def _with_estimated(batch: SyntheticMaps, pool: MapPool, share: float, seed: int, step: int) -> SyntheticMaps:
     """The batch with a `share` of its clips replaced by some of the pool; the step is the seed."""
     count = round(share * len(batch.maps))
     taken = pool.take(count, np.random.Generator(np.random.PCG64([seed, step])))
@@ -413,8 +414,8 @@ def card_text(backbone: FacsFlow, seed: int) -> CardText:
 A compact network ({parameters:,} parameters) that turns one optical-flow map of a face (onset to apex:
 {backbone.input_spec.describe()}) into a {backbone.embed_dim}-d embedding. It knows action units and emotions from
 synthetic motion drawn from the Facial Action Coding System: some of it as flow with modelled errors, some as flow that
-an estimator found between two pictures of a drawn face. **No recording of a person was used to train it**, and no
-checkpoint was picked: the weights are those after the last step.""",
+an estimator found between two pictures of a drawn face. **No recording of a person was used to train it**. The
+weights are those after the last step; how many steps was set while figures on real maps were seen (see Limits).""",
         use="""\
 import fsmer
 
