@@ -9,8 +9,9 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import numpy as np
@@ -34,6 +35,7 @@ from fsmer.evaluation.plots import methods_figure
 from fsmer.evaluation.report import Predictions
 from fsmer.evaluation.selection import InnerEpisodes
 from fsmer.transfer import Method, Recognizer, list_methods, load_method
+from fsmer.transfer.base import SourceModel
 from fsmer.transfer.finetune import Finetune
 from fsmer.transfer.train import Train, fresh_model
 
@@ -420,6 +422,37 @@ def test_no_support_of_loso_leads_to_a_query_and_others_methods_get_one_fold_at_
     SEEN.clear()
     evaluate("loso", backbone, Snooping(steps=1), clips=clips)
     assert [len(held[2]) for kind, held in SEEN if kind == "fit_head"] == [1] * 6
+
+
+@dataclass(frozen=True)
+class Careless(Finetune):
+    """From outside, and trains the backbone that it was given instead of a copy."""
+
+    name: ClassVar[str] = "careless"
+    starts: ClassVar[list[str]] = []
+    memory: list[int] = field(default_factory=list)
+
+    @property
+    def keeps_backbone(self) -> bool:
+        return False
+
+    def fit(self, backbone: Any, support: ClipSet, **options: Any) -> Recognizer:
+        model = SourceModel.wrap(backbone)
+        assert not self.memory
+        self.memory.append(len(support))
+        self.starts.append(model_hash(model.backbone))
+        with torch.no_grad():
+            for value in model.backbone.parameters():
+                value += 0.1
+        return Finetune(steps=2).fit(model, support, **options)
+
+
+def test_a_careless_method_from_outside_starts_every_fold_alike(backbone: Backbone, clips: ClipSet) -> None:
+    before = model_hash(backbone)
+    Careless.starts.clear()
+    evaluate("loso", backbone, Careless(), clips=clips)
+    assert Careless.starts == [before] * 6
+    assert model_hash(backbone) == before
 
 
 def test_the_source_is_handed_over_apart_from_the_target(clips: ClipSet) -> None:

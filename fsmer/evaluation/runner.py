@@ -7,6 +7,7 @@ deploys, and what learns gets a support set of its own: nothing that it holds le
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -115,7 +116,7 @@ def evaluate(
         the backbone. Default: in this process, small backbones side by side; or what a surrounding
         ``joblib.parallel_config`` says, so that a Dask or Ray cluster can take over.
     memory : int, optional
-        Bytes that folds trained side by side may take together.
+        Bytes that folds trained side by side on a GPU may take together; on a CPU they take turns.
     cache : bool or path
         Where embeddings of methods that keep the backbone are found again, see `fsmer.evaluation.cache`. True: the
         default folder; False: nowhere.
@@ -498,7 +499,8 @@ class _Run:
         classes = [self.episodes[number].classes for number in numbers.tolist()]
         if not self.together:
             for member, number in enumerate(numbers.tolist()):
-                yield number, self.method.fit(self.model, supports[member], classes=classes[member])
+                method, model = self._learner()
+                yield number, method.fit(model, supports[member], classes=classes[member])
             return
         found = self.method.fit_many(
             self.model, supports, seeds=[None] * len(numbers), classes=classes, memory=self.engine.memory
@@ -524,7 +526,11 @@ class _Run:
     def _fold(self, number: int) -> tuple[Method, SourceModel, ClipSet, ClipSet, tuple[str, ...], tuple[int, ...]]:
         episode = self.episodes[number]
         support = self.clips[episode.support].apart()
-        return self.method, self.model, support, self._query(number), episode.classes, self.stages
+        return *self._learner(), support, self._query(number), episode.classes, self.stages
+
+    def _learner(self) -> tuple[Method, SourceModel]:
+        """Method and model for one fold: copies for code from outside, which may train in place and so remember."""
+        return (self.method, self.model) if self.together else copy.deepcopy((self.method, self.model))
 
     def _query(self, number: int) -> ClipSet:
         return self.clips[self.episodes[number].query].apart(labelled=False)
