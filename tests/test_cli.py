@@ -326,7 +326,7 @@ def test_a_key_press_ends_with_130_and_the_run_goes_on_later(
     command += ["--param", "init=prototype"]  # trains for 200 steps, long enough to be interrupted
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while not list(out.glob(".parts-*/started")) and time.monotonic() < deadline and process.poll() is None:
+        while not list(out.glob(".parts-*/*")) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
         time.sleep(4)
         process.send_signal(signal.SIGINT)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -520,10 +519,13 @@ def projections(embeddings: NDArray[np.float64], seed: int) -> list[tuple[str, N
     perplexity = min(PERPLEXITY, (len(scores) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca" if count > 1 else "random", random_state=seed)
     maps.append((f"t-SNE (perplexity {perplexity:.0f})", tsne.fit_transform(scores).astype(np.float64), ("", "")))
-    if find_spec("umap") is not None:
-        # A seed and several threads exclude each other.
-        reducer = import_module("umap").UMAP(n_neighbors=min(15, len(scores) - 1), random_state=seed, n_jobs=1)
-        maps.append(("UMAP", reducer.fit_transform(scores).astype(np.float64), ("", "")))
+    try:
+        umap = import_module("umap").UMAP
+    except (ImportError, AttributeError):  # not installed, or a folder of that name where Python looks
+        return maps
+    # A seed and several threads exclude each other.
+    reducer = umap(n_neighbors=min(15, len(scores) - 1), random_state=seed, n_jobs=1)
+    maps.append(("UMAP", reducer.fit_transform(scores).astype(np.float64), ("", "")))
     return maps
 
 
