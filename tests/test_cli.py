@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import fsmer
@@ -422,3 +425,18 @@ def test_data_sets_are_listed_and_a_download_is_audited(run: Run, tmp_path: Path
 def test_new_commands_refuse_in_one_sentence(run: Run, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
     given = [argument.replace("{out}", str(tmp_path / "out")) for argument in arguments]
     assert says in run(*given, code=1).stderr
+
+
+def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsmer import cli
+
+    shown = io.StringIO()
+    monkeypatch.setattr(cli, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))
+    with cli._progress() as progress:
+        for done in range(4):
+            progress("training loss 0.5", done, 3)
+            time.sleep(0.15)
+    said = shown.getvalue()
+    assert "training loss 0.5" in said
+    assert "3/3" in said
+    assert re.search(r"left.*\d:\d\d:\d\d", said)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from fsmer.data.synthetic import (
     EMOTION_ORDER,
     action_unit_maps,
     list_domains,
+    load_domain,
     synthetic_clips,
     synthetic_maps,
 )
@@ -194,3 +197,28 @@ def test_every_emotion_is_in_the_order_that_labels_point_into():
     emotions = synthetic_maps(2000, domain="broad", seed=1).emotions
     names = {EMOTION_ORDER[index] for index in emotions}
     assert names == set(DOMAINS["broad"].labels)
+
+
+@pytest.mark.parametrize(
+    ("field", "still"),
+    [
+        ("head", 0.0),
+        ("blink", 0.0),
+        ("noise", 0.0),
+        ("asymmetry", 0.0),
+        ("geometry", 0.0),
+        ("variety", 0.0),
+        ("crop_angle", 0.0),
+        ("crop_shift", (0.0, 0.0)),
+        ("smoothness", (0.2, 0.2)),
+    ],
+)
+def test_everything_that_is_not_expression_changes_the_maps_and_not_the_labels(field: str, still: Any) -> None:
+    domain = load_domain("broad")
+    drawn, changed = (synthetic_maps(64, domain=place, seed=5) for place in (domain, replace(domain, **{field: still})))
+    np.testing.assert_array_equal(drawn.emotions, changed.emotions)
+    moved = np.abs(drawn.maps - changed.maps).mean(axis=(1, 2, 3)) > 1e-3
+    # A blink is in some of the clips only.
+    assert moved.mean() > (0.05 if field == "blink" else 0.8)
+    if field != "blink":  # blinks are action unit 45
+        np.testing.assert_array_equal(drawn.units, changed.units)
