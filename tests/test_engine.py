@@ -614,8 +614,8 @@ def test_pauses_of_a_fine_tuning_leave_dropout_as_it_is(clips: ClipSet) -> None:
     start.encoder = torch.nn.Sequential(start.encoder, torch.nn.Dropout(0.5))
 
     class Dropping(Finetune):
-        def _tuning(self, *args: Any) -> Any:
-            found = super()._tuning(*args)
+        def _begin(self, *args: Any) -> Any:
+            found = super()._begin(*args)
             found.backbone.train()
             return found
 

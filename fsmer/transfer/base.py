@@ -213,10 +213,8 @@ class Method(ABC):
             Which member, and what it has learnt, in any order.
         """
         del memory  # one member at a time takes what one takes
-        seeded = any(one.name == "seed" for one in fields(self))
         for member, (seed, names) in enumerate(zip(seeds, classes, strict=True)):
-            method = replace(self, seed=seed) if seeded and seed is not None else self  # type: ignore[call-arg]
-            yield member, method.fit(model, supports[member], classes=names)
+            yield member, self.seeded(seed).fit(model, supports[member], classes=names)
             if progress is not None:
                 progress(member + 1, len(classes))
 
@@ -295,6 +293,11 @@ class Method(ABC):
         """A method with these parameters changed; this one stays as it is, since methods are immutable."""
         self.check_params(params)
         return replace(self, **params)
+
+    def seeded(self, seed: int | None) -> Self:
+        """This method with another seed; itself for ``None``, or where it has none."""
+        has_seed = any(one.name == "seed" for one in fields(self))
+        return replace(self, seed=seed) if has_seed and seed is not None else self  # type: ignore[call-arg]
 
     def to_dict(self) -> dict[str, Any]:
         """Name and parameters, for a report or a recognizer's config."""

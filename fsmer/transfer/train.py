@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, create_model, embed, load_model, model_hash
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
-from fsmer.transfer.base import Method, Progress, SourceModel, require, require_choice, support_codes
+from fsmer.transfer.base import Progress, SourceModel, require, require_choice, support_codes
 from fsmer.transfer.finetune import Finetune
 from fsmer.transfer.heads import Head
 from fsmer.transfer.logging import AfterEpoch, tensorboard_log
 from fsmer.transfer.recognizer import Recognizer, as_labelled_clips
-from fsmer.transfer.stacked import can_stack, train_together
 from fsmer.transfer.trainer import Trainer, for_classes, make_targets
+from fsmer.transfer.training import TrainsTogether
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -36,7 +36,7 @@ RUNNING = ".training"
 
 
 @dataclass(frozen=True)
-class Train(Method):
+class Train(TrainsTogether[Trainer]):
     """Train backbone and linear classifier together on all labelled clips, by the backbone's own recipe.
 
     Parameters
@@ -139,45 +139,12 @@ class Train(Method):
             The stage, and the recognizer as `fit` would give it if training ended there.
         """
         model = SourceModel.wrap(backbone)
-        names, codes = support_codes(support, classes)
-        trainer = self._trainer(model, support, names, codes)
+        trainer = self._begin(model, support, classes)
         for stage in sorted(set(stages)):
             trainer.run(until=stage, progress=progress)
-            network, classifier = copy.deepcopy(trainer.backbone), copy.deepcopy(trainer.classifier)
-            yield stage, self._recognizer(model, network, classifier, support, names, codes, at_once=False)
-
-    def fit_many(
-        self,
-        model: Backbone | SourceModel,
-        supports: Sequence[ClipSet],
-        *,
-        seeds: Sequence[int | None],
-        classes: Sequence[tuple[str, ...]],
-        memory: int | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[tuple[int, Recognizer]]:
-        """Train on many supports; small backbones are trained together, see `Method.fit_many` and `can_stack`."""
-        start = SourceModel.wrap(model)
-        if not can_stack(start.backbone):
-            yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
-            return
-        trainers = [self if seed is None else replace(self, seed=seed) for seed in seeds]
-
-        def make(member: int) -> Trainer:
-            support = supports[member]
-            return trainers[member]._trainer(start, support, *support_codes(support, classes[member]))
-
-        finished = train_together(len(classes), make, memory=memory)
-        for done, (member, trained) in enumerate(finished, start=1):
-            targets = trained.targets
-            yield (
-                member,
-                trainers[member]._recognizer(
-                    start, trained.backbone, trained.classifier, trained.clips, targets.classes, targets.labels
-                ),
-            )
-            if progress is not None:
-                progress(done, len(classes))
+            held = copy.copy(trainer)
+            held.backbone, held.classifier = copy.deepcopy(trainer.backbone), copy.deepcopy(trainer.classifier)
+            yield stage, self._end(model, held, at_once=False)
 
     def run(
         self,
@@ -213,17 +180,17 @@ class Train(Method):
         resume: bool = True,
         after_epoch: AfterEpoch | None = None,
     ) -> tuple[Recognizer, dict[str, Any]]:
-        names, codes = support_codes(support, classes)
-        trainer = self._trainer(model, support, names, codes)
+        trainer = self._begin(model, support, classes)
         # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
-        key = None if folder is None else self._key(trainer.backbone, trainer.recipe, names, support)
+        key = None if folder is None else self._key(trainer.backbone, trainer.recipe, trainer.targets.classes, support)
         losses = trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
-        recognizer = self._recognizer(model, trainer.backbone, trainer.classifier, support, names, codes)
+        recognizer = self._end(model, trainer)
         history = {"recipe": trainer.recipe.to_dict(), "seed": self.seed, "clips": len(support), "losses": losses}
         return recognizer, history
 
-    def _trainer(self, model: SourceModel, support: ClipSet, names: tuple[str, ...], codes: Tensor) -> Trainer:
-        """A training that has not begun."""
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Trainer:
+        """See `TrainsTogether`."""
+        names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
@@ -237,21 +204,10 @@ class Train(Method):
             precision=self.precision,
         )
 
-    def _recognizer(
-        self,
-        model: SourceModel,
-        backbone: Backbone,
-        classifier: nn.Module,
-        support: ClipSet,
-        names: tuple[str, ...],
-        codes: Tensor,
-        *,
-        at_once: bool = True,
-    ) -> Recognizer:
-        """What a training that has ended has learnt; takes the network over.
-
-        Unless `at_once`, the support is embedded when somebody asks for it.
-        """
+    def _end(self, model: SourceModel, training: Trainer, *, at_once: bool = True) -> Recognizer:
+        """See `TrainsTogether`."""
+        backbone, classifier, support = training.backbone, training.classifier, training.clips
+        names, codes = training.targets.classes, training.targets.labels
         backbone.finish_training()
         classifier.cpu()
         weight, bias = (value.detach() for value in classifier.parameters())

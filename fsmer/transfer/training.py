@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from fsmer.transfer.trainer import for_classes, make_targets, take
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = ["Classifier", "FineTuning"]
+__all__ = ["Classifier", "FineTuning", "TrainsTogether"]
 
 
 class Classifier(nn.Module):
@@ -85,8 +85,53 @@ class Classifier(nn.Module):
         return Head("cosine", self.scale * F.normalize(weight, dim=-1)[None], self.bias.detach()[None].clone(), centre)
 
 
+T = TypeVar("T", bound=Training)
+
+
 @dataclass(frozen=True)
-class FineTuning(Method):
+class TrainsTogether(Method, Generic[T]):
+    """A method whose trainings of small backbones can go on side by side."""
+
+    @abstractmethod
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> T:
+        """A training that has not begun."""
+
+    @abstractmethod
+    def _end(self, model: SourceModel, training: T, *, at_once: bool = True) -> Recognizer:
+        """What a training that has ended has learnt; takes the network over.
+
+        Unless `at_once`, the support is embedded when somebody asks for it.
+        """
+
+    def fit_many(
+        self,
+        model: Backbone | SourceModel,
+        supports: Sequence[ClipSet],
+        *,
+        seeds: Sequence[int | None],
+        classes: Sequence[tuple[str, ...]],
+        memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """Learn from many supports; small backbones are trained together, see `Method.fit_many` and `can_stack`."""
+        start = SourceModel.wrap(model)
+        if self.keeps_backbone or not can_stack(start.backbone):
+            yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
+            return
+        methods = [self.seeded(seed) for seed in seeds]
+
+        def begin(member: int) -> T:
+            return methods[member]._begin(start, supports[member], classes[member])
+
+        finished = train_together(len(classes), begin, memory=memory)
+        for done, (member, training) in enumerate(finished, start=1):
+            yield member, methods[member]._end(start, training)
+            if progress is not None:
+                progress(done, len(classes))
+
+
+@dataclass(frozen=True)
+class FineTuning(TrainsTogether["_Tuning"]):
     """Parameters and training shared by the linear and the cosine fine-tuning of MERAU (section III.B.3, Table 2).
 
     The classifier is trained with cross-entropy (eq. 8) and Adam on the support set, on frozen embeddings or together
@@ -166,35 +211,9 @@ class FineTuning(Method):
         model = SourceModel.wrap(backbone)
         if source is not None:
             model = self.train_source(model, source, progress=progress)
-        tuning = self._tuning(model, support, classes)
+        tuning = self._begin(model, support, classes)
         tuning.alone(progress)
-        return self._tuned(model, tuning)
-
-    def fit_many(
-        self,
-        model: Backbone | SourceModel,
-        supports: Sequence[ClipSet],
-        *,
-        seeds: Sequence[int | None],
-        classes: Sequence[tuple[str, ...]],
-        memory: int | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[tuple[int, Recognizer]]:
-        """Learn from many supports; small backbones are trained together, see `Method.fit_many` and `can_stack`."""
-        start = SourceModel.wrap(model)
-        if self.keeps_backbone or not can_stack(start.backbone):
-            yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
-            return
-        solvers = [self if seed is None else replace(self, seed=seed) for seed in seeds]
-
-        def make(member: int) -> _Tuning:
-            return solvers[member]._tuning(start, supports[member], classes[member])
-
-        finished = train_together(len(classes), make, memory=memory)
-        for done, (member, tuning) in enumerate(finished, start=1):
-            yield member, solvers[member]._tuned(start, tuning)
-            if progress is not None:
-                progress(done, len(classes))
+        return self._end(model, tuning)
 
     def fit_stages(
         self,
@@ -220,13 +239,13 @@ class FineTuning(Method):
             The stage, and the recognizer that `fit` gives with so many steps.
         """
         model = SourceModel.wrap(backbone)
-        tuning = self._tuning(model, support, classes)
+        tuning = self._begin(model, support, classes)
         for stage in tuning.until(sorted(set(stages)), progress):
             held = copy.copy(tuning)
             held.backbone, held.classifier = copy.deepcopy(tuning.backbone), copy.deepcopy(tuning.classifier)
-            yield stage, replace(self, steps=stage)._tuned(model, held, at_once=False)
+            yield stage, replace(self, steps=stage)._end(model, held, at_once=False)
 
-    def _tuning(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> _Tuning:
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> _Tuning:
         """A fine-tuning of backbone and classifier that has not begun."""
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
@@ -239,16 +258,13 @@ class FineTuning(Method):
         targets = make_targets(support, codes, names, balanced=self.balanced)
         return _Tuning(backbone, classifier, support, targets, batches, rates, self.seed)
 
-    def _tuned(self, model: SourceModel, tuning: _Tuning, *, at_once: bool = True) -> Recognizer:
-        """What a fine-tuning that has ended has learnt; takes the network over.
-
-        Unless `at_once`, the support is embedded when somebody asks for it.
-        """
-        tuning.classifier.to("cpu")
-        tuning.backbone.finish_training()
-        adapted, targets = replace(model, backbone=tuning.backbone), tuning.targets
-        later = functools.partial(embed, tuning.backbone, tuning.clips)
-        head = tuning.classifier.head()
+    def _end(self, model: SourceModel, training: _Tuning, *, at_once: bool = True) -> Recognizer:
+        """See `TrainsTogether`."""
+        training.classifier.to("cpu")
+        training.backbone.finish_training()
+        adapted, targets = replace(model, backbone=training.backbone), training.targets
+        later = functools.partial(embed, training.backbone, training.clips)
+        head = training.classifier.head()
         return Recognizer(adapted, self, targets.classes, head, later() if at_once else later, targets.labels)
 
     def train_source(
