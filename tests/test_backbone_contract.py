@@ -13,7 +13,7 @@ from torch import nn
 
 import fsmer
 from fsmer.backbones import Backbone, batch_of, embed, list_models, load_model, model_hash, read_inputs
-from fsmer.errors import MediaError, SpecMismatchError, WeightsError
+from fsmer.errors import FsmerError, MediaError, SpecMismatchError, WeightsError
 from fsmer.transfer import adapt, train
 from fsmer.transfer.trainer import make_targets
 
@@ -210,6 +210,28 @@ def test_it_adapts_with_the_backbone_trained_too_and_saves(backbone, tmp_path: P
     recognizer.save(tmp_path / "saved")
     again = fsmer.Recognizer.load(tmp_path / "saved")
     np.testing.assert_array_equal(again.predict_proba(clips), recognizer.predict_proba(clips))
+
+
+def test_what_its_lower_layers_make_of_media_stands_for_them(backbone, clips):
+    if not backbone.lower_layers():
+        with pytest.raises(FsmerError, match=f"layers='upper' needs a backbone .* '{backbone.name}' does not"):
+            adapt(backbone, clips, "finetune", train_backbone=True, layers="upper")
+        return
+    inputs = inputs_of(backbone, clips)
+    with torch.no_grad():
+        features = backbone.lower(inputs)
+        torch.testing.assert_close(backbone(features), backbone(inputs), rtol=0, atol=1e-6)
+    assert {len(part) for part in features.values()} == {len(clips)}
+    tuned = adapt(backbone, clips, "finetune", train_backbone=True, steps=2, encoder_rate=1e-2).backbone
+    held = {id(value) for layer in backbone.lower_layers() for value in layer.parameters()}
+    after = dict(tuned.named_parameters())
+    upper = [name for name, value in backbone.named_parameters() if id(value) not in held]
+    assert 0 < len(upper) < len(after)
+    for name, value in backbone.named_parameters():
+        assert after[name].requires_grad == value.requires_grad
+        if id(value) in held:
+            assert torch.equal(after[name], value), f"{name} is a lower layer and has moved"
+    assert any(not torch.equal(after[name], dict(backbone.named_parameters())[name]) for name in upper)
 
 
 @pytest.mark.slow

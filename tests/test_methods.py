@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import FrozenInstanceError, replace
@@ -527,6 +528,31 @@ def test_training_the_backbone_moves_a_copy_by_the_rates_of_its_layers(name, cli
     assert (after["projection.weight"] - before["projection.weight"]).abs().max().item() == pytest.approx(1e-3, rel=0.1)
     longer = load_method(name, train_backbone=True, steps=300).fit(backbone, clips[:30])
     assert longer.score(clips[:30]) > recognizer.score(clips[:30])
+
+
+def test_lower_layers_computed_once_or_every_step_or_by_hand_teach_the_same(clips, monkeypatch):
+    torch.manual_seed(0)
+    backbone = create_model("facs-flow", widths=[4, 4, 8, 8], branch_dim=6, pools=[1, 2]).eval()
+    method = load_method("cosine", train_backbone=True, steps=6, batch_size=16, encoder_rate=1e-3)
+    once = method.fit(backbone, clips[:40])
+    monkeypatch.setattr("fsmer.transfer.training.CACHE_BYTES", 0)
+    each = method.fit(backbone, clips[:40])
+    # The same by hand: every layer below the last stage frozen, media read anew in each step.
+    frozen = copy.deepcopy(backbone)
+    for layer in frozen.lower_layers():
+        layer.requires_grad_(False)
+    by_hand = method.set_params(layers="all").fit(frozen, clips[:40])
+    for other in (each, by_hand):
+        for name, value in once.backbone.state_dict().items():
+            torch.testing.assert_close(other.backbone.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+        np.testing.assert_allclose(other.predict_proba(clips), once.predict_proba(clips), atol=1e-5)
+    all_layers = method.set_params(layers="all").fit(backbone, clips[:40]).backbone.branches[0].stages[0][0][0].weight
+    assert not torch.equal(all_layers, backbone.branches[0].stages[0][0][0].weight)
+
+
+def test_unknown_layers_are_refused():
+    with pytest.raises(MethodError, match="layers"):
+        load_method("finetune", layers="top")
 
 
 def test_training_leaves_global_random_state_alone_and_reports_progress(clips):

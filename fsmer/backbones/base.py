@@ -106,7 +106,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
     ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label),
     `training_loss` (when the paper trains with more than cross-entropy), `set_classes` (parts that depend on the
-    classes), `finish_training`, `explain_maps` (what they look at) and `recipe` (how the paper trains). Those that
+    classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (what they look at) and
+    `recipe` (how the paper trains). Those that
     teach themselves have a ``pretraining_recipe`` and a ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
 
     Attributes
@@ -169,6 +170,17 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             From embeddings (B, embed_dim) to logits (B, C); trained together with the backbone.
         """
         return targets.cross_entropy(classifier(self(inputs)), label_smoothing=self.recipe.label_smoothing)
+
+    def lower_layers(self) -> Sequence[nn.Module]:
+        """Layers that fine-tuning on a few clips leaves as they are, see `lower`; none by default."""
+        return ()
+
+    def lower(self, inputs: Any) -> dict[str, Tensor]:
+        """What `lower_layers` make of media, each (B, ...); `forward` and `training_loss` take it in place of media.
+
+        In evaluation mode it depends on those layers alone, so that fine-tuning computes it once a clip.
+        """
+        raise NotImplementedError(f"{self.name!r} has no lower layers.")
 
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make parts that depend on the classes anew before training on `classes`; most backbones have none."""

@@ -77,8 +77,16 @@ class FlowBranch(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Embeddings of unit length, (B, embed_dim)."""
-        features = self.stages(self.prepare(inputs))
-        return F.normalize(self.projection(features.flatten(1)).float(), dim=-1)
+        return self.upper(self.lower(inputs))
+
+    def lower(self, inputs: Tensor) -> Tensor:
+        """Features (B, C, h, w) below the last stage."""
+        features: Tensor = self.stages[:-1](self.prepare(inputs))
+        return features
+
+    def upper(self, features: Tensor) -> Tensor:
+        """Embeddings of unit length, (B, embed_dim), of what `lower` gives."""
+        return F.normalize(self.projection(self.stages[-1](features).flatten(1)).float(), dim=-1)
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """Pooled and standardised maps with coordinates, (B, 5, 28 / pool, 28 / pool)."""
@@ -205,15 +213,41 @@ class FacsFlow(Backbone):
         self.precision: Tensor
         self.register_buffer("precision", torch.eye(self.embed_dim))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Embeddings of shape (B, embed_dim) for minmax maps of shape (B, 3, 28, 28)."""
+    def forward(self, inputs: Tensor | dict[str, Tensor]) -> Tensor:
+        """Embeddings of shape (B, embed_dim) for minmax maps of shape (B, 3, 28, 28), or for what `lower` gives."""
+        if isinstance(inputs, dict):
+            return self._upper(inputs)
         if self.training:
             return self._embed(inputs).to(inputs.dtype)
+        looks = self._looks(inputs)
+        return self._embed(looks).view(-1, len(inputs), self.embed_dim).mean(dim=0).to(inputs.dtype)
+
+    def lower_layers(self) -> list[nn.Module]:
+        """All stages of the branches but the last.
+
+        On a few hundred clips they change nothing for the better: pretraining has shown them the whole variety of
+        motion, and what differs between cameras and labels is how features are put together.
+        """
+        return [stage for branch in self.networks for stage in list(branch.stages)[:-1]]
+
+    def lower(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Features of each branch, (B, looks, C, h, w); in evaluation mode a look at the mirrored face comes second."""
+        looks = inputs if self.training else self._looks(inputs)
+        return {
+            str(number): branch.lower(looks).unflatten(0, (-1, len(inputs))).transpose(0, 1)
+            for number, branch in enumerate(self.networks)
+        }
+
+    def _upper(self, features: dict[str, Tensor]) -> Tensor:
+        parts = []
+        for branch, part in zip(self.networks, features.values(), strict=True):
+            parts.append(branch.upper(part.flatten(0, 1)).unflatten(0, part.shape[:2]).mean(dim=1))
+        return torch.cat(parts, dim=-1) / len(parts) ** 0.5
+
+    def _looks(self, inputs: Tensor) -> Tensor:
+        """Maps as evaluation mode looks at them: smoothed, then mirrored as well, (looks * B, 3, 28, 28)."""
         maps = smoothed(inputs, self.smooth)
-        if not self.mirror:
-            return self._embed(maps).to(inputs.dtype)
-        both = self._embed(torch.cat([maps, mirrored(maps)]))
-        return both.view(2, len(inputs), -1).mean(dim=0).to(inputs.dtype)
+        return torch.cat([maps, mirrored(maps)]) if self.mirror else maps
 
     def _embed(self, inputs: Tensor) -> Tensor:
         folded = not self.training and torch.is_inference_mode_enabled()

@@ -183,9 +183,13 @@ class Train(TrainsTogether[Trainer]):
         trainer = self._begin(model, support, classes)
         # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
         key = None if folder is None else self._key(trainer.backbone, trainer.recipe, trainer.targets.classes, support)
-        losses = trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
+        if folder is None and progress is None and after_epoch is None:
+            trainer.alone()  # whole epochs at once, where nobody looks at what is between
+        else:
+            trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
         recognizer = self._end(model, trainer)
-        history = {"recipe": trainer.recipe.to_dict(), "seed": self.seed, "clips": len(support), "losses": losses}
+        recipe, losses = trainer.recipe.to_dict(), trainer.losses
+        history = {"recipe": recipe, "seed": self.seed, "clips": len(support), "losses": losses}
         return recognizer, history
 
     def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Trainer:

@@ -17,11 +17,13 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, Targets, embed, read_inputs
 from fsmer.backbones.base import Inputs
-from fsmer.transfer.base import Method, Progress, SourceModel, require, support_codes
+from fsmer.backbones.embedding import batch_of
+from fsmer.errors import FsmerError
+from fsmer.transfer.base import Method, Progress, SourceModel, require, require_choice, support_codes
 from fsmer.transfer.heads import Head
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.stacked import Step, Training, can_stack, train_together
-from fsmer.transfer.trainer import for_classes, make_targets, take
+from fsmer.transfer.trainer import CACHE_BYTES, for_classes, make_targets, take
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -125,7 +127,8 @@ class TrainsTogether(Method, Generic[T]):
 
         finished = train_together(len(classes), begin, memory=memory)
         for done, (member, training) in enumerate(finished, start=1):
-            yield member, methods[member]._end(start, training)
+            # A fold's support is seldom asked for again, and embedding it takes as long as many steps.
+            yield member, methods[member]._end(start, training, at_once=False)
             if progress is not None:
                 progress(done, len(classes))
 
@@ -149,6 +152,9 @@ class FineTuning(TrainsTogether["_Tuning"]):
         Classes weigh alike in the loss whatever their number of clips.
     train_backbone : bool
         Train a copy of the backbone too.
+    layers : {"auto", "all", "upper"}
+        Which of its layers the support trains. Table 2 trains all; ``"auto"`` leaves those alone that the backbone
+        calls its `Backbone.lower_layers` (`facs-flow` has some) and computes what they give once a clip.
     encoder_rate, projection_rate : float
         Learning rates of the backbone on the support; Table 2: 1e-5 and 1e-3.
     source_epochs : int
@@ -167,6 +173,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
     learning_rate: float = 2e-3
     balanced: bool = True
     train_backbone: bool = False
+    layers: str = "auto"
     encoder_rate: float = 1e-5
     projection_rate: float = 1e-3
     source_epochs: int = 30
@@ -177,6 +184,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_choice(self.name, "layers", self.layers, ("auto", "all", "upper"))
         require(self.steps >= 0, f"steps={self.steps} is negative; give 0 or more.")
         require(self.source_epochs >= 0, f"source_epochs={self.source_epochs} is negative; give 0 or more.")
         require(self.batch_size > 0, f"batch_size={self.batch_size} is not positive; give at least one clip a batch.")
@@ -250,17 +258,31 @@ class FineTuning(TrainsTogether["_Tuning"]):
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         backbone = for_classes(model.backbone, names, self.seed)
-        classifier = self.start(embed(backbone, support), codes, len(names), model.class_directions(names))
-        rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
         backbone.eval()
+        lower = self._lower(backbone, support)
+        embeddings = embed(backbone, support) if lower is None else lower.embeddings()
+        classifier = self.start(embeddings, codes, len(names), model.class_directions(names))
+        rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
         batches = list(islice(self._batches(len(support)), self.steps))
         targets = make_targets(support, codes, names, balanced=self.balanced)
-        return _Tuning(backbone, classifier, support, targets, batches, rates, self.seed)
+        return _Tuning(backbone, classifier, support, targets, batches, rates, self.seed, lower)
+
+    def _lower(self, backbone: Backbone, support: ClipSet) -> _Lower | None:
+        """The layers that stay as they are, or None where all are trained."""
+        if self.layers == "all" or (self.layers == "auto" and not backbone.lower_layers()):
+            return None
+        if not backbone.lower_layers():
+            raise FsmerError(
+                f"layers='upper' needs a backbone that says which of its layers are the lower ones, and "
+                f"{backbone.name!r} does not; give layers='all'."
+            )
+        return _Lower(backbone, support)
 
     def _end(self, model: SourceModel, training: _Tuning, *, at_once: bool = True) -> Recognizer:
         """See `TrainsTogether`."""
         training.classifier.to("cpu")
+        training.release()
         training.backbone.finish_training()
         adapted, targets = replace(model, backbone=training.backbone), training.targets
         later = functools.partial(embed, training.backbone, training.clips)
@@ -310,6 +332,49 @@ class FineTuning(TrainsTogether["_Tuning"]):
             yield from [whole] if count == 1 else np.array_split(rng.permutation(clips), count)
 
 
+class _Lower:
+    """Layers of a backbone in evaluation mode that stay as they are, and what they make of clips.
+
+    That is kept for all clips where memory allows, and computed for every batch anew elsewhere.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    clips : ClipSet
+    """
+
+    def __init__(self, backbone: Backbone, clips: ClipSet) -> None:
+        self.backbone = backbone
+        self.clips = clips
+        held = {id(value) for layer in backbone.lower_layers() for value in layer.parameters()}
+        self.names = {name for name, value in backbone.named_parameters() if id(value) in held and value.requires_grad}
+        size = batch_of(backbone)
+        self.chunks = [np.arange(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
+        first = self._features(self.chunks[0])
+        taken = sum(value.numel() * value.element_size() for value in first.values()) / len(self.chunks[0])
+        self.kept: dict[str, Tensor] | None = None
+        if taken * len(clips) <= CACHE_BYTES:
+            parts = [first, *(self._features(rows) for rows in self.chunks[1:])]
+            self.kept = {key: torch.cat([part[key] for part in parts]) for key in first}
+
+    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """What these layers make of some of the clips."""
+        if self.kept is None:
+            return self._features(rows)
+        index = torch.from_numpy(rows).to(next(iter(self.kept.values())).device)
+        return {key: value.index_select(0, index) for key, value in self.kept.items()}
+
+    def embeddings(self) -> Tensor:
+        """Of all the clips, as `embed` gives them."""
+        with torch.no_grad():
+            return torch.cat([self.backbone(self(rows)).float().cpu() for rows in self.chunks])
+
+    def _features(self, rows: np.ndarray) -> dict[str, Tensor]:
+        device = next(self.backbone.parameters()).device
+        with torch.no_grad():
+            return self.backbone.lower(read_inputs(self.backbone, self.clips, rows, device))
+
+
 class _Tuning(Training):
     """One fine-tuning of backbone and classifier, in given batches.
 
@@ -327,6 +392,8 @@ class _Tuning(Training):
         Learning rates of encoder, projection layers and classifier.
     seed : int
         Of dropout.
+    lower : _Lower, optional
+        Layers of the backbone that are not trained.
     """
 
     def __init__(
@@ -338,6 +405,7 @@ class _Tuning(Training):
         batches: Sequence[np.ndarray],
         rates: tuple[float, float, float],
         seed: int,
+        lower: _Lower | None = None,
     ) -> None:
         self.backbone = backbone
         self.classifier: Classifier = classifier
@@ -346,8 +414,14 @@ class _Tuning(Training):
         self.batches = batches
         self.rates = rates
         self.seed = seed
+        self.lower = lower
         self.device = next((value.device for value in backbone.parameters()), torch.device("cpu"))
         classifier.to(self.device)
+        self._let_train_lower(False)
+
+    def release(self) -> None:
+        """Let layers be trained again that this fine-tuning has kept as they were."""
+        self._let_train_lower(True)
 
     def alone(self, progress: Progress | None = None) -> None:
         """All steps by themselves; `progress` is told (steps done, steps in all)."""
@@ -402,7 +476,7 @@ class _Tuning(Training):
         kept: tuple[np.ndarray, Inputs, Targets] | None = None
         for number, rows in enumerate(self.batches):
             if kept is None or kept[0] is not rows:
-                inputs = read_inputs(self.backbone, self.clips, rows, self.device)
+                inputs = self.lower(rows) if self.lower else read_inputs(self.backbone, self.clips, rows, self.device)
                 kept = (rows, inputs, take(self.targets, rows, self.device))
             yield Step(kept[1], kept[2], seed=None if number else self.seed)
 
@@ -413,6 +487,11 @@ class _Tuning(Training):
             groups[2 if name.startswith("classifier.") else int(_is_projection(name))].append(value)
         listed = [{"params": values, "lr": rate} for values, rate in zip(groups, self.rates, strict=True) if values]
         return torch.optim.Adam(listed, fused=True)
+
+    def _let_train_lower(self, trained: bool) -> None:
+        for name, value in self.backbone.named_parameters():
+            if self.lower is not None and name in self.lower.names:
+                value.requires_grad_(trained)
 
     def took(self, step: Step, loss: float) -> None:
         """Nothing is made of the losses."""
