@@ -9,8 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import json
+import shlex
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 import fsmer
@@ -26,6 +31,7 @@ from fsmer.errors import DataError, FsmerError
 
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
+    from fsmer.benchmarks import BenchResult
     from fsmer.data import ClipSet, InputSpec
     from fsmer.evaluation import Report
     from fsmer.transfer import Method, Recognizer
@@ -57,6 +63,13 @@ DATA_HELP = (
     "synthetic:DOMAIN, with :N clips and :SEED behind it if wanted, makes clips."
 )
 Data = Annotated[list[str], typer.Option("--data", "-d", help=DATA_HELP, show_default=False)]
+Prefix = Annotated[
+    list[str],
+    typer.Option(
+        help="Put before the clip ids of a --data folder, so that two with the same ids can be pooled; once for each.",
+        show_default=False,
+    ),
+]
 Where = Annotated[str | None, typer.Option(help="Rows to keep, e.g. \"dataset == 'smic'\".", show_default=False)]
 Scheme = Annotated[str | None, typer.Option(help="Label scheme to apply, e.g. megc2019.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model, or a folder of weights.")]
@@ -88,6 +101,16 @@ FrameKind = Annotated[
 ]
 Sheet = Annotated[Path | None, typer.Option(help="The annotation sheet, if it lies elsewhere.", show_default=False)]
 Corrections = Annotated[Path | None, typer.Option(help="Your own table of corrections, CSV.", show_default=False)]
+Jobs = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Folds trained at a time, each in a process of its own; auto: one a core as far as memory goes.",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the report of another run that is in the folder.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 
 
@@ -103,7 +126,8 @@ def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Cal
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             try:
-                function(*args, **kwargs)
+                with _warnings_in_words():
+                    function(*args, **kwargs)
             except FsmerError as error:
                 print(f"fsmer: {error}", file=sys.stderr)
                 raise typer.Exit(EXIT_REFUSED) from error
@@ -116,6 +140,22 @@ def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Cal
         return function
 
     return register
+
+
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """What fsmer warns of as one sentence on standard error, without the place in its code."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if category is UserWarning:
+                print(f"fsmer: {message}", file=sys.stderr)
+            else:
+                shown(message, category, *place)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _print_version(wanted: bool) -> None:
@@ -192,14 +232,14 @@ def models(
         eats = "; ".join(spec.describe() for spec in one.input_specs)
         table.add_row(
             one.name,
-            f"{one.parameters / 1e6:.2f} M",
+            f"{one.parameters / 1e6:.2f} M" if one.parameters >= 1e5 else f"{one.parameters:,}",
             f"{one.flops / 1e9:.3g}",
             "shipped" if one.pretrained else "none",
             f"{escape(one.summary)} [dim]{escape(eats)}; {one.embed_dim:,} numbers.[/dim]",
         )
     if len(found) == 1:
         Console().print(table)
-        print(f"\n{found[0].notes}" if found[0].notes else "")
+        print(f"\n{found[0].card(Console().width)}")
         return
     methods = _table("method", "what")
     for method in list_methods():
@@ -240,6 +280,7 @@ def protocols(
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="Name of a protocol (see 'fsmer protocols') or a YAML file.")],
     data: Data = [],  # noqa: B006
+    prefix: Prefix = [],  # noqa: B006
     where: Where = None,
     scheme: Scheme = None,
     model: Model = "facs-flow",
@@ -276,22 +317,19 @@ def evaluate(
         list[str],
         typer.Option(help="What --select chooses from, as KEY=VALUE,VALUE; may be repeated.", show_default=False),
     ] = [],  # noqa: B006
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            help="Folds trained at a time, each in a process of its own (-1: one a core).", show_default=False
-        ),
-    ] = None,
+    jobs: Jobs = "auto",
     cache: Annotated[bool, typer.Option(help="Find embeddings again that an earlier run has made.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json, predictions.csv and more.", show_default=False)
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run of the same settings.")] = True,
+    resume: Annotated[bool, typer.Option(help="Keep what is there of a run of the same settings.")] = True,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge a method on a model by a protocol: UF1, UAR and accuracy with 95 % intervals."""
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
+    from fsmer.evaluation.report import PAGE_FILE
     from fsmer.evaluation.runner import StartingPoint
 
     asked = {"way": way, "shot": shot, "query": _whole(query), "episodes": episodes}
@@ -300,28 +338,34 @@ def evaluate(
     arguments = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
     start = StartingPoint.of(model, solver, arguments)
     specs = start.backbone(0).input_specs
-    clips = _read(data, where, scheme, specs=specs) if data else None
-    with _progress() as progress:
-        report = run(
-            chosen,
-            start,
-            solver,
-            clips=clips,
-            descriptions=_pairs(describe, "--describe"),
-            seed=seed,
-            seeds=_seeds(seeds),
-            select=select,
-            grid={key: value.split(",") for key, value in _pairs(grid, "--grid").items()},
-            jobs=jobs,
-            cache=cache,
-            progress=progress,
-            out=out,
-            resume=resume,
-        )
-    if out is not None:
-        # Protocols that make their own clips get a page without maps.
-        first = None if clips is None else start.backbone(report.per_seed[0]["seed"])
-        report.to_html(out / "report.html", clips=clips, backbone=first)
+    clips = _read(data, where, scheme, prefix, specs=specs) if data else None
+    # The page shows embeddings too: without a cache they are kept until it is made.
+    with contextlib.nullcontext(True) if cache else tempfile.TemporaryDirectory() as kept:
+        with _progress() as progress:
+            report = run(
+                chosen,
+                start,
+                solver,
+                clips=clips,
+                descriptions=_pairs(describe, "--describe"),
+                seed=seed,
+                seeds=_seeds(seeds),
+                select=select,
+                grid={key: value.split(",") for key, value in _pairs(grid, "--grid").items()},
+                jobs=_jobs(jobs),
+                cache=kept,
+                progress=progress,
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                call=_command_line(),
+            )
+        if report.folder is not None:
+            print(f"fsmer: {out} was already finished, nothing to repeat", file=sys.stderr)
+        if out is not None and (report.folder is None or not (out / PAGE_FILE).is_file()):
+            # Protocols that make their own clips get a page without maps.
+            first = None if clips is None else start.backbone(report.per_seed[0]["seed"])
+            report.to_html(out / PAGE_FILE, clips=clips, backbone=first, cache=kept)
     _show_report(report, out, as_json)
 
 
@@ -371,6 +415,7 @@ def train(
             show_default=False,
         ),
     ] = None,
+    prefix: Prefix = [],  # noqa: B006
     where: Where = None,
     scheme: Scheme = None,
     param: Param = [],  # noqa: B006
@@ -381,6 +426,7 @@ def train(
         typer.Option(help="Folder for TensorBoard: loss and learning rate of every epoch.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run of the same settings.")] = True,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model with labels, by its paper's recipe."""
@@ -395,13 +441,23 @@ def train(
         raise FsmerError("the method registered as 'train' is not fsmer's own; register yours under another name.")
     if log is not None and protocol is not None:
         raise typer.BadParameter("a log is of one training; leave --protocol out", param_hint="--log")
+    if overwrite and protocol is None:
+        raise typer.BadParameter("a recognizer is replaced in any case; leave it out", param_hint="--overwrite")
     arguments = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
     backbone = load_model(name) if pretrained else fresh_model(name, method.seed, arguments)
-    clips = _read(data, where, scheme, specs=backbone.input_specs)
+    clips = _read(data, where, scheme, prefix, specs=backbone.input_specs)
     with _progress() as progress:
         if protocol is not None:
             report = run(
-                load_protocol(protocol), backbone, method, clips=clips, progress=progress, out=out, resume=resume
+                load_protocol(protocol),
+                backbone,
+                method,
+                clips=clips,
+                progress=progress,
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                call=_command_line(),
             )
         else:
             recognizer = method.run(
@@ -429,6 +485,7 @@ def train(
 def adapt(
     out: Annotated[Path, typer.Option(help="Folder for the recognizer.")],
     data: Data = [],  # noqa: B006
+    prefix: Prefix = [],  # noqa: B006
     where: Where = None,
     scheme: Scheme = None,
     model: Model = "facs-flow",
@@ -450,7 +507,7 @@ def adapt(
         if not data:
             recognizer = recognizer_of_words(backbone, words)
         else:
-            clips = _read(data, where, scheme, specs=backbone.input_specs)
+            clips = _read(data, where, scheme, prefix, specs=backbone.input_specs)
             report = functools.partial(progress, "training")
             recognizer = learn(backbone, clips, _method(method, param), descriptions=words, progress=report)
     recognizer.save(out)
@@ -470,6 +527,7 @@ def adapt(
 def predict(
     source: Annotated[Path, typer.Argument(help="A video or a folder of frames; with --data, a recognizer's folder.")],
     data: Data = [],  # noqa: B006
+    prefix: Prefix = [],  # noqa: B006
     where: Where = None,
     model: Annotated[
         str,
@@ -484,7 +542,7 @@ def predict(
     if not data:
         _predict_recording(source, model, out, as_json)
         return
-    _predict_clips(source, data, where, out, as_json)
+    _predict_clips(source, data, prefix, where, out, as_json)
 
 
 def _predict_recording(source: Path, model: str, out: Path | None, as_json: bool) -> None:
@@ -519,12 +577,14 @@ def _predict_recording(source: Path, model: str, out: Path | None, as_json: bool
         console.print(f"timeline in {escape(str(out))}", highlight=False)
 
 
-def _predict_clips(recognizer: Path, data: Sequence[str], where: str | None, out: Path | None, as_json: bool) -> None:
+def _predict_clips(
+    recognizer: Path, data: Sequence[str], prefix: Sequence[str], where: str | None, out: Path | None, as_json: bool
+) -> None:
     from fsmer.io import write_text
     from fsmer.transfer import Recognizer
 
     loaded = Recognizer.load(recognizer)
-    clips = _read(data, where, None, labelled=False, specs=loaded.backbone.input_specs)
+    clips = _read(data, where, None, prefix, labelled=False, specs=loaded.backbone.input_specs)
     probabilities = loaded.predict_proba(clips)
     frame = clips.table[["clip", "dataset", "subject"]].astype(str)
     frame["predicted"] = loaded.classes_[probabilities.argmax(axis=1)].astype(object)
@@ -646,6 +706,7 @@ def explain(
     model: Annotated[str, typer.Argument(help="Folder of a recognizer or of weights, or the name of a model.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for one picture a clip.")],
+    prefix: Prefix = [],  # noqa: B006
     where: Where = None,
     clips: Annotated[int, typer.Option(help="The first so many clips.", min=1)] = 6,
     how: Annotated[
@@ -660,7 +721,7 @@ def explain(
 
     asked = _trained(model)
     specs = asked.input_specs if isinstance(asked, Backbone) else asked.backbone.input_specs
-    shown = _read(data, where, None, labelled=False, specs=specs)[:clips]
+    shown = _read(data, where, None, prefix, labelled=False, specs=specs)[:clips]
     found = draw(asked, shown, out=out, method=how)
     pictures = found if isinstance(found, list) else [found]
     if as_json:
@@ -678,12 +739,14 @@ def datasets(as_json: AsJson = False) -> None:
     if as_json:
         _print_json([asdict(one) for one in found])
         return
-    table = _table("name", "data set", "clips", "people", "frames/s", "annotated", "request")
+    console = Console(highlight=False)
     for one in found:
-        numbers = [one.clips, one.subjects, one.frames_per_second]
-        cells = ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in numbers]
-        table.add_row(one.name, escape(one.title), *cells, escape(str(one.annotation)), escape(str(one.request)))
-    Console().print(table)
+        known = ((one.clips, "clips"), (one.subjects, "people"), (one.frames_per_second, "frames a second"))
+        facts = ", ".join([one.title, *(f"{value:g} {unit}" for value, unit in known if value is not None)])
+        console.print(f"[bold]{one.name}[/bold]  {escape(facts)}")
+        for line in (f"annotation: {one.annotation}", one.request):
+            if line:
+                console.print(Padding(escape(line), (0, 0, 0, 4)))
 
 
 @command("fsmer check casme2 --root DIR")
@@ -785,6 +848,7 @@ def audit(
 def bench(
     name: Annotated[str | None, typer.Argument(help="Name of a published table.", show_default=False)] = None,
     data: Data = [],  # noqa: B006
+    prefix: Prefix = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(help="Folder for the table; default out/NAME.", show_default=False)
     ] = None,
@@ -798,6 +862,7 @@ def bench(
     select: Annotated[
         Literal["fixed", "nested", "oracle"], typer.Option(help="How epochs are chosen, as for 'fsmer evaluate'.")
     ] = "fixed",
+    jobs: Jobs = "auto",
     synthetic: Annotated[bool, typer.Option("--synthetic", help="On made-up clips, to see it run.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Train for a moment only, to try it.")] = False,
     resume: Annotated[bool, typer.Option(help="Keep finished runs of the same settings.")] = True,
@@ -822,7 +887,7 @@ def bench(
     with _progress() as progress:
         result = run_table(
             name,
-            [read_clips(one) for one in data],
+            _prefixed([read_clips(one) for one in data], prefix),
             out=folder,
             seeds=_seeds(seeds),
             rows=row,
@@ -830,6 +895,7 @@ def bench(
             synthetic=synthetic,
             weights=_pairs(weights, "--weights"),
             select=select,
+            jobs=_jobs(jobs),
             resume=resume,
             progress=progress,
         )
@@ -840,22 +906,43 @@ def bench(
     console.print(escape(f"{result.table.paper}, {result.table.table}: {result.table.title}"), style="bold")
     for stamp in result.stamps:
         console.print(escape(stamp), style="bold red", highlight=False)
-    table = _table("method", "column", "metric", "published", "measured", "sd", "why not")
-    for line in result.lines():
-        if line["status"] == "published only":
-            continue
-        shown = f"{line['stamp']} {line['measured_text']}".strip() if line["measured_text"] else ""
-        why = "" if line["status"] == "measured" else line["reason"]
-        cells = (line["method"], line["column"], line["metric"], line["published_text"] or "-", shown, line["sd_text"])
-        table.add_row(*map(escape, (*cells, why)))
-    console.print(table)
+    _print_bench(console, result)
     console.print(f"the whole table with all differences in {escape(str(folder / 'table.md'))}", highlight=False)
+
+
+def _print_bench(console: Console, result: BenchResult) -> None:
+    """What ran, narrow enough for 80 columns: a table for each method, and below why cells are empty."""
+    from fsmer.benchmarks.tables import METRIC_TITLES
+
+    reasons: dict[str, int] = {}
+    rows = [line for line in result.lines() if line["status"] != "published only"]
+    for (group, method), lines in itertools.groupby(rows, key=lambda line: (line["group"], line["method"])):
+        console.print()
+        name = f"{method} ({group})" if group and not method.endswith(f"({group})") else method
+        console.print(escape(name), style="bold", highlight=False)
+        table = _table("", "", "published", "measured")
+        for column in table.columns[1:]:
+            column.no_wrap = True
+        table.columns[0].no_wrap = False
+        for title, cells in itertools.groupby(lines, key=lambda line: line["column"]):
+            for number, line in enumerate(cells):
+                spread = f" ± {line['sd_text']}" if line["sd_text"] else ""
+                shown = f"{line['stamp']} {line['measured_text']}{spread}".strip() if line["measured_text"] else ""
+                why = line["reason"] if not shown or line["status"] == "partial" else ""
+                mark = f"[{reasons.setdefault(why, len(reasons) + 1)}]" if why else ""
+                metric, old = METRIC_TITLES[line["metric"]], line["published_text"] or "-"
+                table.add_row(*map(escape, ("" if number else title, metric, old, f"{shown} {mark}".strip())))
+        console.print(table)
+    console.print()
+    for reason, number in reasons.items():
+        console.print(escape(f"[{number}] {reason}"), highlight=False)
 
 
 def _read(
     data: Sequence[str],
     where: str | None,
     scheme: str | None,
+    prefix: Sequence[str] = (),
     *,
     labelled: bool = True,
     specs: Sequence[InputSpec] = (),
@@ -874,10 +961,23 @@ def _read(
             sets.append(synthetic_clips(domain, n=count, seed=seed, specs=specs))
         else:
             sets.append(read_clips(name, labelled=labelled))
+    sets = _prefixed(sets, prefix)
     clips = concat(sets) if len(sets) > 1 else sets[0]
     if where is not None:
         clips = clips.select(where)
     return clips if scheme is None else clips.relabel(scheme)
+
+
+def _prefixed(sets: list[ClipSet], prefix: Sequence[str]) -> list[ClipSet]:
+    """The sets with clip ids of their own, where prefixes are given."""
+    if not prefix:
+        return sets
+    if len(prefix) != len(sets):
+        raise typer.BadParameter(
+            f"there are {len(sets)} --data and {len(prefix)} --prefix; give one for each, in the same order",
+            param_hint="--prefix",
+        )
+    return [clips.with_prefix(name) for clips, name in zip(sets, prefix, strict=True)]
 
 
 def _method(name: str, params: Sequence[str]) -> Method:
@@ -909,6 +1009,16 @@ def _seeds(text: str | None) -> int | list[int] | None:
             f"{text!r} is neither a number of seeds nor a list such as 0,1,2", param_hint="--seeds"
         )
     return int(text) if len(parts) == 1 else [int(part) for part in parts]
+
+
+def _jobs(text: str) -> int | Literal["auto"]:
+    """A number of jobs, or to choose one."""
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is neither a number of jobs nor auto", param_hint="--jobs") from error
 
 
 def _bandwidths(text: str) -> str | list[float]:
@@ -971,6 +1081,11 @@ def _show_report(report: Report, out: Path | None, as_json: bool) -> None:
     _print_report(report)
     if out is not None:
         Console().print(f"written to {escape(str(out))}", highlight=False)
+
+
+def _command_line() -> str:
+    """What was typed, as a report names it."""
+    return shlex.join(["fsmer", *sys.argv[1:]])
 
 
 def _pairs(entries: Sequence[str], option: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fsmer.errors import OutputError
 
-__all__ = ["atomic_folder", "atomic_path", "check_writable", "write_json", "write_text"]
+__all__ = ["atomic_folder", "atomic_path", "check_writable", "json_text", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -100,7 +100,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 def write_json(path: str | os.PathLike[str], values: Any) -> Path:
     """Write `values` as indented JSON, atomically."""
-    return write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(path, json_text(values))
+
+
+def json_text(values: Any) -> str:
+    """`values` as the indented JSON that `write_json` writes."""
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _cannot_write(target: Path, error: OSError) -> OutputError:

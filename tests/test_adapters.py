@@ -613,6 +613,19 @@ def test_a_long_list_of_findings_is_cut_in_the_text_only(tmp_path: Path) -> None
     assert len(audit.table) == 60
 
 
+def test_the_printed_audit_fits_a_terminal(tree: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, root = tree
+    monkeypatch.chdir(root)
+    for frame in [path for path in root.rglob("*") if path.suffix in (".jpg", ".bmp", ".png")][1::2]:
+        frame.unlink()
+    audit = check_dataset(name, root)
+    lines = str(audit).replace(str(root), "ROOT").splitlines()
+    assert max(map(len, lines)) <= 80
+    for finding in audit.findings:
+        words = " ".join(str(audit).split())
+        assert " ".join(finding.detail.split()) in words
+
+
 def test_no_usable_clip_is_one_sentence(tmp_path: Path) -> None:
     fake_trees.casme2(tmp_path, cropped=False)
     for file in tmp_path.rglob("*.jpg"):
@@ -832,3 +845,106 @@ def test_rows_and_columns_beyond_the_stated_size_of_a_workbook_are_read(tmp_path
         for part, content in parts.items():
             book.writestr(part, content)
     pd.testing.assert_frame_equal(read_dataset("casme", tmp_path).table, whole)
+
+
+# -- tables as people write them --------------------------------------------------------------------------------------
+
+ODD_TABLES = {
+    "byte-order mark": ("\ufeffclip,path,onset,apex,offset\na,films/a,2,4,8\n", {"a": (2, 4, 8)}),
+    "semicolons and a decimal comma in a column nobody needs": (
+        "clip;path;onset;apex;offset;weight\na;films/a;2;4;8;3,5\n",
+        {"a": (2, 4, 8)},
+    ),
+    "tabs": ("clip\tpath\tonset\tapex\toffset\na\tfilms/a\t2\t4\t8\n", {"a": (2, 4, 8)}),
+    "blanks in the column names": (
+        " Clip , Path ,On set, Apex,Offset \n a , films/a , 2 , 4 , 8 \n",
+        {"a": (2, 4, 8)},
+    ),
+    "frame numbers as floats": ("clip,path,onset,apex,offset\na,films/a,2.0,4.0,8.0\n", {"a": (2, 4, 8)}),
+    "not a number": ("clip,path,onset,apex,offset,label\na,films/a,NaN,nan,NaN,NaN\n", {"a": (0, None, 9)}),
+    "Windows' paths and line ends": (
+        "clip,path,onset,apex,offset\r\na,films\\a\\,2,4,8\r\nb,.\\films\\b,,,\r\n",
+        {"a": (2, 4, 8), "b": (0, None, 9)},
+    ),
+    "an absolute path": ("clip,path,onset,apex,offset\na,{root}/films/a,2,4,8\n", {"a": (2, 4, 8)}),
+    "quoted lists": (
+        "clip,path,onset,apex,offset,aus\na,films/a,2,4,8,\"6, 12\"\nb,films/b,2,4,8,\"['AU6', 'AU12']\"\n",
+        {"a": (2, 4, 8), "b": (2, 4, 8)},
+    ),
+    "the same name twice": (
+        "clip,path,onset,apex,offset\na,films/a,2,4,8\na,films/a,5,7,9\n",
+        {"a_2": (2, 4, 8), "a_5": (5, 7, 9)},
+    ),
+    "empty lines and a short last one": ("clip,path,onset,apex,offset\n\n,,,,\na,films/a,2,4,8\nb,films/b\n", None),
+    "no path": ("clip,subject\na,films\nb,films\n", {"a": (0, None, 9), "b": (0, None, 9)}),
+}
+
+
+@pytest.mark.parametrize("name", ODD_TABLES)
+def test_odd_tables_of_ones_own_are_read_as_they_are_meant(tmp_path: Path, name: str) -> None:
+    text, expected = ODD_TABLES[name]
+    for clip in ("a", "b"):
+        fake_trees.write_frames(tmp_path / "films" / clip, fake_trees.numbered("{}.png", range(10)))
+    (tmp_path / "clips.csv").write_bytes(text.replace("{root}", str(tmp_path)).encode())
+    rows = rows_of(read_dataset("generic", tmp_path))
+    found = {
+        clip: tuple(None if pd.isna(row[key]) else int(row[key]) for key in ("onset", "apex", "offset"))
+        for clip, row in rows.iterrows()
+    }
+    assert found == ({"a": (2, 4, 8), "b": (0, None, 9)} if expected is None else expected)
+    if name == "quoted lists":
+        assert [au_numbers(cell) for cell in rows["aus"]] == [(6, 12), (6, 12)]
+    if name == "not a number":
+        assert pd.isna(rows.loc["a", "label"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,films/a,2,4,8\n", "lacks the column clip"),
+        ("clip,path\n", "lists no clip"),
+        ("\n\n", "is empty"),
+        ("clip,path,fps\na,films/a,-3\n", "'-3' frames a second"),
+        ("clip,path\na,films/z\n", "such as 'a'"),
+        ("clip,path,onset,offset\na,films/a,400,410\n", "0 of the frames 400-410 are on disk"),
+    ],
+)
+def test_tables_of_ones_own_that_say_nothing_usable_are_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    fake_trees.write_frames(tmp_path / "films" / "a", fake_trees.numbered("{}.png", range(10)))
+    (tmp_path / "clips.csv").write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_dataset("generic", tmp_path)
+    assert words in one_sentence(caught.value)
+
+
+# -- a data set of one's own in one file ------------------------------------------------------------------------------
+
+
+def test_the_data_set_in_the_documentation_is_one_file_and_works(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (repository / "docs" / "preprocessing.md").read_text(encoding="utf-8")
+    (snippet,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "(Adapter)" in block]
+    assert snippet.count("\n") <= 25
+    fake_trees.write_csv(
+        tmp_path / "SMIRK" / "smirk_v2.csv",
+        [
+            ("Person", "Clip", "On", "Peak", "Off", "FACS", "Class"),
+            (7, "smile_3", 120, 124, 130, "12", "Happy"),
+            (12, "sneer_1", 40, "", 47, "9+10", "disgust"),
+        ],
+    )
+    names = fake_trees.numbered("frame_{}.png", range(118, 133))
+    fake_trees.write_frames(tmp_path / "SMIRK" / "Frames" / "p07" / "smile_3", names)
+    fake_trees.write_frames(
+        tmp_path / "SMIRK" / "Frames" / "p12" / "sneer_1", fake_trees.numbered("frame_{}.png", range(40, 48))
+    )
+    monkeypatch.chdir(tmp_path)
+    names_of_snippet: dict[str, object] = {}
+    exec(snippet, names_of_snippet)
+    clips = names_of_snippet["clips"]
+    assert isinstance(clips, ClipSet)
+    rows = rows_of(clips)
+    assert rows.index.tolist() == ["p07_smile_3", "p12_sneer_1"]
+    assert rows.loc["p07_smile_3", ["label", "onset_index", "apex_index"]].tolist() == ["happiness", 2, 6]
+    assert "usable      2 of 2 clips, 2 subjects (published: 2 clips, 2 subjects)" in capsys.readouterr().out

@@ -564,3 +564,27 @@ def test_the_words_of_an_audit_name_the_worst_first(tmp_path: Path) -> None:
     text = str(found)
     assert "a list of splits" in text
     assert "not looked at" in text
+
+
+def test_words_agree_with_their_numbers(copy: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(copy / "predictions.csv", dtype=str)
+    for count, words in ((1, "1 clip is answered"), (2, "2 clips are answered")):
+        doubled = pd.concat([table, table.iloc[:count]])
+        doubled.to_csv(tmp_path / "predictions.csv", index=False)
+        assert finding(audit(tmp_path / "predictions.csv"), "duplicated-prediction").message.startswith(words)
+    sides = "fold,split,subject,clip,label\n" + "\n".join(
+        f"{fold},{'test' if fold == person else 'train'},s{person},c{person}-{row},{'ab'[row]}"
+        for fold in range(3)
+        for person in range(3)
+        for row in range(2)
+    )
+    (tmp_path / "splits.csv").write_text(f"{sides}\n0,train,s0,c0-9,a\n")
+    found = audit(tmp_path / "splits.csv")
+    assert finding(found, "subject-on-both-sides").message.startswith("1 subject is on the train and the test side")
+    (tmp_path / "splits.csv").write_text(f"{sides}\n0,train,s0,c0-9,a\n1,train,s1,c1-9,a\n")
+    found = audit(tmp_path / "splits.csv")
+    assert finding(found, "subject-on-both-sides").message.startswith("2 subjects are on the train and the test side")
+    assert "3 subjects" in str(found)
+    lone = "split,subject,clip,label\ntrain,s1,a,x\ntrain,s2,b,y\ntest,s3,c,x\n"
+    (tmp_path / "splits.csv").write_text(lone)
+    assert "3 clips, 1 fold, 3 subjects\n" in str(audit(tmp_path / "splits.csv"))

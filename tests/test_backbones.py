@@ -35,6 +35,33 @@ def test_wildcards_and_unknown_names():
             ask("facs-flo")
 
 
+def test_the_card_of_a_model_says_how_it_is_trained_and_by_whose_numbers():
+    (card,) = list_models("merau")
+    for said in ("Adam at 0.0012 (flow_encoder 1e-05, projection 0.0012", "batches of 32", "Source: MERAU, Table 2"):
+        assert said in " ".join(card.notes.split()), said
+    assert "Training without labels" not in card.notes
+    (card,) = list_models("tcae")
+    told = " ".join(card.notes.split())
+    assert "Training without labels (`pretraining_recipe`): SGD with momentum 0.9 at 0.001, 20,000 steps of 64" in told
+    assert "Source: TCAE's published training code" in told
+    for card in list_models():
+        assert "Training (`recipe`): " in card.notes, card.name
+
+
+def test_a_card_fills_the_width_that_it_is_given_and_loses_no_word():
+    for info in list_models():
+        for width in (60, 80):
+            page = info.card(width)
+            lines = page.splitlines()
+            assert all(len(line) <= width or " " not in line.strip() for line in lines), info.name
+            assert page.split() == info.notes.replace("``", "`").split(), info.name
+            assert "\n\n\n" not in page
+    (mmnet,) = list_models("mmnet")
+    items = [line for line in mmnet.card().splitlines() if line.startswith("* ")]
+    assert [line.split()[1].rstrip(":,") for line in items] == ["2.1", "2.2", "2.3", "3.1", "3.3", "3.5"]
+    assert sum(line.startswith("  ") for line in mmnet.card().splitlines()) > 15
+
+
 def test_constructor_arguments_are_checked_by_name_and_by_value():
     with pytest.raises(UnknownNameError, match=r"unknown argument 'sise' of the model 'fr'.*'size'"):
         create_model("fr", sise=28)

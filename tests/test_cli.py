@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 import fsmer
 from fsmer.backbones import Backbone
+from fsmer.backbones.facs_flow import FacsFlow
 from fsmer.cli import app
 from fsmer.data.synthetic import synthetic_clips
 from fsmer.episodic import list_protocols
@@ -237,7 +238,119 @@ def test_bench_lists_and_runs_published_tables(run: Run, tmp_path: Path):
     assert {"fr-2", "merau-3", "mubert-6"} <= {one["name"] for one in listed}
     shown = run("bench", "fr-7", "--out", tmp_path / "fr-7")
     assert "11.42" in shown.stdout
+    # Media that were not there are told once, below the tables.
+    assert shown.stdout.count("request SAMM from") == 1
+    assert re.search(r"^ *time \(s\) +18\.5792 +\[3\] *$", shown.stdout, re.MULTILINE)
     assert "fr-7" in run("bench", "fr-8", "--out", tmp_path / "none", code=1).stderr
+
+
+def test_a_published_table_is_readable_in_eighty_columns(tmp_path: Path) -> None:
+    some = ["--synthetic", "--row", "STSTNet", "--jobs", "1", "--seeds", "2"]
+    shown = CliRunner().invoke(app, ["bench", "fr-2", *some, "--out", str(tmp_path)], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    held = json.loads((tmp_path / "table.json").read_text())["cells"]
+    measured = [cell for cell in held if cell["measured"] is not None]
+    assert len(measured) == 8
+    for cell in measured:
+        # Measured stands beside published, with its spread and its stamp, on one line.
+        numbers = f"{cell['published_text']} +SYNTHETIC {cell['measured_text']} ± {cell['sd_text']} *$"
+        assert any(re.search(numbers, line) for line in lines), numbers
+    assert sum(line.startswith("Composite  UF1") for line in lines) == 1
+    listed = CliRunner().invoke(app, ["bench"], env={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(len, listed)) <= 80
+
+
+def test_jobs_are_a_number_or_auto_and_without_training_they_are_said_to_do_nothing(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    common = ("evaluate", "loso", "--data", folders[0], "--model", weights)
+    said = run(*common, "--method", "protonet", "--jobs", 2).stderr
+    assert said == (
+        "fsmer: jobs=2 has no effect: 'protonet' keeps the network as it is and trains nothing in the folds.\n"
+    )
+    assert run(*common, "--method", "protonet").stderr == ""
+    assert "neither a number of jobs nor auto" in run(*common, "--jobs", "many", code=2).stderr
+    assert "jobs=0" in run(*common, "--jobs", 0, code=1).stderr
+    assert "jobs=0" in run("bench", "fr-2", "--synthetic", "--jobs", 0, "--out", tmp_path, code=1).stderr
+
+
+def test_a_finished_evaluation_is_not_repeated_and_that_of_something_else_not_overwritten(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("evaluate", "loso", "--data", folders[0], "--model", weights, "--out", tmp_path / "out")
+    typed = ["fsmer", *map(str, common), "--method", "protonet"]
+    monkeypatch.setattr(sys, "argv", typed)
+    first = run(*common, "--method", "protonet")
+    assert first.stderr == ""
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["call"] == " ".join(typed)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    again = run(*common, "--method", "protonet")
+    assert again.stdout == first.stdout
+    assert again.stderr == f"fsmer: {tmp_path / 'out'} was already finished, nothing to repeat\n"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    refused = run(*common, "--method", "logistic", code=1).stderr
+    for words in ("finished report of protonet on facs-flow by loso", "now logistic with", "--overwrite"):
+        assert words in refused
+    run(*common, "--method", "logistic", "--overwrite")
+    assert Report.load(tmp_path / "out").method["name"] == "logistic"
+    # A page that was lost is made again.
+    (tmp_path / "out" / "report.html").unlink()
+    run(*common, "--method", "logistic")
+    assert "<h1>logistic on" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+def test_the_page_embeds_no_clip_again(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    monkeypatch.setenv("FSMER_CACHE", str(tmp_path / "cache"))
+    seen: list[int] = []
+    forward = FacsFlow.forward
+    monkeypatch.setattr(FacsFlow, "forward", lambda self, inputs: seen.append(len(inputs)) or forward(self, inputs))
+    run(
+        "evaluate",
+        "loso",
+        "--data",
+        folders[0],
+        "--model",
+        weights,
+        "--method",
+        "protonet",
+        cache,
+        "--out",
+        tmp_path / "o",
+    )
+    assert sum(seen) == 36
+    assert "Embedding map" in (tmp_path / "o" / "report.html").read_text()
+    assert (tmp_path / "cache").exists() is (cache == "--cache")
+
+
+def test_two_folders_with_the_same_ids_are_pooled_under_prefixes(
+    run: Run, weights: str, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    twice = ("--data", folders[0], "--data", folders[0])
+    common = ("evaluate", "loso", *twice, "--model", weights, "--method", "protonet")
+    assert "one --prefix NAME for each --data" in run(*common, code=1).stderr
+    run(*common, "--prefix", "a", "--prefix", "b", "--out", tmp_path)
+    assert {"a/samm000", "b/samm000"} <= set(Report.load(tmp_path).predictions["clip"])
+    assert "2 --data and 1 --prefix" in run(*common, "--prefix", "a", code=2).stderr
+    bench = ("bench", "fr-2", "--data", folders[0], "--data", folders[1], "--row", "STSTNet", "--out", tmp_path)
+    assert "2 --data and 1 --prefix" in run(*bench, "--prefix", "a", code=2).stderr
+
+
+def test_fine_tuning_fresh_weights_is_said_not_to_be_the_training_of_the_paper(
+    run: Run, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    common = ("evaluate", "loso", "--data", folders[0], "--model", "ststnet", "--jobs", 1, "--json")
+    tuned = run(*common, "--method", "finetune", "--train-backbone", "-p", "steps=1")
+    assert tuned.stderr == (
+        "fsmer: 'ststnet' starts from fresh weights, and 'finetune' is made to adjust trained ones: this is not the "
+        "training of its paper, which is the method 'train' (--method train).\n"
+    )
+    assert json.loads(tuned.stdout)["notes"] == [tuned.stderr.removeprefix("fsmer: ").rstrip("\n")]
+    assert run(*common, "--method", "train", "-p", "epochs=1").stderr == ""
 
 
 def test_pretrain_makes_weights_that_load(run: Run, tmp_path: Path) -> None:

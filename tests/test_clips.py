@@ -548,6 +548,32 @@ def test_gaps_in_numbers_survive_saving(tmp_path: Path) -> None:
     assert loaded.table["ok"].tolist() == [pd.NA, True]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+def test_a_disk_that_fills_up_while_saving_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the system refuses the bytes, nobody pretends to."""
+    code = """
+import resource, signal, sys
+import numpy as np
+from fsmer.data import ClipSet
+from fsmer.errors import OutputError
+clips = ClipSet.from_arrays(np.random.default_rng(0).random((400, 3, 28, 28), dtype=np.float32), None)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    clips.save(sys.argv[1])
+except OutputError as error:
+    print(error)
+"""
+    (tmp_path / "out").mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out" / "clips")], capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert "cannot write" in run.stdout
+    assert run.stdout.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_loaded_set_can_be_saved_over_itself(tmp_path: Path) -> None:
     folder = clip_set(8).save(tmp_path / "set")
     ClipSet.load(folder)[::2].save(folder)

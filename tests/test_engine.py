@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -28,7 +33,7 @@ from fsmer.data import ClipSet, concat
 from fsmer.data.media import ConcatStore, ImageStore, ListStore
 from fsmer.data.synthetic import synthetic_clips
 from fsmer.episodic import load_protocol
-from fsmer.errors import DataError, FsmerError, OutputError, ProtocolError, UnknownNameError, WeightsError
+from fsmer.errors import DataError, FsmerError, MediaError, OutputError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation import METRICS, Report, evaluate, runner, score
 from fsmer.evaluation.cache import cache_folder, clear_cache, embed_cached
 from fsmer.evaluation.plots import methods_figure
@@ -296,6 +301,166 @@ def test_more_seeds_go_on_from_those_of_an_interrupted_run(
     assert seen.count((3, 6)) == 1
 
 
+# ---- finished runs
+
+
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Seeds of the fine-tunings from now on."""
+    fitted: list[int] = []
+    fit = Finetune.fit
+    monkeypatch.setattr(
+        Finetune, "fit", lambda self, *rest, **more: fitted.append(self.seed) or fit(self, *rest, **more)
+    )
+    monkeypatch.setattr(Finetune, "fit_many", Method.fit_many)
+    return fitted
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_finished_run_that_is_started_again_repeats_nothing(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, out=tmp_path)
+    assert first.folder is None
+    before, fitted = contents(tmp_path), untrained(monkeypatch)
+    again = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, out=tmp_path)
+    assert fitted == []
+    assert again.folder == tmp_path
+    assert again.to_dict() == first.to_dict()
+    assert again.run == first.run
+    assert contents(tmp_path) == before
+    # What is asked for anew is made anew.
+    anew = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, out=tmp_path, resume=False)
+    assert sorted(fitted) == [0] * 6 + [1] * 6
+    assert contents(tmp_path)["report.json"] == before["report.json"]
+    assert anew.run["resumed"] == 0
+
+
+def test_a_finished_run_of_frozen_embeddings_is_seen_without_a_network(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path, counted: list[int]
+) -> None:
+    first = evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path, cache=False)
+    assert sum(counted) == 48
+    again = evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path, cache=False)
+    assert sum(counted) == 48
+    assert again.to_dict() == first.to_dict()
+    # The bootstrap draws by it, so it is another report.
+    with pytest.raises(OutputError, match="another seed of episodes and bootstrap"):
+        evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path, seed=3)
+
+
+def test_more_seeds_go_on_from_a_finished_run(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate("loso", backbone, tuned(), clips=clips, seeds=3, out=tmp_path / "whole")
+    evaluate("loso", backbone, tuned(), clips=clips, seeds=2, out=tmp_path / "out")
+    fitted = untrained(monkeypatch)
+    more = evaluate("loso", backbone, tuned(), clips=clips, seeds=3, out=tmp_path / "out")
+    assert fitted == [2] * 6
+    assert more.to_dict() == whole.to_dict()
+    assert more.run["resumed"] == 12
+    assert contents(tmp_path / "out")["report.json"] == contents(tmp_path / "whole")["report.json"]
+    assert contents(tmp_path / "out")["predictions.csv"] == contents(tmp_path / "whole")["predictions.csv"]
+    # Fewer would throw a seed away.
+    with pytest.raises(OutputError, match=r"of the seeds 0, 1, 2, but the seeds 0 are asked for.*--overwrite"):
+        evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path / "out")
+
+
+def test_a_finished_report_of_something_else_is_replaced_only_on_demand(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path
+) -> None:
+    evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path)
+    before = contents(tmp_path)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"method": "protonet"}, "another method .finetune with.*now protonet with"),
+        ({"method": tuned(steps=3)}, 'another method .*"steps": 2.*"steps": 3'),
+        ({"model": RandomTiny(4).eval()}, "another model .random-tiny-for-tests with weights"),
+        ({"protocol": load_protocol("kshot", shot=2, episodes=3)}, "another protocol"),
+        ({"clips": clips[:40]}, "another table of clips"),
+        ({"resume": False, "method": "protonet"}, "another method"),
+    ]
+    for changed, words in changes:
+        asked = {"protocol": "loso", "model": backbone, "method": tuned(), "clips": clips} | changed
+        with pytest.raises(
+            OutputError, match=f"the finished report of finetune on random-tiny.* by loso with {words}.*--overwrite"
+        ) as refused:
+            evaluate(**asked, out=tmp_path)
+        assert str(refused.value).count(". ") == 0
+        assert contents(tmp_path) == before
+    (tmp_path / "report.html").write_text("of the old report")
+    report = evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path, overwrite=True)
+    assert Report.load(tmp_path).to_dict() == report.to_dict()
+    assert not (tmp_path / "report.html").exists()
+    assert not list(tmp_path.glob(".*-*"))
+
+
+def test_the_old_report_stays_until_the_new_one_is_there(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
+    before = contents(tmp_path)
+    fitted = untrained(monkeypatch)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if len(fitted) == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path, overwrite=True, progress=stop)
+    assert contents(tmp_path) == before
+    fitted.clear()
+    evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path, overwrite=True)
+    assert len(fitted) == 3
+    assert Report.load(tmp_path).method["name"] == "finetune"
+
+
+def test_a_report_that_was_saved_over_another_is_not_taken_for_it(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path
+) -> None:
+    evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
+    evaluate("loso", backbone, "logistic", clips=clips).save(tmp_path)
+    call = "fsmer.evaluate('loso', 'random-tiny-for-tests', 'logistic', select='fixed')"
+    assert Report.load(tmp_path).run["call"] == call
+    with pytest.raises(OutputError, match=r"finished report of logistic on random-tiny.*no run\.json says"):
+        evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(OutputError, match="holds a report that cannot be read"):
+        evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
+
+
+def test_a_finished_report_that_lost_a_table_is_made_again(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path)
+    (tmp_path / "predictions.csv").unlink()
+    fitted = untrained(monkeypatch)
+    assert evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path).to_dict() == first.to_dict()
+    assert fitted == []
+    assert (tmp_path / "predictions.csv").is_file()
+
+
+def test_run_json_says_how_and_when(backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:
+    began = time.time()
+    report = evaluate("loso", backbone, tuned(seed=4), clips=clips, seeds=2, out=tmp_path, call="typed by hand")
+    held = json.loads((tmp_path / "run.json").read_text())
+    assert held["call"] == "typed by hand"
+    assert held["seeds"] == [4, 5]
+    assert held["resumed"] == 0
+    assert 0 < held["seconds"] <= time.time() - began + 0.1
+    assert abs(datetime.strptime(held["started"], "%Y-%m-%d %H:%M:%S %Z").replace(tzinfo=UTC).timestamp() - began) < 2
+    assert f"hash {report.protocol['hash']}" in held["identity"]["protocol"]
+    assert report.model["weights_hash"] in held["identity"]["model"]
+    assert "cores" in held["machine"]
+    page = report.to_html()
+    for words in ("typed by hand", held["started"], held["identity"]["content of the media"].removeprefix("hash ")):
+        assert words in page
+        assert words in Report.load(tmp_path).to_html()
+    # The report itself is the same whenever it is made.
+    assert "started" not in (tmp_path / "report.json").read_text()
+
+
 # ---- what learners can see
 
 
@@ -480,6 +645,84 @@ def test_queries_are_asked_about_without_anything_that_was_annotated(
         assert set(query.table["aus"]) == {""}
         assert "emotion" not in query.table
         assert not [one for one in reachable(query) if isinstance(one, str) and one.startswith("felt ")]
+
+
+class Peeping(Recognizer):
+    """A recognizer that looks at everything that it is asked about."""
+
+    def predict_proba(self, clips: Any) -> Any:
+        SEEN.append(("asked", (clips,)))
+        return super().predict_proba(clips)
+
+
+class PeepingMethod(Finetune):
+    name = "peeping"
+
+    def fit(self, *args: Any, **options: Any) -> Recognizer:
+        found = super().fit(*args, **options)
+        found.__class__ = Peeping
+        return found
+
+
+def labelled_files(clips: ClipSet, root: Path) -> ClipSet:
+    """The clips as images whose names and folders hold the labels, as in published layouts."""
+    rows = []
+    for place, (values, row) in enumerate(zip(clips.media(), clips.table.to_dict("records"), strict=True)):
+        file = root / str(row["subject"]) / "u_test" / str(row["label"]) / f"{row['label'][:3]}-{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.round(values * 255).astype(np.uint8).transpose(1, 2, 0)).save(file)
+        rows.append(row | {"clip": f"s1_{row['label']}_{place}", "file": str(file)})
+    table = pd.DataFrame(rows)
+    return concat(
+        [fsmer.read_frame(part.reset_index(drop=True)) for _, part in table.groupby("dataset", observed=True)]
+    )
+
+
+def test_whoever_answers_is_shown_no_name_that_holds_a_label(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path
+) -> None:
+    files = labelled_files(clips, tmp_path)
+    plain = ClipSet.from_arrays(
+        files.media(), files.labels, subjects=files.subjects, datasets=files.datasets, ids=files.ids
+    )
+    words = (*clips.classes, ".png", *(name[:3] + "-" for name in clips.classes), str(tmp_path))
+
+    def telling(*roots: Any) -> list[str]:
+        return [one for one in reachable(*roots) if isinstance(one, str) and any(word in one for word in words)]
+
+    SEEN.clear()
+    report = evaluate("loso", backbone, PeepingMethod(train_backbone=True, steps=2, encoder_rate=1e-2), clips=files)
+    assert [kind for kind, _ in SEEN] == ["asked"] * 6
+    for (_, held), episode in zip(SEEN, load_protocol("loso").split(files), strict=True):
+        assert np.array_equal(held[0].media(), files[episode.query].media())
+        assert telling(*held) == []
+    # The search does find them where they are, and what is hidden changes no answer.
+    assert telling(files[:3]) != [] != telling(files[:3].apart())
+    assert report.predictions.equals(evaluate("loso", backbone, tuned(), clips=plain).predictions)
+
+
+def test_a_broken_query_is_named_though_it_was_asked_about_under_no_name(backbone: Backbone, clips: ClipSet) -> None:
+    maps = clips.media()
+    maps[30] = 0.5
+    broken = ClipSet.from_arrays(maps, clips.labels, subjects=clips.subjects, datasets=clips.datasets, ids=clips.ids)
+    # Fold by fold the clip is a query before it is in a support.
+    order = np.r_[30, np.delete(np.arange(48), 30)]
+    protocol = load_protocol("holdout", train=["one"], test=["two"])
+    with pytest.raises(MediaError, match=f"clip '{clips.ids[30]}' of data set 'two'"):
+        evaluate(protocol, backbone, tuned(), clips=broken[order])
+
+
+def test_images_without_names_are_the_same_pixels_and_name_the_clip_that_is_missing(
+    clips: ClipSet, tmp_path: Path
+) -> None:
+    files = labelled_files(clips, tmp_path)[[5, 40, 2]]
+    hidden = files.apart(labelled=False)
+    assert np.array_equal(hidden.media(), files.media())
+    assert hidden.ids.tolist() == ["clip-0", "clip-1", "clip-2"]
+    assert hidden.subjects.tolist() == files.subjects.tolist()
+    next(tmp_path.glob("*/u_test/*/*-40.png")).unlink()
+    with pytest.raises(MediaError, match=f"clip '{files.ids[1]}'.*does not exist"):
+        files.apart(labelled=False)
 
 
 def test_clips_apart_know_no_other_file(tmp_path: Path) -> None:
@@ -784,6 +1027,7 @@ def test_the_oracle_stamps_every_number_title_and_picture(backbone: Backbone, cl
         ({"select": "oracle", "grid": {"scale": "1,2"}}, ProtocolError, "give a list"),
         ({"select": "oracle", "grid": {"scale": ["big"]}}, FsmerError, "scale='big'"),
         ({"jobs": 0}, ProtocolError, "jobs=0"),
+        ({"jobs": "many"}, ProtocolError, "jobs='many'.*'auto'"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(
@@ -958,6 +1202,137 @@ def test_a_surrounding_configuration_decides_where_folds_run(
     assert report.predictions.equals(alone.predictions)
 
 
+@pytest.mark.parametrize("how", [MemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_fewer_folds_go_on_at_a_time_when_memory_runs_out(
+    how: Exception, backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = evaluate("loso", backbone, tuned(), clips=clips)
+    at_once = [0]
+    fold = runner._fold_in_process
+
+    def hungry(number: int, *rest: Any) -> Any:
+        at_once.append(at_once[-1] + 1)
+        try:
+            time.sleep(0.2)  # so that all that may run together do
+            if at_once[-1] > 2:
+                raise how
+            return fold(number, *rest)
+        finally:
+            at_once.append(at_once[-1] - 1)
+
+    monkeypatch.setattr(runner, "_fold_in_process", hungry)
+    with (
+        joblib.parallel_config(backend="threading"),
+        pytest.warns(UserWarning, match=r"ran out with 4 folds at a time .*; going on with 2 at a time") as heard,
+    ):
+        report = evaluate("loso", backbone, tuned(), clips=clips, jobs=4, out=tmp_path)
+    assert len(heard) == 1
+    assert report.to_dict() == alone.to_dict()
+    assert report.predictions.equals(alone.predictions)
+    # Down to one, which is this process.
+    monkeypatch.setattr(runner, "_fold_in_process", lambda *task: (_ for _ in ()).throw(how))
+    with joblib.parallel_config(backend="threading"), pytest.warns(UserWarning, match="going on with 1 at a time"):
+        assert evaluate("loso", backbone, tuned(), clips=clips, jobs=2).to_dict() == alone.to_dict()
+
+
+@dataclass(frozen=True)
+class Killed(Finetune):
+    """A fine-tuning whose process is ended from outside, once."""
+
+    name: ClassVar[str] = "killed-for-tests"
+    flag: str = ""
+
+    def fit(self, backbone: Any, support: Any, **options: Any) -> Recognizer:
+        try:
+            Path(self.flag).unlink()
+        except FileNotFoundError:
+            return super().fit(backbone, support, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("the process lives on")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_leaves_its_folds_to_fewer(clips: ClipSet, tmp_path: Path) -> None:
+    start = fsmer.create_model("facs-flow", widths=[4, 4, 4, 4], branch_dim=4).eval()
+    method = Killed(train_backbone=True, steps=1, flag=str(tmp_path / "flag"))
+    alone = evaluate("loso", start, method, clips=clips)
+    (tmp_path / "flag").touch()
+    with pytest.warns(UserWarning, match=r"memory ran out with 2 folds at a time \(TerminatedWorkerError\)"):
+        report = evaluate("loso", start, method, clips=clips, jobs=2, out=tmp_path / "out")
+    assert report.to_dict() == alone.to_dict()
+
+
+def test_other_errors_of_a_worker_are_not_taken_for_a_lack_of_memory(
+    backbone: Backbone, clips: ClipSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_fold_in_process", lambda *task: (_ for _ in ()).throw(Stop()))
+    with joblib.parallel_config(backend="threading"), pytest.raises(Stop):
+        evaluate("loso", backbone, tuned(), clips=clips, jobs=2)
+
+
+def test_auto_takes_processes_where_there_is_more_to_do_than_they_take_to_start(
+    backbone: Backbone, clips: ClipSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, jobs=1)
+    asked: list[tuple[list[int], int]] = []
+
+    def here(self: Any, numbers: Any, count: int) -> Any:
+        asked.append((numbers.tolist(), count))
+        return numbers
+        yield
+
+    monkeypatch.setattr(runner._Run, "_in_processes", here)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
+    assert evaluate("loso", backbone, tuned(), clips=clips, seeds=2, jobs="auto").to_dict() == alone.to_dict()
+    assert asked == []  # a moment of work
+    monkeypatch.setattr(runner, "START_SECONDS", 0.0)
+    report = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, jobs="auto")
+    # The first fold of the first seed told how long one takes.
+    assert asked == [([1, 2, 3, 4, 5], 3), ([0, 1, 2, 3, 4, 5], 3)]
+    assert report.to_dict() == alone.to_dict()
+    assert report.predictions.equals(alone.predictions)
+    asked.clear()
+    weights = 4 * sum(value.numel() for value in backbone.parameters())
+    monkeypatch.setattr(runner, "free_memory", lambda: int(2.5 * (runner.WORKER_BYTES + runner.COPIES * weights)))
+    evaluate("loso", backbone, tuned(), clips=clips, jobs="auto")
+    assert [count for _, count in asked] == [2]
+    monkeypatch.setattr(runner, "free_memory", lambda: 1)
+    evaluate("loso", backbone, tuned(), clips=clips, jobs="auto")
+    # Methods from outside may hold what cannot be sent to another process.
+    monkeypatch.undo()
+    monkeypatch.setattr(runner._Run, "_in_processes", here)
+    monkeypatch.setattr(runner, "START_SECONDS", 0.0)
+    evaluate("loso", backbone, Careless(), clips=clips, jobs="auto")
+    assert len(asked) == 1
+
+
+def test_folds_are_trained_on_one_thread_so_that_the_machine_changes_no_digit(
+    backbone: Backbone, clips: ClipSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    loss = RandomTiny.training_loss
+    monkeypatch.setattr(
+        RandomTiny, "training_loss", lambda self, *rest: seen.add(torch.get_num_threads()) or loss(self, *rest)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        evaluate("loso", backbone, tuned(), clips=clips)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+
+
+def test_jobs_without_any_training_are_said_to_have_no_effect(backbone: Backbone, clips: ClipSet) -> None:
+    with pytest.warns(UserWarning, match="jobs=2 has no effect: 'protonet' keeps the network as it is"):
+        evaluate("loso", backbone, "protonet", clips=clips, jobs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate("loso", backbone, "protonet", clips=clips, jobs="auto")
+        evaluate("loso", backbone, tuned(), clips=clips, jobs=1)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -968,13 +1343,19 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("where", ["processes", "dask"])
-def test_folds_in_processes_and_on_a_cluster_give_the_same_report(where: str, clips: ClipSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["processes", "auto", "dask"])
+def test_folds_in_processes_and_on_a_cluster_give_the_same_report(
+    where: str, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = fsmer.create_model("facs-flow", widths=[4, 4, 4, 4], branch_dim=4).eval()
     method = tuned(steps=3)
     alone = evaluate("loso", start, method, clips=clips, seeds=2)
     if where == "processes":
         report = evaluate("loso", start, method, clips=clips, seeds=2, jobs=2, out=tmp_path)
+    elif where == "auto":
+        monkeypatch.setattr(runner, "START_SECONDS", 0.0)
+        monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+        report = evaluate("loso", start, method, clips=clips, seeds=2, jobs="auto", out=tmp_path)
     else:
         distributed = pytest.importorskip("distributed")
         with (
@@ -1099,7 +1480,9 @@ def test_subjects_that_are_numbers_in_one_set_and_text_in_the_other_are_people_o
 def test_two_data_sets_with_the_same_clip_id_are_refused_with_a_remedy(clips: ClipSet) -> None:
     one = clips[clips.datasets == "one"]
     other = ClipSet.from_arrays(one.media(), one.labels, subjects=one.subjects, datasets="other", ids=one.ids)
-    with pytest.raises(DataError, match=r"24 clip ids are in more than one set, such as 'one-00'.*with_prefix"):
+    with pytest.raises(
+        DataError, match=r"24 clip ids are in more than one set, such as 'one-00'.*with_prefix.*--prefix"
+    ):
         concat([one, other])
     assert len(concat([one.with_prefix(), other.with_prefix()])) == 48
 

@@ -247,7 +247,7 @@ def test_finished_episodes_count_for_the_very_same_run_only(backbone: Backbone, 
         ({"model": create_model("facs-flow")}, "another model .*facs-flow with weights"),
     ):
         # Results of two runs never meet in one folder: the message says what differs and what to do.
-        with pytest.raises(OutputError, match=f"{words}.*must not be mixed.*resume off") as refused:
+        with pytest.raises(OutputError, match=f"{words}.*must not be mixed.*--no-resume") as refused:
             stop(**changes)  # type: ignore[arg-type]
         assert str(refused.value).count(". ") == 0
     assert stop(resume=False, method="protonet_cosine") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,17 @@ from torch import Tensor, nn
 import fsmer
 from fsmer.backbones import embed
 from fsmer.backbones.base import Targets
-from fsmer.backbones.fr import FR, BasicInception, InceptionBlock, ProposalModule, proposal_loss
+from fsmer.backbones.compiled import compiled
+from fsmer.backbones.fr import (
+    CDMER_RECIPE,
+    FR,
+    BasicInception,
+    InceptionBlock,
+    InceptionStream,
+    ProposalModule,
+    proposal_loss,
+)
+from fsmer.backbones.inception import _library
 from fsmer.errors import FsmerError, UnknownNameError
 
 CLASSES = ("negative", "positive", "surprise")
@@ -342,6 +353,18 @@ def test_runs_in_bfloat16():
 def test_recipe_is_the_papers():
     assert (FR.recipe.learning_rate, FR.recipe.batch_size, FR.recipe.schedule) == (1e-3, 32, "constant")
     assert BasicInception.recipe == FR.recipe
+    # Sections 6.1.3 and 6.1.4.
+    assert (CDMER_RECIPE.optimizer, CDMER_RECIPE.learning_rate, CDMER_RECIPE.momentum) == ("sgd", 5e-4, 0.8)
+    assert (CDMER_RECIPE.batch_size, CDMER_RECIPE.epochs) == (32, FR.recipe.epochs)
+
+
+def test_a_model_is_trained_by_the_recipe_that_it_is_given(tmp_path: Path):
+    model = small()
+    model.recipe = CDMER_RECIPE  # type: ignore[misc]
+    clips = fsmer.synthetic_clips("lab", 9, seed=1, size=12)
+    fsmer.train(model, clips, out=tmp_path / "trained", epochs=1)
+    kept = json.loads((tmp_path / "trained.history.json").read_text())["recipe"]
+    assert (kept["optimizer"], kept["learning_rate"], kept["momentum"], kept["epochs"]) == ("sgd", 5e-4, 0.8, 1)
 
 
 # ---- bad input
@@ -370,3 +393,95 @@ def test_targets_of_other_classes_than_the_branches_are_refused():
 def test_maps_too_small_for_the_poolings_are_refused():
     with pytest.raises(FsmerError, match="size of 4 or more"):
         FR(size=3)
+
+
+# -- compiled streams ---------------------------------------------------------------------------------------------
+
+
+needs_compiler = pytest.mark.skipif(compiled("inception") is None, reason="no C compiler")
+
+
+def taken(stream: InceptionStream, maps: Tensor) -> bool:
+    """Whether compiled code makes the features."""
+    return type(stream(maps).grad_fn).__name__ == "_FeaturesBackward"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("filters", "side", "clips"),
+    [((6, 16), 28, 32), ((6, 16), 28, 1), ((16, 6), 30, 17), ((6,), 13, 3), ((6, 16, 16), 29, 5)],
+)
+def test_compiled_streams_give_the_features_and_slopes_of_torch(filters, side: int, clips: int):
+    stream, maps = InceptionStream(filters), torch.randn(clips, 1, side, side)
+    for value in stream.parameters():
+        nn.init.normal_(value, std=0.3)
+    assert taken(stream, maps)
+    found = []
+    for features in (stream(maps), nn.Sequential.forward(stream, maps)):
+        stream.zero_grad()
+        slopes = torch.randn(features.shape, generator=torch.Generator().manual_seed(5))
+        features.backward(slopes)
+        found.append([features.detach(), *(value.grad.clone() for value in stream.parameters())])
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=2e-5 * float(torchs.abs().max()))
+
+
+@needs_compiler
+def test_compiled_streams_leave_to_torch_what_they_cannot_do(monkeypatch):
+    stream, maps = InceptionStream((6, 16)), torch.rand(2, 1, 28, 28)
+    assert taken(stream, maps)
+    with torch.no_grad():
+        assert stream(maps).grad_fn is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not taken(stream, maps)
+    assert not taken(stream, maps.clone().requires_grad_())
+    assert not taken(InceptionStream((4, 16)), maps)
+    assert not taken(stream.double(), maps.double())
+    monkeypatch.setattr("fsmer.backbones.inception._library", lambda: None)
+    assert not taken(stream.float(), maps)
+
+
+@needs_compiler
+def test_compiled_streams_pass_on_what_is_not_a_number_and_go_back_once():
+    stream, maps = InceptionStream((6, 16)), torch.rand(3, 1, 28, 28)
+    maps[1, 0, 3, 4] = float("nan")
+    features = stream(maps)
+    assert features[1].isnan().any()
+    assert not features[[0, 2]].isnan().any()
+    loss = features[[0, 2]].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once only"):
+        loss.backward()
+
+
+@needs_compiler
+def test_compiled_streams_train_a_network_as_torch_does(monkeypatch):
+    clips = fsmer.synthetic_clips("lab", 33, seed=4)
+    trained = []
+    for library in (_library, _library, lambda: None):
+        monkeypatch.setattr("fsmer.backbones.inception._library", library)
+        torch.manual_seed(2)
+        network = FR(shared_width=64, detector_width=16, hidden_width=64, dropout=0.0)
+        recognizer = fsmer.train(network, clips, epochs=2, batch_size=17)
+        trained.append(recognizer.backbone.state_dict())
+    compiled_once, compiled_again, by_torch = trained
+    for name, value in by_torch.items():
+        assert torch.equal(compiled_once[name], compiled_again[name]), name
+        torch.testing.assert_close(compiled_once[name], value, rtol=0, atol=2e-3, msg=name)
+
+
+@needs_compiler
+def test_two_streams_under_way_at_once_do_not_share_their_room():
+    stream, first, second = InceptionStream((6, 16)), torch.rand(20, 1, 28, 28), torch.rand(20, 1, 28, 28)
+    wanted = []
+    for maps in (first, second):
+        stream.zero_grad()
+        nn.Sequential.forward(stream, maps).square().sum().backward()
+        wanted.append([value.grad.clone() for value in stream.parameters()])
+    for _ in range(3):
+        begun = [stream(first), stream(second)]
+        for features, slopes in zip(begun, wanted, strict=True):
+            stream.zero_grad()
+            features.square().sum().backward()
+            for value, slope in zip(stream.parameters(), slopes, strict=True):
+                torch.testing.assert_close(value.grad, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))

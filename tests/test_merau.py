@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+import fsmer
 from fsmer.backbones.base import Targets, model_hash
 from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss
 from fsmer.backbones.tcae import Tcae
 from fsmer.data import ClipSet, InputSpec, action_unit
 from fsmer.data.media import ArrayStore
-from fsmer.errors import DataError, FsmerError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, SupportError
 from fsmer.pretraining.au_detector import fit_au_detector
 
 TINY = {
@@ -124,6 +125,26 @@ def test_learning_rates_are_those_of_table_2_for_every_trained_parameter():
             (fitting,) = [prefix for prefix in rates if name.startswith(prefix)]
             assert rates[fitting] == (1e-5 if name.startswith("flow_encoder") else 1.2e-3), name
     assert rates["classifier"] == 1.2e-3
+
+
+def test_the_cosine_classifier_of_the_paper_is_the_cosine_to_each_class_and_no_more():
+    """Equations 6 and 7, after fine-tuning with the options that leave fsmer's own additions out."""
+    model = tiny().eval()
+    clips = fsmer.synthetic_clips("lab", 9, seed=2, specs=model.input_specs)
+    recognizer = fsmer.adapt(
+        model, clips, "cosine", train_backbone=True, steps=2, init="random", scale=1.0, centre=False, pull=0.0
+    )
+    with torch.no_grad():
+        media = {kind: torch.from_numpy(clips.read(kind)) for kind in ("flow", "apex")}
+        embeddings = recognizer.backbone.eval()(media).double().numpy()
+    weights = recognizer.head.weight[0].double().numpy()
+    expected = np.zeros((9, len(recognizer.classes_)))
+    for row, e in enumerate(embeddings):
+        for column, w in enumerate(weights):
+            expected[row, column] = sum(e * w) / (math.sqrt(sum(e**2)) * math.sqrt(sum(w**2)))
+    expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(recognizer.predict_proba(clips), expected, atol=1e-5)
+    assert np.ptp(expected) > 0.01
 
 
 def test_save_and_load_round_trip(tmp_path: Path):
@@ -270,6 +291,43 @@ def test_classes_are_told_apart_by_their_units_without_a_label():
         with torch.no_grad():
             answers = directions.logits(model(media)).argmax(dim=1).numpy()
         assert (np.array(["AU4", "AU12"])[answers] == truth).mean() > 0.9, names
+
+
+def shown_clips(n: int, *, seed: int) -> ClipSet:
+    """Clips of a frown (AU 4) or a smile (AU 12) with the apex frames of `au_clips` and flow that says nothing."""
+    import pandas as pd
+
+    frames = au_clips(4 * n)
+    texts = [set(text.split("+")) for text in frames.table["aus"]]
+    rows = [row for row, units in enumerate(texts) if ("4" in units) != ("12" in units)][:n]
+    flow = 10 * np.random.default_rng(seed).normal(size=(len(rows), 2, 32, 32)).astype(np.float32)
+    table = pd.DataFrame(
+        {
+            "clip": [f"c{row}" for row in rows],
+            "subject": [f"s{row}" for row in rows],
+            "aus": [frames.table["aus"].iloc[row] for row in rows],
+            "label": ["frown" if "4" in texts[row] else "smile" for row in rows],
+        }
+    )
+    model = tiny()
+    media = zip(model.input_specs, (flow, frames.read("apex", np.array(rows))), strict=True)
+    return ClipSet.from_table(table, {spec.kind: ArrayStore(values, spec) for spec, values in media})
+
+
+def test_words_alone_recognise_classes_and_labelled_clips_do_not_harm_them():
+    clips = shown_clips(110, seed=3)
+    model = tiny(units=[4, 12], projection_dim=32).eval()
+    words = {"frown": "brow lowerer", "smile": "AU12"}
+    with pytest.raises(SupportError):
+        fsmer.recognizer_of_words(model, words)
+    fit_au_detector(model, clips[:70], epochs=60, learning_rate=0.01)
+    asked = clips[70:]
+    assert fsmer.recognizer_of_words(model, words).score(asked) > 0.9
+    ask = {"model": model, "clips": asked, "descriptions": words}
+    zero = fsmer.evaluate(fsmer.load_protocol("kshot", way=2, shot=0, episodes=20), method="zero_shot", **ask)
+    few = fsmer.evaluate(fsmer.load_protocol("kshot", way=2, shot=5, episodes=20), method="cosine", **ask)
+    assert zero.uf1 > 0.9
+    assert few.uf1 > zero.uf1 - 0.01
 
 
 def test_a_class_without_a_detected_unit_is_unknown():

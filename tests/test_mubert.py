@@ -456,6 +456,26 @@ def test_parameter_counts_are_those_of_the_published_network():
     assert network.decoder.pixels.out_features == 8 * 8 * 3
 
 
+def test_the_paper_sized_network_has_the_parameters_of_its_layers():
+    """Sections 4.1, 4.2 and 5.2 written out: patches of 8 x 8 x 3, d = 512, four blocks on either side."""
+    block = 4 * (512 * 512 + 512) + (512 * 2048 + 2048) + (2048 * 512 + 512) + 2 * 2 * 512
+    encoder = 192 * 512 + 512 + 512 + 4 * block + 2 * 512  # patch embedding, contextual token, blocks, last norm
+    decoder = 512 * 512 + 512 + 4 * block + 2 * 512 + 512 * 192 + 192
+    with torch.device("meta"):
+        parts = dict(MuBert().named_children())
+    counts = {name: sum(one.numel() for one in part.parameters()) for name, part in parts.items()}
+    assert counts == {"encoder": encoder, "micro_attention": 4 * (512 * 512 + 512), "decoder": decoder}
+
+
+def test_training_without_labels_is_that_of_section_5_2():
+    recipe = MuBert.pretraining_recipe
+    assert (recipe.optimizer, recipe.learning_rate, recipe.schedule) == ("adamw", 1e-4, "cosine")
+    assert (recipe.batch_size, recipe.distance) == (64, (5, 11))
+    assert recipe.steps == 100 * 8_000_000 / (64 * 32)
+    network = MuBert(image_size=32, width=16, depth=1, heads=2, decoder_depth=1)
+    assert network.swapping == {"ratio": 0.5, "min_block": 16, "min_aspect": 0.3}  # Algorithm 1
+
+
 def test_the_tiny_network_is_tiny():
     network = MuBertTiny()
     assert sum(one.numel() for one in network.parameters()) < 1.5e6

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsmer.data import InputSpec
+from fsmer.data.synthetic_frames import synthetic_videos
 from fsmer.episodic.neighbour_frames import FramePair, NeighbourFrames, neighbour_counts, neighbours_of
 from fsmer.errors import DataError
+from fsmer.preprocess import PreprocessRecipe, make_media
+from fsmer.preprocess.prepare import prepare
 
 
 def test_the_papers_own_training_set_gets_the_counts_worked_out_by_hand():
@@ -87,6 +91,64 @@ def test_every_clip_is_kept_and_rare_classes_get_more_pairs(table: pd.DataFrame)
         FramePair("three", 21, 22, "fear", False),
         *(FramePair("three", 21, frame, "fear", True) for frame in (23, 24)),
     ]
+
+
+def test_the_samples_are_clips_of_their_own_with_their_clips_cells_and_another_apex(table: pd.DataFrame):
+    samples = NeighbourFrames().table(table.assign(subject=["s1", "s2", "s3", "s4"]))
+    pairs = NeighbourFrames().pairs(table)
+    assert samples["apex"].tolist() == [pair.apex for pair in pairs]
+    assert samples["neighbour_of"].tolist() == [pair.clip if pair.added else "" for pair in pairs]
+    assert samples["clip"].tolist() == [
+        *("one", "one@-1", "one@+1", "one@-2", "one@+2", "two", "two@-1", "three", "three@+1", "three@+2")
+    ]
+    assert samples["subject"].tolist() == ["s1"] * 5 + ["s2"] * 2 + ["s3"] * 3
+    assert table["apex"].tolist() == [5, 13, 22, 35], "the table that was given must stay as it is"
+
+
+def test_places_from_0_are_preferred_and_an_apex_that_stands_in_for_an_annotation_has_no_neighbours(table):
+    read = table.assign(
+        apex=["5", "/", "22", "35"],
+        onset_index=[0, 0, 0, 0],
+        apex_index=[4, 1, 1, 4],
+        offset_index=[8, 2, 9, 9],
+        apex_from=["annotation", "middle", "annotation", "annotation"],
+    )
+    samples = NeighbourFrames().table(read, classes=["fear"])
+    # N_min is 2 now: 5 - 1 neighbours, but none of the clip in the middle of which nobody saw an apex.
+    assert samples["clip"].tolist() == ["two", "three", "three@+1", "three@+2", "three@+3", "three@+4"]
+    assert samples["apex_index"].tolist() == [1, 1, 2, 3, 4, 5]
+    assert samples["apex"].tolist() == ["/", "22", "22", "22", "22", "22"]
+    as_written = read.drop(columns=["onset_index", "apex_index", "offset_index"])
+    assert NeighbourFrames().table(as_written, classes=["fear"])["apex"].tolist() == [pd.NA, 22, 23, 24, 25, 26]
+    with pytest.raises(DataError, match="no column 'offset_index'"):
+        NeighbourFrames().table(read.drop(columns="offset_index"))
+
+
+def test_prepared_neighbours_have_the_media_of_their_own_frame(tmp_path):
+    from PIL import Image
+
+    rows = []
+    for number, label in enumerate(("joy", "fear", "fear")):
+        folder = tmp_path / f"ep{number}"
+        folder.mkdir()
+        (video,) = synthetic_videos(1, size=(40, 40), frames=9, seed=number)
+        for place, frame in enumerate(video.frames):
+            Image.fromarray(frame).save(folder / f"img{place}.png")
+        rows.append({"clip": folder.name, "path": folder.name, "label": label, "onset": 0, "apex": 4, "offset": 8})
+    samples = NeighbourFrames().table(pd.DataFrame(rows))
+    recipe = PreprocessRecipe(detector="cropped", flow="farneback")
+    specs = [
+        InputSpec("flow", (16, 16), ("u", "v"), "signed"),
+        InputSpec("apex", (16, 16), ("red", "green", "blue"), "unit"),
+    ]
+    clips = prepare(samples, tmp_path, tmp_path / "out", specs=specs, recipe=recipe, workers=1).clips
+    first = ["ep0", "ep0@-1", "ep0@+1", "ep0@-2", "ep0@+2"]
+    assert clips.ids.tolist() == [*first, "ep1", "ep1@-1", "ep1@+1", "ep2", "ep2@-1", "ep2@+1"]
+    assert clips.labels.tolist() == ["joy"] * 5 + ["fear"] * 6
+    for row, (folder, apex) in {1: ("ep0", 3), 10: ("ep2", 5)}.items():
+        made = make_media(tmp_path / folder, specs, onset=0, apex=apex, offset=8, recipe=recipe)
+        for kind, array in made.media.items():
+            np.testing.assert_array_equal(clips.read(kind, [row])[0], array, err_msg=kind)
 
 
 def test_classes_can_be_chosen_and_the_rarest_is_sought_among_them(table: pd.DataFrame):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,83 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(root, whole, tmp_pat
     assert again.report.reused == min(place - 1, 8)
     assert hashes(out) == hashes(whole.folder)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from test_prepare import make
+if __name__ == "__main__":
+    make(sys.argv[2], sys.argv[3], workers=int(sys.argv[1]), progress=lambda state: print(state.done, flush=True))
+"""
+
+
+def started(tmp_path: Path, root: Path, out: Path, workers: int) -> subprocess.Popen[str]:
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    arguments = [sys.executable, str(script), str(workers), str(root), str(out), str(Path(__file__).parent)]
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_three_moments_from_outside_gives_the_same_bytes(root, whole, tmp_path):
+    out = tmp_path / "out"
+    random = np.random.default_rng(0)
+    for clips, workers in ((1, 1), (3, 1), (5, 2)):
+        run = started(tmp_path, root, out, workers)
+        for _ in range(clips):
+            run.stdout.readline()
+        time.sleep(random.uniform(0, 0.005))
+        # The workers go with it, as they do when a machine goes down.
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        assert not out.exists()
+        assert any((tmp_path / "out.parts").glob("*.clip"))
+    again = make(root, out)
+    assert again.report.reused >= 4
+    assert hashes(out) == hashes(whole.folder)
+
+
+def test_interrupted_by_the_user_leaves_whole_clips_and_no_lock(root, whole, tmp_path):
+    out = tmp_path / "out"
+    run = started(tmp_path, root, out, workers=1)
+    for _ in range(3):
+        run.stdout.readline()
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    assert not out.exists()
+    kept = [path.name for path in (tmp_path / "out.parts").iterdir()]
+    assert len(kept) >= 2
+    assert all(name.endswith(".clip") for name in kept)
+    assert make(root, out).report.reused == len(kept)
+    assert hashes(out) == hashes(whole.folder)
+
+
+def test_a_second_run_into_the_same_folder_is_refused_until_the_first_ends_or_dies(root, whole, tmp_path):
+    out = tmp_path / "out"
+    refused = []
+
+    def meddle(state):
+        if state.done == 2:
+            with pytest.raises(OutputError) as caught:
+                make(root, out, resume=False)
+            refused.append(str(caught.value))
+
+    make(root, out, progress=meddle)
+    assert refused == [
+        f"another run is preparing {out} at the moment; wait until it has ended, or choose another folder."
+    ]
+    assert hashes(out) == hashes(whole.folder)
+    # What a dead process leaves is no lock.
+    second = tmp_path / "two"
+    (tmp_path / "two.parts").mkdir()
+    (tmp_path / "two.parts" / "lock").write_text("")
+    assert make(root, second).report.prepared == 8
+    assert not (tmp_path / "two.parts").exists()
 
 
 def test_stopped_between_the_two_steps_of_a_swap_loses_nothing(root, whole, tmp_path):
@@ -410,3 +488,77 @@ def test_a_backend_that_is_not_there_is_one_sentence(root, tmp_path):
     with pytest.raises(DataError, match="backend 'flink' cannot be used"):
         make(root, tmp_path / "out", backend="flink")
     assert not (tmp_path / "out.parts").exists()
+
+
+def film(path: Path, frames, rate: int = 30) -> Path:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_every_bad_recording_is_one_sentence_in_the_report_and_the_good_ones_are_prepared(tmp_path):
+    """One table of all that goes wrong with recordings, as a user hands it in."""
+    drawn = next(synthetic_videos(1, size=(64, 64), frames=12, seed=3, amplify=2)).frames
+    films = tmp_path / "Aufnahmen, 表情"
+    films.mkdir()
+    good = film(films / "gute Aufnahme.mp4", drawn)
+    (films / "text.mp4").write_text("this is no video " * 50)
+    (films / "nothing.mp4").write_bytes(b"")
+    (films / "short.mp4").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    write_frames(films, ["photo.png"], picture=lambda index, total: drawn[0])
+    film(films / "still.mp4", [drawn[0]] * 8)
+    film(films / "two frames.mp4", drawn[[0, 6]])
+    write_frames(films / "sizes", ["1.png", "2.png", "3.png"], picture=lambda index, total: drawn[index][: 60 + index])
+    (films / "empty folder").mkdir()
+    names = ["gute Aufnahme.mp4", "text.mp4", "nothing.mp4", "short.mp4", "photo.png", "still.mp4", "two frames.mp4"]
+    names += ["sizes", "empty folder", "gone.mp4"]
+    table = pd.DataFrame({"path": names, "apex": [6, None, None, None, None, 4, 1, 2, None, None]})
+    recipe = PreprocessRecipe(detector="cropped")
+    done = prepare(table, films, tmp_path / "out", specs=FLOW, recipe=recipe, workers=1)
+    assert done.clips.ids.tolist() == ["gute Aufnahme.mp4", "two frames.mp4"]
+    said = done.report.left_out.set_index("clip")["detail"]
+    expected = {
+        "text.mp4": "cannot be opened as a video",
+        "nothing.mp4": "is empty (zero bytes)",
+        "short.mp4": "cut short",
+        "photo.png": "has 1 frame, but a movement needs 2 or more",
+        "still.mp4": "there is no movement between frames 0 and 4",
+        "sizes": "pixels, but the first one is",
+        "empty folder": "holds no image",
+        "gone.mp4": "does not exist",
+    }
+    assert set(said.index) == set(expected)
+    for clip, words in expected.items():
+        assert words in said[clip]
+        assert clip in said[clip]
+        assert "\n" not in said[clip]
+        assert said[clip].endswith(".")
+
+
+def test_no_face_and_a_face_that_is_lost_half_way_are_said_by_name(tmp_path):
+    scene = Scene(centre=(80.0, 68.0), face_width=56.0)
+    seen = next(synthetic_videos(1, size=(120, 160), frames=8, seed=1, scene=scene, amplify=2)).frames
+    grey = np.full_like(seen[0], 90)
+    write_frames(tmp_path / "wall", [f"{n}.png" for n in range(8)], picture=lambda index, total: grey)
+    write_frames(
+        tmp_path / "leaves", [f"{n}.png" for n in range(8)], picture=lambda n, total: seen[n] if n < 3 else grey
+    )
+    write_frames(tmp_path / "good", [f"{n}.png" for n in range(8)], picture=lambda n, total: seen[n])
+    table = pd.DataFrame({"path": ["wall", "leaves", "good"]})
+    done = prepare(
+        table, tmp_path, tmp_path / "out", specs=FLOW, recipe=PreprocessRecipe(crop="frame", apex="middle"), workers=1
+    )
+    said = done.report.left_out.set_index("clip")["detail"]
+    assert "no face was found in any of the 8 frames" in said["wall"]
+    assert "the face is lost in" in said["leaves"]
+    assert "of the 8 frames" in said["leaves"]
+    assert done.clips.ids.tolist() == ["good"]
+    second = PreprocessRecipe(face=1, crop="onset")
+    with pytest.raises(DataError, match=r"face 1 was asked for, but frame 0 of .*good shows 1 \(counted from 0"):
+        prepare(table[2:], tmp_path, tmp_path / "two", specs=FLOW, recipe=second, workers=1)

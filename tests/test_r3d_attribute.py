@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import fsmer
 from fsmer.backbones import model_hash
 from fsmer.backbones.base import Targets
 from fsmer.backbones.r3d_attribute import (
@@ -22,8 +24,10 @@ from fsmer.backbones.r3d_attribute import (
     ResNet3D,
     cross_modal_contrastive,
 )
+from fsmer.data import ClipSet
 from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
+from fsmer.data.media import ArrayStore
 from fsmer.data.synthetic import THREE_CLASSES
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
 
@@ -149,6 +153,13 @@ def test_the_three_depths_have_28_8_66_5_and_127_1_million_parameters():
         assert sum(value.numel() for value in model.parameters()) == pytest.approx(millions * 1e6, abs=5e4)
         assert model.embed_dim == 256
         assert [spec.shape for spec in model.input_specs] == [(16, 3, 112, 112), (16, 2, 112, 112)]
+
+
+def test_training_is_that_of_section_iv_c():
+    for cls in ALL:
+        recipe = cls.recipe
+        assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("adam", 1e-4, 0)
+        assert (recipe.epochs, recipe.batch_size, recipe.schedule, recipe.augment) == (200, 32, "constant", ())
 
 
 def test_the_streams_share_no_weights_and_stand_side_by_side():
@@ -527,3 +538,32 @@ def test_words_alone_recognise_classes_whose_names_were_never_seen():
     with torch.no_grad():
         scores = model.class_directions(["lip corner puller", "AU2"]).logits(model(inputs))
     assert (scores.argmax(dim=1) == labels).float().mean() > 0.9
+
+
+def test_after_training_by_the_engine_words_recognise_clips_and_labels_do_not_harm_them(tmp_path: Path):
+    """From ``fsmer.train`` through a saved folder to classes that are described by other words than it was taught."""
+
+    def clips(count: int, seed: int) -> ClipSet:
+        inputs, labels, _ = moving_clips(count, seed)
+        names = ("smile", "astonished")
+        table = pd.DataFrame(
+            {
+                "clip": [f"c{seed}-{row}" for row in range(count)],
+                "subject": [f"s{row}" for row in range(count)],
+                "label": [names[label] for label in labels.tolist()],
+                "aus": [("6+12", "1+2")[label] for label in labels.tolist()],
+            }
+        )
+        stores = {spec.kind: ArrayStore(inputs[spec.kind].numpy(), spec) for spec in tiny().input_specs}
+        return ClipSet.from_table(table, stores)
+
+    trained = fsmer.train(tiny(), clips(16, 1), epochs=30, learning_rate=3e-3, batch_size=16)
+    trained.backbone.save_pretrained(tmp_path / "weights")
+    model, asked = fsmer.load_model(tmp_path / "weights"), clips(40, 2)
+    words = {"smile": "lip corner puller", "astonished": "AU2"}
+    assert fsmer.recognizer_of_words(model, words).score(asked) > 0.9
+    ask = {"model": model, "clips": asked, "descriptions": words}
+    zero = fsmer.evaluate(fsmer.load_protocol("kshot", way=2, shot=0, episodes=20), method="zero_shot", **ask)
+    few = fsmer.evaluate(fsmer.load_protocol("kshot", way=2, shot=5, episodes=20), method="cosine", **ask)
+    assert zero.uf1 > 0.9
+    assert few.uf1 > zero.uf1 - 0.01

@@ -234,6 +234,81 @@ def test_a_file_cut_short_is_one_sentence(video: Path, tmp_path: Path) -> None:
         predict_recording(cut)
 
 
+def test_nothing_half_done_is_left_when_there_is_no_room_for_the_answer(
+    prediction: RecordingPrediction, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Every write beyond this fails, as it does on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="make room") as caught:
+            prediction.save(tmp_path / "answer")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert prediction.save(tmp_path / "answer")["picture"].stat().st_size > 20_000
+
+
+def test_a_video_turned_by_its_metadata_is_read_upright(smile: SyntheticRecording, tmp_path: Path) -> None:
+    import av
+
+    # Telephones write the picture lying down, and a matrix that says so.
+    path = write_video(tmp_path / "lying.mp4", [np.rot90(smile.frame(number)) for number in range(30)])
+    turned = tmp_path / "turned.mp4"
+    data = bytearray(path.read_bytes())
+    one = (1 << 16).to_bytes(4, "big")
+    identity = one + bytes(12) + one + bytes(12) + (1 << 30).to_bytes(4, "big")
+    start = data.find(b"tkhd")
+    where = data.find(identity, start)
+    assert start > 0
+    assert where > 0
+    minus = (-(1 << 16) & 0xFFFFFFFF).to_bytes(4, "big")
+    quarter = bytes(4) + one + bytes(4) + minus + bytes(16) + (1 << 30).to_bytes(4, "big")
+    assert len(quarter) == len(identity)
+    data[where : where + len(quarter)] = quarter
+    turned.write_bytes(bytes(data))
+    with av.open(str(turned)) as container:
+        assert abs(next(container.decode(video=0)).rotation) == 90
+    found = predict_recording(turned)
+    assert found.faces == found.frames == 30
+    with pytest.raises(NoFaceError):
+        predict_recording(path)
+
+
+def test_frames_of_8k_stay_out_of_memory() -> None:
+    import tracemalloc
+
+    face = synthetic_recording(
+        1.0, size=(240, 426), frames_per_second=10.0, scene=Scene((213.0, 125.0), 96.0), camera=Camera.perfect(), seed=3
+    ).frame(0)
+    large = np.repeat(np.repeat(face, 18, axis=0), 18, axis=1)
+    assert large.shape == (4320, 7668, 3)
+    reader = RecordingReader((number / 10, large) for number in range(6))
+    tracemalloc.start()
+    try:
+        assert list(reader) == []
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert reader.prediction.faces == 6
+    # No second copy of a frame at its full size, whatever is kept of how many.
+    assert peak < large.nbytes
+
+
+@pytest.mark.slow
+def test_action_units_end_to_end_are_nearly_those_of_the_true_flow() -> None:
+    from benchmarks.recording import accuracy
+
+    scores = accuracy(6, seed=77)
+    every = np.ones(len(scores.labels), bool)
+    assert scores.spotted.mean() > 0.7
+    assert scores.false / scores.minutes < 1.5
+    assert scores.unit_f1("found", every) > scores.unit_f1("direct", every) - 0.1
+    assert scores.unit_f1("found", scores.spotted) > scores.unit_f1("direct", scores.spotted) - 0.06
+
+
 # ---- the command
 
 

@@ -188,3 +188,28 @@ def test_pictures_are_made_without_touching_pyplot(report: Report, clips: ClipSe
 def test_pictures_of_the_wrong_data_are_refused(call: object, words: str) -> None:
     with pytest.raises(DataError, match=words):
         call()  # type: ignore[operator]
+
+
+def test_the_recipe_that_clips_were_prepared_with_stands_in_the_report(clips: ClipSet, tmp_path: Path) -> None:
+    """A part of the clips states its recipe; the clips of the other data set were made elsewhere."""
+    prepared = clips.table.assign(recipe=["0123456789abcdef"] * 4 + ["fedcba9876543210"] * 3 + [None] * 2)
+    prepared = ClipSet.from_table(prepared)
+    said = np.array(SAID)
+    plain = {
+        "codes": clips.codes(CLASSES),
+        "classes": CLASSES,
+        "names": ["episode 0"],
+        "among": None,
+        "averaging": "pooled",
+        "seed": 0,
+        "protocol": {"name": "loso", "title": "LOSO", "hash": "0" * 16, "settings": {"kind": "loso", "params": {}}},
+        "model": {"name": "mine", "weights_hash": "1" * 16, "input": ""},
+        "method": {"name": "cosine", "params": {}},
+    }
+    shown = Predictions(np.zeros(9, np.int32), np.arange(9), said.astype(np.int16), np.full((9, 3), 1 / 3, np.float32))
+    report = Report.from_predictions(prepared, shown, **plain)
+    assert report.preprocessing == {"samm": ["0123456789abcdef", "fedcba9876543210"]}
+    assert "samm recipe 0123456789abcdef and fedcba9876543210" in report.markdown()
+    assert json.loads((report.save(tmp_path) / "report.json").read_text())["preprocessing"] == report.preprocessing
+    assert Report.load(tmp_path).preprocessing == report.preprocessing
+    assert "preprocessing" not in Report.from_predictions(clips, shown, **plain).to_dict()

@@ -18,7 +18,6 @@ from fsmer.evaluation.plots import save_figure
 from fsmer.evaluation.plots_statistics import critical_difference_figure
 from fsmer.evaluation.statistics import (
     SeedSummary,
-    bootstrap_interval_of_mean,
     critical_difference,
     mcnemar,
     nemenyi,
@@ -96,8 +95,8 @@ def test_a_single_seed_has_no_deviation(loso: Report) -> None:
 def test_the_interval_of_one_seed_is_the_bootstrap_interval_and_that_of_equal_seeds_too() -> None:
     counts = np.random.default_rng(1).integers(0, 6, (11, 3, 3))
     once = bootstrap_interval(counts, draws=300, seed=2)
-    assert bootstrap_interval_of_mean(counts[None], draws=300, seed=2) == once
-    thrice = bootstrap_interval_of_mean(np.stack([counts] * 3), draws=300, seed=2)
+    assert bootstrap_interval(counts[None], draws=300, seed=2) == once
+    thrice = bootstrap_interval(np.stack([counts] * 3), draws=300, seed=2)
     for metric, bounds in once.items():
         assert thrice[metric] == pytest.approx(bounds)
 
@@ -105,7 +104,7 @@ def test_the_interval_of_one_seed_is_the_bootstrap_interval_and_that_of_equal_se
 def test_the_interval_of_several_seeds_draws_the_same_subjects_for_all() -> None:
     rng = np.random.default_rng(5)
     counts = rng.integers(0, 5, (2, 6, 3, 3))
-    found = bootstrap_interval_of_mean(counts, draws=50, seed=9)
+    found = bootstrap_interval(counts, draws=50, seed=9)
     times = np.random.default_rng(9).multinomial(6, np.full(6, 1 / 6), size=50)
     means = []
     for row in times:
@@ -119,9 +118,9 @@ def test_the_interval_of_several_seeds_draws_the_same_subjects_for_all() -> None
 
 
 def test_nothing_is_said_of_a_single_subject_and_wrong_shapes_are_refused() -> None:
-    assert bootstrap_interval_of_mean(np.ones((2, 1, 3, 3)))["uf1"] is None
-    with pytest.raises(DataError, match="seeds, subjects, C, C"):
-        bootstrap_interval_of_mean(np.ones((4, 3, 3)))
+    assert bootstrap_interval(np.ones((2, 1, 3, 3)))["uf1"] is None
+    with pytest.raises(DataError, match=r"\(subjects, C, C\) or \(seeds, subjects, C, C\)"):
+        bootstrap_interval(np.ones((4, 3, 2)))
 
 
 def test_a_report_of_folds_gets_the_interval_that_it_carries(loso: Report) -> None:

@@ -72,11 +72,13 @@ class FlowResNet18(Backbone):
     epochs, batch size, whether the encoder starts from ImageNet (its rate of 1e-5 suggests that it does).
 
     Deviations: without `weights` the encoder starts at random, where a rate of 1e-5 hardly moves it; the recipe
-    therefore gives it 1e-3. With `weights`, use ``dataclasses.replace(FlowResNet18.recipe, rates=PUBLISHED_RATES)``.
+    therefore gives it 1e-3. With `weights`, set ``model.recipe = dataclasses.replace(model.recipe,
+    rates=PUBLISHED_RATES)`` before training.
     The tensors stored with a saved backbone take the place of `weights`, so that its config does not name them.
 
     Absent: Farnebäck flow itself and neighbour frames, which come before a backbone (``fsmer.preprocess``,
-    ``fsmer.episodic``); the action unit module, see ``merau``.
+    ``fsmer.episodic``); augmentation in the fine-tuning methods (the method ``train`` has it, without the resizing that
+    the paper names and gives no range for); the action unit module, see ``merau``, whose card says more of the paper.
     """
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(

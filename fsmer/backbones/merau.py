@@ -58,8 +58,11 @@ class Merau(Backbone):
     There: the apex frame alone into the frozen TCAE encoder, a frozen detector of the ten action units (eq. 1-2; the
     BCE is the usual one, since eq. 1 as printed has 1 - log where log of 1 - is meant), the flow ResNet18, three
     projections with ReLU, their concatenation (eq. 3), the layer-wise learning rates of Table 2, random crops and
-    rotations in training, neighbour frames (eq. 11, `fsmer.episodic.neighbour_frames`). Linear and cosine classifier
-    (eq. 5-7) and ProtoNet (eq. 9-10) are the methods ``finetune``, ``cosine`` and ``protonet``.
+    rotations in training. Outside this file: neighbour frames (eq. 11) are made by `NeighbourFrames.table` of
+    ``fsmer.episodic.neighbour_frames`` before clips are prepared; fine-tuning (eq. 5 and 8) is the method ``finetune``
+    with ``train_backbone=True``, and its cosine classifier (eq. 6-7) ``cosine`` with that and ``init="random",
+    centre=False, scale=1, pull=0`` (its defaults are fsmer's own); the nearest prototype (eq. 9) is ``protonet``; the
+    distance of domains (eq. 15) is ``fsmer.transfer.mmd``.
 
     Open in the paper and chosen here: the projections' length (128), the detector's form (batch normalisation and a
     linear layer without bias, as in TCAE's published code), Adam, epochs and batch size.
@@ -67,10 +70,14 @@ class Merau(Backbone):
     Deviations: `class_directions` is ours: the detector's logits that a class is expected to show, sent through their
     own projection, are a direction that needs no label.
 
-    Absent: the authors' TCAE weights. Give those of ``fsmer pretrain tcae`` to `load_au_encoder`, then train the
-    detector with `fsmer.pretraining.au_detector.fit_au_detector`; before that the action unit branch is random. The
-    paper's rate of 1e-5 fits a ResNet18 that was trained before (``flow={"weights": "imagenet"}``, or a file); one
-    that starts at random hardly moves, so raise ``rates["flow_encoder"]`` for it.
+    Absent: training on episodes for ProtoNet (eq. 10, Algorithm 1, last column of Table 2): ``protonet`` takes a
+    network that was trained with a classifier. Augmentation in the fine-tuning methods (the method ``train`` has it,
+    without the resizing that the paper names and gives no range for). The baselines of its tables (LBP-TOP, VGG,
+    CapsuleNet, Liu's network) and the support vector machines on principal components of Table 5. The authors' TCAE
+    weights: give those of ``fsmer pretrain tcae`` to `load_au_encoder`, then train the detector with
+    `fsmer.pretraining.au_detector.fit_au_detector`; before that the action unit branch is random. The paper's rate of
+    1e-5 fits a ResNet18 that was trained before (``flow={"weights": "imagenet"}``, or a file); one that starts at
+    random hardly moves, so raise ``rates["flow_encoder"]`` of `recipe` for it.
     """
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(

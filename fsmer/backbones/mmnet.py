@@ -211,16 +211,18 @@ class MMNet(Backbone):
       is the reading to the letter.
     * 2.3: as there: 196 patches of one pixel, 512 numbers each, learnt position embeddings, no class token. The onset
       is scaled with anti-aliasing; whether the published code does so depends on the version of torchvision.
-    * 3.2: optimiser, learning rate, batch, epochs and loss as there; `recipe` says what was left open. Of its
-      augmentation, mirroring and cropping are in the recipe. Colour jitter is not, nor is the published code's
-      rotation by up to 3 degrees (``augment=("flip", "crop", "rotate")`` adds it). Absent, too, is the choice of
-      one of the four frames next to the annotated onset and apex in training: a clip holds one onset and one apex.
+    * 3.1, 3.2: faces cut out by Dlib's landmarks come before a backbone (``fsmer.preprocess``); classes and scores are
+      an evaluation's. Optimiser, learning rate, batch, epochs and loss as there; `recipe` says what was left open. Of
+      its augmentation, mirroring and cropping are in the recipe. Colour jitter is not, nor is the published code's
+      rotation by up to 3 degrees (``augment=("flip", "crop", "rotate")`` adds it). Absent, too, is the choice of one
+      of the four frames next to the annotated onset and apex in training: a clip holds one onset and one apex.
     * 3.3: all rows of Tables 3, 4 and 5 can be built by options.
     * 3.5: `explain_maps` gives the maps of all blocks; Fig. 4 shows the first.
 
     The published code also builds parts that its loss never reads (an action unit head, time embeddings, another
     position convolution, a head and a mask in the ViT); they are absent here. Its three-class script groups the first
-    convolution in a way that cannot be built; its transformer settings are in `THREE_CLASS_ARGUMENTS`.
+    convolution in a way that cannot be built; its transformer settings are in `THREE_CLASS_ARGUMENTS`, its training in
+    `THREE_CLASS_RECIPE` (``model.recipe = THREE_CLASS_RECIPE`` before training).
     """
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(

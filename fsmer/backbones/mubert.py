@@ -602,12 +602,19 @@ class MuBert(Backbone):
     scale 1/sqrt(d) and an output layer after eq. 9, layer norm after the last block, decoder embedding and positions,
     ImageNet's mean and deviation, how the diagonal is read as a map.
 
-    Deviations: S is multiplied by the number of patches within W, which the output layer can undo and which keeps P_dma
-    at the size of the tokens; S is the mean of the heads, without the contextual token's share. Rounding in Algorithm 1
-    is in `draw_blocks`. The sum over i in eq. 8 is taken as printed: shares over the patches of I_{t+δ}.
+    Settled here: S is multiplied by the number of patches within W, which the output layer can undo and which keeps
+    P_dma at the size of the tokens; S is the mean of the heads, without the contextual token's share. Crop (eq. 10)
+    keeps 40 to 100 % of the frame. Rounding in Algorithm 1 is in `draw_blocks`. The sum over i in eq. 8 is taken as
+    printed: shares over the patches of I_{t+δ}. How P_dma enters the classifier the paper does not say: here its mean
+    over the frame, divided by the mean of W, is the embedding, and the classifier on it is linear.
+
+    Deviations: training without labels counts steps instead of epochs, and those of one GPU's batch; either frame of a
+    pair may be the earlier one, where the paper adds δ.
 
     Absent: the 8 million frames of CAS(ME)³ and the authors' weights; dropout and augmentation of fine-tuning, of
-    which the paper says nothing. The decoder is frozen except in training without labels, as recognition leaves it out.
+    which the paper says nothing; the other networks of its tables and figures (ViT, MoCo, BEiT and MAE of Table 6, RAFT
+    and MagNet of Fig. 7). Eq. 7 gives the reason for swapping and has no place in code. The decoder is frozen except in
+    training without labels, as recognition leaves it out.
     """
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
@@ -901,7 +908,7 @@ class MuBertTiny(MuBert):
     Deviations beside those of ``mubert_small``: the size; what is reconstructed is normalised patch by patch (an option
     of the published code); cosines in place of products in eq. 8, noise on P_dma during training without labels, other
     initial weights; maps read relative to each frame with itself; the embedding takes P_dma both ways, by region, and
-    the map of changes. Learning rate, steps and batch size.
+    the map of changes. Learning rate, steps and batch size of both trainings differ too.
     """
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(

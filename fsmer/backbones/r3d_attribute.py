@@ -455,7 +455,9 @@ class R3D10Attribute(R3DAttribute):
     Added: after training the vectors of the thirty phrases are kept, and a class described in words is their
     combination; the paper names zero-sample learning as its model but does not do it.
 
-    Absent: Kinetics weights (the paper names none; there are none for depth 10 or for flow).
+    Absent: Kinetics weights (the paper names none; there are none for depth 10 or for flow). Faces cut out by dlib,
+    interpolation to 16 frames by TIM and Farneback flow (section IV-B) come before a backbone: they are choices of
+    ``fsmer.preprocess``. The split of the people 3:2 and the mean of five runs (section IV-C, E) are an evaluation's.
     """
 
     depth = 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsmer.backbones.base import CONFIG_FILE, Backbone, fetch_weights, read_config
+from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, WeightsError, unknown_name
 from fsmer.resources import resource_folder
@@ -55,7 +57,7 @@ class ModelInfo:
     pretrained : bool
         Whether weights ship with fsmer.
     notes : str
-        What of its paper is there, what deviates and what is absent.
+        What of its paper is there, what deviates and what is absent, and how it is trained by default.
     """
 
     name: str
@@ -66,6 +68,16 @@ class ModelInfo:
     input_specs: tuple[InputSpec, ...]
     pretrained: bool
     notes: str
+
+    def card(self, width: int = 80) -> str:
+        """The notes as a page of text, `width` characters wide; items of a list keep their indent."""
+        found = []
+        for part in re.split(r"\n(?=\* |\n|Source: )", self.notes.replace("``", "`")):
+            line = " ".join(part.split())
+            indent = "  " if line.startswith("* ") else ""
+            filled = textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
+            found.append(f"\n{filled}" if part.startswith("\n") else filled)
+        return "\n".join(found)
 
 
 def register_backbone(name: str) -> Callable[[B], B]:
@@ -164,7 +176,7 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
                 embed_dim=model.embed_dim,
                 input_specs=model.input_specs,
                 pretrained=(resource_folder("pretrained") / name / CONFIG_FILE).is_file(),
-                notes=class_notes(cls),
+                notes="\n\n".join(filter(None, (class_notes(cls), training_notes(cls)))),
             )
         )
     if not found and not any(character in pattern for character in "*?["):
@@ -180,6 +192,35 @@ def class_notes(cls: type[Backbone]) -> str:
         if found:
             return found.group(1).strip()
     return ""
+
+
+def training_notes(cls: type[Backbone]) -> str:
+    """The backbone's default training, with labels and (where it has one) without, and where its values come from."""
+    recipe = cls.recipe
+    augmentation = " and ".join(recipe.augment) or "no"
+    lines = [
+        f"Training (`recipe`): {_optimiser(recipe)}, {recipe.epochs} epochs in batches of {recipe.batch_size}, "
+        f"{recipe.schedule} learning rate, {augmentation} augmentation.",
+        f"Source: {recipe.source.rstrip('.')}.",
+    ]
+    free: PretrainRecipe | None = getattr(cls, "pretraining_recipe", None)
+    if free is not None:
+        low, high = free.distance
+        lines += [
+            "",
+            f"Training without labels (`pretraining_recipe`): {_optimiser(free)}, {free.steps:,} steps of "
+            f"{free.batch_size} pairs of frames {low} to {high} apart, {free.schedule} learning rate.",
+            f"Source: {free.source.rstrip('.')}.",
+        ]
+    return "\n".join(textwrap.fill(line, 116) for line in lines)
+
+
+def _optimiser(recipe: TrainRecipe | PretrainRecipe) -> str:
+    name = {"adam": "Adam", "adamw": "AdamW", "sgd": f"SGD with momentum {recipe.momentum:g}"}[recipe.optimizer]
+    rates = recipe.rates if isinstance(recipe, TrainRecipe) else {}
+    layers = ", ".join(f"{prefix} {rate:g}" for prefix, rate in rates.items())
+    decay = f", weight decay {recipe.weight_decay:g}" if recipe.weight_decay else ""
+    return f"{name} at {recipe.learning_rate:g}{f' ({layers})' if layers else ''}{decay}"
 
 
 def _count_flops(model: Backbone) -> int:

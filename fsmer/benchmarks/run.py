@@ -309,6 +309,7 @@ def run_table(
     synthetic: bool = False,
     weights: Mapping[str, str | os.PathLike[str]] | None = None,
     select: Rule = "fixed",
+    jobs: int | Literal["auto"] | None = None,
     resume: bool = True,
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -339,6 +340,8 @@ def run_table(
         about another variant of that backbone are refused.
     select : {"fixed", "nested", "oracle"}
         As for `fsmer.evaluate`.
+    jobs : int or "auto", optional
+        As for `fsmer.evaluate`, for the rows that train a network in their folds.
     resume : bool
         Whether finished runs of the same settings and clips count.
     progress : callable, optional
@@ -353,7 +356,7 @@ def run_table(
     UnknownNameError
         No such table, or weights are given for a backbone that it does not run.
     ProtocolError
-        No row has that name, neither clips nor `synthetic` is given, or the seeds are none.
+        No row has that name, neither clips nor `synthetic` is given, or the seeds or jobs are none.
     WeightsError
         Weights cannot be read, or are those of another backbone.
     OutputError
@@ -364,6 +367,8 @@ def run_table(
     >>> result = run_table("fr-2", fsmer.read_clips("my-maps"), out="out/fr-2", seeds=3)  # doctest: +SKIP
     >>> print(result.markdown())  # doctest: +SKIP
     """
+    from fsmer.evaluation.runner import check_jobs
+
     table = load_table(name) if isinstance(name, str) else name
     wanted = [rows] if isinstance(rows, str) else list(rows)
     chosen = [
@@ -384,6 +389,7 @@ def run_table(
             "--data on the command line), or run it on synthetic ones (synthetic=True, --synthetic)."
         )
     _check_seeds(seeds)
+    check_jobs(jobs)
     _check_weights(table, weights or {})
     folder = Path(out)
     check_writable(folder)
@@ -396,6 +402,7 @@ def run_table(
         synthetic=synthetic,
         weights={key: os.fspath(value) for key, value in (weights or {}).items()},
         select=select,
+        jobs=jobs,
         resume=resume,
         progress=progress or _silent,
     )
@@ -432,6 +439,7 @@ class _Bench:
     synthetic: bool
     weights: dict[str, str]
     select: Rule
+    jobs: int | Literal["auto"] | None
     resume: bool
     progress: Progress
     _made: dict[str, ClipSet] = field(default_factory=dict)
@@ -593,16 +601,21 @@ class _Bench:
 
         given = self.weights.get(model) if isinstance(model, str) else None
         fresh = isinstance(model, str) and given is None
+        method = load_method(settings.method, **settings.params)
         return evaluate(
             settings.protocol,
             given or model,
-            load_method(settings.method, **settings.params),
+            method,
             clips=clips,
             arguments=(dict(settings.arguments) or None) if fresh else None,
             seeds=seeds,
             select=self.select,
+            # Some rows of a table train and others do not, which is no reason to say so row by row.
+            jobs=None if method.keeps_backbone else self.jobs,
             out=folder,
             resume=self.resume,
+            # The folder is named after all that the run depends on.
+            overwrite=True,
             progress=self.progress,
         )
 
@@ -672,7 +685,8 @@ class _Bench:
         if given is None:
             if settings.before:
                 return None
-            return StartingPoint.of(settings.model, load_method(settings.method), settings.arguments).given
+            method = load_method(settings.method, **settings.params)
+            return StartingPoint.of(settings.model, method, settings.arguments).given
         backbone = load_model(given)
         for key, value in settings.arguments.items():
             held = backbone.config.get(key)

@@ -23,6 +23,7 @@ from fsmer.data.media import (
     NpyStore,
     RowError,
     check_arrays,
+    nameless,
     narrowed,
 )
 from fsmer.data.schemes import LabelScheme, RelabelReport, load_scheme
@@ -582,12 +583,30 @@ class ClipSet(Sequence[Clip]):
         Parameters
         ----------
         labelled : bool
-            False leaves out what was annotated too: label, action units and all further columns.
+            False leaves out what was annotated too: label, action units and all further columns, and the names of clips
+            and of image files, since these often hold a label (``s03_po_05``, ``negative/map.png``). The clips are
+            numbered instead, and images are read here and now.
+
+        Raises
+        ------
+        MediaError
+            An image that has to be read cannot be.
         """
-        table = self.table if labelled else self.table[["clip", "dataset", "subject"]]
-        stores = {kind: narrowed(store, self._rows) for kind, store in self._base.media.items()}
+        if labelled:
+            table = self.table
+            stores = {kind: narrowed(store, self._rows) for kind, store in self._base.media.items()}
+        else:
+            table = self.table[["dataset", "subject"]]
+            table.insert(0, "clip", [f"clip-{row}" for row in range(len(table))])
+            stores = {kind: self._without_names(kind) for kind in self._base.media}
         columns = table.astype(dict.fromkeys({"dataset", "subject", "label"} & set(table.columns), object))
         return ClipSet._whole(_Base(clean_table(columns), stores))
+
+    def _without_names(self, kind: str) -> MediaStore:
+        try:
+            return nameless(self._base.media[kind], self._rows)
+        except RowError as error:
+            raise self._base.media_error(error.row, error.reason) from error
 
     # -- media --------------------------------------------------------------------------------------------------------
 
@@ -688,13 +707,12 @@ class ClipSet(Sequence[Clip]):
                     "media": {kind: spec.to_dict() for kind, spec in self.specs.items()},
                 }
                 for kind, spec in self.specs.items():
-                    shape = (len(self), *spec.shape)
-                    array = np.lib.format.open_memmap(temporary / f"{kind}.npy", "w+", np.float32, shape)
-                    start = 0
-                    for batch in self.batches(kind):
-                        array[start : start + len(batch)] = batch
-                        start += len(batch)
-                    array.flush()
+                    # Plain writes: a full disk is an error to them, and a crash to a memory map.
+                    with (temporary / f"{kind}.npy").open("wb") as handle:
+                        header = {"descr": "<f4", "fortran_order": False, "shape": (len(self), *spec.shape)}
+                        np.lib.format.write_array_header_1_0(handle, header)
+                        for batch in self.batches(kind):
+                            handle.write(np.ascontiguousarray(batch, "<f4").data)
                 write_json(temporary / HEADER, values)
         except OutputError:
             raise
@@ -772,7 +790,8 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
         shown = ", ".join(repr(name) for name in names[doubled].iloc[:3])
         raise DataError(
             f"{int(doubled.sum())} clip ids are in more than one set, such as {shown}; "
-            "make them unique with clips.with_prefix(), which puts the data set before the id, or leave them out."
+            "make them unique with clips.with_prefix(), which puts the data set before the id (on the command line: "
+            "one --prefix NAME for each --data), or leave them out."
         )
     frame = pd.concat(
         [table.astype(dict.fromkeys(("dataset", "subject", "label"), object)) for table in tables], ignore_index=True

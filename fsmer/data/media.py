@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -26,6 +26,7 @@ __all__ = [
     "RowError",
     "check_arrays",
     "guess_spec",
+    "nameless",
     "narrowed",
 ]
 
@@ -195,11 +196,15 @@ class ImageStore:
         """Decode the asked images."""
         out = np.empty((len(rows), *self._spec.shape), np.float32)
         for place, row in enumerate(rows.tolist()):
-            image = _read_image(row, self.files[row])
-            if image.shape != self._spec.shape:
-                raise RowError(row, f"{self.files[row]}: {_size_reason(image.shape, self._spec)}")
-            out[place] = _as_float(image)
+            out[place] = _as_float(self.pixels(row))
         return out
+
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """One image as it is stored, in the shape of the spec."""
+        image = _read_image(row, self.files[row])
+        if image.shape != self._spec.shape:
+            raise RowError(row, f"{self.files[row]}: {_size_reason(image.shape, self._spec)}")
+        return image
 
 
 class ConcatStore:
@@ -256,13 +261,24 @@ class ConcatStore:
 
     def narrowed(self, rows: Rows) -> ConcatStore:
         """A store of these rows alone, see `narrowed`."""
+        return self._parts(rows, narrowed)
+
+    def nameless(self, rows: Rows) -> ConcatStore:
+        """The same without names of files, see `nameless`."""
+        return self._parts(rows, nameless)
+
+    def _parts(self, rows: Rows, cut: Callable[[MediaStore, Rows], MediaStore]) -> ConcatStore:
         which = self._which[rows]
         stores, places = [], np.zeros(len(rows), np.int64)
         # No row at all still needs a store that says what it holds.
         numbers = np.unique(which) if len(rows) else np.zeros(1, np.int64)
         for index in numbers.tolist():
             here = np.flatnonzero(which == index)
-            stores.append(narrowed(self._stores[index], self._rows[rows[here]]))
+            inner = self._rows[rows[here]]
+            try:
+                stores.append(cut(self._stores[index], inner))
+            except RowError as error:
+                raise RowError(int(rows[here[np.flatnonzero(inner == error.row)[0]]]), error.reason) from error
             places[here] = np.arange(len(here))
         return ConcatStore(stores, np.searchsorted(numbers, which).astype(np.int32), places)
 
@@ -312,6 +328,24 @@ def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
     return ConcatStore([store], np.zeros(len(rows), np.int32), rows)
 
 
+def nameless(store: MediaStore, rows: Rows) -> MediaStore:
+    """As `narrowed`, but with the pixels of images in place of the names of their files.
+
+    Raises
+    ------
+    RowError
+        An image cannot be read; the row is that of `store`.
+    """
+    if isinstance(store, ConcatStore):
+        return store.nameless(rows)
+    if not isinstance(store, ImageStore):
+        return narrowed(store, rows)
+    pixels = np.empty((len(rows), *store.spec.shape), np.uint8)
+    for place, row in enumerate(rows.tolist()):
+        pixels[place] = store.pixels(row)
+    return ArrayStore(pixels, store.spec)
+
+
 def guess_spec(array: NDArray[Any]) -> InputSpec:
     """Spec of flow maps given as a bare array of shape ``(N, channels, height, width)``.
 
@@ -358,12 +392,12 @@ def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
     return InputSpec(first.kind, first.size, first.channels, first.normalisation, None)
 
 
-def check_arrays(arrays: NDArray[np.float32], spec: InputSpec) -> tuple[int, str] | None:
+def check_arrays(arrays: NDArray[Any], spec: InputSpec) -> tuple[int, str] | None:
     """Find the first unusable array of a stack.
 
     Parameters
     ----------
-    arrays : ndarray of float32, shape (N, \\*spec.shape)
+    arrays : ndarray of float32 (or uint8, which stands for value / 255), shape (N, \\*spec.shape)
     spec : InputSpec
         What they claim to hold.
 
@@ -376,7 +410,8 @@ def check_arrays(arrays: NDArray[np.float32], spec: InputSpec) -> tuple[int, str
         return None
     # Per clip and channel, over space and, where there is any, time.
     axes = (1, 3, 4) if arrays.ndim == 5 else (2, 3)
-    low, high = arrays.min(axis=axes), arrays.max(axis=axes)
+    low: Any = _as_float(arrays.min(axis=axes))
+    high: Any = _as_float(arrays.max(axis=axes))
     finite = (np.isfinite(low) & np.isfinite(high)).all(axis=1)
     flat = low == high
     minmax = spec.normalisation == "minmax"

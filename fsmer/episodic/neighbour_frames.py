@@ -13,6 +13,10 @@ from fsmer.errors import DataError
 
 __all__ = ["FramePair", "NeighbourFrames", "neighbour_counts", "neighbours_of"]
 
+# Numbers as a data set writes them, and places in the sequence counted from 0.
+FRAMES = ("onset", "apex", "offset")
+INDICES = ("onset_index", "apex_index", "offset_index")
+
 
 @dataclass(frozen=True)
 class FramePair:
@@ -120,8 +124,53 @@ class NeighbourFrames:
 
     factor: int = 5
 
+    def table(self, table: pd.DataFrame, *, classes: Sequence[str] | None = None) -> pd.DataFrame:
+        """All training samples as a table of clips, from which `fsmer.preprocess.prepare` makes their media.
+
+        A neighbour is its clip's row with another apex, named after the clip and how far its frame is from the apex
+        (``"EP02_01f@-1"``). The new column ``neighbour_of`` holds the clip's id there, and nothing in the clip's own
+        row. A clip whose apex only stands in for a missing annotation (``apex_from``) gets no neighbours.
+
+        Parameters
+        ----------
+        table : DataFrame
+            One row a clip with ``clip``, ``label`` and the frames as `fsmer.preprocess.prepare` takes them:
+            ``onset_index``, ``apex_index`` and ``offset_index`` (as in ``read_dataset(...).table``) or, in their
+            absence, ``onset``, ``apex`` and ``offset``.
+        classes : sequence of str, optional
+            Classes to use; default all of the table. Clips without a label are left out.
+
+        Raises
+        ------
+        DataError
+            As for `pairs`.
+        """
+        names = INDICES if "apex_index" in table.columns else FRAMES
+        annotated = [True] * len(table)
+        if "apex_from" in table.columns:
+            annotated = [str(origin) == "annotation" for origin in table["apex_from"]]
+        places: list[int] = []
+        shifts: list[int] = []
+        for place, _, count in self._shared_out(table, names, classes):
+            places.append(place)
+            shifts.append(0)
+            if annotated[place]:
+                _, apex, near = _near(table.iloc[place], names, count)
+                places += [place] * len(near)
+                shifts += [frame - apex for frame in near]
+        found = table.iloc[places].reset_index(drop=True)
+        clips = [str(clip) for clip in found["clip"]]
+        found["clip"] = [f"{clip}@{shift:+d}" if shift else clip for clip, shift in zip(clips, shifts, strict=True)]
+        found["neighbour_of"] = [clip if shift else "" for clip, shift in zip(clips, shifts, strict=True)]
+        # What is no number stands for no apex, and such clips have no neighbours to be shifted.
+        apexes = zip(pd.to_numeric(found[names[1]], errors="coerce"), shifts, strict=True)
+        found[names[1]] = pd.Series(
+            [None if pd.isna(apex) else int(apex) + shift for apex, shift in apexes], dtype="Int64"
+        )
+        return found
+
     def pairs(self, table: pd.DataFrame, *, classes: Sequence[str] | None = None) -> list[FramePair]:
-        """All training samples of the clips of `table`: each clip's own pair, then its neighbours.
+        """All training samples as frame numbers: each clip's own pair, then its neighbours.
 
         Parameters
         ----------
@@ -137,28 +186,41 @@ class NeighbourFrames:
             A column is missing, a frame number is missing, or the frames of a clip are not in order; the message names
             the clip.
         """
-        missing = [name for name in ("clip", "label", "onset", "apex", "offset") if name not in table.columns]
+        found = []
+        for place, label, count in self._shared_out(table, FRAMES, classes):
+            clip = str(table["clip"].iloc[place])
+            onset, apex, near = _near(table.iloc[place], FRAMES, count)
+            found.append(FramePair(clip, onset, apex, label, added=False))
+            found += [FramePair(clip, onset, frame, label, added=True) for frame in near]
+        return found
+
+    def _shared_out(
+        self, table: pd.DataFrame, names: Sequence[str], classes: Sequence[str] | None
+    ) -> list[tuple[int, str, int]]:
+        """Place, label and number of neighbours of every clip that is used."""
+        missing = [name for name in ("clip", "label", *names) if name not in table.columns]
         if missing:
             raise DataError(
                 f"the table has no column {missing[0]!r}, but neighbours of the apex are found from the frame numbers "
                 "of onset, apex and offset; add them."
             )
-        used = table[table["label"].notna() & (table["label"].isin(list(classes)) if classes is not None else True)]
-        labels = [str(label) for label in used["label"]]
-        extra = neighbour_counts(Counter(labels), factor=self.factor)
-        found = []
-        for row, label in zip(used.itertuples(index=False), labels, strict=True):
-            clip = str(row.clip)
-            onset, apex, offset = (
-                _frame_number(clip, name, getattr(row, name)) for name in ("onset", "apex", "offset")
-            )
-            try:
-                near = neighbours_of(onset, apex, offset, extra[label])
-            except DataError as error:
-                raise DataError(f"clip {clip!r}: {error}") from error
-            found.append(FramePair(clip, onset, apex, label, added=False))
-            found += [FramePair(clip, onset, frame, label, added=True) for frame in near]
-        return found
+        used = [
+            (place, str(label))
+            for place, label in enumerate(table["label"])
+            if not pd.isna(label) and (classes is None or label in classes)
+        ]
+        extra = neighbour_counts(Counter(label for _, label in used), factor=self.factor)
+        return [(place, label, extra[label]) for place, label in used]
+
+
+def _near(row: pd.Series, names: Sequence[str], count: int) -> tuple[int, int, list[int]]:
+    """Onset and apex of a clip, and `count` neighbours of the apex or as many as there are."""
+    clip = str(row["clip"])
+    onset, apex, offset = (_frame_number(clip, name.removesuffix("_index"), row[name]) for name in names)
+    try:
+        return onset, apex, neighbours_of(onset, apex, offset, count)
+    except DataError as error:
+        raise DataError(f"clip {clip!r}: {error}") from error
 
 
 def _frame_number(clip: str, name: str, value: object) -> int:
@@ -167,5 +229,6 @@ def _frame_number(clip: str, name: str, value: object) -> int:
     except ValueError:
         number = math.nan
     if not number.is_integer():
-        raise DataError(f"clip {clip!r} has {value!r} as {name} frame; give a whole number or leave the clip out.")
+        shown = repr(value) if isinstance(value, str) else value
+        raise DataError(f"clip {clip!r} has {shown} as {name} frame; give a whole number or leave the clip out.")
     return int(number)

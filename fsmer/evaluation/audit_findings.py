@@ -23,6 +23,8 @@ __all__ = [
     "check_same_ids",
     "check_written_subjects",
     "either",
+    "number",
+    "share",
 ]
 
 Severity = Literal["serious", "warning", "note"]
@@ -171,7 +173,7 @@ class Audit:
         }
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{value:,} {name}" for name, value in self.counts.items())
+        counts = ", ".join(number(value, name.removesuffix("s"), name) for name, value in self.counts.items())
         lines = [f"{self.path}: {KINDS[self.kind]} with {counts}", self.verdict]
         lines += [f"  {finding}" for finding in self.findings]
         for metric, ways in self.figures.items():
@@ -280,7 +282,7 @@ def check_one_identity(table: pd.DataFrame, out: Findings) -> None:
             out.add(
                 f"two-{column}s",
                 "serious",
-                f"{len(several):,} clips have more than one {column}",
+                f"{number(len(several), 'clip has', 'clips have')} more than one {column}",
                 (f"{clip}: {' and '.join(values)}" for (_, clip), values in several.items()),
                 len(several),
             )
@@ -298,8 +300,9 @@ def check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
         out.add(
             "one-person-two-names",
             "serious",
-            f"{len(alike):,} persons are written in two ways within one data set, so that protocols take them for two "
-            "people and put one on each side",
+            f"{number(len(alike), 'person is', 'persons are')} written in two ways within one data set, which "
+            "protocols "
+            "take for two people and may put on both sides",
             (f"{' and '.join(map(repr, names))}{f' of {key[0]}' if key[0] else ''}" for key, names in alike.items()),
         )
 
@@ -315,10 +318,21 @@ def check_same_ids(table: pd.DataFrame, out: Findings) -> None:
         out.add(
             "clip-in-two-data-sets",
             "serious",
-            f"{len(several):,} clips occur in more than one data set, so one copy may teach while the other is judged",
+            f"{number(len(several), 'clip occurs', 'clips occur')} in more than one data set, so one copy may teach "
+            "while the other is judged",
             (f"{clip} in {' and '.join(names)}" for clip, names in several.items()),
             len(several),
         )
+
+
+def number(count: int, one: str, many: str) -> str:
+    """How many there are, and the words that agree with it."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def share(count: int, whole: int, things: str, one: str, many: str) -> str:
+    """How many of how many, and the verb that agrees with it."""
+    return f"{count:,} of {whole:,} {things} {one if count == 1 else many}"
 
 
 def _person(subject: str, in_one_dataset: bool) -> str:

@@ -21,6 +21,7 @@ from fsmer.evaluation.audit_findings import (
     check_same_ids,
     check_written_subjects,
     either,
+    number,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def audit_clips(folder: Path, near: float) -> Audit:
         out.looked_at("missing files")
         if files and not there.all():
             gone = table.loc[~there]
-            out.add("missing-file", "serious", f"{len(gone):,} maps that the index names are not there", gone["file"])
+            lost = number(len(gone), "map that the index names is", "maps that the index names are")
+            out.add("missing-file", "serious", f"{lost} not there", gone["file"])
             table = table.loc[there].reset_index(drop=True)
             files = [file for file, held in zip(files, there, strict=True) if held]
         media = Media.of_files(files)
@@ -113,7 +115,8 @@ def _check_index(index: Path, table: pd.DataFrame, out: Findings) -> None:
     twice = table.duplicated(["dataset", "clip"], keep=False)
     if twice.any():
         rows = table.loc[twice].drop_duplicates(["dataset", "clip"])
-        out.add("listed-twice", "serious", f"{len(rows):,} clips stand twice in {index.name}", rows["clip"])
+        stand = number(len(rows), "clip stands", "clips stand")
+        out.add("listed-twice", "serious", f"{stand} twice in {index.name}", rows["clip"])
     for column in ("clip", "subject", "label"):
         if column in table:
             empty = table.index[table[column] == ""]
@@ -121,7 +124,7 @@ def _check_index(index: Path, table: pd.DataFrame, out: Findings) -> None:
                 out.add(
                     f"empty-{column}",
                     "warning",
-                    f"{len(empty):,} rows have no {column}",
+                    f"{number(len(empty), 'row has', 'rows have')} no {column}",
                     (f"row {row + 2}" for row in empty),
                 )
 
@@ -220,12 +223,14 @@ def check_media(
         out.add(
             "unreadable-media",
             "serious",
-            f"{len(media.broken):,} media cannot be read",
+            f"{number(len(media.broken), 'medium cannot', 'media cannot')} be read",
             (clips[row] for row in media.broken),
         )
     flat = [clips[row] for row in np.flatnonzero(~media.features.any(axis=1)) if row not in media.broken]
     if flat:
-        out.add("constant-media", "warning", f"{len(flat):,} clips show no variation at all", flat)
+        out.add(
+            "constant-media", "warning", f"{number(len(flat), 'clip shows', 'clips show')} no variation at all", flat
+        )
     same: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(media.digests):
         same[digest].append(row)
@@ -255,9 +260,7 @@ def _add_pairs(
         for a, b, _ in pairs
     )
     leaking = people > 0
-    tail = (
-        f"; {people:,} of two people, so that a protocol may put one on each side" if people else "; each of one person"
-    )
+    tail = f"; {people:,} of two people, so that a protocol may put one on each side" if people else "; of one person"
     if sides is not None:
         crossing = _crossing([(rows[a], rows[b]) for a, b, _ in pairs], sides)
         leaking = crossing > 0
@@ -269,7 +272,7 @@ def _add_pairs(
     out.add(
         check,
         severity,
-        f"{len(pairs):,} pairs of clips show {what}{tail}",
+        f"{number(len(pairs), 'pair of clips shows', 'pairs of clips show')} {what}{tail}",
         (
             f"{rows[a]['clip']}{_of(rows[a])} and {rows[b]['clip']}{_of(rows[b])}"
             + ("" if likeness == 1 else f" ({likeness:.3f})")
@@ -283,7 +286,8 @@ def _add_pairs(
             out.add(
                 "labels-disagree",
                 "serious",
-                f"{len(unlike):,} pairs that show {what} have two labels",
+                f"{number(len(unlike), 'pair that shows', 'pairs that show')} {what} "
+                f"{'has' if len(unlike) == 1 else 'have'} two labels",
                 (f"{rows[a]['clip']} {rows[a]['label']} and {rows[b]['clip']} {rows[b]['label']}" for a, b in unlike),
             )
 

@@ -19,6 +19,8 @@ from fsmer.evaluation.audit_findings import (
     check_same_ids,
     check_written_subjects,
     either,
+    number,
+    share,
 )
 from fsmer.evaluation.metrics import METRICS
 
@@ -76,7 +78,7 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
         out.add(
             "unfinished-run",
             "note",
-            "Beside the report lie parts of a run that did not finish; they were made with other settings",
+            "Beside the report lie parts of a run that did not finish, which the report does not count",
             leftovers,
         )
     out.unchecked.append("the media, since a results folder holds none: audit the folder of clips too")
@@ -148,7 +150,8 @@ def _check_same_answers(table: pd.DataFrame, out: Findings, pooled: bool) -> Non
         out.add(
             "duplicated-prediction",
             "serious",
-            f"{len(rows):,} clips are answered more than once in the same fold, so they count more than once",
+            f"{number(len(rows), 'clip is', 'clips are')} answered more than once in the same fold, and counted as "
+            "often",
             rows["clip"],
         )
     if not pooled:
@@ -160,7 +163,9 @@ def _check_same_answers(table: pd.DataFrame, out: Findings, pooled: bool) -> Non
         out.add(
             "judged-in-two-folds",
             "serious",
-            f"{len(rows):,} clips are judged in more than one fold, though folds that are pooled must divide the clips",
+            f"{number(len(rows), 'clip is', 'clips are')} judged in more than one fold, though folds that are pooled "
+            "must "
+            "divide the clips",
             rows["clip"],
         )
 
@@ -182,7 +187,7 @@ def _check_completeness(report: Report, out: Findings) -> None:
             out.add(
                 "missing-fold",
                 "serious",
-                f"{len(gone):,} of {len(listed):,} folds{of_seed} have no prediction",
+                f"{share(len(gone), len(listed), f'folds{of_seed}', 'has', 'have')} no prediction",
                 gone["name"],
             )
         expected = part["episode"].value_counts()
@@ -192,18 +197,20 @@ def _check_completeness(report: Report, out: Findings) -> None:
             out.add(
                 "missing-prediction",
                 "serious",
-                f"{len(short):,} folds{of_seed} have another number of predictions than the run gave",
+                f"{share(len(short), len(listed), f'folds{of_seed}', 'has', 'have')} another number of predictions "
+                "than "
+                "the run gave",
                 (f"{name}: {expected[episode]} of {clips}" for episode, name, clips in short.itertuples(index=False)),
             )
     empty = listed[listed["clips"] == 0]
     if len(empty):
-        out.add("empty-fold", "warning", f"{len(empty):,} folds judge no clip", empty["name"])
+        out.add("empty-fold", "warning", f"{number(len(empty), 'fold judges', 'folds judge')} no clip", empty["name"])
     clips = len(table.drop_duplicates(["dataset", "clip"]))
     if clips != counts["clips"]:
         out.add(
             "missing-clip",
             "serious",
-            f"The report tells of {counts['clips']:,} clips, but predictions are there of {clips:,}",
+            f"The report tells of {number(counts['clips'], 'clip', 'clips')}, but predictions are there of {clips:,}",
             count=abs(clips - counts["clips"]),
         )
 
@@ -230,8 +237,9 @@ def _check_classes(table: pd.DataFrame, classes: Sequence[str], out: Findings, p
         out.add(
             "class-not-taught",
             "warning",
-            f"In {len({fold for fold, _ in lacking}):,} folds all clips of a class are on the test side, so nothing "
-            "could teach it",
+            f"In {number(len({fold for fold, _ in lacking}), 'fold', 'folds')} all clips of a class are on the test "
+            "side, so "
+            "nothing could teach it",
             (f"{label!r} in fold {fold}" for fold, label in lacking),
         )
 
@@ -251,7 +259,8 @@ def _check_probabilities(report: Report, out: Findings) -> None:
         out.add(
             "answer-against-probability",
             "serious",
-            f"{int(wrong.sum()):,} answers are not the class with the highest probability; the table was changed",
+            f"{number(int(wrong.sum()), 'answer is', 'answers are')} not the class with the highest probability; the "
+            "table was changed",
             report.predictions.loc[wrong, "clip"],
         )
 
@@ -317,8 +326,9 @@ def _check_spread_people(table: pd.DataFrame, out: Findings) -> None:
         out.add(
             "subject-on-both-sides",
             "serious",
-            f"{len(both):,} of {len(folds):,} subjects are judged in more than one fold, so their other clips are on "
-            "the training side",
+            f"{share(len(both), len(folds), 'subjects', 'is', 'are')} judged in more than one fold, with other clips "
+            "of "
+            "the same person on the training side",
             (
                 f"{subject}{f' of {dataset}' if dataset else ''} in {count} folds"
                 for (dataset, subject), count in both.items()

@@ -21,6 +21,8 @@ from fsmer.evaluation.audit_findings import (
     check_same_ids,
     check_written_subjects,
     either,
+    number,
+    share,
 )
 from fsmer.evaluation.audit_media import Media, check_media
 
@@ -95,12 +97,13 @@ def _check_sides(table: pd.DataFrame, out: Findings) -> None:
         there = set(table.loc[table["side"] == side, "fold"])
         gone = [fold for fold in dict.fromkeys(table["fold"]) if fold not in there]
         if gone:
-            out.add("missing-side", "serious", f"{len(gone):,} folds have no {word} side", gone)
+            out.add("missing-side", "serious", f"{number(len(gone), 'fold has', 'folds have')} no {word} side", gone)
     numbers = sorted(int(fold) for fold in table["fold"].unique() if re.fullmatch(r"\d+", fold))
     if len(numbers) == table["fold"].nunique() and numbers:
         gaps = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
         if gaps:
-            out.add("missing-fold", "warning", f"{len(gaps):,} numbers are missing among the folds", gaps)
+            missing = number(len(gaps), "number is", "numbers are")
+            out.add("missing-fold", "warning", f"{missing} missing among the folds", gaps)
 
 
 def _check_clips_on_both_sides(table: pd.DataFrame, out: Findings) -> None:
@@ -111,7 +114,9 @@ def _check_clips_on_both_sides(table: pd.DataFrame, out: Findings) -> None:
             out.add(
                 "clip-on-both-sides",
                 severity,
-                f"{len({key[1:] for key in both}):,} clips are on the {first} and the {second} side of the same fold",
+                f"{number(len({key[1:] for key in both}), 'clip is', 'clips are')} on the {first} and the {second} "
+                "side of "
+                "the same fold",
                 (f"{clip} in fold {fold}" for fold, _, clip in both),
             )
 
@@ -124,8 +129,9 @@ def _check_subject_sides(table: pd.DataFrame, out: Findings) -> None:
             out.add(
                 "subject-on-both-sides",
                 severity,
-                f"{len({key[1:] for key in both}):,} subjects are on the {first} and the {second} side of the same "
-                f"fold (in {len({key[0] for key in both}):,} of {table['fold'].nunique():,} folds)",
+                f"{number(len({key[1:] for key in both}), 'subject is', 'subjects are')} on the {first} and the "
+                f"{second} "
+                f"side of the same fold (in {len({key[0] for key in both}):,} of {table['fold'].nunique():,} folds)",
                 (f"{subject}{f' of {dataset}' if dataset else ''} in fold {fold}" for fold, dataset, subject in both),
             )
 
@@ -149,8 +155,9 @@ def _check_taught(table: pd.DataFrame, out: Findings) -> None:
         out.add(
             "class-not-taught",
             "warning",
-            f"In {len({fold for fold, _ in lacking}):,} folds a class that is asked for is absent from the training "
-            "side",
+            f"In {number(len({fold for fold, _ in lacking}), 'fold', 'folds')} a class that is asked for is absent "
+            "from "
+            "the training side",
             (f"{label!r} in fold {fold}" for fold, label in lacking),
         )
     never = sorted(set(table["label"]) - set(table.loc[table["side"] == "test", "label"]))
@@ -169,8 +176,9 @@ def _check_tested_once(table: pd.DataFrame, out: Findings, explicit: bool) -> No
         out.add(
             "tested-twice",
             "warning",
-            f"{len(several):,} clips are on the test side of more than one fold, so pooled figures count them "
-            "repeatedly",
+            f"{number(len(several), 'clip is', 'clips are')} on the test side of more than one fold, which pooled "
+            "figures "
+            "count repeatedly",
             (clip for _, clip in several.index),
             len(several),
         )
@@ -180,7 +188,7 @@ def _check_tested_once(table: pd.DataFrame, out: Findings, explicit: bool) -> No
         out.add(
             "never-tested",
             "warning",
-            f"{len(never):,} of {len(every):,} clips are on no test side, so a fold may be missing",
+            f"{share(len(never), len(every), 'clips', 'is', 'are')} on no test side, so a fold may be missing",
             (clip for _, clip in never),
         )
 
@@ -218,7 +226,8 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
         )
     table = pd.DataFrame(rows, columns=["fold", "side", "label", "clip", "file", "dataset"])
     if strange:
-        out.add("unknown-class", "serious", f"{len(strange):,} class folders are called neither 0 nor 1 nor 2", strange)
+        called = number(len(strange), "class folder is", "class folders are")
+        out.add("unknown-class", "serious", f"{called} called neither 0 nor 1 nor 2", strange)
     everybody = pd.DataFrame({"fold": [person.name for person in people], "side": "none"})
     _check_sides(pd.concat([table, everybody], ignore_index=True), out)
     tested = table[table["side"] == "test"]
@@ -228,7 +237,7 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
         out.add(
             "tested-twice",
             "serious",
-            f"{len(twice):,} clips are on the test side of more than one subject",
+            f"{number(len(twice), 'clip is', 'clips are')} on the test side of more than one subject",
             (f"{clip}: {' and '.join(names)}" for clip, names in twice.items()),
             len(twice),
         )
@@ -246,7 +255,8 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
         out.add(
             "never-tested",
             "warning",
-            f"{len(stray):,} clips are learnt from but on nobody's test side, so a subject is missing",
+            f"{number(len(stray), 'clip is', 'clips are')} learnt from but on nobody's test side, so a subject is "
+            "missing",
             stray["clip"],
         )
     _check_ststnet_gaps(table, owner, out)
@@ -273,7 +283,8 @@ def _check_ststnet_gaps(table: pd.DataFrame, owner: Mapping[str, str], out: Find
         if gone:
             lacking.append(f"u_train of {fold} lacks {gone} clips of the others")
     if lacking:
-        out.add("incomplete-training-side", "warning", f"{len(lacking):,} training sides lack clips of others", lacking)
+        short = number(len(lacking), "training side lacks", "training sides lack")
+        out.add("incomplete-training-side", "warning", f"{short} clips of others", lacking)
 
 
 def _check_copies(table: pd.DataFrame, out: Findings) -> None:
@@ -286,7 +297,7 @@ def _check_copies(table: pd.DataFrame, out: Findings) -> None:
         out.add(
             "copies-differ",
             "warning",
-            f"{len(unlike):,} clips have copies with other contents in other folders",
+            f"{number(len(unlike), 'clip has', 'clips have')} copies with other contents in other folders",
             unlike.index,
             len(unlike),
         )

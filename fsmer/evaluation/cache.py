@@ -32,7 +32,7 @@ from fsmer.io import atomic_path
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = ["cache_folder", "clear_cache", "content_ids", "embed_cached"]
+__all__ = ["as_folder", "cache_folder", "clear_cache", "content_ids", "embed_cached"]
 
 # All files of the cache together; a million embeddings of `facs-flow` take 0.8 GB.
 LIMIT_BYTES = 4 << 30
@@ -53,6 +53,11 @@ def cache_folder() -> Path | None:
     if asked:
         return Path(asked) / "embeddings"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fsmer" / "embeddings"
+
+
+def as_folder(asked: bool | str | os.PathLike[str]) -> Path | None:
+    """The folder that a ``cache`` argument means: True the default one, False none."""
+    return cache_folder() if asked is True else None if asked is False else Path(asked)
 
 
 def clear_cache(folder: str | os.PathLike[str] | None = None) -> int:

@@ -371,13 +371,15 @@ def _figures(comparison: Comparison) -> Html:
             for metric in SHOWN
         ]
         sizes = f"{counts['clips']:,} clips of {counts['subjects']:,} subjects, seeds: {len(report.per_seed)}"
-        rows.append([name, *cells, el("td", el("span", sizes), el("span", report.title, class_="under"))])
-    head = ["report", *(NAMES[metric] for metric in SHOWN), "of"]
+        # Below the name: a column more would not fit beside stamped figures.
+        whose = joined(name, *(el("span", words, class_="under") for words in (report.title, sizes)))
+        rows.append([whose, *cells])
+    head = ["report", *(NAMES[metric] for metric in SHOWN)]
     first = next(iter(comparison.reports.values()))
     how = sorted({report.how for report in comparison.reports.values()})
     guess = f"Guessing gives a UAR of {1 / len(first.classes):.4f} with {len(first.classes)} classes."
     words = f"Figures: {'; or '.join(how)}. {guess} Bars run from {low:.2f} to {high:.2f}."
-    return section("Figures", table("Figures with 95 % intervals", head, rows, text=5), el("p", words, class_="how"))
+    return section("Figures", table("Figures with 95 % intervals", head, rows, text=4), el("p", words, class_="how"))
 
 
 def _tests(comparison: Comparison) -> list[Html]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib import import_module
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,8 @@ MAX_POINTS = 1000
 PERPLEXITY = 30.0
 COMPONENTS = 50
 PERMUTATIONS = 999
+# What of a run's identity the other rows of the provenance do not hold.
+HASHES = ("table of clips", "content of the media")
 # What the page shows in a place of its own; everything else that a report holds goes to the provenance.
 PLACED = frozenset(
     ["format", "averaging", "how", "per_dataset", "per_class", "classes", "confusion", "protocol", "model", "method"]
@@ -71,7 +74,11 @@ PLACED = frozenset(
 
 
 def report_html(
-    report: Report, clips: ClipSet | None = None, backbone: Backbone | str | os.PathLike[str] | None = None
+    report: Report,
+    clips: ClipSet | None = None,
+    backbone: Backbone | str | os.PathLike[str] | None = None,
+    *,
+    cache: bool | str | os.PathLike[str] = True,
 ) -> str:
     """The report as one page that loads nothing from anywhere.
 
@@ -83,6 +90,8 @@ def report_html(
     backbone : Backbone, name of a model or folder of weights, optional
         The model that was evaluated: with `clips`, adds a map of the embeddings and how far data sets are
         apart in them.
+    cache : bool or path
+        Where embeddings that the evaluation made are found again, as for `fsmer.evaluate`.
 
     Returns
     -------
@@ -101,11 +110,13 @@ def report_html(
     -----
     Pictures of faces are never put on the page, because pages are passed on and data sets of faces are not.
     """
+    from fsmer.evaluation.cache import as_folder
+
     facts = _Facts(report)
     if backbone is not None and clips is None:
         raise DataError("a map of embeddings needs the clips that were evaluated; give clips= beside the backbone.")
     judged = None if clips is None else _judged(facts, clips)
-    embedded = () if judged is None or backbone is None else _embedded(facts, judged, backbone)
+    embedded = () if judged is None or backbone is None else _embedded(facts, judged, backbone, as_folder(cache))
     parts = [
         _result(facts),
         _confusions(facts),
@@ -453,15 +464,17 @@ def _judged(facts: _Facts, clips: ClipSet) -> ClipSet:
     return clips[clips.positions(facts.by_clip.index.tolist())]
 
 
-def _embedded(facts: _Facts, judged: ClipSet, backbone: Backbone | str | os.PathLike[str]) -> tuple[Html, ...]:
+def _embedded(
+    facts: _Facts, judged: ClipSet, backbone: Backbone | str | os.PathLike[str], cache: Path | None
+) -> tuple[Html, ...]:
     from fsmer.backbones import Backbone, load_model, model_hash
-    from fsmer.evaluation.cache import cache_folder, embed_cached
+    from fsmer.evaluation.cache import embed_cached
 
     model = backbone if isinstance(backbone, Backbone) else load_model(os.fspath(backbone))
     rows = np.arange(len(judged))
     if len(rows) > MAX_POINTS:
         rows = np.sort(np.random.default_rng(facts.report.seed).choice(rows, MAX_POINTS, replace=False))
-    tensor, _ = embed_cached(model, judged[rows], folder=cache_folder())
+    tensor, _ = embed_cached(model, judged[rows], folder=cache)
     found = tensor.numpy().astype(np.float64)
     shown = facts.by_clip.iloc[rows]
     words = f"Embeddings of {len(rows):,} clips by {model.name} as it was given, before any fold trained it."
@@ -672,8 +685,26 @@ def provenance_rows(report: Report) -> list[list[Any]]:
         for key, value in report.to_dict().items()
         if key not in PLACED
     ]
+    run = report.run
+    rows += [[key, run[key]] for key in ("call", "started", "machine") if key in run]
+    if "seconds" in run:
+        taken = f" for what an earlier start had not done ({run['resumed']:,} episodes)" if run.get("resumed") else ""
+        rows.append(["time", f"{_duration(run['seconds'])}{taken}"])
+    rows += [
+        [key, joined("hash ", el("code", value.removeprefix("hash ")))]
+        for key, value in run.get("identity", {}).items()
+        if key in HASHES
+    ]
     rows.append(["versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())])
     return [row for row in rows if row[1] != ""]
+
+
+def _duration(seconds: float) -> str:
+    """Wall time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _json(values: Any) -> str:

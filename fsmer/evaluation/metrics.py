@@ -10,6 +10,7 @@ FR: feature refinement for micro-expression recognition (2022), eq. 9-13.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,25 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError
 
-__all__ = ["METRICS", "Scores", "bootstrap_interval", "confusion_matrix", "mean_interval", "score", "score_confusion"]
+__all__ = [
+    "METRICS",
+    "Scores",
+    "bootstrap_interval",
+    "confusion_matrix",
+    "drawn_subjects",
+    "mean_interval",
+    "percentile_interval",
+    "score",
+    "score_confusion",
+]
 
 # Names of the figures that a report gives, in the order in which they are shown.
 METRICS = ("uf1", "uar", "acc", "acc_merau")
 
 Z_95 = 1.959963984540054
 BOOTSTRAP_DRAWS = 2000
+# Numbers that a block of bootstrap samples may hold.
+BLOCK_CELLS = 4_000_000
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -200,36 +213,62 @@ def bootstrap_interval(
 ) -> dict[str, tuple[float, float] | None]:
     """95 % percentile intervals of the pooled figures when whole subjects are drawn with replacement.
 
-    Clips of one person resemble each other, so persons, not clips, are the independent units.
+    Clips of one person resemble each other, so persons, not clips, are the independent units. Of several seeds it is
+    the interval of their mean: a draw takes the same subjects for every seed, so that the interval says how much the
+    mean depends on who was filmed; how much it depends on the seed is what `fsmer.evaluation.statistics.seed_summary`
+    says.
 
     Parameters
     ----------
-    confusions : array of shape (S, C, C)
-        One confusion matrix a subject.
+    confusions : array of shape (S, C, C) or (R, S, C, C)
+        One confusion matrix a subject, or one a seed and subject.
     draws : int
         Bootstrap samples.
     seed : int
+        Of the draws.
 
     Returns
     -------
     dict
         For each of `METRICS` (low, high), or ``None`` with fewer than two subjects, when nothing can be said.
+
+    Raises
+    ------
+    DataError
+        The array has another shape.
     """
     counts = np.asarray(confusions, dtype=np.float64)
-    subjects = len(counts)
-    if subjects < 2:
+    if counts.ndim == 3:
+        counts = counts[None]
+    if counts.ndim != 4 or counts.shape[2] != counts.shape[3] or not counts.shape[0]:
+        raise DataError(
+            "confusion matrices must have shape (subjects, C, C) or (seeds, subjects, C, C); "
+            f"these have {counts.shape}."
+        )
+    if counts.shape[1] < 2:
         return dict.fromkeys(METRICS)
-    generator = np.random.default_rng(seed)
-    samples: dict[str, list[Any]] = {name: [] for name in METRICS}
-    # In blocks: draws x subjects numbers would be large for thousands of subjects.
-    block = max(1, min(draws, 4_000_000 // subjects))
-    for start in range(0, draws, block):
-        times = generator.multinomial(subjects, np.full(subjects, 1 / subjects), size=min(block, draws - start))
-        drawn = score_confusion(np.tensordot(times.astype(np.float64), counts, axes=1))
+    samples: dict[str, list[Floats]] = {name: [] for name in METRICS}
+    for times in drawn_subjects(counts.shape[1], draws, seed):
+        scores = score_confusion(np.tensordot(times, counts.swapaxes(0, 1), axes=1))
         for name in METRICS:
-            samples[name].append(getattr(drawn, name))
-    bounds = {name: np.percentile(np.concatenate(parts), [2.5, 97.5]) for name, parts in samples.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+            samples[name].append(getattr(scores, name).mean(axis=1))
+    return {name: percentile_interval(np.concatenate(parts)) for name, parts in samples.items()}
+
+
+def drawn_subjects(subjects: int, draws: int, seed: int) -> Iterator[Floats]:
+    """How often each subject is drawn in bootstrap samples: blocks of shape (some draws, S); a seed gives the same."""
+    generator = np.random.default_rng(seed)
+    # In blocks: draws x subjects numbers would be large for thousands of subjects.
+    block = max(1, min(draws, BLOCK_CELLS // subjects))
+    for start in range(0, draws, block):
+        size = min(block, draws - start)
+        yield generator.multinomial(subjects, np.full(subjects, 1 / subjects), size=size).astype(np.float64)
+
+
+def percentile_interval(samples: Floats) -> tuple[float, float]:
+    """The middle 95 % of bootstrap samples."""
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _ratio(numerator: Floats, denominator: NDArray[Any]) -> Floats:

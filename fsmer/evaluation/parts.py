@@ -1,4 +1,4 @@
-"""Finished episodes of runs that are not finished: written at once, in any order, and taken up by the very same run."""
+"""Finished episodes of a run: written at once, in any order, and taken up by the very same run alone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.errors import OutputError
-from fsmer.evaluation.report import Predictions
+from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
 from fsmer.io import atomic_path, check_writable, write_json
 
 __all__ = ["Part", "PartStore", "RunFolder"]
 
-RUN_FILE = "run.json"
+# Folders with the episodes of a run that is not finished, and of the one that made the report.
+PARTS, KEPT = ".parts-", ".kept-"
 # Part of what is compared: goes up when parts on disk can no longer be read.
 FORMAT_VERSION = 2
 FIELDS = ("episode", "clip", "predicted", "probabilities")
@@ -125,57 +126,119 @@ class PartStore:
 
 
 class RunFolder:
-    """The folder of a report while the run is not finished.
+    """The folder of a report: what is kept there of unfinished runs, and of the finished one that made the report.
 
     Parameters
     ----------
     folder : Path
-        Where the report will be.
+        Where the report will be, or is.
     identity : mapping of str to str
         What makes a run the very same, in the words of messages: protocol, model, method, clips, ... Runs that differ
         in it never meet.
+    seeds : sequence of int
+        What is asked for. More seeds than those of a finished run go on from it.
     resume : bool
-        Whether to go on with an unfinished run; otherwise it is removed.
+        Whether to go on with what is there of this run; otherwise it is made anew, and unfinished runs are removed.
+    overwrite : bool
+        Whether a report or an unfinished run of something else may be replaced. The report stays until the new one is
+        there.
+
+    Attributes
+    ----------
+    finished : bool
+        Whether the report of this very run, with these seeds, is there.
 
     Raises
     ------
     OutputError
-        The folder cannot be written, or holds the unfinished run of something else.
+        The folder cannot be written, or holds something else.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, str], *, resume: bool) -> None:
+    def __init__(
+        self, folder: Path, identity: Mapping[str, str], seeds: Sequence[int], *, resume: bool, overwrite: bool
+    ) -> None:
         check_writable(folder)
         self.folder = folder
         self.identity = dict(identity)
+        if not overwrite:
+            self._refuse_report(list(seeds))
         if not resume:
-            self.clear()
-        for other in self._held():
-            self._refuse_other(other)
+            self._remove(self._held(PARTS))
+        for other in self._held(PARTS, KEPT):
+            refusal = self._difference(other)
+            if refusal and overwrite:
+                self._remove([other])
+            elif refusal:
+                raise OutputError(refusal)
+        held = run_of(folder) or {}
+        self.finished = resume and held.get("identity") == self.identity and held.get("seeds") == list(seeds)
+        if not resume:
+            self._remove(self._held(KEPT))
 
     def store(self, **member: Any) -> PartStore:
         """The store of one part of the run, such as a seed."""
         about = {"format": "fsmer-run", "format_version": FORMAT_VERSION, "run": self.identity, "part": member}
         key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        return PartStore(self.folder / f".parts-{key}", about)
+        kept = self.folder / f"{KEPT}{key}"
+        return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about)
 
-    def clear(self) -> None:
-        """Remove what this folder keeps of unfinished runs."""
-        for folder in self._held():
-            shutil.rmtree(folder, ignore_errors=True)
+    def make_way(self) -> None:
+        """Remove an older report, so that no mixture of two is ever taken for a whole one."""
+        for name in (REPORT_FILE, PAGE_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def settle(self, *, keep: bool) -> None:
+        """The report is there: keep the episodes of this run in case more seeds are asked for, or drop them."""
+        for folder in self._held(PARTS):
+            if keep:
+                folder.rename(folder.with_name(f"{KEPT}{folder.name.removeprefix(PARTS)}"))
+            else:
+                self._remove([folder])
 
     def drop_empty(self) -> None:
         """Remove stores without a finished episode."""
-        for folder in self._held():
-            if not any(folder.glob("*.npz")):
-                shutil.rmtree(folder, ignore_errors=True)
+        self._remove([folder for folder in self._held(PARTS) if not any(folder.glob("*.npz"))])
 
-    def _held(self) -> list[Path]:
-        return sorted(self.folder.glob(".parts-*"))
+    def _held(self, *kinds: str) -> list[Path]:
+        return sorted(path for kind in kinds for path in self.folder.glob(f"{kind}*"))
 
-    def _refuse_other(self, other: Path) -> None:
-        if not any(other.glob("*.npz")):
+    @staticmethod
+    def _remove(folders: Sequence[Path]) -> None:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _refuse_report(self, seeds: list[int]) -> None:
+        """Refuse to replace a finished report by that of anything else than the same run with more seeds."""
+        path = self.folder / REPORT_FILE
+        if not path.is_file():
             return
-        remedy = "go on with that run as it was begun, choose another folder, or start anew with resume off"
+        remedy = "choose another folder, or replace it with --overwrite (overwrite=True)"
+        held = run_of(self.folder) or {}
+        if "identity" not in held:
+            raise OutputError(
+                f"{self.folder} holds {_words_of(path)}, of which no {RUN_FILE} says how it was made, and would now "
+                f"get that of {self.identity['method']} on {self.identity['model']}; {remedy}."
+            )
+        for name, value in self.identity.items():
+            if held["identity"].get(name) != value:
+                raise OutputError(
+                    f"{self.folder} holds {_words_of(path)} with another {name} ({held['identity'].get(name)}, now "
+                    f"{value}); {remedy}."
+                )
+        if not set(held["seeds"]) <= set(seeds):
+            known, asked = (", ".join(map(str, some)) for some in (held["seeds"], seeds))
+            raise OutputError(
+                f"{self.folder} holds {_words_of(path)} of the seeds {known}, but the seeds {asked} are asked for; "
+                f"ask for those that are there and more, {remedy}."
+            )
+
+    def _difference(self, other: Path) -> str:
+        """Why the episodes in this folder cannot be gone on with; nothing where they can."""
+        if not any(other.glob("*.npz")):
+            return ""
+        remedy = (
+            "go on with that run as it was begun, choose another folder, or start anew with --no-resume (resume=False)"
+        )
         try:
             about = json.loads((other / RUN_FILE).read_text(encoding="utf-8"))
             known = about["format_version"] == FORMAT_VERSION
@@ -183,13 +246,26 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError):
             known, run = False, {}
         if not known:
-            raise OutputError(
+            return (
                 f"{self.folder} holds an unfinished run that another version of fsmer wrote or that lost its "
-                f"{RUN_FILE}, whose episodes cannot be taken over; choose another folder or start anew with resume off."
+                f"{RUN_FILE}, whose episodes cannot be taken over; choose another folder or start anew with "
+                "--no-resume (resume=False)."
             )
         for name, value in self.identity.items():
             if run.get(name) != value:
-                raise OutputError(
+                return (
                     f"{self.folder} holds an unfinished run with another {name} ({run.get(name, 'none')}, now "
                     f"{value}), and results of the two must not be mixed; {remedy}."
                 )
+        return ""
+
+
+def _words_of(path: Path) -> str:
+    """A report in words, from its own file."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return (
+            f"the finished report of {held['method']['name']} on {held['model']['name']} by {held['protocol']['name']}"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a report that cannot be read"

@@ -20,7 +20,7 @@ from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
 from fsmer.data.facs import action_unit, describe_aus
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
-from fsmer.errors import MediaError
+from fsmer.errors import MediaError, OutputError
 from fsmer.evaluation.plots import BLUE, DPI, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.preprocess.faces import FaceDetector, NoFaceError, Which
@@ -50,9 +50,12 @@ SHOWN = 12
 THUMBNAIL = (96, 96)
 # Least probability of an action unit in the answer: best F1 on synthetic recordings (domains lab, clinic and field)
 # other than those that the benchmark is measured on.
-UNIT_THRESHOLD = 0.2
+UNIT_THRESHOLD = 0.25
 # Side in pixels of the crops that flow is computed on, as in `PreprocessRecipe`.
 CROP = (224, 224)
+# How flow is made for a model that answers without labels: the estimator that lost least against true flow on drawn
+# recordings, and the head's motion out of it, since a recording's crop is not aligned from frame to frame.
+UNIT_RECIPE = PreprocessRecipe(flow="dis", flow_parameters={"finest_scale": 1}, head_motion="remove")
 # Frames of a live stream that are waited for to learn its rate.
 RATE_FRAMES = 12
 
@@ -130,7 +133,7 @@ class RecordingPrediction:
     notes : tuple of str
         What had to be assumed, one sentence each.
     trace : tuple of arrays
-        Times, energies and thresholds, for the picture.
+        Times, energies (in multiples of the recording's usual restlessness) and thresholds, for the picture.
     """
 
     name: str
@@ -231,10 +234,10 @@ class RecordingPrediction:
         axes.set_xlim(0, max(self.seconds, 1e-6))
         axes.set_ylim(0, top)
         axes.set_xlabel("seconds (blue: onset to offset, line: apex)", fontsize=8)
-        axes.set_ylabel("thousandths of\nthe face width", fontsize=7)
+        axes.set_ylabel("times the usual\nrestlessness", fontsize=7)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(wrapped(self.summary(), 110), fontsize=9)
+        axes.set_title(wrapped(self.summary(), 60), fontsize=9, loc="left")
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=6, frameon=False, ncols=2)
 
     def _repr_png_(self) -> bytes:
@@ -253,15 +256,20 @@ class RecordingPrediction:
         Raises
         ------
         OutputError
-            The folder cannot be written.
+            The folder cannot be written, or the disk is full.
         """
         place = Path(folder)
         check_writable(place)
-        return {
-            "picture": save_figure(self.figure(), place / "timeline.png"),
-            "json": write_json(place / "recording.json", self.to_dict()),
-            "csv": write_text(place / "intervals.csv", self.to_frame().to_csv(index=False, lineterminator="\n")),
-        }
+        try:
+            return {
+                "picture": save_figure(self.figure(), place / "timeline.png"),
+                "json": write_json(place / "recording.json", self.to_dict()),
+                "csv": write_text(place / "intervals.csv", self.to_frame().to_csv(index=False, lineterminator="\n")),
+            }
+        except OSError as error:
+            raise OutputError(
+                f"the answer cannot be written to {place}: {error.strerror or error}; make room or choose another."
+            ) from error
 
 
 class RecordingReader:
@@ -411,14 +419,15 @@ class _Answerer:
     def __init__(self, model: Any, classes: Sequence[str] | None) -> None:
         self.recognizer, backbone = _recognizer(model, classes)
         self.units = backbone if isinstance(backbone, FacsFlow) else _shipped()
-        self.recipe = PreprocessRecipe()
+        # A recognizer of the user's saw flow by the default recipe when it was fitted.
+        self.recipe = PreprocessRecipe() if backbone is None else UNIT_RECIPE
 
     def __call__(self, movement: Movement) -> PredictedInterval:
-        onset, apex = movement.pair(CROP)
+        onset, apex = movement.steady_pair(CROP)
         names = [str(name) for name in self.recognizer.classes_]
-        shares = self.recognizer.predict_proba(self._media(movement))[0].tolist()
+        shares = self.recognizer.predict_proba(self._media(movement, onset, apex))[0].tolist()
         probabilities = dict(zip(names, shares, strict=True))
-        unit_media = pair_media(onset, apex, self.units.input_specs, recipe=self.recipe)
+        unit_media = pair_media(onset, apex, self.units.input_specs, recipe=UNIT_RECIPE)
         with torch.inference_mode():
             embedding = embed(self.units, {kind: array[None] for kind, array in unit_media.items()})
             chances = torch.sigmoid(self.units.unit_logits(embedding))[0].tolist()
@@ -435,10 +444,10 @@ class _Answerer:
             pictures=_pictures(onset, apex),
         )
 
-    def _media(self, movement: Movement) -> dict[str, NDArray[np.float32]]:
+    def _media(self, movement: Movement, onset: Frame, apex: Frame) -> dict[str, NDArray[np.float32]]:
         specs = self.recognizer.backbone.input_specs
         if all(spec.frames is None for spec in specs):
-            media = pair_media(*movement.pair(CROP), specs, recipe=self.recipe)
+            media = pair_media(onset, apex, specs, recipe=self.recipe)
         else:
             media = media_from_frames(
                 movement.crops(size=CROP),
@@ -476,7 +485,9 @@ def _pictures(onset: NDArray[np.uint8], apex: NDArray[np.uint8]) -> _Pictures:
         np.asarray(cv2.resize(one, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)
     ]
     spec = InputSpec(size=(56, 56), normalisation="signed")
-    return _Pictures(small[0], small[1], flow_map(optical_flow(onset, apex), spec, remove_head=True))
+    return _Pictures(
+        small[0], small[1], flow_map(optical_flow(onset, apex, UNIT_RECIPE.load_flow()), spec, remove_head=True)
+    )
 
 
 # -- frames with their times ------------------------------------------------------------------------------------------

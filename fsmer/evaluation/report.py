@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ from fsmer.evaluation.metrics import (
     mean_interval,
     score_confusion,
 )
-from fsmer.io import atomic_path, write_json, write_text
+from fsmer.io import atomic_path, json_text, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
 
-__all__ = ["Predictions", "Report"]
+__all__ = ["Predictions", "Report", "run_of"]
 
 # 2: several seeds, selection, notes.
 FORMAT_VERSION = 2
@@ -41,6 +42,9 @@ PREDICTIONS_FILE = "predictions.csv"
 EPISODES_FILE = "episodes.csv"
 MARKDOWN_FILE = "report.md"
 PICTURE_FILE = "confusion.png"
+PAGE_FILE = "report.html"
+# How and when the report was made; apart, so that the same run gives the same report to the last byte.
+RUN_FILE = "run.json"
 
 # On everything that was chosen by looking at the test clips.
 ORACLE = "ORACLE"
@@ -124,6 +128,16 @@ class Report:
         Of an oracle report, the figures that the method's own values give in the same run.
     notes : tuple of str
         What a reader of the figures should know, a sentence each.
+    preprocessing : dict
+        Data set -> hashes of the recipes that its judged clips were prepared with (see
+        `fsmer.preprocess.PreprocessRecipe`); data sets whose clips state none are not in it.
+    run : dict
+        How and when an evaluation made it: ``call``, ``started`` (UTC), ``seconds``, ``machine``; where it was given a
+        folder also ``resumed`` (episodes that an earlier start had finished), ``seeds`` and ``identity``, the hashes
+        and settings of all that the answers depend on. Kept in ``run.json``, so that ``report.json`` is the same
+        whenever it is made.
+    folder : Path or None
+        Where it was read from; ``None`` for a report that was just made.
     """
 
     figures: Figures
@@ -144,6 +158,9 @@ class Report:
     selection: Mapping[str, Any] = field(default_factory=lambda: {"rule": "fixed"})
     honest: Figures | None = None
     notes: tuple[str, ...] = ()
+    preprocessing: Mapping[str, list[str]] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     @classmethod
     def from_predictions(
@@ -224,7 +241,7 @@ class Report:
             subject_names, subjects = np.unique(people[rows], return_inverse=True)
             by_subject = np.stack([counted(said, subjects, len(subject_names)) for said in runs.values()])
             there = by_subject.any(axis=(0, 2, 3))
-            intervals = _intervals(by_subject[:, there], seed)
+            intervals = bootstrap_interval(by_subject[:, there], seed=seed)
             return values | {f"{name}_interval": intervals[name] for name in METRICS} | stamp, scores, total
 
         whole, scores, total = figures(None)
@@ -271,6 +288,7 @@ class Report:
             selection=selection,
             honest=honest,
             notes=tuple(notes),
+            preprocessing=_recipes(clips, judged),
         )
 
     @property
@@ -355,6 +373,7 @@ class Report:
             "selection": _plain(self.selection),
             **({} if self.honest is None else {"honest": _plain(self.honest), "gap": self.gap}),
             "notes": list(self.notes),
+            **({"preprocessing": _plain(self.preprocessing)} if self.preprocessing else {}),
             "versions": dict(self.versions),
         }
 
@@ -405,6 +424,10 @@ class Report:
             "selection": self.selection["rule"],
             "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
         }
+        if self.preprocessing:
+            settings["preprocessing"] = ", ".join(
+                f"{name} recipe {' and '.join(hashes)}" for name, hashes in self.preprocessing.items()
+            )
         lines += [""] if self.notes else []
         lines += [f"Note: {note}" for note in self.notes]
         lines += ["", *(f"- {name}: {value}" for name, value in settings.items()), ""]
@@ -418,7 +441,8 @@ class Report:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``report.json``, ``report.md``, ``predictions.csv``, ``episodes.csv`` and ``confusion.png``.
 
-        Every file is whole or not there; ``report.json`` comes last, so where it is, the others are too.
+        Every file is whole or not there; ``report.json`` comes last, so where it is, the others are too. Beside them
+        lies ``run.json`` where the report knows how it was made.
 
         Raises
         ------
@@ -433,7 +457,11 @@ class Report:
                 table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
         save_figure(confusion_figure(self.confusion, self.classes, title=self.title), target / PICTURE_FILE)
         write_text(target / MARKDOWN_FILE, self.markdown())
-        write_json(target / REPORT_FILE, self.to_dict())
+        text = json_text(self.to_dict())
+        if self.run:
+            # Names the report that it is about, so that one saved over it is not taken for it.
+            write_json(target / RUN_FILE, {**_plain(self.run), "report": _digest(text)})
+        write_text(target / REPORT_FILE, text)
         return target
 
     @classmethod
@@ -491,6 +519,9 @@ class Report:
                 selection=values.get("selection", {"rule": "fixed"}),
                 honest=None if honest is None else _figures(honest),
                 notes=tuple(values.get("notes", ())),
+                preprocessing=values.get("preprocessing", {}),
+                run=run_of(folder) or {},
+                folder=path.parent,
             )
         except OSError as error:
             raise DataError(
@@ -507,6 +538,7 @@ class Report:
         *,
         clips: ClipSet | None = None,
         backbone: Backbone | str | os.PathLike[str] | None = None,
+        cache: bool | str | os.PathLike[str] = True,
     ) -> str:
         """The report as one self-contained HTML page; also written to `path` where one is given.
 
@@ -514,10 +546,21 @@ class Report:
         """
         from fsmer.evaluation.html import report_html
 
-        text = report_html(self, clips, backbone)
+        text = report_html(self, clips, backbone, cache=cache)
         if path is not None:
             write_text(path, text)
         return text
+
+
+def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What ``run.json`` says of the report in a folder; ``None`` where it is lost, or about another report."""
+    place = Path(folder)
+    try:
+        held: dict[str, Any] = json.loads((place / RUN_FILE).read_text(encoding="utf-8"))
+        whole = held.pop("report") == _digest((place / REPORT_FILE).read_text(encoding="utf-8"))
+        return held if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def show_figure(figures: Mapping[str, Any], name: str) -> str:
@@ -525,15 +568,6 @@ def show_figure(figures: Mapping[str, Any], name: str) -> str:
     bounds = figures[f"{name}_interval"]
     stamp = f"{ORACLE} " if figures.get("oracle") else ""
     return f"{stamp}{figures[name]:.4f}" + ("" if bounds is None else f" [{bounds[0]:.4f}, {bounds[1]:.4f}]")
-
-
-def _intervals(by_subject: NDArray[np.int64], seed: int) -> dict[str, tuple[float, float] | None]:
-    """Bootstrap over subjects of the mean over seeds; `by_subject` is (seeds, subjects, C, C)."""
-    from fsmer.evaluation.statistics import bootstrap_interval_of_mean
-
-    if len(by_subject) == 1:
-        return bootstrap_interval(by_subject[0], seed=seed)
-    return bootstrap_interval_of_mean(by_subject, seed=seed)
 
 
 def _by_seed(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
@@ -593,6 +627,22 @@ def _episodes_table(
 def _versions() -> dict[str, str]:
     own = {"fsmer": __version__, "python": platform.python_version()}
     return own | {name: metadata.version(name) for name in PACKAGES}
+
+
+def _recipes(clips: ClipSet, judged: NDArray[np.bool_]) -> dict[str, list[str]]:
+    table = clips.table
+    if "recipe" not in table.columns:
+        return {}
+    stated = table.loc[judged & table["recipe"].notna().to_numpy(bool), ["dataset", "recipe"]]
+    found: dict[str, set[str]] = {}
+    for dataset, recipe in zip(stated["dataset"].astype(str), stated["recipe"].astype(str), strict=True):
+        if recipe:
+            found.setdefault(dataset, set()).add(recipe)
+    return {name: sorted(hashes) for name, hashes in sorted(found.items())}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _words(value: Any) -> str:

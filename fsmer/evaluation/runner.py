@@ -7,16 +7,20 @@ deploys, and what learns gets a support set of its own: nothing that it holds le
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
 import json
 import os
+import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -27,12 +31,13 @@ from fsmer import __version__
 from fsmer.backbones import Backbone, load_model, model_hash
 from fsmer.backbones.base import CONFIG_FILE
 from fsmer.backbones.registry import backbone_class
-from fsmer.errors import FsmerError, ProtocolError, UnknownNameError, WeightsError
-from fsmer.evaluation.cache import cache_folder, content_ids, embed_cached
+from fsmer.errors import DataError, MediaError, ProtocolError, UnknownNameError, WeightsError
+from fsmer.evaluation.cache import as_folder, content_ids, embed_cached
 from fsmer.evaluation.parts import Part, PartStore, RunFolder
-from fsmer.evaluation.report import Predictions, Report
+from fsmer.evaluation.report import REPORT_FILE, Predictions, Report
 from fsmer.evaluation.selection import Candidate, Family, InnerEpisodes, Rule, best, describe, families
 from fsmer.io import check_writable
+from fsmer.memory import free_memory, out_of_memory
 from fsmer.resources import resource_folder
 from fsmer.transfer import Method, Recognizer, load_method
 from fsmer.transfer.adapt import described
@@ -45,7 +50,7 @@ if TYPE_CHECKING:
     from fsmer.episodic import Protocol
     from fsmer.episodic.episode import Episodes
 
-__all__ = ["Progress", "StartingPoint", "evaluate"]
+__all__ = ["Progress", "StartingPoint", "check_jobs", "evaluate"]
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -59,6 +64,10 @@ MASK_CELLS = 1 << 26
 MAX_ANSWERS = 50_000_000
 # Clips x folds whose supports may be written out as indices at once.
 FOLD_CELLS = 1 << 22
+# What processes take to start, on a machine that is not idle; folds that are done by then stay in this one.
+START_SECONDS = 15.0
+# What a worker needs beside weights, their gradients, moments and copies.
+WORKER_BYTES, COPIES = 1 << 30, 8
 # In place of a stage: the end of the training.
 END = 0
 
@@ -75,12 +84,14 @@ def evaluate(
     seeds: int | Sequence[int] | None = None,
     select: Rule = "fixed",
     grid: Mapping[str, Sequence[Any]] | None = None,
-    jobs: int | None = None,
+    jobs: int | Literal["auto"] | None = None,
     memory: int | None = None,
     cache: bool | str | os.PathLike[str] = True,
     progress: Progress | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
+    overwrite: bool = False,
+    call: str | None = None,
 ) -> Report:
     """Judge a method on a backbone by a protocol.
 
@@ -111,10 +122,12 @@ def evaluate(
     grid : mapping of str to sequence, optional
         Parameters of the method and the values to choose from; default, for methods that train the backbone, how long
         (see `fsmer.evaluation.selection.families`).
-    jobs : int, optional
-        Folds trained at a time in processes of their own, each on one thread (-1: one a core), for methods that train
-        the backbone. Default: in this process, small backbones side by side; or what a surrounding
-        ``joblib.parallel_config`` says, so that a Dask or Ray cluster can take over.
+    jobs : int or "auto", optional
+        Folds trained at a time in processes of their own (-1: one a core), for methods that train the backbone; when
+        memory runs out, fewer go on. ``"auto"``: one a core as far as memory goes, once the first fold has shown that
+        there is more to do than processes take to start. Default: in this process, small backbones side by side; or
+        what a surrounding ``joblib.parallel_config`` says, so that a Dask or Ray cluster can take over. On a CPU every
+        fold is trained on one thread, so that the report is the same however many there are.
     memory : int, optional
         Bytes that folds trained side by side on a GPU may take together; on a CPU they take turns.
     cache : bool or path
@@ -124,10 +137,16 @@ def evaluate(
         Called with (what is being done, done, in all).
     out : path, optional
         Folder for the report (see `Report.save`). While the evaluation runs, finished episodes are kept there too, so
-        that an interrupted one leaves no broken file and goes on where it was.
+        that an interrupted one leaves no broken file and goes on where it was. A finished one that is asked for again
+        gives the report that is there; with more seeds, those that are there are not trained again.
     resume : bool
-        Whether to go on with such episodes. They count only for the very same protocol, weights, method and clips;
-        those of anything else are refused.
+        Whether to go on with what is there. It counts only for the very same protocol, weights, method and clips;
+        that of anything else is refused.
+    overwrite : bool
+        Replace a report of something else, or its unfinished run, instead of refusing. The old report stays until the
+        new one is there.
+    call : str, optional
+        What the report names as its origin, such as a command line; default this call.
 
     Returns
     -------
@@ -144,7 +163,13 @@ def evaluate(
     WeightsError
         The model has no weights and the method would not train it.
     OutputError
-        `out` cannot be written, or holds an unfinished run of something else.
+        `out` cannot be written, or holds a report or an unfinished run of something else.
+
+    Warns
+    -----
+    UserWarning
+        Memory has run out and fewer folds go on at a time, `jobs` has no effect, or fresh weights meet a method that
+        adjusts trained ones.
 
     Examples
     --------
@@ -153,14 +178,21 @@ def evaluate(
     >>> tuned = load_method("finetune", train_backbone=True)  # doctest: +SKIP
     >>> fsmer.evaluate("loso", "facs-flow", tuned, clips=clips, seeds=3).per_seed  # doctest: +SKIP
     """
+    began = time.perf_counter()
     if seed is not None and seed < 0:
         raise ProtocolError(f"seed={seed} is negative; give 0 or a larger whole number.")
-    if jobs is not None and jobs < 1 and jobs != -1:
-        raise ProtocolError(f"jobs={jobs} is not possible; give 1 or more, or -1 for one a core.")
+    check_jobs(jobs)
     chosen = _as_protocol(protocol, seed)
     solver = load_method(method)
     runs = _seeds(solver, seeds)
     start = StartingPoint.of(model, solver, arguments)
+    if solver.keeps_backbone and jobs not in (None, 1, "auto"):
+        warnings.warn(
+            f"jobs={jobs} has no effect: {solver.name!r} keeps the network as it is and trains nothing in the folds.",
+            stacklevel=2,
+        )
+    if start.given is None and isinstance(solver, FineTuning):
+        warnings.warn(_fresh_words(start, solver), stacklevel=2)
     backbone = start.backbone(runs[0])
     clips = _prepared(chosen, clips, backbone)
     episodes = chosen.split(clips)
@@ -182,23 +214,50 @@ def evaluate(
         rule=select,
         jobs=jobs,
         memory=memory,
-        cache=cache_folder() if cache is True else None if cache is False else Path(cache),
+        cache=as_folder(cache),
         progress=progress or _silent,
     )
+    drawn = int(chosen.params.get("seed", seed or 0))
+    run: dict[str, Any] = {
+        "call": call or _call(chosen, start, solver, seed=seed, seeds=seeds, select=select, grid=grid, jobs=jobs),
+        "started": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
     if out is not None:
-        identity = _identity(settings, start, solver, clips, engine.content(backbone), (select, candidates))
-        engine.folder = RunFolder(Path(out), identity, resume=resume)
+        # Whether all is there already is seen without embedding anything.
+        content = engine.content(backbone, embed=not (Path(out) / REPORT_FILE).is_file())
+        identity = _identity(settings, start, solver, clips, content, (select, candidates), drawn)
+        engine.folder = RunFolder(Path(out), identity, runs, resume=resume, overwrite=overwrite)
+        run |= {"seeds": runs, "identity": identity}
+        if engine.folder.finished:
+            # A report that lost one of its tables is made again.
+            with contextlib.suppress(DataError):
+                found = Report.load(out)
+                engine.folder.settle(keep=not solver.keeps_backbone)
+                return found
     try:
         results = {number: engine.solved(number, seeded(solver, number)) for number in runs}
-    except BaseException:
+    except BaseException as error:
         if engine.folder is not None:
             engine.folder.drop_empty()
+        if isinstance(error, MediaError):
+            # Queries are asked about under no name: looking through all clips says whose medium it is.
+            content_ids(backbone, clips[episodes.codes >= 0])
         raise
-    report = _report(engine, results, settings, solver, backbone, int(chosen.params.get("seed", seed or 0)))
+    report = _report(engine, results, settings, solver, backbone, drawn)
+    run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": engine.taken_over}
+    report = replace(report, run=run)
     if engine.folder is not None:
+        engine.folder.make_way()
         report.save(engine.folder.folder)
-        engine.folder.clear()
+        engine.folder.settle(keep=not solver.keeps_backbone)
     return report
+
+
+def check_jobs(jobs: Any) -> None:
+    """Raise `ProtocolError` for a number of jobs that is none."""
+    if jobs not in (None, -1, "auto") and (not isinstance(jobs, int) or jobs < 1):
+        raise ProtocolError(f"jobs={jobs!r} is not possible; give 1 or more, -1 for one a core, or 'auto'.")
 
 
 @dataclass(frozen=True)
@@ -291,18 +350,20 @@ class _Engine:
     families: list[Family]
     candidates: list[Candidate]
     rule: Rule
-    jobs: int | None
+    jobs: int | str | None
     memory: int | None
     cache: Path | None
     progress: Progress
     folder: RunFolder | None = None
+    taken_over: int = 0
+    fold_seconds: float | None = None
     _embedded: tuple[Backbone, Tensor] | None = None
     _content: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     _inner: InnerEpisodes | None = None
 
-    def content(self, backbone: Backbone) -> NDArray[np.uint8]:
-        """Content ids of the clips in play; where the method keeps the backbone they come with its embeddings."""
-        if self.families[0].method.keeps_backbone:
+    def content(self, backbone: Backbone, *, embed: bool) -> NDArray[np.uint8]:
+        """Content ids of the clips in play; with `embed`, embeddings too where the method keeps the backbone."""
+        if embed and self.families[0].method.keeps_backbone:
             self.embeddings(backbone)
         else:
             used = self.clips[self.episodes.codes >= 0]
@@ -376,7 +437,9 @@ class _Engine:
             stores = {stage: self.folder.store(**about, stage=stage) for stage in stages}
         if wanted is None:
             wanted = np.ones(len(episodes), dtype=bool)
-        return _answers(run, stages, stores, wanted, _stage(self.progress, name))
+        found, held = _answers(run, stages, stores, wanted, _stage(self.progress, name))
+        self.taken_over += held
+        return found
 
 
 class _Run:
@@ -391,7 +454,7 @@ class _Run:
         self.classes = episodes.classes
         self.model = model
         # Methods from elsewhere get one episode at a time: among others, the labels of its queries could be found.
-        self.together = type(family.method).__module__.partition(".")[0] == "fsmer"
+        self.together = _is_own(family.method)
 
     def parts(self, todo: NDArray[np.bool_]) -> Iterator[tuple[int, Part]]:
         """Stage and answers of the episodes in `todo` (and of such as come with them), a few episodes at a time."""
@@ -482,17 +545,41 @@ class _Run:
 
     def _trained(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
         """Episodes of a method that changes the backbone, each as soon as it is finished."""
-        parallel = _parallel(self.engine.jobs)
-        if parallel is not None and len(numbers) > 1:
-            yield from self._in_processes(parallel, numbers)
-        elif self.stages:
-            for number in numbers.tolist():
-                for stage, classes, answers in _fold_answers(*self._fold(number)):
-                    yield stage, self._answered(number, classes, answers)
-        else:
-            for number, recognizer in self._recognizers(numbers):
-                answers = recognizer.predict_proba(self._query(number))
-                yield END, self._answered(number, recognizer.classes_.tolist(), answers)
+        rest, count = numbers, _processes(self.engine.jobs)
+        if count is None and self.engine.jobs == "auto":
+            count = self._worth(len(numbers))
+            if count > 1 and self.engine.fold_seconds is None:
+                first, rest = numbers[:1], numbers[1:]
+                began = time.perf_counter()
+                yield from self._here(first)
+                self.engine.fold_seconds = time.perf_counter() - began
+            if len(rest) * (self.engine.fold_seconds or 0.0) < START_SECONDS:
+                count = 1
+        if count is not None and count > 1 and len(rest) > 1:
+            rest = yield from self._in_processes(rest, count)
+        yield from self._here(rest)
+
+    def _worth(self, folds: int) -> int:
+        """How many processes this machine has cores and memory for; one where the folds cannot leave this process."""
+        from joblib import cpu_count  # type: ignore[import-untyped]
+
+        weights = list(self.model.backbone.parameters())
+        if not self.together or not _on_cpu(self.model):
+            return 1
+        each = WORKER_BYTES + COPIES * sum(value.numel() * value.element_size() for value in weights)
+        return max(1, min(int(cpu_count()), folds, free_memory() // each))
+
+    def _here(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
+        """Episodes in this process."""
+        with _one_thread() if _on_cpu(self.model) else contextlib.nullcontext():
+            if self.stages:
+                for number in numbers.tolist():
+                    for stage, classes, answers in _fold_answers(*self._fold(number)):
+                        yield stage, self._answered(number, classes, answers)
+            else:
+                for number, recognizer in self._recognizers(numbers):
+                    answers = recognizer.predict_proba(self._query(number))
+                    yield END, self._answered(number, recognizer.classes_.tolist(), answers)
 
     def _recognizers(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Recognizer]]:
         supports = _Supports(self.clips, self.episodes, numbers)
@@ -508,20 +595,31 @@ class _Run:
         for member, recognizer in found:
             yield int(numbers[member]), recognizer
 
-    def _in_processes(self, parallel: Any, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
-        from joblib import delayed  # type: ignore[import-untyped]
-        from joblib.externals.loky.process_executor import BrokenProcessPool  # type: ignore[import-untyped]
+    def _in_processes(
+        self, numbers: NDArray[np.int64], count: int
+    ) -> Generator[tuple[int, Part], None, NDArray[np.int64]]:
+        """Episodes in `count` processes, in fewer when memory runs out; returns those that are left for this one."""
+        from joblib import Parallel, delayed
 
-        tasks = (delayed(_fold_in_process)(number, *self._fold(number)) for number in numbers.tolist())
-        try:
-            for number, found in parallel(tasks):
-                for stage, classes, answers in found:
-                    yield stage, self._answered(number, classes, answers)
-        except BrokenProcessPool as error:
-            raise FsmerError(
-                "a process that trained a fold died, most likely for lack of memory; run the same again with fewer "
-                "jobs: finished folds are kept where a folder for the report was given."
-            ) from error
+        left = numbers.tolist()
+        while count > 1 and left:
+            tasks = (delayed(_fold_in_process)(number, *self._fold(number)) for number in tuple(left))
+            try:
+                for number, found in Parallel(n_jobs=count, return_as="generator_unordered")(tasks):
+                    left.remove(number)
+                    for stage, classes, answers in found:
+                        yield stage, self._answered(number, classes, answers)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                fewer = min(count, len(left)) // 2
+                warnings.warn(
+                    f"memory ran out with {count} folds at a time ({type(error).__name__}); going on with "
+                    f"{max(fewer, 1)} at a time.",
+                    stacklevel=2,
+                )
+                count = fewer
+        return np.array(left, dtype=np.int64)
 
     def _fold(self, number: int) -> tuple[Method, SourceModel, ClipSet, ClipSet, tuple[str, ...], tuple[int, ...]]:
         episode = self.episodes[number]
@@ -597,8 +695,8 @@ def _answers(
     stores: Mapping[int, PartStore],
     wanted: NDArray[np.bool_],
     progress: Callable[[int, int], None],
-) -> dict[int, Part]:
-    """All wanted episodes, those of an interrupted run from its store."""
+) -> tuple[dict[int, Part], int]:
+    """All wanted episodes, those of an earlier start from its store, and how many these are."""
     parts = {stage: stores[stage].read() if stage in stores else [] for stage in stages}
     done = {stage: np.zeros(len(wanted), dtype=bool) for stage in stages}
     for stage, held in parts.items():
@@ -615,7 +713,8 @@ def _answers(
     def finished() -> int:
         return int(np.logical_and.reduce(list(done.values())).sum())
 
-    progress(finished(), total)
+    before = finished()
+    progress(before, total)
     fresh: dict[int, list[Part]] = {stage: [] for stage in stages}
     written = time.monotonic()
     patience = FLUSH_SECONDS if run.method.keeps_backbone else 0.0
@@ -642,7 +741,7 @@ def _answers(
     finally:
         # Whatever stops the run, a key press included: what is done is kept for the next one.
         flush()
-    return {stage: Part.joined(held) for stage, held in parts.items()}
+    return {stage: Part.joined(held) for stage, held in parts.items()}, before
 
 
 def _fold_answers(
@@ -658,34 +757,51 @@ def _fold_answers(
         for stage, recognizer in method.fit_stages(model, support, stages, classes=classes):
             yield stage, recognizer.classes_.tolist(), recognizer.predict_proba(query)
         return
-    recognizer = method.fit(model, support, classes=classes)
+    if _is_own(method):
+        # As folds in one process are trained, to the last bit.
+        ((_, recognizer),) = method.fit_many(model, [support], seeds=[None], classes=[classes])
+    else:
+        recognizer = method.fit(model, support, classes=classes)
     yield END, recognizer.classes_.tolist(), recognizer.predict_proba(query)
 
 
 def _fold_in_process(number: int, *fold: Any) -> tuple[int, list[tuple[int, list[str], NDArray[np.float32]]]]:
-    """One fold in a worker; folds are what runs in parallel, and threads below would fight for the same cores."""
+    """One fold in a worker."""
+    with _one_thread():
+        return number, list(_fold_answers(*fold))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Folds are what runs in parallel: threads below would fight for the same cores, and their number change digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return number, list(_fold_answers(*fold))
+        yield
     finally:
         torch.set_num_threads(before)
 
 
-def _parallel(jobs: int | None) -> Any:
-    """joblib's ``Parallel`` where several processes are asked for, here or by a surrounding configuration."""
-    if jobs == 1:
-        return None
-    from joblib import Parallel
+def _on_cpu(model: SourceModel) -> bool:
+    return all(value.device.type == "cpu" for value in model.backbone.parameters())
+
+
+def _is_own(method: Method) -> bool:
+    return type(method).__module__.partition(".")[0] == "fsmer"
+
+
+def _processes(jobs: int | str | None) -> int | None:
+    """How many folds at a time are asked for, here or by a surrounding joblib configuration; ``None``: nobody asked."""
+    from joblib import effective_n_jobs
     from joblib.parallel import LokyBackend, get_active_backend  # type: ignore[import-untyped]
 
+    if isinstance(jobs, int):
+        return int(effective_n_jobs(jobs)) if jobs != 1 else 1
     backend, count = get_active_backend()
-    if jobs is None and count is None and isinstance(backend, LokyBackend):
+    if count is None and isinstance(backend, LokyBackend):
         return None
-    if jobs is None and count is None:
-        # A cluster knows best how many it is.
-        count = -1
-    return Parallel(n_jobs=count if jobs is None else jobs, return_as="generator_unordered")
+    # A cluster knows best how many it is.
+    return int(effective_n_jobs(-1 if count is None else count))
 
 
 def _report(
@@ -728,13 +844,22 @@ def _report(
         {number: one.answers.predictions for number, one in results.items()},
         selection=describe(engine.rule, engine.candidates, chosen),
         honest=make(honest).figures if honest else None,
-        notes=_notes(episodes, results, method),
+        notes=_notes(engine, results, method),
     )
 
 
-def _notes(episodes: Episodes, results: Mapping[int, _Result], method: Method) -> list[str]:
+def _fresh_words(start: StartingPoint, method: Method) -> str:
+    return (
+        f"{start.name!r} starts from fresh weights, and {method.name!r} is made to adjust trained ones: this is not "
+        "the training of its paper, which is the method 'train' (--method train)."
+    )
+
+
+def _notes(engine: _Engine, results: Mapping[int, _Result], method: Method) -> list[str]:
     """What a reader of the figures should know."""
-    notes = []
+    notes, episodes = [], engine.episodes
+    if engine.start.given is None and isinstance(method, FineTuning):
+        notes.append(_fresh_words(engine.start, method))
     parts = [one.answers.predictions.probabilities for one in results.values()]
     if len(parts) > 1 and all(np.array_equal(parts[0], other, equal_nan=True) for other in parts[1:]):
         notes.append(
@@ -782,6 +907,14 @@ def _among(episodes: Episodes) -> NDArray[np.bool_]:
     return among
 
 
+def _call(protocol: Protocol, start: StartingPoint, method: Method, **options: Any) -> str:
+    """The call of `evaluate` in short."""
+    model = start.name if start.given is None else start.given.name
+    words = [repr(name) for name in (protocol.name, model, method.name)]
+    given = [f"{key}={value!r}" for key, value in options.items() if value is not None]
+    return f"fsmer.evaluate({', '.join([*words, *given])})"
+
+
 def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
     # No closure over anything but the callback: what is handed to a learner must lead nowhere.
     return functools.partial(progress, name)
@@ -822,6 +955,7 @@ def _identity(
     clips: ClipSet,
     content: NDArray[np.uint8],
     selection: tuple[str, Sequence[Candidate]],
+    seed: int,
 ) -> dict[str, str]:
     """What must be the same for a run to go on with the episodes of another, in the words of messages."""
     table = hashlib.sha256()
@@ -837,6 +971,7 @@ def _identity(
         "description of classes": hashlib.sha256(words.encode()).hexdigest()[:16],
         "model": start.describe(),
         "method": f"{method.name} with {json.dumps(params, sort_keys=True, default=str)}",
+        "seed of episodes and bootstrap": str(seed),
         "selection": f"{rule}, hash {hashlib.sha256(tried.encode()).hexdigest()[:8]}",
         "table of clips": f"hash {table.hexdigest()[:16]}",
         # The media too: flow that was extracted anew under the same ids is another run.

@@ -21,7 +21,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError
-from fsmer.evaluation.metrics import BOOTSTRAP_DRAWS, METRICS, Floats, score_confusion
+from fsmer.evaluation.metrics import (
+    BLOCK_CELLS,
+    BOOTSTRAP_DRAWS,
+    METRICS,
+    Floats,
+    drawn_subjects,
+    percentile_interval,
+    score_confusion,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +42,6 @@ __all__ = [
     "McNemar",
     "PairedComparison",
     "SeedSummary",
-    "bootstrap_interval_of_mean",
     "critical_difference",
     "mcnemar",
     "nemenyi",
@@ -46,8 +53,6 @@ __all__ = [
 Block = Literal["subject", "dataset", "episode"]
 
 TITLES = {"uf1": "UF1", "uar": "UAR", "acc": "Acc", "acc_merau": "Acc (MERAU eq. 14)"}
-# Numbers held at once while bootstrap samples are scored.
-_BLOCK_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -290,44 +295,12 @@ def seed_summary(report: Report) -> dict[str, SeedSummary]:
     return {name: SeedSummary.of(by_seed[name].tolist()) for name in METRICS}
 
 
-def bootstrap_interval_of_mean(
-    confusions: ArrayLike, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
-) -> dict[str, tuple[float, float] | None]:
-    """95 % percentile intervals of the mean over seeds of pooled figures, when whole subjects are drawn.
-
-    A draw takes the same subjects for every seed, so the interval says how much the mean depends on who was filmed; how
-    much it depends on the seed is what `seed_summary` says. One seed gives `fsmer.evaluation.bootstrap_interval`.
-
-    Parameters
-    ----------
-    confusions : array of shape (R, S, C, C)
-        One confusion matrix a seed and subject.
-    draws : int
-        Bootstrap samples.
-    seed : int
-
-    Returns
-    -------
-    dict
-        For each of `METRICS` (low, high), or ``None`` with fewer than two subjects, when nothing can be said.
-
-    Raises
-    ------
-    DataError
-        The array has another shape.
-    """
-    counts = np.asarray(confusions, dtype=np.float64)
-    if counts.ndim != 4 or counts.shape[2] != counts.shape[3] or not counts.shape[0]:
-        raise DataError(f"confusion matrices must have shape (seeds, subjects, C, C); these have {counts.shape}.")
-    return _Tally(counts.swapaxes(0, 1)[:, :, None], None).interval(draws, seed)
-
-
 def report_interval(
     report: Report, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
 ) -> dict[str, tuple[float, float] | None]:
     """95 % intervals of a report's figures (mean over its seeds, and over episodes where it averages over them).
 
-    Whole subjects are drawn with replacement, see `bootstrap_interval_of_mean`. For K-shot reports this is the
+    Whole subjects are drawn with replacement, see `fsmer.evaluation.bootstrap_interval`. For K-shot reports this is the
     uncertainty from who was filmed; the report's own interval is the one from which episodes were drawn.
 
     Returns
@@ -599,16 +572,10 @@ class _Tally:
 
     def samples(self, draws: int, seed: int) -> dict[str, Floats]:
         """Figures of bootstrap samples, (draws,); the same seed draws the same subjects."""
-        generator = np.random.default_rng(seed)
         parts: dict[str, list[Floats]] = {name: [] for name in METRICS}
-        size = self.subjects
-        # As `bootstrap_interval` draws them, so that the two agree to the last digit.
-        drawn_at_once = max(1, min(draws, _BLOCK_CELLS // size))
-        held = max(1, _BLOCK_CELLS // max(int(np.prod(self.counts.shape[1:])), 1))
-        for start in range(0, draws, drawn_at_once):
-            count = min(drawn_at_once, draws - start)
-            times = generator.multinomial(size, np.full(size, 1 / size), size=count).astype(np.float64)
-            for low in range(0, count, held):
+        held = max(1, BLOCK_CELLS // max(int(np.prod(self.counts.shape[1:])), 1))
+        for times in drawn_subjects(self.subjects, draws, seed):
+            for low in range(0, len(times), held):
                 for name, values in self._scores(times[low : low + held]).items():
                     parts[name].append(values.mean(axis=1))
         return {name: np.concatenate(values) for name, values in parts.items()}
@@ -616,8 +583,7 @@ class _Tally:
     def interval(self, draws: int, seed: int) -> dict[str, tuple[float, float] | None]:
         if self.subjects < 2:
             return dict.fromkeys(METRICS)
-        bounds = {name: np.percentile(values, [2.5, 97.5]) for name, values in self.samples(draws, seed).items()}
-        return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+        return {name: percentile_interval(values) for name, values in self.samples(draws, seed).items()}
 
     def _scores(self, times: Floats) -> dict[str, Floats]:
         """Figures, (draws, R), when each subject counts `times` (draws, S)."""

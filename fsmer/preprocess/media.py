@@ -16,7 +16,7 @@ from fsmer.data.media import ArrayStore, MediaStore, RowError
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
 from fsmer.preprocess.apex import check_interval, spot_apex
-from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, locate_face, track_faces
+from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, FacePose, locate_face, track_faces
 from fsmer.preprocess.flow import flow_map, optical_flow, resize_area
 from fsmer.preprocess.reading import Frame, FrameSource, open_frames
 from fsmer.preprocess.recipe import PreprocessRecipe
@@ -40,7 +40,7 @@ class ClipMedia:
     Parameters
     ----------
     media : dict of str to float32 array
-        Kind -> array of the spec's shape.
+        Kind -> array of the spec's shape (images uint8 where they were asked for so).
     onset, apex, offset : int
         Frame numbers in the sequence. The apex is None where no medium needs it.
     apex_method : str or None
@@ -49,7 +49,7 @@ class ClipMedia:
         What had to be assumed or made up, one sentence each, e.g. interpolated frames.
     """
 
-    media: dict[str, NDArray[np.float32]]
+    media: dict[str, NDArray[Any]]
     onset: int
     apex: int | None
     offset: int
@@ -81,7 +81,8 @@ def crop_frames(
     if isinstance(finder, CroppedFaces):
         height, width = source.size
         size = (min(recipe.crop_size[0], height), min(recipe.crop_size[1], width))
-        return source if size == source.size else CroppedFrames(source, finder.detect(source[0])[0], size)
+        whole = FacePose((width - 1) / 2, (height - 1) / 2, width, 0.0, height / width)
+        return source if size == source.size else CroppedFrames(source, whole, size)
     if recipe.crop == "frame":
         poses, _ = track_faces(source, finder, which=recipe.face)
         return CroppedFrames(source, poses, recipe.crop_size)
@@ -140,8 +141,13 @@ def make_media(
     offset: int | None = None,
     recipe: PreprocessRecipe | None = None,
     detector: FaceDetector | None = None,
+    eight_bit: bool = False,
 ) -> ClipMedia:
-    """As `media_from_frames`, with the frames used and notes on what was assumed or interpolated."""
+    """As `media_from_frames`, with the frames used and notes on what was assumed or interpolated.
+
+    With `eight_bit`, images (kinds ``"onset"``, ``"apex"`` and ``"frames"``) come as uint8, a quarter of the bytes that
+    say the same: brightness is always rounded to one of 256 values, and value / 255 is what comes otherwise.
+    """
     wanted = checked_specs(specs)
     steps = recipe or PreprocessRecipe()
     source = _in_memory(open_frames(frames))
@@ -156,7 +162,8 @@ def make_media(
             method = "annotated" if apex is not None else "flow"
         top = spot_apex(crops, method, onset=first, apex=apex, offset=last).index
     media, notes = _from_crops(crops, wanted, first, top, last, steps)
-    return ClipMedia(media, first, top, last, method, (*source.notes, *notes))
+    held = media if eight_bit else _as_floats(media)
+    return ClipMedia(held, first, top, last, method, (*source.notes, *notes))
 
 
 def pair_media(
@@ -175,7 +182,7 @@ def pair_media(
     if timed is not None:
         raise SpecMismatchError(f"two frames cannot give {timed!r}, which spans a clip; use media_from_frames.")
     source = open_frames([onset, apex])
-    return _from_crops(source, wanted, 0, 1, 1, recipe or PreprocessRecipe())[0]
+    return _as_floats(_from_crops(source, wanted, 0, 1, 1, recipe or PreprocessRecipe())[0])
 
 
 def _in_memory(source: FrameSource) -> FrameSource:
@@ -214,8 +221,8 @@ def _from_crops(
     apex: int | None,
     offset: int,
     recipe: PreprocessRecipe,
-) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    media: dict[str, NDArray[np.float32]] = {}
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    media: dict[str, NDArray[Any]] = {}
     notes: list[str] = []
     count = offset - onset + 1
     for spec in specs:
@@ -230,20 +237,14 @@ def _from_crops(
             media[spec.kind] = _image(crops[number], spec.size)
         elif spec.kind == "frames":
             length = spec.frames or 1
-            media["frames"] = np.clip(
-                resample(
-                    (_image(crops[n], spec.size) for n in range(onset, offset + 1)), count, length, method=recipe.time
-                ).frames,
-                0,
-                1,
-            )
+            images = (resize_area(np.moveaxis(crops[n], 2, 0), spec.size) for n in range(onset, offset + 1))
+            media["frames"] = _eight_bit(resample(images, count, length, method=recipe.time).frames)
             notes += _made_up(count, length, recipe.time)
         else:
             length = spec.frames or 2
             resampled = resample((crops[n] for n in range(onset, offset + 1)), count, length, method=recipe.time).frames
-            images = np.round(np.clip(resampled, 0, 255)).astype(np.uint8)
             method = recipe.load_flow(spec.flow_method)
-            steps = [optical_flow(one, two, method) for one, two in pairwise(images)]
+            steps = [optical_flow(one, two, method) for one, two in pairwise(_eight_bit(resampled))]
             _check_moves(steps, f"frames {onset} and {offset} of {crops.name}")
             maps = [_map(step, spec, recipe) for step in steps]
             media["flows"] = np.stack([*maps, maps[-1]])
@@ -256,7 +257,9 @@ def _map(flow: NDArray[np.float32], spec: InputSpec, recipe: PreprocessRecipe) -
 
 
 def _check_moves(flows: Sequence[NDArray[np.float32]], where: str) -> None:
-    if max(float(np.hypot(*flow).mean()) for flow in flows) < STILL:
+    import cv2
+
+    if max(float(cv2.magnitude(*flow).mean()) for flow in flows) < STILL:
         raise MediaError(
             f"there is no movement between {where} (a still picture?), so there is no flow to recognise; give the "
             "frames of an expression."
@@ -269,8 +272,20 @@ def _made_up(count: int, length: int, method: str) -> list[str]:
     return [f"the clip has {count} frames; {length} were interpolated from them ({method})."]
 
 
-def _image(crop: Frame, size: tuple[int, int]) -> NDArray[np.float32]:
-    return resize_area(np.moveaxis(crop, 2, 0), size) / np.float32(255)
+def _image(crop: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
+    planes = np.moveaxis(crop, 2, 0)
+    return np.ascontiguousarray(planes) if planes.shape[1:] == size else _eight_bit(resize_area(planes, size))
+
+
+def _eight_bit(brightness: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(np.clip(brightness, 0, 255)).astype(np.uint8)
+
+
+def _as_floats(media: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {
+        kind: array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else array
+        for kind, array in media.items()
+    }
 
 
 # -- clip sets --------------------------------------------------------------------------------------------------------
@@ -435,7 +450,9 @@ class _ClipMaker:
             self.specs,
             recipe=self.recipe,
             detector=self.detector,
-            **{name: values[row] for name, values in self.times.items()},
+            onset=self.times["onset"][row],
+            apex=self.times["apex"][row],
+            offset=self.times["offset"][row],
         )
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fsmer.data.adapters import check_dataset, frame_files
+from fsmer.data.adapters import check_dataset
 from fsmer.data.adapters.base import FrameKind
+from fsmer.data.adapters.folders import list_frames
 from fsmer.data.clips import FORMAT, FORMAT_VERSION, HEADER, ClipSet
 from fsmer.data.media import check_arrays
 from fsmer.data.schemes import LabelScheme
@@ -38,7 +40,7 @@ from fsmer.errors import (
     UnknownNameError,
     WeightsError,
 )
-from fsmer.io import atomic_path, check_writable, write_json, write_text
+from fsmer.io import check_writable, write_json, write_text
 from fsmer.preprocess.apex import check_interval
 from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, load_detector
 from fsmer.preprocess.media import checked_specs, crop_frames, made_spec, make_media
@@ -50,11 +52,14 @@ __all__ = ["PrepareProgress", "PrepareReport", "Prepared", "group_specs", "prepa
 RECIPE = "recipe.json"
 REPORT = "report.csv"
 SETTINGS = "prepare.json"
+LOCK = "lock"
 REPORT_COLUMNS = ("clip", "dataset", "subject", "status", "problem", "detail", "key")
 # Raised whenever finished clips of an unfinished run can no longer be used.
-PART_VERSION = 1
+PART_VERSION = 2
 # Bytes of decoded frames that a clip keeps, so that its onset is decoded once for face, flow and image.
 KEPT_BYTES = 64 << 20
+# Arrays below this size stay with the process when they are freed; 32 MiB is as far as glibc can be taught.
+FREED_BYTES = 31 << 20
 # What goes wrong alike for every clip is no clip's fault.
 FATAL = (SpecMismatchError, UnknownNameError, WeightsError, OutputError)
 
@@ -350,26 +355,33 @@ def _prepare_clip(task: _Task, job: _Job) -> _Outcome:
         return _Outcome(task.clip, key, "made")
 
 
-def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+def _stored_type(spec: InputSpec) -> str:
+    return "|u1" if spec.normalisation == "unit" else "<f4"
+
+
+def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     steps = job.recipe
     path = Path(task.path)
     source = _KeptFolder(path, _frame_names(path) or None) if path.is_dir() else _KeptVideo(path)
     needs_apex = any(spec.kind in ("flow", "apex") for _, specs in job.groups for spec in specs)
     apex = task.apex if needs_apex and steps.apex in ("given", "annotated") else None
     onset, offset = check_interval(len(source), task.onset, apex, task.offset, name=source.name)
+    if isinstance(source, ImageFolder):
+        # Its size is known from the onset then, and no further file is opened for it.
+        source[onset]
     crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
     if isinstance(crops, CroppedFrames):
         crops = _KeptCrops(crops)
     # Every group starts from the same crops, so the face is looked for once.
     inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset", crop_size=crops.size)
-    arrays: dict[str, NDArray[np.float32]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     notes: dict[str, None] = {}
     apex_from = ""
     for place, (_, specs) in enumerate(job.groups):
-        made = make_media(crops, specs, onset=onset, apex=apex, offset=offset, recipe=inner, detector=CroppedFaces())
+        times = {"onset": onset, "apex": apex, "offset": offset}
+        made = make_media(crops, specs, **times, recipe=inner, detector=CroppedFaces(), eight_bit=True)
         for spec in specs:
-            # Images come with their channels last in memory, in which looking at values takes ten times as long.
-            array = np.ascontiguousarray(made.media[spec.kind], "<f4")
+            array = np.ascontiguousarray(made.media[spec.kind], _stored_type(spec))
             problem = check_arrays(array[None], spec)
             if problem is not None:
                 raise DataError(problem[1])
@@ -390,7 +402,7 @@ def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[np.float32]], dict[
 
 @lru_cache(maxsize=1)
 def _frame_names(folder: Path) -> list[str]:
-    return [file.name for file in frame_files(folder)]
+    return list(list_frames(folder).names)
 
 
 def _key(task: _Task, job: _Job) -> str:
@@ -426,11 +438,19 @@ def _one_thread() -> Iterator[None]:
 
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    _keep_freed_memory()
     try:
         with _thread_pools().limit(limits=1):
             yield
     finally:
         cv2.setNumThreads(before)
+
+
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    # glibc hands arrays of some hundred kilobytes back to the system when they are freed, and a clip's flow then spends
+    # a fifth of its time on getting their pages again. Freeing one large block once teaches it to keep smaller ones.
+    np.empty(FREED_BYTES, np.uint8)
 
 
 @lru_cache(maxsize=1)
@@ -513,8 +533,8 @@ def prepare(
     SpecMismatchError
         Media that cannot be made.
     OutputError
-        `out` cannot be written (clips finished before are kept), holds something else, or was prepared with other
-        settings.
+        `out` cannot be written (clips finished before are kept), holds something else, was prepared with other
+        settings, or is being prepared by another run.
     """
     start = time.monotonic()
     if workers is not None and workers < 1:
@@ -532,19 +552,20 @@ def prepare(
         "recipe": steps.hash,
         "sets": {name: [spec.to_dict() for spec in wanted] for name, wanted in held},
     }
-    _take_back(target, store)
-    finished = _finished(target, settings, resume=resume)
     check_writable(target.parent)
-    if not resume:
-        shutil.rmtree(store, ignore_errors=True)
-    _make_folder(store)
-    job = _Job(store, held, steps, _hash(settings))
-    onsets, apexes, offsets = (_indices(table[f"{name}_index"]) for name in ("onset", "apex", "offset"))
-    tasks = [
-        _Task(clip, path, onset, apex, offset, finished.get(clip, ""))
-        for clip, path, onset, apex, offset in zip(table["clip"], table["path"], onsets, apexes, offsets, strict=True)
-    ]
-    try:
+    with _alone(target, store):
+        _take_back(target, store)
+        finished = _finished(target, settings, resume=resume)
+        if not resume:
+            _empty(store)
+        job = _Job(store, held, steps, _hash(settings))
+        onsets, apexes, offsets = (_indices(table[f"{name}_index"]) for name in ("onset", "apex", "offset"))
+        tasks = [
+            _Task(clip, path, onset, apex, offset, finished.get(clip, ""))
+            for clip, path, onset, apex, offset in zip(
+                table["clip"], table["path"], onsets, apexes, offsets, strict=True
+            )
+        ]
         outcomes = _all_outcomes(tasks, job, workers, backend, progress, start)
         if not any(one.key for one in outcomes.values()):
             first = outcomes[tasks[0].clip]
@@ -553,10 +574,6 @@ def prepare(
             )
         report = _report(table, lost, outcomes)
         _finish(target, job, table, report, outcomes, settings)
-    finally:
-        # An empty store has nothing to resume from.
-        with contextlib.suppress(OSError):
-            store.rmdir()
     sets = {name: ClipSet.load(target / name if name else target) for name, _ in held}
     reused = sum(one.origin in ("part", "finished") for one in outcomes.values())
     return Prepared(target, MappingProxyType(sets), PrepareReport(report, steps.hash, reused, time.monotonic() - start))
@@ -665,11 +682,68 @@ def _finished(target: Path, settings: Mapping[str, Any], *, resume: bool) -> dic
     return {clip: key for clip, key in keys.items() if key}
 
 
-def _make_folder(folder: Path) -> None:
+@contextlib.contextmanager
+def _alone(target: Path, store: Path) -> Iterator[None]:
+    """Make the store of parts and keep every other run out of it until this one ends, however it ends."""
+    place = store / LOCK
     try:
-        folder.mkdir(exist_ok=True)
+        held = _locked(store)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"another run is preparing {target} at the moment; wait until it has ended, or choose another folder."
+        ) from error
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise _cannot_write(store, error) from error
+    try:
+        yield
+    finally:
+        # An empty store has nothing to resume from.
+        with contextlib.suppress(OSError):
+            place.unlink()
+        os.close(held)
+        with contextlib.suppress(OSError):
+            store.rmdir()
+
+
+def _locked(store: Path) -> int:
+    """Open file with the store's lock; the system gives up a lock when its process dies, so none is ever stale."""
+    while True:
+        store.mkdir(exist_ok=True)
+        try:
+            held = os.open(store / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            # The run before took its store away just now.
+            continue
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(held, msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(held), os.stat(store / LOCK)):
+                return held
+        except FileNotFoundError:
+            # As above, between opening and locking.
+            os.close(held)
+            continue
+        except PermissionError as error:  # Windows' word for a lock that is taken
+            os.close(held)
+            raise BlockingIOError(*error.args) from error
+        except OSError:
+            os.close(held)
+            raise
+        os.close(held)
+
+
+def _empty(store: Path) -> None:
+    for path in store.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
 
 
 def _all_outcomes(
@@ -785,7 +859,7 @@ def _write_media(whole: Path, job: _Job, readers: Sequence[_Part | _Row]) -> Non
             for spec in specs:
                 # Plain writes: a full disk is an error to them, and a crash to a memory map.
                 handle = stack.enter_context((whole / name / f"{spec.kind}.npy").open("wb"))
-                header = {"descr": "<f4", "fortran_order": False, "shape": (len(readers), *spec.shape)}
+                header = {"descr": _stored_type(spec), "fortran_order": False, "shape": (len(readers), *spec.shape)}
                 np.lib.format.write_array_header_1_0(handle, header)
                 files[f"{place}-{spec.kind}"] = handle
         for reader in readers:
@@ -806,15 +880,17 @@ class _Part:
 
     path: Path
 
-    def write(self, arrays: Mapping[str, NDArray[np.float32]], facts: Mapping[str, Any]) -> None:
+    def write(self, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
         media = {name: array.tobytes() for name, array in arrays.items()}
         head = {"facts": dict(facts), "media": {name: len(held) for name, held in media.items()}}
+        # One process at a time makes a clip, and whatever it leaves here goes with the store.
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
-            with atomic_path(self.path) as temporary:
-                temporary.write_bytes(b"".join([json.dumps(head).encode(), b"\n", *media.values()]))
-        except OutputError:
-            raise
+            temporary.write_bytes(b"".join([json.dumps(head).encode(), b"\n", *media.values()]))
+            os.replace(temporary, self.path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise _cannot_write(self.path.parent, error) from error
 
     def facts(self) -> dict[str, Any]:
@@ -822,9 +898,9 @@ class _Part:
             return dict(json.loads(handle.readline())["facts"])
 
     def media(self) -> dict[str, bytes]:
-        line, _, rest = self.path.read_bytes().partition(b"\n")
-        with self._checked():
-            lengths = json.loads(line)["media"]
+        with self.path.open("rb") as handle, self._checked():
+            lengths = json.loads(handle.readline())["media"]
+            rest = handle.read()
             ends = [0, *accumulate(lengths.values())]
             if ends[-1] != len(rest):
                 raise ValueError(f"it has {len(rest)} bytes of media instead of {ends[-1]}")
@@ -847,6 +923,11 @@ class _Earlier:
     def __init__(self, target: Path, job: _Job) -> None:
         self.sets = [ClipSet.load(target / name if name else target) for name, _ in job.groups]
         self.rows = {clip: row for row, clip in enumerate(self.sets[0].ids.tolist())}
+        self.arrays = {
+            f"{place}-{spec.kind}": np.load(target / name / f"{spec.kind}.npy", mmap_mode="r")
+            for place, (name, specs) in enumerate(job.groups)
+            for spec in specs
+        }
         self.facts = self.sets[0].table[["onset_index", "apex_index", "offset_index", "apex_from", "notes"]]
 
 
@@ -858,12 +939,7 @@ class _Row:
     row: int
 
     def media(self) -> dict[str, bytes]:
-        sets = enumerate(self.earlier.sets)
-        return {
-            f"{place}-{kind}": clips.read(kind, [self.row])[0].astype("<f4").tobytes()
-            for place, clips in sets
-            for kind in clips.specs
-        }
+        return {name: array[self.row].tobytes() for name, array in self.earlier.arrays.items()}
 
     def facts(self) -> dict[str, Any]:
         values = self.earlier.facts.iloc[self.row].to_dict()

@@ -6,6 +6,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -31,6 +32,9 @@ Frame = NDArray[np.uint8]
 Damaged = Literal["refuse", "keep"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+# EXIF's tag of a camera's turn, and its values for pictures that lie on their side.
+ORIENTATION = 0x0112
+SIDEWAYS = frozenset({5, 6, 7, 8})
 # What is assumed when nobody knows the rate: the slowest of the cameras that the databases were recorded with.
 FALLBACK_RATE = 25.0
 # Random access reads on from where it stands when the wanted frame is this near; seeking costs a key frame's distance.
@@ -209,6 +213,8 @@ def clean_timestamps(
     notes: list[str] = []
     known = frames_per_second is not None and np.isfinite(frames_per_second) and frames_per_second > 0
     rate = float(cast(float, frames_per_second)) if known else 0.0
+    if seconds is None and known:
+        return np.arange(count) / rate, rate, notes
     stamps = np.full(count, np.nan) if seconds is None else np.array(seconds, np.float64)
     if stamps.shape != (count,):
         raise DataError(f"there are {count} frames but {stamps.size} time stamps; give one a frame.")
@@ -290,14 +296,8 @@ def open_frames(
 class _ListedFrames(FrameSource):
     """Frames that are listed beforehand: each can be had by its number alone."""
 
-    _size: tuple[int, int]
     _times: NDArray[np.float64]
     _rate: float
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self._size
 
     @property
     def timestamps(self) -> NDArray[np.float64]:
@@ -336,6 +336,11 @@ class ArrayFrames(_ListedFrames):
         self._frames = frames
         self._size = cast(tuple[int, int], as_rgb(frames[0], f"frame 0 of {name}").shape[:2])
         self._times, self._rate, self.notes = clean_timestamps(timestamps, len(frames), frames_per_second)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self._size
 
     @property
     def count(self) -> int:
@@ -388,7 +393,17 @@ class ImageFolder(_ListedFrames):
             )
         self.files: tuple[str, ...] = tuple(here)
         self._times, self._rate, self.notes = clean_timestamps(timestamps, len(here), frames_per_second)
-        self._size = cast(tuple[int, int], self._decode(0).shape[:2])
+        self._known_size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels: of the first frame that was read, else of the first file."""
+        if self._known_size is None:
+            # The head of the file tells; its picture need not be one that anybody asks for.
+            with self._opened(0) as image:
+                turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+                self._known_size = (image.width, image.height) if turned else (image.height, image.width)
+        return self._known_size
 
     @property
     def count(self) -> int:
@@ -399,23 +414,33 @@ class ImageFolder(_ListedFrames):
         return self._checked(self._decode(index), index)
 
     def _decode(self, index: int) -> Frame:
-        from PIL import Image, ImageOps
+        from PIL import ImageOps
 
-        path = self.folder / self.files[index]
+        with self._opened(index) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith(("I;16", "I")):
+                pixels = np.asarray(image).astype(np.uint16)
+            else:
+                mode = "RGBA" if image.has_transparency_data else "RGB"
+                pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        frame = as_rgb(pixels, f"{self.name}/{self.files[index]}")
+        if self._known_size is None:
+            self._known_size = cast(tuple[int, int], frame.shape[:2])
+        return frame
+
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[Any]:
+        from PIL import Image
+
+        path = os.path.join(self.folder, self.files[index])
         try:
-            with Image.open(path) as opened:
-                image: Image.Image = ImageOps.exif_transpose(opened)
-                if image.mode.startswith(("I;16", "I")):
-                    pixels = np.asarray(image).astype(np.uint16)
-                else:
-                    mode = "RGBA" if image.has_transparency_data else "RGB"
-                    pixels = np.asarray(image.convert(mode))
+            with Image.open(path) as image:
+                yield image
         except FileNotFoundError as error:
             raise MediaError(f"the image {path} does not exist; put it there or leave the clip out.") from error
         # Pillow's decoders raise whatever the damaged bytes lead them into.
         except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
             raise MediaError(f"{path} cannot be read as an image ({error}); copy it again.") from error
-        return as_rgb(pixels, str(path))
 
 
 class StreamFrames(FrameSource):

@@ -22,7 +22,7 @@ from fsmer.preprocess.time import TIME_METHODS
 __all__ = ["PreprocessRecipe", "library_versions"]
 
 # Raised whenever the same recipe would give other numbers.
-STEPS_VERSION = 1
+STEPS_VERSION = 2
 LIBRARIES = ("av", "numpy", "opencv-python", "pillow", "scikit-image")
 
 

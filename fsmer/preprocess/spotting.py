@@ -1,7 +1,7 @@
 """Find where a face moves in a recording of any length: onset, apex and offset of every movement, as the frames come.
 
-Blinks, turns of the head and what goes on all the time (noise, talking) are not reported; how much a face has to move
-is learnt from the recording's own rest.
+Blinks, turns of the head, hands before the face and what goes on all the time (noise, talking) are not reported; how
+much a face has to move is learnt from the recording's own rest.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs_fields import LANDMARKS
-from fsmer.preprocess.apex import BLINK_REACH, FlowEnergy, facial_regions
+from fsmer.preprocess.apex import BLINK_REACH, REGIONS, FlowEnergy, facial_regions
 from fsmer.preprocess.faces import CascadeDetector, FaceDetector, FacePose, FaceTracker, Which, crop_face
 from fsmer.preprocess.flow import head_motion
 from fsmer.preprocess.reading import Frame
@@ -23,6 +24,7 @@ from fsmer.preprocess.reading import Frame
 __all__ = ["EnergyTrace", "Moment", "Movement", "MovementSpotter", "SpotterSettings"]
 
 Vectors = NDArray[np.float64]
+Grey = NDArray[np.uint8]
 
 # Widest face kept in the buffer, in pixels: what lies above the 224 of a crop is not needed again.
 KEPT_WIDTH = 240
@@ -32,6 +34,24 @@ KEPT_REACH = 1.45
 BEFORE = 0.7
 # Distance of two crops, in crop widths, beyond which flow between them would lose the face.
 FAR = 0.12
+# Seconds after which a reference picture is renewed, distance of the face in crop widths at which it is earlier, and
+# frames that are compared with the old and the new one.
+AGE, SHIFTED, OVERLAP = 2.0, 0.06, 5
+# Seconds over which rest is averaged.
+REST = 0.4
+# Least spread of noise in a coordinate of a region, thousandths of the face width.
+FLOOR = 0.1
+# Seconds for which a hand that came before the face is looked for.
+HIDDEN = 5.0
+# Seconds after a movement within which the opposite one is the way back from it.
+RETURN = 0.2
+# Speech: so many movements in a row, most of each around the mouth, with no longer pause between them.
+WORDS, PAUSE, MOUTH = 3, 0.8, 0.75
+MOUTH_REGIONS = ("nose_wing", "cheek", "nasolabial", "mouth_corner", "lip_upper", "lip_lower", "chin")
+# How much more than the quiet share of the instants the usual one may move and still be rest.
+UNREST = 1.3
+# Frames that steady an onset (at rest before it) and an apex (around it), and the seconds they may span.
+STEADY, STEADY_SPAN = (5, 3), (0.17, 0.09)
 
 
 @dataclass(frozen=True)
@@ -49,10 +69,13 @@ class SpotterSettings:
         Over how long the rest level is learnt.
     step : float
         Between these instants movement is measured for the rest level.
+    smooth : float
+        Regions are averaged over so long.
     quiet : float
         Share of the instants that count as rest.
     times : float
-        A movement must be so many times the rest level.
+        A movement must be so many times the usual restlessness, each direction in which the regions move together
+        measured by its own.
     least : float
         And move the regions together by this much (root of the sum of squares, thousandths of the face width); half
         a pixel on a face of 224 is 2.2.
@@ -60,10 +83,15 @@ class SpotterSettings:
         This much is a movement on however restless a face.
     farthest : float
         No skin moves so far (thousandths of the face width): something else came before the face.
+    covered : float
+        Share of the face that may look unlike its onset, moved; more is a hand before it.
     minimum, longest : float
         Shortest movement, and the longest: what lasts longer ends there.
     hold : float
         A face that stays as it is for so long has got a new rest.
+    slow : float
+        Seconds; a movement that takes longer from onset to apex, as a head that drifts does, must be larger by as many
+        times, or reach `most`.
     turn : float
         A movement must be larger, a region, than this share of what the head has moved in the meantime.
     blink : float
@@ -76,15 +104,18 @@ class SpotterSettings:
     settle: float = 1.6
     memory: float = 30.0
     step: float = 0.2
-    quiet: float = 0.4
-    times: float = 2.3
-    least: float = 1.5
+    smooth: float = 0.12
+    quiet: float = 0.6
+    times: float = 2.1
+    least: float = 2.0
     most: float = 16.0
-    farthest: float = 100.0
+    farthest: float = 90.0
+    covered: float = 0.2
     minimum: float = 0.1
     longest: float = 2.0
     hold: float = 0.5
-    turn: float = 0.08
+    slow: float = 0.2
+    turn: float = 0.12
     blink: float = 2.0
     renew: int = 50
 
@@ -162,18 +193,18 @@ class Movement:
         Place of the apex among them.
     energy : float
         How far the facial regions have moved at the apex, thousandths of the face width.
-    threshold : float
-        What would have been enough.
     poses : tuple of FacePose
         Crop of every moment in pixels of the frame: the onset's, unless the head moved so far that flow would lose it;
         then each moment's own.
+    before : tuple of Moment
+        The face at rest, shortly before the onset.
     """
 
     moments: tuple[Moment, ...] = field(repr=False)
     apex_place: int
     energy: float
-    threshold: float
     poses: tuple[FacePose, ...] = field(repr=False)
+    before: tuple[Moment, ...] = field(default=(), repr=False)
 
     @property
     def onset(self) -> Moment:
@@ -199,6 +230,33 @@ class Movement:
         """Face crops of onset and apex."""
         onset, apex = self.crops([0, self.apex_place], size)
         return onset, apex
+
+    def steady_pair(self, size: tuple[int, int] = (224, 224)) -> tuple[Frame, Frame]:
+        """Face crops of onset and apex, each the mean of a few frames that show the same: half the noise of `pair`."""
+        onset, apex = self.near(size)
+        return _mean(_same(onset)), _mean(_same(apex))
+
+    def near(self, size: tuple[int, int] = (224, 224)) -> tuple[list[Frame], list[Frame]]:
+        """Face crops from the onset back into rest, and from the apex to both sides."""
+        rest = [one for one in (*self.before, self.onset) if self.onset.time - one.time <= STEADY_SPAN[0]]
+        onset = [one.crop(self.poses[0], size) for one in rest[: -STEADY[0] - 1 : -1]]
+        reach = STEADY[1] // 2
+        near = range(max(1, self.apex_place - reach), min(len(self.moments), self.apex_place + reach + 1))
+        close = [n for n in near if abs(self.moments[n].time - self.apex.time) <= STEADY_SPAN[1] / 2]
+        return onset, self.crops(sorted(close, key=lambda n: abs(n - self.apex_place)), size)
+
+
+def _mean(pictures: Sequence[Frame]) -> Frame:
+    return np.round(np.mean(pictures, axis=0, dtype=np.float32)).astype(np.uint8)
+
+
+def _same(pictures: Sequence[Frame]) -> list[Frame]:
+    """The first picture and those that differ from it hardly more than the nearest does."""
+    first = pictures[0].astype(np.float32)
+    differences = [float(np.abs(first - one).mean()) for one in pictures]
+    # A head that moves on would be seen twice.
+    most = 1.3 * min(differences[1:], default=0.0) + 0.3
+    return [one for one, difference in zip(pictures, differences, strict=True) if difference <= most]
 
 
 class EnergyTrace:
@@ -235,6 +293,120 @@ class EnergyTrace:
         return times, energies, thresholds
 
 
+class _RegionShift:
+    """Where the facial regions of a reference crop have come to in later crops, apart from the head.
+
+    Lucas & Kanade's least squares (1981), which do not flatten movements of a fraction of a pixel as regularised flow
+    does: first one affine motion and one change of light for the whole face, robustly, so that what moves otherwise has
+    no say in it; then, in the picture that was brought back by it, one vector for every region.
+
+    Parameters
+    ----------
+    reference : uint8 array of shape (side, side)
+    """
+
+    blur, coarse, iterations = 1.2, 2, 4
+
+    def __init__(self, reference: Grey) -> None:
+        import cv2
+
+        side = len(reference)
+        self.regions, face = facial_regions(side)
+        self.picture = self._smooth(reference)
+        across = cv2.Sobel(self.picture, cv2.CV_32F, 1, 0, ksize=3) / 8
+        down = cv2.Sobel(self.picture, cv2.CV_32F, 0, 1, ksize=3) / 8
+        self.slopes = np.stack([across.ravel(), down.ravel()], axis=1)
+        xx, xy, yy = (self.regions @ part.ravel() for part in (across * across, across * down, down * down))
+        # A region without texture must not move by its noise.
+        ridge = 0.15 * float(np.median(xx + yy)) + 1e-3
+        self.inverse = np.linalg.inv(np.stack([xx + ridge, xy, xy, yy + ridge], axis=1).reshape(-1, 2, 2))
+        axis = np.arange(side, dtype=np.float32)
+        self.columns, self.rows = np.meshgrid(axis, axis)
+        self.x, self.y = (part / side - np.float32(0.5) for part in (self.columns, self.rows))
+        some = np.zeros((side, side), bool)
+        some[:: self.coarse, :: self.coarse] = True
+        some &= face > 0
+        self.some = (slice(None, None, self.coarse),) * 2
+        self.counted = some[self.some].ravel()
+        dx, dy, x, y, here = (part[self.some].ravel() for part in (across, down, self.x, self.y, self.picture))
+        self.basis = np.stack([dx * x, dx * y, dx, dy * x, dy * y, dy, here, np.ones_like(here)], axis=1)[self.counted]
+        self.head = np.zeros(6, np.float32)
+
+    def __call__(self, current: Grey) -> Vectors:
+        """Mean movement of every region, (R, 2), thousandths of the crop width."""
+        import cv2
+
+        picture = self._smooth(current)
+        here = self.picture[self.some].ravel()[self.counted]
+        for turn in range(self.iterations):
+            back = self._back(picture, self.some).ravel()[self.counted]
+            error = back - here
+            scale = 3.0 * float(np.median(np.abs(error))) + 0.6
+            trust = 1 / (1 + (error / scale) ** 2) ** 2 if turn else np.ones_like(error)
+            weighted = self.basis * trust[:, None]
+            step = np.linalg.solve(weighted.T @ self.basis + 1e-3 * np.eye(8, dtype=np.float32), weighted.T @ error)
+            self.head = self.head - step[:6]
+        if float(np.abs(self.head).max()) > 0.5 * len(current):
+            # Lost; the next picture is looked for afresh.
+            self.head = np.zeros(6, np.float32)
+        error = self._back(picture, (slice(None),) * 2) - self.picture
+        # Light that changes from place to place.
+        error -= cv2.blur(cv2.blur(error, (31, 31)), (31, 31))
+        pulls = self.regions @ (self.slopes * error.reshape(-1, 1))
+        moved: Vectors = -np.einsum("rij,rj->ri", self.inverse, pulls).astype(np.float64) * 1000 / len(current)
+        return moved
+
+    def _back(self, picture: NDArray[np.float32], where: tuple[slice, slice]) -> NDArray[np.float32]:
+        """The picture as it would look had the head not moved."""
+        import cv2
+
+        x, y = self.x[where], self.y[where]
+        a, b, c, d, e, f = (float(value) for value in self.head)
+        columns, rows = self.columns[where] + (a * x + b * y + c), self.rows[where] + (d * x + e * y + f)
+        return np.asarray(
+            cv2.remap(picture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
+        )
+
+    def _smooth(self, picture: Grey) -> NDArray[np.float32]:
+        import cv2
+
+        return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), self.blur))
+
+
+@dataclass(frozen=True)
+class _Restlessness:
+    """How the regions move while nothing happens.
+
+    Parameters
+    ----------
+    whiten : array of shape (2R, 2R)
+        Brings movements, flattened, to coordinates in which rest moves equally in all of them, its usual length 1.
+    """
+
+    whiten: Vectors
+
+    @classmethod
+    def learn(cls, steps: Vectors, quiet: float, most: float) -> _Restlessness:
+        """From movements between instants, (n, 2R), a share `quiet` of which are rest; `most` is no rest any more."""
+        size = steps.shape[1]
+        energies = np.linalg.norm(steps, axis=1)
+        for _ in range(3):
+            kept = steps[energies <= np.quantile(energies, quiet)]
+            spread = kept.T @ kept / len(kept)
+            level = np.trace(spread) / size
+            # A few steps say little about how the regions move together.
+            blind = 40 / (40 + len(kept))
+            variances, axes = np.linalg.eigh((1 - blind) * spread + (blind * level + FLOOR**2) * np.eye(size))
+            whiten = (axes / np.sqrt(np.minimum(variances, most**2 / size))) @ axes.T
+            energies = np.linalg.norm(steps @ whiten, axis=1)
+        # At rest exactly the floor alone would make the level vanish; on a face that never rests it would be movement.
+        return cls(whiten / (size**0.5 * float(np.clip(np.quantile(energies, 0.5) / size**0.5, 0.5, UNREST))))
+
+    def of(self, vectors: Vectors) -> Vectors:
+        """Movements (..., R, 2) in its coordinates, (..., 2R)."""
+        return vectors.reshape(*vectors.shape[:-2], -1) @ self.whiten.T
+
+
 @dataclass(frozen=True, eq=False)
 class _Reading:
     """A moment, and where the facial regions have come to since the face came into view."""
@@ -252,15 +424,37 @@ def _eye_weights(side: int) -> NDArray[np.float32]:
     return (inside / inside.sum()).astype(np.float32).ravel()
 
 
+def _cover(first: Grey, second: Grey, flow: NDArray[np.float32], face: NDArray[np.float32]) -> float:
+    """Share of the face where the second picture, brought back by the flow, does not look like the first."""
+    import cv2
+
+    side = len(first)
+    axis = np.arange(side, dtype=np.float32)
+    columns, rows = np.meshgrid(axis, axis)
+    back = cv2.remap(second, columns + flow[0], rows + flow[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    window = (side // 8 | 1,) * 2
+
+    def mean(values: Any) -> NDArray[np.float32]:
+        return np.asarray(cv2.blur(values, window), np.float32)
+
+    one, two = (cv2.GaussianBlur(part.astype(np.float32), (0, 0), 1.0) for part in (first, back))
+    mean_one, mean_two = mean(one), mean(two)
+    spread_one, spread_two = mean(one * one) - mean_one**2, mean(two * two) - mean_two**2
+    # Textures weaker than some grey levels are noise, which is like nothing.
+    alike = (mean(one * two) - mean_one * mean_two + 9) / np.sqrt((spread_one + 9) * (spread_two + 9))
+    return float((face * (alike < 0.5)).sum() / face.sum())
+
+
 class MovementSpotter:
     """Spots movements in a stream of frames; memory does not grow with its length.
 
-    The face is followed. Flow from a reference frame, which is renewed before it gets old, less the motion of the
-    head, says where every facial region has come to (`FlowEnergy.between`). The running mean of that while nothing
-    moves is the face's rest. Regions that move all the time (a mouth that talks) count less. A movement begins where
-    the regions leave their rest by more than the threshold, and ends where they come back or settle elsewhere (a held
-    expression; its release later is not reported again). Onset and apex are then compared directly: what is a blink, a
-    turn of the head, or no movement at all in that comparison is dropped.
+    The face is followed. Against a reference picture, which is renewed before it gets old, every facial region's shift
+    is measured apart from the motion of the head. The running mean of that while nothing moves is the face's rest. How
+    the regions move together at rest (noise, what a head leaves in them, a mouth that talks) is learnt, and directions
+    in which they always move count less. A movement begins where the regions leave their rest by more than the
+    threshold, and ends where they come back or settle elsewhere (a held expression; its release later is not reported
+    again). Onset and apex are then compared directly: what is a blink, a turn of the head, a hand before the face, or
+    no movement at all in that comparison is dropped.
 
     Parameters
     ----------
@@ -276,7 +470,7 @@ class MovementSpotter:
     frames, faces : int
         Frames seen, and those of them in which a face was seen.
     trace : EnergyTrace
-        Energy over time, for pictures.
+        Energy over time in multiples of the usual restlessness, for pictures.
     """
 
     def __init__(
@@ -296,29 +490,45 @@ class MovementSpotter:
         self._tracker = FaceTracker(detector or CascadeDetector(), which, renew=self.settings.renew)
         self._energy = FlowEnergy()
         self._seen = False
+        # Frames on either side that are averaged.
+        self._reach = max(1, round(self.settings.smooth / self._interval) // 2)
         self._readings: deque[_Reading] = deque()
         self._waiting: deque[_Reading] = deque()
         self._steps: deque[Vectors] = deque(maxlen=max(8, round(self.settings.memory / self._interval)))
-        self._recent: deque[Vectors] = deque(maxlen=max(2, round(self.settings.step / self._interval) + 1))
+        self._recent: deque[Vectors] = deque(
+            maxlen=max(2, round(self.settings.step / self._interval)) + 2 * self._reach + 1
+        )
         self._forget()
 
     def _forget(self) -> None:
         """Begin anew where a face comes into view."""
         self._poses: deque[FacePose] = deque(maxlen=5)
         self._crop_pose: FacePose | None = None
-        self._reference: NDArray[np.uint8] | None = None
+        self._gauge: _RegionShift | None = None
+        self._former: tuple[FacePose, _RegionShift, Vectors] | None = None
+        self._gaps: list[Vectors] = []
         self._base = np.zeros((len(facial_regions(self._energy.side)[0]), 2))
-        self._age = 0.0
+        self._begun = 0.0
         self._readings.clear()
+        self._waiting.clear()
         self._recent.clear()
+        self._decided = 0
+        self._free = 0
         self._rest: Vectors | None = None
-        self._weights = np.ones(len(facial_regions(self._energy.side)[0]))
-        self._threshold = self.settings.least
+        self._restless = _Restlessness(np.eye(self._base.size) / self._base.size**0.5)
         self._until_levels = 0
         self._start: int | None = None
         self._above = 0
         self._peak = 0.0
+        self._tail = 0.0
+        self._towards = np.zeros(self._base.size)
         self._held: Vectors | None = None
+        # Movements of the mouth alone that may turn out to be speech.
+        self._spoken: list[Movement] = []
+        # How the regions moved last, and when that ended.
+        self._last: tuple[Vectors, float] | None = None
+        # The face before something covered it, and when that was.
+        self._hidden: tuple[Grey, float] | None = None
 
     # -- frame by frame -----------------------------------------------------------------------------------------------
 
@@ -348,15 +558,24 @@ class MovementSpotter:
 
     def _flush(self) -> list[Movement]:
         found = self._drain()
+        while self._decided < len(self._readings):
+            found += self._decide(self._decided)
         if self._start is not None:
             found += self._end(len(self._readings) - 1)
-        return found
+        return found + self._let_go()
 
     def _drain(self) -> list[Movement]:
         found: list[Movement] = []
         while self._waiting:
             self._readings.append(self._waiting.popleft())
-            found += self._decide()
+            if self._decided < len(self._readings) - self._reach:
+                found += self._decide(self._decided)
+        return found
+
+    def _let_go(self) -> list[Movement]:
+        """The movements of the mouth that were waited with, unless there were so many in a row that it talks."""
+        found = [] if len(self._spoken) >= WORDS else self._spoken
+        self._spoken = []
         return found
 
     # -- where the face has come to -----------------------------------------------------------------------------------
@@ -366,93 +585,99 @@ class MovementSpotter:
         self._poses.append(pose)
         steady = _middle(list(self._poses))
         moment = keep_moment(frame, pose, number, time)
-        crop_pose = self._crop_pose
-        if crop_pose is None or self._reference is None:
-            self._begin(frame, steady)
-            vectors = self._base
-        else:
-            current = self._energy.prepare(crop_face(frame, crop_pose, (self._energy.side,) * 2))
-            vectors = self._base + self._compare(self._reference, current)[0]
-            self._age += self._interval
-            if self._age > 1.5 or _distance(crop_pose, steady) > 0.06:
-                self._base = vectors
-                self._begin(frame, steady)
-        reading = _Reading(moment, vectors)
-        self._recent.append(vectors)
+        reading = _Reading(moment, self._measure(frame, steady, time))
+        self._recent.append(reading.place)
         if len(self._recent) == self._recent.maxlen:
-            self._steps.append(np.linalg.norm(self._recent[-1] - self._recent[0], axis=1))
+            recent = np.array(self._recent)
+            width = 2 * self._reach + 1
+            self._steps.append((recent[-width:].mean(axis=0) - recent[:width].mean(axis=0)).ravel())
         return reading
 
-    def _begin(self, frame: Frame, pose: FacePose) -> None:
-        self._crop_pose = pose
-        self._reference = self._energy.prepare(crop_face(frame, pose, (self._energy.side,) * 2))
-        self._age = 0.0
+    def _measure(self, frame: Frame, steady: FacePose, time: float) -> Vectors:
+        if self._gauge is None or self._crop_pose is None:
+            self._refer(frame, steady, time)
+            return self._base
+        place = self._base + self._gauge(self._prepared(frame, self._crop_pose))
+        if self._former is not None:
+            # Both references are measured for a while, so that one frame's noise is no step between them.
+            pose, gauge, base = self._former
+            before = base + gauge(self._prepared(frame, pose))
+            self._gaps.append(before - place)
+            place = before
+            if len(self._gaps) == OVERLAP:
+                self._base = self._base + np.mean(self._gaps, axis=0)
+                self._former = None
+        elif self._is_old(steady, time):
+            self._former = self._crop_pose, self._gauge, self._base
+            self._gaps = []
+            self._base = np.zeros_like(self._base)
+            self._refer(frame, steady, time)
+        return place
 
-    def _compare(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[Vectors, float, float]:
-        """Movement of every region apart from the head; the head's; and the lids', as vertical opening or closing."""
-        side = self._energy.side
-        regions, face = facial_regions(side)
-        flow = self._energy.method(first, second)
-        motion = head_motion(flow, face, iterations=8).field((side, side))
-        unit = 1000 / side
-        still = (flow - motion).reshape(2, -1) * unit
-        vectors = (regions @ still.T).astype(np.float64)
-        eyes = float(_eye_weights(side) @ np.hypot(*still))
-        return vectors, float(np.sqrt((motion**2).sum(axis=0).mean())) * unit, eyes
+    def _is_old(self, steady: FacePose, time: float) -> bool:
+        assert self._crop_pose is not None
+        # A reference in the midst of a movement would be compared with itself afterwards.
+        moves = self._start is not None or self._above > 0
+        return _distance(self._crop_pose, steady) > SHIFTED or time - self._begun > AGE * (2 if moves else 1)
+
+    def _refer(self, frame: Frame, pose: FacePose, time: float) -> None:
+        self._crop_pose, self._begun = pose, time
+        self._gauge = _RegionShift(self._prepared(frame, pose))
+
+    def _prepared(self, frame: Frame, pose: FacePose) -> Grey:
+        return self._energy.prepare(crop_face(frame, pose, (self._energy.side,) * 2))
 
     # -- rest and movement --------------------------------------------------------------------------------------------
 
-    def _levels(self) -> tuple[NDArray[np.float64], float]:
-        """Weight of every region, and the threshold."""
-        if not self._steps:
-            return np.ones(len(self._base)), self.settings.least
-        steps = np.array(self._steps)
-        usual = np.quantile(steps, self.settings.quiet, axis=0)
-        middle = float(np.median(usual))
-        weights = np.minimum(1.0, (2 * middle + 0.05) / (usual + 0.05))
-        energies = np.sqrt(((weights * steps) ** 2).sum(axis=1))
-        level = self.settings.times * float(np.quantile(energies, self.settings.quiet))
-        return weights, min(max(self.settings.least, level), self.settings.most)
-
-    def _decide(self) -> list[Movement]:
-        now = len(self._readings) - 1
+    def _decide(self, place: int) -> list[Movement]:
+        self._decided = place + 1
         if self._until_levels == 0:
-            self._weights, self._threshold = self._levels()
+            if self._steps:
+                self._restless = _Restlessness.learn(
+                    np.array(self._steps), self.settings.quiet, self.settings.most / self.settings.times
+                )
             self._until_levels = 8
         self._until_levels -= 1
-        here = self._smoothed(now)
+        here = self._smoothed(place)
         if self._rest is None:
             self._rest = here
-        energy = self._energy_of(here - self._rest)
-        self.trace.add(self._readings[-1].moment.time, energy, self._threshold)
+        away = here - self._rest
+        whitened = self._restless.of(away)
+        energy = float(np.linalg.norm(whitened))
+        time = self._readings[place].moment.time
+        self.trace.add(time, energy, self.settings.times)
         if self._start is not None:
-            return self._follow(now, here, energy)
-        self._above = self._above + 1 if energy > self._threshold else 0
+            return self._follow(place, here, whitened)
+        calm = not self._above and self._spoken and time - self._spoken[-1].offset.time > PAUSE
+        found = self._let_go() if calm else []
+        # What is left of the last movement is none of its own.
+        self._tail = energy if self.settings.times < energy < self._tail else 0.0
+        enough = energy > self.settings.times and float(np.linalg.norm(away)) > 0.5 * self.settings.least
+        self._above = self._above + 1 if enough and not self._tail else 0
         if self._above >= 2:
-            self._start = now - 1
-        elif not self._above:
-            share = min(1.0, self._interval / 0.4)
+            self._start, self._peak, self._towards = place - 1, energy, whitened
+        elif not self._above and not self._tail:
+            share = min(1.0, self._interval / REST)
             self._rest = (1 - share) * self._rest + share * here
-            self._forget_until(self._readings[-1].moment.time - BEFORE)
-        return []
+            self._forget_until(time - BEFORE)
+        return found
 
-    def _follow(self, now: int, here: Vectors, energy: float) -> list[Movement]:
+    def _follow(self, place: int, here: Vectors, whitened: Vectors) -> list[Movement]:
         assert self._start is not None
-        self._peak = max(self._peak, energy)
-        time = self._readings[now].moment.time
-        lasted = time - self._readings[self._start].moment.time
-        if energy < max(0.5 * self._threshold, 0.35 * self._peak):
-            return self._end(now)
-        assert self._rest is not None
-        if float(np.linalg.norm(here - self._rest, axis=1).max()) > self.settings.farthest:
-            return self._end(now - 1, held=True)
+        energy = float(np.linalg.norm(whitened))
+        if energy > self._peak:
+            self._peak, self._towards = energy, whitened
+        along = float(whitened @ self._towards) / self._peak
+        lasted = self._readings[place].moment.time - self._readings[self._start].moment.time
+        # Along the movement's own direction there is much less noise than in all of them.
+        if along < max(0.35 * self._peak, 0.4) and energy < max(0.5 * self._peak, 0.8 * self.settings.times):
+            self._tail = energy
+            return self._end(place)
         hold = round(self.settings.hold / self._interval)
-        earlier = self._smoothed(max(0, now - hold))
-        settled = lasted > self.settings.hold and self._energy_of(here - earlier) < max(
-            0.6 * self._threshold, 0.3 * self._peak
-        )
+        change = float(np.linalg.norm(self._restless.of(here - self._smoothed(max(0, place - hold)))))
+        settled = lasted > self.settings.hold and change < max(0.8 * self.settings.times, 0.3 * self._peak)
         if settled or lasted > self.settings.longest:
-            return self._end(now, held=True)
+            return self._end(place, held=True)
         return []
 
     def _end(self, now: int, *, held: bool = False) -> list[Movement]:
@@ -461,55 +686,140 @@ class MovementSpotter:
         assert rest is not None
         assert start is not None
         places = np.array([self._smoothed(n) for n in range(now + 1)]) - rest
-        energies = np.sqrt(((self._weights[:, None] * places) ** 2).sum(axis=(1, 2)))
-        apex = start + int(energies[start:].argmax())
+        whitened = self._restless.of(places)
+        top = start + int(np.linalg.norm(whitened[start:], axis=1).argmax())
+        along = whitened @ whitened[top] / float(whitened[top] @ whitened[top])
+        apex = start + int(along[start:].argmax())
         if held:
             # A held expression has a plateau; it begins where the movement towards it is nearly over.
-            apex = start + int(np.flatnonzero(energies[start:] >= 0.92 * energies[apex])[0])
-        before = np.flatnonzero(energies[:apex] <= max(0.12 * energies[apex], 0.3 * self._threshold))
-        onset = int(before[-1]) if len(before) else int(energies[:apex].argmin()) if apex else 0
-        moved = places[apex]
+            apex = start + int(np.flatnonzero(along[start:] >= 0.92 * along[apex])[0])
+        noise = 0.25 / float(np.linalg.norm(whitened[top]))
+        earlier = along[self._free : apex]
+        before = np.flatnonzero(earlier <= max(0.12, noise))
+        onset = self._free + (int(before[-1]) if len(before) else int(earlier.argmin()) if len(earlier) else 0)
+        rise = self._readings[apex].moment.time - self._readings[onset].moment.time
+        # A head that drifts takes its time.
+        slow = self._peak < self.settings.times * rise / self.settings.slow
+        moved = whitened[apex]
         released = self._held is not None and _cosine(moved, self._held) < -0.5
-        movement = None if released else self._movement(onset, apex, now)
+        movement = None if released else self._movement(onset, apex, now, slow)
         self._held = moved if held else None
         self._start, self._above, self._peak = None, 0, 0.0
+        self._free = now if movement is not None or held else self._free
         if held:
-            self._rest = self._readings[-1].place
+            self._rest = self._smoothed(now)
         self._forget_until(self._readings[now].moment.time - (0.0 if held else BEFORE))
-        return [] if movement is None else [movement]
+        if movement is None:
+            return []
+        if _mouth_share(places[apex]) < MOUTH:
+            return [*self._let_go(), movement]
+        # Of a long talk the last few are enough to go on from.
+        self._spoken = [*self._spoken[1 - WORDS :], movement]
+        return []
 
-    def _movement(self, onset: int, apex: int, offset: int) -> Movement | None:
+    def _movement(self, onset: int, apex: int, offset: int, slow: bool) -> Movement | None:
         """What happened between these readings, checked by comparing onset and apex directly."""
-        readings = list(self._readings)[onset : offset + 1]
-        moments = tuple(reading.moment for reading in readings)
+        readings = list(self._readings)
+        moments = tuple(reading.moment for reading in readings[onset : offset + 1])
         if apex <= onset or moments[-1].time - moments[0].time < self.settings.minimum:
             return None
-        found = [reading.moment.of_frame(reading.moment.pose) for reading in self._readings]
+        found = [reading.moment.of_frame(reading.moment.pose) for reading in readings]
         steady = [_middle(found[max(0, n - 2) : n + 3]) for n in range(onset, offset + 1)]
         if _distance(steady[0], steady[apex - onset]) < FAR:
             steady = [steady[0]] * len(steady)
-        movement = Movement(moments, apex - onset, 0.0, self._threshold, tuple(steady))
-        crops = movement.crops([0, apex - onset], (self._energy.side,) * 2)
-        vectors, head, eyes = self._compare(*(self._energy.prepare(crop) for crop in crops))
-        energy = self._energy_of(vectors)
-        largest = float(np.linalg.norm(vectors, axis=1).max())
-        if energy < 0.8 * self._threshold or energy / len(vectors) ** 0.5 < self.settings.turn * head:
+        before = tuple(reading.moment for reading in readings[max(0, onset - STEADY[0]) : onset])
+        movement = Movement(moments, apex - onset, 0.0, tuple(steady), before)
+        # Means over all of them: what moves on in them anyway, a hand or a head, does not fit the mean.
+        rest, top = (self._energy.prepare(_mean(some)) for some in movement.near((self._energy.side,) * 2))
+        seen = self._compare(rest, top)
+        if self._is_hidden(rest, movement.onset.time):
             return None
-        if eyes > self.settings.blink * largest or largest > self.settings.farthest:
+        if self._is_covered(seen):
+            leaves = self._hidden is not None and self._unlike(top) < self._unlike(rest)
+            self._hidden = None if leaves else (rest, movement.onset.time)
             return None
-        return replace(movement, energy=energy)
+        if not self._is_expression(seen, slow) or self._is_return(seen.vectors, movement.onset.time):
+            return None
+        self._last = seen.vectors, movement.offset.time
+        return replace(movement, energy=float(np.linalg.norm(seen.vectors)))
+
+    def _is_expression(self, seen: _Comparison, slow: bool) -> bool:
+        energy = float(np.linalg.norm(seen.vectors))
+        least = self.settings.most if slow else self.settings.least
+        # A turn that is large or takes its time leaves more of itself beside the affine motion.
+        turn = self.settings.turn * max(1 + seen.head / 100, 1.75 if slow else 1.0)
+        if energy < least or energy / len(seen.vectors) ** 0.5 < turn * seen.head:
+            return False
+        # Smooth flow carries a blink into the outer brows.
+        lengths = np.linalg.norm(seen.vectors, axis=1) * np.where(np.repeat(REGIONS, 2) == "brow_outer", 0.5, 1.0)
+        return seen.eyes <= self.settings.blink * float(lengths.max())
+
+    def _is_return(self, vectors: Vectors, onset: float) -> bool:
+        """Whether this is the last movement's way back, which its own offset cut in two."""
+        if self._last is None or onset - self._last[1] > RETURN:
+            return False
+        return _cosine(vectors, self._last[0]) < -0.3
+
+    def _is_covered(self, seen: _Comparison) -> bool:
+        largest = float(np.linalg.norm(seen.vectors, axis=1).max())
+        return largest > self.settings.farthest or seen.covered > self.settings.covered
+
+    def _is_hidden(self, rest: Grey, time: float) -> bool:
+        """Whether what came before the face a while ago is still there."""
+        if self._hidden is None or time - self._hidden[1] > HIDDEN:
+            return False
+        if self._is_covered(self._compare(self._hidden[0], rest)):
+            return True
+        self._hidden = None
+        return False
+
+    def _unlike(self, picture: Grey) -> float:
+        """How little a picture looks like the face before it was covered."""
+        assert self._hidden is not None
+        return self._compare(self._hidden[0], picture).covered
+
+    def _compare(self, first: Grey, second: Grey) -> _Comparison:
+        side = self._energy.side
+        regions, face = facial_regions(side)
+        flow = self._energy.method(first, second)
+        motion = head_motion(flow, face, iterations=8).field((side, side))
+        unit = 1000 / side
+        still = (flow - motion).reshape(2, -1) * unit
+        return _Comparison(
+            vectors=(regions @ still.T).astype(np.float64),
+            head=float(np.sqrt((motion**2).sum(axis=0).mean())) * unit,
+            eyes=float(_eye_weights(side) @ np.hypot(*still)),
+            covered=_cover(first, second, flow, face),
+        )
 
     def _smoothed(self, place: int) -> Vectors:
-        if place == 0:
-            return self._readings[0].place
-        return (self._readings[place].place + self._readings[place - 1].place) / 2
-
-    def _energy_of(self, vectors: Vectors) -> float:
-        return float(np.sqrt(((self._weights[:, None] * vectors) ** 2).sum()))
+        first, last = max(0, place - self._reach), min(len(self._readings), place + self._reach + 1)
+        some = [self._readings[n].place for n in range(first, last)]
+        mean: Vectors = np.mean(some, axis=0)
+        return mean
 
     def _forget_until(self, time: float) -> None:
-        while len(self._readings) > 1 and self._readings[0].moment.time < time:
+        while len(self._readings) > 1 and self._decided > 1 and self._readings[0].moment.time < time:
             self._readings.popleft()
+            self._decided -= 1
+            self._free = max(0, self._free - 1)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Onset and apex side by side, in thousandths of the face width: regions apart from the head, the head, the lids;
+    and the share of the face that is covered."""
+
+    vectors: Vectors
+    head: float
+    eyes: float
+    covered: float
+
+
+def _mouth_share(vectors: Vectors) -> float:
+    """Share of a movement that the regions around the mouth have in it."""
+    squares = (vectors**2).sum(axis=1).reshape(len(REGIONS), 2).sum(axis=1)
+    return float(squares[[name in MOUTH_REGIONS for name in REGIONS]].sum() / (squares.sum() + 1e-12))
 
 
 def _middle(poses: Sequence[FacePose]) -> FacePose:

@@ -420,7 +420,8 @@ weights are those after the last step; how many steps was set while figures on r
 import fsmer
 
 model = fsmer.load_model("facs-flow")
-recognizer = fsmer.adapt(model, support_set)   # five labelled clips a class
+recognizer = fsmer.adapt(model, support_set)  # five labelled clips a class
+recognizer = fsmer.adapt(model, many_clips, "finetune", train_backbone=True)  # last stage and embedding layer too
 recognizer.predict(clips)""",
         limits="""\
 - Synthetic faces are a drawing of anatomy, not people: no claim is made about any group of people, and differences

@@ -45,6 +45,9 @@ class Cosine(FineTuning):
     source, from which P comes, has seen that in thousands. `steps`, `learning_rate`, `pull`, `balanced`, `train_bias`
     have no effect then; any other `init` than ``"auto"`` brings them back.
 
+    MERAU's own cosine classifier, "MERAU (CD)" in its tables, has no start, scale, centre or penalty and is trained
+    with the backbone: ``train_backbone=True, init="random", scale=1, centre=False, pull=0``.
+
     Parameters
     ----------
     init : {"auto", "zero_shot", "prototype", "random"}

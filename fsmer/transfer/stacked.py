@@ -25,7 +25,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -36,6 +35,7 @@ from fsmer.backbones import Backbone, Targets
 from fsmer.backbones.base import Inputs
 from fsmer.backbones.noise import draw_noise, given_noise
 from fsmer.errors import FsmerError
+from fsmer.memory import free_memory, out_of_memory
 
 __all__ = ["Engine", "Step", "Training", "can_stack", "train_together"]
 
@@ -48,8 +48,6 @@ LARGEST = 12_000_000
 COPIES_OF_WEIGHTS = 5
 # Members that go together at most; larger stacks gain nothing more.
 LARGEST_STACK = 256
-# Taken to be free where the system does not say.
-UNKNOWN_MEMORY = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def _in_turns(count: int, make: Callable[[int], T], first: T) -> Iterator[tuple[
         try:
             member.alone()
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise _too_large(member) from error
         yield number, member
@@ -197,7 +195,7 @@ def _in_stacks(numbers: list[int], make: Callable[[int], T], memory: int | None)
             members = [first, *(make(number) for number in waiting[1:at_once])]
             _Stack(members).train()
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if at_once <= 1:
                 raise _too_large(make(waiting[0])) from error
@@ -384,16 +382,7 @@ def _device(member: Training) -> torch.device:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    told = Path("/proc/meminfo")
-    lines = told.read_text(encoding="ascii").splitlines() if told.is_file() else []
-    available = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-    return available[0] if available else UNKNOWN_MEMORY
-
-
-def _out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    # torch has no error of its own for a CPU.
-    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    return free_memory()
 
 
 def _too_large(member: Training) -> FsmerError:

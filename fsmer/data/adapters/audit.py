@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ __all__ = ["Audit", "Finding"]
 
 # Longer lists are in the table; a terminal holds this many.
 SHOWN = 40
+WIDTH = 80
+# Further to the right a column is a strip that nobody reads.
+WIDEST_START = 48
 
 
 @dataclass(frozen=True)
@@ -134,16 +138,18 @@ class Audit:
         }
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.title} ({self.name}) in {self.root}",
-            f"  annotation  {self.annotation}: {_count(self.annotated, 'clip')}",
-            f"  frames      {self.frames}",
-            f"  usable      {self.usable} of {_count(self.annotated, 'clip')}, {_count(self.subjects, 'subject')}"
-            + self._as_published(),
+        usable = f"{self.usable} of {_count(self.annotated, 'clip')}, {_count(self.subjects, 'subject')}"
+        labels = ", ".join(self._label(name, n) for name, n in self.labels.items())
+        facts = [
+            ("annotation", f"{self.annotation}: {_count(self.annotated, 'clip')}"),
+            ("frames", self.frames),
+            ("usable", usable + self._as_published()),
+            *([("labels", labels)] if labels else []),
+            *(("remark", remark) for remark in self.remarks),
         ]
-        if self.labels:
-            lines.append("  labels      " + ", ".join(self._label(name, n) for name, n in self.labels.items()))
-        lines += [f"  remark      {remark}" for remark in self.remarks]
+        lines = [f"{self.title} ({self.name}) in {self.root}"]
+        for name, text in facts:
+            lines += _hanging(f"  {name:12}", text, 14)
         if not self.findings:
             return "\n".join([*lines, "  nothing to report: every annotated frame is there"])
         left_out = set(self.left_out)
@@ -178,9 +184,26 @@ def _count(n: int, what: str) -> str:
 
 
 def _columns(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    # The last column may be long and is not padded.
+    # The last column may be long: it goes on below itself, or, where that would be a narrow strip, on lines of its own.
     widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header) - 1)]
-    return [
-        "  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
-        for row in [header, *rows]
-    ]
+    start = 2 + sum(widths) + 2 * len(widths)
+    lines = []
+    for row in [header, *rows]:
+        before = "  " + "".join(cell.ljust(width) + "  " for cell, width in zip(row, widths, strict=False))
+        if start <= WIDEST_START or start + len(row[-1]) <= WIDTH:
+            lines += _hanging(before, row[-1], start)
+        else:
+            lines += [before.rstrip(), *_hanging(" " * 6, row[-1], 6)]
+    return lines
+
+
+def _hanging(before: str, text: str, indent: int) -> list[str]:
+    # Paths and names are longer than a line now and then, and stay whole.
+    return textwrap.wrap(
+        before + text,
+        WIDTH,
+        subsequent_indent=" " * indent,
+        drop_whitespace=True,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [before.rstrip()]

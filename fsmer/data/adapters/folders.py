@@ -59,6 +59,7 @@ def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
 def list_frames(folder: Path) -> Frames:
     """Names and numbers of the frame files of a folder; none where it cannot be read."""
     shapes: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if not entry.is_dir())
@@ -70,9 +71,11 @@ def list_frames(folder: Path) -> Frames:
             continue
         number = re.search(r"(\d+)\D*$", stem)
         if number is not None:
-            around = (stem[: number.start()], stem[number.end(1) :])
-            shape = (*(re.sub(r"\d+", "0", part.lower()) for part in around), ending.lower())
-            shapes.setdefault(shape, []).append((int(number[1]), name))
+            # Nearly all names of a folder differ in this number alone, so their shape is worked out once.
+            around = (stem[: number.start()], stem[number.end(1) :], ending)
+            if around not in known:
+                known[around] = tuple(re.sub(r"\d+", "0", part.lower()) for part in around)
+            shapes.setdefault(known[around], []).append((int(number[1]), name))
     # Of groups of one size the first by name.
     most = max((len(group) for group in shapes.values()), default=0)
     frames = sorted(next((group for group in shapes.values() if len(group) == most), []))

@@ -60,8 +60,8 @@ class Generic(Adapter):
             return ()
         roles = {plain(known) for names in self.columns.values() for known in names}
         own = {column: text for column, text in row.own.items() if plain(column) not in roles}
-        clip = Annotation.of(row, clip=name, subject=row["subject"])
-        return (replace(clip, name=name, place=place, dataset=row["dataset"], frames_per_second=_speed(row), own=own),)
+        clip = replace(Annotation.of(row, clip=name, subject=row["subject"]), name=name, place=place, own=own)
+        return (replace(clip, aus=_units(row["aus"]), dataset=row["dataset"], frames_per_second=_speed(row)),)
 
     def folder(self, place: Path, clip: Annotation, folders: Folders) -> Path | None:
         if clip.place:
@@ -84,6 +84,13 @@ class Generic(Adapter):
 def _with_slashes(path: str) -> str:
     # Tables written on Windows separate folders by backslashes.
     return path.replace("\\", "/")
+
+
+def _units(cell: str) -> str:
+    # Programs write lists the way their language does: [6, 12] or ['AU6', 'AU12'].
+    if cell.startswith("[") and cell.endswith("]"):
+        return cell[1:-1].replace("'", "").replace('"', "")
+    return cell
 
 
 def _is_video(path: Path) -> bool:

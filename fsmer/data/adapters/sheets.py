@@ -120,10 +120,10 @@ class SheetTable:
                 score = sum(role in found for role in needed)
                 if score == len(needed):
                     return cls(sheet, row, tuple(_rows_below(sheet, place, found)))
-                if best is None or score > best[0]:
+                if best is None or score > best[0] or not any(best[2]):
                     best = (score, sheet, row)
         file = sheets[0].path
-        if best is None:
+        if best is None or not any(best[2]):
             raise DataError(f"{file} is empty, but {title} is expected; give the sheet of the release.")
         missing = [columns[role][0] for role in needed if role not in _columns_of(best[2], columns)]
         shown = ", ".join(cell for cell in best[2] if cell)[:200] or "nothing"
