@@ -63,9 +63,9 @@ class Case:
 # Far fewer epochs than recipes have, some of which need a larger learning rate then to learn anything. Without dropout
 # and augmentation both sides train on the same numbers; neither costs these networks much.
 CASES = (
-    Case("ststnet", 10, "train", {"epochs": 40, "learning_rate": 1e-3}, {"epochs": 3}),
-    Case("fr", 4, "train", {"epochs": 4, "augment": False}, {"epochs": 1}, {"dropout": 0.0}),
-    Case("facs-flow", 4, "finetune", {"train_backbone": True, "steps": 60}, {"steps": 10}),
+    Case("ststnet", 10, "train", {"epochs": 20, "learning_rate": 1e-3}, {"epochs": 3}),
+    Case("fr", 2.5, "train", {"epochs": 4, "augment": False}, {"epochs": 1}, {"dropout": 0.0}),
+    Case("facs-flow", 2.5, "finetune", {"train_backbone": True, "steps": 60}, {"steps": 10}),
 )
 
 

@@ -148,9 +148,9 @@ static void convolve(int side, int outputs, const block *b, int inputs, const ve
     abort();
 }
 
-/* Adds to (inputs, taps, OUT) what each weight meets: a value at its tap times a slope at its filter. */
+/* Adds to (inputs, taps, outputs) what OUT weights meet: a value at their tap times a slope at their filter. */
 INLINE void meet_taps(const int OUT, const int TAPS, const block *b, const int *offsets, const vec *in,
-                      const vec *slopes, float *to) {
+                      const vec *slopes, int outputs, float *to) {
     vec sum[TAPS][OUT];
     for (int t = 0; t < TAPS; t++)
         for (int f = 0; f < OUT; f++) sum[t][f] = (vec){0};
@@ -163,24 +163,28 @@ INLINE void meet_taps(const int OUT, const int TAPS, const block *b, const int *
                 for (int t = 0; t < TAPS; t++) sum[t][f] += in[at + offsets[t]] * slope;
             }
     for (int t = 0; t < TAPS; t++)
-        for (int f = 0; f < OUT; f++) to[t * OUT + f] += total(sum[t][f]);
+        for (int f = 0; f < OUT; f++) to[t * outputs + f] += total(sum[t][f]);
 }
 
 INLINE void meet_as(const int OUT, const int TAPS, int side, const block *b, int inputs, const vec *in,
-                    const vec *slopes, float *to) {
+                    const vec *slopes, int outputs, float *to) {
     int offsets[25];
     const int taps = side * side, reach = side / 2;
     for (int t = 0; t < taps; t++) offsets[t] = (t / side - reach) * b->row + t % side - reach;
     for (int i = 0; i < inputs; i++, in += b->plane) {
         int t = 0;
-        for (; t + TAPS <= taps; t += TAPS) meet_taps(OUT, TAPS, b, offsets + t, in, slopes, to + (i * taps + t) * OUT);
-        for (; t < taps; t++) meet_taps(OUT, 1, b, offsets + t, in, slopes, to + (i * taps + t) * OUT);
+        for (; t + TAPS <= taps; t += TAPS)
+            meet_taps(OUT, TAPS, b, offsets + t, in, slopes, outputs, to + (i * taps + t) * outputs);
+        for (; t < taps; t++) meet_taps(OUT, 1, b, offsets + t, in, slopes, outputs, to + (i * taps + t) * outputs);
     }
 }
 
 static void meet(int side, int outputs, const block *b, int inputs, const vec *in, const vec *slopes, float *to) {
-    if (outputs == 6) meet_as(6, 3, side, b, inputs, in, slopes, to);
-    else if (outputs == 16) meet_as(16, 1, side, b, inputs, in, slopes, to);
+    if (outputs == 6) meet_as(6, 3, side, b, inputs, in, slopes, outputs, to);
+    else if (outputs == 16 && side == 1) meet_as(16, 1, side, b, inputs, in, slopes, outputs, to);
+    else if (outputs == 16)
+        for (int half = 0; half < 16; half += 8)
+            meet_as(8, 3, side, b, inputs, in, slopes + half * b->plane, outputs, to + half);
     else abort();
 }
 
