@@ -42,3 +42,13 @@ def small_model(name: str, seed: int = 0) -> Backbone:
 def clips_for(backbone: Backbone, n: int = 12, *, seed: int = 1, domain: str = "lab") -> fsmer.ClipSet:
     """Synthetic clips with the media that the backbone eats."""
     return fsmer.synthetic_clips(domain, n, seed=seed, specs=backbone.input_specs)
+
+
+def assert_words_tell_two_classes(model: Backbone, clips: fsmer.ClipSet, words: dict[str, str]) -> None:
+    """Two described classes are recognised without a label, and five labelled clips of each do no harm."""
+    assert fsmer.recognizer_of_words(model, words).score(clips) > 0.9
+    ask = {"model": model, "clips": clips, "descriptions": words}
+    zero = fsmer.evaluate(fsmer.load_protocol("kshot", way=2, shot=0, episodes=20), method="zero_shot", **ask)
+    few = fsmer.evaluate(fsmer.load_protocol("kshot", way=2, shot=5, episodes=20), method="cosine", **ask)
+    assert zero.uf1 > 0.9
+    assert few.uf1 > zero.uf1 - 0.01

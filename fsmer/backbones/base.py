@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.data.spec import InputSpec
-from fsmer.errors import SpecMismatchError, WeightsError
+from fsmer.errors import FsmerError, SpecMismatchError, WeightsError
 from fsmer.io import atomic_path, write_json
 
 __all__ = ["Backbone", "ClassDirections", "Inputs", "Targets", "fetch_weights", "model_hash"]
@@ -107,8 +107,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label),
     `training_loss` (when the paper trains with more than cross-entropy), `set_classes` (parts that depend on the
     classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (what they look at) and
-    `recipe` (how the paper trains). Those that
-    teach themselves have a ``pretraining_recipe`` and a ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
+    `recipe` (how the paper trains). Those that teach themselves have a ``pretraining_recipe`` and a
+    ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
 
     Attributes
     ----------
@@ -179,8 +179,16 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         """What `lower_layers` make of media, each (B, ...); `forward` and `training_loss` take it in place of media.
 
         In evaluation mode it depends on those layers alone, so that fine-tuning computes it once a clip.
+
+        Raises
+        ------
+        FsmerError
+            The backbone names no `lower_layers`.
         """
-        raise NotImplementedError(f"{self.name!r} has no lower layers.")
+        raise FsmerError(
+            f"layers='upper' needs a backbone that says which of its layers are the lower ones, and {self.name!r} does "
+            "not; give layers='all'."
+        )
 
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make parts that depend on the classes anew before training on `classes`; most backbones have none."""

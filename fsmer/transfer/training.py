@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from fsmer.backbones import Backbone, ClassDirections, Targets, embed, read_inputs
 from fsmer.backbones.base import Inputs
 from fsmer.backbones.embedding import batch_of
-from fsmer.errors import FsmerError
 from fsmer.transfer.base import Method, Progress, SourceModel, require, require_choice, support_codes
 from fsmer.transfer.heads import Head
 from fsmer.transfer.recognizer import Recognizer
@@ -272,17 +271,12 @@ class FineTuning(TrainsTogether["_Tuning"]):
         """The layers that stay as they are, or None where all are trained."""
         if self.layers == "all" or (self.layers == "auto" and not backbone.lower_layers()):
             return None
-        if not backbone.lower_layers():
-            raise FsmerError(
-                f"layers='upper' needs a backbone that says which of its layers are the lower ones, and "
-                f"{backbone.name!r} does not; give layers='all'."
-            )
         return _Lower(backbone, support)
 
     def _end(self, model: SourceModel, training: _Tuning, *, at_once: bool = True) -> Recognizer:
         """See `TrainsTogether`."""
         training.classifier.to("cpu")
-        training.release()
+        training.let_train_lower(True)
         training.backbone.finish_training()
         adapted, targets = replace(model, backbone=training.backbone), training.targets
         later = functools.partial(embed, training.backbone, training.clips)
@@ -417,11 +411,14 @@ class _Tuning(Training):
         self.lower = lower
         self.device = next((value.device for value in backbone.parameters()), torch.device("cpu"))
         classifier.to(self.device)
-        self._let_train_lower(False)
+        self.let_train_lower(False)
 
-    def release(self) -> None:
-        """Let layers be trained again that this fine-tuning has kept as they were."""
-        self._let_train_lower(True)
+    def let_train_lower(self, trained: bool) -> None:
+        """Keep the lower layers from being trained, or let them be trained again."""
+        names = self.lower.names if self.lower else set()
+        for name, value in self.backbone.named_parameters():
+            if name in names:
+                value.requires_grad_(trained)
 
     def alone(self, progress: Progress | None = None) -> None:
         """All steps by themselves; `progress` is told (steps done, steps in all)."""
@@ -487,11 +484,6 @@ class _Tuning(Training):
             groups[2 if name.startswith("classifier.") else int(_is_projection(name))].append(value)
         listed = [{"params": values, "lr": rate} for values, rate in zip(groups, self.rates, strict=True) if values]
         return torch.optim.Adam(listed, fused=True)
-
-    def _let_train_lower(self, trained: bool) -> None:
-        for name, value in self.backbone.named_parameters():
-            if self.lower is not None and name in self.lower.names:
-                value.requires_grad_(trained)
 
     def took(self, step: Step, loss: float) -> None:
         """Nothing is made of the losses."""
