@@ -65,10 +65,6 @@ def measure(row: Row, seed: int = 0) -> dict[str, Any]:
         torch.manual_seed(seed)
         backbone = fsmer.create_model(row.name, **row.arguments)
         source = _clips(SOURCE, backbone)
-        if row.name == "merau":
-            from fsmer.pretraining.au_detector import fit_au_detector
-
-            fit_au_detector(backbone, source, epochs=20, seed=seed)
         backbone = fsmer.train(backbone, source, epochs=row.epochs, seed=seed, **row.params).backbone
     else:
         backbone = fsmer.load_model(row.name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ import fsmer
 from fsmer.backbones.base import Targets, model_hash
 from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss
 from fsmer.backbones.tcae import Tcae
-from fsmer.data import ClipSet, InputSpec, action_unit
+from fsmer.data import ClipSet, InputSpec, action_unit, synthetic_clips
 from fsmer.data.media import ArrayStore
-from fsmer.errors import DataError, FsmerError, SpecMismatchError, SupportError
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, SupportError, WeightsError
 from fsmer.pretraining.au_detector import fit_au_detector
+from fsmer.transfer import load_method
 
 TINY = {
     "frame_size": 16,
@@ -196,6 +199,41 @@ def test_the_encoder_of_a_tcae_gives_its_action_unit_code():
     with torch.no_grad():
         code, _ = model.au_features(inputs())
         torch.testing.assert_close(code, tcae({"onset": inputs()["apex"], "apex": inputs()["apex"]}))
+
+
+def test_a_folder_of_a_trained_tcae_gives_encoder_and_sizes_and_is_not_needed_again(tmp_path: Path):
+    trained = Tcae(size=32, width=2, code_dim=6)
+    trained.save_pretrained(tmp_path / "tcae")
+    model = tiny(tcae=str(tmp_path / "tcae")).eval()
+    assert (model.frame_size, model.config["frame_width"], model.config["code_dim"]) == (32, 2, 6)
+    frames = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.au_encoder(frames), trained.eval().encoder.codes(frames)[0])
+    model.save_pretrained(tmp_path / "merau")
+    shutil.rmtree(tmp_path / "tcae")
+    again = Merau.from_pretrained(tmp_path / "merau")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(WeightsError, match="'merau', but 'tcae' was asked for"):
+        tiny(tcae=str(tmp_path / "merau"))
+
+
+def test_supervised_training_fits_the_detector_first_once_and_says_when_it_cannot():
+    model = tiny()
+    clips = synthetic_clips("lab", 12, seed=1, specs=model.input_specs)
+    method = load_method("train", epochs=1, batch_size=6)
+    trained = method.fit(model, clips).backbone
+    expected = copy.deepcopy(model)
+    fit_au_detector(expected, clips, seed=0)
+    for part in ("au_detector.1.weight", "unit_logits"):
+        assert torch.equal(trained.state_dict()[part], expected.state_dict()[part]), part
+    assert not model.unit_logits.any(), "the model that was given stays as it is"
+    again = method.fit(trained, clips[:6]).backbone
+    assert torch.equal(again.unit_logits, trained.unit_logits)
+    plain = ClipSet.from_arrays(
+        {spec.kind: clips.media(spec.kind) for spec in model.input_specs}, clips.labels, spec=model.input_specs
+    )
+    with pytest.warns(UserWarning, match="detector of 'merau' stays random: 0 of 12 clips have annotated action units"):
+        assert not method.fit(model, plain).backbone.unit_logits.any()
 
 
 def test_the_encoder_of_another_shape_is_refused():

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from fsmer.backbones import ClassDirections, create_model, embed, load_model
 from fsmer.data import synthetic_clips
 from fsmer.errors import FsmerError, SupportError, UnknownNameError
-from fsmer.transfer import MethodError, SourceModel, list_methods, load_method
+from fsmer.transfer import MethodError, SourceModel, list_methods, load_method, lower
 from fsmer.transfer.training import _is_projection
 
 NAMES = [info.name for info in list_methods()]
@@ -535,7 +535,7 @@ def test_lower_layers_computed_once_or_every_step_or_by_hand_teach_the_same(clip
     backbone = create_model("facs-flow", widths=[4, 4, 8, 8], branch_dim=6, pools=[1, 2]).eval()
     method = load_method("cosine", train_backbone=True, steps=6, batch_size=16, encoder_rate=1e-3)
     once = method.fit(backbone, clips[:40])
-    monkeypatch.setattr("fsmer.transfer.training.CACHE_BYTES", 0)
+    monkeypatch.setattr("fsmer.transfer.lower.KEPT_BYTES", 0)
     each = method.fit(backbone, clips[:40])
     # The same by hand: every layer below the last stage frozen, media read anew in each step.
     frozen = copy.deepcopy(backbone)
@@ -548,6 +548,31 @@ def test_lower_layers_computed_once_or_every_step_or_by_hand_teach_the_same(clip
         np.testing.assert_allclose(other.predict_proba(clips), once.predict_proba(clips), atol=1e-5)
     all_layers = method.set_params(layers="all").fit(backbone, clips[:40]).backbone.branches[0].stages[0][0][0].weight
     assert not torch.equal(all_layers, backbone.branches[0].stages[0][0][0].weight)
+
+
+def test_lower_features_of_a_fold_do_not_hang_on_the_folds_before_it(clips, monkeypatch):
+    torch.manual_seed(0)
+    backbone = create_model("facs-flow", widths=[4, 4, 8, 8], branch_dim=6, pools=[1, 2]).eval()
+    method = load_method("finetune", train_backbone=True, steps=4, batch_size=16)
+
+    def weights(support):
+        return method.fit(backbone, support).backbone.state_dict()
+
+    alone = weights(clips[:40])
+    # Other layers were there before, other clips, most of these, all of these.
+    other = copy.deepcopy(backbone)
+    other.lower_layers()[0][0][1].running_mean += 1.0
+    for before in (clips[50:80], clips[20:70], clips[:40]):
+        method.fit(other, before)
+        method.fit(backbone, before)
+        for name, value in weights(clips[:40]).items():
+            assert torch.equal(value, alone[name]), name
+    passed, compute = [], lower.LowerLayers._compute
+    monkeypatch.setattr(
+        lower.LowerLayers, "_compute", lambda self, rows: passed.append(len(rows)) or compute(self, rows)
+    )
+    method.fit(backbone, clips[10:30])
+    assert passed == [1], "one clip says how much memory each takes; the others are known"
 
 
 def test_unknown_layers_are_refused():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import fsmer
 from fsmer.backbones import Backbone, Targets, TrainRecipe, embed, register_backbone
+from fsmer.backbones.embedding import mirror_media
 from fsmer.checkpoints import has_checkpoint
 from fsmer.data import InputSpec
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
@@ -190,6 +191,23 @@ def test_flipping_turns_horizontal_flow_round():
     scaled = torch.rand(3, 2, 4, 6)
     found = augment(scaled, replace(spec, normalisation="minmax"), flip, still, np.zeros((3, 2)))
     torch.testing.assert_close(found[0, 0], 1 - scaled[0, 0].flip(-1))
+
+
+def test_looking_at_the_mirrored_clip_too_averages_its_logits(tmp_path):
+    torch.manual_seed(2)
+    backbone = Trained()
+    spec = backbone.input_spec
+    clips = fsmer.synthetic_clips("lab", 24, seed=1, specs=[spec])
+    plain = load_method("train", epochs=2, seed=3).fit(backbone, clips)
+    both = load_method("train", epochs=2, seed=3, mirror=True).fit(backbone, clips)
+    turned = mirror_media(torch.from_numpy(clips.media(spec.kind)), spec).numpy()
+    one, other = plain.decision_function(clips), plain.decision_function(turned)
+    assert not np.allclose(one, other, atol=1e-3)
+    np.testing.assert_allclose(both.decision_function(clips), (one + other) / 2, atol=1e-5)
+    np.testing.assert_allclose(both.decision_function(turned), both.decision_function(clips), atol=1e-5)
+    both.save(tmp_path / "recognizer")
+    again = fsmer.Recognizer.load(tmp_path / "recognizer")
+    assert np.array_equal(again.decision_function(clips), both.decision_function(clips))
 
 
 def test_flipping_keeps_what_a_synthetic_clip_means():

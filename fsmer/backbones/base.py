@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
@@ -22,6 +22,9 @@ from fsmer.backbones.recipe import TrainRecipe
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, SpecMismatchError, WeightsError
 from fsmer.io import atomic_path, write_json
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
 
 __all__ = ["Backbone", "ClassDirections", "Inputs", "Targets", "fetch_weights", "model_hash"]
 
@@ -192,6 +195,9 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make parts that depend on the classes anew before training on `classes`; most backbones have none."""
+
+    def before_training(self, clips: ClipSet, *, seed: int) -> None:
+        """Train what a paper trains first, from the labelled clips of a supervised training; nothing by default."""
 
     def finish_training(self) -> None:
         """Keep what training taught and drop what it alone needed, such as a text tower; called once at its end."""

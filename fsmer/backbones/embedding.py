@@ -14,7 +14,7 @@ from fsmer.backbones.base import Backbone, Inputs
 from fsmer.data.spec import InputSpec
 from fsmer.errors import MediaError, SpecMismatchError
 
-__all__ = ["check_clips", "check_inputs", "embed", "read_inputs"]
+__all__ = ["check_clips", "check_inputs", "embed", "mirror_media", "read_inputs"]
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -28,6 +28,7 @@ def embed(
     clips: Any,
     *,
     batch_size: int | None = None,
+    mirror: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Embeddings of `clips`, float32 of shape (N, embed_dim), on the CPU.
@@ -41,6 +42,8 @@ def embed(
         media.
     batch_size : int, optional
         Clips a forward pass; default as many as 16 MiB of media hold, at most 256.
+    mirror : bool
+        Of the mirrored clips instead, see `mirror_media`.
     progress : callable, optional
         Called with (clips done, clips in all) after each batch.
 
@@ -74,7 +77,8 @@ def embed(
         with torch.inference_mode():
             for start in range(0, total, size):
                 stop = min(start + size, total)
-                parts.append(backbone(read(start, stop)).float().cpu())
+                inputs = read(start, stop)
+                parts.append(backbone(_mirrored(backbone, inputs) if mirror else inputs).float().cpu())
                 if progress is not None:
                     progress(stop, total)
     finally:
@@ -82,6 +86,25 @@ def embed(
             backbone.train()
     # Cloned outside inference mode: heads are fitted on embeddings, and autograd refuses inference tensors.
     return torch.cat(parts).clone() if parts else torch.zeros(0, backbone.embed_dim)
+
+
+def mirror_media(media: Tensor, spec: InputSpec) -> Tensor:
+    """Media (B, \\*spec.shape) of the same movement on the mirrored face.
+
+    Mirroring turns horizontal flow round: u becomes -u, or 1 - u where it is min-max normalised.
+    """
+    mirrored = media.flip(-1)
+    if "u" not in spec.channels:
+        return mirrored
+    place = spec.channels.index("u")
+    before, u, after = mirrored.split([place, 1, len(spec.channels) - place - 1], dim=-3)
+    return torch.cat([before, 1 - u if spec.normalisation == "minmax" else -u, after], dim=-3)
+
+
+def _mirrored(backbone: Backbone, inputs: Inputs) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return mirror_media(inputs, backbone.input_specs[0])
+    return {spec.kind: mirror_media(inputs[spec.kind], spec) for spec in backbone.input_specs}
 
 
 def batch_of(backbone: Backbone) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone, ClassDirections
+from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.class_words import unit_shares
@@ -247,7 +248,7 @@ class FacsFlow(Backbone):
     def _looks(self, inputs: Tensor) -> Tensor:
         """Maps as evaluation mode looks at them: smoothed, then mirrored as well, (looks * B, 3, 28, 28)."""
         maps = smoothed(inputs, self.smooth)
-        return torch.cat([maps, mirrored(maps)]) if self.mirror else maps
+        return torch.cat([maps, mirror_media(maps, self.input_spec)]) if self.mirror else maps
 
     def _embed(self, inputs: Tensor) -> Tensor:
         folded = not self.training and torch.is_inference_mode_enabled()
@@ -318,9 +319,3 @@ def smoothed(inputs: Tensor, amount: float | Tensor) -> Tensor:
     """Maps (B, C, H, W) drawn towards their 3x3 mean by `amount`; a negative amount sharpens."""
     mean = F.avg_pool2d(F.pad(inputs, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return inputs + amount * (mean - inputs)
-
-
-def mirrored(inputs: Tensor) -> Tensor:
-    """The same movement on the mirrored face: turns u around, which is 1 - u on a map scaled to 0..1."""
-    flipped = inputs.flip(-1)
-    return torch.cat([1 - flipped[:, :1], flipped[:, 1:]], dim=1)

@@ -7,8 +7,9 @@ own, and the projections side by side are the embedding (eq. 3).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,19 @@ from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.tcae import AuEncoder, Tcae, check_frame_size, frame_spec, frames_of
 from fsmer.data.class_words import unit_shares
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
-from fsmer.errors import FsmerError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, SpecMismatchError
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
 
 __all__ = ["MERAU_UNITS", "Merau", "au_loss"]
 
 # The ten action units of CASME II that the paper names (section III.A): inner and outer brow raiser, brow lowerer, lid
 # tightener, nose wrinkler, upper lip raiser, lip corner puller, dimpler, lip corner depressor, chin raiser.
 MERAU_UNITS = (1, 2, 4, 7, 9, 10, 12, 14, 15, 17)
+
+# What a TCAE encoder's sizes are called in `Tcae`; here they are frame_size, frame_width and code_dim.
+TCAE_SIZES = ("size", "width", "code_dim")
 
 # Factor on the cosine with `Merau.class_directions`; it sharpens probabilities and moves no decision.
 DIRECTION_SCALE = 10.0
@@ -47,11 +54,16 @@ class Merau(Backbone):
         Length of each of the three projections (section III.B: "the same feature space"); the paper gives no number.
     flow : mapping, optional
         Constructor arguments of `FlowResNet18`, whose own projection is always left out.
+    tcae : str, optional
+        Folder of a trained `tcae` (``fsmer pretrain tcae``), whose encoder is taken over with its frame size, width and
+        length of code. The tensors stored with a saved backbone take its place, so that its config does not name it.
 
     Raises
     ------
     FsmerError
         An argument is out of range.
+    WeightsError
+        `tcae` is no folder of a trained TCAE.
 
     Notes
     -----
@@ -74,10 +86,11 @@ class Merau(Backbone):
     network that was trained with a classifier. Augmentation in the fine-tuning methods (the method ``train`` has it,
     without the resizing that the paper names and gives no range for). The baselines of its tables (LBP-TOP, VGG,
     CapsuleNet, Liu's network) and the support vector machines on principal components of Table 5. The authors' TCAE
-    weights: give those of ``fsmer pretrain tcae`` to `load_au_encoder`, then train the detector with
-    `fsmer.pretraining.au_detector.fit_au_detector`; before that the action unit branch is random. The paper's rate of
-    1e-5 fits a ResNet18 that was trained before (``flow={"weights": "imagenet"}``, or a file); one that starts at
-    random hardly moves, so raise ``rates["flow_encoder"]`` of `recipe` for it.
+    weights: give those of ``fsmer pretrain tcae`` as `tcae` (``fsmer train merau --argument tcae=DIR``); without them
+    the action unit code is random. Supervised training fits the detector first where the clips have annotated action
+    units; `fsmer.pretraining.au_detector.fit_au_detector` does so on other clips. The paper's rate of 1e-5 fits a
+    ResNet18 that was trained before (``flow={"weights": "imagenet"}``, or a file); one that starts at random hardly
+    moves, so raise ``rates["flow_encoder"]`` of `recipe` for it.
     """
 
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
@@ -104,7 +117,11 @@ class Merau(Backbone):
         units: Sequence[int] = MERAU_UNITS,
         projection_dim: int = 128,
         flow: Mapping[str, Any] | None = None,
+        tcae: str | None = None,
     ) -> None:
+        trained = None if tcae is None else Tcae.from_pretrained(tcae)
+        if trained is not None:
+            frame_size, frame_width, code_dim = (trained.config[name] for name in TCAE_SIZES)
         check_frame_size(frame_size)
         if not units or len(set(units)) < len(units):
             raise FsmerError(f"merau's units are {list(units)}, but one or more different action units are expected.")
@@ -119,6 +136,7 @@ class Merau(Backbone):
                 "units": list(units),
                 "projection_dim": projection_dim,
                 "flow": flow_encoder.config,
+                "tcae": None,
             },
         )
         self.frame_size = frame_size
@@ -132,6 +150,8 @@ class Merau(Backbone):
         self.register_buffer("unit_logits", torch.zeros(3, len(units)))
         self.au_encoder.requires_grad_(False)
         self.au_detector.requires_grad_(False)
+        if trained is not None:
+            self.load_au_encoder(trained)
 
     def forward(self, inputs: Any) -> Tensor:
         """Embeddings (B, 3 * projection_dim) for a dict of ``flow`` and ``apex``."""
@@ -168,13 +188,27 @@ class Merau(Backbone):
         own = self.au_encoder.state_dict()
         given = {name: value for name, value in tcae.encoder.state_dict().items() if not name.startswith("pose_branch")}
         if own.keys() != given.keys() or any(own[name].shape != value.shape for name, value in given.items()):
-            names = ("size", "width", "code_dim")
+            held = [tcae.config[name] for name in TCAE_SIZES]
             wanted = (self.config["frame_size"], self.config["frame_width"], self.config["code_dim"])
             raise SpecMismatchError(
-                f"the TCAE was made with {_listed(names, [tcae.config[name] for name in names])}, but merau's encoder "
-                f"with {_listed(names, wanted)}; make both alike."
+                f"the TCAE was made with {_listed(TCAE_SIZES, held)}, but merau's encoder with "
+                f"{_listed(TCAE_SIZES, wanted)}; make both alike."
             )
         self.au_encoder.load_state_dict(given)
+
+    def before_training(self, clips: ClipSet, *, seed: int) -> None:
+        """Fit the action unit detector to the clips' annotated action units, unless it has been fitted before.
+
+        Warns where no clip has any: the detector then stays random.
+        """
+        if bool(self.unit_logits.any()):
+            return
+        from fsmer.pretraining.au_detector import fit_au_detector
+
+        try:
+            fit_au_detector(self, clips, seed=seed)
+        except DataError as error:
+            warnings.warn(f"the action unit detector of 'merau' stays random: {error}", stacklevel=2)
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """Directions of classes from the action units that they show, once the detector is trained.

@@ -119,6 +119,11 @@ class Method(ABC):
         """Whether the backbone stays as it is, so that embeddings can be computed once and shared by all episodes."""
         return True
 
+    @property
+    def looks_mirrored(self) -> bool:
+        """Whether its recognizers average the logits of a clip and of its mirror image."""
+        return False
+
     @abstractmethod
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """Fit one classifier an episode.

@@ -98,9 +98,12 @@ class Recognizer:
 
     def decision_function(self, clips: Inputs) -> NDArray[np.float32]:
         """Logits of shape (N, C); minus infinity for a class that nothing was known of."""
-        embeddings = embed(self.backbone, _as_inputs(clips, self.backbone))
-        logits: NDArray[np.float32] = self._head.logits(embeddings)[0].numpy()
-        return logits
+        inputs = _as_inputs(clips, self.backbone)
+        logits = self._head.logits(embed(self.backbone, inputs))[0]
+        if self.method.looks_mirrored:
+            logits = (logits + self._head.logits(embed(self.backbone, inputs, mirror=True))[0]) / 2
+        found: NDArray[np.float32] = logits.numpy()
+        return found
 
     def predict_proba(self, clips: Inputs) -> NDArray[np.float32]:
         """Probabilities of shape (N, C) in the order of `classes_`; rows sum to 1."""

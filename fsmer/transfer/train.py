@@ -45,6 +45,9 @@ class Train(TrainsTogether[Trainer]):
         In place of the recipe's; ``None`` keeps them. Another learning rate scales those of single layers alike.
     augment : bool
         Whether training clips are changed at random as the recipe says.
+    mirror : bool
+        Average the logits of a clip and of its mirror image in prediction. Which half of a face moves is not what a
+        class depends on. No paper's recipe has it.
     precision : {"auto", "float32", "bfloat16"}
         Of the network's arithmetic; ``"auto"`` is bfloat16 on a GPU and float32 on a CPU.
     seed : int
@@ -59,6 +62,7 @@ class Train(TrainsTogether[Trainer]):
     learning_rate: float | None = None
     weight_decay: float | None = None
     augment: bool = True
+    mirror: bool = False
     precision: str = "auto"
     seed: int = 0
 
@@ -72,6 +76,11 @@ class Train(TrainsTogether[Trainer]):
     def keeps_backbone(self) -> bool:
         """Never: training is the point."""
         return False
+
+    @property
+    def looks_mirrored(self) -> bool:
+        """As `mirror` says."""
+        return self.mirror
 
     def recipe(self, backbone: Backbone) -> TrainRecipe:
         """The backbone's recipe with this method's changes."""
@@ -198,6 +207,7 @@ class Train(TrainsTogether[Trainer]):
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
+        backbone.before_training(support, seed=self.seed)
         return Trainer(
             backbone,
             self._classifier(backbone.embed_dim, len(names)),

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_inputs
 from fsmer.backbones.base import Inputs
+from fsmer.backbones.embedding import mirror_media
 from fsmer.checkpoints import (
     has_checkpoint,
     load_checkpoint,
@@ -378,19 +379,12 @@ def augment(
 ) -> Tensor:
     """Media of a batch, (B, \\*spec.shape), mirrored, turned and shifted clip by clip.
 
-    `angle` is in radians and `shift` in parts of width and height, (B, 2); edges are repeated. Mirroring turns
-    horizontal flow round: u becomes -u, or 1 - u where it is min-max normalised. That a turn of a few degrees also
-    turns flow vectors is neglected.
+    `angle` is in radians and `shift` in parts of width and height, (B, 2); edges are repeated. That a turn of a few
+    degrees also turns flow vectors is neglected.
     """
     if flip.any():
-        mirrored = media.flip(-1)
-        if "u" in spec.channels:
-            place = spec.channels.index("u")
-            u = mirrored.select(-3, place)
-            mirrored = mirrored.clone()
-            mirrored.select(-3, place).copy_(1 - u if spec.normalisation == "minmax" else -u)
         chosen = torch.from_numpy(flip).to(media.device).view(-1, *(1,) * (media.ndim - 1))
-        media = torch.where(chosen, mirrored, media)
+        media = torch.where(chosen, mirror_media(media, spec), media)
     if angle.any() or shift.any():
         flat = media.flatten(1, -3) if media.ndim == 5 else media
         height, width = spec.size

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, Targets, embed, read_inputs
 from fsmer.backbones.base import Inputs
-from fsmer.backbones.embedding import batch_of
 from fsmer.transfer.base import Method, Progress, SourceModel, require, require_choice, support_codes
 from fsmer.transfer.heads import Head
+from fsmer.transfer.lower import LowerLayers
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.stacked import Step, Training, can_stack, train_together
-from fsmer.transfer.trainer import CACHE_BYTES, for_classes, make_targets, take
+from fsmer.transfer.trainer import for_classes, make_targets, take
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -267,11 +267,11 @@ class FineTuning(TrainsTogether["_Tuning"]):
         targets = make_targets(support, codes, names, balanced=self.balanced)
         return _Tuning(backbone, classifier, support, targets, batches, rates, self.seed, lower)
 
-    def _lower(self, backbone: Backbone, support: ClipSet) -> _Lower | None:
+    def _lower(self, backbone: Backbone, support: ClipSet) -> LowerLayers | None:
         """The layers that stay as they are, or None where all are trained."""
         if self.layers == "all" or (self.layers == "auto" and not backbone.lower_layers()):
             return None
-        return _Lower(backbone, support)
+        return LowerLayers(backbone, support)
 
     def _end(self, model: SourceModel, training: _Tuning, *, at_once: bool = True) -> Recognizer:
         """See `TrainsTogether`."""
@@ -326,49 +326,6 @@ class FineTuning(TrainsTogether["_Tuning"]):
             yield from [whole] if count == 1 else np.array_split(rng.permutation(clips), count)
 
 
-class _Lower:
-    """Layers of a backbone in evaluation mode that stay as they are, and what they make of clips.
-
-    That is kept for all clips where memory allows, and computed for every batch anew elsewhere.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    clips : ClipSet
-    """
-
-    def __init__(self, backbone: Backbone, clips: ClipSet) -> None:
-        self.backbone = backbone
-        self.clips = clips
-        held = {id(value) for layer in backbone.lower_layers() for value in layer.parameters()}
-        self.names = {name for name, value in backbone.named_parameters() if id(value) in held and value.requires_grad}
-        size = batch_of(backbone)
-        self.chunks = [np.arange(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
-        first = self._features(self.chunks[0])
-        taken = sum(value.numel() * value.element_size() for value in first.values()) / len(self.chunks[0])
-        self.kept: dict[str, Tensor] | None = None
-        if taken * len(clips) <= CACHE_BYTES:
-            parts = [first, *(self._features(rows) for rows in self.chunks[1:])]
-            self.kept = {key: torch.cat([part[key] for part in parts]) for key in first}
-
-    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """What these layers make of some of the clips."""
-        if self.kept is None:
-            return self._features(rows)
-        index = torch.from_numpy(rows).to(next(iter(self.kept.values())).device)
-        return {key: value.index_select(0, index) for key, value in self.kept.items()}
-
-    def embeddings(self) -> Tensor:
-        """Of all the clips, as `embed` gives them."""
-        with torch.no_grad():
-            return torch.cat([self.backbone(self(rows)).float().cpu() for rows in self.chunks])
-
-    def _features(self, rows: np.ndarray) -> dict[str, Tensor]:
-        device = next(self.backbone.parameters()).device
-        with torch.no_grad():
-            return self.backbone.lower(read_inputs(self.backbone, self.clips, rows, device))
-
-
 class _Tuning(Training):
     """One fine-tuning of backbone and classifier, in given batches.
 
@@ -386,7 +343,7 @@ class _Tuning(Training):
         Learning rates of encoder, projection layers and classifier.
     seed : int
         Of dropout.
-    lower : _Lower, optional
+    lower : LowerLayers, optional
         Layers of the backbone that are not trained.
     """
 
@@ -399,7 +356,7 @@ class _Tuning(Training):
         batches: Sequence[np.ndarray],
         rates: tuple[float, float, float],
         seed: int,
-        lower: _Lower | None = None,
+        lower: LowerLayers | None = None,
     ) -> None:
         self.backbone = backbone
         self.classifier: Classifier = classifier

@@ -1,0 +1,135 @@
+"""What the layers that fine-tuning leaves alone make of clips: computed once a clip, whatever the number of folds."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsmer.backbones import Backbone, read_inputs
+from fsmer.backbones.embedding import batch_of
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+
+__all__ = ["LowerLayers"]
+
+# Features of at most so many bytes are kept.
+KEPT_BYTES = 1 << 30
+# Clips that pass the layers together. Always as many, filled up where some are missing, so that what comes out for a
+# clip does not hang on which clips came before it, to the last digit.
+TOGETHER = 64
+
+
+class _Seen:
+    """Features of the clips that the same layers have seen in this process, by the content of their media."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.layers = b""
+        self.forget()
+
+    def forget(self) -> None:
+        self.places: dict[bytes, int] = {}
+        self.features: dict[str, Tensor] = {}
+
+    def add(self, names: list[bytes], parts: list[dict[str, Tensor]]) -> None:
+        self.places |= {name: len(self.places) + number for number, name in enumerate(names)}
+        held = [self.features, *parts] if self.features else parts
+        self.features = {key: torch.cat([part[key] for part in held]) for key in held[0]}
+
+
+_seen = _Seen()
+
+
+class LowerLayers:
+    """Layers of a backbone in evaluation mode that stay as they are, and what they make of clips.
+
+    That is kept for all clips where memory allows, and computed for every batch anew elsewhere. The next fold, which
+    learns from nearly the same clips, finds it there.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    clips : ClipSet
+    """
+
+    def __init__(self, backbone: Backbone, clips: ClipSet) -> None:
+        self.backbone = backbone
+        self.clips = clips
+        held = {id(value) for layer in backbone.lower_layers() for value in layer.parameters()}
+        self.names = {name for name, value in backbone.named_parameters() if id(value) in held and value.requires_grad}
+        self.device = next(backbone.parameters()).device
+        taken = sum(value.numel() * value.element_size() for value in self._compute(np.arange(1)).values())
+        self.kept: tuple[dict[str, Tensor], Tensor] | None = None
+        if taken * len(clips) <= KEPT_BYTES:
+            with _seen.lock:
+                self.kept = self._find(KEPT_BYTES // taken)
+
+    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """What these layers make of some of the clips."""
+        if self.kept is None:
+            return self._compute(rows)
+        features, places = self.kept
+        chosen = places[torch.from_numpy(rows)].to(self.device)
+        return {key: value.index_select(0, chosen) for key, value in features.items()}
+
+    def embeddings(self) -> Tensor:
+        """Of all the clips, as `fsmer.backbones.embed` gives them."""
+        with torch.no_grad():
+            chunks = self._chunks(np.arange(len(self.clips)), batch_of(self.backbone))
+            return torch.cat([self.backbone(self(rows)).float().cpu() for rows in chunks])
+
+    def _find(self, room: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Features of at most `room` clips, and where among them each of the clips is."""
+        if _seen.layers != (layers := self._layers()):
+            _seen.forget()
+            _seen.layers = layers
+        names = self._contents()
+        new = {name: row for row, name in enumerate(names) if name not in _seen.places}
+        if len(_seen.places) + len(new) > room:
+            _seen.forget()
+            new = {name: row for row, name in enumerate(names)}
+        if new:
+            rows = np.array(list(new.values()))
+            whole = np.resize(rows, -(-len(rows) // TOGETHER) * TOGETHER)
+            parts = [self._compute(chunk) for chunk in self._chunks(whole, TOGETHER)]
+            over = len(whole) - len(rows)
+            if over:
+                parts[-1] = {key: value[:-over] for key, value in parts[-1].items()}
+            _seen.add(list(new), parts)
+        return _seen.features, torch.tensor([_seen.places[name] for name in names])
+
+    def _layers(self) -> bytes:
+        """What tells these layers from others: the backbone and its arguments, its weights, and where they are."""
+        digest = hashlib.sha256(f"{self.backbone.name} {self.backbone.config} {self.device}".encode())
+        for layer in self.backbone.lower_layers():
+            for value in layer.state_dict().values():
+                digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+        return digest.digest()
+
+    def _contents(self) -> list[bytes]:
+        """A digest of the media of each clip."""
+        found = []
+        for rows in self._chunks(np.arange(len(self.clips)), batch_of(self.backbone)):
+            inputs = read_inputs(self.backbone, self.clips, rows, torch.device("cpu"))
+            media = [inputs] if isinstance(inputs, Tensor) else [inputs[key] for key in sorted(inputs)]
+            arrays = [value.contiguous().numpy() for value in media]
+            for clip in zip(*arrays, strict=True):
+                digest = hashlib.sha256()
+                for medium in clip:
+                    digest.update(medium.data)
+                found.append(digest.digest())
+        return found
+
+    def _compute(self, rows: np.ndarray) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self.backbone.lower(read_inputs(self.backbone, self.clips, rows, self.device))
+
+    @staticmethod
+    def _chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
