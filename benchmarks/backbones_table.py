@@ -36,7 +36,7 @@ class Row:
 
     @property
     def sizes(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.arguments.items()) or "as in the paper"
+        return ", ".join(f"{key}={value}" for key, value in self.arguments.items()) or "default"
 
 
 VIDEO = {"width": 16, "size": 56, "frames": 8, "text": "scratch"}

@@ -729,7 +729,9 @@ def explain(
     if as_json:
         _print_json([{"clip": one.clip, "predicted": one.prediction, "maps": sorted(one.maps)} for one in pictures])
         return
-    Console().print(f"{len(pictures)} pictures in {escape(str(out))}", highlight=False)
+    Console().print(
+        f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'} in {escape(str(out))}", highlight=False
+    )
 
 
 @command("fsmer datasets")

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 import fsmer
 from fsmer.backbones import Backbone, create_model
 from fsmer.backbones.mmnet import MMNet
+from fsmer.backbones.tcae import Tcae
 from fsmer.data import Clip, ClipSet, InputSpec, LazyArray
 from fsmer.data.flow_model import clean_flow
 from fsmer.data.synthetic import ACTION_UNIT_ORDER, synthetic_clips, synthetic_maps
+from fsmer.data.synthetic_frames import Camera, synthetic_videos
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, UnknownNameError
 from fsmer.evaluation.explain import Explanation, explain
 
@@ -155,6 +157,14 @@ def test_apex_is_compared_with_the_onset_which_has_no_part_in_the_movement():
     assert marked.sum() == 9
 
 
+def test_a_medium_that_the_network_does_not_look_at_gets_no_map():
+    torch.manual_seed(0)
+    network = Tcae(size=16, width=2, code_dim=4).eval()
+    frames = {kind: random(3, 16, 16, seed=seed) for seed, kind in enumerate(("onset", "apex"))}
+    assert list(explain(network, frames).maps) == ["au_flow", "pose_flow"]
+    assert list(explain(network, frames, method="gradient", steps=2).maps) == ["gradient of the apex"]
+
+
 def test_gradient_marks_what_moves_by_the_expression_better_than_chance_on_facs_flow():
     from sklearn.metrics import roc_auc_score
 
@@ -279,6 +289,7 @@ def test_picture_shows_every_medium_of_the_clip_its_answer_and_the_maps():
     network = Linear(images(), 4)
     moved = Clip("a", media={**pictures, "flow": flow})
     assert titles(explain(network, moved)) == ["onset", "apex", "flow", "gradient of the apex"]
+    # Of pictures as small as these no flow can be estimated.
     assert titles(explain(network, Clip("a", media=pictures))) == [
         "onset",
         "apex",
@@ -296,7 +307,20 @@ def test_picture_shows_every_medium_of_the_clip_its_answer_and_the_maps():
     assert f"{found.prediction} ({found.probabilities.max():.0%})" in figure.get_suptitle()
 
 
-def test_picture_of_a_video_shows_its_first_frame_and_the_one_that_differs_most():
+def test_flow_is_estimated_for_the_picture_of_a_clip_that_has_none(monkeypatch):
+    torch.manual_seed(0)
+    video = next(synthetic_videos(1, seed=6, size=96, frames=12, camera=Camera.perfect(), amplify=1.5))
+    pair = {"onset": video.frames[video.onset], "apex": video.frames[video.apex]}
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr("fsmer.evaluation.explain.draw_flow", lambda axes, flow, arrows: drawn.append(flow))
+    found = explain(Linear(images(96)), {kind: np.moveaxis(frame, 2, 0) for kind, frame in pair.items()}, steps=1)
+    assert titles(found) == ["onset", "apex", "flow", "apex − onset", "gradient of the apex"]
+    assert [axes.get_xlabel() for axes in found.figure().axes][2] == "estimated (Farnebäck)"
+    # What moves to the right and down on the face does so in the picture.
+    assert np.corrcoef(drawn[0].ravel(), video.flow.ravel())[0, 1] > 0.8
+
+
+def test_picture_of_a_video_shows_its_first_frame_and_the_one_that_moved_or_differs_most():
     torch.manual_seed(0)
     spec = InputSpec("frames", (14, 14), RGB, "unit", frames=5)
     frames = np.repeat(random(1, 3, 14, 14), 5, axis=0)
@@ -308,7 +332,7 @@ def test_picture_of_a_video_shows_its_first_frame_and_the_one_that_differs_most(
     flows[0, 1, 0, 0] = 0.5
     both = [spec, InputSpec("flows", (14, 14), ("u", "v"), "signed", frames=5)]
     found = explain(Linear(both), {"frames": frames, "flows": flows})
-    assert titles(found)[:3] == ["first frame", "frame 4 of 5", "flow, frame 1 to 3"]
+    assert titles(found)[:3] == ["first frame", "frame 3 of 5", "flow, frame 1 to 3"]
 
 
 def test_a_png_is_written_for_one_clip_and_a_folder_of_them_for_several(recognizer, clip, tmp_path: Path):
@@ -354,11 +378,14 @@ def test_without_captum_the_extra_is_named(recognizer, clip, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_a_clip_whose_apex_is_its_onset_is_refused_by_name():
+def test_a_clip_in_which_nothing_moves_is_refused_by_name():
     picture = random(3, 14, 14)
-    media = {spec.kind: LazyArray.of(picture, spec) for spec in images()}
-    with pytest.raises(MediaError, match=r"nothing moves in clip 'still' of 'home'"):
-        explain(Linear(images()), Clip("still", dataset="home", media=media))
+    frames = InputSpec("frames", (14, 14), RGB, "unit", frames=3)
+    pair = {spec.kind: LazyArray.of(picture, spec) for spec in images()}
+    film = {"frames": LazyArray.of(np.repeat(picture[None], 3, axis=0), frames)}
+    for specs, media in ((images(), pair), ([frames], film)):
+        with pytest.raises(MediaError, match=r"nothing moves in clip 'still' of data set 'home'"):
+            explain(Linear(specs), Clip("still", dataset="home", media=media))
 
 
 @pytest.mark.parametrize(

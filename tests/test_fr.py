@@ -378,7 +378,7 @@ def test_unknown_variants_and_fusions_are_refused_by_name():
 
 
 def test_fewer_than_two_classes_are_refused():
-    with pytest.raises(FsmerError, match="1 classes"):
+    with pytest.raises(FsmerError, match="two or more classes apart, but was given 1"):
         small().set_classes(["surprise"])
     with pytest.raises(FsmerError, match="two or more"):
         small(branches=1)

@@ -488,6 +488,7 @@ def test_other_media_are_refused_in_one_sentence():
     [
         ({"stem": "wide"}, "stem is 'wide', but 'table' or 'hara'"),
         ({"shortcut": "C"}, "shortcut is 'C', but 'A' or 'B'"),
+        ({"frames": 0}, "frames is 0, but 1 or more"),
         ({"alpha": 1.2}, "alpha is 1.2"),
         ({"temperature": 0.0}, "temperature is 0.0"),
     ],

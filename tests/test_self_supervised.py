@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -13,10 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from typer.testing import CliRunner
 
 from fsmer.backbones import Backbone, load_model, model_hash, register_backbone
 from fsmer.backbones import registry as backbone_registry
 from fsmer.backbones.recipe import PretrainRecipe
+from fsmer.cli import app
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, UnknownNameError, WeightsError
 from fsmer.pretraining import PRETRAINERS, load_pretrainer
@@ -292,6 +296,18 @@ def test_without_frames_faces_are_drawn_and_the_card_says_so(tmp_path: Path):
     assert "**No recording of a person was used" in card.replace("\n", " ")
     assert "license: apache-2.0" in card
     assert "| frames: synthetic | broad |" in card
+
+
+def test_the_card_names_a_command_that_makes_the_same_weights(tmp_path: Path, faces: Path):
+    arguments = {**TINY, "jitter": "pair", "frozen": True}
+    out = pretrain_self_supervised("tcae", tmp_path / "one", frames=faces, seed=3, steps=1, arguments=arguments)
+    (command,) = re.findall("`(fsmer pretrain .*?)`", (out / "README.md").read_text())
+    words = [str(faces) if word == "DIR" else word for word in shlex.split(command)[1:]]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "two")])
+    assert done.exit_code == 0, done.output
+    again = load_model(tmp_path / "two")
+    assert again.config == load_model(out).config
+    assert model_hash(again) == model_hash(load_model(out))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, faces: Path, tree: Path):

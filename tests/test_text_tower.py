@@ -182,6 +182,14 @@ def test_a_name_that_cannot_be_fetched_is_explained_in_one_sentence(monkeypatch)
 
 
 @needs_transformers
+@pytest.mark.parametrize("source", ["/nowhere/bert", "./bert", "some/where/else"])
+def test_a_folder_that_is_not_there_is_said_to_be_none_and_nothing_is_fetched(source, monkeypatch):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(WeightsError, match=r"is no folder here; give the folder of a BERT .*fsmer\[text\]"):
+        TextTower(source)
+
+
+@needs_transformers
 def test_pickled_weights_are_not_opened(small_folder, tmp_path):
     folder = tmp_path / "pickled"
     shutil.copytree(small_folder, folder)
@@ -207,8 +215,12 @@ def test_a_damaged_folder_is_explained(small_folder, tmp_path):
 
 @needs_transformers
 def test_reading_a_checkpoint_leaves_the_settings_of_transformers_as_they_were(small_folder):
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    def settings() -> tuple[object, ...]:
+        return logging.get_verbosity(), logging.is_progress_bar_enabled(), hub_logging.get_verbosity()
+
+    before = settings()
     TextTower(str(small_folder))
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    assert settings() == before

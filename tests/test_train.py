@@ -261,6 +261,17 @@ def test_schedules_are_those_of_their_names():
     assert schedule_factor(TrainRecipe(schedule="constant"), 7) == 1
 
 
+def test_the_first_step_of_a_warm_up_learns_something(clips):
+    backbone = TinyBackbone()
+    recipe = replace(RECIPE, warmup_epochs=4.0, epochs=1, batch_size=10, schedule="constant")
+    codes = torch.from_numpy(clips.codes())
+    trainer = Trainer(backbone, nn.Linear(16, 3), clips, make_targets(clips, codes, clips.classes), recipe)
+    steps = trainer.steps_an_epoch
+    rates = [step.rate for step in trainer.steps()]
+    assert rates == pytest.approx([(number + 1) / steps / 4 for number in range(steps)])
+    assert schedule_factor(recipe, 4.0, 1 / steps) == 1
+
+
 def test_learning_rates_of_layers_follow_the_longest_prefix(clips):
     backbone, classifier = TinyBackbone(), nn.Linear(16, 3)
     recipe = replace(RECIPE, rates={"encoder": 0.0, "encoder.bias": 1e-2, "classifier": 1e-3}, epochs=1)

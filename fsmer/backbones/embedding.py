@@ -125,11 +125,25 @@ def check_clips(backbone: Backbone, clips: Any) -> None:
 
 
 def read_inputs(backbone: Backbone, clips: Any, rows: NDArray[np.int64], device: torch.device | str = "cpu") -> Inputs:
-    """What the backbone's ``forward`` gets for some rows of a clip set (see `check_clips`)."""
+    """What the backbone's ``forward`` gets for some rows of a clip set (see `check_clips`).
+
+    Raises
+    ------
+    MediaError
+        A clip's media cannot be read, or its apex is its onset.
+    """
     arrays = {}
     for wanted in backbone.input_specs:
         held: InputSpec = clips.specs[wanted.kind]
         arrays[wanted.kind] = held.pick_channels(np.asarray(clips.read(wanted.kind, rows)), wanted)
+    if "onset" in arrays and "apex" in arrays and arrays["onset"].shape == arrays["apex"].shape:
+        still = (arrays["onset"] == arrays["apex"]).reshape(len(rows), -1).all(axis=1)
+        if still.any():
+            row = rows[int(still.argmax())]
+            raise MediaError(
+                f"nothing moves in clip {str(clips.ids[row])!r} of data set {str(clips.datasets[row])!r}: its onset "
+                "and its apex are one and the same picture; mark its apex anew or leave it out."
+            )
     return _feed(backbone, arrays, device)
 
 

@@ -277,7 +277,9 @@ class FR(Backbone):
         if fusion not in FUSIONS:
             raise unknown_name("fusion", fusion, FUSIONS, of=self.name)
         if branches < 2:
-            raise FsmerError(f"{self.name!r} was given {branches} classes to tell apart; give two or more.")
+            raise FsmerError(
+                f"{self.name!r} tells two or more classes apart, but branches is {branches}; give two or more."
+            )
         side = size // 2 ** len(filters)
         if side < 1:
             raise FsmerError(
@@ -357,7 +359,9 @@ class FR(Backbone):
             Fewer than two classes.
         """
         if len(classes) < 2:
-            raise FsmerError(f"{self.name!r} was given {len(classes)} classes to tell apart; give two or more.")
+            raise FsmerError(
+                f"{self.name!r} tells two or more classes apart, but was given {len(classes)}; give two or more."
+            )
         if self.proposal is not None:
             self._make_branches(len(classes))
             self.config["branches"] = len(classes)

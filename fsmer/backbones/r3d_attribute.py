@@ -200,6 +200,9 @@ class R3DAttribute(Backbone):
         for name, allowed in (("stem", ("table", "hara")), ("shortcut", ("A", "B"))):
             if config[name] not in allowed:
                 raise FsmerError(f"{name} is {config[name]!r}, but {' or '.join(map(repr, allowed))} is expected.")
+        for name in ("width", "size", "frames", "stream_dim"):
+            if config[name] < 1:  # type: ignore[operator]
+                raise FsmerError(f"{name} is {config[name]}, but 1 or more is expected.")
         if not 0 <= alpha <= 1:
             raise FsmerError(f"alpha is {alpha}, but a weight from 0 (no text) to 1 (text alone) is expected.")
         if not temperature > 0:

@@ -37,7 +37,7 @@ class TrainRecipe:
     milestones : tuple of int
         Epochs at which ``"step"`` multiplies by `gamma`.
     warmup_epochs : float
-        Linear rise of the learning rate from zero.
+        Linear rise of the learning rate, which the first step begins.
     label_smoothing : float
         Of the cross-entropy.
     balanced : bool

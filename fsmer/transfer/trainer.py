@@ -223,7 +223,7 @@ class Trainer(Training):
         for epoch in range(self.recipe.epochs):
             for number, batch in enumerate(self._batches(epoch)):
                 inputs = self._augmented(self._inputs(batch.rows), batch)
-                rate = schedule_factor(self.recipe, epoch + number / self.steps_an_epoch)
+                rate = schedule_factor(self.recipe, epoch + number / self.steps_an_epoch, 1 / self.steps_an_epoch)
                 seed = None if number else self._epoch_seed(epoch)
                 yield Step(inputs, take(self.targets, batch.rows, self.device), rate, seed)
         self.backbone.eval()
@@ -257,7 +257,7 @@ class Trainer(Training):
 
     def _factor(self, number: int) -> float:
         """On the learning rates in a step of the current epoch."""
-        return schedule_factor(self.recipe, self.epoch + number / self.steps_an_epoch)
+        return schedule_factor(self.recipe, self.epoch + number / self.steps_an_epoch, 1 / self.steps_an_epoch)
 
     def _epoch_seed(self, epoch: int) -> int:
         return (self.seed << 20) + epoch
@@ -315,13 +315,14 @@ class Trainer(Training):
             )
 
     def _set_rates(self, epochs_done: float) -> None:
-        factor = schedule_factor(self.recipe, epochs_done)
+        factor = schedule_factor(self.recipe, epochs_done, 1 / self.steps_an_epoch)
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
 
     def _rate(self) -> float:
         """The recipe's learning rate as it was in the last step of the last epoch."""
-        return self.recipe.learning_rate * schedule_factor(self.recipe, self.epoch - 1 / self.steps_an_epoch)
+        step = 1 / self.steps_an_epoch
+        return self.recipe.learning_rate * schedule_factor(self.recipe, self.epoch - step, step)
 
     def _read_all(self) -> dict[str, Tensor] | None:
         clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in self.backbone.input_specs)
@@ -357,9 +358,12 @@ class Trainer(Training):
         self.epoch, self.losses = int(state["epoch"]), list(state["losses"])
 
 
-def schedule_factor(recipe: TrainRecipe, epochs_done: float) -> float:
-    """Factor on the learning rate after that many epochs (parts of one count for warm-up and cosine)."""
-    warm = min(1.0, epochs_done / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
+def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:
+    """Factor on the learning rate after that many epochs (parts of one count for warm-up and cosine).
+
+    In a warm-up the rate is that at the end of the next step, a share `step` of an epoch: the first one learns too.
+    """
+    warm = min(1.0, (epochs_done + step) / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
     whole = math.floor(epochs_done)
     if recipe.schedule == "cosine":
         return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, epochs_done / recipe.epochs)))
