@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_trees import build, write_frames
+from typer.testing import CliRunner
 
+from fsmer.cli import app
 from fsmer.data import ClipSet, InputSpec
 from fsmer.data.adapters import read_dataset
 from fsmer.data.synthetic_frames import Scene, synthetic_videos
@@ -133,39 +136,73 @@ def test_two_workers_give_the_bytes_of_one(root, whole, tmp_path):
     assert hashes(make(root, tmp_path / "out", workers=2).folder) == hashes(whole.folder)
 
 
+class Torn:
+    """A file that takes a clip's head and half of its first medium, and then `end` happens."""
+
+    def __init__(self, handle, end):
+        self.handle, self.end = handle, end
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.handle.close()
+
+    def write(self, data):
+        whole = bytes(data)
+        self.handle.write(whole if whole.startswith(b"{") else whole[: len(whole) // 2])
+        if not whole.startswith(b"{"):
+            self.handle.flush()
+            self.end()
+
+
+def torn_at(clip: int, end):
+    """`Path.open` that gives a torn file for that clip."""
+    real, opened = Path.open, []
+
+    def open_file(path, mode="r", *args, **kwargs):
+        handle = real(path, mode, *args, **kwargs)
+        opened.extend([path] if mode == "ab" else [])
+        return Torn(handle, end) if mode == "ab" and len(opened) == clip else handle
+
+    return open_file
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import fsmer.preprocess.prepare as module
-place, root, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-sys.path.insert(0, sys.argv[4])
-from test_prepare import make
-renames = 0
-real = os.replace
+what, place, root, out = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+sys.path.insert(0, sys.argv[5])
+from test_prepare import make, torn_at
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+real, renames = os.replace, []
 def replace(*paths):
-    global renames
-    renames += 1
-    if renames == place:
-        os.kill(os.getpid(), signal.SIGKILL)
+    renames.append(paths)
+    if len(renames) == place:
+        die()
     real(*paths)
-os.replace = replace
+if what == "clip":
+    Path.open = torn_at(place, die)
+else:
+    os.replace = replace
 make(root, out)
 """
 
 
-# The third clip's part, a table of the assembled folder, the last step before it takes its place.
-@pytest.mark.parametrize("place", [3, 10, 13])
-def test_killed_anywhere_and_run_again_gives_the_same_bytes(root, whole, tmp_path, place):
+# Half of the third clip written, a table of the assembled folder, the last step before it takes its place.
+@pytest.mark.parametrize(("what", "place"), [("clip", 3), ("rename", 2), ("rename", 5)])
+def test_killed_anywhere_and_run_again_gives_the_same_bytes(root, whole, tmp_path, what, place):
     out = tmp_path / "out"
     here = str(Path(__file__).parent)
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(place), str(root), str(out), here], capture_output=True, text=True
+        [sys.executable, "-c", KILLED, what, str(place), str(root), str(out), here], capture_output=True, text=True
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not out.exists()
     assert (tmp_path / "out.parts").is_dir()
     again = make(root, out)
-    assert again.report.reused == min(place - 1, 8)
+    assert again.report.reused == (place - 1 if what == "clip" else 8)
     assert hashes(out) == hashes(whole.folder)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -202,7 +239,7 @@ def test_killed_at_three_moments_from_outside_gives_the_same_bytes(root, whole, 
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         assert not out.exists()
-        assert any((tmp_path / "out.parts").glob("*.clip"))
+        assert any((tmp_path / "out.parts").glob("*.clips"))
     again = make(root, out)
     assert again.report.reused >= 4
     assert hashes(out) == hashes(whole.folder)
@@ -217,10 +254,9 @@ def test_interrupted_by_the_user_leaves_whole_clips_and_no_lock(root, whole, tmp
     _, said = run.communicate(timeout=60)
     assert "KeyboardInterrupt" in said
     assert not out.exists()
-    kept = [path.name for path in (tmp_path / "out.parts").iterdir()]
-    assert len(kept) >= 2
-    assert all(name.endswith(".clip") for name in kept)
-    assert make(root, out).report.reused == len(kept)
+    (kept,) = (tmp_path / "out.parts").iterdir()
+    assert kept.suffix == ".clips"
+    assert make(root, out).report.reused >= 2
     assert hashes(out) == hashes(whole.folder)
 
 
@@ -302,32 +338,29 @@ def test_a_folder_of_other_files_is_never_replaced(root, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine.txt"]
 
 
-@pytest.mark.parametrize("step", ["part", "media"])
+def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("step", ["first clip", "third clip", "media"])
 def test_a_full_disk_is_one_sentence_and_finished_clips_are_kept(root, whole, tmp_path, monkeypatch, step):
     out = tmp_path / "out"
-    calls = []
-    place, name = (Path, "write_bytes") if step == "part" else (np.lib.format, "write_array_header_1_0")
-    real = getattr(place, name)
-
-    def full(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(*args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(place, name, full)
+        if step == "media":
+            patch.setattr(np.lib.format, "write_array_header_1_0", no_space)
+        else:
+            patch.setattr(Path, "open", torn_at(1 if step == "first clip" else 3, no_space))
         with pytest.raises(OutputError, match=r"No space left on device.*kept") as refused:
             make(root, out)
     assert str(refused.value).count("\n") == 0
     assert not out.exists()
-    kept = 2 if step == "part" else 8
-    assert len(list((tmp_path / "out.parts").iterdir())) == kept
+    kept = {"first clip": 0, "third clip": 2, "media": 8}[step]
+    assert [path.name for path in tmp_path.iterdir()] == (["out.parts"] if kept else [])
     assert make(root, out).report.reused == kept
     assert hashes(out) == hashes(whole.folder)
 
 
-def test_a_finished_clip_that_was_damaged_is_named_and_made_again(root, whole, tmp_path):
+def test_finished_clips_that_were_damaged_since_are_made_again(root, whole, tmp_path):
     class Stop(Exception):
         pass
 
@@ -336,13 +369,33 @@ def test_a_finished_clip_that_was_damaged_is_named_and_made_again(root, whole, t
             raise Stop
 
     out = tmp_path / "out"
-    with pytest.raises(Stop):
-        make(root, out, progress=stop)
-    part = sorted((tmp_path / "out.parts").iterdir())[0]
-    part.write_bytes(part.read_bytes()[:-7])
-    with pytest.raises(DataError, match="damaged and was removed"):
-        make(root, out)
-    make(root, out)
+    for reused in (0, 2):
+        with pytest.raises(Stop):
+            make(root, out, progress=stop)
+        # Cut short in its third clip; the other file begins with no clip at all.
+        first, *further = sorted((tmp_path / "out.parts").glob("*.clips"), key=lambda path: path.stat().st_mtime)
+        assert bool(further) == bool(reused)
+        held = first.read_bytes()
+        starts = [place for place in range(len(held)) if held.startswith(b'{"clip": ', place)]
+        first.write_bytes(held[: starts[2] + 5000])
+        for path in further:
+            path.write_bytes(b"[]\n" + path.read_bytes())
+    assert make(root, out).report.reused == 2
+    assert hashes(out) == hashes(whole.folder)
+
+
+def test_a_store_that_is_cut_short_during_the_run_never_becomes_a_result(root, whole, tmp_path):
+    out = tmp_path / "out"
+
+    def cut(state):
+        if state.done == state.total:
+            (held,) = (tmp_path / "out.parts").glob("*.clips")
+            os.truncate(held, held.stat().st_size - 40)
+
+    with pytest.raises(DataError, match="cut short meanwhile; run the same again"):
+        make(root, out, progress=cut)
+    assert not out.exists()
+    assert make(root, out).report.reused == 7
     assert hashes(out) == hashes(whole.folder)
 
 
@@ -488,6 +541,34 @@ def test_a_backend_that_is_not_there_is_one_sentence(root, tmp_path):
     with pytest.raises(DataError, match="backend 'flink' cannot be used"):
         make(root, tmp_path / "out", backend="flink")
     assert not (tmp_path / "out.parts").exists()
+
+
+def test_the_command_prepares_a_download_and_refuses_in_one_sentence(root, tmp_path):
+    out = tmp_path / "clips"
+
+    def run(*arguments, code=0):
+        done = CliRunner().invoke(app, ["prepare", *map(str, arguments), "--workers", "1"])
+        assert done.exit_code == code, done.output
+        return done
+
+    asked = ("casme2", "--root", root, "--out", out, "--frames", "cropped", "--for", "facs-flow")
+    said = json.loads(run(*asked, "--json").stdout)
+    assert (said["prepared"], said["reused"], said["out"]) == (8, 0, [str(out)])
+    assert ClipSet.load(out).specs["flow"].size == (28, 28)
+    again = run(*asked).stdout
+    assert "8 of 9 clips prepared" in again
+    assert "8 of them by an earlier run" in again
+    for wrong, words in (
+        (("casme22", *asked[1:]), "did you mean"),
+        (("casme2", "--root", tmp_path, *asked[3:]), "CASME II"),
+        ((*asked[:-1], "facs_flow"), "facs-flow"),
+        ((*asked[:4], tmp_path / "file" / "out", *asked[5:]), "cannot write"),
+    ):
+        (tmp_path / "file").write_text("")
+        refused = run(*wrong, code=1)
+        assert words in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "file"]
 
 
 def film(path: Path, frames, rate: int = 30) -> Path:

@@ -361,3 +361,28 @@ def test_arguments_out_of_range_are_refused(arguments):
 def test_other_inputs_are_refused(inputs):
     with pytest.raises(SpecMismatchError, match="apex"):
         tiny().eval()(inputs)
+
+
+def test_a_coarse_grid_makes_the_pose_flow_alone_smooth():
+    torch.manual_seed(0)
+    free = Tcae(size=32, width=2, code_dim=6).eval()
+    smooth = Tcae(size=32, width=2, code_dim=6, pose_grid=2).eval()
+    smooth.load_state_dict(free.state_dict())
+    inputs = {kind: torch.rand(2, 3, 32, 32) for kind in ("onset", "apex")}
+    with torch.no_grad():
+        codes = [free.encoder.codes(inputs[kind])[1] for kind in ("onset", "apex")]
+        rough, logits = free._pose_flow(*codes)
+        flow, same_logits = smooth._pose_flow(*codes)
+        maps = [model.explain_maps(inputs) for model in (free, smooth)]
+    assert torch.equal(logits, same_logits)
+    # Means of the quarters in their middles, a straight line between them.
+    corner = rough.unflatten(2, (2, 16)).unflatten(4, (2, 16)).mean(dim=(3, 5))
+    torch.testing.assert_close(flow[:, :, 7:9, 7:9].mean(dim=(2, 3)), corner[:, :, 0, 0], atol=2e-2, rtol=0.05)
+    inner = flow[:, :, 8:24, 8:24]
+    assert inner.diff(n=2, dim=2).abs().max() < 1e-6
+    assert inner.diff(n=2, dim=3).abs().max() < 1e-6
+    assert torch.equal(maps[0]["au_flow"], maps[1]["au_flow"])
+    assert not torch.allclose(maps[0]["pose_flow"], maps[1]["pose_flow"])
+    for wrong in (1, 33):
+        with pytest.raises(FsmerError, match=f"pose_grid is {wrong}, but it must be 2 to 32"):
+            Tcae(size=32, pose_grid=wrong)

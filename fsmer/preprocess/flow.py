@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -353,9 +353,12 @@ def optical_strain(flow: Flow, *, shear: float = 0.5) -> NDArray[np.float32]:
         0.5 is the tensor's norm (Shreve et al. 2011) with its two equal off-diagonal entries; code of the STSTNet
         family uses 0.25.
     """
-    gradients = np.zeros((2, *flow.shape), np.float32)
-    np.subtract(flow[:, :, 1:], flow[:, :, :-1], out=gradients[0, :, :, :-1])
+    gradients = np.empty((2, *flow.shape), np.float32)
+    # One long row is faster than many short ones; what crosses from row to row lies in the last column.
+    line = flow.reshape(-1)
+    np.subtract(line[1:], line[:-1], out=gradients[0].reshape(-1)[:-1])
     np.subtract(flow[:, 1:], flow[:, :-1], out=gradients[1, :, :-1])
+    gradients[0, :, :, -1], gradients[1, :, -1] = 0, 0
     gradients *= flow.shape[2]
     (ux, vx), (uy, vy) = gradients
     # In place: fresh memory for every term would take longer than the sums.
@@ -370,14 +373,14 @@ def optical_strain(flow: Flow, *, shear: float = 0.5) -> NDArray[np.float32]:
     return strain
 
 
-def resize_area(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+def resize_area(maps: NDArray[Any] | Sequence[NDArray[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize maps (channels, H, W) by area averages (linearly where they grow); values keep their unit."""
     import cv2
 
     height, width = size
-    if maps.shape[1:] == (height, width):
+    if maps[0].shape == (height, width):
         return np.asarray(maps, np.float32)
-    grows = height > maps.shape[1] or width > maps.shape[2]
+    grows = height > maps[0].shape[0] or width > maps[0].shape[1]
     flags = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
     return np.stack([cv2.resize(np.asarray(one, np.float32), (width, height), interpolation=flags) for one in maps])
 
@@ -420,9 +423,10 @@ def flow_map(flow: Flow, spec: InputSpec, *, remove_head: bool = False, shear: f
         )
     moved = remove_head_motion(flow) if remove_head else flow
     scaled = moved * np.float32(1000 / flow.shape[2])
-    full = np.concatenate([scaled, optical_strain(scaled, shear=shear)[None]])
-    order = ("u", "v", "strain")
-    maps = resize_area(full[[order.index(name) for name in spec.channels]], spec.size)
+    planes = {"u": scaled[0], "v": scaled[1]}
+    if "strain" in spec.channels:
+        planes["strain"] = optical_strain(scaled, shear=shear)
+    maps = resize_area([planes[name] for name in spec.channels], spec.size)
     if spec.normalisation == "signed":
         return maps
     low = maps.min(axis=(1, 2), keepdims=True)

@@ -259,7 +259,7 @@ def _map(flow: NDArray[np.float32], spec: InputSpec, recipe: PreprocessRecipe) -
 def _check_moves(flows: Sequence[NDArray[np.float32]], where: str) -> None:
     import cv2
 
-    if max(float(cv2.magnitude(*flow).mean()) for flow in flows) < STILL:
+    if max(cv2.mean(cv2.magnitude(*flow))[0] for flow in flows) < STILL:
         raise MediaError(
             f"there is no movement between {where} (a still picture?), so there is no flow to recognise; give the "
             "frames of an expression."
@@ -273,8 +273,10 @@ def _made_up(count: int, length: int, method: str) -> list[str]:
 
 
 def _image(crop: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
-    planes = np.moveaxis(crop, 2, 0)
-    return np.ascontiguousarray(planes) if planes.shape[1:] == size else _eight_bit(resize_area(planes, size))
+    import cv2
+
+    planes: NDArray[np.uint8] = np.stack(cv2.split(crop)).astype(np.uint8, copy=False)
+    return planes if planes.shape[1:] == size else _eight_bit(resize_area(planes, size))
 
 
 def _eight_bit(brightness: NDArray[np.float32]) -> NDArray[np.uint8]:

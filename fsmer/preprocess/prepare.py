@@ -7,9 +7,12 @@ import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 import sys
+import threading
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +20,7 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -253,6 +256,29 @@ def _groups(specs: InputSpec | Sequence[InputSpec] | Mapping[str, Sequence[Input
 
 
 @dataclass(frozen=True)
+class _Part:
+    """A finished clip in the store of parts, where each worker of a run appends its clips to a file of its own.
+
+    There it is a line of JSON, the bytes of its media in the order named in that line, and its key. A run that is
+    stopped leaves at most one clip a file without its key, at the end.
+    """
+
+    path: Path
+    place: int
+    lengths: Mapping[str, int]
+    facts: Mapping[str, Any]
+
+    def media(self) -> dict[str, memoryview]:
+        ends = [0, *accumulate(self.lengths.values())]
+        with self.path.open("rb") as handle:
+            handle.seek(self.place)
+            held = memoryview(handle.read(ends[-1]))
+        if len(held) != ends[-1]:
+            raise DataError(f"the finished clips in {self.path} were cut short meanwhile; run the same again.")
+        return {name: held[low:high] for name, (low, high) in zip(self.lengths, pairwise(ends), strict=True)}
+
+
+@dataclass(frozen=True)
 class _Task:
     """One clip: where its frames are, and which of them count."""
 
@@ -263,6 +289,8 @@ class _Task:
     offset: int | None
     finished: str
     """Key under which a finished folder holds the clip; ``""`` where none does."""
+    parts: Mapping[str, _Part]
+    """What stopped runs have made of the clip, by key."""
 
 
 @dataclass(frozen=True)
@@ -272,10 +300,11 @@ class _Job:
     parts: Path
     groups: tuple[tuple[str, tuple[InputSpec, ...]], ...]
     recipe: PreprocessRecipe
+    inner: PreprocessRecipe
+    """What is left of the recipe once the face is cut out."""
     settings: str
-
-    def part(self, key: str) -> Path:
-        return self.parts / f"{key}.clip"
+    run: str
+    """Name of this run, unlike that of any other."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +313,7 @@ class _Outcome:
     key: str = ""
     origin: str = ""
     """``"made"``, ``"part"`` or ``"finished"``; ``""`` where the clip is left out."""
+    part: _Part | None = None
     problem: str = ""
     detail: str = ""
 
@@ -334,25 +364,62 @@ class _KeptCrops(CroppedFrames):
         return self._kept.get(index, super()._frame)
 
 
+def _prepare_in_worker(task: _Task, job: _Job) -> _Outcome:
+    with _one_thread():
+        return _prepare_clip(task, job)
+
+
 def _prepare_clip(task: _Task, job: _Job) -> _Outcome:
     """Make one clip's media and put them into the store of parts, unless they are there."""
-    with _one_thread():
-        try:
-            key = _key(task, job)
-            if key == task.finished:
-                return _Outcome(task.clip, key, "finished")
-            if job.part(key).is_file():
-                return _Outcome(task.clip, key, "part")
-            arrays, facts = _make(task, job)
-        except FATAL:
-            raise
-        except DataError as error:
-            return _Outcome(task.clip, problem=type(error).__name__, detail=str(error))
-        except Exception as error:  # decoders raise anything on damaged files, and no clip may stop the rest
-            reason = str(error).strip().splitlines()
-            return _Outcome(task.clip, problem=type(error).__name__, detail=reason[0] if reason else "no reason given")
-        _Part(job.part(key)).write(arrays, facts)
-        return _Outcome(task.clip, key, "made")
+    try:
+        key = _key(task, job)
+        if key == task.finished:
+            return _Outcome(task.clip, key, "finished")
+        if key in task.parts:
+            return _Outcome(task.clip, key, "part", task.parts[key])
+        arrays, facts = _make(task, job)
+    except FATAL:
+        raise
+    except DataError as error:
+        return _Outcome(task.clip, problem=type(error).__name__, detail=str(error))
+    except Exception as error:  # decoders raise anything on damaged files, and no clip may stop the rest
+        reason = str(error).strip().splitlines()
+        return _Outcome(task.clip, problem=type(error).__name__, detail=reason[0] if reason else "no reason given")
+    return _Outcome(task.clip, key, "made", _write_part(task, key, arrays, facts, job))
+
+
+def _write_part(task: _Task, key: str, arrays: Mapping[str, NDArray[Any]], facts: dict[str, Any], job: _Job) -> _Part:
+    # Processes on several machines may share the store, and threads a process.
+    path = job.parts / f"{job.run}-{platform.node()}-{os.getpid()}-{threading.get_ident()}.clips"
+    lengths = {name: array.nbytes for name, array in arrays.items()}
+    head = json.dumps({"clip": task.clip, "key": key, "media": lengths, "facts": facts}).encode() + b"\n"
+    start = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as handle:
+            handle.write(head)
+            for array in arrays.values():
+                handle.write(array.data)
+            handle.write(key.encode())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, start) if start else path.unlink()
+        raise _cannot_write(job.parts, error) from error
+    return _Part(path, start + len(head), lengths, facts)
+
+
+def _stored(store: Path) -> dict[str, dict[str, _Part]]:
+    """Clips that stopped runs have finished, by name and key."""
+    found: dict[str, dict[str, _Part]] = {}
+    for path in sorted(store.glob("*.clips")):
+        with path.open("rb") as handle, contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            for line in iter(handle.readline, b""):
+                head = json.loads(line)
+                part = _Part(path, handle.tell(), head["media"], head["facts"])
+                handle.seek(sum(part.lengths.values()), os.SEEK_CUR)
+                if handle.read(len(head["key"])) != head["key"].encode():
+                    break
+                found.setdefault(head["clip"], {})[head["key"]] = part
+    return found
 
 
 def _stored_type(spec: InputSpec) -> str:
@@ -372,12 +439,12 @@ def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[Any]], dict[str, An
     crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
     if isinstance(crops, CroppedFrames):
         crops = _KeptCrops(crops)
-    # Every group starts from the same crops, so the face is looked for once.
-    inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset", crop_size=crops.size)
     arrays: dict[str, NDArray[Any]] = {}
     notes: dict[str, None] = {}
     apex_from = ""
+    # Every group starts from the same crops and the same apex, so both are looked for once.
     for place, (_, specs) in enumerate(job.groups):
+        inner = replace(job.inner, apex="given") if apex_from else job.inner
         times = {"onset": onset, "apex": apex, "offset": offset}
         made = make_media(crops, specs, **times, recipe=inner, detector=CroppedFaces(), eight_bit=True)
         for spec in specs:
@@ -389,7 +456,6 @@ def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[Any]], dict[str, An
         notes.update(dict.fromkeys(made.notes))
         if made.apex is not None and not apex_from:
             apex, apex_from = made.apex, made.apex_method or ""
-            inner = replace(inner, apex="given")
     facts = {
         "onset_index": onset,
         "apex_index": apex,
@@ -481,10 +547,10 @@ def prepare(
 ) -> Prepared:
     """Make a clip set folder of a data set on disk: face, apex and flow of every clip, once.
 
-    Every finished clip goes to a store of parts, ``OUT.parts``, in one step; `out` appears when all are done and the
-    store goes then. A run that was stopped anywhere goes on where it was, with the same bytes in the end; a finished
-    folder takes in what has changed on disk since (clips that could not be used before are tried again). A clip that
-    cannot be used is left out and named in the report.
+    Every finished clip is added to a store of parts, ``OUT.parts``, and counts when it is whole there; `out` appears
+    when all are done and the store goes then. A run that was stopped anywhere goes on where it was, with the same bytes
+    in the end; a finished folder takes in what has changed on disk since (clips that could not be used before are tried
+    again). A clip that cannot be used is left out and named in the report.
 
     Parameters
     ----------
@@ -558,10 +624,12 @@ def prepare(
         finished = _finished(target, settings, resume=resume)
         if not resume:
             _empty(store)
-        job = _Job(store, held, steps, _hash(settings))
+        inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset")
+        job = _Job(store, held, steps, inner, _hash(settings), uuid.uuid4().hex)
+        parts = _stored(store)
         onsets, apexes, offsets = (_indices(table[f"{name}_index"]) for name in ("onset", "apex", "offset"))
         tasks = [
-            _Task(clip, path, onset, apex, offset, finished.get(clip, ""))
+            _Task(clip, path, onset, apex, offset, finished.get(clip, ""), parts.get(clip, {}))
             for clip, path, onset, apex, offset in zip(
                 table["clip"], table["path"], onsets, apexes, offsets, strict=True
             )
@@ -772,6 +840,7 @@ def _all_outcomes(
 
 def _outcomes(tasks: Sequence[_Task], job: _Job, workers: int | None, backend: str | None) -> Iterator[_Outcome]:
     if backend is None and workers == 1:
+        # This process is held to one thread already.
         yield from (_prepare_clip(task, job) for task in tasks)
         return
     from joblib import Parallel, cpu_count, delayed, parallel_config  # type: ignore[import-untyped]
@@ -788,7 +857,7 @@ def _outcomes(tasks: Sequence[_Task], job: _Job, workers: int | None, backend: s
             f"joblib's backend {backend!r} cannot be used ({error}); start or install it, or leave it out."
         ) from error
     try:
-        yield from run(delayed(_prepare_clip)(task, job) for task in tasks)
+        yield from run(delayed(_prepare_in_worker)(task, job) for task in tasks)
     except BrokenProcessPool as error:
         raise FsmerError(
             "a worker process died, most likely for lack of memory; run the same again with fewer workers: finished "
@@ -825,9 +894,8 @@ def _finish(
         whole.mkdir()
         wanted = [outcomes[clip] for clip in kept["clip"]]
         earlier = _Earlier(target, job) if any(one.origin == "finished" for one in wanted) else None
-        readers = [_reader(one, job, earlier) for one in wanted]
-        facts = [reader.facts() for reader in readers]
-        files = _write_tables(whole, job, _with_facts(kept, facts, job.recipe))
+        readers = [_reader(one, earlier) for one in wanted]
+        files = _write_tables(whole, job, _with_facts(kept, [reader.facts for reader in readers], job.recipe))
         files.append(write_text(whole / REPORT, report.to_csv(index=False, lineterminator="\n")))
         files.append(write_json(whole / SETTINGS, dict(settings)))
         if all(one.origin == "finished" for one in wanted) and _same(files, whole, target):
@@ -868,53 +936,10 @@ def _write_media(whole: Path, job: _Job, readers: Sequence[_Part | _Row]) -> Non
                 handle.write(media[kind])
 
 
-def _reader(outcome: _Outcome, job: _Job, earlier: _Earlier | None) -> _Part | _Row:
-    if outcome.origin == "finished" and earlier is not None:
+def _reader(outcome: _Outcome, earlier: _Earlier | None) -> _Part | _Row:
+    if earlier is not None and outcome.part is None:
         return _Row(earlier, earlier.rows[outcome.clip])
-    return _Part(job.part(outcome.key))
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A finished clip in the store of parts: one line of JSON, then the bytes of its media in the order named there."""
-
-    path: Path
-
-    def write(self, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
-        media = {name: array.tobytes() for name, array in arrays.items()}
-        head = {"facts": dict(facts), "media": {name: len(held) for name, held in media.items()}}
-        # One process at a time makes a clip, and whatever it leaves here goes with the store.
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(b"".join([json.dumps(head).encode(), b"\n", *media.values()]))
-            os.replace(temporary, self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise _cannot_write(self.path.parent, error) from error
-
-    def facts(self) -> dict[str, Any]:
-        with self.path.open("rb") as handle, self._checked():
-            return dict(json.loads(handle.readline())["facts"])
-
-    def media(self) -> dict[str, bytes]:
-        with self.path.open("rb") as handle, self._checked():
-            lengths = json.loads(handle.readline())["media"]
-            rest = handle.read()
-            ends = [0, *accumulate(lengths.values())]
-            if ends[-1] != len(rest):
-                raise ValueError(f"it has {len(rest)} bytes of media instead of {ends[-1]}")
-            return {name: rest[low:high] for name, (low, high) in zip(lengths, pairwise(ends), strict=True)}
-
-    @contextlib.contextmanager
-    def _checked(self) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self.path.unlink(missing_ok=True)
-            raise DataError(
-                f"the finished clip {self.path} is damaged and was removed ({error}); run the same again."
-            ) from error
+    return cast(_Part, outcome.part)
 
 
 class _Earlier:
@@ -938,9 +963,10 @@ class _Row:
     earlier: _Earlier
     row: int
 
-    def media(self) -> dict[str, bytes]:
-        return {name: array[self.row].tobytes() for name, array in self.earlier.arrays.items()}
+    def media(self) -> dict[str, memoryview]:
+        return {name: array[self.row].data for name, array in self.earlier.arrays.items()}
 
+    @property
     def facts(self) -> dict[str, Any]:
         values = self.earlier.facts.iloc[self.row].to_dict()
         return {str(name): None if pd.isna(value) else value for name, value in values.items()}

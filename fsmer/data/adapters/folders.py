@@ -59,23 +59,28 @@ def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
 def list_frames(folder: Path) -> Frames:
     """Names and numbers of the frame files of a folder; none where it cannot be read."""
     shapes: dict[tuple[str, ...], list[tuple[int, str]]] = {}
-    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    group: list[tuple[int, str]] | None = None
+    start, end = "", ""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if not entry.is_dir())
     except OSError:
         names = []
     for name in names:
+        # Nearly all names of a folder differ in their last number alone.
+        digits = name[len(start) : len(name) - len(end)]
+        if group is not None and name.startswith(start) and name.endswith(end) and digits.isdecimal():
+            group.append((int(digits), name))
+            continue
         stem, ending = os.path.splitext(name)
         if name.startswith(".") or ending.lower() not in IMAGE_ENDINGS:
             continue
         number = re.search(r"(\d+)\D*$", stem)
         if number is not None:
-            # Nearly all names of a folder differ in this number alone, so their shape is worked out once.
-            around = (stem[: number.start()], stem[number.end(1) :], ending)
-            if around not in known:
-                known[around] = tuple(re.sub(r"\d+", "0", part.lower()) for part in around)
-            shapes.setdefault(known[around], []).append((int(number[1]), name))
+            start, end = stem[: number.start()], stem[number.end(1) :] + ending
+            shape = tuple(re.sub(r"\d+", "0", part.lower()) for part in (start, stem[number.end(1) :], ending))
+            group = shapes.setdefault(shape, [])
+            group.append((int(number[1]), name))
     # Of groups of one size the first by name.
     most = max((len(group) for group in shapes.values()), default=0)
     frames = sorted(next((group for group in shapes.values() if len(group) == most), []))
