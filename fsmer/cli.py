@@ -538,16 +538,20 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="Folder (recording) or CSV file (clips) for the answers.", show_default=False)
     ] = None,
+    face: Annotated[
+        int,
+        typer.Option(help="Which of several faces, from the largest (0) down in the first picture with one.", min=0),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Movements of a face in a recording, or a saved recognizer's answers on clips; labels are not needed."""
     if not data:
-        _predict_recording(source, model, out, as_json)
+        _predict_recording(source, model, out, face, as_json)
         return
     _predict_clips(source, data, prefix, where, out, as_json)
 
 
-def _predict_recording(source: Path, model: str, out: Path | None, as_json: bool) -> None:
+def _predict_recording(source: Path, model: str, out: Path | None, face: int, as_json: bool) -> None:
     from fsmer.evaluation.recording import predict_recording
     from fsmer.preprocess.faces import NoFaceError
 
@@ -555,7 +559,9 @@ def _predict_recording(source: Path, model: str, out: Path | None, as_json: bool
         raise DataError(f"{source} holds weights and no recording; give the clips to ask it about with --data.")
     try:
         with _progress() as progress:
-            found = predict_recording(source, _trained(model), progress=functools.partial(progress, "reading"))
+            found = predict_recording(
+                source, _trained(model), which=face, progress=functools.partial(progress, "reading")
+            )
     except NoFaceError as error:
         print(f"fsmer: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_NO_FACE) from error

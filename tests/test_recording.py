@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -191,6 +192,15 @@ def test_a_recording_without_a_face_says_so(tmp_path: Path) -> None:
     frames = [np.clip(wall + rng.normal(0, 3, wall.shape), 0, 255).astype(np.uint8) for _ in range(12)]
     with pytest.raises(NoFaceError, match=r"no face was found in any of the 12 frames of .*wall\.mp4"):
         predict_recording(write_video(tmp_path / "wall.mp4", frames))
+
+
+def test_of_several_faces_the_largest_is_watched_or_the_one_asked_for(smile: SyntheticRecording) -> None:
+    other = smile.frame(0)[:, :, ::-1]
+    small = np.full((240, 220, 3), 90, np.uint8)
+    small[40:202, 2:218] = cv2.resize(other, (216, 162), interpolation=cv2.INTER_AREA)
+    frames = [np.hstack([smile.frame(number), small]) for number in range(len(smile))]
+    assert [one.label for one in predict_recording(frames).intervals] == ["positive"]
+    assert predict_recording(frames, which=1).intervals == ()
 
 
 def test_a_face_lost_half_way_is_said_in_faces(smile: SyntheticRecording) -> None:

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 
 from fsmer.data.synthetic_frames import Camera, Scene, SyntheticRecording, synthetic_recording
+from fsmer.preprocess.apex import facial_regions
 from fsmer.preprocess.faces import FacePose, crop_face
-from fsmer.preprocess.spotting import EnergyTrace, Movement, MovementSpotter, SpotterSettings, keep_moment
+from fsmer.preprocess.flow import remove_head_motion
+from fsmer.preprocess.spotting import (
+    EnergyTrace,
+    Movement,
+    MovementSpotter,
+    SpotterSettings,
+    keep_moment,
+    rigid_motion,
+)
 
 FPS = 25.0
 SIZE = (180, 320)
@@ -181,6 +190,16 @@ def test_a_webcam_s_noise_light_compression_and_blinks_are_no_movement(seed: int
     assert spot(drawn(6.0, rest=NEVER, camera=camera, seed=seed)) == []
 
 
+def test_what_moves_as_the_recording_begins_has_no_rest_to_be_told_from(
+    smiles: tuple[SyntheticRecording, list[Movement]],
+) -> None:
+    recording, found = smiles
+    assert len(found) >= 2
+    begin = recording.intervals[0].onset - 2
+    late = spot(recording.frame(number) for number in range(begin, len(recording)))
+    assert [one.apex.number + begin for one in late] == [pytest.approx(one.apex.number, abs=2) for one in found[1:]]
+
+
 def test_frames_may_come_at_a_changing_rate() -> None:
     recording = drawn(7.0, camera=QUIET)
     rng = np.random.default_rng(1)
@@ -230,6 +249,49 @@ def test_a_head_that_shifts_is_ignored() -> None:
     picture = drawn(1.0, camera=Camera.perfect()).frame(0)
     shifts = np.round(6 * np.sin(np.arange(120) / 12)).astype(int)
     assert spot(np.roll(picture, shift, axis=1) for shift in shifts) == []
+
+
+def test_a_turning_head_leaves_little_in_the_facial_regions() -> None:
+    """Truth is the flow of drawn heads, whose relief is another one for each."""
+    side = 96
+    regions, face = facial_regions(side)
+    left = {"affine": 0.0, "rigid": 0.0}
+    for seed in range(4):
+        shaken = Camera(noise=0.0, light=0.0, head=3.0, blinks=0.0)
+        recording = drawn(8.0, rest=NEVER, camera=shaken, seed=seed)
+        matrix = KnownFace().detect(recording.frame(0))[0].matrix((side, side))
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        flow = np.stack([cv2.warpAffine(part, matrix, (side, side), flags=flags) for part in recording.flow(0, 60)])
+        cut = np.einsum("ij,jhw->ihw", np.linalg.inv(matrix[:, :2]), flow).astype(np.float32)
+        for name, rest in (("affine", remove_head_motion(cut, face)), ("rigid", cut - rigid_motion(cut, face))):
+            left[name] += float(np.linalg.norm(regions @ rest.reshape(2, -1).T))
+    assert left["rigid"] < 0.3 * left["affine"]
+
+
+def test_a_detector_that_is_far_off_now_and_then_costs_no_movement() -> None:
+    class Jumpy(KnownFace):
+        def follow(self, frame: np.ndarray, before: FacePose, number: int = 0) -> FacePose | None:
+            x, y, width, roll = (166.0, 78.0, 80.0, 0.2) if number % 25 < 3 else (160.0, 95.0, 84.0, np.deg2rad(3.0))
+            return FacePose(x, y, width, roll)
+
+    recording = drawn(5.0, camera=QUIET)
+    found = spot(recording, MovementSpotter(FPS, detector=Jumpy()))
+    assert len(found) == len(recording.intervals)
+    for one, true in zip(found, recording.intervals, strict=True):
+        assert abs(one.apex.number - true.apex) <= 3
+
+
+def test_a_smile_that_grows_in_steps_is_no_speech() -> None:
+    recording = drawn(3.0, units=[[12]], rest=(0.4, 0.4), duration=(1.2, 1.2), amplify=5.0, camera=QUIET)
+    rise = np.arange(recording.intervals[0].onset, recording.intervals[0].apex + 1)
+
+    def frames() -> Iterator[np.ndarray]:
+        yield from (recording.frame(0) for _ in range(50))
+        for step in np.array_split(rise, 3):
+            yield from (recording.frame(int(number)) for number in step)
+            yield from (recording.frame(int(step[-1])) for _ in range(22))
+
+    assert len(spot(frames())) >= 2
 
 
 def test_a_still_picture_gives_nothing() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs_fields import LANDMARKS
+from fsmer.data.flow_model import CROP_ASPECT
 from fsmer.preprocess.apex import BLINK_REACH, REGIONS, FlowEnergy, facial_regions
 from fsmer.preprocess.faces import CascadeDetector, FaceDetector, FacePose, FaceTracker, Which, crop_face
 from fsmer.preprocess.flow import head_motion
@@ -37,10 +38,14 @@ FAR = 0.12
 # Seconds after which a reference picture is renewed, distance of the face in crop widths at which it is earlier, and
 # frames that are compared with the old and the new one.
 AGE, SHIFTED, OVERLAP = 2.0, 0.06, 5
-# Seconds over which rest is averaged.
+# Seconds whose poses are one pose: the tracker's are a little unsteady, and now and then one of them is far off.
+POSED = 0.5
+# Seconds over which rest is averaged; what begins sooner after a face came into view has no rest to be told from.
 REST = 0.4
 # Least spread of noise in a coordinate of a region, thousandths of the face width.
 FLOOR = 0.1
+# Motion of the head, thousandths of the face width, at which twice the share of it is left as of a small one.
+TURNED = 40.0
 # Seconds for which a hand that came before the face is looked for.
 HIDDEN = 5.0
 # Seconds after a movement within which the opposite one is the way back from it.
@@ -48,6 +53,9 @@ RETURN = 0.2
 # Speech: so many movements in a row, most of each around the mouth, with no longer pause between them.
 WORDS, PAUSE, MOUTH = 3, 0.8, 0.75
 MOUTH_REGIONS = ("nose_wing", "cheek", "nasolabial", "mouth_corner", "lip_upper", "lip_lower", "chin")
+# A face that talks all the time: least movement of the mouth (root of the sum of squares, thousandths of the face
+# width), and the share of it that the mouth usually moves the same way or back between two instants.
+CHATTER = (8.0, 0.12)
 # How much more than the quiet share of the instants the usual one may move and still be rest.
 UNREST = 1.3
 # Frames that steady an onset (at rest before it) and an apex (around it), and the seconds they may span.
@@ -89,15 +97,25 @@ class SpotterSettings:
         Shortest movement, and the longest: what lasts longer ends there.
     hold : float
         A face that stays as it is for so long has got a new rest.
+    held : float
+        A movement that does not come back, as what only drifts does not, must reach so many times `times`, and as
+        many times `noise`.
     slow : float
         Seconds; a movement that takes longer from onset to apex, as a head that drifts does, must be larger by as many
         times, or reach `most`.
     turn : float
         A movement must be larger, a region, than this share of what the head has moved in the meantime.
+    noise : float
+        And so many times what frames at rest differ from each other in the same measure.
     blink : float
         Where the lids move so many times as far as any other region, it was a blink.
     renew : int
         Frames between two searches for the face.
+
+    Notes
+    -----
+    `turn` was chosen on drawn recordings of 20 s (seeds 501 to 508, three of each), `noise` and `held` on dark and
+    compressed drawings of faces at rest (seeds 7001 to 7004) and on the former; none of them is in a benchmark.
     """
 
     rate: float = 50.0
@@ -114,8 +132,10 @@ class SpotterSettings:
     minimum: float = 0.1
     longest: float = 2.0
     hold: float = 0.5
+    held: float = 1.5
     slow: float = 0.2
-    turn: float = 0.12
+    turn: float = 0.05
+    noise: float = 2.0
     blink: float = 2.0
     renew: int = 50
 
@@ -297,8 +317,9 @@ class _RegionShift:
     """Where the facial regions of a reference crop have come to in later crops, apart from the head.
 
     Lucas & Kanade's least squares (1981), which do not flatten movements of a fraction of a pixel as regularised flow
-    does: first one affine motion and one change of light for the whole face, robustly, so that what moves otherwise has
-    no say in it; then, in the picture that was brought back by it, one vector for every region.
+    does: first one motion of a rigid head (affine, and what its relief adds when it turns) and one change of light for
+    the whole face, robustly, so that what moves otherwise has no say in it; then, in the picture that was brought back
+    by it, one vector for every region.
 
     Parameters
     ----------
@@ -329,8 +350,12 @@ class _RegionShift:
         self.some = (slice(None, None, self.coarse),) * 2
         self.counted = some[self.some].ravel()
         dx, dy, x, y, here = (part[self.some].ravel() for part in (across, down, self.x, self.y, self.picture))
-        self.basis = np.stack([dx * x, dx * y, dx, dy * x, dy * y, dy, here, np.ones_like(here)], axis=1)[self.counted]
-        self.head = np.zeros(6, np.float32)
+        self.relief = head_relief(side)
+        high = self.relief[self.some].ravel()
+        self.basis = np.stack(
+            [dx * x, dx * y, dx, dy * x, dy * y, dy, dx * high, dy * high, here, np.ones_like(here)], axis=1
+        )[self.counted]
+        self.head = np.zeros(8, np.float32)
 
     def __call__(self, current: Grey) -> Vectors:
         """Mean movement of every region, (R, 2), thousandths of the crop width."""
@@ -344,11 +369,11 @@ class _RegionShift:
             scale = 3.0 * float(np.median(np.abs(error))) + 0.6
             trust = 1 / (1 + (error / scale) ** 2) ** 2 if turn else np.ones_like(error)
             weighted = self.basis * trust[:, None]
-            step = np.linalg.solve(weighted.T @ self.basis + 1e-3 * np.eye(8, dtype=np.float32), weighted.T @ error)
-            self.head = self.head - step[:6]
+            step = np.linalg.solve(weighted.T @ self.basis + 1e-3 * np.eye(10, dtype=np.float32), weighted.T @ error)
+            self.head = self.head - step[:8]
         if float(np.abs(self.head).max()) > 0.5 * len(current):
             # Lost; the next picture is looked for afresh.
-            self.head = np.zeros(6, np.float32)
+            self.head = np.zeros(8, np.float32)
         error = self._back(picture, (slice(None),) * 2) - self.picture
         # Light that changes from place to place.
         error -= cv2.blur(cv2.blur(error, (31, 31)), (31, 31))
@@ -360,9 +385,10 @@ class _RegionShift:
         """The picture as it would look had the head not moved."""
         import cv2
 
-        x, y = self.x[where], self.y[where]
-        a, b, c, d, e, f = (float(value) for value in self.head)
-        columns, rows = self.columns[where] + (a * x + b * y + c), self.rows[where] + (d * x + e * y + f)
+        x, y, high = self.x[where], self.y[where], self.relief[where]
+        a, b, c, d, e, f, yaw, pitch = (float(value) for value in self.head)
+        columns = self.columns[where] + (a * x + b * y + c + yaw * high)
+        rows = self.rows[where] + (d * x + e * y + f + pitch * high)
         return np.asarray(
             cv2.remap(picture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
         )
@@ -371,6 +397,73 @@ class _RegionShift:
         import cv2
 
         return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), self.blur))
+
+
+@lru_cache(maxsize=4)
+def head_relief(side: int) -> NDArray[np.float32]:
+    """How far a face stands out beyond the plane that fits it best, in crop widths, on crops of `side`.
+
+    What a turn of the head moves apart from an affine motion is proportional to this. A round skull with nose, mouth
+    and sockets in the proportions of an average adult (a crop is some 11 cm wide).
+    """
+    axis = (np.arange(side) + 0.5) / side - 0.5
+    x, y = axis[None, :], CROP_ASPECT * axis[:, None]
+
+    def bump(across: float, down: float, width: float, height: float) -> Vectors:
+        one: Vectors = np.exp(-0.5 * (((np.abs(x) - across) / width) ** 2 + ((y - down) / height) ** 2))
+        return one
+
+    skull = 0.64 * np.sqrt(np.clip(1 - (x / 0.69) ** 2 - ((y + 0.25) / 1.1) ** 2, 0.01, None))
+    eye_x, eye_y = LANDMARKS["lid_upper"]
+    nose, mouth = LANDMARKS["nose_side"][1], LANDMARKS["lip_upper"][1]
+    relief = (
+        skull
+        + 0.14 * bump(0, CROP_ASPECT * (nose + 0.04), 0.065, 0.1)
+        + 0.05 * bump(0, CROP_ASPECT * mouth, 0.2, 0.15)
+        - 0.04 * bump(eye_x, CROP_ASPECT * eye_y, 0.12, 0.07)
+    )
+    basis = np.stack(np.broadcast_arrays(x, y, np.ones((side, side))), axis=-1).reshape(-1, 3)
+    plane = np.linalg.lstsq(basis, relief.ravel(), rcond=None)[0]
+    high: NDArray[np.float32] = (relief - (basis @ plane).reshape(side, side)).astype(np.float32)
+    return high
+
+
+def rigid_motion(flow: NDArray[np.float32], face: NDArray[np.float32], *, iterations: int = 8) -> NDArray[np.float32]:
+    """What a head of average relief does in a flow field between two crops, robustly: affine, and its turning.
+
+    Parameters
+    ----------
+    flow : array of shape (2, side, side)
+    face : array of shape (side, side)
+        How much each pixel counts.
+    iterations : int
+
+    Returns
+    -------
+    float32 array of shape (2, side, side)
+    """
+    side = flow.shape[1]
+    affine = head_motion(flow, face, iterations=iterations).field((side, side))
+    step = max(1, side // 50)
+    basis = _rigid_basis(side)
+    some = basis.reshape(side, side, -1)[::step, ::step].reshape(-1, basis.shape[1])
+    values = (flow - affine)[:, ::step, ::step].reshape(2, -1).T.astype(np.float64)
+    weight = face[::step, ::step].ravel()
+    solved = np.zeros((basis.shape[1], 2))
+    for _ in range(iterations):
+        error = np.linalg.norm(values - some @ solved, axis=1)
+        scale = 1.5 * float(np.median(error[weight > 0])) + 1e-9
+        trusted = some * (weight / (1 + (error / scale) ** 2) ** 2)[:, None]
+        solved = np.linalg.solve(trusted.T @ some + 1e-9 * np.eye(len(solved)), trusted.T @ values)
+    turned: NDArray[np.float32] = affine + (basis @ solved).T.reshape(flow.shape).astype(np.float32)
+    return turned
+
+
+@lru_cache(maxsize=4)
+def _rigid_basis(side: int) -> Vectors:
+    axis = (np.arange(side) + 0.5) / side - 0.5
+    x, y = (part.ravel() for part in np.meshgrid(axis, axis))
+    return np.stack([x, y, np.ones_like(x), head_relief(side).ravel()], axis=1)
 
 
 @dataclass(frozen=True)
@@ -502,13 +595,14 @@ class MovementSpotter:
 
     def _forget(self) -> None:
         """Begin anew where a face comes into view."""
-        self._poses: deque[FacePose] = deque(maxlen=5)
+        self._poses: deque[FacePose] = deque(maxlen=max(5, round(POSED / self._interval)))
         self._crop_pose: FacePose | None = None
         self._gauge: _RegionShift | None = None
         self._former: tuple[FacePose, _RegionShift, Vectors] | None = None
         self._gaps: list[Vectors] = []
         self._base = np.zeros((len(facial_regions(self._energy.side)[0]), 2))
         self._begun = 0.0
+        self._since: float | None = None
         self._readings.clear()
         self._waiting.clear()
         self._recent.clear()
@@ -581,7 +675,7 @@ class MovementSpotter:
     # -- where the face has come to -----------------------------------------------------------------------------------
 
     def _read(self, frame: Frame, pose: FacePose, number: int, time: float) -> _Reading:
-        # The tracker's poses are a little unsteady; a median of a few of them is not.
+        self._since = time if self._since is None else self._since
         self._poses.append(pose)
         steady = _middle(list(self._poses))
         moment = keep_moment(frame, pose, number, time)
@@ -677,10 +771,10 @@ class MovementSpotter:
         change = float(np.linalg.norm(self._restless.of(here - self._smoothed(max(0, place - hold)))))
         settled = lasted > self.settings.hold and change < max(0.8 * self.settings.times, 0.3 * self._peak)
         if settled or lasted > self.settings.longest:
-            return self._end(place, held=True)
+            return self._end(place, held=True, settled=settled)
         return []
 
-    def _end(self, now: int, *, held: bool = False) -> list[Movement]:
+    def _end(self, now: int, *, held: bool = False, settled: bool = False) -> list[Movement]:
         """The movement that is over, unless it was none; the state is that of rest again."""
         rest, start = self._rest, self._start
         assert rest is not None
@@ -700,9 +794,11 @@ class MovementSpotter:
         rise = self._readings[apex].moment.time - self._readings[onset].moment.time
         # A head that drifts takes its time.
         slow = self._peak < self.settings.times * rise / self.settings.slow
+        doubt = self.settings.held if held else 1.0
         moved = whitened[apex]
         released = self._held is not None and _cosine(moved, self._held) < -0.5
-        movement = None if released else self._movement(onset, apex, now, slow)
+        small = held and self._peak < doubt * self.settings.times
+        movement = None if released or small else self._movement(onset, apex, now, slow, doubt * self.settings.noise)
         self._held = moved if held else None
         self._start, self._above, self._peak = None, 0, 0.0
         self._free = now if movement is not None or held else self._free
@@ -711,26 +807,41 @@ class MovementSpotter:
         self._forget_until(self._readings[now].moment.time - (0.0 if held else BEFORE))
         if movement is None:
             return []
-        if _mouth_share(places[apex]) < MOUTH:
+        # A mouth that talks does not stay as it is.
+        if settled or _mouth_share(places[apex]) < MOUTH:
             return [*self._let_go(), movement]
+        if self._chatters(places[apex]):
+            return []
         # Of a long talk the last few are enough to go on from.
         self._spoken = [*self._spoken[1 - WORDS :], movement]
         return []
 
-    def _movement(self, onset: int, apex: int, offset: int, slow: bool) -> Movement | None:
+    def _chatters(self, moved: Vectors) -> bool:
+        """Whether a large movement of the mouth is what the mouth does most of the time, only more of it."""
+        length = float(np.linalg.norm(moved))
+        if length < CHATTER[0]:
+            return False
+        usual = np.abs(np.array(self._steps) @ moved.ravel()) / length
+        return float(np.median(usual)) > CHATTER[1] * length
+
+    def _movement(self, onset: int, apex: int, offset: int, slow: bool, times_noise: float) -> Movement | None:
         """What happened between these readings, checked by comparing onset and apex directly."""
         readings = list(self._readings)
         moments = tuple(reading.moment for reading in readings[onset : offset + 1])
         if apex <= onset or moments[-1].time - moments[0].time < self.settings.minimum:
             return None
+        if self._since is not None and moments[0].time - self._since < REST:
+            return None
         found = [reading.moment.of_frame(reading.moment.pose) for reading in readings]
-        steady = [_middle(found[max(0, n - 2) : n + 3]) for n in range(onset, offset + 1)]
+        reach = max(2, round(POSED / self._interval) // 2)
+        steady = [_middle(found[max(0, n - reach) : n + reach + 1]) for n in range(onset, offset + 1)]
         if _distance(steady[0], steady[apex - onset]) < FAR:
             steady = [steady[0]] * len(steady)
         before = tuple(reading.moment for reading in readings[max(0, onset - STEADY[0]) : onset])
         movement = Movement(moments, apex - onset, 0.0, tuple(steady), before)
         # Means over all of them: what moves on in them anyway, a hand or a head, does not fit the mean.
-        rest, top = (self._energy.prepare(_mean(some)) for some in movement.near((self._energy.side,) * 2))
+        at_rest, at_top = movement.near((self._energy.side,) * 2)
+        rest, top = (self._energy.prepare(_mean(some)) for some in (at_rest, at_top))
         seen = self._compare(rest, top)
         if self._is_hidden(rest, movement.onset.time):
             return None
@@ -740,14 +851,25 @@ class MovementSpotter:
             return None
         if not self._is_expression(seen, slow) or self._is_return(seen.vectors, movement.onset.time):
             return None
+        if float(np.linalg.norm(seen.vectors)) < times_noise * self._noise(at_rest, at_top):
+            return None
         self._last = seen.vectors, movement.offset.time
         return replace(movement, energy=float(np.linalg.norm(seen.vectors)))
+
+    def _noise(self, at_rest: Sequence[Frame], at_top: Sequence[Frame]) -> float:
+        """Energy that noise alone would show between the two means, from frames at rest among themselves."""
+        halves = at_rest[::2], at_rest[1::2]
+        if not halves[1]:
+            return 0.0
+        alone = self._compare(*(self._energy.prepare(_mean(some)) for some in halves))
+        fewer = (1 / len(at_rest) + 1 / len(at_top)) / (1 / len(halves[0]) + 1 / len(halves[1]))
+        return float(np.linalg.norm(alone.vectors)) * fewer**0.5
 
     def _is_expression(self, seen: _Comparison, slow: bool) -> bool:
         energy = float(np.linalg.norm(seen.vectors))
         least = self.settings.most if slow else self.settings.least
-        # A turn that is large or takes its time leaves more of itself beside the affine motion.
-        turn = self.settings.turn * max(1 + seen.head / 100, 1.75 if slow else 1.0)
+        # A turn that is large or takes its time leaves more of itself beside the motion of an average head.
+        turn = self.settings.turn * max(1 + (seen.head / TURNED) ** 2, 1.75 if slow else 1.0)
         if energy < least or energy / len(seen.vectors) ** 0.5 < turn * seen.head:
             return False
         # Smooth flow carries a blink into the outer brows.
@@ -782,7 +904,7 @@ class MovementSpotter:
         side = self._energy.side
         regions, face = facial_regions(side)
         flow = self._energy.method(first, second)
-        motion = head_motion(flow, face, iterations=8).field((side, side))
+        motion = rigid_motion(flow, face)
         unit = 1000 / side
         still = (flow - motion).reshape(2, -1) * unit
         return _Comparison(
