@@ -108,7 +108,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         found = results[row.name]
         scores = " | ".join(f"{found[shot]:.2f}" if shot in found else "-" for shot in ("0", "1", "5", "10"))
         trained = f"{row.epochs} | {found['seconds']:.0f}" if row.epochs else "shipped | -"
-        lines.append(f"| `{row.name}` | {row.sizes} | {found['parameters'] / 1e6:.2f} M | {trained} | {scores} |")
+        held = found["parameters"]
+        size = f"{held / 1e6:.2f} M" if held > 10_000 else f"{held:,}"
+        lines.append(f"| `{row.name}` | {row.sizes} | {size} | {trained} | {scores} |")
     return "\n".join(lines)
 
 
