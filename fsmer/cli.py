@@ -540,7 +540,9 @@ def predict(
     ] = None,
     face: Annotated[
         int,
-        typer.Option(help="Which of several faces, from the largest (0) down in the first picture with one.", min=0),
+        typer.Option(
+            help="Which of several faces, from the largest (0) down in the first picture with so many.", min=0
+        ),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -548,6 +550,8 @@ def predict(
     if not data:
         _predict_recording(source, model, out, face, as_json)
         return
+    if face:
+        raise typer.BadParameter("clips show one face each; leave it out with --data", param_hint="--face")
     _predict_clips(source, data, prefix, where, out, as_json)
 
 

@@ -201,6 +201,8 @@ def test_of_several_faces_the_largest_is_watched_or_the_one_asked_for(smile: Syn
     frames = [np.hstack([smile.frame(number), small]) for number in range(len(smile))]
     assert [one.label for one in predict_recording(frames).intervals] == ["positive"]
     assert predict_recording(frames, which=1).intervals == ()
+    with pytest.raises(NoFaceError, match=r"face 2 was asked for .* none of the 12 frames .* shows so many"):
+        predict_recording(frames[:12], which=2)
 
 
 def test_a_face_lost_half_way_is_said_in_faces(smile: SyntheticRecording) -> None:
@@ -335,6 +337,15 @@ def test_the_command_prints_one_json_object_and_writes_the_folder(video: Path, t
         "intervals.csv",
     }
     assert json.loads((tmp_path / "answer" / "recording.json").read_text()) == answer
+
+
+def test_the_command_watches_the_face_that_is_asked_for(video: Path, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["predict", str(video), "--face", "4", "--json"])
+    assert found.exit_code == 2
+    assert "face 4 was asked for" in found.stderr
+    found = CliRunner().invoke(app, ["predict", str(tmp_path), "--data", "synthetic:lab:3", "--face", "1"])
+    assert found.exit_code == 2
+    assert "leave it out with --data" in found.stderr
 
 
 def test_the_command_exits_with_2_and_the_word_face_where_there_is_none(tmp_path: Path) -> None:

@@ -303,6 +303,7 @@ class RecordingReader:
         self._answerer = _Answerer(model, classes)
         self._timed = _Timed(source, frames_per_second)
         self._progress = progress
+        self._which = which
         self._spotter = MovementSpotter(self._timed.fps, detector=detector, which=which, settings=settings)
         self._kept: list[PredictedInterval] = []
 
@@ -320,6 +321,11 @@ class RecordingReader:
             raise MediaError(
                 f"{name} has {frames} frame{'s' if frames > 1 else ''}, too few to see a movement; give a recording of "
                 "a second or more."
+            )
+        if not self._spotter.faces and self._which not in ("largest", 0):
+            raise NoFaceError(
+                f"face {self._which} was asked for (counted from 0, largest first), but none of the {frames} frames of "
+                f"{name} shows so many; ask for a smaller number."
             )
         if not self._spotter.faces:
             raise NoFaceError(

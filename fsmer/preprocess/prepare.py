@@ -260,7 +260,7 @@ class _Part:
     """A finished clip in the store of parts, where each worker of a run appends its clips to a file of its own.
 
     There it is a line of JSON, the bytes of its media in the order named in that line, and its key. A run that is
-    stopped leaves at most one clip a file without its key, at the end.
+    stopped leaves clips without their key at the end of a file.
     """
 
     path: Path
@@ -402,7 +402,10 @@ def _write_part(task: _Task, key: str, arrays: Mapping[str, NDArray[Any]], facts
             handle.write(key.encode())
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.truncate(path, start) if start else path.unlink()
+            if start:
+                os.truncate(path, start)
+            else:
+                path.unlink()
         raise _cannot_write(job.parts, error) from error
     return _Part(path, start + len(head), lengths, facts)
 
@@ -411,7 +414,9 @@ def _stored(store: Path) -> dict[str, dict[str, _Part]]:
     """Clips that stopped runs have finished, by name and key."""
     found: dict[str, dict[str, _Part]] = {}
     for path in sorted(store.glob("*.clips")):
-        with path.open("rb") as handle, contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        # What cannot be read, or ends in the middle, is made again.
+        broken = (OSError, ValueError, KeyError, TypeError, AttributeError)
+        with contextlib.suppress(*broken), path.open("rb") as handle:
             for line in iter(handle.readline, b""):
                 head = json.loads(line)
                 part = _Part(path, handle.tell(), head["media"], head["facts"])
@@ -1001,6 +1006,6 @@ def _write_tables(whole: Path, job: _Job, table: pd.DataFrame) -> list[Path]:
 
 def _cannot_write(target: Path, error: OSError, parts: Path | None = None) -> OutputError:
     return OutputError(
-        f"cannot write {target}: {error.strerror or error}; make room there, then run the same again: finished clips "
-        f"are kept in {parts or target}."
+        f"cannot write {target}: {error.strerror or error}; mend that (room, permissions), then run the same again: "
+        f"finished clips are kept in {parts or target}."
     )

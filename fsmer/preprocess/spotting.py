@@ -115,9 +115,9 @@ class SpotterSettings:
     Notes
     -----
     `turn` was chosen on drawn recordings of 20 s (seeds 501 to 508, three of each), `noise` and `held` on dark and
-    compressed drawings of faces at rest (seeds 7001 to 7004) and on the former; what a talking mouth is, on drawings that
-    talk (seed 7013). The growth of `turn` with the motion of the head was also tried on a film of a real performance.
-    Seeds of the benchmark from 11 on were looked at by no one before.
+    compressed drawings of faces at rest (seeds 7001 to 7004) and on the former; what a talking mouth is, on drawings
+    that talk (seed 7013). The growth of `turn` with the motion of the head was also tried on a film of a real
+    performance. Nothing was chosen on seeds of the benchmark from 11 on.
     """
 
     rate: float = 50.0
@@ -821,7 +821,8 @@ class MovementSpotter:
     def _chatters(self, moved: Vectors) -> bool:
         """Whether a large movement of the mouth is what the mouth does most of the time, only more of it."""
         length = float(np.linalg.norm(moved))
-        if length < CHATTER[0]:
+        # A recording of a few frames has shown no steps yet.
+        if length < CHATTER[0] or not self._steps:
             return False
         usual = np.abs(np.array(self._steps) @ moved.ravel()) / length
         return float(np.median(usual)) > CHATTER[1] * length
