@@ -48,7 +48,7 @@ ROWS = (
     Row("flow_resnet18", {"size": 56}, epochs=15),
     Row("tcae", {"size": 64, "embedding": "difference"}, epochs=20),
     Row("merau", {"frame_size": 64, "flow": {"size": 56}}, epochs=15),
-    Row("mmnet", {"size": 112, "pool": 2}, epochs=12),
+    Row("mmnet", {"size": 56, "stem": [[24, 1]], "stages": [[48, 2], [48, 1], [96, 2], [96, 1]], "pool": 7}, epochs=15),
     Row("mubert_tiny", epochs=10),
     Row("r3d10_attribute", VIDEO, epochs=15, params={"learning_rate": 1e-3}),
     Row("r3d18_attribute", VIDEO, epochs=15, params={"learning_rate": 1e-3}),
