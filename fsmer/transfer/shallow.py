@@ -119,7 +119,9 @@ class _Run:
             # Every batch begins with a fresh word, as it does where each draws for itself.
             words = sum((size * self.windows * FILTERS + 7) // 8 for size in sizes)
             drawn = draw_noise((8 * words,), torch.device("cpu"))
-        factors = torch.tensor([trainer._factor(number) for number in range(len(sizes))], dtype=torch.float64)
+        factors = torch.tensor(
+            [trainer._factor(trainer.epoch, number) for number in range(len(sizes))], dtype=torch.float64
+        )
         losses = torch.empty(len(sizes), dtype=torch.float64)
         labels = trainer.targets.labels[rows]
         norm = network.normalisation

@@ -223,7 +223,7 @@ class Trainer(Training):
         for epoch in range(self.recipe.epochs):
             for number, batch in enumerate(self._batches(epoch)):
                 inputs = self._augmented(self._inputs(batch.rows), batch)
-                rate = schedule_factor(self.recipe, epoch + number / self.steps_an_epoch, 1 / self.steps_an_epoch)
+                rate = self._factor(epoch, number)
                 seed = None if number else self._epoch_seed(epoch)
                 yield Step(inputs, take(self.targets, batch.rows, self.device), rate, seed)
         self.backbone.eval()
@@ -255,9 +255,9 @@ class Trainer(Training):
             self._taken = []
             self._end_epoch(float(np.average(losses, weights=clips)))
 
-    def _factor(self, number: int) -> float:
-        """On the learning rates in a step of the current epoch."""
-        return schedule_factor(self.recipe, self.epoch + number / self.steps_an_epoch, 1 / self.steps_an_epoch)
+    def _factor(self, epoch: int, number: int) -> float:
+        """On the learning rates in a step of an epoch; step -1 is the last one of the epoch before."""
+        return schedule_factor(self.recipe, epoch + number / self.steps_an_epoch, 1 / self.steps_an_epoch)
 
     def _epoch_seed(self, epoch: int) -> int:
         return (self.seed << 20) + epoch
@@ -269,7 +269,7 @@ class Trainer(Training):
         sums, clips = 0.0, 0
         first = self.epoch * self.steps_an_epoch
         for number, batch in enumerate(self._batches(self.epoch)):
-            self._set_rates((first + number) / self.steps_an_epoch)
+            self._set_rates(number)
             loss = self._step(batch)
             sums += loss * len(batch.rows)
             clips += len(batch.rows)
@@ -314,15 +314,14 @@ class Trainer(Training):
                 * ("crop" in recipe.augment),
             )
 
-    def _set_rates(self, epochs_done: float) -> None:
-        factor = schedule_factor(self.recipe, epochs_done, 1 / self.steps_an_epoch)
+    def _set_rates(self, number: int) -> None:
+        factor = self._factor(self.epoch, number)
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
 
     def _rate(self) -> float:
         """The recipe's learning rate as it was in the last step of the last epoch."""
-        step = 1 / self.steps_an_epoch
-        return self.recipe.learning_rate * schedule_factor(self.recipe, self.epoch - step, step)
+        return self.recipe.learning_rate * self._factor(self.epoch, -1)
 
     def _read_all(self) -> dict[str, Tensor] | None:
         clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in self.backbone.input_specs)
