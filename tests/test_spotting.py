@@ -171,6 +171,18 @@ def test_an_expression_after_a_hand_has_passed_is_found() -> None:
     assert abs(found[0].apex.number - first.apex) <= 3
 
 
+@pytest.mark.parametrize("speed", [4, 6, 8, 10, 13, 16])
+def test_a_face_that_leaves_the_picture_has_not_moved(still_frames: list[np.ndarray], speed: int) -> None:
+    def leaving() -> Iterator[np.ndarray]:
+        for number, frame in enumerate(still_frames):
+            gone = speed * max(0, number - 60)
+            yield np.pad(frame[:, : max(1, 320 - gone)], ((0, 0), (min(gone, 319), 0), (0, 0)), "reflect")
+
+    spotter = MovementSpotter(FPS)
+    assert spot(leaving(), spotter) == []
+    assert spotter.faces > 65
+
+
 def test_a_mouth_that_begins_to_talk_is_no_expression(still_frames: list[np.ndarray]) -> None:
     talk = drawn(
         5.0,

@@ -206,7 +206,7 @@ def crop_face(frame: Frame, pose: FacePose, size: tuple[int, int] = (224, 224)) 
 # The picture of a face that the cascade's boxes are refined with: where a face is darker (+) or lighter (-) than its
 # neighbourhood. Centre and standard deviations in crop units, strength; what is off the middle is mirrored.
 _SHADES: tuple[tuple[float, float, float, float, float], ...] = (
-    (0.285, -0.21, 0.085, 0.032, 1.3),  # eyes
+    (0.285, -0.21, 0.045, 0.035, 0.8),  # iris and lids; in a dark face the white beside them is light
     (0.25, -0.325, 0.12, 0.025, 0.9),  # brows
     (0.055, 0.075, 0.04, 0.02, 0.9),  # nostrils
     (0.0, 0.235, 0.15, 0.02, 1.1),  # mouth line
@@ -336,8 +336,9 @@ class _Step:
 
 # From a box of the cascade: coarsely near it, then more freely around what was found.
 _COARSE = (_Step(0.15, 0.18, 16, 2), 0.02)
-_FINE = ((_Step(0.07, 0.10, 6, 2), 0.003), (_Step(0.03, 0.04, 2, 1), 0.003))
-_FOLLOW = _Step(0.1, 0.04, 4, 1)
+_FINE = ((_Step(0.07, 0.10, 6, 2), 0.012), (_Step(0.03, 0.04, 2, 1), 0.006))
+# From one frame to the next.
+_FOLLOW = (_Step(0.1, 0.04, 4, 1), 0.003)
 
 
 @dataclass(frozen=True)
@@ -382,7 +383,8 @@ class CascadeDetector:
     def follow(self, frame: Frame, before: FacePose, number: int = 0) -> FacePose | None:
         """The face that was at `before` in the frame before, or None when it is lost; much faster than `detect`."""
         grey, scale = self._prepare(frame)
-        pose = _fit(grey, before.scaled(scale), _FOLLOW, _noise_floor(grey)).scaled(1 / scale)
+        start, (step, price) = before.scaled(scale), _FOLLOW
+        pose = _fit(grey, start, step, _noise_floor(grey), _Prior(start, price)).scaled(1 / scale)
         return pose if pose.score >= self.threshold else None
 
     def _prepare(self, frame: Frame) -> tuple[NDArray[np.uint8], float]:

@@ -46,8 +46,10 @@ REST = 0.4
 FLOOR = 0.1
 # Motion of the head, thousandths of the face width, at which twice the share of it is left as of a small one.
 TURNED = 40.0
-# Seconds for which a hand that came before the face is looked for.
-HIDDEN = 5.0
+# Share of the way between two crops that counts as motion of the head in them.
+FOLLOWED = 0.15
+# Share of the crop that may leave the picture meanwhile.
+LEAVES = 0.1
 # Seconds after a movement within which the opposite one is the way back from it.
 RETURN = 0.2
 # Speech: so many movements in a row, most of each around the mouth, with no longer pause between them.
@@ -98,8 +100,8 @@ class SpotterSettings:
     hold : float
         A face that stays as it is for so long has got a new rest.
     held : float
-        A movement that does not come back, as what only drifts does not, must reach so many times `times`, and as
-        many times `noise`.
+        A movement that does not come back, as what only drifts does not, must reach so many times `times` or as much as
+        `most`, and as many times `noise`.
     slow : float
         Seconds; a movement that takes longer from onset to apex, as a head that drifts does, must be larger by as many
         times, or reach `most`.
@@ -116,8 +118,8 @@ class SpotterSettings:
     -----
     `turn` was chosen on drawn recordings of 20 s (seeds 501 to 508, three of each), `noise` and `held` on dark and
     compressed drawings of faces at rest (seeds 7001 to 7004) and on the former; what a talking mouth is, on drawings
-    that talk (seed 7013). The growth of `turn` with the motion of the head was also tried on a film of a real
-    performance. Nothing was chosen on seeds of the benchmark from 11 on.
+    that talk (seed 7013). The growth of `turn` with the motion of the head, `farthest`, and that `most` is enough for
+    `held`, were also tried on a film of a real performance. Nothing was chosen on seeds of the benchmark from 11 on.
     """
 
     rate: float = 50.0
@@ -130,7 +132,7 @@ class SpotterSettings:
     least: float = 2.0
     most: float = 16.0
     farthest: float = 90.0
-    covered: float = 0.2
+    covered: float = 0.12
     minimum: float = 0.1
     longest: float = 2.0
     hold: float = 0.5
@@ -178,6 +180,13 @@ class Moment:
         """A pose in the frame as one in this moment's picture."""
         x, y = (pose.centre - self.corner + 0.5) * self.scale - 0.5
         return replace(pose, x=float(x), y=float(y), width=pose.width * self.scale)
+
+    def in_sight(self, pose: FacePose) -> float:
+        """Share of a crop (of the frame) that lies in this moment's picture."""
+        corners = self.of_picture(pose).corners
+        edges = np.array(self.picture.shape[1::-1]) - 1.0
+        inside = np.ptp(np.clip(corners, 0, edges), axis=0) / np.ptp(corners, axis=0)
+        return float(inside.prod())
 
     def crop(self, pose: FacePose, size: tuple[int, int] = (224, 224)) -> Frame:
         """Cut what lies at `pose` (of the frame) out of this moment."""
@@ -623,8 +632,6 @@ class MovementSpotter:
         self._spoken: list[Movement] = []
         # How the regions moved last, and when that ended.
         self._last: tuple[Vectors, float] | None = None
-        # The face before something covered it, and when that was.
-        self._hidden: tuple[Grey, float] | None = None
 
     # -- frame by frame -----------------------------------------------------------------------------------------------
 
@@ -799,8 +806,9 @@ class MovementSpotter:
         doubt = self.settings.held if held else 1.0
         moved = whitened[apex]
         released = self._held is not None and _cosine(moved, self._held) < -0.5
-        small = held and self._peak < doubt * self.settings.times
-        movement = None if released or small else self._movement(onset, apex, now, slow, doubt * self.settings.noise)
+        large = float(np.linalg.norm(places[apex])) >= self.settings.most
+        small = held and not large and self._peak < doubt * self.settings.times
+        movement = None if released or small else self._movement(onset, apex, now, slow, doubt)
         self._held = moved if held else None
         self._start, self._above, self._peak = None, 0, 0.0
         self._free = now if movement is not None or held else self._free
@@ -827,7 +835,7 @@ class MovementSpotter:
         usual = np.abs(np.array(self._steps) @ moved.ravel()) / length
         return float(np.median(usual)) > CHATTER[1] * length
 
-    def _movement(self, onset: int, apex: int, offset: int, slow: bool, times_noise: float) -> Movement | None:
+    def _movement(self, onset: int, apex: int, offset: int, slow: bool, doubt: float) -> Movement | None:
         """What happened between these readings, checked by comparing onset and apex directly."""
         readings = list(self._readings)
         moments = tuple(reading.moment for reading in readings[onset : offset + 1])
@@ -838,23 +846,22 @@ class MovementSpotter:
         found = [reading.moment.of_frame(reading.moment.pose) for reading in readings]
         reach = max(2, round(POSED / self._interval) // 2)
         steady = [_middle(found[max(0, n - reach) : n + reach + 1]) for n in range(onset, offset + 1)]
-        if _distance(steady[0], steady[apex - onset]) < FAR:
-            steady = [steady[0]] * len(steady)
+        far = _distance(steady[0], steady[apex - onset])
+        if far < FAR:
+            far, steady = 0.0, [steady[0]] * len(steady)
+        in_sight = [moments[place].in_sight(steady[place]) for place in (0, apex - onset, -1)]
+        if in_sight[0] - min(in_sight) > LEAVES:
+            return None
         before = tuple(reading.moment for reading in readings[max(0, onset - STEADY[0]) : onset])
         movement = Movement(moments, apex - onset, 0.0, tuple(steady), before)
         # Means over all of them: what moves on in them anyway, a hand or a head, does not fit the mean.
         at_rest, at_top = movement.near((self._energy.side,) * 2)
         rest, top = (self._energy.prepare(_mean(some)) for some in (at_rest, at_top))
         seen = self._compare(rest, top)
-        if self._is_hidden(rest, movement.onset.time):
+        if not self._is_expression(seen, slow, far) or self._is_return(seen.vectors, movement.onset.time):
             return None
-        if self._is_covered(seen):
-            leaves = self._hidden is not None and self._unlike(top) < self._unlike(rest)
-            self._hidden = None if leaves else (rest, movement.onset.time)
-            return None
-        if not self._is_expression(seen, slow) or self._is_return(seen.vectors, movement.onset.time):
-            return None
-        if float(np.linalg.norm(seen.vectors)) < times_noise * self._noise(at_rest, at_top):
+        noise = self.settings.noise * self._noise(at_rest, at_top)
+        if float(np.linalg.norm(seen.vectors)) < max(doubt * noise, doubt**2 * self.settings.least):
             return None
         self._last = seen.vectors, movement.offset.time
         return replace(movement, energy=float(np.linalg.norm(seen.vectors)))
@@ -868,12 +875,15 @@ class MovementSpotter:
         fewer = (1 / len(at_rest) + 1 / len(at_top)) / (1 / len(halves[0]) + 1 / len(halves[1]))
         return float(np.linalg.norm(alone.vectors)) * fewer**0.5
 
-    def _is_expression(self, seen: _Comparison, slow: bool) -> bool:
+    def _is_expression(self, seen: _Comparison, slow: bool, far: float) -> bool:
+        """Whether this is more than what a head that moved leaves; its crops may be `far` apart (crop widths)."""
         energy = float(np.linalg.norm(seen.vectors))
         least = self.settings.most if slow else self.settings.least
         # A turn that is large or takes its time leaves more of itself beside the motion of an average head.
-        turn = self.settings.turn * max(1 + (seen.head / TURNED) ** 2, 1.75 if slow else 1.0)
-        if energy < least or energy / len(seen.vectors) ** 0.5 < turn * seen.head:
+        head = seen.head * max(1 + (seen.head / TURNED) ** 2, 1.75 if slow else 1.0) + FOLLOWED * 1000 * far
+        if energy < least or energy / len(seen.vectors) ** 0.5 < self.settings.turn * head:
+            return False
+        if self._is_covered(seen):
             return False
         # Smooth flow carries a blink into the outer brows.
         lengths = np.linalg.norm(seen.vectors, axis=1) * np.where(np.repeat(REGIONS, 2) == "brow_outer", 0.5, 1.0)
@@ -888,20 +898,6 @@ class MovementSpotter:
     def _is_covered(self, seen: _Comparison) -> bool:
         largest = float(np.linalg.norm(seen.vectors, axis=1).max())
         return largest > self.settings.farthest or seen.covered > self.settings.covered
-
-    def _is_hidden(self, rest: Grey, time: float) -> bool:
-        """Whether what came before the face a while ago is still there."""
-        if self._hidden is None or time - self._hidden[1] > HIDDEN:
-            return False
-        if self._is_covered(self._compare(self._hidden[0], rest)):
-            return True
-        self._hidden = None
-        return False
-
-    def _unlike(self, picture: Grey) -> float:
-        """How little a picture looks like the face before it was covered."""
-        assert self._hidden is not None
-        return self._compare(self._hidden[0], picture).covered
 
     def _compare(self, first: Grey, second: Grey) -> _Comparison:
         side = self._energy.side
