@@ -100,8 +100,8 @@ class SpotterSettings:
     hold : float
         A face that stays as it is for so long has got a new rest.
     held : float
-        A movement that does not come back, as what only drifts does not, must reach so many times `times` or as much as
-        `most`, and as many times `noise`.
+        A movement that does not come back, as what only drifts does not, must reach so many times `times` (or `most`),
+        as many times `noise`, and its square times `least`.
     slow : float
         Seconds; a movement that takes longer from onset to apex, as a head that drifts does, must be larger by as many
         times, or reach `most`.
@@ -118,7 +118,7 @@ class SpotterSettings:
     -----
     `turn` was chosen on drawn recordings of 20 s (seeds 501 to 508, three of each), `noise` and `held` on dark and
     compressed drawings of faces at rest (seeds 7001 to 7004) and on the former; what a talking mouth is, on drawings
-    that talk (seed 7013). The growth of `turn` with the motion of the head, `farthest`, and that `most` is enough for
+    that talk (seed 7013). The growth of `turn` with the motion of the head, `covered`, and that `most` is enough for
     `held`, were also tried on a film of a real performance. Nothing was chosen on seeds of the benchmark from 11 on.
     """
 
