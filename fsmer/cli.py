@@ -335,7 +335,7 @@ def evaluate(
     asked = {"way": way, "shot": shot, "query": _whole(query), "episodes": episodes}
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
     solver = _method(method, [*param, *(["train_backbone=true"] if train_backbone else [])])
-    arguments = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
+    arguments = _values(argument, "--argument")
     start = StartingPoint.of(model, solver, arguments)
     specs = start.backbone(0).input_specs
     clips = _read(data, where, scheme, prefix, specs=specs) if data else None
@@ -432,6 +432,7 @@ def train(
 ) -> None:
     """Train a model with labels, by its paper's recipe."""
     from fsmer.backbones import load_model
+    from fsmer.backbones.registry import refuse_arguments
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
     from fsmer.evaluation.plots import loss_figure, save_figure
@@ -444,8 +445,12 @@ def train(
         raise typer.BadParameter("a log is of one training; leave --protocol out", param_hint="--log")
     if overwrite and protocol is None:
         raise typer.BadParameter("a recognizer is replaced in any case; leave it out", param_hint="--overwrite")
-    arguments = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
-    backbone = load_model(name) if pretrained else fresh_model(name, method.seed, arguments)
+    arguments = _values(argument, "--argument")
+    if pretrained:
+        backbone = load_model(name)
+        refuse_arguments(backbone, arguments, f"the weights of {name!r} (--pretrained)")
+    else:
+        backbone = fresh_model(name, method.seed, arguments)
     clips = _read(data, where, scheme, prefix, specs=backbone.input_specs)
     with _progress() as progress:
         if protocol is not None:
@@ -476,8 +481,9 @@ def train(
         names = [str(known) for known in recognizer.classes_]
         _print_json({"out": str(out), "classes": names, "clips": len(clips), "losses": losses, "curve": str(picture)})
         return
+    course = f"{losses[0]:.3f}" + (f" -> {losses[-1]:.3f}" if len(losses) > 1 else "")
     Console().print(
-        f"trained {backbone.name} on {len(clips):,} clips, loss {losses[0]:.3f} -> {losses[-1]:.3f} "
+        f"trained {backbone.name} on {len(clips):,} clips, loss {course} "
         f"(curve in {escape(str(picture))}); recognizer in {escape(str(out))}",
         highlight=False,
     )
@@ -632,6 +638,16 @@ def pretrain(
             show_default=False,
         ),
     ] = None,
+    param: Annotated[
+        list[str],
+        typer.Option(
+            "--param",
+            "-p",
+            help="A field of the model's recipe as KEY=VALUE, e.g. batch_size=16, learning_rate=1e-4 or "
+            "distance=[3,6], for models that teach themselves; may be repeated.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
     argument: Argument = [],  # noqa: B006
     resume: Annotated[bool, typer.Option(help="Go on from a checkpoint in the folder.")] = True,
 ) -> None:
@@ -641,14 +657,16 @@ def pretrain(
     more: dict[str, Any] = {}
     if frames is not None:
         more["frames"] = frames
+    if param:
+        more["params"] = _values(param, "--param")
     if argument:
-        more["arguments"] = {key: _plain(value) for key, value in _pairs(argument, "--argument").items()}
+        more["arguments"] = _values(argument, "--argument")
     make = load_pretrainer(name)
     try:
         inspect.signature(make).bind(out, seed=seed, steps=steps, resume=resume, progress=None, **more)
     except TypeError as error:
         raise DataError(
-            f"{name!r} is trained on synthetic flow alone and takes no frames or arguments; leave them out."
+            f"{name!r} is trained on synthetic flow alone and takes no frames, parameters or arguments; leave them out."
         ) from error
     with _progress() as progress:
         folder = make(
@@ -1112,8 +1130,12 @@ def _pairs(entries: Sequence[str], option: str) -> dict[str, str]:
     return pairs
 
 
+def _values(entries: Sequence[str], option: str) -> dict[str, Any]:
+    """KEY=VALUE options with values as JSON writes them, or else as text."""
+    return {key: _plain(value) for key, value in _pairs(entries, option).items()}
+
+
 def _plain(text: str) -> Any:
-    """A constructor argument as JSON writes it, or else as text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -20,7 +20,9 @@ from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, smoothed
 from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER, synthetic_maps
 from fsmer.errors import SpecMismatchError, UnknownNameError, WeightsError
+from fsmer.pretraining import PRETRAINERS, load_pretrainer
 from fsmer.pretraining.facs_flow import Recipe
+from fsmer.transfer.train import fresh_model
 
 
 def maps_for(backbone: fsmer.Backbone, n: int = 4) -> torch.Tensor:
@@ -145,6 +147,32 @@ def test_a_folder_without_config_and_broken_json_are_refused(saved: Path, tmp_pa
     (saved / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="not valid JSON"):
         load_model(saved)
+
+
+def test_missing_weights_are_said_to_come_from_commands_that_this_backbone_has():
+    lacking = [one.name for one in fsmer.list_models() if not one.pretrained]
+    assert {"fr", "mmnet", "tcae", "mubert_tiny"} <= set(lacking)
+    for name in lacking:
+        if name.endswith("for-tests"):
+            continue
+        with pytest.raises(WeightsError, match=f"no weights of '{name}' ship") as refused:
+            load_model(name)
+        assert f"'fsmer train {name}'" in str(refused.value)
+        if f"fsmer pretrain {name}" in str(refused.value):
+            load_pretrainer(name)
+        else:
+            assert name not in PRETRAINERS
+
+
+def test_a_registered_name_is_that_backbone_even_beside_a_folder_of_that_name(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved.rename(tmp_path / "fr")
+    monkeypatch.chdir(tmp_path)
+    assert fresh_model("fr", 0).name == "fr"
+    assert fresh_model("./fr", 0).name == load_model("./fr").name == "tiny-for-tests"
+    with pytest.raises(WeightsError, match="no weights of 'fr' ship"):
+        load_model("fr")
 
 
 def test_a_hub_name_without_network_says_so(tmp_path: Path):

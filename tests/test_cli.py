@@ -468,7 +468,10 @@ def test_train_writes_a_recognizer_its_losses_and_a_curve(run: Run, folders: tup
     assert recognizer.backbone.config["shared_width"] == 16
     answers = json.loads(run("predict", out, "-d", folders[1], "--json").stdout)
     assert len(answers) == 36
-    assert "trained basic_inception on 36 clips" in run(*arguments).stdout.replace("\n", " ")
+    told = " ".join(run(*arguments).stdout.split())
+    assert re.search(r"trained basic_inception on 36 clips, loss \d+\.\d{3} -> \d+\.\d{3} \(curve", told)
+    told = " ".join(run(*arguments, "-p", "epochs=1").stdout.split())
+    assert re.search(r"trained basic_inception on 36 clips, loss \d+\.\d{3} \(curve", told)
 
 
 def test_train_with_a_protocol_trains_every_fold_and_reports(
@@ -532,12 +535,57 @@ def test_data_sets_are_listed_and_a_download_is_audited(run: Run, tmp_path: Path
         (("train", "frr", "--data", "synthetic:lab:12", "--out", "{out}"), "did you mean 'fr'"),
         (("pretrain", "facs-flow", "--out", "{out}", "--frames", "nowhere"), "takes no frames"),
         (("pretrain", "mubert_tiny", "--out", "{out}", "--frames", "nowhere"), "nowhere"),
-        (("explain", "fr", "--data", "synthetic:lab:3", "--out", "{out}"), "no weights of 'fr'"),
+        (("pretrain", "facs-flow", "--out", "{out}", "-p", "batch=4"), "takes no frames, parameters or arguments"),
+        (("pretrain", "fr", "--out", "{out}"), "'fr' does not teach itself: train it with labels ('fsmer train fr')"),
+        (
+            ("explain", "fr", "--data", "synthetic:lab:3", "--out", "{out}"),
+            "no weights of 'fr' ship with this fsmer; make them with 'fsmer train fr' (with labels)",
+        ),
+        (
+            ("train", "{weights}", "--data", "synthetic:lab:12", "--out", "{out}", "-a", "nonsense=1"),
+            "nonsense=1 came with the weights in {weights}",
+        ),
+        (
+            (
+                "train",
+                "{weights}",
+                "--protocol",
+                "loso",
+                "-d",
+                "synthetic:lab:12",
+                "--out",
+                "{out}",
+                "-a",
+                "nonsense=1",
+            ),
+            "nonsense=1 came with the weights in {weights}",
+        ),
+        (
+            ("train", "facs-flow", "--pretrained", "-d", "synthetic:lab:12", "--out", "{out}", "-a", "nonsense=1"),
+            "nonsense=1 came with the weights of 'facs-flow' (--pretrained)",
+        ),
+        (
+            (
+                "evaluate",
+                "loso",
+                "-d",
+                "synthetic:lab:12",
+                "--model",
+                "{weights}",
+                "--out",
+                "{out}",
+                "-a",
+                "nonsense=1",
+            ),
+            "nonsense=1 came with the weights in {weights}",
+        ),
     ],
 )
-def test_new_commands_refuse_in_one_sentence(run: Run, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
-    given = [argument.replace("{out}", str(tmp_path / "out")) for argument in arguments]
-    assert says in run(*given, code=1).stderr
+def test_new_commands_refuse_in_one_sentence(
+    run: Run, weights: str, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    given = [word.replace("{out}", str(tmp_path / "out")).replace("{weights}", weights) for word in arguments]
+    assert says.replace("{weights}", weights) in run(*given, code=1).stderr
 
 
 def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

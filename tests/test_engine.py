@@ -38,6 +38,7 @@ from fsmer.evaluation import METRICS, Report, evaluate, runner, score
 from fsmer.evaluation.cache import cache_folder, clear_cache, embed_cached
 from fsmer.evaluation.plots import methods_figure
 from fsmer.evaluation.report import Predictions
+from fsmer.evaluation.runner import StartingPoint
 from fsmer.evaluation.selection import InnerEpisodes
 from fsmer.transfer import Method, Recognizer, list_methods, load_method
 from fsmer.transfer.base import SourceModel
@@ -177,8 +178,23 @@ def test_a_model_without_weights_starts_from_fresh_ones_by_seed(clips: ClipSet) 
 def test_random_weights_that_nothing_trains_are_not_judged(backbone: Backbone, clips: ClipSet) -> None:
     with pytest.raises(WeightsError, match=r"'cosine' would judge random ones.*--train-backbone"):
         evaluate("loso", "random-tiny-for-tests", "cosine", clips=clips)
-    with pytest.raises(ProtocolError, match="made already"):
-        evaluate("loso", backbone, "cosine", clips=clips, arguments={"embed_dim": 6})
+
+
+def test_arguments_with_weights_that_are_there_already_are_refused(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path
+) -> None:
+    folder = backbone.save_pretrained(tmp_path / "weights")
+    for model, origin in ((backbone, "a backbone"), (folder, f"the weights in {folder}")):
+        with pytest.raises(WeightsError) as refused:
+            evaluate("loso", model, "protonet", clips=clips, arguments={"nonsense": 1, "embed_dim": 6})
+        assert str(refused.value).startswith(f"nonsense=1, embed_dim=6 came with {origin}, but these are of a")
+        assert f"give the name {backbone.name!r}, which begins with fresh weights." in str(refused.value)
+        for nothing in (None, {}):
+            assert StartingPoint.of(model, load_method("protonet"), nothing).given is not None
+    start = StartingPoint.of("random-tiny-for-tests", tuned(), {"embed_dim": 6})
+    with pytest.raises(WeightsError, match="embed_dim came with a starting point"):
+        evaluate("loso", start, tuned(), clips=clips, arguments={"embed_dim": 5})
+    assert StartingPoint.of(start, tuned()).backbone(0).embed_dim == 6
 
 
 def test_seeds_that_cannot_differ_are_said_to_be_equal(backbone: Backbone, clips: ClipSet) -> None:

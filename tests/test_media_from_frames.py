@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -260,10 +261,33 @@ def test_a_bad_recording_is_named_by_its_clip(tmp_path: Path) -> None:
 
 def test_clip_sets_say_what_was_spotted_and_made_up() -> None:
     seen: list[tuple[int, int]] = []
-    clips = make_clips(False, apexes=[None, float("nan")], progress=lambda done, of: seen.append((done, of)))
+    apexes = [float("nan"), video(1).apex]
+    clips = make_clips(False, apexes=apexes, progress=lambda done, of: seen.append((done, of)))
     assert seen == [(1, 2), (2, 2)]
     assert abs(clips.table["apex"][0] - video(0).apex) <= 2
+    assert clips.table["apex_from"].tolist() == ["flow", "annotation"]
+    assert clips.table["notes"].str.contains("the apex is spotted (flow).", regex=False).tolist() == [True, False]
     assert clips.table["notes"].str.contains("16 were interpolated").all()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("method", "origin", "said"),
+    [
+        ("given", "annotation", ""),
+        ("difference", "difference", "the apex is spotted (difference)."),
+        ("middle", "middle", "the middle frame stands for the apex."),
+    ],
+)
+def test_an_apex_that_the_recipe_does_not_take_from_the_annotation_is_told(lazy, method, origin, said) -> None:
+    clips = make_clips(lazy, specs=FLOW, recipe=replace(CROPPED, apex=method))
+    assert clips.table["apex_from"].tolist() == [origin] * 2
+    for note in clips.table["notes"]:
+        assert note.startswith(said)
+        assert note.count("apex") == bool(said)
+    without = make_clips(lazy, specs=FRAMES, apexes=None, recipe=replace(CROPPED, apex=method))
+    assert without.table["apex_from"].tolist() == ["", ""], "frames need no apex"
+    assert not without.table["notes"].str.contains("apex").any()
 
 
 def test_lists_of_another_length_are_refused() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 import fsmer
 from fsmer.backbones.base import Targets, model_hash
 from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss
+from fsmer.backbones.registry import class_notes
 from fsmer.backbones.tcae import Tcae
 from fsmer.data import ClipSet, InputSpec, action_unit, synthetic_clips
 from fsmer.data.media import ArrayStore
@@ -370,3 +371,9 @@ def test_a_class_without_a_detected_unit_is_unknown():
     directions = model.class_directions(["happiness", "no such class", "AU25"])
     assert directions.known.tolist() == [True, False, False]
     assert model.class_directions(["AU25", "no such class"]) is None
+
+
+def test_the_card_says_what_a_tcae_without_pretraining_is_worth():
+    card = " ".join(class_notes(Merau).split())
+    assert "With a TCAE that was not pretrained the action unit code is random" in card
+    assert "classes described in words stay at chance" in card

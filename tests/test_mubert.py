@@ -520,13 +520,34 @@ def test_p_dma_is_averaged_region_by_region():
     torch.testing.assert_close(found[:, :, 1, 0], features[:, 2:, :2].mean(dim=(1, 2)))
 
 
-def test_labels_train_all_but_the_decoder():
+@pytest.mark.parametrize("attention", ["diagonal", "full"])
+def test_the_bias_that_both_ways_cancel_is_trained_without_labels_alone(attention, tmp_path):
+    network = model(MuBertTiny, attention=attention, changes=0).train()
+    bias = network.micro_attention.out.bias
+    assert not bias.requires_grad
+    assert model(both_ways=False).micro_attention.out.bias.requires_grad
+    before = network(pair()).detach()
+    with torch.no_grad():
+        bias.add_(1.0)
+    torch.testing.assert_close(network(pair()), before, rtol=1e-4, atol=1e-5)
+    network.begin_pretraining()
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    network.pretraining_loss(frames(), frames(seed=1), done=0.0, generator=seeded())["loss"].backward()
+    assert bias.grad.any()
+    # Weights are saved and loaded whatever is frozen in them.
+    network.save_pretrained(tmp_path / "weights")
+    again = MuBertTiny.from_pretrained(tmp_path / "weights")
+    assert torch.equal(again.micro_attention.out.bias, bias)
+    assert not again.micro_attention.out.bias.requires_grad
+
+
+def test_labels_train_all_but_the_decoder_and_what_cancels_out():
     network = model(MuBertTiny, agreement="dino", head_width=32).train()
     classifier = torch.nn.Linear(network.embed_dim, 2)
     targets = Targets(torch.tensor([0, 1]), ("a", "b"))
     network.training_loss(pair(), targets, classifier).backward()
     for name, parameter in network.named_parameters():
-        trained = not name.startswith(("decoder.", "dino."))
+        trained = not name.startswith(("decoder.", "dino.")) and name != "micro_attention.out.bias"
         assert parameter.requires_grad == trained, name
         assert (parameter.grad is not None) == trained, name
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fsmer.data import InputSpec
 from fsmer.data.synthetic_frames import synthetic_videos
-from fsmer.episodic.neighbour_frames import FramePair, NeighbourFrames, neighbour_counts, neighbours_of
+from fsmer.episodic.neighbour_frames import NeighbourFrames, neighbour_counts, neighbours_of
 from fsmer.errors import DataError
 from fsmer.preprocess import PreprocessRecipe, make_media
 from fsmer.preprocess.prepare import prepare
@@ -80,24 +80,28 @@ def table() -> pd.DataFrame:
     )
 
 
-def test_every_clip_is_kept_and_rare_classes_get_more_pairs(table: pd.DataFrame):
-    found = NeighbourFrames().pairs(table)
+def samples_of(table: pd.DataFrame) -> list[tuple[str, int, int, str]]:
+    """The clip itself or the one whose neighbour it is, onset, apex and label of every sample."""
+    sources = [near or clip for near, clip in zip(table["neighbour_of"], table["clip"], strict=True)]
+    return list(zip(sources, table["onset"], table["apex"], table["label"], strict=True))
+
+
+def test_every_clip_is_kept_and_rare_classes_get_more_samples(table: pd.DataFrame):
     # N_min is 1: joy gets 4 neighbours, fear round(5 / 2) - 1 = 2.
-    assert found == [
-        FramePair("one", 1, 5, "joy", False),
-        *(FramePair("one", 1, frame, "joy", True) for frame in (4, 6, 3, 7)),
-        FramePair("two", 11, 13, "fear", False),
-        FramePair("two", 11, 12, "fear", True),  # one frame alone lies between
-        FramePair("three", 21, 22, "fear", False),
-        *(FramePair("three", 21, frame, "fear", True) for frame in (23, 24)),
+    assert samples_of(NeighbourFrames().table(table)) == [
+        ("one", 1, 5, "joy"),
+        *(("one", 1, frame, "joy") for frame in (4, 6, 3, 7)),
+        ("two", 11, 13, "fear"),
+        ("two", 11, 12, "fear"),  # one frame alone lies between
+        ("three", 21, 22, "fear"),
+        *(("three", 21, frame, "fear") for frame in (23, 24)),
     ]
 
 
 def test_the_samples_are_clips_of_their_own_with_their_clips_cells_and_another_apex(table: pd.DataFrame):
     samples = NeighbourFrames().table(table.assign(subject=["s1", "s2", "s3", "s4"]))
-    pairs = NeighbourFrames().pairs(table)
-    assert samples["apex"].tolist() == [pair.apex for pair in pairs]
-    assert samples["neighbour_of"].tolist() == [pair.clip if pair.added else "" for pair in pairs]
+    assert samples["apex"].tolist() == [5, 4, 6, 3, 7, 13, 12, 22, 23, 24]
+    assert samples["neighbour_of"].tolist() == ["", *["one"] * 4, "", "two", "", "three", "three"]
     assert samples["clip"].tolist() == [
         *("one", "one@-1", "one@+1", "one@-2", "one@+2", "two", "two@-1", "three", "three@+1", "three@+2")
     ]
@@ -152,13 +156,13 @@ def test_prepared_neighbours_have_the_media_of_their_own_frame(tmp_path):
 
 
 def test_classes_can_be_chosen_and_the_rarest_is_sought_among_them(table: pd.DataFrame):
-    found = NeighbourFrames(factor=2).pairs(table, classes=["fear"])
-    assert [pair.apex for pair in found] == [13, 12, 22, 23]
+    assert NeighbourFrames(factor=2).table(table, classes=["fear"])["apex"].tolist() == [13, 12, 22, 23]
 
 
 def test_frame_numbers_may_be_text_or_floats_as_tables_hold_them(table: pd.DataFrame):
     changed = table.assign(onset=table["onset"].astype(str), apex=table["apex"].astype(np.float64))
-    assert NeighbourFrames().pairs(changed) == NeighbourFrames().pairs(table)
+    for name in ("clip", "apex"):
+        assert NeighbourFrames().table(changed)[name].tolist() == NeighbourFrames().table(table)[name].tolist()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_frame_numbers_may_be_text_or_floats_as_tables_hold_them(table: pd.DataF
 )
 def test_tables_that_cannot_be_used_are_refused_by_clip_and_reason(table: pd.DataFrame, change, message: str):
     with pytest.raises(DataError, match=message):
-        NeighbourFrames().pairs(change(table))
+        NeighbourFrames().table(change(table))
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,13 @@ def test_every_pretrainer_is_there_and_an_unknown_name_suggests_the_nearest():
         assert callable(load_pretrainer(name))
     with pytest.raises(UnknownNameError, match="'facs-flow'"):
         load_pretrainer("facs-flw")
+
+
+@pytest.mark.parametrize("name", ["fr", "mmnet", "merau"])
+def test_a_backbone_that_learns_from_labels_alone_is_known_and_said_not_to_teach_itself(name: str):
+    with pytest.raises(FsmerError) as refused:
+        load_pretrainer(name)
+    said = str(refused.value)
+    assert not isinstance(refused.value, UnknownNameError)
+    assert said.startswith(f"{name!r} does not teach itself: train it with labels ('fsmer train {name}')")
+    assert said.endswith("facs-flow, mubert_small, mubert_tiny, tcae.")

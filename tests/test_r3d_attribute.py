@@ -25,6 +25,7 @@ from fsmer.backbones.r3d_attribute import (
     ResNet3D,
     cross_modal_contrastive,
 )
+from fsmer.backbones.registry import class_notes
 from fsmer.data import ClipSet
 from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
@@ -380,6 +381,60 @@ def test_saved_weights_need_no_text_tower(tmp_path: Path, monkeypatch):
     assert model_hash(again) == model_hash(model)
 
 
+def test_saved_weights_tell_which_tower_taught_them_where_auto_was_asked_for(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("fsmer.backbones.text_tower.bundled_tower", lambda: None)
+    untaught = tiny(text="auto")
+    untaught.save_pretrained(tmp_path / "untaught")
+    assert fsmer.load_model(tmp_path / "untaught").config["text"] == "auto"
+    clips = engine_clips(8, 1)
+    with pytest.warns(UserWarning, match="text tower is not installed") as said:
+        recognizer = fsmer.train(untaught, clips, epochs=2, out=tmp_path / "trained")
+    assert sum("text tower" in str(one.message) for one in said) == 1
+    assert untaught.config["text"] == "auto", "the model that was given must stay as it is"
+    recognizer.backbone.save_pretrained(tmp_path / "weights")
+    for again in (fsmer.load_model(tmp_path / "weights"), fsmer.Recognizer.load(tmp_path / "trained").backbone):
+        assert again.config == {**untaught.config, "text": "scratch"}
+        assert model_hash(again) == model_hash(recognizer.backbone)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_trained_weights_go_on_without_action_units_by_the_labels_alone(alpha, tmp_path: Path):
+    told, untold = engine_clips(8, 1), engine_clips(8, 2, units_known=False)
+    with pytest.raises(DataError, match="no action units"):
+        fsmer.train(tiny(alpha=alpha), untold, epochs=1)
+    first = fsmer.train(tiny(alpha=alpha), told, epochs=1).backbone
+    first.save_pretrained(tmp_path / "weights")
+    words = first.class_directions(CLASSES).weight
+    for go_on in (
+        lambda: fsmer.train(tmp_path / "weights", untold, epochs=3),
+        lambda: fsmer.adapt(fsmer.load_model(tmp_path / "weights"), untold, "finetune", train_backbone=True, steps=3),
+    ):
+        with pytest.warns(UserWarning, match="'r3d10_attribute' goes on .* by the labels alone") as said:
+            tuned = go_on().backbone
+        assert sum("labels alone" in str(one.message) for one in said) == 1
+        assert model_hash(tuned) != model_hash(first)
+        assert torch.equal(tuned.class_directions(CLASSES).weight, words)
+
+
+def test_without_action_units_the_loss_of_trained_weights_is_that_of_the_video_classes():
+    model = trained(alpha=0.7)
+    classifier = nn.Linear(16, 2)
+    aims = Targets(torch.tensor([0, 1, 0, 1]), CLASSES)
+    with pytest.raises(DataError, match="no action units"):
+        model.training_loss(media(), aims, classifier)  # the tower is still there
+    model.finish_training()
+    model.eval()
+    with pytest.warns(UserWarning, match="labels alone"), torch.no_grad():
+        found = model.training_loss(media(), aims, classifier)
+    with torch.no_grad():
+        assert float(found) == pytest.approx(float(F.cross_entropy(classifier(model(media())), aims.labels)))
+
+
+def test_the_card_says_that_the_last_of_sixteen_flow_maps_is_a_repetition():
+    card = " ".join(class_notes(R3D18Attribute).split())
+    assert "16 frames have 15 flow maps between them; the 16th map repeats the last" in card
+
+
 def test_fine_tuning_goes_on_with_the_vectors_that_the_tower_left():
     model = trained()
     model.finish_training()
@@ -523,6 +578,22 @@ def moving_clips(count: int, seed: int) -> tuple[dict[str, Tensor], Tensor, Tens
     return inputs, labels, units(*(((1, 2) if label else (6, 12)) for label in labels.tolist()))
 
 
+def engine_clips(count: int, seed: int, *, units_known: bool = True) -> ClipSet:
+    """`moving_clips` as a clip set."""
+    inputs, labels, _ = moving_clips(count, seed)
+    names = ("smile", "astonished")
+    table = pd.DataFrame(
+        {
+            "clip": [f"c{seed}-{row}" for row in range(count)],
+            "subject": [f"s{row}" for row in range(count)],
+            "label": [names[label] for label in labels.tolist()],
+            "aus": [("6+12", "1+2")[label] if units_known else "" for label in labels.tolist()],
+        }
+    )
+    stores = {spec.kind: ArrayStore(inputs[spec.kind].numpy(), spec) for spec in tiny().input_specs}
+    return ClipSet.from_table(table, stores)
+
+
 def test_words_alone_recognise_classes_whose_names_were_never_seen():
     torch.manual_seed(0)
     model = tiny()
@@ -544,23 +615,8 @@ def test_words_alone_recognise_classes_whose_names_were_never_seen():
 
 def test_after_training_by_the_engine_words_recognise_clips_and_labels_do_not_harm_them(tmp_path: Path):
     """From ``fsmer.train`` through a saved folder to classes that are described by other words than it was taught."""
-
-    def clips(count: int, seed: int) -> ClipSet:
-        inputs, labels, _ = moving_clips(count, seed)
-        names = ("smile", "astonished")
-        table = pd.DataFrame(
-            {
-                "clip": [f"c{seed}-{row}" for row in range(count)],
-                "subject": [f"s{row}" for row in range(count)],
-                "label": [names[label] for label in labels.tolist()],
-                "aus": [("6+12", "1+2")[label] for label in labels.tolist()],
-            }
-        )
-        stores = {spec.kind: ArrayStore(inputs[spec.kind].numpy(), spec) for spec in tiny().input_specs}
-        return ClipSet.from_table(table, stores)
-
-    trained = fsmer.train(tiny(), clips(16, 1), epochs=30, learning_rate=3e-3, batch_size=16)
+    trained = fsmer.train(tiny(), engine_clips(16, 1), epochs=30, learning_rate=3e-3, batch_size=16)
     trained.backbone.save_pretrained(tmp_path / "weights")
-    model, asked = fsmer.load_model(tmp_path / "weights"), clips(40, 2)
+    model, asked = fsmer.load_model(tmp_path / "weights"), engine_clips(40, 2)
     words = {"smile": "lip corner puller", "astonished": "AU2"}
     assert_words_tell_two_classes(model, asked, words)

@@ -209,6 +209,52 @@ def test_a_recipe_out_of_range_is_refused(values):
         PretrainRecipe(**values)
 
 
+def test_fields_of_a_recipe_are_changed_by_name_with_text_read_as_their_type():
+    changed = QUICK.with_params({"batch_size": "16", "learning_rate": 1, "distance": [3, 6], "clip_gradient": "0.5"})
+    assert changed == PretrainRecipe(
+        optimizer="sgd",
+        learning_rate=1.0,
+        steps=6,
+        batch_size=16,
+        distance=(3, 6),
+        schedule="constant",
+        clip_gradient=0.5,
+    )
+    assert changed.with_params({"clip_gradient": "none"}).clip_gradient is None
+    assert QUICK.with_params({}) == QUICK
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        (
+            {"bath_size": 4},
+            "unknown parameter 'bath_size' of the recipe of training without labels: did you mean 'batch",
+        ),
+        ({"batch_size": "many"}, "the recipe's batch_size is 'many', but it must be a whole number."),
+        ({"batch_size": 2.5}, "the recipe's batch_size is 2.5, but it must be a whole number."),
+        ({"batch_size": True}, "the recipe's batch_size is True, but it must be a whole number."),
+        ({"batch_size": -4}, "the recipe's batch_size is -4, but it must be positive."),
+        ({"learning_rate": float("nan")}, "the recipe's learning_rate is nan, but it must be a finite number."),
+        ({"learning_rate": None}, "the recipe's learning_rate is None, but it must be a finite number."),
+        ({"clip_gradient": 0}, "the recipe's clip_gradient is 0.0, but it must be positive."),
+        ({"weight_decay": -1}, "the recipe's weight_decay is -1.0, but it must be 0 or more."),
+        ({"momentum": -0.1}, "the recipe's momentum is -0.1, but it must be 0 or more."),
+        ({"warmup_steps": -1}, "the recipe's warmup_steps is -1, but it must be 0 or more."),
+        ({"distance": "3,6"}, "the recipe's distance is '3,6', but it must be two whole numbers such as [5, 11]."),
+        ({"distance": [3, "far"]}, "the recipe's distance is [3, 'far'], but it must be two whole numbers"),
+        ({"distance": [3, 6, 9]}, "the recipe's distance is [3, 6, 9], but it must be two whole numbers"),
+        ({"distance": [6, 3]}, "the recipe's distance is 6 to 3 frames, but it must run from 1 or more to no less."),
+        ({"optimizer": "lion"}, "the recipe's optimizer is 'lion', but it must be one of adam, adamw, sgd."),
+    ],
+)
+def test_a_field_that_is_none_or_cannot_have_that_value_is_one_sentence(params, says):
+    with pytest.raises(FsmerError) as refused:
+        QUICK.with_params(params)
+    assert str(refused.value).startswith(says)
+    assert "\n" not in str(refused.value)
+
+
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +346,10 @@ def test_without_frames_faces_are_drawn_and_the_card_says_so(tmp_path: Path):
 
 def test_the_card_names_a_command_that_makes_the_same_weights(tmp_path: Path, faces: Path):
     arguments = {**TINY, "jitter": "pair", "frozen": True}
-    out = pretrain_self_supervised("tcae", tmp_path / "one", frames=faces, seed=3, steps=1, arguments=arguments)
+    params = {"batch_size": 3, "distance": (2, 4), "clip_gradient": 0.5, "optimizer": "adam"}
+    out = pretrain_self_supervised(
+        "tcae", tmp_path / "one", frames=faces, seed=3, steps=1, params=params, arguments=arguments
+    )
     (command,) = re.findall("`(fsmer pretrain .*?)`", (out / "README.md").read_text())
     words = [str(faces) if word == "DIR" else word for word in shlex.split(command)[1:]]
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "two")])
@@ -314,10 +363,78 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, faces: Path, tre
     wanted = {"frames": faces, "seed": 3, "recipe": QUICK, "arguments": TINY, "checkpoint_every": 2}
     with pytest.raises(Interrupted):
         pretrain_self_supervised("tcae", tmp_path, **wanted, progress=stop_after(3))
-    for change in ({"seed": 4}, {"steps": 7}, {"frames": tree}, {"arguments": {**TINY, "width": 3}}):
+    for change in (
+        {"seed": 4},
+        {"steps": 7},
+        {"params": {"batch_size": 5}},
+        {"frames": tree},
+        {"arguments": {**TINY, "width": 3}},
+    ):
         with pytest.raises(WeightsError, match="another recipe or seed"):
             pretrain_self_supervised("tcae", tmp_path, **{**wanted, **change})
     assert pretrain_self_supervised("tcae", tmp_path, **{**wanted, "seed": 4}, resume=False) == tmp_path
+
+
+def test_params_change_the_recipe_in_python_and_on_the_command_line_alike(tmp_path: Path, faces: Path):
+    params = {"batch_size": 3, "learning_rate": 0.02, "distance": (1, 3), "optimizer": "adam"}
+    out = pretrain_self_supervised("tcae", tmp_path / "a", frames=faces, steps=2, params=params, arguments=TINY)
+    recipe = json.loads((out / "history.json").read_text())["recipe"]
+    assert {key: recipe[key] for key in (*params, "steps")} == {**params, "distance": [1, 3], "steps": 2}
+    assert recipe["momentum"] == load_model(out).pretraining_recipe.momentum
+    whole = pretrain_self_supervised(
+        "tcae",
+        tmp_path / "b",
+        frames=faces,
+        recipe=load_model(out).pretraining_recipe.with_params({**params, "steps": 2}),
+        arguments=TINY,
+    )
+    words = [f"--argument={key}={value}" for key, value in TINY.items()]
+    words += ["-p", "batch_size=3", "--param", "learning_rate=2e-2", "-p", "distance=[1, 3]", "-p", "optimizer=adam"]
+    words += ["-p", "steps=2", "--frames", str(faces), "--out", str(tmp_path / "c")]
+    done = CliRunner().invoke(app, ["pretrain", "tcae", *words])
+    assert done.exit_code == 0, done.output
+    assert len({model_hash(load_model(folder)) for folder in (out, whole, tmp_path / "c")}) == 1
+    other = pretrain_self_supervised(
+        "tcae", tmp_path / "d", frames=faces, steps=2, params={**params, "batch_size": 2}, arguments=TINY
+    )
+    assert model_hash(load_model(other)) != model_hash(load_model(out))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("-p", "bath_size=4"), "did you mean 'batch_size'"),
+        (("-p", "batch_size=0"), "the recipe's batch_size is 0, but it must be positive."),
+        (("-p", "distance=5"), "the recipe's distance is 5, but it must be two whole numbers such as [5, 11]."),
+        (("-p", "steps=3", "--steps", "2"), "steps are given twice, as 2 and as 3; give them once."),
+    ],
+)
+def test_the_command_refuses_params_in_one_sentence_before_it_writes(tmp_path: Path, words: tuple[str, ...], says: str):
+    done = CliRunner().invoke(app, ["pretrain", "tcae", "--out", str(tmp_path / "out"), *words])
+    assert done.exit_code == 1
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_does_not_go_on_from_a_checkpoint_of_another_recipe(tmp_path: Path, faces: Path):
+    with pytest.raises(Interrupted):
+        pretrain_self_supervised(
+            "tcae",
+            tmp_path,
+            frames=faces,
+            params={**QUICK.to_dict(), "source": "elsewhere"},
+            arguments=TINY,
+            checkpoint_every=2,
+            progress=stop_after(3),
+        )
+    words = ["pretrain", "tcae", "--out", str(tmp_path), "--frames", str(faces), "--steps", "1", "-p", "batch_size=2"]
+    words += [f"--argument={key}={value}" for key, value in TINY.items()]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "another recipe or seed" in done.stderr
+    assert CliRunner().invoke(app, [*words, "--no-resume"]).exit_code == 0
+    assert json.loads((tmp_path / "history.json").read_text())["recipe"]["batch_size"] == 2
 
 
 def test_names_without_this_training_are_refused(tmp_path: Path):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fsmer.backbones.base import Targets, model_hash
+from fsmer.backbones.registry import class_notes
 from fsmer.backbones.tcae import Tcae, curriculum_mean, curriculum_window, random_crops, warp
 from fsmer.errors import FsmerError, SpecMismatchError
 
@@ -386,3 +387,12 @@ def test_a_coarse_grid_makes_the_pose_flow_alone_smooth():
     for wrong in (1, 33):
         with pytest.raises(FsmerError, match=f"pose_grid is {wrong}, but it must be 2 to 32"):
             Tcae(size=32, pose_grid=wrong)
+
+
+def test_the_deviations_say_that_labels_train_the_encoder_and_what_is_not_published():
+    card = " ".join(class_notes(Tcae).split())
+    deviations = card[card.index("Deviations:") : card.index("Absent:")]
+    assert not Tcae(size=32, width=8, code_dim=16).config["frozen"]
+    assert "By default labels train the encoder too, where the authors freeze it" in deviations
+    assert "``frozen=True``" in deviations
+    assert '``embedding="difference"`` and `pose_grid` are our own' in deviations

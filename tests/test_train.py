@@ -340,6 +340,20 @@ def test_fresh_weights_follow_the_seed():
     assert fsmer.backbones.model_hash(one) != fsmer.backbones.model_hash(other)
 
 
+def test_arguments_with_weights_that_are_there_already_are_refused(clips, tmp_path: Path):
+    backbone = Trained()
+    folder = backbone.save_pretrained(tmp_path / "weights")
+    for model, origin in ((backbone, "a backbone"), (folder, f"the weights in {folder}"), (str(folder), str(folder))):
+        with pytest.raises(WeightsError) as refused:
+            train(model, clips, epochs=1, arguments={"nonsense": 1}, out=tmp_path / "out")
+        assert str(refused.value).startswith("nonsense=1 came with")
+        assert origin in str(refused.value)
+        assert "leave the arguments out, or give the name" in str(refused.value)
+        assert fresh_model(model, 0, {}).name == fresh_model(model, 0).name == backbone.name
+    assert not (tmp_path / "out").exists()
+    assert fresh_model("fr", 0, {"branches": 2}).config["branches"] == 2
+
+
 def test_a_training_that_diverges_says_so(clips):
     with pytest.raises(SupportError, match="lower learning rate"):
         train(TinyBackbone(), clips, learning_rate=1e30, epochs=5)

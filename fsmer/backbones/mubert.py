@@ -584,7 +584,8 @@ class MuBert(Backbone):
         the diagonal between the frames falls below that of each frame with itself, see `change`.
     both_ways : bool
         The embedding is P_dma with onset and apex exchanged minus P_dma, so that it is zero without movement and
-        holds what patches became as well as what they were. The paper uses P_dma alone.
+        holds what patches became as well as what they were; the bias of P_dma cancels out and is frozen except in
+        training without labels. The paper uses P_dma alone.
     regions : int
         Average P_dma, over the mean weight W, in that many rows and columns of regions. The paper does not say how
         P_dma enters the classifier; 1 averages over the whole frame.
@@ -705,6 +706,9 @@ class MuBert(Backbone):
         self.dino = DinoAgreement(self.encoder, hidden=head_width) if interest and agreement == "dino" else None
         # Labels do not reach what serves training without them; `begin_pretraining` gives it back.
         self.decoder.requires_grad_(False)
+        if both_ways and self.micro_attention is not None:
+            # P_dma one way less P_dma the other way: what both hold is gone.
+            self.micro_attention.out.bias.requires_grad_(False)
         if self.dino is not None:
             self.dino.requires_grad_(False)
 
@@ -726,8 +730,13 @@ class MuBert(Backbone):
         return F.adaptive_avg_pool2d(values.mT.unflatten(2, (self.side, self.side)), regions).flatten(1)
 
     def begin_pretraining(self) -> None:
-        """Make trainable what serves training without labels alone: the decoder and the head of ``"dino"``."""
+        """Make trainable what serves training without labels alone.
+
+        These are the decoder, the head of ``"dino"`` and, with `both_ways`, the bias of P_dma.
+        """
         self.decoder.requires_grad_(True)
+        if self.micro_attention is not None:
+            self.micro_attention.out.bias.requires_grad_(True)
         if self.dino is not None:
             self.dino.head.requires_grad_(True)
 

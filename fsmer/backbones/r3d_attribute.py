@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -223,6 +224,7 @@ class R3DAttribute(Backbone):
         self.text_tower: TextTower | None = None
         self.text_classifier: nn.Linear | None = None
         self.text_classes: tuple[str, ...] = ()
+        self._said_text_is_lost = False
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(3, 1, 1, 1), persistent=False)
@@ -285,18 +287,29 @@ class R3DAttribute(Backbone):
         classifier on z_a, L_contrastive (eq. 3-5) `cross_modal_contrastive` within the batch. Clips whose action units
         are unknown, or that show none of the thirty, have no text and take part in L_video alone. With ``alpha`` 0 the
         loss is L_video: L_text then teaches the video streams nothing. Once the tower is dropped the vectors that it
-        left are the text, and there is no L_text.
+        left are the text, and there is no L_text; where no clip has action units, the loss is L_video then too, and a
+        warning says so once.
 
         Raises
         ------
         DataError
-            No clip has action units.
+            No clip has action units, and the text side is yet to learn.
         FsmerError
             `set_classes` was not called with the targets' classes.
         """
         embeddings = self(inputs)
         video_loss = targets.cross_entropy(classifier(embeddings))
         if self.alpha == 0:
+            return video_loss
+        text_is_lost = self.text_tower is None and bool(self.text_steps > 0)
+        if targets.action_units is None and text_is_lost:
+            if not self._said_text_is_lost:
+                self._said_text_is_lost = True
+                warnings.warn(
+                    f"the clips have no action units, so {self.name!r} goes on from its trained weights by the labels "
+                    "alone, without its contrastive loss.",
+                    stacklevel=2,
+                )
             return video_loss
         if targets.action_units is None:
             raise DataError(
@@ -316,7 +329,7 @@ class R3DAttribute(Backbone):
             class_loss = replace(targets, labels=targets.labels[told]).cross_entropy(self.text_classifier(text))
             if torch.is_grad_enabled():
                 self.text_steps += 1
-        elif self.text_steps > 0:
+        elif text_is_lost:
             text = active[told].to(self.unit_embeddings.dtype) @ F.normalize(self.unit_embeddings, dim=-1)
         else:
             raise self._wrong_classes(targets.classes)
@@ -346,9 +359,13 @@ class R3DAttribute(Backbone):
         self.text_tower, self.text_classifier, self.text_classes = None, None, ()
 
     def _keep_phrases(self) -> None:
-        """Write what the tower makes of each unit's phrase to `unit_embeddings`, provided that it was trained."""
+        """Write what the tower makes of each unit's phrase to `unit_embeddings`, provided that it was trained.
+
+        What ``text="auto"`` has come to is written to `config` with them: afterwards nothing else tells.
+        """
         if self.text_tower is None or not bool(self.text_steps > 0):
             return
+        self.config = {**self.config, "text": self.text_tower.source}
         was_training = self.text_tower.training
         self.text_tower.eval()
         every_unit = torch.eye(len(ACTION_UNIT_ORDER), device=self.unit_embeddings.device)
@@ -439,7 +456,8 @@ class R3D10Attribute(R3DAttribute):
     temperature : float
         Divides the cosines of eq. 5; the paper has none, which is 1.
     text : str
-        The text tower, see `TextTower`.
+        The text tower, see `TextTower`. Once it has taught the weights, ``config["text"]`` names the one that did, also
+        where this was ``"auto"``.
     train_text : bool
         Train the BERT together with the streams (section IV-C) rather than only the linear layer on it.
 
@@ -449,14 +467,17 @@ class R3D10Attribute(R3DAttribute):
     phrases of a clip's action units (eq. 2), contrastive loss (eq. 3-5), class losses of video and text (eq. 6-7), the
     total (eq. 8), inference without BERT.
 
-    Deviating or settled here: Table I gives conv1 a stride of 1x2x2 and yet 8 frames out of 16, so a maximum over time
-    halves them; the stem of the cited 3D-ResNets' code is ``stem="hara"``. The k negative pairs of eq. 3 are all other
-    clips of the batch, equal texts included. z_a is the mean over BERT's tokens through a linear layer. The 6-layer
-    MiniLM stands for BERT. The phrases are fsmer's own words. Frames are normalised by the mean and deviation of
-    Kinetics, flow is taken in thousandths of the face width. Weights start as in He et al. (2015).
+    Deviations, and what is settled here: Table I gives conv1 a stride of 1x2x2 and yet 8 frames out of 16, so a maximum
+    over time halves them; the stem of the cited 3D-ResNets' code is ``stem="hara"``. The k negative pairs of eq. 3 are
+    all other clips of the batch, equal texts included. z_a is the mean over BERT's tokens through a linear layer. The
+    6-layer MiniLM stands for BERT. The phrases are fsmer's own words. Frames are normalised by the mean and deviation
+    of Kinetics, flow is taken in thousandths of the face width. The 16 frames have 15 flow maps between them; the 16th
+    map repeats the last of these, so that both streams are as long as Table I has them. Weights start as in He et al.
+    (2015).
 
     Added: after training the vectors of the thirty phrases are kept, and a class described in words is their
-    combination; the paper names zero-sample learning as its model but does not do it.
+    combination; the paper names zero-sample learning as its model but does not do it. Trained weights can be trained
+    further on clips without action units; the loss is that of the video classes (eq. 6) alone then.
 
     Absent: Kinetics weights (the paper names none; there are none for depth 10 or for flow). Faces cut out by dlib,
     interpolation to 16 frames by TIM and Farneback flow (section IV-B) come before a backbone: they are choices of

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
-from fsmer.errors import FsmerError
+from fsmer.errors import FsmerError, unknown_name
+from fsmer.values import typed_value
 
 __all__ = ["PretrainRecipe", "TrainRecipe"]
 
@@ -136,9 +137,13 @@ class PretrainRecipe:
     clip_gradient: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "steps", "batch_size"):
-            if getattr(self, name) <= 0:
-                raise FsmerError(f"the recipe's {name} is {getattr(self, name)}, but it must be positive.")
+        for name in ("learning_rate", "steps", "batch_size", "clip_gradient"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise FsmerError(f"the recipe's {name} is {value}, but it must be positive.")
+        for name in ("weight_decay", "momentum", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise FsmerError(f"the recipe's {name} is {getattr(self, name)}, but it must be 0 or more.")
         for name, allowed in (("optimizer", ("adam", "adamw", "sgd")), ("schedule", ("constant", "cosine"))):
             if getattr(self, name) not in allowed:
                 raise FsmerError(
@@ -149,6 +154,34 @@ class PretrainRecipe:
             raise FsmerError(
                 f"the recipe's distance is {low} to {high} frames, but it must run from 1 or more to no less."
             )
+
+    def with_params(self, params: Mapping[str, Any]) -> Self:
+        """This recipe with some fields changed, by name.
+
+        Parameters
+        ----------
+        params : mapping of str to object
+            Text is read as the field's type: ``{"batch_size": "16", "clip_gradient": "none", "distance": [3, 6]}``.
+
+        Raises
+        ------
+        UnknownNameError
+            No such field; the nearest are suggested.
+        FsmerError
+            A value of another type, or out of range.
+        """
+        kinds = {one.name: str(one.type) for one in fields(self)}
+        changes = dict(params)
+        for key, value in params.items():
+            if key not in kinds:
+                raise unknown_name("parameter", key, kinds, of="the recipe of training without labels")
+            if kinds[key].startswith("Literal"):
+                continue  # the new recipe looks at its choices itself
+            try:
+                changes[key] = typed_value(value, kinds[key])
+            except ValueError as error:
+                raise FsmerError(f"the recipe's {key} is {value!r}, but it must be {error}.") from error
+        return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

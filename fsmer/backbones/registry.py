@@ -6,7 +6,7 @@ import fnmatch
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -124,9 +124,8 @@ def create_model(name: str, **arguments: object) -> Backbone:
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, FsmerError):
             raise
-        listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise FsmerError(
-            f"{name!r} cannot be made with {listed or 'its defaults'} ({str(error).splitlines()[0]}); "
+            f"{name!r} cannot be made with {_listed(arguments) or 'its defaults'} ({str(error).splitlines()[0]}); "
             "check the values against its documentation."
         ) from error
 
@@ -148,16 +147,53 @@ def load_model(name_or_folder: str | Path) -> Backbone:
         The weights are missing, cut short, altered or from a newer fsmer.
     """
     name = str(name_or_folder)
-    if name not in _filled_registry() and (Path(name).is_dir() or "/" in name):
+    if names_saved_weights(name):
         folder = fetch_weights(name)
         return backbone_class(str(read_config(folder)["backbone"])).from_pretrained(folder)
     cls = backbone_class(name)
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
+        # Above this package, and asked only here: the sentence must name commands that this backbone has.
+        from fsmer.pretraining import PRETRAINERS
+
+        labelled = f"'fsmer train {name}' (with labels)"
+        commands = f"'fsmer pretrain {name}' (without labels) or {labelled}" if name in PRETRAINERS else labelled
         raise WeightsError(
-            f"no weights of {name!r} ship with this fsmer; make them with 'fsmer pretrain {name}' and load that folder."
+            f"no weights of {name!r} ship with this fsmer; make them with {commands} and load that folder."
         )
     return cls.from_pretrained(folder)
+
+
+def names_saved_weights(model: str | Path) -> bool:
+    """Whether `model` is a folder or a hub repository of weights; a registered name is neither, whatever lies there."""
+    name = str(model)
+    return name not in _filled_registry() and (Path(name).is_dir() or "/" in name)
+
+
+def refuse_arguments(backbone: Backbone, arguments: Mapping[str, object] | None, origin: str) -> None:
+    """Raise `WeightsError` if constructor arguments came with a `backbone` that has its weights already.
+
+    Which numbers a network holds, and what they mean, follows from the arguments that it was made with; others would
+    need other weights.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    arguments : mapping, optional
+    origin : str
+        Where the weights are from, in words: "the weights in FOLDER".
+    """
+    if arguments:
+        name = backbone.name
+        raise WeightsError(
+            f"{_listed(arguments)} came with {origin}, but these are of a {name!r} that is made already, with "
+            f"arguments of its own; leave the arguments out, or give the name {name!r}, which begins with fresh "
+            "weights."
+        )
+
+
+def _listed(arguments: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
 
 
 def list_models(pattern: str = "*") -> list[ModelInfo]:

@@ -156,7 +156,9 @@ class Tcae(Backbone):
     validation loss to stall for 15 epochs and then lowers the learning rate; a batch's crop size is drawn anew each
     step instead of each epoch. Sampling keeps the meaning that it had in the PyTorch of the publication (the grid's
     ends are pixel centres). Pairs come from one high-speed recording, a few frames apart, where the authors took any
-    two frames of a celebrity video at one frame a second; number of steps and distance are our choice.
+    two frames of a celebrity video at one frame a second; number of steps and distance are our choice. By default
+    labels train the encoder too, where the authors freeze it and train a linear classifier on its code
+    (``frozen=True``). ``embedding="difference"`` and `pose_grid` are our own.
 
     Absent: the authors' weights and their face alignment; their classifier (batch normalisation and a linear layer) is
     the head that a method puts on the embedding.

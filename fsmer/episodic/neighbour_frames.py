@@ -11,33 +11,11 @@ import pandas as pd
 
 from fsmer.errors import DataError
 
-__all__ = ["FramePair", "NeighbourFrames", "neighbour_counts", "neighbours_of"]
+__all__ = ["NeighbourFrames", "neighbour_counts", "neighbours_of"]
 
 # Numbers as a data set writes them, and places in the sequence counted from 0.
 FRAMES = ("onset", "apex", "offset")
 INDICES = ("onset_index", "apex_index", "offset_index")
-
-
-@dataclass(frozen=True)
-class FramePair:
-    """One training sample that is made of a clip: its onset, and a frame that stands for its apex.
-
-    Parameters
-    ----------
-    clip : str
-        Id of the clip.
-    onset, apex : int
-        Frame numbers, counted as in the clip's table.
-    label : str
-    added : bool
-        False for the clip itself, True for a neighbour of its apex.
-    """
-
-    clip: str
-    onset: int
-    apex: int
-    label: str
-    added: bool
 
 
 def neighbour_counts(counts: Mapping[str, int], *, factor: int = 5) -> dict[str, int]:
@@ -143,7 +121,8 @@ class NeighbourFrames:
         Raises
         ------
         DataError
-            As for `pairs`.
+            A column is missing, a frame number is missing, or the frames of a clip are not in order; the message names
+            the clip.
         """
         names = INDICES if "apex_index" in table.columns else FRAMES
         annotated = [True] * len(table)
@@ -151,11 +130,11 @@ class NeighbourFrames:
             annotated = [str(origin) == "annotation" for origin in table["apex_from"]]
         places: list[int] = []
         shifts: list[int] = []
-        for place, _, count in self._shared_out(table, names, classes):
+        for place, count in self._shared_out(table, names, classes):
             places.append(place)
             shifts.append(0)
             if annotated[place]:
-                _, apex, near = _near(table.iloc[place], names, count)
+                apex, near = _near(table.iloc[place], names, count)
                 places += [place] * len(near)
                 shifts += [frame - apex for frame in near]
         found = table.iloc[places].reset_index(drop=True)
@@ -169,35 +148,10 @@ class NeighbourFrames:
         )
         return found
 
-    def pairs(self, table: pd.DataFrame, *, classes: Sequence[str] | None = None) -> list[FramePair]:
-        """All training samples as frame numbers: each clip's own pair, then its neighbours.
-
-        Parameters
-        ----------
-        table : DataFrame
-            One row a clip with the columns ``clip``, ``label``, ``onset``, ``apex`` and ``offset`` (as
-            ``ClipSet.table`` has them where the data set codes them).
-        classes : sequence of str, optional
-            Classes to use; default all of the table. Clips without a label are left out.
-
-        Raises
-        ------
-        DataError
-            A column is missing, a frame number is missing, or the frames of a clip are not in order; the message names
-            the clip.
-        """
-        found = []
-        for place, label, count in self._shared_out(table, FRAMES, classes):
-            clip = str(table["clip"].iloc[place])
-            onset, apex, near = _near(table.iloc[place], FRAMES, count)
-            found.append(FramePair(clip, onset, apex, label, added=False))
-            found += [FramePair(clip, onset, frame, label, added=True) for frame in near]
-        return found
-
     def _shared_out(
         self, table: pd.DataFrame, names: Sequence[str], classes: Sequence[str] | None
-    ) -> list[tuple[int, str, int]]:
-        """Place, label and number of neighbours of every clip that is used."""
+    ) -> list[tuple[int, int]]:
+        """Place and number of neighbours of every clip that is used."""
         missing = [name for name in ("clip", "label", *names) if name not in table.columns]
         if missing:
             raise DataError(
@@ -210,15 +164,15 @@ class NeighbourFrames:
             if not pd.isna(label) and (classes is None or label in classes)
         ]
         extra = neighbour_counts(Counter(label for _, label in used), factor=self.factor)
-        return [(place, label, extra[label]) for place, label in used]
+        return [(place, extra[label]) for place, label in used]
 
 
-def _near(row: pd.Series, names: Sequence[str], count: int) -> tuple[int, int, list[int]]:
-    """Onset and apex of a clip, and `count` neighbours of the apex or as many as there are."""
+def _near(row: pd.Series, names: Sequence[str], count: int) -> tuple[int, list[int]]:
+    """Apex of a clip, and `count` neighbours of the apex or as many as there are."""
     clip = str(row["clip"])
     onset, apex, offset = (_frame_number(clip, name.removesuffix("_index"), row[name]) for name in names)
     try:
-        return onset, apex, neighbours_of(onset, apex, offset, count)
+        return apex, neighbours_of(onset, apex, offset, count)
     except DataError as error:
         raise DataError(f"clip {clip!r}: {error}") from error
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from fsmer import __version__
 from fsmer.backbones import Backbone, load_model, model_hash
 from fsmer.backbones.base import CONFIG_FILE
-from fsmer.backbones.registry import backbone_class
+from fsmer.backbones.registry import backbone_class, refuse_arguments
 from fsmer.errors import DataError, MediaError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation.cache import as_folder, content_ids, embed_cached
 from fsmer.evaluation.parts import Part, PartStore, RunFolder
@@ -110,7 +110,8 @@ def evaluate(
     descriptions : mapping of str to str, optional
         What classes look like in words, see `fsmer.adapt`.
     arguments : mapping, optional
-        Constructor arguments of a backbone given by name, which then starts from fresh weights even where some ship.
+        Constructor arguments of a backbone given by name, which then starts from fresh weights even where some ship;
+        with a backbone, a folder of weights or a StartingPoint they are refused, since its own are fixed.
     seed : int, optional
         In place of the protocol's own seed (where it has one); also seeds the bootstrap. It decides on episodes.
     seeds : int or sequence of int, optional
@@ -161,7 +162,7 @@ def evaluate(
     UnknownNameError
         No such protocol, model, method or parameter.
     WeightsError
-        The model has no weights and the method would not train it.
+        The model has no weights and the method would not train it, or arguments came with weights.
     OutputError
         `out` cannot be written, or holds a report or an unfinished run of something else.
 
@@ -289,16 +290,18 @@ class StartingPoint:
 
         Raises
         ------
-        UnknownNameError, WeightsError, ProtocolError
+        UnknownNameError, WeightsError
             As for `evaluate`.
         """
         if isinstance(model, StartingPoint):
+            if arguments:
+                raise WeightsError(
+                    f"{', '.join(arguments)} came with a starting point, which has arguments of its own; make it with "
+                    "them (StartingPoint.of)."
+                )
             return model
         if isinstance(model, Backbone):
-            if arguments:
-                raise ProtocolError(
-                    "arguments were given with a backbone that is made already; give its name, or make it with them."
-                )
+            refuse_arguments(model, arguments, "a backbone")
             return cls(model)
         name = os.fspath(model)
         try:
@@ -306,7 +309,9 @@ class StartingPoint:
             ships = (resource_folder("pretrained") / name / CONFIG_FILE).is_file()
         except UnknownNameError:
             # A folder or a repository; anything else is refused by name.
-            return cls(load_model(name))
+            backbone = load_model(name)
+            refuse_arguments(backbone, arguments, f"the weights in {name}")
+            return cls(backbone)
         if ships and not arguments:
             return cls(load_model(name))
         if method.keeps_backbone:

@@ -31,6 +31,12 @@ COLOURS = ("red", "green", "blue")
 STILL = 0.003
 # Bytes of finished clips that a lazy clip set keeps, so that its kinds of media are made in one go.
 KEPT_BYTES = 64 << 20
+# What is said of an apex that nobody annotated, by the method that finds it.
+APEX_NOTES = {
+    "flow": "the apex is spotted (flow).",
+    "difference": "the apex is spotted (difference).",
+    "middle": "the middle frame stands for the apex.",
+}
 
 
 @dataclass(frozen=True)
@@ -157,13 +163,18 @@ def make_media(
     crops = crop_frames(source, steps, onset=first, detector=detector)
     top, method = None, None
     if needs_apex:
-        method = steps.apex
-        if method == "given":
-            method = "annotated" if apex is not None else "flow"
+        method = _apex_method(steps, apex)
         top = spot_apex(crops, method, onset=first, apex=apex, offset=last).index
     media, notes = _from_crops(crops, wanted, first, top, last, steps)
     held = media if eight_bit else _as_floats(media)
     return ClipMedia(held, first, top, last, method, (*source.notes, *notes))
+
+
+def _apex_method(recipe: PreprocessRecipe, apex: int | None) -> str:
+    """How the recipe finds the apex of a clip whose annotation is `apex`."""
+    if recipe.apex == "given":
+        return "flow" if apex is None else "annotated"
+    return recipe.apex
 
 
 def pair_media(
@@ -379,8 +390,9 @@ def clips_from_frames(
     Returns
     -------
     ClipSet
-        Its table has the columns ``onset``, ``apex``, ``offset`` (as used; as given when lazy), ``recipe`` (the hash)
-        and ``notes``.
+        Its table has the columns ``onset``, ``apex``, ``offset`` (as used; as given when lazy), ``apex_from``
+        (``"annotation"``, the method that finds it, or empty where no medium needs it), ``recipe`` (the hash) and
+        ``notes``, which tell an apex that is spotted or stood in for and (unless lazy) frames that were made up.
 
     Raises
     ------
@@ -414,7 +426,10 @@ def clips_from_frames(
     make = _ClipMaker(sequences, tuple(wanted), steps, steps.load_detector(), times)
     stores: dict[str, MediaStore] = {}
     specs_made = [made_spec(spec, steps) for spec in wanted]
-    notes = [""] * n
+    methods: list[str | None] = [None] * n
+    if any(spec.kind in ("flow", "apex") for spec in wanted):
+        methods = [_apex_method(steps, apex) for apex in times["apex"]]
+    notes = [APEX_NOTES.get(method or "", "") for method in methods]
     if lazy:
         maker = _Maker(make)
         stores = {spec.kind: FrameMediaStore(spec, n, maker) for spec in specs_made}
@@ -424,13 +439,14 @@ def clips_from_frames(
             for kind, array in made.media.items():
                 arrays[kind][row] = array
             times["onset"][row], times["apex"][row], times["offset"][row] = made.onset, made.apex, made.offset
-            notes[row] = " ".join(made.notes)
+            notes[row] = " ".join(filter(None, (notes[row], *made.notes)))
             if progress is not None:
                 progress(row + 1, n)
         stores = {spec.kind: ArrayStore(arrays[spec.kind], spec) for spec in specs_made}
     frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
     for name, values in times.items():
         frame[name] = pd.array(values, dtype="Int64")
+    frame["apex_from"] = ["annotation" if method == "annotated" else method or "" for method in methods]
     frame["recipe"] = steps.hash
     frame["notes"] = notes
     return ClipSet.from_table(frame, stores)

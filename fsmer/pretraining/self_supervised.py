@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +54,7 @@ def pretrain_self_supervised(
     checkpoint_every: int = 100,
     progress: Progress | None = None,
     recipe: PretrainRecipe | None = None,
+    params: Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Path:
@@ -84,6 +85,9 @@ def pretrain_self_supervised(
         Called with (step, steps, losses) after every step.
     recipe : PretrainRecipe, optional
         Default: the backbone's own.
+    params : mapping of str to object, optional
+        Fields of the recipe in place of its own, such as ``{"batch_size": 16, "distance": (3, 6)}``; see
+        `PretrainRecipe.with_params`.
     arguments : mapping, optional
         Of the backbone's constructor.
     device : str
@@ -97,9 +101,9 @@ def pretrain_self_supervised(
     Raises
     ------
     UnknownNameError
-        There is no backbone `name`.
+        There is no backbone `name`, or no such field of the recipe or argument.
     FsmerError
-        It has no training without labels, or the loss is no longer a number.
+        It has no training without labels, it cannot be trained by such a recipe, or the loss is no longer a number.
     DataError, MediaError
         There are no frames, or they cannot be read.
     WeightsError
@@ -113,8 +117,12 @@ def pretrain_self_supervised(
     if not hasattr(model, "pretraining_loss"):
         raise FsmerError(f"{name!r} has no training without labels; train it with labels instead ('fsmer train').")
     chosen = recipe or cast(PretrainRecipe, model.pretraining_recipe)
+    changes = dict(params or {})
     if steps is not None:
-        chosen = replace(chosen, steps=steps)
+        if "steps" in changes:
+            raise FsmerError(f"steps are given twice, as {steps} and as {changes['steps']!r}; give them once.")
+        changes["steps"] = steps
+    chosen = chosen.with_params(changes)
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
     pairs = _open_pairs(frames, model, chosen, seed)
@@ -276,8 +284,14 @@ def command_line(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_
     words = ["fsmer", "pretrain", backbone.name]
     if from_recordings:
         words += ["--frames", "DIR"]
-    if recipe.steps != cast(PretrainRecipe, backbone.pretraining_recipe).steps:
+    usual = cast(PretrainRecipe, backbone.pretraining_recipe)
+    if recipe.steps != usual.steps:
         words += ["--steps", str(recipe.steps)]
+    for key in (one.name for one in fields(recipe)):
+        value = getattr(recipe, key)
+        # Where the values come from changes no weight.
+        if key not in ("source", "steps") and value != getattr(usual, key):
+            words += ["--param", shlex.quote(f"{key}={json.dumps(value)}")]
     for name, parameter in inspect.signature(own).parameters.items():
         value, default = (json.dumps(one) for one in (backbone.config[name], parameter.default))
         if value != default:

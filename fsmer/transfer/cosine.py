@@ -59,7 +59,9 @@ class Cosine(FineTuning):
     prior_shots : float
         How many labelled clips a known direction is worth.
     pull : float
-        Weight of the penalty 1 - cos(w_c, start of w_c), summed over classes, beside the mean cross-entropy.
+        Weight of the penalty 1 - cos(w_c, start of w_c), summed over classes, beside the mean cross-entropy. Under
+        ``init="auto"`` a known class of n clips, fewer than `prior_shots`, is held ``prior_shots / n`` times as much
+        while the backbone stays as it is: a few clips must not unlearn what is known.
     centre : bool
         Subtract the backbone's own centre or, where it knows none of the classes, the mean of the support's class
         means.
@@ -111,7 +113,8 @@ class Cosine(FineTuning):
         weight, bias = self._start(centred, codes, members, way, prior)
         if self.steps:
             shares = balanced_weights(members, balanced=self.balanced)
-            self._descend(F.normalize(centred, dim=-1), members, shares, weight, bias, scale)
+            pulls = self._pulls(members, prior)
+            self._descend(F.normalize(centred, dim=-1), members, shares, pulls, weight, bias, scale)
         return Head("cosine", scale * F.normalize(weight, dim=-1), bias, centre)
 
     def _discriminant(
@@ -230,8 +233,24 @@ class Cosine(FineTuning):
         weight = F.normalize(torch.where(known[..., None], mixed, means), dim=-1)
         return weight, bias.masked_fill(~known & (counts[..., 0] == 0), -math.inf)
 
+    def _pulls(self, members: Tensor, prior: ClassDirections | None) -> Tensor:
+        """Weight of the penalty of every class, (E, way)."""
+        counts = members.sum(dim=-1)
+        pulls = torch.full_like(counts, self.pull)
+        if prior is None or self.init != "auto":
+            return pulls
+        # The cross-entropy is a mean over the clips, beside which the known direction counts as `prior_shots` of them.
+        return torch.where(prior.known, pulls * (self.prior_shots / counts.clamp_min(1)).clamp_min(1), pulls)
+
     def _descend(
-        self, units: Tensor, members: Tensor, shares: Tensor, weight: Tensor, bias: Tensor, scale: float
+        self,
+        units: Tensor,
+        members: Tensor,
+        shares: Tensor,
+        pulls: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale: float,
     ) -> None:
         """Adam on `weight` (and `bias`) in place, with the gradient written out.
 
@@ -246,7 +265,7 @@ class Cosine(FineTuning):
         turned = rows.transpose(1, 2)
         slopes = units.new_zeros(episodes, way, rows.shape[1])
         if self.pull:
-            slopes[:, :, clips:] = -self.pull * torch.eye(way)
+            slopes[:, :, clips:] = -torch.diag_embed(pulls)
         scaled_shares = shares[:, None] * scale
         cosines, gradient = torch.empty_like(slopes), torch.empty_like(weight)
         adam = Adam(weight, self.learning_rate)

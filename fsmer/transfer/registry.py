@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from typing import Any
 
 from fsmer.errors import unknown_name
-from fsmer.transfer.base import Method, require
+from fsmer.transfer.base import Method, MethodError
 from fsmer.transfer.cosine import Cosine
 from fsmer.transfer.finetune import Finetune
 from fsmer.transfer.logistic import Logistic
 from fsmer.transfer.protonet import ProtoNet
 from fsmer.transfer.train import Train
 from fsmer.transfer.zero_shot import ZeroShot
+from fsmer.values import typed_value
 
 __all__ = ["MethodInfo", "list_methods", "load_method"]
 
@@ -88,31 +87,9 @@ def list_methods() -> list[MethodInfo]:
     return found
 
 
-_WORDS = {"none": None, "null": None, "true": True, "yes": True, "false": False, "no": False}
-_EXPECTED = {"bool": "true or false", "int": "a whole number", "float": "a finite number", "str": "text"}
-
-
 def _typed(method: str, key: str, value: Any, kind: str) -> Any:
-    """`value` as the type that the annotation `kind` names, such as ``int`` or ``float | None``."""
-    base, _, optional = kind.partition(" | ")
-    given = value
-    if isinstance(value, str) and base != "str":
-        value = _WORDS.get(value.strip().lower(), value)
-    if value is None and optional:
-        return None
-    if isinstance(value, str) and base in ("int", "float"):
-        try:
-            value = float(value)
-        except ValueError:
-            value = None
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    fits = {
-        "bool": isinstance(value, bool),
-        "int": number and (isinstance(value, Integral) or float(value).is_integer()),
-        "float": number,
-        "str": isinstance(value, str),
-    }
-    expected = _EXPECTED[base] + (" or none" if optional else "")
-    require(fits[base], f"{key}={given!r} of the method {method!r} is not understood; expected {expected}.")
-    convert = {"bool": bool, "int": int, "float": float, "str": str}
-    return convert[base](value)
+    """`value` as the type that the annotation `kind` names; anything else is refused."""
+    try:
+        return typed_value(value, kind)
+    except ValueError as error:
+        raise MethodError(f"{key}={value!r} of the method {method!r} is not understood; expected {error}.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, create_model, embed, load_model, model_hash
+from fsmer.backbones.registry import names_saved_weights, refuse_arguments
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
 from fsmer.transfer.base import Progress, SourceModel, require, require_choice, support_codes
@@ -274,7 +275,7 @@ def train(
     classes : sequence of str, optional
         The classes in the order of the recognizer's columns; default the sorted labels.
     arguments : dict, optional
-        Constructor arguments of a backbone that is given by name.
+        Constructor arguments of a backbone that is given by name; weights that are there already fix their own.
     resume : bool
         Whether to go on from a checkpoint of the same training.
     progress : callable, optional
@@ -297,7 +298,7 @@ def train(
     SupportError
         Clips without labels, or nothing to train.
     WeightsError
-        A checkpoint of another training is in the way.
+        A checkpoint of another training is in the way, or arguments came with weights that are there already.
     FsmerError
         A log is asked for and the package tensorboard is missing.
     """
@@ -314,12 +315,25 @@ def train(
         return method._trained(SourceModel(backbone), labelled, classes, progress, after_epoch=after_epoch)[0]
 
 
-def fresh_model(model: Backbone | str | Path, seed: int, arguments: dict[str, Any] | None = None) -> Backbone:
-    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`."""
+def fresh_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str, Any] | None = None) -> Backbone:
+    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`.
+
+    Raises
+    ------
+    UnknownNameError
+        No such model or argument.
+    WeightsError
+        Weights cannot be read, or arguments came with them.
+    FsmerError
+        A value that the constructor cannot work with.
+    """
     if isinstance(model, Backbone):
+        refuse_arguments(model, arguments, "a backbone")
         return model
-    if Path(model).is_dir() or "/" in str(model):
-        return load_model(model)
+    if names_saved_weights(model):
+        backbone = load_model(model)
+        refuse_arguments(backbone, arguments, f"the weights in {model}")
+        return backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return create_model(str(model), **(arguments or {}))

@@ -1,0 +1,63 @@
+"""Parameters as text or JSON gives them, brought to the type that a field's annotation names."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["typed_value"]
+
+_WORDS = {"none": None, "null": None, "true": True, "yes": True, "false": False, "no": False}
+_EXPECTED = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a finite number",
+    "str": "text",
+    "tuple[int, int]": "two whole numbers such as [5, 11]",
+}
+
+
+def typed_value(value: Any, kind: str) -> Any:
+    """`value` as the type that the annotation `kind` names.
+
+    Parameters
+    ----------
+    value : object
+        Text is read as that type, so that a command line can hand values on: ``"50"``, ``"none"``.
+    kind : str
+        ``bool``, ``int``, ``float``, ``str`` or ``tuple[int, int]``, with `` | None`` behind it if that may be.
+
+    Raises
+    ------
+    ValueError
+        It cannot be read so; the message is what was expected.
+    """
+    base, _, optional = kind.partition(" | ")
+    expected = _EXPECTED[base] + (" or none" if optional else "")
+    if isinstance(value, str) and base != "str":
+        value = _WORDS.get(value.strip().lower(), value)
+    if value is None and optional:
+        return None
+    if base == "tuple[int, int]":
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise ValueError(expected)
+        try:
+            return tuple(typed_value(one, "int") for one in value)
+        except ValueError as error:
+            raise ValueError(expected) from error
+    if isinstance(value, str) and base in ("int", "float"):
+        try:
+            value = float(value)
+        except ValueError:
+            value = None
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    fits = {
+        "bool": isinstance(value, bool),
+        "int": number and (isinstance(value, Integral) or float(value).is_integer()),
+        "float": number,
+        "str": isinstance(value, str),
+    }
+    if not fits[base]:
+        raise ValueError(expected)
+    return {"bool": bool, "int": int, "float": float, "str": str}[base](value)
