@@ -49,7 +49,7 @@ BATCH = 32
 # TCAE was made for ordinary video, in which faces move by many pixels. Frames of 64 show the micro-expressions of the
 # generator as fractions of one, so what TCAE is trained on and judged by moves more: factor on the expression, and
 # amplitude of the head's motion.
-AMPLIFY, HEAD = 4.0, 3.0
+AMPLIFY, HEAD = 4.0, 8.0
 RECORDINGS, RECORDED_FRAMES, RECORDED_RATE = 500, 16, 25.0
 # With the published weights (1, 1, 0.1) beside the pixels' 10, a short training ends in codes and flows of zero, which
 # please every loss but that of the pixels.
@@ -61,12 +61,13 @@ TCAE_ARGUMENTS: dict[str, Any] = {
     "code_weight": 0.01,
     "cycle_weight": 0.1,
     "flow_weight": 0.05,
+    "pose_grid": 3,
 }
 TCAE_RECIPE: dict[str, Any] = {
     "source": "fsmer's own choice for a short training",
     "optimizer": "adam",
     "learning_rate": 1e-3,
-    "steps": 4000,
+    "steps": 2000,
     "batch_size": 16,
     "distance": (5, 15),
 }
