@@ -60,8 +60,9 @@ class Cosine(FineTuning):
         How many labelled clips a known direction is worth.
     pull : float
         Weight of the penalty 1 - cos(w_c, start of w_c), summed over classes, beside the mean cross-entropy. Under
-        ``init="auto"`` a known class of n clips, fewer than `prior_shots`, is held ``prior_shots / n`` times as much
-        while the backbone stays as it is: a few clips must not unlearn what is known.
+        ``init="auto"`` a known class of n clips, fewer than `prior_shots`, is held up to ``prior_shots / n`` times as
+        much while the backbone stays as it is, the more so the better the zero-shot answer fits the labelled clips: a
+        few clips must not unlearn what is known, and what is known may be of no use.
     centre : bool
         Subtract the backbone's own centre or, where it knows none of the classes, the mean of the support's class
         means.
@@ -113,7 +114,7 @@ class Cosine(FineTuning):
         weight, bias = self._start(centred, codes, members, way, prior)
         if self.steps:
             shares = balanced_weights(members, balanced=self.balanced)
-            pulls = self._pulls(members, prior)
+            pulls = self._pulls(embeddings, members, prior)
             self._descend(F.normalize(centred, dim=-1), members, shares, pulls, weight, bias, scale)
         return Head("cosine", scale * F.normalize(weight, dim=-1), bias, centre)
 
@@ -233,14 +234,15 @@ class Cosine(FineTuning):
         weight = F.normalize(torch.where(known[..., None], mixed, means), dim=-1)
         return weight, bias.masked_fill(~known & (counts[..., 0] == 0), -math.inf)
 
-    def _pulls(self, members: Tensor, prior: ClassDirections | None) -> Tensor:
+    def _pulls(self, embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor:
         """Weight of the penalty of every class, (E, way)."""
         counts = members.sum(dim=-1)
         pulls = torch.full_like(counts, self.pull)
         if prior is None or self.init != "auto":
             return pulls
         # The cross-entropy is a mean over the clips, beside which the known direction counts as `prior_shots` of them.
-        return torch.where(prior.known, pulls * (self.prior_shots / counts.clamp_min(1)).clamp_min(1), pulls)
+        more = (self.prior_shots / counts.clamp_min(1) - 1).clamp_min(0) * _skill(prior, embeddings, members)[:, None]
+        return torch.where(prior.known, pulls * (1 + more), pulls)
 
     def _descend(
         self,
@@ -280,6 +282,21 @@ class Cosine(FineTuning):
             adam.step(gradient)
             if bias_adam is not None:
                 bias_adam.step(slopes[:, :, :clips].sum(dim=-1) / scale)
+
+
+def _skill(prior: ClassDirections, embeddings: Tensor, members: Tensor) -> Tensor:
+    """How much better than chance the zero-shot answer is on clips of known classes, 0 to 1 in every episode, (E,)."""
+    known = prior.known.expand(members.shape[:2])
+    asked = (members * known[..., None]).sum(dim=1)
+    weight, bias = prior_head(prior, len(embeddings), members.shape[1])
+    told = Head("cosine", weight, bias, prior.centre[None]).logits(embeddings)
+    answers = one_hot(told.argmax(dim=-1), members.shape[1])
+    # One clip a class counts as right beforehand: three clips say little.
+    believed = known.sum(dim=-1)
+    right = (answers * members * known[..., None]).sum(dim=(1, 2)) + believed
+    right = right / (asked.sum(dim=-1) + believed).clamp_min(1)
+    chance = 1 / believed.clamp_min(1)
+    return ((right - chance) / (1 - chance).clamp_min(_TINY)).clamp(0, 1)
 
 
 def _with_directions(backbone: Backbone, names: tuple[str, ...], head: Head, scale: float) -> SourceModel:
