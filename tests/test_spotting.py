@@ -171,6 +171,15 @@ def test_an_expression_after_a_hand_has_passed_is_found() -> None:
     assert abs(found[0].apex.number - first.apex) <= 3
 
 
+def test_a_moment_tells_how_much_of_a_crop_it_shows() -> None:
+    frame = np.zeros((200, 300, 3), np.uint8)
+    whole = FacePose(150.0, 100.0, 60.0, 0.0)
+    moment = keep_moment(frame, whole, 0, 0.0)
+    assert moment.in_sight(whole) == 1.0
+    edge = FacePose(279.0, 100.0, 60.0, 0.0)
+    assert keep_moment(frame, edge, 0, 0.0).in_sight(edge) == pytest.approx(50 / 60, abs=0.01)
+
+
 @pytest.mark.parametrize("speed", [4, 6, 8, 10, 13, 16])
 def test_a_face_that_leaves_the_picture_has_not_moved(still_frames: list[np.ndarray], speed: int) -> None:
     def leaving() -> Iterator[np.ndarray]:
