@@ -157,17 +157,27 @@ def make_media(
     wanted = checked_specs(specs)
     steps = recipe or PreprocessRecipe()
     source = _in_memory(open_frames(frames))
-    needs_apex = any(spec.kind in ("flow", "apex") for spec in wanted)
-    given = apex if needs_apex and steps.apex in ("given", "annotated") else None
+    searches = needs_apex(wanted)
+    given = apex if searches and steps.apex in ("given", "annotated") else None
     first, last = check_interval(len(source), onset, given, offset, name=source.name)
     crops = crop_frames(source, steps, onset=first, detector=detector)
     top, method = None, None
-    if needs_apex:
+    if searches:
         method = _apex_method(steps, apex)
         top = spot_apex(crops, method, onset=first, apex=apex, offset=last).index
     media, notes = _from_crops(crops, wanted, first, top, last, steps)
     held = media if eight_bit else _as_floats(media)
     return ClipMedia(held, first, top, last, method, (*source.notes, *notes))
+
+
+def needs_apex(specs: Iterable[InputSpec]) -> bool:
+    """Whether some of these media are made from the apex."""
+    return any(spec.kind in ("flow", "apex") for spec in specs)
+
+
+def apex_source(method: str | None) -> str:
+    """Where an apex that `method` found is from, as tables of clips say it."""
+    return "annotation" if method == "annotated" else method or ""
 
 
 def _apex_method(recipe: PreprocessRecipe, apex: int | None) -> str:
@@ -427,7 +437,7 @@ def clips_from_frames(
     stores: dict[str, MediaStore] = {}
     specs_made = [made_spec(spec, steps) for spec in wanted]
     methods: list[str | None] = [None] * n
-    if any(spec.kind in ("flow", "apex") for spec in wanted):
+    if needs_apex(wanted):
         methods = [_apex_method(steps, apex) for apex in times["apex"]]
     notes = [APEX_NOTES.get(method or "", "") for method in methods]
     if lazy:
@@ -446,7 +456,7 @@ def clips_from_frames(
     frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
     for name, values in times.items():
         frame[name] = pd.array(values, dtype="Int64")
-    frame["apex_from"] = ["annotation" if method == "annotated" else method or "" for method in methods]
+    frame["apex_from"] = [apex_source(method) for method in methods]
     frame["recipe"] = steps.hash
     frame["notes"] = notes
     return ClipSet.from_table(frame, stores)

@@ -46,7 +46,7 @@ from fsmer.errors import (
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.preprocess.apex import check_interval
 from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, load_detector
-from fsmer.preprocess.media import checked_specs, crop_frames, made_spec, make_media
+from fsmer.preprocess.media import apex_source, checked_specs, crop_frames, made_spec, make_media, needs_apex
 from fsmer.preprocess.reading import FALLBACK_RATE, Frame, ImageFolder, VideoFile
 from fsmer.preprocess.recipe import PreprocessRecipe
 
@@ -435,8 +435,8 @@ def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[Any]], dict[str, An
     steps = job.recipe
     path = Path(task.path)
     source = _KeptFolder(path, _frame_names(path) or None) if path.is_dir() else _KeptVideo(path)
-    needs_apex = any(spec.kind in ("flow", "apex") for _, specs in job.groups for spec in specs)
-    apex = task.apex if needs_apex and steps.apex in ("given", "annotated") else None
+    searches = needs_apex(spec for _, specs in job.groups for spec in specs)
+    apex = task.apex if searches and steps.apex in ("given", "annotated") else None
     onset, offset = check_interval(len(source), task.onset, apex, task.offset, name=source.name)
     if isinstance(source, ImageFolder):
         # Its size is known from the onset then, and no further file is opened for it.
@@ -460,12 +460,12 @@ def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[Any]], dict[str, An
             arrays[f"{place}-{spec.kind}"] = array
         notes.update(dict.fromkeys(made.notes))
         if made.apex is not None and not apex_from:
-            apex, apex_from = made.apex, made.apex_method or ""
+            apex, apex_from = made.apex, apex_source(made.apex_method)
     facts = {
         "onset_index": onset,
         "apex_index": apex,
         "offset_index": offset,
-        "apex_from": "annotation" if apex_from == "annotated" else apex_from,
+        "apex_from": apex_from,
         "notes": " ".join(notes),
     }
     return arrays, facts
