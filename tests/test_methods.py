@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import integrate
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -342,6 +343,24 @@ def reference_cosine(weight, bias, support, codes, *, scale, centre, pull, steps
     return lambda points: logits(points).detach()
 
 
+def expected_skill(right, wrong):
+    """Posterior mean, by quadrature, of a skill s in telling three classes apart: 0 with probability 1/4 beforehand,
+    else of density 4 s^3; an answer is right with probability 1/3 + 2/3 s."""
+
+    def likelihood(skill):
+        return (1 / 3 + 2 / 3 * skill) ** right * (2 / 3 - 2 / 3 * skill) ** wrong
+
+    evidence = integrate.quad(lambda skill: 4 * skill**3 * likelihood(skill), 0, 1)[0]
+    mean = integrate.quad(lambda skill: 4 * skill**4 * likelihood(skill), 0, 1)[0]
+    return 0.75 * mean / (0.25 * likelihood(0) + 0.75 * evidence)
+
+
+def worth_of(prior, support, codes, shots=45.0):
+    """Labelled clips that the known directions of three classes are worth, (E,)."""
+    right = (prior.logits(support).argmax(-1) == codes).sum(-1).tolist()
+    return shots * torch.tensor([expected_skill(count, codes.shape[1] - count) for count in right])
+
+
 @pytest.mark.parametrize("train_bias", [False, True])
 @pytest.mark.parametrize("pull", [0.0, 0.7])
 @pytest.mark.parametrize("init", ["zero_shot", "prototype", "auto"])
@@ -350,12 +369,10 @@ def test_the_written_gradient_equals_autograd(init, pull, train_bias):
     prior = directions()
     params = {"init": init, "pull": pull, "train_bias": train_bias}
     start = load_method("cosine", **params).start(support[0], codes[0], 3, prior)
-    # A known class is held the more, the fewer its clips are than its direction is worth and the better that fits them.
-    # One clip a class counts as right beforehand.
-    right = ((prior.logits(support).argmax(-1) == codes).float().sum(-1) + 3) / (codes.shape[1] + 3)
-    more = (45 / (codes.shape[1] // 3) - 1) * ((right - 1 / 3) / (2 / 3)).clamp_min(0)
-    assert more.unique().numel() > 1
-    held = pull * (1 + more * (init == "auto"))
+    # A known class is held the more, the fewer its clips are than its direction is worth.
+    worth = worth_of(prior, support, codes) if init == "auto" else torch.zeros(6)
+    held = pull * (worth / (codes.shape[1] // 3)).clamp_min(1)
+    assert init != "auto" or not pull or held.unique().numel() > 1
     found = load_method("cosine", steps=80, **params).fit_head(support, codes, 3, prior).logits(query)
     for episode in range(6):
         if init != "zero_shot":
@@ -442,13 +459,34 @@ def test_noisy_clips_do_not_unlearn_directions_that_are_known(shot):
     assert 0.8 < right(prior.logits(query)) < right(corrected.logits(query)) + 0.002
 
 
-def test_prior_shots_count_the_known_direction_as_that_many_clips():
+@pytest.mark.parametrize("shot", [5, 10])
+def test_directions_that_only_guess_do_not_stand_in_the_way_of_the_clips(shot):
+    support, codes, query, asked = blobs(episodes=300, shot=shot, queries=10, spread=2.5)
+    wrong = directions(seed=7)
+
+    def right(head):
+        return float((head.logits(query).argmax(-1) == asked).float().mean())
+
+    with_words = load_method("cosine").fit_head(support, codes, 3, wrong)
+    without = load_method("cosine").fit_head(support, codes, 3)
+    assert float((wrong.logits(query).argmax(-1) == asked).float().mean()) < 0.5
+    assert right(with_words) > right(without) - 0.05
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_known_directions_count_as_prior_shots_as_far_as_the_clips_confirm_them(confirmed):
     support, codes, _, _ = blobs(episodes=1)
     prior = directions()
+    if confirmed:
+        prior = replace(prior, weight=torch.stack([support[0][codes[0] == code].mean(dim=0) for code in range(3)]))
+        prior = replace(prior, weight=prior.weight - prior.centre, bias=torch.zeros(3))
+    worth = worth_of(prior, support, codes, shots=4.0)[0]
+    assert (worth > 3.5) == confirmed
     weight = load_method("cosine", steps=0, prior_shots=4).fit_head(support, codes, 3, prior).weight[0] / prior.scale
     units = F.normalize(support[0] - prior.centre, dim=-1)
     for code in range(3):
-        expected = F.normalize(4 * F.normalize(prior.weight[code], dim=-1) + units[codes[0] == code].sum(dim=0), dim=-1)
+        clips = units[codes[0] == code].sum(dim=0)
+        expected = F.normalize(worth * F.normalize(prior.weight[code], dim=-1) + clips, dim=-1)
         torch.testing.assert_close(weight[code], expected)
 
 
@@ -554,7 +592,8 @@ def test_training_the_backbone_moves_a_copy_by_the_rates_of_its_layers(name, cli
 def test_lower_layers_computed_once_or_every_step_or_by_hand_teach_the_same(clips, monkeypatch):
     torch.manual_seed(0)
     backbone = create_model("facs-flow", widths=[4, 4, 8, 8], branch_dim=6, pools=[1, 2]).eval()
-    method = load_method("cosine", train_backbone=True, steps=6, batch_size=16, encoder_rate=1e-3)
+    # Two steps, a movement of 2e-3: over more of them Adam makes rounding of slopes near zero as large as the slopes.
+    method = load_method("cosine", train_backbone=True, steps=2, batch_size=16, encoder_rate=1e-3)
     once = method.fit(backbone, clips[:40])
     monkeypatch.setattr("fsmer.transfer.lower.KEPT_BYTES", 0)
     each = method.fit(backbone, clips[:40])
@@ -565,7 +604,7 @@ def test_lower_layers_computed_once_or_every_step_or_by_hand_teach_the_same(clip
     by_hand = method.set_params(layers="all").fit(frozen, clips[:40])
     for other in (each, by_hand):
         for name, value in once.backbone.state_dict().items():
-            torch.testing.assert_close(other.backbone.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+            torch.testing.assert_close(other.backbone.state_dict()[name], value, rtol=1e-4, atol=3e-5, msg=name)
         np.testing.assert_allclose(other.predict_proba(clips), once.predict_proba(clips), atol=1e-5)
     all_layers = method.set_params(layers="all").fit(backbone, clips[:40]).backbone.branches[0].stages[0][0][0].weight
     assert not torch.equal(all_layers, backbone.branches[0].stages[0][0][0].weight)

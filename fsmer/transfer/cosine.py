@@ -24,6 +24,8 @@ __all__ = ["Cosine"]
 
 _DEFAULT_SCALE = 10.0
 _TINY = 1e-12
+# Probability beforehand that what is known of the classes is worth nothing on the target.
+_GUESSING = 0.25
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,18 @@ class Cosine(FineTuning):
     Parameters
     ----------
     init : {"auto", "zero_shot", "prototype", "random"}
-        Start of the directions. ``"auto"``: the known direction counted as `prior_shots` clips, plus the class's
-        clips, each as a unit vector; the clips alone for an unknown class; the closed form above where the backbone
-        knows all classes and their scatter. ``"zero_shot"``: the known direction alone.
-        ``"prototype"``: the mean embedding at its own length (Chen et al. 2019; easyfsl). ``"random"``: a
+        Start of the directions. ``"auto"``: the known direction counted as `prior_shots` clips, as far as the labelled
+        clips confirm it, plus the class's clips, each as a unit vector; the clips alone for an unknown class; the
+        closed form above where the backbone knows all classes and their scatter. ``"zero_shot"``: the known direction
+        alone. ``"prototype"``: the mean embedding at its own length (Chen et al. 2019; easyfsl). ``"random"``: a
         seeded Gaussian.
     prior_shots : float
-        How many labelled clips a known direction is worth.
+        How many labelled clips known directions are worth whose zero-shot answer is right on all labelled clips; those
+        that guess are worth none.
     pull : float
         Weight of the penalty 1 - cos(w_c, start of w_c), summed over classes, beside the mean cross-entropy. Under
-        ``init="auto"`` a known class of n clips, fewer than `prior_shots`, is held up to ``prior_shots / n`` times as
-        much while the backbone stays as it is, the more so the better the zero-shot answer fits the labelled clips: a
-        few clips must not unlearn what is known, and what is known may be of no use.
+        ``init="auto"`` and a backbone that stays as it is, a known class whose direction is worth more than its own n
+        clips is held that much more: a few clips must not unlearn what is known.
     centre : bool
         Subtract the backbone's own centre or, where it knows none of the classes, the mean of the support's class
         means.
@@ -111,10 +113,11 @@ class Cosine(FineTuning):
         centred = embeddings if centre is None else embeddings - centre[:, None]
         if self.init == "auto" and prior is not None and prior.precision is not None and bool(prior.known.all()):
             return self._discriminant(F.normalize(centred, dim=-1), members, prior, prior.precision, scale, centre)
-        weight, bias = self._start(centred, codes, members, way, prior)
+        worth = self._worth(embeddings, members, prior)
+        weight, bias = self._start(centred, codes, members, worth, prior)
         if self.steps:
             shares = balanced_weights(members, balanced=self.balanced)
-            pulls = self._pulls(embeddings, members, prior)
+            pulls = self.pull * (worth / members.sum(dim=-1).clamp_min(1)).clamp_min(1)
             self._descend(F.normalize(centred, dim=-1), members, shares, pulls, weight, bias, scale)
         return Head("cosine", scale * F.normalize(weight, dim=-1), bias, centre)
 
@@ -162,7 +165,8 @@ class Cosine(FineTuning):
         members = one_hot(codes[None], way)
         centre = self._centre(embeddings[None], members, prior)
         centred = embeddings[None] if centre is None else embeddings[None] - centre[:, None]
-        weight, bias = self._start(centred, codes[None], members, way, prior)
+        worth = self._worth(embeddings[None], members, prior)
+        weight, bias = self._start(centred, codes[None], members, worth, prior)
         classifier = Classifier(
             weight[0], bias[0], scale=self._scale(prior), centre=None if centre is None else centre[0], pull=self.pull
         )
@@ -206,9 +210,9 @@ class Cosine(FineTuning):
         return means.sum(dim=1) / present.sum(dim=1, keepdim=True)
 
     def _start(
-        self, centred: Tensor, codes: Tensor, members: Tensor, way: int, prior: ClassDirections | None
+        self, centred: Tensor, codes: Tensor, members: Tensor, worth: Tensor, prior: ClassDirections | None
     ) -> tuple[Tensor, Tensor]:
-        episodes, _, width = centred.shape
+        (episodes, _, width), way = centred.shape, members.shape[1]
         if self.init == "random":
             generator = torch.Generator().manual_seed(self.seed)
             weight = torch.randn(way, width, generator=generator) / math.sqrt(width)
@@ -227,22 +231,19 @@ class Cosine(FineTuning):
         direction = F.normalize(direction, dim=-1)
         known, counts = prior.known.expand(episodes, way), counts[..., None]
         if self.init == "auto":
-            # A von Mises-Fisher mean: the known direction is a conjugate prior worth `prior_shots` observations.
-            mixed = torch.where(counts > 0, self.prior_shots * direction + counts * means, direction)
+            # A von Mises-Fisher mean: the known direction is a conjugate prior worth so many observations.
+            mixed = torch.where(counts > 0, worth[..., None] * direction + counts * means, direction)
         else:
             mixed = direction
         weight = F.normalize(torch.where(known[..., None], mixed, means), dim=-1)
         return weight, bias.masked_fill(~known & (counts[..., 0] == 0), -math.inf)
 
-    def _pulls(self, embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor:
-        """Weight of the penalty of every class, (E, way)."""
+    def _worth(self, embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor:
+        """How many labelled clips the known direction of every class is worth under ``init="auto"``, (E, way)."""
         counts = members.sum(dim=-1)
-        pulls = torch.full_like(counts, self.pull)
         if prior is None or self.init != "auto":
-            return pulls
-        # The cross-entropy is a mean over the clips, beside which the known direction counts as `prior_shots` of them.
-        more = (self.prior_shots / counts.clamp_min(1) - 1).clamp_min(0) * _skill(prior, embeddings, members)[:, None]
-        return torch.where(prior.known, pulls * (1 + more), pulls)
+            return torch.zeros_like(counts)
+        return self.prior_shots * _skill(prior, embeddings, members)[:, None] * prior.known
 
     def _descend(
         self,
@@ -285,18 +286,26 @@ class Cosine(FineTuning):
 
 
 def _skill(prior: ClassDirections, embeddings: Tensor, members: Tensor) -> Tensor:
-    """How much better than chance the zero-shot answer is on clips of known classes, 0 to 1 in every episode, (E,)."""
+    """How much better than chance the zero-shot answer is, 0 to 1, as clips of known classes show it, (E,).
+
+    The posterior mean. Beforehand the answer is a guess with probability `_GUESSING`, else its skill s has the density
+    4 s**3: words that a network has learnt mostly hold, and three clips alone say little against them.
+    """
     known = prior.known.expand(members.shape[:2])
-    asked = (members * known[..., None]).sum(dim=1)
     weight, bias = prior_head(prior, len(embeddings), members.shape[1])
     told = Head("cosine", weight, bias, prior.centre[None]).logits(embeddings)
-    answers = one_hot(told.argmax(dim=-1), members.shape[1])
-    # One clip a class counts as right beforehand: three clips say little.
-    believed = known.sum(dim=-1)
-    right = (answers * members * known[..., None]).sum(dim=(1, 2)) + believed
-    right = right / (asked.sum(dim=-1) + believed).clamp_min(1)
-    chance = 1 / believed.clamp_min(1)
-    return ((right - chance) / (1 - chance).clamp_min(_TINY)).clamp(0, 1)
+    asked = members * known[..., None]
+    right = (one_hot(told.argmax(dim=-1), members.shape[1]) * asked).sum(dim=(1, 2))
+    wrong = asked.sum(dim=(1, 2)) - right
+    skills = (torch.arange(100, device=embeddings.device) + 0.5) / 100
+    density = F.normalize(skills**3, p=1, dim=0)
+    # The first entry is the guess.
+    skills = torch.cat([skills.new_zeros(1), skills])
+    beforehand = torch.cat([density.new_tensor([_GUESSING]), (1 - _GUESSING) * density])
+    chance = 1 / known.sum(dim=-1).clamp_min(2)[:, None]
+    rate = chance + (1 - chance) * skills
+    evidence = right[:, None] * rate.log() + wrong[:, None] * (1 - rate).log()
+    return torch.softmax(beforehand.log() + evidence, dim=-1) @ skills
 
 
 def _with_directions(backbone: Backbone, names: tuple[str, ...], head: Head, scale: float) -> SourceModel:
