@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone, Targets
+from fsmer.backbones.dense import OneDnnLinear
 from fsmer.backbones.inception import compiled_features
 from fsmer.backbones.noise import dropout
 from fsmer.backbones.recipe import TrainRecipe
@@ -142,7 +143,7 @@ class ProposalModule(nn.Module):
         super().__init__()
         self.branches = branches
         self.attention = attention
-        self.units = _keras_start(nn.Linear(width, branches * width), side_by_side=branches)
+        self.units = _keras_start(OneDnnLinear(width, branches * width), side_by_side=branches)
         self.detector_weight = nn.Parameter(torch.empty(branches, width, detector_width))
         self.detector_bias = nn.Parameter(torch.zeros(branches, 1, detector_width))
         self.decision_weight = nn.Parameter(torch.empty(branches, detector_width, 1))
@@ -309,7 +310,7 @@ class FR(Backbone):
         self.dropout = dropout
         self.balance = balance
         self.streams = nn.ModuleList(InceptionStream(filters) for _ in range(2))
-        self.shared = _keras_start(nn.Linear(2 * 4 * filters[-1] * side * side, shared_width))
+        self.shared = _keras_start(OneDnnLinear(2 * 4 * filters[-1] * side * side, shared_width))
         self.proposal: ProposalModule | None = None
         self.hidden: nn.Linear | None = None
         if variant != "basic_inception":
@@ -371,7 +372,7 @@ class FR(Backbone):
         self.proposal = ProposalModule(self.shared_width, branches, self.detector_width, self.variant == "fr").to(own)
         fused_width = self.shared_width * (branches if self.fusion == "concat" else 1)
         if self.hidden_width and (self.hidden is None or self.hidden.in_features != fused_width):
-            self.hidden = _keras_start(nn.Linear(fused_width, self.hidden_width)).to(own)
+            self.hidden = _keras_start(OneDnnLinear(fused_width, self.hidden_width)).to(own)
         self.embed_dim = self.hidden_width or fused_width
         self.train(self.training)
 

@@ -1,0 +1,71 @@
+"""A fully connected layer whose training on CPUs goes through oneDNN."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["OneDnnLinear"]
+
+
+class OneDnnLinear(nn.Linear):
+    """`torch.nn.Linear` that takes its products in training from oneDNN where it can, and else from torch's own BLAS.
+
+    Both come with torch. Products of a batch of a few dozen clips with a large weight take about a fifth less time in
+    oneDNN on AMD processors, for which the other is not made. It can on a CPU, for float32 without autocast, for
+    inputs of shape (B, in_features). Without gradients nothing changes, so that answers stay those of `torch.nn.Linear`
+    to the bit.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, out_features) of (B, in_features)."""
+        values = (input, self.weight) if self.bias is None else (input, self.weight, self.bias)
+        possible = (
+            torch.is_grad_enabled()
+            and input.ndim == 2
+            and all(value.device.type == "cpu" and value.dtype == torch.float32 for value in values)
+            and not torch.is_autocast_enabled("cpu")
+            # Not vectorised over members.
+            and not torch._C._are_functorch_transforms_active()
+            and _has_onednn()
+        )
+        return _Product.apply(input, self.weight, self.bias) if possible else super().forward(input)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _linear(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        slopes = slopes.contiguous()
+        of_inputs, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _linear(slopes, weight.T) if of_inputs else None,
+            _linear(slopes.T, inputs.T) if of_weight else None,
+            slopes.sum(dim=0) if of_bias else None,
+        )
+
+
+def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    # What torch.compile makes of a linear layer on a CPU.
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return found
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """Whether this build of torch has the operator and it does what `torch.nn.functional.linear` does."""
+    inputs, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
+    try:
+        return torch.equal(_linear(inputs, weight), inputs @ weight.T)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
