@@ -14,9 +14,11 @@ import json
 import shlex
 import sys
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,6 +30,7 @@ from rich.table import Table
 
 import fsmer
 from fsmer.errors import DataError, FsmerError
+from fsmer.memory import out_of_memory
 
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
@@ -41,6 +44,13 @@ __all__ = ["app", "main"]
 EXIT_REFUSED = 1
 EXIT_NO_FACE = 2
 EXIT_INTERRUPTED = 130
+NO_MEMORY = (
+    "memory has run out; end other programs, or ask for less at a time: fewer --jobs (or --workers), a smaller batch "
+    "(-p batch_size=8), fewer clips (--where) or a smaller model; what a run with --out has finished is kept."
+)
+# Where no terminal shows bars: seconds before the first line that says how far it is, and between two of them.
+FIRST_LINE = 30.0
+BETWEEN_LINES = 60.0
 SYNTHETIC = "synthetic:"
 SYNTHETIC_CLIPS = 300
 
@@ -108,6 +118,10 @@ Jobs = Annotated[
         help="Folds trained at a time, each in a process of its own; auto: one a core as far as memory goes.",
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Where the network computes, such as cuda; default the CPU.", show_default=False),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the report of another run that is in the folder.")
 ]
@@ -134,6 +148,11 @@ def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Cal
             except KeyboardInterrupt as error:
                 print("fsmer: interrupted; what was finished is kept, run the same command to go on.", file=sys.stderr)
                 raise typer.Exit(EXIT_INTERRUPTED) from error
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                print(f"fsmer: {NO_MEMORY}", file=sys.stderr)
+                raise typer.Exit(EXIT_REFUSED) from error
 
         name = function.__name__.removesuffix("_")
         app.command(name, epilog=f"Example: [cyan]{escape(example)}[/cyan]", **options)(guarded)
@@ -318,6 +337,7 @@ def evaluate(
         typer.Option(help="What --select chooses from, as KEY=VALUE,VALUE; may be repeated.", show_default=False),
     ] = [],  # noqa: B006
     jobs: Jobs = "auto",
+    device: Device = None,
     cache: Annotated[bool, typer.Option(help="Find embeddings again that an earlier run has made.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json, predictions.csv and more.", show_default=False)
@@ -336,7 +356,7 @@ def evaluate(
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
     solver = _method(method, [*param, *(["train_backbone=true"] if train_backbone else [])])
     arguments = _values(argument, "--argument")
-    start = StartingPoint.of(model, solver, arguments)
+    start = StartingPoint.of(model, solver, arguments, device)
     specs = start.backbone(0).input_specs
     clips = _read(data, where, scheme, prefix, specs=specs) if data else None
     # The page shows embeddings too: without a cache they are kept until it is made.
@@ -426,12 +446,14 @@ def train(
         typer.Option(help="Folder for TensorBoard: loss and learning rate of every epoch.", show_default=False),
     ] = None,
     jobs: Jobs = "auto",
+    device: Device = None,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run of the same settings.")] = True,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model with labels, by its paper's recipe."""
     from fsmer.backbones import load_model
+    from fsmer.backbones.base import as_device
     from fsmer.backbones.registry import refuse_arguments
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
@@ -451,6 +473,8 @@ def train(
         refuse_arguments(backbone, arguments, f"the weights of {name!r} (--pretrained)")
     else:
         backbone = fresh_model(name, method.seed, arguments)
+    if device is not None:
+        backbone = backbone.to(as_device(device))
     clips = _read(data, where, scheme, prefix, specs=backbone.input_specs)
     with _progress() as progress:
         if protocol is not None:
@@ -649,6 +673,7 @@ def pretrain(
         ),
     ] = [],  # noqa: B006
     argument: Argument = [],  # noqa: B006
+    device: Device = None,
     resume: Annotated[bool, typer.Option(help="Go on from a checkpoint in the folder.")] = True,
 ) -> None:
     """Make a model's weights without labels: from nothing but a seed, or from your own frames."""
@@ -661,12 +686,15 @@ def pretrain(
         more["params"] = _values(param, "--param")
     if argument:
         more["arguments"] = _values(argument, "--argument")
+    if device is not None:
+        more["device"] = device
     make = load_pretrainer(name)
     try:
         inspect.signature(make).bind(out, seed=seed, steps=steps, resume=resume, progress=None, **more)
     except TypeError as error:
         raise DataError(
-            f"{name!r} is trained on synthetic flow alone and takes no frames, parameters or arguments; leave them out."
+            f"{name!r} is trained on synthetic flow alone and takes no frames, parameters, arguments or device; leave "
+            "them out."
         ) from error
     with _progress() as progress:
         folder = make(
@@ -964,6 +992,9 @@ def _print_bench(console: Console, result: BenchResult) -> None:
                 mark = f"[{reasons.setdefault(why, len(reasons) + 1)}]" if why else ""
                 metric, old = METRIC_TITLES[line["metric"]], line["published_text"] or "-"
                 table.add_row(*map(escape, ("" if number else title, metric, old, f"{shown} {mark}".strip())))
+                if line["honest_text"]:
+                    beside = f"honest {line['honest_text']}, gap {line['gap_text']}"
+                    table.add_row("", "", "", escape(beside))
         console.print(table)
     console.print()
     for reason, number in reasons.items():
@@ -1062,7 +1093,14 @@ def _bandwidths(text: str) -> str | list[float]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with the time left on standard error while it is a terminal; silent otherwise."""
+    """Bars with the time left on standard error while it is a terminal; a plain line a minute otherwise."""
+    console = Console(stderr=True)
+    with _bars(console) if console.is_terminal else _lines() as show:
+        yield show
+
+
+@contextlib.contextmanager
+def _bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -1081,9 +1119,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
 
         def show(stage: str, done: int, total: int) -> None:
             # The first word names the bar; what follows it (losses) may change from call to call.
@@ -1093,6 +1130,79 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[key], completed=done, total=total, description=stage)
 
         yield show
+
+
+@contextlib.contextmanager
+def _lines() -> Iterator[Callable[[str, int, int], None]]:
+    """Lines from a thread of their own, since a single fold may take longer than the time between two of them."""
+    lines, over = _Lines(), threading.Event()
+    teller = threading.Thread(target=lines.tell, args=(over.wait,), daemon=True)
+    teller.start()
+    try:
+        yield lines.show
+    finally:
+        over.set()
+        teller.join()
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A part of long work: how much of it is done, and when and with how much it began."""
+
+    key: str
+    title: str
+    done: int
+    total: int
+    since: float
+    first: int
+
+    def told(self, now: float) -> str:
+        left = ""
+        if self.first < self.done < self.total:
+            seconds = (self.total - self.done) * (now - self.since) / (self.done - self.first)
+            left = f" (about {_clock_time(seconds)} left)"
+        return f"{self.title} {self.done:,}/{self.total:,}{left}"
+
+
+class _Lines:
+    """How far long work is, for a log file: how long it takes already, what goes on, and what may be left of that."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._stages: list[_Stage] = []
+
+    def show(self, title: str, done: int, total: int) -> None:
+        key = title.split(" ")[0]
+        before = [one.key for one in self._stages]
+        place = before.index(key) if key in before else len(before)
+        one = _Stage(key, title, done, total, self._clock(), done)
+        if key in before and done >= self._stages[place].done:
+            one = replace(one, since=self._stages[place].since, first=self._stages[place].first)
+        # Those that began after it were steps on its way, and are over.
+        self._stages = [*self._stages[:place], one]
+
+    def tell(self, wait: Callable[[float], bool]) -> None:
+        """Write lines to standard error until `wait`, given seconds, returns True."""
+        pause = FIRST_LINE
+        while not wait(pause):
+            pause = BETWEEN_LINES
+            try:
+                print(f"fsmer: {self.line()}", file=sys.stderr, flush=True)
+            except OSError:
+                # Nobody reads any more, which must not disturb the work.
+                return
+
+    def line(self) -> str:
+        now, stages = self._clock(), self._stages
+        going_on = [one for one in stages if one.done < one.total] or stages[-1:]
+        told = ", ".join(one.told(now) for one in going_on) or "getting ready"
+        return f"after {_clock_time(now - self._began)}: {told}"
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _trained(model: str) -> Backbone | Recognizer:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "DataError",
+    "DeviceError",
     "FsmerError",
     "MediaError",
     "MissingDatasetError",
@@ -53,6 +54,10 @@ class UnknownNameError(FsmerError, LookupError):
 
 class WeightsError(FsmerError):
     """A weights file is missing, cut short, altered or from a newer version of fsmer."""
+
+
+class DeviceError(FsmerError, ValueError):
+    """A device to compute on that torch does not know or that is not there."""
 
 
 class OutputError(FsmerError, OSError):

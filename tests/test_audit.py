@@ -126,6 +126,14 @@ def test_missing_and_doubled_predictions_are_noticed(copy: Path, tmp_path: Path,
     assert finding(audit(twice), "duplicated-prediction").count == 3
 
 
+def test_a_cut_table_of_episodes_is_noticed(copy: Path) -> None:
+    lines = (copy / "episodes.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (copy / "episodes.csv").write_text("".join(lines[:3]), encoding="utf-8")
+    found = finding(audit(copy), "missing-episode")
+    assert (found.severity, found.count) == ("serious", 4)
+    assert "episodes.csv has 2 rows, but the folds and seeds of the report make 6" in found.message
+
+
 def test_a_subject_in_two_folds_is_on_both_sides(copy: Path) -> None:
     def move(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[0, "episode"] = 5

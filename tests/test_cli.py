@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -291,7 +294,7 @@ def test_a_finished_evaluation_is_not_repeated_and_that_of_something_else_not_ov
     assert again.stderr == f"fsmer: {tmp_path / 'out'} was already finished, nothing to repeat\n"
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     refused = run(*common, "--method", "logistic", code=1).stderr
-    for words in ("finished report of protonet on facs-flow by loso", "now logistic with", "--overwrite"):
+    for words in ("finished report of protonet on facs-flow by loso", "(protonet, now logistic)", "--overwrite"):
         assert words in refused
     run(*common, "--method", "logistic", "--overwrite")
     assert Report.load(tmp_path / "out").method["name"] == "logistic"
@@ -340,17 +343,19 @@ def test_two_folders_with_the_same_ids_are_pooled_under_prefixes(
     assert "2 --data and 1 --prefix" in run(*bench, "--prefix", "a", code=2).stderr
 
 
-def test_fine_tuning_fresh_weights_is_said_not_to_be_the_training_of_the_paper(
-    run: Run, folders: tuple[str, str], tmp_path: Path
+@pytest.mark.parametrize("command", ["evaluate", "train", "pretrain"])
+def test_a_device_that_is_not_there_is_refused_in_one_sentence(
+    command: str, run: Run, folders: tuple[str, str], tmp_path: Path
 ) -> None:
-    common = ("evaluate", "loso", "--data", folders[0], "--model", "ststnet", "--jobs", 1, "--json")
-    tuned = run(*common, "--method", "finetune", "--train-backbone", "-p", "steps=1")
-    assert tuned.stderr == (
-        "fsmer: 'ststnet' starts from fresh weights, and 'finetune' is made to adjust trained ones: this is not the "
-        "training of its paper, which is the method 'train' (--method train).\n"
-    )
-    assert json.loads(tuned.stdout)["notes"] == [tuned.stderr.removeprefix("fsmer: ").rstrip("\n")]
-    assert run(*common, "--method", "train", "-p", "epochs=1").stderr == ""
+    words = {
+        "evaluate": ("loso", "--data", folders[0]),
+        "train": ("fr", "--data", folders[0], "--out", tmp_path / "out"),
+        "pretrain": ("mubert_tiny", "--out", tmp_path / "out"),
+    }[command]
+    for device in ("abacus", "cuda:77"):
+        told = run(command, *words, "--device", device, code=1).stderr
+        assert told.startswith(f"fsmer: the device '{device}' cannot be used here; torch sees cpu")
+        assert not (tmp_path / "out").exists()
 
 
 def test_pretrain_makes_weights_that_load(run: Run, tmp_path: Path) -> None:
@@ -535,7 +540,10 @@ def test_data_sets_are_listed_and_a_download_is_audited(run: Run, tmp_path: Path
         (("train", "frr", "--data", "synthetic:lab:12", "--out", "{out}"), "did you mean 'fr'"),
         (("pretrain", "facs-flow", "--out", "{out}", "--frames", "nowhere"), "takes no frames"),
         (("pretrain", "mubert_tiny", "--out", "{out}", "--frames", "nowhere"), "nowhere"),
-        (("pretrain", "facs-flow", "--out", "{out}", "-p", "batch=4"), "takes no frames, parameters or arguments"),
+        (
+            ("pretrain", "facs-flow", "--out", "{out}", "-p", "batch=4"),
+            "parameters, arguments or device; leave",
+        ),
         (("pretrain", "fr", "--out", "{out}"), "'fr' does not teach itself: train it with labels ('fsmer train fr')"),
         (
             ("explain", "fr", "--data", "synthetic:lab:3", "--out", "{out}"),
@@ -601,3 +609,135 @@ def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pyte
     assert "training loss 0.5" in said
     assert "3/3" in said
     assert re.search(r"left.*\d:\d\d:\d\d", said)
+
+
+def test_long_work_says_once_a_minute_how_far_it_is_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    from fsmer import cli
+
+    now = 0.0
+    lines = cli._Lines(lambda: now)
+
+    def wait(seconds: float) -> bool:
+        """The work of these seconds: a stage that is over, two runs with inner folds, and a run that is long."""
+        nonlocal now
+        for _ in range(round(seconds)):
+            now += 1
+            if now == 1:
+                lines.show("looking at clips", 1_200, 1_200)
+            elif now == 5:
+                lines.show("runs", 0, 4)
+            elif 5 < now <= 245:
+                lines.show("inner episodes", int((now - 5) % 120) // 3, 40)
+            if now == 125:
+                lines.show("runs", 1, 4)
+            if now == 245:
+                lines.show("runs", 2, 4)
+        return now >= 330
+
+    lines.tell(wait)
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert said.splitlines() == [
+        "fsmer: after 0:00:30: runs 0/4, inner episodes 8/40 (about 0:01:36 left)",
+        "fsmer: after 0:01:30: runs 0/4, inner episodes 28/40 (about 0:00:36 left)",
+        "fsmer: after 0:02:30: runs 1/4 (about 0:07:15 left), inner episodes 8/40 (about 0:01:36 left)",
+        "fsmer: after 0:03:30: runs 1/4 (about 0:10:15 left), inner episodes 28/40 (about 0:00:36 left)",
+        "fsmer: after 0:04:30: runs 2/4 (about 0:04:25 left)",
+    ]
+
+
+def test_lines_about_long_work_come_on_standard_error_and_short_work_has_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsmer import cli
+
+    assert (cli.FIRST_LINE, cli.BETWEEN_LINES) == (30, 60)
+    with cli._progress() as progress:
+        progress("episodes", 0, 3)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(cli, "FIRST_LINE", 0.02)
+    said, latest = "", time.monotonic() + 20
+    with cli._progress() as progress:
+        # A single fold may take longer than the time between two lines, so the line comes without a call.
+        progress("episodes", 0, 3)
+        while not said and time.monotonic() < latest:
+            time.sleep(0.01)
+            said = capsys.readouterr().err
+    assert said == "fsmer: after 0:00:00: episodes 0/3\n"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_reader_of_lines_that_goes_away_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsmer import cli
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    asked: list[float] = []
+    with open(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stderr", pipe)
+        cli._Lines().tell(lambda seconds: bool(asked.append(seconds)))
+        monkeypatch.undo()
+        assert asked == [30]
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
+
+
+def test_more_than_memory_holds_is_refused_in_one_sentence(run: Run) -> None:
+    asked = "synthetic:lab:10000000000000"
+    told = run("evaluate", "kshot", "--data", asked, "--method", "cosine", code=1).stderr
+    assert told.startswith("fsmer: memory has run out; ")
+    assert "fewer --jobs" in told
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (ImportError("lib.so: failed to map segment from shared object: Operation not permitted"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (KeyError("fold"), False),
+    ],
+)
+def test_only_errors_of_memory_lose_their_traceback(
+    error: Exception, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsmer import cli
+
+    monkeypatch.setattr(cli, "app", typer.Typer())
+
+    @cli.command("fsmer fail")
+    def fail() -> None:
+        raise error
+
+    result = CliRunner().invoke(cli.app, [])
+    assert result.exit_code == 1
+    if refused:
+        assert result.stderr == f"fsmer: {cli.NO_MEMORY}\n"
+        assert isinstance(result.exception, SystemExit)
+    else:
+        assert result.exception is error
+        assert result.stderr == ""
+
+
+def test_one_person_in_two_spellings_is_refused_over_folders_of_one_data_set(run: Run, tmp_path: Path) -> None:
+    made = synthetic_clips("lab", n=18, seed=5)
+    for folder, width in (("a", 1), ("c", 2)):
+        (tmp_path / folder).mkdir()
+        rows = ["clip,dataset,subject,label,file"]
+        for place, (values, label) in enumerate(zip(made.media(), made.labels, strict=True)):
+            pixels = np.round(values * 255).astype(np.uint8).transpose(1, 2, 0)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{place}.png")
+            rows.append(f"{folder}{place},same,{place // 3 % 3 + 1:0{width}d},{label},{place}.png")
+        (tmp_path / folder / "index.csv").write_text("\n".join(rows) + "\n")
+    both = ("--data", tmp_path / "a", "--data", tmp_path / "c", "--method", "protonet", "--json")
+    told = run("evaluate", "loso", *both, code=1).stderr
+    assert "'01' of data set 'same' and '1' of data set 'same'" in told
+    # Other names say that they are other people.
+    index = tmp_path / "c" / "index.csv"
+    index.write_text(index.read_text().replace(",same,", ",other,"))
+    assert json.loads(run("evaluate", "loso", *both).stdout)["counts"]["episodes"] == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -36,6 +37,7 @@ from fsmer.episodic import load_protocol
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation import METRICS, Report, evaluate, runner, score
 from fsmer.evaluation.cache import cache_folder, clear_cache, embed_cached
+from fsmer.evaluation.parts import Part, RunFolder
 from fsmer.evaluation.plots import methods_figure
 from fsmer.evaluation.report import Predictions
 from fsmer.evaluation.runner import StartingPoint
@@ -390,8 +392,8 @@ def test_a_finished_report_of_something_else_is_replaced_only_on_demand(
     evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path)
     before = contents(tmp_path)
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"method": "protonet"}, "another method .finetune with.*now protonet with"),
-        ({"method": tuned(steps=3)}, 'another method .*"steps": 2.*"steps": 3'),
+        ({"method": "protonet"}, r"another method \(finetune, now protonet\)"),
+        ({"method": tuned(steps=3)}, r"another method \(finetune: steps was 2, is 3 now\)"),
         ({"model": RandomTiny(4).eval()}, "another model .random-tiny-for-tests with weights"),
         ({"protocol": load_protocol("kshot", shot=2, episodes=3)}, "another protocol"),
         ({"clips": clips[:40]}, "another table of clips"),
@@ -1421,6 +1423,26 @@ def test_the_command_line_runs_seeds_of_a_model_with_and_without_weights(folder:
     assert (out / "report.json").read_bytes() == before
 
 
+def test_fresh_weights_are_trained_by_their_recipe_unless_fine_tuning_is_asked_for_in_detail(folder: str) -> None:
+    common = ("loso", "--data", folder, "--model", "random-tiny-for-tests", "--jobs", 1, "--json", "--seeds", "0,4")
+    begun = "'random-tiny-for-tests' starts from fresh weights, and 'finetune' is made to adjust trained ones"
+    asked = json.loads(command(*common, "--method", "train").stdout)
+    assert asked["notes"] == []
+    tune = ("--method", "finetune", "--train-backbone")
+    plain = command(*common, *tune)
+    said = f"{begun}: it is trained by its paper's recipe instead, by the method 'train'."
+    assert f"fsmer: {said}\n" in plain.stderr
+    found = json.loads(plain.stdout)
+    assert found["notes"] == [said]
+    assert found | {"notes": []} == asked
+    said = f"{begun}: this is not the training of its paper, which is the method 'train' (--method train)."
+    for more in (("-p", "steps=1"), ("--select", "nested", "--grid", "steps=1,2")):
+        detailed = command(*common, *tune, *more)
+        assert f"fsmer: {said}\n" in detailed.stderr
+        assert json.loads(detailed.stdout)["method"]["name"] == "finetune"
+        assert json.loads(detailed.stdout)["notes"] == [said]
+
+
 def test_the_command_line_shows_honest_and_oracle_figures_side_by_side(folder: str) -> None:
     common = ("loso", "--data", folder, "--model", "random-tiny-for-tests", "--method", "train", "-p", "epochs=3")
     shown = command(*common, "--select", "oracle").stdout
@@ -1508,3 +1530,127 @@ def test_a_report_without_its_tables_is_refused(backbone: Backbone, clips: ClipS
     (tmp_path / "predictions.csv").unlink()
     with pytest.raises(DataError, match="holds no whole report"):
         Report.load(tmp_path)
+
+
+# ---- results that are not whole
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "episodes.csv"])
+@pytest.mark.parametrize("learner", ["finetune", "protonet"])
+def test_a_finished_report_with_a_cut_table_is_made_again(
+    learner: str, name: str, backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = tuned() if learner == "finetune" else learner
+    first = evaluate("loso", backbone, method, clips=clips, out=tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / name).write_text("".join((tmp_path / name).read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(DataError, match=f"{name} has 2 rows, but report.json tells of .*run the same evaluation again"):
+        Report.load(tmp_path)
+    fitted = untrained(monkeypatch)
+    again = evaluate("loso", backbone, method, clips=clips, out=tmp_path)
+    assert fitted == []
+    assert again.folder is None
+    assert again.to_dict() == first.to_dict()
+    after = contents(tmp_path)
+    for file in ("report.json", "predictions.csv", "episodes.csv", "report.md", "confusion.png"):
+        assert after[file] == before[file]
+    assert evaluate("loso", backbone, method, clips=clips, out=tmp_path).folder == tmp_path
+
+
+def test_whole_reports_of_every_kind_are_read(backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:
+    """Some of all classes in an episode, several seeds, figures chosen on the test clips, and classes nobody shows."""
+    kshot = load_protocol("kshot", way=2, shot=2, query=2, episodes=5)
+    two = clips[clips.labels != "surprise"]
+    asked: list[dict[str, Any]] = [
+        {"protocol": kshot, "method": tuned(), "seeds": 2},
+        {"protocol": kshot, "method": "protonet"},
+        {"protocol": "loso", "method": tuned(), "seeds": 2, "select": "oracle", "grid": {"steps": [1, 3]}},
+        {"protocol": "loso", "method": "protonet", "clips": two},
+        {"protocol": "holdout", "method": "protonet", "clips": clips},
+    ]
+    for number, given in enumerate(asked):
+        if given["protocol"] == "holdout":
+            given["protocol"] = load_protocol("holdout", train=["one"], test=["two"])
+        report = evaluate(**{"model": backbone, "clips": clips} | given, out=tmp_path / str(number))
+        assert Report.load(tmp_path / str(number)).to_dict() == report.to_dict()
+
+
+def killed(folder: str, out: Path, *arguments: str, parts: int) -> tuple[str, ...]:
+    """A command that was killed when so many parts lay on disk."""
+    given = ("evaluate", "loso", "--data", folder, "--model", "facs-flow", "-a", "widths=[4,4,4,4]")
+    given += ("-a", "branch_dim=4", "--method", "finetune", "--train-backbone", "--jobs", "1")
+    given += (*arguments, "--out", str(out))
+    there = f".parts-*/{'*.npz' if parts else 'run.json'}"
+    with subprocess.Popen([sys.executable, "-m", "fsmer", *given], stderr=subprocess.DEVNULL) as running:
+        for _ in range(18000):
+            if len(list(out.glob(there))) >= max(parts, 1) or running.poll() is not None:
+                break
+            time.sleep(0.01)
+        running.kill()
+    assert not (out / "report.json").exists()
+    return given
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_called_unfinished_and_tells_how_to_go_on(folder: str, tmp_path: Path) -> None:
+    killed(folder, tmp_path / "cut", "-p", "steps=8", parts=2)
+    finished = len([path for path in (tmp_path / "cut").glob(".parts-*/*.npz") if not path.name.startswith(".")])
+    words = f"holds an unfinished run with {finished} finished parts and no report; run the same evaluation again"
+    for given in (("audit", tmp_path / "cut"), ("compare", tmp_path / "cut", tmp_path / "cut")):
+        done = CliRunner().invoke(app, list(map(str, given)))
+        assert done.exit_code == 1
+        said = " ".join(done.stderr.split())
+        assert words in said
+        assert "Errno" not in said
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_its_first_part_leaves_nothing_beside_the_next(folder: str, tmp_path: Path) -> None:
+    given = killed(folder, tmp_path / "cut", "-p", "steps=5000", parts=0)
+    (left,) = (tmp_path / "cut").glob(".parts-*")
+    assert [path.name for path in left.iterdir()] == ["run.json"]
+    with pytest.raises(DataError, match="unfinished run with no finished part yet and no report"):
+        Report.load(tmp_path / "cut")
+    command(*(("steps=2" if word == "steps=5000" else word) for word in given[1:]))
+    assert not list((tmp_path / "cut").glob(".parts-*"))
+    (kept,) = (tmp_path / "cut").glob(".kept-*")
+    assert kept.name.removeprefix(".kept-") != left.name.removeprefix(".parts-")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_refusal_names_the_parameters_that_differ_and_no_others(finished: bool, tmp_path: Path) -> None:
+    before = 'finetune with {"heads": {"au": {"rate": 0.1, "size": 3}}, "rates": [1, 2], "steps": 60}'
+    model = 'fr with fresh weights and {"width": 4} on cuda'
+
+    def opened(**changes: str) -> RunFolder:
+        identity = {"protocol": "loso, hash 12", "model": model, "method": before} | changes
+        return RunFolder(tmp_path, identity, [0], resume=True, overwrite=False)
+
+    store = opened().store(seed=0)
+    answers = Predictions(np.zeros(1, np.int32), np.zeros(1, int), np.zeros(1, np.int16), np.ones((1, 1), np.float32))
+    store.write([Part(np.arange(1), ("one",), np.ones((1, 1), bool), answers)])
+    if finished:
+        identity = json.loads((store.folder / "run.json").read_text())["run"]
+        (tmp_path / "report.json").write_text("{}")
+        made = {"report": hashlib.sha256(b"{}").hexdigest(), "seeds": [0], "identity": identity}
+        (tmp_path / "run.json").write_text(json.dumps(made))
+    opened()
+    for changes, words in (
+        ({"method": before.replace("60", "61")}, "method (finetune: steps was 60, is 61 now)"),
+        (
+            {"method": before.replace("0.1", "0.2").replace("[1, 2]", "null")},
+            "method (finetune: heads.au.rate was 0.1, is 0.2 now, rates was [1, 2], is null now)",
+        ),
+        ({"method": before.replace(', "steps": 60', "")}, "method (finetune: steps was 60, is not there now)"),
+        ({"method": "protonet with {}"}, "method (finetune, now protonet)"),
+        (
+            {"model": 'fr with fresh weights and {"width": 4}'},
+            "model (fr with fresh weights on cuda, now fr with fresh",
+        ),
+        ({"model": model.replace("4", "8")}, "model (fr with fresh weights on cuda: width was 4, is 8 now)"),
+        ({"protocol": "loso, hash 13"}, "protocol (loso, hash 12, now loso, hash 13)"),
+    ):
+        with pytest.raises(OutputError) as refused:
+            opened(**changes)
+        assert f"with another {words}" in str(refused.value)
+        assert "{" not in str(refused.value)

@@ -33,6 +33,7 @@ from fsmer.episodic import (
     load_protocol,
     read_protocol,
 )
+from fsmer.episodic.protocols import people_apart
 from fsmer.errors import DataError, MissingDatasetError, ProtocolError, UnknownNameError
 
 THREE = ("negative", "positive", "surprise")
@@ -432,6 +433,72 @@ def test_a_class_of_one_subject_is_counted_as_missing_not_skipped():
     last = next(episode for episode in episodes if episode.name == "samm/001")
     assert last.classes == ("a", "b", "c")
     assert len(last.query) == 3
+
+
+def written(**subjects: list[str]) -> ClipSet:
+    """Clips of both classes of each subject; the keyword is the data set."""
+    rows = [(name, one) for name, listed in subjects.items() for one in listed for _ in range(6)]
+    frame = pd.DataFrame(rows, columns=["dataset", "subject"])
+    labels = np.resize(["a", "a", "a", "b", "b", "b"], len(rows))
+    return ClipSet.from_table(frame.assign(clip=[f"c{i:04d}" for i in range(len(rows))], label=labels))
+
+
+BY_SUBJECT = [LeaveOneSubjectOut(), SubjectRatio(ratio=0.5), KShot(shot=1, query=1, subject_disjoint=True, episodes=2)]
+
+
+@pytest.mark.parametrize("protocol", BY_SUBJECT, ids=lambda protocol: protocol.kind)
+@pytest.mark.parametrize(
+    "pair", [("1", "01"), ("sub1", "1"), ("s01", "s1"), ("Anna", "anna"), (" 7", "7"), ("S_02", "subject 2")]
+)
+def test_a_person_in_two_spellings_is_not_put_on_both_sides(protocol: Protocol, pair: tuple[str, str]):
+    with pytest.raises(ProtocolError) as refused:
+        protocol.split(written(lab=["20", "21", "22", *pair], smic=["1", "2"]))
+    said = str(refused.value)
+    assert said.startswith(f"protocol {protocol.name!r} keeps people apart, but")
+    assert all(f"{name!r} of data set 'lab'" in said for name in pair)
+    assert "write them alike in the table" in said
+    assert "different dataset names" in said
+
+
+def test_all_persons_in_two_spellings_are_counted_and_so_is_a_data_set_in_two_spellings():
+    with pytest.raises(ProtocolError, match=r"'01' .* and '1' .*\(and so with 2 more\)"):
+        LeaveOneSubjectOut().split(written(lab=["1", "2", "3", "01", "02", "03"]))
+    with pytest.raises(ProtocolError, match="'006' of data set 'CASME II' and '6' of data set 'casme2'"):
+        CDE().split(written(casme2=["6", "7"], **{"CASME II": ["006"]}))
+
+
+@pytest.mark.parametrize("protocol", BY_SUBJECT, ids=lambda protocol: protocol.kind)
+@pytest.mark.parametrize(
+    "clips",
+    [
+        {"lab": ["1", "11", "10", "101"]},
+        {"lab": ["s1", "s10", "s11", "s100"]},
+        {"lab": ["anna", "hanna", "anna2", "a1", "b1"]},
+        {"casme2": ["sub01", "sub02"], "smic": ["s1", "s2"], "samm": ["006", "001"]},
+        {"smic": ["01", "02"], "smic-vis": ["1", "2"], "smic-nir": ["s1", "s2"]},
+    ],
+)
+def test_different_people_are_no_false_alarm(protocol: Protocol, clips: dict[str, list[str]]):
+    assert len(protocol.split(written(**clips))) > 1
+
+
+def test_only_the_people_in_play_matter_and_protocols_that_split_otherwise_do_not_mind():
+    clips = written(lab=["1", "2", "3", "01"])
+    third = np.where(clips.subjects == "01", "c", clips.labels)
+    relabelled = ClipSet.from_table(clips.table.assign(label=third))
+    assert len(LeaveOneSubjectOut(class_subset=("a", "b")).split(relabelled)) == 3
+    assert len(KShot(shot=1, query=1, episodes=5).split(clips)) == 5
+    both = written(lab=["1", "01"], smic=["1"])
+    assert len(HoldoutDatabase().split(both)) == 2
+
+
+def test_looking_for_people_in_two_spellings_takes_no_time():
+    subjects = [f"s{i:05d}" for i in range(50_000)]
+    frame = pd.DataFrame({"clip": subjects, "subject": subjects, "label": np.resize(["a", "b"], 50_000)})
+    clips = ClipSet.from_table(frame)
+    began = time.perf_counter()
+    assert len(people_apart("this", clips, np.ones(50_000, dtype=bool))) == 50_000
+    assert time.perf_counter() - began < 2
 
 
 def test_loso_needs_two_subjects():

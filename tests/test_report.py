@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,47 @@ def test_a_folder_without_a_whole_report_is_refused(report: Report, tmp_path: Pa
         path.write_text("{}")
     with pytest.raises(DataError, match="newer fsmer" if damage == "newer" else "report"):
         Report.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("predictions.csv", lambda lines: lines[:5], "predictions.csv has 4 rows, but report.json tells of 9"),
+        ("predictions.csv", lambda lines: lines[:1], "predictions.csv has 0 rows, but report.json tells of 9"),
+        ("episodes.csv", lambda lines: lines[:1], "episodes.csv has 0 rows, but report.json tells of 1"),
+        # As many rows, but others.
+        ("predictions.csv", lambda lines: [*lines[:-1], lines[1]], "the confusion matrix of report.json does not"),
+        ("predictions.csv", lambda lines: [*lines[:-1], "7" + lines[-1][1:]], "other numbers of clips"),
+        ("predictions.csv", lambda lines: [line.replace("surprise", "joy") for line in lines], "has a label of which"),
+        ("report.json", lambda lines: [line.replace('"uf1": 0.65', '"uf1": 0.75') for line in lines], "UF1 is 0.7500"),
+    ],
+)
+def test_tables_that_the_figures_do_not_follow_from_are_refused(
+    report: Report, tmp_path: Path, name: str, damage: Callable[[list[str]], list[str]], words: str
+) -> None:
+    path = report.save(tmp_path) / name
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert damage(lines) != lines
+    path.write_text("".join(damage(lines)), encoding="utf-8")
+    with pytest.raises(DataError, match="run the same evaluation again") as refused:
+        Report.load(tmp_path)
+    assert words in str(refused.value)
+    assert str(refused.value).count(". ") == 0
+    assert Report.load(tmp_path, check=False).counts == report.counts
+
+
+def test_what_is_missing_is_said_without_numbers_of_errors(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path / "run")
+    (tmp_path / "run" / "episodes.csv").unlink()
+    (tmp_path / "file").touch()
+    for folder, words in (
+        ("run", "episodes.csv is missing"),
+        ("nowhere", "report.json is missing"),
+        ("file", "Not a directory"),
+    ):
+        with pytest.raises(DataError, match=f"holds no whole report .*{words}") as refused:
+            Report.load(tmp_path / folder)
+        assert "Errno" not in str(refused.value)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(report: Report, tmp_path: Path) -> None:

@@ -343,3 +343,41 @@ def test_dropout_draws_alike_from_the_global_generator_and_from_a_member_of_a_st
     with given_noise(lambda shape, device: draw_noise(shape, device, generator)):
         given = [dropout(values, 0.3, True), dropout(values[:3], 0.3, True)]
     assert all(torch.equal(one, other) for one, other in zip(alone, given, strict=True))
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_folds_and_seeds_of_a_run_are_trained_in_one_stack(fresh, clips, tmp_path, monkeypatch):
+    """As on a GPU, here by its rules on a CPU: the report is that of folds and seeds one by one."""
+    model = "ststnet" if fresh else backbone_of("ststnet")
+    solver = fsmer.load_method("train", epochs=2)
+
+    def judged(**options):
+        return fsmer.evaluate("loso", model, solver, clips=clips, seeds=3, cache=False, **options)
+
+    one_by_one = judged()
+    counts: list[int] = []
+
+    def stacked(count, make, memory):
+        counts.append(count)
+        for done, found in enumerate(train_together(count, make, memory=memory, engine="stack")):
+            if done == stop:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr("fsmer.evaluation.runner._on_cpu", lambda model: False)
+    monkeypatch.setattr("fsmer.transfer.training.train_together", stacked)
+    stop, folds = -1, len(np.unique(clips.subjects))
+    together = judged()
+    assert counts == [3 * folds]
+    assert [row["seed"] for row in together.per_seed] == [0, 1, 2]
+    table, plain = together.predictions, one_by_one.predictions
+    assert table[["seed", "clip", "predicted"]].equals(plain[["seed", "clip", "predicted"]])
+    # Stopped in the third seed and asked again: the rest alone is trained, and nothing that was read counts twice.
+    stop = 2 * folds + 1
+    with pytest.raises(KeyboardInterrupt):
+        judged(out=tmp_path)
+    stop = -1
+    resumed = judged(out=tmp_path)
+    assert counts == [3 * folds, 3 * folds, folds - 1]
+    assert resumed.run["resumed"] == 2 * folds + 1
+    assert resumed.predictions[["seed", "clip", "predicted"]].equals(plain[["seed", "clip", "predicted"]])

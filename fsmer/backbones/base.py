@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, SpecMismatchError, WeightsError
+from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError
 from fsmer.io import atomic_path, write_json
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = ["Backbone", "ClassDirections", "Inputs", "Targets", "fetch_weights", "model_hash"]
+__all__ = ["Backbone", "ClassDirections", "Inputs", "Targets", "as_device", "fetch_weights", "model_hash"]
 
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
@@ -354,6 +354,26 @@ def file_sha256(path: str | Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def as_device(name: str | torch.device) -> torch.device:
+    """The device of that name, which has been tried.
+
+    Raises
+    ------
+    DeviceError
+        torch does not know it, or it is not there.
+    """
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
+        raise DeviceError(
+            f"the device {str(name)!r} cannot be used here; torch sees {found}: give one of these, or install a torch "
+            "that sees it."
+        ) from error
+    return device
 
 
 def model_hash(backbone: nn.Module) -> str:

@@ -19,6 +19,7 @@ from fsmer.backbones.base import CONFIG_FILE, Backbone, fetch_weights, read_conf
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, WeightsError, unknown_name
+from fsmer.memory import out_of_memory
 from fsmer.resources import resource_folder
 
 __all__ = ["ModelInfo", "create_model", "list_models", "load_model", "register_backbone"]
@@ -122,7 +123,7 @@ def create_model(name: str, **arguments: object) -> Backbone:
     try:
         return cls(**arguments)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, FsmerError):
+        if isinstance(error, FsmerError) or out_of_memory(error):
             raise
         raise FsmerError(
             f"{name!r} cannot be made with {_listed(arguments) or 'its defaults'} ({str(error).splitlines()[0]}); "

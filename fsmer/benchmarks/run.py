@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fnmatch
 import hashlib
@@ -11,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,6 +71,8 @@ class Measured:
         95 %: over subjects, or over episodes where these are averaged.
     each : mapping of metric to tuple of float
         Every seed.
+    honest : mapping of metric to float
+        Where epochs were chosen on the test clips, the shares that the recipe's own epochs give.
     folder : str
         Of the reports, relative to that of the table.
     """
@@ -79,12 +82,19 @@ class Measured:
     values: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     each: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    honest: Mapping[str, float] = field(default_factory=dict)
     folder: str = ""
 
     def sd(self, metric: str) -> float | None:
         """Standard deviation over seeds, ``None`` for a single one."""
         each = self.each.get(metric, ())
         return float(np.std(each, ddof=1)) if len(each) > 1 else None
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """How far figures lie above the honest ones; none of those that are honest themselves."""
+        # Without the noise of two sums in another order, and without a negative zero.
+        return {name: round(self.values[name] - honest, 12) + 0.0 for name, honest in self.honest.items()}
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,8 @@ class BenchResult:
                     bounds = None if cell is None else cell.intervals.get(metric)
                     value = None if cell is None else cell.values.get(metric)
                     spread = None if cell is None else cell.sd(metric)
+                    honest = None if cell is None else cell.honest.get(metric)
+                    gap = None if cell is None else cell.gaps.get(metric)
                     found.append(
                         {
                             "table": self.table.name,
@@ -172,6 +184,10 @@ class BenchResult:
                             "low": None if bounds is None else bounds[0],
                             "high": None if bounds is None else bounds[1],
                             "sd": spread,
+                            "honest": honest,
+                            "honest_text": "" if honest is None else self._number(metric, honest),
+                            "gap": gap,
+                            "gap_text": "" if gap is None else self._difference(metric, gap),
                             "seeds": 0 if cell is None else len(cell.each.get(metric, ())),
                             "status": "published only" if cell is None else cell.status,
                             "reason": "" if cell is None else cell.reason,
@@ -197,8 +213,7 @@ class BenchResult:
         for stamp in self.stamps:
             lines += [f"**{stamp}**", ""]
         metrics = " / ".join(METRIC_TITLES[metric] for metric in table.metrics)
-        lines.append(f"Cells: {metrics}; measured ones are means over seeds with their standard deviation.")
-        lines.append("")
+        lines += [f"Cells: {metrics}{self._meaning()}.", ""]
         lines.append(f"| method | | {' | '.join(column.title for column in table.columns)} |")
         lines.append("|---|---" + "|---" * len(table.columns) + "|")
         reasons: dict[str, int] = {}
@@ -220,10 +235,12 @@ class BenchResult:
                 cells = [self._shown(self.cells.get((number, place)), reasons) for place in range(len(table.columns))]
                 name = row.method if not row.published else ""
                 lines.append(f"| {name} | {self._stamp}measured | {' | '.join(cells)} |")
+                lines += self._beside(number)
         details = self._details()
         if details:
-            lines += ["", "| method | column | metric | published | measured | sd | 95 % interval | seeds |"]
-            lines += ["|---|---|---|---|---|---|---|---|", *details]
+            titles = ["method", "column", "metric", "published", "measured", "sd", "95 % interval", "seeds"]
+            titles += ["honest", "gap"] if self._has_honest else []
+            lines += ["", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *details]
         if reasons:
             lines += ["", "Cells with a number in brackets:", ""]
             lines += [f"- [{number}] {reason}" for reason, number in reasons.items()]
@@ -261,6 +278,46 @@ class BenchResult:
             return f"{100 * value:.2f}%"
         return f"{value:.1f}" if metric == "seconds" else f"{value:.4f}"
 
+    def _difference(self, metric: str, value: float) -> str:
+        return f"{100 * value:+.2f} points" if metric in self.table.percent else f"{value:+.4f}"
+
+    @property
+    def _has_honest(self) -> bool:
+        return any(cell.honest for cell in self.cells.values())
+
+    def _meaning(self) -> str:
+        """What measured numbers are, as far as there are any."""
+        counts = sorted({len(numbers) for cell in self.cells.values() for numbers in cell.each.values() if numbers})
+        several = [str(count) for count in counts if count > 1]
+        if not counts:
+            return ""
+        words = "; measured ones are of one run each"
+        if several:
+            words = f"; measured ones are means over {' or '.join(several)} seeds with their standard deviation"
+            words += ", or of one run where none stands" if 1 in counts else ""
+        if self._has_honest:
+            words += "; below them stand the honest ones, which choose nothing on the test clips, and the gap to these"
+        return words
+
+    def _beside(self, row: int) -> list[str]:
+        """Lines with the honest figures of a row and the gap to them; none where the measured ones are honest."""
+        cells = [self.cells.get((row, place), Measured("missing")) for place in range(len(self.table.columns))]
+        if not any(cell.honest for cell in cells):
+            return []
+        found = []
+        for title, told, write in (
+            ("honest", [cell.honest for cell in cells], self._number),
+            ("gap", [cell.gaps for cell in cells], self._difference),
+        ):
+            shown = [
+                " / ".join(write(metric, one[metric]) if metric in one else "-" for metric in self.table.metrics)
+                if one
+                else "-"
+                for one in told
+            ]
+            found.append(f"| | {title} | {' | '.join(shown)} |")
+        return found
+
     def _shown(self, cell: Measured | None, reasons: dict[str, int]) -> str:
         if cell is None:
             return "-"
@@ -293,6 +350,7 @@ class BenchResult:
                 one["sd_text"],
                 "" if low is None else f"{low} to {high}",
                 str(one["seeds"] or ""),
+                *((one["honest_text"], one["gap_text"]) if self._has_honest else ()),
             )
             found.append(f"| {' | '.join(cells)} |")
         return found
@@ -326,7 +384,9 @@ def run_table(
     clips : ClipSet or sequence of ClipSet, optional
         What is at hand, with each data set's own labels; several sets where networks eat different media.
     out : path
-        Folder for ``table.md``, ``table.json``, ``table.csv`` and a folder a run.
+        Folder for ``table.md``, ``table.json``, ``table.csv`` and a folder a run, with its report and the page
+        ``report.html``; the page has no map of embeddings, which `Report.to_html` adds where a backbone is given.
+        Runs on made-up clips leave their figures alone.
     seeds : int or sequence of int, optional
         As for `fsmer.evaluate`; default as often as the paper ran, or once in a quick run.
     rows : str or sequence of str
@@ -339,7 +399,8 @@ def run_table(
         Folder of weights for each backbone that should not start from fresh ones, e.g. after self-supervision. Rows
         about another variant of that backbone are refused.
     select : {"fixed", "nested", "oracle"}
-        As for `fsmer.evaluate`.
+        As for `fsmer.evaluate`. With ``"oracle"`` every cell has its honest figures and the gap too; columns that are
+        a part of a composite take a second run for them, which chooses nothing.
     jobs : int or "auto", optional
         As for `fsmer.evaluate`, for the rows that train a network in their folds.
     resume : bool
@@ -548,11 +609,21 @@ class _Bench:
         kept = (_kept(folder) if self.resume or key in self._done else None) or {"seconds": None, "parts": {}}
         self._done.add(key)
         name = part or "all"
-        if name not in kept["parts"]:
+        # Without: kept by a version that left the honest figures to the report.
+        if "honest" not in kept["parts"].get(name, {}):
             reports, seconds = self._reports(key, settings, clips, seeds, folder)
             found = _figures(reports, part)
+            honest = found.honest
+            if self.select == "oracle" and part is not None:
+                fixed = self._choosing_nothing._outcome(settings, clips, part).values
+                honest = {share: fixed[share] for share in SHARES}
             kept["seconds"] = seconds if kept["seconds"] is None else kept["seconds"]
-            kept["parts"][name] = {"values": found.values, "intervals": found.intervals, "each": found.each}
+            kept["parts"][name] = {
+                "values": found.values,
+                "intervals": found.intervals,
+                "each": found.each,
+                "honest": honest,
+            }
             kept |= {"model": settings.model, "arguments": dict(settings.arguments), "method": settings.method}
             write_json(folder / CELL_FILE, kept)
         values, intervals, each = (kept["parts"][name][what] for what in ("values", "intervals", "each"))
@@ -563,14 +634,20 @@ class _Bench:
             values=dict(values),
             intervals={name: None if bounds is None else (bounds[0], bounds[1]) for name, bounds in intervals.items()},
             each={name: tuple(numbers) for name, numbers in each.items()},
+            honest=dict(kept["parts"][name]["honest"]),
             folder=str(folder.relative_to(self.out)),
         )
+
+    @cached_property
+    def _choosing_nothing(self) -> _Bench:
+        """The same runs by the rule ``"fixed"``: reports have honest figures of all their clips, but not of a part."""
+        return replace(self, select="fixed", _last=None)
 
     def _reports(
         self, key: str, settings: Settings, clips: ClipSet, seeds: list[int] | None, folder: Path
     ) -> tuple[list[Report], float | None]:
         """The reports of a run, one, or one a seed, and the seconds that a seed took if they were made now."""
-        from fsmer.evaluation import Report
+        from fsmer.evaluation.report import PAGE_FILE
 
         # The columns of a composite ask for the same run one after the other.
         if self._last is not None and self._last[0] == key:
@@ -583,15 +660,30 @@ class _Bench:
         started = time.perf_counter()
         reports = []
         for number, place in enumerate(places):
-            if self.resume and place is not None and (place / "report.json").is_file():
-                reports.append(Report.load(place))
+            held = self._held(place)
+            if held is not None:
+                reports.append(held)
             elif settings.before:
                 reports.append(self._prepared(settings, clips, (seeds or [])[number], place))
             else:
                 reports.append(self._evaluate(settings, settings.model, clips, seeds, place))
-        self._last = (key, reports)
         # A run that was cut and went on has no time of its own.
-        return reports, None if begun else (time.perf_counter() - started) / len(seeds or (0,))
+        seconds = None if begun else (time.perf_counter() - started) / len(seeds or (0,))
+        for report, place in zip(reports, places, strict=True):
+            if place is not None and not (place / PAGE_FILE).is_file():
+                report.to_html(place / PAGE_FILE, clips=clips)
+        self._last = (key, reports)
+        return reports, seconds
+
+    def _held(self, place: Path | None) -> Report | None:
+        """The report of an earlier run; one that is damaged is made again."""
+        from fsmer.evaluation import Report
+        from fsmer.evaluation.report import REPORT_FILE
+
+        if self.resume and place is not None and (place / REPORT_FILE).is_file():
+            with contextlib.suppress(DataError):
+                return Report.load(place)
+        return None
 
     def _evaluate(
         self, settings: Settings, model: Backbone | str, clips: ClipSet, seeds: list[int] | None, folder: Path | None
@@ -774,7 +866,10 @@ def _figures(reports: Sequence[Report], part: str | None) -> Measured:
         found = report_interval(reports[0])
         intervals = {name: found[name] for name in SHARES}
     values = {name: float(np.mean(each[name])) for name in SHARES}
-    return Measured("measured", values=values, intervals=intervals, each=each)
+    # Of all clips of a report, so of no part.
+    told = [report.honest for report in reports if report.honest is not None] if part is None else []
+    honest = {name: float(np.mean([one[name] for one in told])) for name in SHARES} if told else {}
+    return Measured("measured", values=values, intervals=intervals, each=each, honest=honest)
 
 
 def _only(report: Report, dataset: str) -> Report:
@@ -800,6 +895,11 @@ def _mean(table: PublishedTable, cells: Mapping[tuple[int, int], Measured], row:
             name: tuple(np.mean([part.each[name] for part in whole], axis=0).tolist())
             for name in names
             if alike and name in whole[0].each
+        },
+        honest={
+            name: float(np.mean([part.honest[name] for part in whole]))
+            for name in names
+            if all(name in part.honest for part in whole)
         },
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.data.people import written_twice
 from fsmer.data.schemes import canonical_dataset, load_scheme
 from fsmer.episodic.datasets import dataset_info
 from fsmer.episodic.episode import Episode, Episodes
@@ -35,6 +36,7 @@ __all__ = [
     "SourceTarget",
     "SubjectRatio",
     "SyntheticClips",
+    "people_apart",
 ]
 
 Ints = NDArray[np.int64]
@@ -502,7 +504,7 @@ class KShot(Protocol):
         ids = clips.ids
         in_order = bool(np.all(ids[:-1] <= ids[1:]))
         order = None if in_order else np.argsort(ids, kind="stable")
-        subjects = clips.subject_codes() if self.subject_disjoint else None
+        subjects = people_apart(f"protocol {self.name!r}", clips, codes >= 0) if self.subject_disjoint else None
         plan = self.sampler().plan(codes, subjects, names=classes, order=order)
         all_alike = self.shot == 0 and self.query == "rest" and plan.way == len(classes)
         return KShotEpisodes(plan, 1 if all_alike else self.episodes, self._source(clips))
@@ -741,9 +743,39 @@ _FILE_KEYS = ("name", "title", "paper", "notes", "kind", "params", "data")
 # ---- subjects and data sets of clips
 
 
+def people_apart(what: str, clips: ClipSet, used: Mask) -> Ints:
+    """Person of each clip, as `ClipSet.subject_codes` gives it, for what keeps people apart.
+
+    Parameters
+    ----------
+    what : str
+        What keeps them apart, for the message.
+    clips : ClipSet
+    used : ndarray of bool, shape (N,)
+        Clips in play.
+
+    Raises
+    ------
+    ProtocolError
+        A person of these clips is written in two ways within a data set, and would count as two.
+    DataError
+        Subjects are known for a part of a data set only.
+    """
+    units, everybody = clips.subject_codes(), clips.subject_names
+    found = written_twice(everybody[unit] for unit in np.unique(units[used]).tolist())
+    if found:
+        one, other = (f"{subject!r} of data set {dataset!r}" for dataset, subject in found[0][:2])
+        more = f" (and so with {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ProtocolError(
+            f"{what} keeps people apart, but the subjects {one} and {other} look like one person written in two "
+            f"ways{more}; write them alike in the table, or give clips of different people different dataset names."
+        )
+    return units
+
+
 def _people(protocol: Protocol, clips: ClipSet, codes: Ints) -> tuple[Ints, list[str]]:
     """Subjects that have clips in play: number of each clip's subject (0 where it is out of play) and their names."""
-    units, everybody = clips.subject_codes(), clips.subject_names
+    units, everybody = people_apart(f"protocol {protocol.name!r}", clips, codes >= 0), clips.subject_names
     present = np.bincount(units[codes >= 0], minlength=len(everybody)) > 0
     names = ["/".join(everybody[unit]) for unit in np.flatnonzero(present)]
     if len(names) < 2:

@@ -18,6 +18,7 @@ from fsmer.evaluation.audit_findings import Audit, Finding, Table
 from fsmer.evaluation.audit_media import NEAR, audit_clips, near_duplicates
 from fsmer.evaluation.audit_results import Claim, audit_predictions, audit_report, read_claims
 from fsmer.evaluation.audit_splits import audit_splits, audit_ststnet
+from fsmer.evaluation.parts import unfinished_words
 
 __all__ = ["NEAR", "Audit", "Finding", "audit", "near_duplicates"]
 
@@ -83,7 +84,8 @@ def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = 
     if (source / "clips.json").is_file() or (source / "index.csv").is_file():
         return audit_clips(source, near)
     raise DataError(
-        f"{source} has no form that can be audited: it holds neither report.json nor <subject>/u_test nor index.csv "
+        unfinished_words(source)
+        or f"{source} has no form that can be audited: it holds neither report.json nor <subject>/u_test nor index.csv "
         "nor clips.json."
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fsmer.data.people import written_twice
 from fsmer.errors import DataError
 
 if TYPE_CHECKING:
@@ -292,18 +292,17 @@ def check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
     """No person under two spellings within a data set, such as ``6`` and ``006``."""
     out.looked_at("subjects written in two ways")
     people = table.drop_duplicates(["dataset", "subject"])[["dataset", "subject"]]
-    spellings: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for dataset, subject in people.itertuples(index=False):
-        spellings[dataset, _person(subject, in_one_dataset=bool(dataset))].append(subject)
-    alike = {key: names for key, names in spellings.items() if len(names) > 1}
+    alike = written_twice(people.itertuples(index=False, name=None))
     if alike:
         out.add(
             "one-person-two-names",
             "serious",
             f"{number(len(alike), 'person is', 'persons are')} written in two ways within one data set, which "
-            "protocols "
-            "take for two people and may put on both sides",
-            (f"{' and '.join(map(repr, names))}{f' of {key[0]}' if key[0] else ''}" for key, names in alike.items()),
+            "protocols refuse and others take for two people that may be on both sides",
+            (
+                f"{' and '.join(repr(subject) for _, subject in group)}{f' of {group[0][0]}' if group[0][0] else ''}"
+                for group in alike
+            ),
         )
 
 
@@ -333,17 +332,6 @@ def number(count: int, one: str, many: str) -> str:
 def share(count: int, whole: int, things: str, one: str, many: str) -> str:
     """How many of how many, and the verb that agrees with it."""
     return f"{count:,} of {whole:,} {things} {one if count == 1 else many}"
-
-
-def _person(subject: str, in_one_dataset: bool) -> str:
-    """A subject without what spellings differ in: letter case, leading zeros and, in one data set, a leading word.
-
-    Over data sets the word tells sub05 of one from s05 of another.
-    """
-    parts = re.fullmatch(r"(sub(?:ject)?|s|p|)[\s_-]*0*(\d+)(?:\.0)?", subject.strip().lower())
-    if parts is None:
-        return subject.strip().lower()
-    return parts.group(2) if in_one_dataset else "".join(parts.groups())
 
 
 def either(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from fsmer.errors import OutputError
 from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
 from fsmer.io import atomic_path, check_writable, write_json
 
-__all__ = ["Part", "PartStore", "RunFolder"]
+__all__ = ["Part", "PartStore", "RunFolder", "unfinished_words"]
 
 # Folders with the episodes of a run that is not finished, and of the one that made the report.
 PARTS, KEPT = ".parts-", ".kept-"
@@ -113,7 +113,7 @@ class PartStore:
     def read(self) -> list[Part]:
         """All stored episodes; a file that is not whole counts as not there."""
         found: list[Part] = []
-        for path in sorted(self.folder.glob("*.npz")):
+        for path in _files(self.folder):
             try:
                 with np.load(path, allow_pickle=False) as held:
                     predictions = Predictions(*(held[name] for name in FIELDS))
@@ -162,6 +162,8 @@ class RunFolder:
         self.identity = dict(identity)
         if not overwrite:
             self._refuse_report(list(seeds))
+        # A run that was killed before its first episode was finished left nothing to go on with.
+        self.drop_empty()
         if not resume:
             self._remove(self._held(PARTS))
         for other in self._held(PARTS, KEPT):
@@ -197,10 +199,10 @@ class RunFolder:
 
     def drop_empty(self) -> None:
         """Remove stores without a finished episode."""
-        self._remove([folder for folder in self._held(PARTS) if not any(folder.glob("*.npz"))])
+        self._remove([folder for folder in self._held(PARTS, KEPT) if not _files(folder)])
 
     def _held(self, *kinds: str) -> list[Path]:
-        return sorted(path for kind in kinds for path in self.folder.glob(f"{kind}*"))
+        return _stores(self.folder, *kinds)
 
     @staticmethod
     def _remove(folders: Sequence[Path]) -> None:
@@ -220,10 +222,10 @@ class RunFolder:
                 f"get that of {self.identity['method']} on {self.identity['model']}; {remedy}."
             )
         for name, value in self.identity.items():
-            if held["identity"].get(name) != value:
+            before = held["identity"].get(name, "none")
+            if before != value:
                 raise OutputError(
-                    f"{self.folder} holds {_words_of(path)} with another {name} ({held['identity'].get(name)}, now "
-                    f"{value}); {remedy}."
+                    f"{self.folder} holds {_words_of(path)} with another {name} ({_change(before, value)}); {remedy}."
                 )
         if not set(held["seeds"]) <= set(seeds):
             known, asked = (", ".join(map(str, some)) for some in (held["seeds"], seeds))
@@ -234,8 +236,6 @@ class RunFolder:
 
     def _difference(self, other: Path) -> str:
         """Why the episodes in this folder cannot be gone on with; nothing where they can."""
-        if not any(other.glob("*.npz")):
-            return ""
         remedy = (
             "go on with that run as it was begun, choose another folder, or start anew with --no-resume (resume=False)"
         )
@@ -254,10 +254,66 @@ class RunFolder:
         for name, value in self.identity.items():
             if run.get(name) != value:
                 return (
-                    f"{self.folder} holds an unfinished run with another {name} ({run.get(name, 'none')}, now "
-                    f"{value}), and results of the two must not be mixed; {remedy}."
+                    f"{self.folder} holds an unfinished run with another {name} "
+                    f"({_change(run.get(name, 'none'), value)}), and results of the two must not be mixed; {remedy}."
                 )
         return ""
+
+
+def unfinished_words(folder: Path) -> str:
+    """Of a folder whose run did not come to its report: how far it came and how it goes on; nothing for any other."""
+    stores = _stores(folder, PARTS, KEPT)
+    if not stores or (folder / REPORT_FILE).exists():
+        return ""
+    count = sum(len(_files(store)) for store in stores)
+    parts = f"{count:,} finished part{'' if count == 1 else 's'}" if count else "no finished part yet"
+    return (
+        f"{folder} holds an unfinished run with {parts} and no report; run the same evaluation again, which goes on "
+        "from there."
+    )
+
+
+def _stores(folder: Path, *kinds: str) -> list[Path]:
+    return sorted(path for kind in kinds for path in folder.glob(f"{kind}*"))
+
+
+def _files(store: Path) -> list[Path]:
+    """The files of finished episodes in a store, but not those that a kill left half written beside them."""
+    return sorted(path for path in store.glob("*.npz") if not path.name.startswith("."))
+
+
+def _change(before: str, now: str) -> str:
+    """How a value of a run's identity differs from another one, parameter by parameter where the names are the same."""
+    (what, old), (name, new) = _parameters(before), _parameters(now)
+    if what != name:
+        return f"{what}, now {name}"
+    changes = [
+        f"{key} was {old.get(key, 'not there')}, is {new.get(key, 'not there')} now"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+    return f"{name}: {', '.join(changes)}"
+
+
+def _parameters(value: str) -> tuple[str, dict[str, str]]:
+    """Name and parameters of a value such as ``finetune with {"steps": 60}``; nested ones by dotted names."""
+    name, brace, rest = value.partition("{")
+    try:
+        held, end = json.JSONDecoder().raw_decode(brace + rest) if brace else ({}, 0)
+    except ValueError:
+        return value, {}
+    return name.strip().removesuffix(" with").removesuffix(" and") + (brace + rest)[end:], _flat(held)
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Parameters as text, those within parameters under dotted names."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{before}{key}.")
+        else:
+            found[f"{before}{key}"] = json.dumps(value)
+    return found
 
 
 def _words_of(path: Path) -> str:

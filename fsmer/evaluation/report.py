@@ -465,13 +465,20 @@ class Report:
         return target
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Report:
+    def load(cls, folder: str | os.PathLike[str], *, check: bool = True) -> Report:
         """Read what `save` wrote.
+
+        Parameters
+        ----------
+        folder : path
+        check : bool
+            Whether to refuse tables that the figures do not follow from, such as one that was cut. Otherwise they are
+            read as they are, for whoever looks for what is wrong with them (see `fsmer.audit`).
 
         Raises
         ------
         DataError
-            The folder holds no report, a broken one or one of a newer version.
+            The folder holds no report, an unfinished run, a broken report or one of a newer version.
         """
         import pandas as pd
 
@@ -498,7 +505,7 @@ class Report:
             if seeds is None:  # format 1 had one seed
                 own = values["method"]["params"].get("seed", 0)
                 seeds = [{"seed": own} | {name: values[name] for name in METRICS}]
-            return cls(
+            report = cls(
                 figures=_figures(values) | oracle,
                 averaging=values["averaging"],
                 per_dataset={
@@ -523,14 +530,63 @@ class Report:
                 run=run_of(folder) or {},
                 folder=path.parent,
             )
+            flaw = report._flaw() if check else ""
         except OSError as error:
+            from fsmer.evaluation.parts import unfinished_words
+
+            name = Path(error.filename or path).name
+            lack = f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
             raise DataError(
-                f"{folder} holds no whole report ({error}); give a folder that an evaluation wrote."
+                unfinished_words(path.parent)
+                or f"{folder} holds no whole report ({lack}); give a folder that an evaluation wrote."
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"the report in {folder} cannot be read ({error}); evaluate again.") from error
+        if flaw:
+            raise DataError(
+                f"{folder} holds a report and tables that do not belong together ({flaw}); run the same evaluation "
+                "again to make them anew."
+            )
+        return report
+
+    def _flaw(self) -> str:
+        """Why the figures cannot be those of the tables, such as a table that was cut; nothing where they can."""
+        import pandas as pd
+
+        answers, episodes = self.predictions, self.episodes
+        known = {"label": self.classes, "predicted": self.classes, "seed": [row["seed"] for row in self.per_seed]}
+        for name, table, told in (
+            (PREDICTIONS_FILE, answers, self.counts["predictions"]),
+            (EPISODES_FILE, episodes, self.counts["episodes"] * len(self.per_seed)),
+        ):
+            if len(table) != told:
+                return f"{name} has {len(table):,} rows, but {REPORT_FILE} tells of {told:,}"
+        keys = [name for name in ("seed", "episode") if name in answers]
+        asked = episodes[episodes["clips"] > 0]
+        if answers.groupby(keys).size().to_dict() != asked.set_index(keys)["clips"].to_dict():
+            return f"{EPISODES_FILE} tells of other numbers of clips than {PREDICTIONS_FILE} has"
+        codes = {}
+        for name in (name for name in known if name in answers):
+            codes[name] = pd.Index(list(known[name])).get_indexer(answers[name])
+            if (codes[name] < 0).any():
+                return f"{PREDICTIONS_FILE} has a {name} of which {REPORT_FILE} does not tell"
+        by_seed = confusion_matrix(
+            codes["label"],
+            codes["predicted"],
+            len(self.classes),
+            groups=codes.get("seed", np.zeros(len(answers))),
+            n_groups=len(self.per_seed),
+        )
+        if not np.array_equal(by_seed.sum(axis=0), self.confusion):
+            return f"the confusion matrix of {REPORT_FILE} does not count the rows of {PREDICTIONS_FILE}"
+        scores = score_confusion(by_seed)
+        for name in METRICS:
+            found = float(np.mean(asked[name] if self.averaging == "episodes" else getattr(scores, name)))
+            if abs(found - self.figures[name]) > 1e-6:
+                return f"{TITLES[name]} is {self.figures[name]:.4f} in {REPORT_FILE}, but {found:.4f} by the tables"
+        return ""
 
     def to_html(
         self,

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from fsmer import __version__
 from fsmer.backbones import Backbone, load_model, model_hash
-from fsmer.backbones.base import CONFIG_FILE
+from fsmer.backbones.base import CONFIG_FILE, as_device
 from fsmer.backbones.registry import backbone_class, refuse_arguments
 from fsmer.errors import DataError, MediaError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation.cache import as_folder, content_ids, embed_cached
@@ -42,8 +42,9 @@ from fsmer.resources import resource_folder
 from fsmer.transfer import Method, Recognizer, load_method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.base import SourceModel
+from fsmer.transfer.stacked import can_stack
 from fsmer.transfer.train import Train, fresh_model
-from fsmer.transfer.training import FineTuning
+from fsmer.transfer.training import FineTuning, TrainsTogether
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -86,6 +87,7 @@ def evaluate(
     grid: Mapping[str, Sequence[Any]] | None = None,
     jobs: int | Literal["auto"] | None = None,
     memory: int | None = None,
+    device: str | torch.device | None = None,
     cache: bool | str | os.PathLike[str] = True,
     progress: Progress | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -131,6 +133,9 @@ def evaluate(
         fold is trained on one thread, so that the report is the same however many there are.
     memory : int, optional
         Bytes that folds trained side by side on a GPU may take together; on a CPU they take turns.
+    device : str or torch.device, optional
+        Where the network is trained and asked, such as ``"cuda"``; default where it is, which for names and folders is
+        the CPU.
     cache : bool or path
         Where embeddings of methods that keep the backbone are found again, see `fsmer.evaluation.cache`. True: the
         default folder; False: nowhere.
@@ -163,6 +168,8 @@ def evaluate(
         No such protocol, model, method or parameter.
     WeightsError
         The model has no weights and the method would not train it, or arguments came with weights.
+    DeviceError
+        No such device here.
     OutputError
         `out` cannot be written, or holds a report or an unfinished run of something else.
 
@@ -170,7 +177,7 @@ def evaluate(
     -----
     UserWarning
         Memory has run out and fewer folds go on at a time, `jobs` has no effect, or fresh weights meet a method that
-        adjusts trained ones.
+        adjusts trained ones; with its defaults the method ``"train"`` takes its place.
 
     Examples
     --------
@@ -186,17 +193,18 @@ def evaluate(
     chosen = _as_protocol(protocol, seed)
     solver = load_method(method)
     runs = _seeds(solver, seeds)
-    start = StartingPoint.of(model, solver, arguments)
+    start = StartingPoint.of(model, solver, arguments, device)
     if solver.keeps_backbone and jobs not in (None, 1, "auto"):
         warnings.warn(
             f"jobs={jobs} has no effect: {solver.name!r} keeps the network as it is and trains nothing in the folds.",
             stacklevel=2,
         )
-    if start.given is None and isinstance(solver, FineTuning):
-        warnings.warn(_fresh_words(start, solver), stacklevel=2)
     backbone = start.backbone(runs[0])
     clips = _prepared(chosen, clips, backbone)
     episodes = chosen.split(clips)
+    solver, fresh = _for_fresh_weights(start, solver, grid or {}, has_source=episodes.source is not None)
+    if fresh:
+        warnings.warn(fresh, stacklevel=2)
     _check_size(chosen, episodes)
     described(SourceModel.wrap(backbone), descriptions or {})
     groups, candidates = families(solver, backbone, select, grid)
@@ -217,6 +225,7 @@ def evaluate(
         memory=memory,
         cache=as_folder(cache),
         progress=progress or _silent,
+        seeds=runs,
     )
     drawn = int(chosen.params.get("seed", seed or 0))
     run: dict[str, Any] = {
@@ -245,7 +254,7 @@ def evaluate(
             # Queries are asked about under no name: looking through all clips says whose medium it is.
             content_ids(backbone, clips[episodes.codes >= 0])
         raise
-    report = _report(engine, results, settings, solver, backbone, drawn)
+    report = _report(engine, results, settings, solver, backbone, drawn, fresh)
     run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": engine.taken_over}
     report = replace(report, run=run)
     if engine.folder is not None:
@@ -273,11 +282,14 @@ class StartingPoint:
         Of the backbone whose weights are drawn.
     arguments : mapping
         Of its constructor.
+    device : torch.device
+        Where fresh weights go.
     """
 
     given: Backbone | None
     name: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def of(
@@ -285,14 +297,21 @@ class StartingPoint:
         model: Backbone | StartingPoint | str | os.PathLike[str],
         method: Method,
         arguments: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
     ) -> StartingPoint:
         """Load what `evaluate` was given as its model.
 
         Raises
         ------
-        UnknownNameError, WeightsError
+        UnknownNameError, WeightsError, DeviceError
             As for `evaluate`.
         """
+        if device is not None:
+            where = as_device(device)
+            start = cls.of(model, method, arguments)
+            # The caller's own network stays where it is.
+            given = None if start.given is None else copy.deepcopy(start.given).to(where)
+            return replace(start, given=given, device=where)
         if isinstance(model, StartingPoint):
             if arguments:
                 raise WeightsError(
@@ -324,14 +343,21 @@ class StartingPoint:
 
     def backbone(self, seed: int) -> Backbone:
         """The backbone that this seed starts from."""
-        return self.given if self.given is not None else fresh_model(self.name, seed, dict(self.arguments)).eval()
+        if self.given is not None:
+            return self.given
+        return fresh_model(self.name, seed, dict(self.arguments)).eval().to(self.device)
 
     def describe(self) -> str:
         """Name and weights in words."""
+        device = (
+            self.device if self.given is None else next((one.device for one in self.given.parameters()), self.device)
+        )
+        # The arithmetic of another device gives other digits.
+        where = "" if device.type == "cpu" else f" on {device.type}"
         if self.given is not None:
-            return f"{self.given.name} with weights {model_hash(self.given)}"
+            return f"{self.given.name} with weights {model_hash(self.given)}{where}"
         made = f" and {json.dumps(dict(self.arguments), sort_keys=True, default=str)}" if self.arguments else ""
-        return f"{self.name} with fresh weights{made}"
+        return f"{self.name} with fresh weights{made}{where}"
 
 
 @dataclass(frozen=True)
@@ -362,6 +388,9 @@ class _Engine:
     folder: RunFolder | None = None
     taken_over: int = 0
     fold_seconds: float | None = None
+    seeds: Sequence[int] = ()
+    # Answers of seeds whose turn has not come, trained in one stack with those of an earlier one.
+    ahead: dict[int, list[Part]] = field(default_factory=dict)
     _embedded: tuple[Backbone, Tensor] | None = None
     _content: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     _inner: InnerEpisodes | None = None
@@ -398,7 +427,8 @@ class _Engine:
         weights = model_hash(backbone)
         solve = functools.partial(self._solve, model, seed, weights)
         if self.rule == "fixed":
-            return _Result(solve(Family(method), self.episodes)[END], weights)
+            others = self._later(seed) if self._stacks(method, backbone) else []
+            return _Result(solve(Family(method), self.episodes, others=others)[END], weights)
         tried = [Family(seeded(one.method, seed), one.stages) for one in self.families]
         everything = np.arange(len(self.episodes))
         among, truth = _among(self.episodes), self.episodes.codes
@@ -430,28 +460,86 @@ class _Engine:
         episodes: Episodes,
         *,
         wanted: NDArray[np.bool_] | None = None,
+        others: Sequence[_Other] = (),
     ) -> dict[int, Part]:
         """Answers of one family of candidates, by stage."""
         inner = episodes is self._inner
         stages = family.stages or (END,)
         name = "inner episodes" if inner else "episodes"
-        run = _Run(self, model, family, episodes)
-        stores: dict[int, PartStore] = {}
-        if self.folder is not None:
-            about = {"seed": seed, "weights": weights, "method": family.method.to_dict(), "inner": inner}
-            stores = {stage: self.folder.store(**about, stage=stage) for stage in stages}
+        ready = self.ahead.pop(seed, [])
+        run = _Run(self, model, family, episodes, others, ready)
+        stores = {stage: store for stage in stages if (store := self._store(seed, weights, family, stage, inner=inner))}
         if wanted is None:
             wanted = np.ones(len(episodes), dtype=bool)
         found, held = _answers(run, stages, stores, wanted, _stage(self.progress, name))
-        self.taken_over += held
+        # What is ready has been written too.
+        self.taken_over += held - (len(ready) if stores else 0)
         return found
+
+    def _store(
+        self, seed: int, weights: str, family: Family, stage: int = END, *, inner: bool = False
+    ) -> PartStore | None:
+        if self.folder is None:
+            return None
+        about = {"seed": seed, "weights": weights, "method": family.method.to_dict(), "inner": inner}
+        return self.folder.store(**about, stage=stage)
+
+    def _stacks(self, method: Method, backbone: Backbone) -> bool:
+        """Whether trainings of several seeds can go on as one stacked model, which is how a GPU is kept busy."""
+        return (
+            isinstance(method, TrainsTogether)
+            and _is_own(method)
+            and not method.keeps_backbone
+            and self.episodes.source is None
+            and self.jobs in (None, "auto")
+            and can_stack(backbone)
+            and not _on_cpu(SourceModel.wrap(backbone))
+        )
+
+    def _later(self, seed: int) -> list[_Other]:
+        """The seeds that come after this one, and which of their episodes are missing."""
+        others = []
+        for number in self.seeds[self.seeds.index(seed) + 1 :]:
+            backbone = self.start.backbone(number)
+            family = Family(seeded(self.families[0].method, number))
+            store = self._store(number, model_hash(backbone), family)
+            missing = np.ones(len(self.episodes), dtype=bool)
+            for part in [*self.ahead.get(number, []), *([] if store is None else store.read())]:
+                missing[part.numbers] = False
+            model = described(SourceModel.wrap(backbone), self.descriptions)
+            others.append(_Other(number, model, np.flatnonzero(missing), store))
+        return others
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A seed whose episodes are trained in one stack with those of an earlier one."""
+
+    seed: int
+    model: SourceModel
+    numbers: NDArray[np.int64]
+    store: PartStore | None
 
 
 class _Run:
-    """One method on some episodes; `parts` does the work."""
+    """One method on some episodes; `parts` does the work.
 
-    def __init__(self, engine: _Engine, model: SourceModel, family: Family, episodes: Episodes) -> None:
+    `others` are trained in one go where the run does not keep the backbone; their answers are laid ready in the engine.
+    `ready` are answers that an earlier run has laid ready for this one.
+    """
+
+    def __init__(
+        self,
+        engine: _Engine,
+        model: SourceModel,
+        family: Family,
+        episodes: Episodes,
+        others: Sequence[_Other] = (),
+        ready: Sequence[Part] = (),
+    ) -> None:
         self.engine = engine
+        self.others = others
+        self.ready = ready
         self.method = family.method
         self.stages = family.stages
         self.clips = engine.clips
@@ -463,6 +551,9 @@ class _Run:
 
     def parts(self, todo: NDArray[np.bool_]) -> Iterator[tuple[int, Part]]:
         """Stage and answers of the episodes in `todo` (and of such as come with them), a few episodes at a time."""
+        for part in self.ready:
+            yield END, part
+            todo = todo & ~np.isin(np.arange(len(todo)), part.numbers)
         source = self.episodes.source
         if source is not None:
             training = _stage(self.engine.progress, "training on the source")
@@ -587,18 +678,34 @@ class _Run:
                     yield END, self._answered(number, recognizer.classes_.tolist(), answers)
 
     def _recognizers(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Recognizer]]:
-        supports = _Supports(self.clips, self.episodes, numbers)
-        classes = [self.episodes[number].classes for number in numbers.tolist()]
         if not self.together:
+            supports = _Supports(self.clips, self.episodes, numbers)
             for member, number in enumerate(numbers.tolist()):
                 method, model = self._learner()
-                yield number, method.fit(model, supports[member], classes=classes[member])
+                yield number, method.fit(model, supports[member], classes=self.episodes[number].classes)
+            return
+        # What others have left to do comes behind the episodes of this run.
+        more = [(other, number) for other in self.others for number in other.numbers.tolist()]
+        everyone = np.concatenate([numbers, *(other.numbers for other in self.others)])
+        if not len(everyone):
             return
         found = self.method.fit_many(
-            self.model, supports, seeds=[None] * len(numbers), classes=classes, memory=self.engine.memory
+            [self.model] * len(numbers) + [other.model for other, _ in more] if more else self.model,
+            _Supports(self.clips, self.episodes, everyone),
+            seeds=[None] * len(numbers) + [other.seed for other, _ in more],
+            classes=[self.episodes[number].classes for number in everyone.tolist()],
+            memory=self.engine.memory,
         )
         for member, recognizer in found:
-            yield int(numbers[member]), recognizer
+            if member < len(numbers):
+                yield int(numbers[member]), recognizer
+                continue
+            other, number = more[member - len(numbers)]
+            answers = recognizer.predict_proba(self._query(number))
+            part = self._answered(number, recognizer.classes_.tolist(), answers)
+            if other.store is not None:
+                other.store.write([part])
+            self.engine.ahead.setdefault(other.seed, []).append(part)
 
     def _in_processes(
         self, numbers: NDArray[np.int64], count: int
@@ -816,6 +923,7 @@ def _report(
     method: Method,
     backbone: Backbone,
     seed: int,
+    fresh: str,
 ) -> Report:
     episodes = engine.episodes
     first = next(iter(results.values())).answers
@@ -849,22 +957,30 @@ def _report(
         {number: one.answers.predictions for number, one in results.items()},
         selection=describe(engine.rule, engine.candidates, chosen),
         honest=make(honest).figures if honest else None,
-        notes=_notes(engine, results, method),
+        notes=[*([fresh] if fresh else []), *_notes(engine, results, method)],
     )
 
 
-def _fresh_words(start: StartingPoint, method: Method) -> str:
-    return (
-        f"{start.name!r} starts from fresh weights, and {method.name!r} is made to adjust trained ones: this is not "
-        "the training of its paper, which is the method 'train' (--method train)."
-    )
+def _for_fresh_weights(
+    start: StartingPoint, method: Method, grid: Mapping[str, Any], *, has_source: bool
+) -> tuple[Method, str]:
+    """What trains the network, and what is to be said about it: fine-tuning has nothing to adjust in fresh weights.
+
+    They are trained by their own recipe instead, unless parameters of fine-tuning are asked for, or a source comes
+    first, which fine-tuning has rates for.
+    """
+    if start.given is not None or not isinstance(method, FineTuning):
+        return method, ""
+    begun = f"{start.name!r} starts from fresh weights, and {method.name!r} is made to adjust trained ones"
+    plain = type(method)(train_backbone=method.train_backbone, seed=method.seed)
+    if method != plain or has_source or not set(grid) <= set(Train().get_params()):
+        return method, f"{begun}: this is not the training of its paper, which is the method 'train' (--method train)."
+    return Train(seed=method.seed), f"{begun}: it is trained by its paper's recipe instead, by the method 'train'."
 
 
 def _notes(engine: _Engine, results: Mapping[int, _Result], method: Method) -> list[str]:
     """What a reader of the figures should know."""
     notes, episodes = [], engine.episodes
-    if engine.start.given is None and isinstance(method, FineTuning):
-        notes.append(_fresh_words(engine.start, method))
     parts = [one.answers.predictions.probabilities for one in results.values()]
     if len(parts) > 1 and all(np.array_equal(parts[0], other, equal_nan=True) for other in parts[1:]):
         notes.append(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.episodic.episode import Episode, Episodes
+from fsmer.episodic.protocols import people_apart
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.metrics import confusion_matrix, score_confusion
 from fsmer.transfer import Method, load_method
@@ -170,7 +171,7 @@ class InnerEpisodes(Episodes):
 
     def __init__(self, outer: Episodes, clips: ClipSet) -> None:
         self.classes, self.codes, self.source = outer.classes, outer.codes, outer.source
-        people = clips.subject_codes()
+        people = people_apart("select='nested'", clips, outer.codes >= 0)
         self._folds: list[Episode] = []
         owners: list[int] = []
         for number, episode in enumerate(outer):

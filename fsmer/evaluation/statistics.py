@@ -655,7 +655,7 @@ def _codes(report: Report) -> dict[str, NDArray[np.int64]]:
 
     found = {}
     for name in ("label", "predicted"):
-        values = pd.Categorical(report.predictions[name].astype(str), categories=list(report.classes)).codes
+        values = pd.Index(report.classes).get_indexer(report.predictions[name].astype(str))
         if (values < 0).any():
             strange = report.predictions[name].to_numpy()[values < 0][0]
             raise DataError(

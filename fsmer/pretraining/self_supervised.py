@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fsmer.backbones import Backbone, create_model
+from fsmer.backbones.base import as_device
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.registry import class_notes
 from fsmer.checkpoints import (
@@ -110,7 +111,10 @@ def pretrain_self_supervised(
         A checkpoint is there but belongs to another run, or is damaged.
     OutputError
         The folder cannot be written.
+    DeviceError
+        No such device here.
     """
+    where = as_device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create_model(name, **dict(arguments or {}))
@@ -126,7 +130,7 @@ def pretrain_self_supervised(
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
     pairs = _open_pairs(frames, model, chosen, seed)
-    run = _Run(model, chosen, seed, device, pairs.describe())
+    run = _Run(model, chosen, seed, where, pairs.describe())
     if resume and has_checkpoint(folder):
         run.load(folder)
     started = time.perf_counter()
@@ -154,7 +158,7 @@ class _Run:
     """Network and optimiser with a checkpoint that holds them both."""
 
     def __init__(
-        self, model: Backbone, recipe: PretrainRecipe, seed: int, device: str, frames: Mapping[str, Any]
+        self, model: Backbone, recipe: PretrainRecipe, seed: int, device: torch.device, frames: Mapping[str, Any]
     ) -> None:
         # Parameters that only labels can train, or that labels must not change, are given back here.
         begin = getattr(model, "begin_pretraining", None)
@@ -163,7 +167,7 @@ class _Run:
         self.model = model.to(device)
         self.recipe = recipe
         self.seed = seed
-        self.device = torch.device(device)
+        self.device = device
         self.key: dict[str, Any] = {
             "backbone": model.name,
             "arguments": model.config,

@@ -63,6 +63,15 @@ class SourceModel:
         """`model` itself if it is a `SourceModel` already."""
         return model if isinstance(model, SourceModel) else cls(model)
 
+    @classmethod
+    def of_members(cls, model: Backbone | SourceModel | Sequence[SourceModel], count: int) -> Sequence[SourceModel]:
+        """One for each of `count` members: the same for all, or their own."""
+        if isinstance(model, (SourceModel, Backbone)):
+            return [cls.wrap(model)] * count
+        if len(model) != count:
+            raise ValueError(f"{len(model)} models came for {count} members; give one for all, or one for each.")
+        return model
+
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """What is known of `classes`: the source's direction if it has a class of that name, else the backbone's.
 
@@ -185,7 +194,7 @@ class Method(ABC):
 
     def fit_many(
         self,
-        model: Backbone | SourceModel,
+        model: Backbone | SourceModel | Sequence[SourceModel],
         supports: Sequence[ClipSet],
         *,
         seeds: Sequence[int | None],
@@ -199,8 +208,8 @@ class Method(ABC):
 
         Parameters
         ----------
-        model : Backbone or SourceModel
-            Where every member starts; not changed.
+        model : Backbone, SourceModel, or sequence of SourceModel
+            Where every member starts, or where each of them does; not changed.
         supports : sequence of ClipSet
             One a member; asked for when its turn comes.
         seeds : sequence of int or None
@@ -218,8 +227,9 @@ class Method(ABC):
             Which member, and what it has learnt, in any order.
         """
         del memory  # one member at a time takes what one takes
-        for member, (seed, names) in enumerate(zip(seeds, classes, strict=True)):
-            yield member, self.seeded(seed).fit(model, supports[member], classes=names)
+        starts = SourceModel.of_members(model, len(classes))
+        for member, (start, seed, names) in enumerate(zip(starts, seeds, classes, strict=True)):
+            yield member, self.seeded(seed).fit(start, supports[member], classes=names)
             if progress is not None:
                 progress(member + 1, len(classes))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, create_model, embed, load_model, model_hash
+from fsmer.backbones.base import as_device
 from fsmer.backbones.registry import names_saved_weights, refuse_arguments
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
@@ -255,6 +256,7 @@ def train(
     out: str | Path | None = None,
     classes: Sequence[str] | None = None,
     arguments: dict[str, Any] | None = None,
+    device: str | torch.device | None = None,
     resume: bool = True,
     progress: Progress | None = None,
     log: str | Path | None = None,
@@ -276,6 +278,8 @@ def train(
         The classes in the order of the recognizer's columns; default the sorted labels.
     arguments : dict, optional
         Constructor arguments of a backbone that is given by name; weights that are there already fix their own.
+    device : str or torch.device, optional
+        Where to train, such as ``"cuda"``; default where the backbone is, which for names and folders is the CPU.
     resume : bool
         Whether to go on from a checkpoint of the same training.
     progress : callable, optional
@@ -299,6 +303,8 @@ def train(
         Clips without labels, or nothing to train.
     WeightsError
         A checkpoint of another training is in the way, or arguments came with weights that are there already.
+    DeviceError
+        No such device here.
     FsmerError
         A log is asked for and the package tensorboard is missing.
     """
@@ -307,7 +313,11 @@ def train(
     method = load_method("train", **params)
     if not isinstance(method, Train):
         raise FsmerError("the method registered as 'train' is not the one of fsmer.transfer.train.")
+    where = None if device is None else as_device(device)
     backbone = fresh_model(model, method.seed, arguments)
+    if where is not None:
+        # The caller's own network stays where it is.
+        backbone = copy.deepcopy(backbone).to(where)
     labelled = as_labelled_clips(clips, backbone)
     if out is not None:
         return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress, log=log)

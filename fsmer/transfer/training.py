@@ -106,7 +106,7 @@ class TrainsTogether(Method, Generic[T]):
 
     def fit_many(
         self,
-        model: Backbone | SourceModel,
+        model: Backbone | SourceModel | Sequence[SourceModel],
         supports: Sequence[ClipSet],
         *,
         seeds: Sequence[int | None],
@@ -115,19 +115,19 @@ class TrainsTogether(Method, Generic[T]):
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Recognizer]]:
         """Learn from many supports; small backbones are trained together, see `Method.fit_many` and `can_stack`."""
-        start = SourceModel.wrap(model)
-        if self.keeps_backbone or not can_stack(start.backbone):
+        starts = SourceModel.of_members(model, len(classes))
+        if self.keeps_backbone or not all(can_stack(start.backbone) for start in starts[:1]):
             yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
             return
         methods = [self.seeded(seed) for seed in seeds]
 
         def begin(member: int) -> T:
-            return methods[member]._begin(start, supports[member], classes[member])
+            return methods[member]._begin(starts[member], supports[member], classes[member])
 
         finished = train_together(len(classes), begin, memory=memory)
         for done, (member, training) in enumerate(finished, start=1):
             # A fold's support is seldom asked for again, and embedding it takes as long as many steps.
-            yield member, methods[member]._end(start, training, at_once=False)
+            yield member, methods[member]._end(starts[member], training, at_once=False)
             if progress is not None:
                 progress(done, len(classes))
 
