@@ -46,6 +46,13 @@ def test_inputs_whose_channels_do_not_lie_together_are_the_same_inputs():
         torch.testing.assert_close(one, other)
 
 
+def test_no_clips_and_a_wrong_width_are_treated_as_torch_treats_them():
+    layer, _ = twins()
+    assert layer(torch.zeros(0, 70)).shape == (0, 33)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.zeros(4, 5))
+
+
 @pytest.mark.skipif(not HAS_ONEDNN, reason="this build of torch has no oneDNN")
 def test_onednn_is_taken_in_training_only():
     layer, _ = twins()

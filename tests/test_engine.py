@@ -177,6 +177,29 @@ def test_a_model_without_weights_starts_from_fresh_ones_by_seed(clips: ClipSet) 
     assert report.per_seed[1] == evaluate("loso", start, tuned(seed=1), clips=clips).per_seed[0]
 
 
+def test_a_device_is_gone_to_with_a_copy(backbone: Backbone, clips: ClipSet) -> None:
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    there = evaluate("loso", backbone, tuned(), clips=clips, device="cpu")
+    assert there.to_dict() | {"run": None} == evaluate("loso", backbone, tuned(), clips=clips).to_dict() | {"run": None}
+    start = StartingPoint.of(backbone, tuned(), device="cpu")
+    assert start.given is not backbone
+    learnt = fsmer.train(backbone, clips[:12], device="cpu", epochs=1)
+    assert learnt.backbone is not backbone
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_fine_tuning_from_elsewhere_is_not_replaced(clips: ClipSet) -> None:
+    @dataclass(frozen=True)
+    class Mine(Finetune):
+        """One's own fine-tuning."""
+
+        steps: int = 1
+
+    report = evaluate("ratio", "random-tiny-for-tests", Mine(train_backbone=True), clips=clips)
+    assert report.method["name"] == "finetune"
+    assert not report.notes
+
+
 def test_random_weights_that_nothing_trains_are_not_judged(backbone: Backbone, clips: ClipSet) -> None:
     with pytest.raises(WeightsError, match=r"'cosine' would judge random ones.*--train-backbone"):
         evaluate("loso", "random-tiny-for-tests", "cosine", clips=clips)

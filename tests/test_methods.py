@@ -498,6 +498,18 @@ def test_an_unknown_class_starts_from_its_clips():
     torch.testing.assert_close(weight[1], F.normalize(units[codes[0] == 1].mean(dim=0), dim=-1))
 
 
+@pytest.mark.parametrize("known", [(True, False, False), (True, True, False)])
+def test_what_words_are_worth_does_not_hang_on_the_order_of_classes(known):
+    support, codes, query, _ = blobs(episodes=20, spread=2.0)
+    prior = directions(known=list(known))
+    found = load_method("cosine").fit_head(support, codes, 3, prior).logits(query)
+    order = torch.tensor([2, 0, 1])
+    turned = replace(prior, weight=prior.weight[order], bias=prior.bias[order], known=prior.known[order])
+    place = torch.argsort(order)
+    other = load_method("cosine").fit_head(support, place[codes], 3, turned).logits(query)
+    torch.testing.assert_close(other, found[..., order], rtol=1e-3, atol=1e-3)
+
+
 def test_a_class_that_neither_support_nor_prior_know_gets_no_probability():
     support, codes, query, _ = blobs(way=2)
     prior = directions(known=[True, False, False])

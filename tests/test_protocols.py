@@ -473,6 +473,7 @@ def test_all_persons_in_two_spellings_are_counted_and_so_is_a_data_set_in_two_sp
     [
         {"lab": ["1", "11", "10", "101"]},
         {"lab": ["s1", "s10", "s11", "s100"]},
+        {"lab": ["p01", "p02", "s01", "s02"]},
         {"lab": ["anna", "hanna", "anna2", "a1", "b1"]},
         {"casme2": ["sub01", "sub02"], "smic": ["s1", "s2"], "samm": ["006", "001"]},
         {"smic": ["01", "02"], "smic-vis": ["1", "2"], "smic-nir": ["s1", "s2"]},

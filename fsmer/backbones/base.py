@@ -367,7 +367,7 @@ def as_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.ones(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         found = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
         raise DeviceError(
             f"the device {str(name)!r} cannot be used here; torch sees {found}: give one of these, or install a torch "

@@ -15,10 +15,9 @@ __all__ = ["OneDnnLinear"]
 class OneDnnLinear(nn.Linear):
     """`torch.nn.Linear` that takes its products in training from oneDNN where it can, and else from torch's own BLAS.
 
-    Both come with torch. Products of a batch of a few dozen clips with a large weight take about a fifth less time in
-    oneDNN on AMD processors, for which the other is not made. It can on a CPU, for float32 without autocast, for
-    inputs of shape (B, in_features). Without gradients nothing changes, so that answers stay those of `torch.nn.Linear`
-    to the bit.
+    Both come with torch; oneDNN is the quicker on AMD processors, for which the other is not made. It can on a CPU, for
+    float32 without autocast, for inputs of shape (B, in_features), and gives no second derivatives. Without gradients
+    nothing changes, so that answers stay those of `torch.nn.Linear` to the bit.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -27,10 +26,13 @@ class OneDnnLinear(nn.Linear):
         possible = (
             torch.is_grad_enabled()
             and input.ndim == 2
+            and len(input) > 0
+            and input.shape[1] == self.in_features
             and all(value.device.type == "cpu" and value.dtype == torch.float32 for value in values)
             and not torch.is_autocast_enabled("cpu")
             # Not vectorised over members.
             and not torch._C._are_functorch_transforms_active()
+            and torch.backends.mkldnn.enabled
             and _has_onednn()
         )
         return _Product.apply(input, self.weight, self.bias) if possible else super().forward(input)

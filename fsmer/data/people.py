@@ -53,4 +53,14 @@ def written_twice(people: Iterable[tuple[str, str]]) -> list[list[tuple[str, str
     for dataset, subject in people:
         key = plain_subject(subject, in_one_dataset=bool(dataset))
         spellings[canonical_dataset(dataset), key].append((dataset, subject))
-    return [pairs for pairs in spellings.values() if len(pairs) > 1]
+    return [group for pairs in spellings.values() for group in _by_word(pairs) if len(group) > 1]
+
+
+def _by_word(pairs: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Subjects of one number: p01 and s01 are two people, such as a patient and one of the staff."""
+    words: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for pair in pairs:
+        parts = _NUMBERED.fullmatch(pair[1].strip().lower())
+        words[parts.group(1)[:1] if parts else ""].append(pair)
+    # A bare number goes with the one word that there is.
+    return list(words.values()) if {"p", "s"} <= words.keys() else [pairs]

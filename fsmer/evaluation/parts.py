@@ -91,12 +91,16 @@ class PartStore:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder = folder
+        self.about = dict(about)
         # Find out now, not after hours, that the folder cannot be written.
-        write_json(folder / RUN_FILE, dict(about))
+        write_json(folder / RUN_FILE, self.about)
 
     def write(self, parts: Sequence[Part]) -> Part:
         """Store finished episodes in one file and return them as one part."""
         part = Part.joined(parts)
+        if not (self.folder / RUN_FILE).is_file():
+            # Another run that began in the same folder took an empty store for a left-over.
+            write_json(self.folder / RUN_FILE, self.about)
         arrays = {name: getattr(part.predictions, name) for name in FIELDS}
         name = f"{part.numbers[0]:08d}-{part.numbers[-1]:08d}.npz"
         with atomic_path(self.folder / name) as temporary, open(temporary, "wb") as stream:

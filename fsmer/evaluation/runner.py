@@ -491,7 +491,7 @@ class _Engine:
             and _is_own(method)
             and not method.keeps_backbone
             and self.episodes.source is None
-            and self.jobs in (None, "auto")
+            and (self.jobs == "auto" or _processes(self.jobs) is None)
             and can_stack(backbone)
             and not _on_cpu(SourceModel.wrap(backbone))
         )
@@ -967,13 +967,13 @@ def _for_fresh_weights(
     """What trains the network, and what is to be said about it: fine-tuning has nothing to adjust in fresh weights.
 
     They are trained by their own recipe instead, unless parameters of fine-tuning are asked for, or a source comes
-    first, which fine-tuning has rates for.
+    first, which fine-tuning has rates for. Methods from elsewhere know what they do.
     """
-    if start.given is not None or not isinstance(method, FineTuning):
+    if start.given is not None or not isinstance(method, FineTuning) or not _is_own(method):
         return method, ""
     begun = f"{start.name!r} starts from fresh weights, and {method.name!r} is made to adjust trained ones"
     plain = type(method)(train_backbone=method.train_backbone, seed=method.seed)
-    if method != plain or has_source or not set(grid) <= set(Train().get_params()):
+    if method != plain or has_source or grid:
         return method, f"{begun}: this is not the training of its paper, which is the method 'train' (--method train)."
     return Train(seed=method.seed), f"{begun}: it is trained by its paper's recipe instead, by the method 'train'."
 

@@ -59,8 +59,8 @@ class Cosine(FineTuning):
         alone. ``"prototype"``: the mean embedding at its own length (Chen et al. 2019; easyfsl). ``"random"``: a
         seeded Gaussian.
     prior_shots : float
-        How many labelled clips known directions are worth whose zero-shot answer is right on all labelled clips; those
-        that guess are worth none.
+        How many labelled clips known directions are worth at most. They are worth the less, the surer the labelled
+        clips show that their zero-shot answer guesses; with the closed form above they always count in full.
     pull : float
         Weight of the penalty 1 - cos(w_c, start of w_c), summed over classes, beside the mean cross-entropy. Under
         ``init="auto"`` and a backbone that stays as it is, a known class whose direction is worth more than its own n
@@ -294,7 +294,9 @@ def _skill(prior: ClassDirections, embeddings: Tensor, members: Tensor) -> Tenso
     known = prior.known.expand(members.shape[:2])
     weight, bias = prior_head(prior, len(embeddings), members.shape[1])
     told = Head("cosine", weight, bias, prior.centre[None]).logits(embeddings)
-    asked = members * known[..., None]
+    told = told.masked_fill(~known[:, None], -math.inf)
+    # Among a single known class there is nothing to tell: what is believed beforehand stays.
+    asked = members * (known & (known.sum(dim=-1, keepdim=True) > 1))[..., None]
     right = (one_hot(told.argmax(dim=-1), members.shape[1]) * asked).sum(dim=(1, 2))
     wrong = asked.sum(dim=(1, 2)) - right
     skills = (torch.arange(100, device=embeddings.device) + 0.5) / 100

@@ -116,7 +116,7 @@ class TrainsTogether(Method, Generic[T]):
     ) -> Iterator[tuple[int, Recognizer]]:
         """Learn from many supports; small backbones are trained together, see `Method.fit_many` and `can_stack`."""
         starts = SourceModel.of_members(model, len(classes))
-        if self.keeps_backbone or not all(can_stack(start.backbone) for start in starts[:1]):
+        if self.keeps_backbone or not all(can_stack(start.backbone) for start in starts):
             yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
             return
         methods = [self.seeded(seed) for seed in seeds]
