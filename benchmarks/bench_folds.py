@@ -48,7 +48,9 @@ class Case:
     ----------
     name : str
     times : float
-        How many times faster than the plain loop is promised.
+        How many times faster than the plain loop on all cores is promised.
+    times_alone : float
+        Than the loop on one thread.
     method : str
     params : dict
         Of the method in the runs that are timed.
@@ -62,6 +64,7 @@ class Case:
 
     name: str
     times: float
+    times_alone: float
     method: str
     params: dict[str, Any]
     checked: dict[str, Any]
@@ -70,12 +73,14 @@ class Case:
 
 
 # Far fewer epochs than recipes have, some of which need a larger learning rate then to learn anything. Without dropout
-# and augmentation both sides train on the same numbers; neither costs these networks much.
+# and augmentation both sides train on the same numbers; neither costs these networks much. Of `fr` and `facs-flow`
+# products take most of the time on either side: on all cores of both more is not in it.
 CASES = (
-    Case("ststnet", 10, "train", {"epochs": 20, "learning_rate": 1e-3}, {"epochs": 3}, subjects=40),
-    Case("fr", 4, "train", {"epochs": 4, "augment": False}, {"epochs": 1, "learning_rate": 2e-4}, {"dropout": 0.0}),
-    # Its products take most of the time on either side, at the same rate: more is not in it on all cores of both.
-    Case("facs-flow", 2, "finetune", {"train_backbone": True, "steps": 60}, {"steps": 10}),
+    Case("ststnet", 10, 12, "train", {"epochs": 20, "learning_rate": 1e-3}, {"epochs": 3}, subjects=40),
+    Case(
+        "fr", 2.5, 4, "train", {"epochs": 4, "augment": False}, {"epochs": 1, "learning_rate": 2e-4}, {"dropout": 0.0}
+    ),
+    Case("facs-flow", 2, 4, "finetune", {"train_backbone": True, "steps": 60}, {"steps": 10}),
 )
 
 
@@ -162,7 +167,14 @@ def compare(case: Case) -> list[Figure]:
             f"{case.times:g}x",
             ratio >= case.times,
         ),
-        Figure(f"{name}, loop on one thread", f"{min(ours):.2f} s", f"{alone:.2f} s", alone / min(ours)),
+        Figure(
+            f"{name}, loop on one thread",
+            f"{min(ours):.2f} s",
+            f"{alone:.2f} s",
+            alone / min(ours),
+            f"{case.times_alone:g}x",
+            alone / min(ours) >= case.times_alone,
+        ),
         Figure(f"{name}: answers like the loop's", f"{sum(same)} of {len(same)} folds", "", None, "all", all(same)),
     ]
 
