@@ -75,9 +75,9 @@ def trained(row: Row, found: dict[str, Any], weights: Path, seed: int = 0) -> Ba
     return backbone
 
 
-def judged(backbone: Backbone) -> dict[str, Any]:
-    """Zero-shot, where the backbone knows words, and few-shot UF1 on the target."""
-    target = _clips(TARGET, backbone)
+def judged(backbone: Backbone, seed: int = TARGET[2]) -> dict[str, Any]:
+    """Zero-shot, where the backbone knows words, and few-shot UF1 on the target, whose clips are drawn with `seed`."""
+    target = _clips((*TARGET[:2], seed), backbone)
     found: dict[str, Any] = {"parameters": sum(value.numel() for value in backbone.parameters())}
     if backbone.class_directions(target.classes) is not None:
         found["0"] = fsmer.evaluate(fsmer.load_protocol("kshot", shot=0), backbone, "zero_shot", clips=target).uf1
@@ -142,6 +142,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="rows to run; default all")
     parser.add_argument("--out", type=Path, default=Path("out/backbones.json"))
     parser.add_argument("--judge", action="store_true", help="judge the trained weights beside --out once more")
+    parser.add_argument(
+        "--others", type=int, metavar="SEED", help="judge on target clips of another seed instead, which are not kept"
+    )
     options = parser.parse_args()
     results: dict[str, dict[str, Any]] = json.loads(options.out.read_text()) if options.out.is_file() else {}
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -150,9 +153,14 @@ def main() -> None:
             continue
         found = results.setdefault(row.name, {})
         print(f"{row.name} ...", flush=True)
-        if options.judge or str(SHOTS[-1]) not in found:
+        if options.judge or options.others is not None or str(SHOTS[-1]) not in found:
             backbone = trained(row, found, options.out.with_suffix("") / row.name)
             write_json(options.out, results)
+            if options.others is not None:
+                print(
+                    f"{row.name} on the clips of seed {options.others}: {judged(backbone, options.others)}", flush=True
+                )
+                continue
             found |= judged(backbone)
             write_json(options.out, results)
         if "fresh" not in found:
