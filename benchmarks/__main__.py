@@ -60,9 +60,9 @@ def main() -> int:
     )
     figures = []
     with threadpool_limits(1):
-        for part in PARTS:
+        for part, run in PARTS.items():
             if part in parts:
-                found = PARTS[part](asked.thorough)
+                found = run(asked.thorough)
                 # At once: all of them take half an hour.
                 print_figures(found)
                 figures += found

@@ -12,11 +12,22 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["compiled"]
+import torch
+from torch import Tensor
+
+__all__ = ["compiled", "plain_in_memory"]
 
 # The last two keep a compiler from shifting loaded values through registers that the sums need.
 FLAGS = ("-O3", "-march=native", "-fno-predictive-commoning", "-fno-tree-pre", "-shared", "-fPIC")
 SECONDS = 60
+
+
+def plain_in_memory(*values: Tensor) -> bool:
+    """Whether code that is handed addresses can take these: float32 on a CPU, and not vectorised over members."""
+    # Inside `torch.func` a tensor stands for many.
+    return not torch._C._are_functorch_transforms_active() and all(
+        value.device.type == "cpu" and value.dtype == torch.float32 for value in values
+    )
 
 
 @functools.cache

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fsmer.backbones.compiled import plain_in_memory
+
 __all__ = ["OneDnnLinear"]
 
 
@@ -28,10 +30,8 @@ class OneDnnLinear(nn.Linear):
             and input.ndim == 2
             and len(input) > 0
             and input.shape[1] == self.in_features
-            and all(value.device.type == "cpu" and value.dtype == torch.float32 for value in values)
+            and plain_in_memory(*values)
             and not torch.is_autocast_enabled("cpu")
-            # Not vectorised over members.
-            and not torch._C._are_functorch_transforms_active()
             and torch.backends.mkldnn.enabled
             and _has_onednn()
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fsmer.backbones.compiled import compiled
+from fsmer.backbones.compiled import compiled, plain_in_memory
 
 __all__ = ["compiled_features"]
 
@@ -46,12 +46,10 @@ def compiled_features(maps: Tensor, filters: Sequence[int], weights: Sequence[Te
     possible = (
         library is not None
         and torch.is_grad_enabled()
-        # Not vectorised over members.
-        and not torch._C._are_functorch_transforms_active()
         and len(filters) <= MOST_BLOCKS
         and all(count in FILTERS for count in filters)
         and not maps.requires_grad
-        and all(value.device.type == "cpu" and value.dtype == torch.float32 for value in (maps, *weights))
+        and plain_in_memory(maps, *weights)
     )
     return _Features.apply(maps, tuple(filters), *weights) if possible else None
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone
-from fsmer.backbones.compiled import compiled
+from fsmer.backbones.compiled import compiled, plain_in_memory
 from fsmer.backbones.noise import drop_below, dropout, noise
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
@@ -203,22 +203,11 @@ def _fits(inputs: Tensor, weight: Tensor) -> bool:
     """Whether the compiled code can take these; it differentiates with respect to weights alone."""
     return (
         not inputs.requires_grad
-        and inputs.device.type == "cpu"
-        and inputs.dtype == weight.dtype == torch.float32
+        and plain_in_memory(inputs, weight)
         and not torch.is_autocast_enabled("cpu")
         and len(inputs) > 0
-        and _has_memory(inputs)
         and compiled("shallow") is not None
     )
-
-
-def _has_memory(values: Tensor) -> bool:
-    """False inside `torch.func`, where tensors stand for many."""
-    try:
-        values.data_ptr()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _library() -> ctypes.CDLL:
