@@ -46,6 +46,7 @@ ROWS = (
     Row("facs-flow"),
     Row("fr", epochs=20),
     Row("basic_inception", epochs=20),
+    Row("ensemble", epochs=20),
     Row("ststnet", epochs=300, params={"learning_rate": 1e-3}),
     Row("flow_resnet18", {"size": 56}, epochs=15),
     Row("tcae", {"size": 64, "embedding": "difference"}, epochs=20),

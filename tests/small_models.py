@@ -12,6 +12,7 @@ from fsmer.backbones import Backbone, create_model, list_models
 # Constructor arguments that make a backbone small; a backbone that is small already needs none.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "basic_inception": {"shared_width": 32},
+    "ensemble": {"of": "fr", "members": 2, "arguments": {"shared_width": 64, "detector_width": 16, "hidden_width": 64}},
     "flow_resnet18": {"size": 32, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "projection_dim": 16},
     "fr": {"shared_width": 64, "detector_width": 16, "hidden_width": 64},
     "merau": {

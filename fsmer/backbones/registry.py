@@ -26,6 +26,7 @@ __all__ = ["ModelInfo", "create_model", "list_models", "load_model", "register_b
 
 # One line a backbone: importing the module registers the names in it.
 MODULES = (
+    "fsmer.backbones.ensemble",
     "fsmer.backbones.facs_flow",
     "fsmer.backbones.flow_resnet18",
     "fsmer.backbones.fr",

@@ -1,0 +1,148 @@
+"""`ensemble`: several networks of one kind, trained side by side on the same clips, that answer with their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fsmer.backbones.base import Backbone, Targets
+from fsmer.backbones.fr import FR
+from fsmer.backbones.recipe import TrainRecipe
+from fsmer.backbones.registry import create_model, register_backbone
+from fsmer.errors import FsmerError
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+
+__all__ = ["Ensemble"]
+
+
+@register_backbone("ensemble")
+class Ensemble(Backbone):
+    """Several networks of one kind from unlike fresh weights, trained side by side; their mean logits decide.
+
+    With a few hundred clips two trainings of one network that differ by their seed alone disagree on many clips; their
+    mean is steadier (Lakshminarayanan, Pritzel and Blundell, "Simple and scalable predictive uncertainty estimation
+    using deep ensembles", section 2.4). The embedding is that of all members side by side, so that a linear classifier
+    on it is the mean of one classifier a member.
+
+    Parameters
+    ----------
+    of : str
+        Registered name of the members.
+    members : int
+        How many; 5 in that paper, 3 here.
+    arguments : mapping, optional
+        Constructor arguments of the members.
+
+    Notes
+    -----
+    There: members with initial weights of their own, each trained on its own loss; no member sees another's answer.
+
+    Deviations: members see the same batches in the same order, changed at random in the same way, since initial weights
+    and dropout are what sets them apart; they share the classifier's bias; logits are averaged, not probabilities.
+    Adversarial examples (section 2.3), which that paper leaves out of some of its own trainings, are absent.
+
+    The recipe is that of the members, and the loss is the sum of theirs. What members know of classes without labels
+    is not asked, and lower layers are trained as all others are.
+    """
+
+    recipe: ClassVar[TrainRecipe] = FR.recipe
+
+    def __init__(self, of: str = "fr", members: int = 3, arguments: Mapping[str, Any] | None = None) -> None:
+        if members < 1:
+            raise FsmerError(f"an ensemble of {members} members is none; give one or more.")
+        if of == self.name:
+            raise FsmerError(f"the members of an {self.name!r} cannot be ensembles too; name another model.")
+        made = [create_model(of, **(arguments or {})) for _ in range(members)]
+        super().__init__(
+            input_spec=made[0].input_specs,
+            embed_dim=0,
+            config={"of": of, "members": members, "arguments": made[0].config},
+        )
+        self.members = nn.ModuleList(made)
+        recipe = made[0].recipe
+        # A recipe names layers as the member does, and they have longer names in here; the classifier is outside.
+        rates = {
+            name: rate
+            for layer, rate in recipe.rates.items()
+            for name in (
+                [layer] if layer.startswith("classifier") else [f"members.{place}.{layer}" for place in range(members)]
+            )
+        }
+        self.recipe = replace(recipe, rates=rates)  # type: ignore[misc]
+        self._follow()
+
+    @property
+    def _backbones(self) -> list[Backbone]:
+        return [member for member in self.members if isinstance(member, Backbone)]
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Embeddings of shape (B, embed_dim): the members' own side by side, each divided by their number."""
+        return torch.cat([member(inputs) for member in self._backbones], dim=1) / len(self.members)
+
+    def training_loss(self, inputs: Any, targets: Targets, classifier: nn.Module) -> Tensor:
+        """Sum of the members' losses; each of them has its own columns of the classifier."""
+        losses = [
+            member.training_loss(inputs, targets, _Columns(classifier, place, self.embed_dim))
+            for place, member in enumerate(self._backbones)
+        ]
+        return torch.stack(losses).sum()
+
+    def set_classes(self, classes: Sequence[str]) -> None:
+        """Make what depends on the classes anew in every member."""
+        for member in self._backbones:
+            member.set_classes(classes)
+        self._follow()
+
+    def before_training(self, clips: ClipSet, *, seed: int) -> None:
+        """What the members' paper trains first, with a seed for each."""
+        for place, member in enumerate(self._backbones):
+            member.before_training(clips, seed=seed * len(self.members) + place)
+
+    def finish_training(self) -> None:
+        """Drop what training alone needed from every member."""
+        for member in self._backbones:
+            member.finish_training()
+        self._follow()
+
+    def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
+        """The members' own maps, averaged."""
+        found = [member.explain_maps(inputs) for member in self._backbones]
+        return {name: torch.stack([one[name] for one in found]).mean(dim=0) for name in found[0]}
+
+    def _follow(self) -> None:
+        """Take over what the members' classes decide: their arguments and the length of their embeddings."""
+        self.config["arguments"] = self._backbones[0].config
+        self.embed_dim = sum(member.embed_dim for member in self._backbones)
+
+
+class _Columns(nn.Module):
+    """The classifier of an ensemble as one member meets it: on the member's own part of the embedding.
+
+    Parameters
+    ----------
+    classifier : nn.Module
+        From embeddings of all members.
+    place : int
+        Number of the member.
+    width : int
+        Length of the embedding of all members.
+    """
+
+    def __init__(self, classifier: nn.Module, place: int, width: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.place = place
+        self.width = width
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Logits (B, C) for the member's embeddings (B, D)."""
+        before = self.place * embeddings.shape[1]
+        logits: Tensor = self.classifier(F.pad(embeddings, (before, self.width - before - embeddings.shape[1])))
+        return logits

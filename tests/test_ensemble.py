@@ -1,0 +1,111 @@
+"""`ensemble`: members learn each for itself, and the mean of their logits decides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import clips_for, small_model
+from torch import nn
+from torch.nn import functional as F
+
+import fsmer
+from fsmer.backbones import Backbone, Targets, create_model
+from fsmer.errors import FsmerError, UnknownNameError
+from fsmer.transfer import load_method, train
+
+PLAIN = {"shared_width": 16, "dropout": 0.0}
+
+
+@pytest.fixture
+def ensemble() -> Backbone:
+    torch.manual_seed(3)
+    return create_model("ensemble", of="basic_inception", members=3, arguments=PLAIN)
+
+
+def members_of(backbone: Backbone) -> list[Backbone]:
+    return list(backbone.members)
+
+
+def test_logits_are_the_mean_of_the_members_logits(ensemble):
+    clips = clips_for(ensemble, 12)
+    recognizer = train(ensemble, clips, epochs=2)
+    weight, bias = recognizer.head.weight[0], recognizer.head.bias[0]
+    maps = torch.from_numpy(clips.media("flow"))[:, :2]
+    with torch.no_grad():
+        own = [
+            member(maps) @ columns.T + bias
+            for member, columns in zip(members_of(recognizer.backbone), weight.chunk(3, dim=1), strict=True)
+        ]
+    found = torch.from_numpy(recognizer.decision_function(clips))
+    torch.testing.assert_close(found, torch.stack(own).mean(dim=0), rtol=1e-4, atol=1e-5)
+    assert (own[0] - own[1]).abs().max() > 1e-3
+
+
+def test_every_member_gets_the_gradient_that_it_gets_alone(ensemble):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(8, 2, 28, 28, generator=generator)
+    targets = Targets(torch.arange(8) % 3, ("negative", "positive", "surprise"))
+    classifier = nn.Linear(3 * 16, 3)
+    loss = ensemble.train().training_loss(maps, targets, classifier)
+    loss.backward()
+    alone = []
+    for place, member in enumerate(members_of(ensemble)):
+        together = {name: value.grad.clone() for name, value in member.named_parameters()}
+        own = nn.Linear(16, 3)
+        with torch.no_grad():
+            own.weight.copy_(classifier.weight[:, 16 * place : 16 * (place + 1)])
+            own.bias.copy_(classifier.bias)
+        member.zero_grad()
+        alone.append(F.cross_entropy(own(member(maps)), targets.labels))
+        alone[-1].backward()
+        for name, value in member.named_parameters():
+            torch.testing.assert_close(together[name], value.grad, rtol=1e-4, atol=1e-6)
+    assert float(loss.detach()) == pytest.approx(sum(float(one.detach()) for one in alone), rel=1e-5)
+
+
+def test_members_start_from_weights_of_their_own_and_the_seed_decides_which(ensemble):
+    clips = clips_for(ensemble, 12)
+    first, second = (member.state_dict()["shared.weight"] for member in members_of(ensemble)[:2])
+    assert (first - second).abs().max() > 1e-3
+    of = {"of": "basic_inception", "members": 2, "arguments": PLAIN}
+    runs = [train("ensemble", clips, arguments=of, epochs=1, seed=seed).decision_function(clips) for seed in (0, 0, 1)]
+    assert (runs[0] == runs[1]).all()
+    assert (runs[0] != runs[2]).any()
+
+
+def test_parts_for_the_classes_are_made_in_every_member(tmp_path):
+    backbone = small_model("ensemble")
+    backbone.set_classes(("a", "b", "c", "d", "e"))
+    assert [member.proposal.branches for member in members_of(backbone)] == [5, 5]
+    backbone.save_pretrained(tmp_path)
+    again = fsmer.load_model(tmp_path)
+    assert again.config["arguments"]["branches"] == 5
+    assert again.embed_dim == backbone.embed_dim == 128
+
+
+def test_rates_of_single_layers_reach_the_members_layers():
+    small = {"size": 32, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "projection_dim": 16}
+    backbone = create_model("ensemble", of="flow_resnet18", members=2, arguments=small)
+    names = [name for name, _ in backbone.named_parameters()]
+    recipe = load_method("train").recipe(backbone)
+    for layer, rate in create_model("flow_resnet18", **small).recipe.rates.items():
+        held = [prefix for prefix, one in recipe.rates.items() if one == rate and prefix.endswith(layer)]
+        if layer == "classifier":
+            assert held == ["classifier"]
+        else:
+            assert held == [f"members.{place}.{layer}" for place in range(2)]
+            assert all(any(name.startswith(prefix) for name in names) for prefix in held)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"members": 0}, FsmerError, "an ensemble of 0 members is none; give one or more"),
+        ({"of": "ensemble"}, FsmerError, "cannot be ensembles too; name another model"),
+        ({"of": "frr"}, UnknownNameError, "did you mean 'fr'"),
+        ({"of": "fr", "arguments": {"depth": 3}}, UnknownNameError, "depth"),
+    ],
+)
+def test_what_is_no_ensemble_is_refused_in_one_sentence(arguments, error, said):
+    with pytest.raises(error, match=said):
+        create_model("ensemble", **arguments)
