@@ -627,7 +627,8 @@ def _predict_clips(
 
     loaded = Recognizer.load(recognizer)
     clips = _read(data, where, None, prefix, labelled=False, specs=loaded.backbone.input_specs)
-    probabilities = loaded.predict_proba(clips)
+    with _progress() as progress:
+        probabilities = loaded.predict_proba(clips, progress=functools.partial(progress, "looking at clips"))
     frame = clips.table[["clip", "dataset", "subject"]].astype(str)
     frame["predicted"] = loaded.classes_[probabilities.argmax(axis=1)].astype(object)
     for column, name in enumerate(loaded.classes_):

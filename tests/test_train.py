@@ -208,6 +208,9 @@ def test_looking_at_the_mirrored_clip_too_averages_its_logits(tmp_path):
     both.save(tmp_path / "recognizer")
     again = fsmer.Recognizer.load(tmp_path / "recognizer")
     assert np.array_equal(again.decision_function(clips), both.decision_function(clips))
+    looks: list[tuple[int, int]] = []
+    both.predict_proba(clips, progress=lambda done, total: looks.append((done, total)))
+    assert looks == [(24, 48), (48, 48)]
 
 
 def test_flipping_keeps_what_a_synthetic_clip_means():

@@ -558,8 +558,8 @@ class Report:
         answers, episodes = self.predictions, self.episodes
         known = {"label": self.classes, "predicted": self.classes, "seed": [row["seed"] for row in self.per_seed]}
         for name, table, told in (
-            (PREDICTIONS_FILE, answers, self.counts["predictions"]),
-            (EPISODES_FILE, episodes, self.counts["episodes"] * len(self.per_seed)),
+            (PREDICTIONS_FILE, answers, int(self.counts["predictions"])),
+            (EPISODES_FILE, episodes, int(self.counts["episodes"]) * len(self.per_seed)),
         ):
             if len(table) != told:
                 return f"{name} has {len(table):,} rows, but {REPORT_FILE} tells of {told:,}"

@@ -96,18 +96,34 @@ class Recognizer:
         known = ", ".join(self.classes_)
         return f"Recognizer({self.backbone.name}, {self.method.name}; {known}; {self.support_size} support clips)"
 
-    def decision_function(self, clips: Inputs) -> NDArray[np.float32]:
-        """Logits of shape (N, C); minus infinity for a class that nothing was known of."""
+    def decision_function(
+        self, clips: Inputs, *, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Logits of shape (N, C); minus infinity for a class that nothing was known of.
+
+        `progress` is called with (looks at clips that are done, those in all).
+        """
         inputs = _as_inputs(clips, self.backbone)
-        logits = self._head.logits(embed(self.backbone, inputs))[0]
-        if self.method.looks_mirrored:
-            logits = (logits + self._head.logits(embed(self.backbone, inputs, mirror=True))[0]) / 2
-        found: NDArray[np.float32] = logits.numpy()
+        looks = (False, True) if self.method.looks_mirrored else (False,)
+        logits = []
+        for before, mirror in enumerate(looks):
+
+            def told(done: int, total: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before * total + done, len(looks) * total)
+
+            logits.append(self._head.logits(embed(self.backbone, inputs, mirror=mirror, progress=told))[0])
+        found: NDArray[np.float32] = torch.stack(logits).mean(dim=0).numpy()
         return found
 
-    def predict_proba(self, clips: Inputs) -> NDArray[np.float32]:
-        """Probabilities of shape (N, C) in the order of `classes_`; rows sum to 1."""
-        logits = torch.from_numpy(self.decision_function(clips))
+    def predict_proba(
+        self, clips: Inputs, *, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Probabilities of shape (N, C) in the order of `classes_`; rows sum to 1.
+
+        `progress` is called as by `decision_function`.
+        """
+        logits = torch.from_numpy(self.decision_function(clips, progress=progress))
         probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).numpy()
         return probabilities
 
