@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -13,7 +14,15 @@ from typing import Any
 
 from fsmer.errors import OutputError
 
-__all__ = ["atomic_folder", "atomic_path", "check_writable", "json_text", "write_json", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "check_writable",
+    "json_text",
+    "remove_unfinished",
+    "write_json",
+    "write_text",
+]
 
 
 @contextlib.contextmanager
@@ -47,6 +56,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise _cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Remove what a killed `atomic_path` left beside `path`."""
+    target = Path(path)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????{glob.escape(target.suffix)}"):
+        left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,14 @@ def test_other_clips_are_shown_but_neither_tested_nor_passed_over(clips: ClipSet
 def test_other_protocol_is_named_setting_by_setting(clips: ClipSet, good: Report) -> None:
     other = report_of(clips, answers(clips, 0.8), classes=CLASSES, protocol="cde")
     comparison = compare(good, other, names=("a", "b"), draws=50)
-    assert comparison.warnings == ("a and b follow other protocols: kind is loso and cde.",)
+    assert comparison.warnings == ("a and b follow other protocols: a loso, b cde.",)
     assert len(comparison.tests) == 1
+    settings = good.protocol["settings"]
+    changed = {"hash": "other", "settings": settings | {"params": {"shot": 2}}}
+    fewer = replace(good, protocol={**good.protocol, **changed})
+    assert compare(good, fewer, names=("a", "b"), draws=50).warnings == (
+        "a and b follow other protocols: shot is 5 in a and 2 in b.",
+    )
 
 
 def test_other_classes_are_called_other_tasks(clips: ClipSet, good: Report) -> None:

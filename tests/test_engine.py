@@ -36,6 +36,7 @@ from fsmer.data.synthetic import synthetic_clips
 from fsmer.episodic import load_protocol
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation import METRICS, Report, evaluate, runner, score
+from fsmer.evaluation.audit import audit
 from fsmer.evaluation.cache import cache_folder, clear_cache, embed_cached
 from fsmer.evaluation.parts import Part, RunFolder
 from fsmer.evaluation.plots import methods_figure
@@ -419,7 +420,7 @@ def test_a_finished_report_of_something_else_is_replaced_only_on_demand(
         ({"method": tuned(steps=3)}, r"another method \(finetune: steps was 2, is 3 now\)"),
         ({"model": RandomTiny(4).eval()}, "another model .random-tiny-for-tests with weights"),
         ({"protocol": load_protocol("kshot", shot=2, episodes=3)}, "another protocol"),
-        ({"clips": clips[:40]}, "another table of clips"),
+        ({"clips": clips[:40]}, r"another table of clips \(\d+ clips of one, two, hash \w+, now 40 clips of "),
         ({"resume": False, "method": "protonet"}, "another method"),
     ]
     for changed, words in changes:
@@ -1041,6 +1042,11 @@ def test_the_oracle_stamps_every_number_title_and_picture(backbone: Backbone, cl
     assert held["oracle"] is True
     assert held["selection"]["rule"] == "oracle"
     assert held["per_dataset"]["one"]["oracle"] is held["per_seed"][0]["oracle"] is True
+    assert all(row["oracle"] is True for row in held["per_class"].values())
+    for name in ("predictions.csv", "episodes.csv"):
+        assert pd.read_csv(tmp_path / name)["oracle"].all()
+    found = [one for one in audit(tmp_path / "predictions.csv").findings if one.check == "oracle"]
+    assert [one.severity for one in found] == ["serious"]
     assert held["gap"]["acc"] == pytest.approx(held["acc"] - held["honest"]["acc"])
     assert "oracle" not in held["honest"]
     page = (tmp_path / "report.md").read_text()
@@ -1054,7 +1060,10 @@ def test_the_oracle_stamps_every_number_title_and_picture(backbone: Backbone, cl
     assert [text.get_text() for text in axes.texts] == [f"ORACLE {report.uf1:.3f}"]
     assert Report.load(tmp_path).to_dict() == report.to_dict()
     assert Report.load(tmp_path).markdown() == report.markdown()
-    assert "ORACLE" not in evaluate("loso", backbone, "protonet", clips=clips).markdown()
+    plain = evaluate("loso", backbone, "protonet", clips=clips)
+    assert "ORACLE" not in plain.markdown()
+    assert "oracle" not in plain.predictions
+    assert "oracle" not in plain.episodes
 
 
 @pytest.mark.parametrize(
@@ -1486,6 +1495,18 @@ def test_the_command_line_shows_honest_and_oracle_figures_side_by_side(folder: s
     refused = command("loso", "--data", folder, "--model", "fr", "--method", "cosine", code=1).stderr
     assert "--train-backbone" in refused
     assert refused.count("\n") == 1
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_report(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path
+) -> None:
+    left = [tmp_path / ".report.md.abcd_123.md", tmp_path / ".predictions.csv.xyzxyzxy.csv"]
+    kept = tmp_path / ".report.md.mine"
+    for path in (*left, kept):
+        path.write_text("half")
+    evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
+    assert kept.read_text() == "half"
+    assert not any(path.exists() for path in left)
 
 
 @pytest.mark.slow

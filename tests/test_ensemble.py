@@ -100,7 +100,10 @@ def test_rates_of_single_layers_reach_the_members_layers():
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"members": 0}, FsmerError, "an ensemble of 0 members is none; give one or more"),
+        ({"members": 0}, FsmerError, "members=0 is no number of members; give 1 or a larger whole number"),
+        ({"members": "two"}, FsmerError, "members='two' is no number of members"),
+        ({"members": True}, FsmerError, "members=True is no number of members"),
+        ({"arguments": 3}, FsmerError, "arguments=3 are no arguments of 'fr'; give names and values"),
         ({"of": "ensemble"}, FsmerError, "cannot be ensembles too; name another model"),
         ({"of": "frr"}, UnknownNameError, "did you mean 'fr'"),
         ({"of": "fr", "arguments": {"depth": 3}}, UnknownNameError, "depth"),

@@ -219,6 +219,20 @@ def test_a_clip_counts_as_right_where_most_of_its_seeds_are(loso: Report) -> Non
     assert "most of its answers" in str(found)
 
 
+def test_clips_that_half_of_the_seeds_get_right_speak_for_neither(loso: Report) -> None:
+    rng = np.random.default_rng(6)
+    a, b = answers(loso, rng, 0.6, seeds=(0, 1), name="a"), answers(loso, rng, 0.6, name="b")
+    found = paired_comparison(a, b, draws=50)
+    table = a.predictions
+    hits = (table["label"] == table["predicted"]).groupby(table["clip"]).sum()
+    once = b.predictions.set_index("clip")
+    right = (once["label"] == once["predicted"]).reindex(hits.index)
+    assert found.ties == int((hits == 1).sum()) > 0
+    assert found.mcnemar.only_a == int(((hits == 2) & ~right).sum())
+    assert found.mcnemar.only_b == int(((hits == 0) & right).sum())
+    assert f"{found.ties} are left out, half of whose answers are right" in str(found)
+
+
 def test_a_report_compared_with_itself_shows_no_difference(loso: Report) -> None:
     found = paired_comparison(loso, loso, draws=50)
     assert found.differences["acc"].interval == (0.0, 0.0)

@@ -42,10 +42,11 @@ class Ensemble(Backbone):
 
     Notes
     -----
-    There: members with initial weights of their own, each trained on its own loss; no member sees another's answer.
+    There: members with initial weights of their own, each trained on its own loss.
 
     Deviations: members see the same batches in the same order, changed at random in the same way, since initial weights
-    and dropout are what sets them apart; they share the classifier's bias; logits are averaged, not probabilities.
+    and dropout are what sets them apart; they share the classifier's bias, and a recipe that limits the norm of the
+    gradient limits that of all members together; logits are averaged, not probabilities.
     Adversarial examples (section 2.3), which that paper leaves out of some of its own trainings, are absent.
 
     The recipe is that of the members, and the loss is the sum of theirs. What members know of classes without labels
@@ -55,8 +56,13 @@ class Ensemble(Backbone):
     recipe: ClassVar[TrainRecipe] = FR.recipe
 
     def __init__(self, of: str = "fr", members: int = 3, arguments: Mapping[str, Any] | None = None) -> None:
-        if members < 1:
-            raise FsmerError(f"an ensemble of {members} members is none; give one or more.")
+        if not isinstance(members, int) or isinstance(members, bool) or members < 1:
+            raise FsmerError(f"members={members!r} is no number of members; give 1 or a larger whole number.")
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise FsmerError(
+                f"arguments={arguments!r} are no arguments of {of!r}; give names and values, on a command line as "
+                'JSON: arguments={"size": 28}.'
+            )
         if of == self.name:
             raise FsmerError(f"the members of an {self.name!r} cannot be ensembles too; name another model.")
         made = [create_model(of, **(arguments or {})) for _ in range(members)]

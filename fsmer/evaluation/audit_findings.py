@@ -54,6 +54,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "side": ("split", "side", "set", "phase", "subset", "partition", "part"),
     "file": ("file", "path", "image", "media"),
     "seed": ("seed", "run"),
+    "oracle": ("oracle",),
 }
 # Annotation sheets call recordings alike from subject to subject; such a name is whole with the subject before it.
 WITHIN_SUBJECT = ("filename", "video", "name")
@@ -290,14 +291,14 @@ def check_one_identity(table: pd.DataFrame, out: Findings) -> None:
 
 def check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
     """No person under two spellings within a data set, such as ``6`` and ``006``."""
-    out.looked_at("subjects written in two ways")
+    out.looked_at("subjects written in several ways")
     people = table.drop_duplicates(["dataset", "subject"])[["dataset", "subject"]]
     alike = written_twice(people.itertuples(index=False, name=None))
     if alike:
         out.add(
             "one-person-two-names",
             "serious",
-            f"{number(len(alike), 'person is', 'persons are')} written in two ways within one data set, which "
+            f"{number(len(alike), 'person is', 'persons are')} written in several ways within one data set, which "
             "protocols refuse and others take for two people that may be on both sides",
             (
                 f"{' and '.join(repr(subject) for _, subject in group)}{f' of {group[0][0]}' if group[0][0] else ''}"

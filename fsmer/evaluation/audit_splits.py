@@ -20,7 +20,6 @@ from fsmer.evaluation.audit_findings import (
     check_one_identity,
     check_same_ids,
     check_written_subjects,
-    either,
     number,
     share,
 )
@@ -115,8 +114,7 @@ def _check_clips_on_both_sides(table: pd.DataFrame, out: Findings) -> None:
                 "clip-on-both-sides",
                 severity,
                 f"{number(len({key[1:] for key in both}), 'clip is', 'clips are')} on the {first} and the {second} "
-                "side of "
-                "the same fold",
+                "side of the same fold",
                 (f"{clip} in fold {fold}" for fold, _, clip in both),
             )
 
@@ -130,8 +128,8 @@ def _check_subject_sides(table: pd.DataFrame, out: Findings) -> None:
                 "subject-on-both-sides",
                 severity,
                 f"{number(len({key[1:] for key in both}), 'subject is', 'subjects are')} on the {first} and the "
-                f"{second} "
-                f"side of the same fold (in {len({key[0] for key in both}):,} of {table['fold'].nunique():,} folds)",
+                f"{second} side of the same fold (in {len({key[0] for key in both}):,} of "
+                f"{table['fold'].nunique():,} folds)",
                 (f"{subject}{f' of {dataset}' if dataset else ''} in fold {fold}" for fold, dataset, subject in both),
             )
 
@@ -156,13 +154,13 @@ def _check_taught(table: pd.DataFrame, out: Findings) -> None:
             "class-not-taught",
             "warning",
             f"In {number(len({fold for fold, _ in lacking}), 'fold', 'folds')} a class that is asked for is absent "
-            "from "
-            "the training side",
+            "from the training side",
             (f"{label!r} in fold {fold}" for fold, label in lacking),
         )
     never = sorted(set(table["label"]) - set(table.loc[table["side"] == "test", "label"]))
     if never:
-        out.add("class-absent", "warning", f"No fold asks for {either(never)}", never)
+        called = number(len(never), "class is", "classes are")
+        out.add("class-absent", "warning", f"{called} asked for in no fold", never)
 
 
 def _check_tested_once(table: pd.DataFrame, out: Findings, explicit: bool) -> None:
@@ -177,8 +175,7 @@ def _check_tested_once(table: pd.DataFrame, out: Findings, explicit: bool) -> No
             "tested-twice",
             "warning",
             f"{number(len(several), 'clip is', 'clips are')} on the test side of more than one fold, which pooled "
-            "figures "
-            "count repeatedly",
+            "figures count repeatedly",
             (clip for _, clip in several.index),
             len(several),
         )

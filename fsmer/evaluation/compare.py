@@ -293,7 +293,7 @@ def _differences(one: tuple[str, Report], other: tuple[str, Report]) -> list[str
             f"in {first} and {len(theirs - mine):,} only in {second}, so the two are not tested against each other."
         )
     if a.protocol["hash"] != b.protocol["hash"]:
-        found.append(f"{first} and {second} follow other protocols: {_protocol_words(a, b)}.")
+        found.append(f"{first} and {second} follow other protocols: {_protocol_words((first, a), (second, b))}.")
     return found
 
 
@@ -305,11 +305,20 @@ def _same_clips(a: Report, b: Report) -> bool:
     return set(a.classes) == set(b.classes) and _judged(a) == _judged(b)
 
 
-def _protocol_words(a: Report, b: Report) -> str:
-    """Which settings of two protocols differ."""
-    settings = [_flat(report.protocol["settings"]) for report in (a, b)]
-    keys = [key for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)]
-    words = [f"{key} is {settings[0].get(key, 'not set')} and {settings[1].get(key, 'not set')}" for key in keys]
+def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
+    """In what two protocols differ: their kind or, where that is the same, their settings."""
+    (first, a), (second, b) = one, other
+    mine, theirs = (report.protocol["settings"] for report in (a, b))
+    if mine.get("kind") != theirs.get("kind"):
+        kinds = (f"{name} {settings.get('kind')}" for name, settings in ((first, mine), (second, theirs)))
+        return ", ".join(kinds)
+    flat = [_flat(settings) for settings in (mine, theirs)]
+    words = [
+        f"{key.removeprefix('params.')} is {flat[0].get(key, 'not set')} in {first} and "
+        f"{flat[1].get(key, 'not set')} in {second}"
+        for key in {**flat[0], **flat[1]}
+        if flat[0].get(key) != flat[1].get(key)
+    ]
     return "; ".join(words) or f"{a.protocol['name']} and {b.protocol['name']}"
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.errors import OutputError
-from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
-from fsmer.io import atomic_path, check_writable, write_json
+from fsmer.evaluation.report import FILES, PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
+from fsmer.io import atomic_path, check_writable, remove_unfinished, write_json
 
 __all__ = ["Part", "PartStore", "RunFolder", "unfinished_words"]
 
@@ -189,7 +189,9 @@ class RunFolder:
         return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about)
 
     def make_way(self) -> None:
-        """Remove an older report, so that no mixture of two is ever taken for a whole one."""
+        """Remove an older report, so that no mixture of two is taken for a whole one, and what a kill left of one."""
+        for name in FILES:
+            remove_unfinished(self.folder / name)
         for name in (REPORT_FILE, PAGE_FILE):
             (self.folder / name).unlink(missing_ok=True)
 

@@ -45,6 +45,8 @@ PICTURE_FILE = "confusion.png"
 PAGE_FILE = "report.html"
 # How and when the report was made; apart, so that the same run gives the same report to the last byte.
 RUN_FILE = "run.json"
+# Every file of a report.
+FILES = (PREDICTIONS_FILE, EPISODES_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE, RUN_FILE, REPORT_FILE)
 
 # On everything that was chosen by looking at the test clips.
 ORACLE = "ORACLE"
@@ -263,7 +265,7 @@ class Report:
                 if averaging == "episodes" and among is not None:
                     by_class = [values[among[:, code]] for values in by_class]
                 shown[key] = float(np.mean(by_class)) if np.size(by_class) else 0.0
-            per_class[name] = shown | {"clips": int((judged & (codes == code)).sum())}
+            per_class[name] = shown | {"clips": int((judged & (codes == code)).sum())} | stamp
         return cls(
             figures=whole,
             averaging=averaging,
@@ -271,8 +273,12 @@ class Report:
             per_class=per_class,
             classes=tuple(classes),
             confusion=total,
-            predictions=_by_seed({n: _predictions_table(clips, said, classes, truth) for n, said in runs.items()}),
-            episodes=_by_seed({n: _episodes_table(said, truth, names, among, n_classes) for n, said in runs.items()}),
+            predictions=_by_seed(
+                {n: _predictions_table(clips, said, classes, truth).assign(**stamp) for n, said in runs.items()}
+            ),
+            episodes=_by_seed(
+                {n: _episodes_table(said, truth, names, among, n_classes).assign(**stamp) for n, said in runs.items()}
+            ),
             protocol=dict(protocol),
             model=dict(model),
             method=dict(method),

@@ -1094,7 +1094,7 @@ def _identity(
         "method": f"{method.name} with {json.dumps(params, sort_keys=True, default=str)}",
         "seed of episodes and bootstrap": str(seed),
         "selection": f"{rule}, hash {hashlib.sha256(tried.encode()).hexdigest()[:8]}",
-        "table of clips": f"hash {table.hexdigest()[:16]}",
+        "table of clips": f"{len(clips):,} clips of {', '.join(clips.dataset_names)}, hash {table.hexdigest()[:16]}",
         # The media too: flow that was extracted anew under the same ids is another run.
         "content of the media": f"hash {hashlib.sha256(content.tobytes()).hexdigest()[:16]}",
     }

@@ -163,13 +163,16 @@ class PairedComparison:
     seeds : tuple of int
         How many seeds each was run with.
     mcnemar : McNemar
-        Over clips; a clip counts as right where more than half of its answers (one a seed and episode) are.
+        Over clips; a clip counts as right where more than half of its answers (one a seed and episode) are. Where half
+        are right and half wrong, in either report, it says nothing and is left out.
     mcnemar_by_seed : tuple of McNemar
         One a seed, where both reports ran the same number of several seeds and ask a clip once a seed; else empty.
     differences : dict
         For ``uf1``, ``uar`` and ``acc``.
     draws : int
         Bootstrap samples.
+    ties : int
+        Clips that `mcnemar` leaves out.
     """
 
     names: tuple[str, str]
@@ -180,11 +183,15 @@ class PairedComparison:
     mcnemar_by_seed: tuple[McNemar, ...]
     differences: dict[str, Difference]
     draws: int
+    ties: int = 0
 
     @property
     def how(self) -> str:
         """One sentence: what the figures and tests are."""
         rule = "each clip has one answer" if self.seeds == (1, 1) else "a clip is right where most of its answers are"
+        if self.ties:
+            left_out = f"{self.ties:,} {'is' if self.ties == 1 else 'are'} left out, half of whose answers are right"
+            rule = f"{rule}, and {left_out}"
         return (
             f"paired bootstrap: {self.draws:,} draws of {self.subjects:,} subjects, the same for both, of the mean "
             f"over seeds ({self.seeds[0]} and {self.seeds[1]}); McNemar: {self.clips:,} clips, {rule}"
@@ -411,7 +418,10 @@ def paired_comparison(
             p_value = min(1.0, 2 * tail / (draws + 1))
         left, right = float(values[0][metric]), float(values[1][metric])
         differences[metric] = Difference(left, right, left - right, interval, p_value)
-    right_a, right_b = _share_right(a), _share_right(b)
+    right_a = _share_right(a)
+    right_b = _share_right(b).reindex(right_a.index)
+    # A tie counted as wrong would speak against whichever report has an even number of seeds.
+    clear = ((right_a != 0.5) & (right_b != 0.5)).to_numpy()
     by_seed: tuple[McNemar, ...] = ()
     if "seed" in a.predictions and "seed" in b.predictions and _asked_once(a) and _asked_once(b):
         halves = [_by_seed(report) for report in (a, b)]
@@ -422,10 +432,11 @@ def paired_comparison(
         clips=len(right_a),
         subjects=first.subjects,
         seeds=(first.seeds, second.seeds),
-        mcnemar=mcnemar(right_a.to_numpy() > 0.5, right_b.reindex(right_a.index).to_numpy() > 0.5),
+        mcnemar=mcnemar(right_a.to_numpy()[clear] > 0.5, right_b.to_numpy()[clear] > 0.5),
         mcnemar_by_seed=by_seed,
         differences=differences,
         draws=draws,
+        ties=int((~clear).sum()),
     )
 
 
