@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ __all__ = [
     "write_text",
 ]
 
+# In the names of files that are not whole, and how long such a file may be one that somebody still writes.
+UNFINISHED, WRITING_SECONDS = "unfinished-", 60.0
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -39,7 +43,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(f"cannot write the file {target}: a folder of that name is there; choose another name.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.{UNFINISHED}", suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise _cannot_write(target, error) from error
     os.close(handle)
@@ -59,10 +63,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_unfinished(path: str | os.PathLike[str]) -> None:
-    """Remove what a killed `atomic_path` left beside `path`."""
+    """Remove what a killed `atomic_path` left beside `path`, unless another process may still be writing it."""
     target = Path(path)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.????????{glob.escape(target.suffix)}"):
-        left.unlink(missing_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > WRITING_SECONDS:
+                left.unlink()
 
 
 @contextlib.contextmanager

@@ -249,6 +249,16 @@ def predictions_csv(path: Path, **columns: Any) -> Path:
     return path
 
 
+def test_a_table_of_predictions_tells_of_an_oracle_or_not(tmp_path: Path) -> None:
+    plain = audit(predictions_csv(tmp_path / "a.csv"))
+    assert "oracle" not in names(plain)
+    assert any("chosen on the test side" in reason for reason in plain.unchecked)
+    honest = audit(predictions_csv(tmp_path / "b.csv", oracle=False))
+    assert "oracle" not in names(honest)
+    assert "whether a column says ORACLE" in honest.checks
+    assert finding(audit(predictions_csv(tmp_path / "c.csv", oracle=True)), "oracle").severity == "serious"
+
+
 def test_a_stated_figure_is_matched_with_the_way_it_was_averaged(tmp_path: Path) -> None:
     path = predictions_csv(tmp_path / "p.csv")
     ways = audit(path).figures

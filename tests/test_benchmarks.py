@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,4 +80,4 @@ def test_memory_is_measured_while_the_work_runs(repository):
         [sys.executable, "-c", WORK], cwd=repository, capture_output=True, text=True, check=True, timeout=60
     )
     told = done.stdout.strip()
-    assert told == "None" or 48 < float(told) < 100
+    assert told == "None" if not Path("/proc/self/statm").is_file() else 48 < float(told) < 100

@@ -1500,12 +1500,14 @@ def test_the_command_line_shows_honest_and_oracle_figures_side_by_side(folder: s
 def test_what_a_kill_left_half_written_goes_with_the_next_report(
     backbone: Backbone, clips: ClipSet, tmp_path: Path
 ) -> None:
-    left = [tmp_path / ".report.md.abcd_123.md", tmp_path / ".predictions.csv.xyzxyzxy.csv"]
-    kept = tmp_path / ".report.md.mine"
-    for path in (*left, kept):
+    left = [tmp_path / f".{name}.unfinished-abcd_123.{name[-2:]}" for name in ("report.md", "predictions.csv")]
+    others = [tmp_path / ".report.md.original.md", tmp_path / ".report.md.unfinished-now12345.md"]
+    for path in (*left, *others):
         path.write_text("half")
+    for path in (*left, others[0]):
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
     evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
-    assert kept.read_text() == "half"
+    assert all(path.read_text() == "half" for path in others), "a user's own file, and one that may still be written"
     assert not any(path.exists() for path in left)
 
 

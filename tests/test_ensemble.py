@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from small_models import clips_for, small_model
+from small_models import ARGUMENTS, clips_for, small_model
 from torch import nn
 from torch.nn import functional as F
 
 import fsmer
-from fsmer.backbones import Backbone, Targets, create_model
+from fsmer.backbones import Backbone, Targets, create_model, read_inputs
 from fsmer.errors import FsmerError, UnknownNameError
 from fsmer.transfer import load_method, train
+from fsmer.transfer.training import Classifier
 
 PLAIN = {"shared_width": 16, "dropout": 0.0}
 
@@ -81,6 +83,45 @@ def test_parts_for_the_classes_are_made_in_every_member(tmp_path):
     again = fsmer.load_model(tmp_path)
     assert again.config["arguments"]["branches"] == 5
     assert again.embed_dim == backbone.embed_dim == 128
+
+
+def test_a_cosine_classifier_is_trained_on_the_common_embedding(ensemble):
+    clips = clips_for(ensemble, 12)
+    weight, bias = torch.randn(3, 48), torch.zeros(3)
+    classifier = Classifier(weight, bias, scale=10.0, centre=torch.full((48,), 0.1))
+    maps, targets = torch.from_numpy(clips.media("flow"))[:, :2], Targets(torch.arange(12) % 3, ("a", "b", "c"))
+    wanted = F.cross_entropy(classifier(ensemble.eval()(maps)), targets.labels)
+    torch.testing.assert_close(ensemble.training_loss(maps, targets, classifier), wanted)
+    tuned = load_method("cosine", train_backbone=True, steps=2).fit(train(ensemble, clips, epochs=1).backbone, clips)
+    assert np.isfinite(tuned.decision_function(clips)).all()
+
+
+@pytest.mark.parametrize("name", ["flow_resnet18", "mmnet", "r3d10_attribute"])
+def test_members_of_any_kind_are_trained_saved_and_explained(name, tmp_path):
+    torch.manual_seed(5)
+    backbone = create_model("ensemble", of=name, members=2, arguments=ARGUMENTS[name])
+    clips = clips_for(backbone, 6)
+    recognizer = train(backbone, clips, epochs=1)
+    again = fsmer.Recognizer.load(recognizer.save(tmp_path / "saved"))
+    assert (again.decision_function(clips) == recognizer.decision_function(clips)).all()
+    assert again.backbone.config["arguments"] == members_of(again.backbone)[0].config
+    inputs = read_inputs(backbone, clips, np.arange(2))
+    with torch.no_grad():
+        own = [member.explain_maps(inputs) for member in members_of(recognizer.backbone)]
+        found = recognizer.backbone.explain_maps(inputs)
+    assert found.keys() == own[0].keys()
+    for kind, maps in found.items():
+        torch.testing.assert_close(maps, (own[0][kind] + own[1][kind]) / 2)
+
+
+def test_what_comes_before_training_has_a_seed_for_each_member(ensemble, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(
+        type(members_of(ensemble)[0]), "before_training", lambda self, clips, *, seed: seeds.append(seed)
+    )
+    for seed in (0, 1):
+        ensemble.before_training(clips_for(ensemble, 6), seed=seed)
+    assert seeds == [0, 1, 2, 3, 4, 5]
 
 
 def test_rates_of_single_layers_reach_the_members_layers():

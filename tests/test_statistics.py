@@ -230,7 +230,7 @@ def test_clips_that_half_of_the_seeds_get_right_speak_for_neither(loso: Report) 
     assert found.ties == int((hits == 1).sum()) > 0
     assert found.mcnemar.only_a == int(((hits == 2) & ~right).sum())
     assert found.mcnemar.only_b == int(((hits == 0) & right).sum())
-    assert f"{found.ties} are left out, half of whose answers are right" in str(found)
+    assert f"{found.ties} are left out, since half of their answers are right in one of the two" in str(found)
 
 
 def test_a_report_compared_with_itself_shows_no_difference(loso: Report) -> None:

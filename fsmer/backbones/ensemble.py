@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,10 @@ __all__ = ["Ensemble"]
 class Ensemble(Backbone):
     """Several networks of one kind from unlike fresh weights, trained side by side; their mean logits decide.
 
-    With a few hundred clips two trainings of one network that differ by their seed alone disagree on many clips; their
-    mean is steadier (Lakshminarayanan, Pritzel and Blundell, "Simple and scalable predictive uncertainty estimation
-    using deep ensembles", section 2.4). The embedding is that of all members side by side, so that a linear classifier
-    on it is the mean of one classifier a member.
+    With a few hundred clips, two trainings of one network that differ by their seed alone disagree on some of them;
+    their mean is steadier (Lakshminarayanan, Pritzel and Blundell, "Simple and scalable predictive uncertainty
+    estimation using deep ensembles", section 2.4). The embedding is that of all members side by side, so that a linear
+    classifier on it is the mean of one classifier a member.
 
     Parameters
     ----------
@@ -44,13 +44,15 @@ class Ensemble(Backbone):
     -----
     There: members with initial weights of their own, each trained on its own loss.
 
-    Deviations: members see the same batches in the same order, changed at random in the same way, since initial weights
-    and dropout are what sets them apart; they share the classifier's bias, and a recipe that limits the norm of the
-    gradient limits that of all members together; logits are averaged, not probabilities.
+    Deviations: members see the same batches, augmented alike, so that initial weights and dropout alone set them apart.
+    They share the classifier's bias, whose gradient is the sum of theirs, and a recipe that limits the norm of the
+    gradient limits that of all together. Logits are averaged, not probabilities. A cosine classifier cannot be cut into
+    one a member: with it all members learn from the cross-entropy of their common embedding, without their own losses.
     Adversarial examples (section 2.3), which that paper leaves out of some of its own trainings, are absent.
 
-    The recipe is that of the members, and the loss is the sum of theirs. What members know of classes without labels
-    is not asked, and lower layers are trained as all others are.
+    The recipe is that of the members (shown here: of ``fr``, the default), and the loss is the sum of theirs. Members
+    begin with fresh weights, also where some ship; what they know of classes without labels is not asked, lower layers
+    are trained as all others are, and there is no training without labels.
     """
 
     recipe: ClassVar[TrainRecipe] = FR.recipe
@@ -86,14 +88,16 @@ class Ensemble(Backbone):
 
     @property
     def _backbones(self) -> list[Backbone]:
-        return [member for member in self.members if isinstance(member, Backbone)]
+        return cast(list[Backbone], list(self.members))
 
     def forward(self, inputs: Any) -> Tensor:
         """Embeddings of shape (B, embed_dim): the members' own side by side, each divided by their number."""
         return torch.cat([member(inputs) for member in self._backbones], dim=1) / len(self.members)
 
     def training_loss(self, inputs: Any, targets: Targets, classifier: nn.Module) -> Tensor:
-        """Sum of the members' losses; each of them has its own columns of the classifier."""
+        """Sum of the members' losses; each of them has its own columns of a linear classifier."""
+        if getattr(classifier, "scale", None) is not None:
+            return targets.cross_entropy(classifier(self(inputs)), label_smoothing=self.recipe.label_smoothing)
         losses = [
             member.training_loss(inputs, targets, _Columns(classifier, place, self.embed_dim))
             for place, member in enumerate(self._backbones)

@@ -45,8 +45,8 @@ RANKS_FILE = "ranks.png"
 MAX_CLIPS = 100
 TESTS = (
     "Differences are first minus second; interval and p by paired bootstrap over subjects. Right alone: clips that "
-    "only the first and only the second gets right, tested by McNemar (exact; it takes clips for independent). No "
-    "p-value is corrected for the number of pairs."
+    "only the first and only the second gets right by most of their answers, tested by McNemar (exact; it takes clips "
+    "for independent). No p-value is corrected for the number of pairs."
 )
 
 

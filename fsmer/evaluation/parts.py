@@ -23,7 +23,7 @@ __all__ = ["Part", "PartStore", "RunFolder", "unfinished_words"]
 # Folders with the episodes of a run that is not finished, and of the one that made the report.
 PARTS, KEPT = ".parts-", ".kept-"
 # Part of what is compared: goes up when parts on disk can no longer be read.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FIELDS = ("episode", "clip", "predicted", "probabilities")
 
 
@@ -198,6 +198,8 @@ class RunFolder:
     def settle(self, *, keep: bool) -> None:
         """The report is there: keep the episodes of this run in case more seeds are asked for, or drop them."""
         for folder in self._held(PARTS):
+            for half in folder.glob(".*.npz"):
+                half.unlink(missing_ok=True)
             if keep:
                 folder.rename(folder.with_name(f"{KEPT}{folder.name.removeprefix(PARTS)}"))
             else:

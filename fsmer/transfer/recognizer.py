@@ -101,7 +101,7 @@ class Recognizer:
     ) -> NDArray[np.float32]:
         """Logits of shape (N, C); minus infinity for a class that nothing was known of.
 
-        `progress` is called with (looks at clips that are done, those in all).
+        `progress` is called with (looks taken, looks in all), one look a clip, or two where mirrored clips count too.
         """
         inputs = _as_inputs(clips, self.backbone)
         looks = (False, True) if self.method.looks_mirrored else (False,)
