@@ -48,7 +48,7 @@ class Ensemble(Backbone):
     They share the classifier's bias, whose gradient is the sum of theirs, and a recipe that limits the norm of the
     gradient limits that of all together. Logits are averaged, not probabilities. A cosine classifier cannot be cut into
     one a member: with it all members learn from the cross-entropy of their common embedding, without their own losses.
-    Adversarial examples (section 2.3), which that paper leaves out of some of its own trainings, are absent.
+    Absent: adversarial training (section 2.3).
 
     The recipe is that of the members (shown here: of ``fr``, the default), and the loss is the sum of theirs. Members
     begin with fresh weights, also where some ship; what they know of classes without labels is not asked, lower layers
