@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -62,10 +61,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(path: str | os.PathLike[str]) -> None:
-    """Remove what a killed `atomic_path` left beside `path`, unless another process may still be writing it."""
-    target = Path(path)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.{UNFINISHED}*"):
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Remove what a killed `atomic_path` left in `folder`, unless another process may still be writing it."""
+    for left in Path(folder).glob(f".*.{UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > WRITING_SECONDS:
                 left.unlink()

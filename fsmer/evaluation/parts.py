@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.errors import OutputError
-from fsmer.evaluation.report import FILES, PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
+from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
 from fsmer.io import atomic_path, check_writable, remove_unfinished, write_json
 
 __all__ = ["Part", "PartStore", "RunFolder", "unfinished_words"]
@@ -190,16 +190,14 @@ class RunFolder:
 
     def make_way(self) -> None:
         """Remove an older report, so that no mixture of two is taken for a whole one, and what a kill left of one."""
-        for name in FILES:
-            remove_unfinished(self.folder / name)
+        remove_unfinished(self.folder)
         for name in (REPORT_FILE, PAGE_FILE):
             (self.folder / name).unlink(missing_ok=True)
 
     def settle(self, *, keep: bool) -> None:
         """The report is there: keep the episodes of this run in case more seeds are asked for, or drop them."""
         for folder in self._held(PARTS):
-            for half in folder.glob(".*.npz"):
-                half.unlink(missing_ok=True)
+            remove_unfinished(folder)
             if keep:
                 folder.rename(folder.with_name(f"{KEPT}{folder.name.removeprefix(PARTS)}"))
             else:

@@ -45,8 +45,6 @@ PICTURE_FILE = "confusion.png"
 PAGE_FILE = "report.html"
 # How and when the report was made; apart, so that the same run gives the same report to the last byte.
 RUN_FILE = "run.json"
-# Every file of a report.
-FILES = (PREDICTIONS_FILE, EPISODES_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE, RUN_FILE, REPORT_FILE)
 
 # On everything that was chosen by looking at the test clips.
 ORACLE = "ORACLE"
