@@ -260,11 +260,14 @@ class RecordingPrediction:
         """
         place = Path(folder)
         check_writable(place)
+        remove_unfinished(place)
         try:
+            with atomic_path(place / "intervals.csv") as temporary:
+                write_csv(self.to_frame(), temporary)
             return {
                 "picture": save_figure(self.figure(), place / "timeline.png"),
                 "json": write_json(place / "recording.json", self.to_dict()),
-                "csv": write_text(place / "intervals.csv", self.to_frame().to_csv(index=False, lineterminator="\n")),
+                "csv": place / "intervals.csv",
             }
         except OSError as error:
             raise OutputError(
