@@ -1,114 +1,223 @@
-"""Files that are either whole or not there: written beside their place, then renamed."""
+"""Files and folders that are either whole or not there, and digests that show whether one was altered."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import glob
+import hashlib
 import json
 import os
 import shutil
+import stat
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fsmer.errors import OutputError
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: whether a writer still lives is told by the age of its files
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
+    "CHECKSUM",
     "atomic_folder",
     "atomic_path",
+    "block_digests",
+    "check_regular",
     "check_writable",
+    "digest",
+    "file_digest",
+    "json_digest",
     "json_text",
+    "read_bytes",
     "remove_unfinished",
+    "restore_folder",
     "write_json",
     "write_text",
 ]
 
-# In the names of files that are not whole, and how long such a file may be one that somebody still writes.
-UNFINISHED, WRITING_SECONDS = "unfinished-", 60.0
+# Key under which a JSON file carries the digest of all its other values.
+CHECKSUM = "checksum"
+# Bytes that one digest of `block_digests` covers, and the most that a text file may hold.
+BLOCK_BYTES = 4 << 20
+TEXT_BYTES = 256 << 20
+# In the names of folders in which something is being written; in these: a whole folder that waits to be moved file by
+# file, and the names of its files.
+UNFINISHED, COMPLETE, MOVED = "unfinished-", "complete", ".moved"
+# Where files cannot be locked: how long something unfinished may be one that somebody still writes.
+WRITING_SECONDS = 60.0
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+def check_regular(path: str | os.PathLike[str], limit_bytes: int | None = None) -> None:
+    """Raise `OSError` unless `path` is a file of at most `limit_bytes`; a named pipe or a device is never opened.
+
+    Raises
+    ------
+    OSError
+        It is not there, no regular file, or too large; ``strerror`` says which.
+    """
+    _check_status(os.stat(path), path, limit_bytes)
+
+
+def read_bytes(path: str | os.PathLike[str], limit_bytes: int = TEXT_BYTES) -> bytes:
+    """Content of a regular file.
+
+    Raises
+    ------
+    OSError
+        As for `check_regular`, or it cannot be read.
+    """
+    # Without O_NONBLOCK, opening a named pipe would wait for somebody to write into it.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_status(os.fstat(handle), path, limit_bytes)
+        with open(handle, "rb", closefd=False) as stream:
+            return stream.read()
+    finally:
+        os.close(handle)
+
+
+def _check_status(found: os.stat_result, path: str | os.PathLike[str], limit_bytes: int | None) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, but a file is expected", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        what = "a named pipe" if stat.S_ISFIFO(found.st_mode) else "a device or socket"
+        raise OSError(errno.EINVAL, f"it is {what}, but a file is expected", str(path))
+    if limit_bytes is not None and found.st_size > limit_bytes:
+        raise OSError(
+            errno.EFBIG, f"it has {found.st_size:,} bytes, but at most {limit_bytes:,} are expected", str(path)
+        )
+
+
+def digest(data: bytes | memoryview) -> str:
+    """Hex BLAKE2b digest (128 bits) of `data`."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """`digest` of a file's content."""
+    check_regular(path)
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def block_digests(path: str | os.PathLike[str], block_bytes: int = BLOCK_BYTES) -> list[str]:
+    """`digest` of every `block_bytes` of a file, so that a part of a large file can be checked by itself."""
+    check_regular(path)
+    with open(path, "rb") as stream:
+        return [digest(block) for block in iter(lambda: stream.read(block_bytes), b"")]
+
+
+def json_digest(values: Mapping[str, Any]) -> str:
+    """`digest` of plain values in one fixed spelling, without the entry `CHECKSUM`."""
+    plain = {key: value for key, value in values.items() if key != CHECKSUM}
+    return digest(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
+
+
+# -- writing --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any failure.
+    """Yield a temporary path that becomes `path` on success and is removed on any failure.
+
+    A symbolic link is followed. The file gets the permissions that the umask gives to new files.
 
     Raises
     ------
     OutputError
-        The folder cannot be made or written, or `path` is a folder.
+        The folder cannot be made or written, `path` is a folder, or the disk is full.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     if target.is_dir():
         raise OutputError(f"cannot write the file {target}: a folder of that name is there; choose another name.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.{UNFINISHED}", suffix=target.suffix, dir=target.parent)
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with _cannot_write(target), _workspace(target.parent, target.name) as workspace:
+        temporary = workspace / target.name
         yield temporary
-        # mkstemp makes files readable by their owner alone; results are meant to be shared like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        try:
-            temporary.chmod(0o666 & ~umask)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise _cannot_write(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Remove what a killed `atomic_path` left in `folder`, unless another process may still be writing it."""
-    for left in Path(folder).glob(f".*.{UNFINISHED}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > WRITING_SECONDS:
-                left.unlink()
+        temporary.chmod(_file_mode(workspace))
+        os.replace(temporary, target)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that takes its place on success; an older folder stays whole until then.
+    """Yield a temporary folder that takes the place of `path` on success; an older folder stays whole until then.
+
+    The two folders are exchanged in one step. Where the system cannot (a mount point, some network drives), the files
+    are moved one by one, and what a kill leaves half moved is finished by `restore_folder`. A symbolic link is
+    followed. Folder and files get the permissions that the umask gives to new ones.
 
     Raises
     ------
     OutputError
-        The parent folder cannot be made or written, or `path` is a file.
+        The parent folder cannot be made or written, `path` is a file, or the disk is full.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     if target.exists() and not target.is_dir():
         raise OutputError(f"cannot write the folder {target}: a file of that name is there; choose another folder.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if target.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            os.replace(target, retired / target.name)
-            os.replace(temporary, target)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    restore_folder(target)
+    # Nothing beside a mount point can be exchanged with it, and beside a folder that one may write one may not always.
+    within = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK))
+    with _cannot_write(target), _workspace(target if within else target.parent, "" if within else target.name) as held:
+        new = held / "new"
+        new.mkdir()
+        yield new
+        mode = _file_mode(held)
+        for file in new.rglob("*"):
+            if file.is_file():
+                file.chmod(mode)
+        if within or not _take_place(new, target):
+            whole = held / COMPLETE
+            new.rename(whole)
+            _move_files(whole, target)
+
+
+def restore_folder(path: str | os.PathLike[str]) -> None:
+    """Finish or remove what a killed `atomic_folder` left of `path`; nothing is done where no kill left anything."""
+    target = Path(os.path.realpath(path))
+    with contextlib.suppress(OSError):
+        for folder in (target, target.parent):
+            name = "" if folder == target else target.name
+            for left in sorted(folder.glob(f"{glob.escape(_prefix(name))}*")):
+                with _abandoned(left) as nobody:
+                    if nobody:
+                        if (left / COMPLETE).is_dir():
+                            _move_files(left / COMPLETE, target)
+                        _remove(left)
+        # Earlier versions renamed twice, and a kill between the two left the old folder under another name.
+        name = glob.escape(target.name)
+        for old in sorted(target.parent.glob(f".{name}.old.*/{name}")):
+            if not target.exists():
+                os.replace(old, target)
+            shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed writers left in `folder`; what somebody still writes stays."""
+    for left in Path(folder).glob(f".*{UNFINISHED}*"):
+        with contextlib.suppress(OSError), _abandoned(left) as nobody:
+            # A whole folder that waits to be moved is somebody's result: `restore_folder` finishes it.
+            if nobody and not (left / COMPLETE).is_dir():
+                _remove(left)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
     """Make `folder` if need be and raise `OutputError` unless files can be written there; leaves nothing behind."""
     target = Path(folder)
-    try:
+    with _cannot_write(target):
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target, prefix=".writable."):
             pass
-    except OSError as error:
-        raise _cannot_write(target, error) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -118,15 +227,178 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     return Path(path)
 
 
-def write_json(path: str | os.PathLike[str], values: Any) -> Path:
-    """Write `values` as indented JSON, atomically."""
-    return write_text(path, json_text(values))
+def write_json(path: str | os.PathLike[str], values: Any, *, sealed: bool = False) -> Path:
+    """Write `values` as indented JSON, atomically.
+
+    Parameters
+    ----------
+    path : path
+    values : plain values
+        A mapping where it is sealed.
+    sealed : bool
+        Add the entry `CHECKSUM`, by which `fsmer.schema.read_json` finds out that a value was altered.
+    """
+    return write_text(path, json_text(values, sealed=sealed))
 
 
-def json_text(values: Any) -> str:
+def json_text(values: Any, *, sealed: bool = False) -> str:
     """`values` as the indented JSON that `write_json` writes."""
+    if sealed:
+        # As a reader will find them: tuples are lists and keys are text by then.
+        plain = json.loads(json.dumps(values, allow_nan=False))
+        values = {**{key: value for key, value in values.items() if key != CHECKSUM}, CHECKSUM: json_digest(plain)}
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _cannot_write(target: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {target}: {error.strerror or error}; choose a folder that you may write to.")
+@contextlib.contextmanager
+def _cannot_write(target: Path) -> Iterator[None]:
+    """Turn what the system says of a place that cannot be written into one sentence."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if error.filename and target.parent not in Path(os.path.abspath(error.filename)).parents:
+            raise  # something else that was read meanwhile
+        remedy = {
+            errno.ENOSPC: "free space on the disk or choose a folder on another one",
+            errno.EDQUOT: "free space on the disk or choose a folder on another one",
+        }.get(error.errno or 0, "choose a folder that you may write to")
+        raise OutputError(f"cannot write {target}: {error.strerror or error}; {remedy}.") from error
+
+
+@contextlib.contextmanager
+def _workspace(parent: Path, name: str) -> Iterator[Path]:
+    """A folder of its own in `parent` that says by a lock that its writer lives, removed at the end."""
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        workspace = Path(tempfile.mkdtemp(prefix=_prefix(name), dir=parent))
+        lock = _lock(workspace)
+        # Somebody who tidies up may have removed it before it was locked.
+        if workspace.is_dir():
+            break
+        _unlock(lock)
+    try:
+        # mkdtemp makes folders for their owner alone; results are meant to be shared like any other file.
+        yield workspace
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+        _unlock(lock)
+
+
+def _file_mode(workspace: Path) -> int:
+    """Permissions of a new file; asking for the umask itself would change it for other threads meanwhile."""
+    probe = workspace / ".mode"
+    handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+        probe.unlink()
+
+
+def _take_place(new: Path, target: Path) -> bool:
+    """Put the folder `new` where `target` is in one step, the older one where `new` was; False where that cannot be."""
+    for _ in range(1000):
+        try:
+            if not target.exists():
+                os.rename(new, target)
+                return True
+            return _exchange(new, target)
+        except OSError as error:
+            # Another writer came or went between the question and the step.
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY) or not new.exists():
+                raise
+    return False
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    if library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EBUSY, errno.ENOTSUP, errno.EPERM):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _move_files(whole: Path, target: Path) -> None:
+    """Move the files of a whole folder into `target` and remove others there; may be repeated after a kill."""
+    target.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        names = {file.relative_to(whole) for file in whole.rglob("*") if file.is_file()}
+        kept = names | {Path(line) for line in _lines(whole / MOVED)}
+        (whole / MOVED).write_text("\n".join(str(name) for name in sorted(kept)), encoding="utf-8")
+        for name in sorted(names - {Path(MOVED)}):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(whole / name, target / name)
+        for file in target.rglob("*"):
+            relative = file.relative_to(target)
+            if file.is_file() and relative not in kept and not relative.parts[0].startswith("."):
+                file.unlink()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = _lock(folder, wait=True)
+    try:
+        yield
+    finally:
+        _unlock(lock)
+
+
+def _lock(folder: Path, *, wait: bool = False) -> int | None:
+    """A lock on `folder` that ends with its process; ``None`` where there are no locks, or another process has it."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _unlock(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _abandoned(left: Path) -> Iterator[bool]:
+    """Whether nobody writes `left` any more; nobody else tidies it up meanwhile."""
+    if fcntl is None or not left.is_dir():
+        # Earlier versions wrote files without a lock.
+        newest = max((file.stat().st_mtime for file in [left, *left.rglob("*")]), default=0.0)
+        yield time.time() - newest > WRITING_SECONDS
+        return
+    lock = _lock(left)
+    try:
+        yield lock is not None
+    finally:
+        _unlock(lock)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
+
+
+def _prefix(name: str) -> str:
+    # Names of files may have 255 bytes on most systems.
+    return f".{name[:50]}.{UNFINISHED}" if name else f".{UNFINISHED}"

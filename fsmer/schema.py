@@ -1,0 +1,222 @@
+"""The one door for structured files: JSON and YAML are bounded, parsed, and checked against a declared schema."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+from annotated_types import Ge, Le, Len
+
+from fsmer.errors import DataError, FsmerError
+from fsmer.io import CHECKSUM, TEXT_BYTES, json_digest, read_bytes
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["Count", "Fraction", "Names", "checked", "parse_json", "read_json", "read_yaml"]
+
+T = TypeVar("T")
+
+# Nested lists and tables of one file.
+DEPTH = 64
+# More than any file of fsmer holds, and little enough to allocate nothing by mistake.
+Count = Annotated[int, Ge(0), Le(2**40)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Names = Annotated[list[str], Len(0, 1_000_000)]
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    schema: type[T],
+    *,
+    what: str,
+    remedy: str,
+    error: type[FsmerError] = DataError,
+    limit_bytes: int = TEXT_BYTES,
+) -> T:
+    """Content of a JSON file as `schema` describes it.
+
+    Parameters
+    ----------
+    path : path
+    schema : type
+        What pydantic can check strictly: a ``TypedDict`` (the result is a plain dict), a dataclass, a model,
+        ``dict[str, Any]``.
+    what : str
+        What the file is in the words of messages, with its article: ``"a report"``.
+    remedy : str
+        What to do about a file that cannot be read.
+    error : type of FsmerError
+        What is raised.
+    limit_bytes : int
+        Larger files are refused unread.
+
+    Raises
+    ------
+    FsmerError
+        Of the type `error`: the file is missing, no regular file, too large, no JSON, nested too deeply, does not fit
+        the schema, holds a number that is not finite, or was altered after fsmer wrote it.
+    """
+    return parse_json(
+        _content(path, what, remedy, error, limit_bytes), schema, path, what=what, remedy=remedy, error=error
+    )
+
+
+def parse_json(
+    data: str | bytes,
+    schema: type[T],
+    name: object,
+    *,
+    what: str,
+    remedy: str,
+    error: type[FsmerError] = DataError,
+) -> T:
+    """As `read_json` for content that is at hand; `name` says in messages where it is from."""
+    from pydantic_core import from_json
+
+    try:
+        values = from_json(data, allow_inf_nan=False)
+    except ValueError as problem:
+        raise error(
+            f"{name} cannot be read as {what}: it is not valid JSON ({_plain(problem)}); {remedy}."
+        ) from problem
+    if isinstance(values, dict) and CHECKSUM in values and values[CHECKSUM] != json_digest(values):
+        raise error(
+            f"{name} was altered after fsmer wrote it: its content does not have its checksum; {remedy}, or remove its "
+            f"entry {CHECKSUM!r} if you changed it on purpose."
+        )
+    return checked(values, schema, name, what=what, remedy=remedy, error=error)
+
+
+def read_yaml(
+    path: str | os.PathLike[str],
+    schema: type[T],
+    *,
+    what: str,
+    remedy: str,
+    error: type[FsmerError] = DataError,
+    limit_bytes: int = 1 << 20,
+) -> T:
+    """Content of a YAML file as `schema` describes it; parameters and errors are those of `read_json`.
+
+    Only text, numbers, true and false, null, lists and tables are read: no tags, no dates, no aliases (by which a
+    small file can stand for a huge one), no key twice.
+    """
+    import yaml
+
+    data = _content(path, what, remedy, error, limit_bytes)
+    try:
+        text = data.decode("utf-8-sig")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH:
+                raise ValueError(f"its lists and tables are nested more than {DEPTH} deep")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it refers to another place by *{event.anchor}; write the value out")
+        values = yaml.load(text, _yaml_loader())
+    except UnicodeDecodeError as problem:
+        raise error(f"{path} cannot be read as {what}: it is not UTF-8 text; save it as UTF-8.") from problem
+    except (yaml.YAMLError, ValueError, OverflowError) as problem:
+        raise error(f"{path} cannot be read as {what}: it is no valid YAML ({_plain(problem)}); {remedy}.") from problem
+    return checked(values, schema, path, what=what, remedy=remedy, error=error)
+
+
+def checked(
+    values: Any, schema: type[T], name: object, *, what: str, remedy: str, error: type[FsmerError] = DataError
+) -> T:
+    """Plain values as `schema` describes them; `name` says in messages where they are from.
+
+    Raises
+    ------
+    FsmerError
+        Of the type `error`: they are nested too deeply, do not fit, or hold a number that is not finite.
+    """
+    from pydantic import ValidationError
+    from pydantic_core import to_json
+
+    problem = _unusable(values)
+    if not problem:
+        try:
+            # Through JSON, so that a list may stand for a tuple while text may not stand for a number.
+            found: T = _adapter(cast(Any, schema)).validate_json(to_json(values, inf_nan_mode="constants"), strict=True)
+            return found
+        except ValidationError as refused:
+            first = refused.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the whole"
+            given = repr(first["input"])
+            shown = given if len(given) <= 60 else f"{given[:57]}..."
+            fault = first["msg"].removeprefix("Value error, ")
+            problem = f"{place}: {fault[:1].lower()}{fault[1:]}" + (
+                "" if first["type"] == "missing" else f", not {shown}"
+            )
+        except (ValueError, RecursionError) as refused:
+            problem = _plain(refused)
+    raise error(f"{name} cannot be read as {what} ({problem}); {remedy}.")
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
+
+
+def _content(path: str | os.PathLike[str], what: str, remedy: str, error: type[FsmerError], limit_bytes: int) -> bytes:
+    try:
+        return read_bytes(path, limit_bytes)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{Path(path)} cannot be read as {what}: {reason}; {remedy}.") from problem
+
+
+def _unusable(values: Any) -> str:
+    """What forbids plain values whatever their schema: nesting, numbers that are not finite, keys that are no text."""
+    level = [("", values)]
+    for _ in range(DEPTH):
+        below: list[tuple[str, Any]] = []
+        for place, value in level:
+            if isinstance(value, float) and not math.isfinite(value):
+                return f"{place or 'the whole'} is {value}, but a finite number is expected"
+            if isinstance(value, Mapping):
+                if any(not isinstance(key, str) for key in value):
+                    return f"{place or 'the whole'} has a key that is no text"
+                below += [(f"{place}.{key}" if place else key, one) for key, one in value.items()]
+            elif isinstance(value, list | tuple):
+                below += [(place, one) for one in value]
+        if not below:
+            return ""
+        level = below
+    return f"its lists and tables are nested more than {DEPTH} deep"
+
+
+@cache
+def _yaml_loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Plain values alone, and no key twice, of which YAML would silently keep the last."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = [key for index, key in enumerate(keys) if key in keys[:index]]
+            if twice:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {twice[0]!r} stands twice", node.start_mark
+                )
+            return super().construct_mapping(node, deep)
+
+    # A date such as 2020-99-99 would be an error of its own; text stays text.
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
+
+
+def _plain(problem: BaseException) -> str:
+    return " ".join(str(problem).split())

@@ -1,0 +1,89 @@
+"""Tensors in safetensors files: written by one rule, and checked before they are used."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fsmer.errors import WeightsError
+from fsmer.io import check_regular
+
+__all__ = ["check_finite", "read_tensors", "tensor_shapes", "write_tensors"]
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to `path` (give a path of `fsmer.io.atomic_path`).
+
+    Raises
+    ------
+    OSError
+        The disk is full or the file cannot be written.
+    """
+    # Tensors that share memory (views of one class table, tied weights) cannot be stored as they are.
+    stored = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(stored, str(path), metadata={"format": "pt"})
+    except SafetensorError as error:
+        # safetensors hands on what the system said as text alone.
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code.group(1)) if code else errno.EIO
+        raise OSError(number, os.strerror(number) if code else str(error)) from error
+
+
+def tensor_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a file by their names, from its header alone.
+
+    Raises
+    ------
+    WeightsError
+        The file is missing or no safetensors file.
+    """
+    with _readable(path), safe_open(str(path), framework="pt") as held:
+        return {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Tensors of a file by their names.
+
+    Raises
+    ------
+    WeightsError
+        The file is missing, no safetensors file, or holds a number that is not finite.
+    """
+    with _readable(path):
+        tensors = load_file(str(path))
+    check_finite(tensors, path)
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise `WeightsError` if a tensor holds NaN or an infinity; `where` says in the message where it is from."""
+    for name, value in tensors.items():
+        if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
+            count = int((~torch.isfinite(value)).sum())
+            raise WeightsError(
+                f"the tensor {name!r} of {where} holds {count:,} values that are not finite (NaN or infinity); "
+                "fetch or save the weights again, or train anew with a lower learning rate."
+            )
+
+
+@contextlib.contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        check_regular(path)
+        yield
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path} is not a valid safetensors file ({error}); fetch or save the weights again."
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{path} cannot be read: {reason}; fetch or save the weights again.") from error

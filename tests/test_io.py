@@ -1,0 +1,268 @@
+"""Files and folders are whole or not there, whoever is killed or writes at the same time, and alterations are found."""
+
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsmer import io
+from fsmer.errors import OutputError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def save(target, text, count=2):
+    with io.atomic_folder(target) as temporary:
+        for number in range(count):
+            (temporary / f"{number}.txt").write_text(text)
+
+
+def content(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def killed(code, *arguments):
+    """Run a script that kills itself."""
+    script = "import os, signal, sys\nfrom pathlib import Path\nfrom fsmer import io\n" + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.fixture(params=["exchange", "one by one"])
+def way(request, monkeypatch):
+    """Both ways to replace a folder: in one step, and file by file where the system cannot do that."""
+    if request.param == "one by one":
+        monkeypatch.setattr(io, "_take_place", lambda new, target: False)
+    return request.param
+
+
+def test_a_folder_is_replaced_whole_and_leaves_nothing_behind(tmp_path, way):
+    save(tmp_path / "out", "old", count=3)
+    save(tmp_path / "out", "new", count=2)
+    assert content(tmp_path / "out") == {"0.txt": "new", "1.txt": "new"}
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_failure_leaves_the_older_folder(tmp_path, way):
+    save(tmp_path / "out", "old")
+
+    def fail():
+        with io.atomic_folder(tmp_path / "out") as temporary:
+            (temporary / "0.txt").write_text("new")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail()
+    assert set(content(tmp_path / "out").values()) == {"old"}
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_symbolic_link_to_a_folder_or_file_is_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "real")
+    save(tmp_path / "link", "one")
+    save(tmp_path / "link", "two")
+    assert (tmp_path / "link").is_symlink()
+    assert content(tmp_path / "disk" / "real") == {"0.txt": "two", "1.txt": "two"}
+    (tmp_path / "note").symlink_to(tmp_path / "disk" / "note.txt")
+    io.write_text(tmp_path / "note", "text")
+    assert (tmp_path / "note").is_symlink()
+    assert (tmp_path / "disk" / "note.txt").read_text() == "text"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_umask_alone_decides_who_may_read(tmp_path, mask, way):
+    before = os.umask(mask)
+    try:
+        save(tmp_path / "out", "text")
+        with io.atomic_folder(tmp_path / "out") as temporary:
+            (temporary / "secret").touch(mode=0o600)
+        io.write_json(tmp_path / "file.json", {})
+        with io.atomic_path(tmp_path / "private") as temporary:
+            temporary.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "out", *tmp_path.rglob("*")]}
+    assert modes["out"] == 0o777 & ~mask
+    assert {modes[name] for name in ("secret", "file.json", "private")} == {0o666 & ~mask}
+
+
+def test_a_killed_writer_of_a_folder_leaves_the_old_one_and_the_next_one_tidies_up(tmp_path):
+    save(tmp_path / "out", "old")
+    killed(
+        """
+        with io.atomic_folder(sys.argv[1]) as temporary:
+            (temporary / "0.txt").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        tmp_path / "out",
+    )
+    assert set(content(tmp_path / "out").values()) == {"old"}
+    assert len(names(tmp_path)) == 2
+    save(tmp_path / "out", "new")
+    assert names(tmp_path) == ["out"]
+    assert set(content(tmp_path / "out").values()) == {"new"}
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2, 3])
+def test_files_that_were_being_moved_when_the_writer_was_killed_are_moved_on(tmp_path, moves):
+    save(tmp_path / "out", "old", count=4)
+    killed(
+        """
+        io._take_place = lambda new, target: False
+        replace, left = os.replace, [int(sys.argv[2])]
+        def counted(one, other):
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            replace(one, other)
+        os.replace = counted
+        with io.atomic_folder(sys.argv[1]) as temporary:
+            for number in range(3):
+                (temporary / f"{number}.txt").write_text("new")
+            left[0] = int(sys.argv[2])
+        """
+        if moves < 3
+        else """
+        io._take_place = lambda new, target: False
+        remove = io.shutil.rmtree
+        io.shutil.rmtree = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        with io.atomic_folder(sys.argv[1]) as temporary:
+            for number in range(3):
+                (temporary / f"{number}.txt").write_text("new")
+        """,
+        tmp_path / "out",
+        moves,
+    )
+    io.restore_folder(tmp_path / "out")
+    assert content(tmp_path / "out") == {"0.txt": "new", "1.txt": "new", "2.txt": "new"}
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_an_earlier_version_left_between_two_renames_is_restored(tmp_path):
+    left = tmp_path / ".out.old.abc" / "out"
+    left.mkdir(parents=True)
+    (left / "0.txt").write_text("old")
+    io.restore_folder(tmp_path / "out")
+    assert content(tmp_path / "out") == {"0.txt": "old"}
+    assert names(tmp_path) == ["out"]
+
+
+WRITER = """
+import sys
+from fsmer import io
+from fsmer.errors import FsmerError
+for turn in range(int(sys.argv[3])):
+    with io.atomic_folder(sys.argv[1]) as temporary:
+        for number in range(3):
+            (temporary / f"{number}.txt").write_text(sys.argv[2] + str(turn))
+"""
+
+
+def test_writers_of_one_folder_never_mix_and_never_fail(tmp_path):
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "out", letter, "300"], stderr=subprocess.PIPE)
+        for letter in "ab"
+    ]
+    errors = [writer.communicate(timeout=120)[1] for writer in writers]
+    assert errors == [b"", b""]
+    assert len(set(content(tmp_path / "out").values())) == 1
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_somebody_still_writes_is_not_tidied_up(tmp_path):
+    with io.atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("text")
+        io.remove_unfinished(tmp_path)
+        io.restore_folder(tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text() == "text"
+
+
+def test_a_killed_writer_of_a_file_leaves_something_that_is_tidied_up(tmp_path):
+    killed(
+        """
+        with io.atomic_path(Path(sys.argv[1]) / "a.txt") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        tmp_path,
+    )
+    assert len(names(tmp_path)) == 1
+    io.remove_unfinished(tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_mount_point_is_written_into(tmp_path):
+    place = tmp_path / "mount"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", place], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        save(place, "old", count=3)
+        save(place, "new")
+        assert content(place) == {"0.txt": "new", "1.txt": "new"}
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path):
+    place = tmp_path / "mount"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", place], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        io.write_text(place / "a.txt", "old")
+        with pytest.raises(OutputError, match="free space") as caught:
+            io.write_text(place / "a.txt", "x" * 200_000)
+        assert str(place) in str(caught.value)
+        assert (place / "a.txt").read_text() == "old"
+        assert names(place) == ["a.txt"]
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_pipes_devices_folders_and_huge_files_are_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"x" * 100)
+    for path, words in ((tmp_path / "pipe", "named pipe"), (Path("/dev/zero"), "device"), (tmp_path, "folder")):
+        for reader in (io.read_bytes, io.check_regular, io.file_digest):
+            with pytest.raises(OSError, match=words):
+                reader(path)
+    with pytest.raises(OSError, match="100 bytes") as caught:
+        io.read_bytes(tmp_path / "large", limit_bytes=99)
+    assert caught.value.errno == errno.EFBIG
+    assert io.read_bytes(tmp_path / "large", limit_bytes=100) == b"x" * 100
+
+
+def test_digests_of_blocks_are_those_of_the_bytes(tmp_path):
+    data = bytes(range(256)) * 10
+    (tmp_path / "file").write_bytes(data)
+    assert io.file_digest(tmp_path / "file") == io.digest(data)
+    assert io.block_digests(tmp_path / "file", 1000) == [io.digest(data[at : at + 1000]) for at in range(0, 2560, 1000)]
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), plain, max_size=4))
+def test_a_sealed_file_has_the_digest_of_what_is_read_back(values):
+    held = json.loads(io.json_text(values, sealed=True))
+    assert held.pop(io.CHECKSUM) == io.json_digest(held)
+    assert held == {key: value for key, value in values.items() if key != io.CHECKSUM}
