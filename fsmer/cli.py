@@ -762,6 +762,7 @@ def mmd(
         seed=seed,
     )
     names = (Path(a).name + (f" ({where_a})" if where_a else ""), Path(b).name + (f" ({where_b})" if where_b else ""))
+    remove_unfinished(out.parent)
     save_figure(domains_figure(*embeddings, names=names, title=f"{backbone.name}: {_short(result)}"), out)
     if as_json:
         say_json(result.to_dict() | {"a": a, "b": b, "model": model, "picture": str(out)})
@@ -791,6 +792,7 @@ def explain(
     asked = _trained(model)
     specs = asked.input_specs if isinstance(asked, Backbone) else asked.backbone.input_specs
     shown = _read(data, where, None, prefix, labelled=False, specs=specs)[:clips]
+    remove_unfinished(out)
     found = draw(asked, shown, out=out, method=how)
     pictures = found if isinstance(found, list) else [found]
     if as_json:

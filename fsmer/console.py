@@ -66,7 +66,9 @@ class _Stream(io.FileIO):
                 self._lost = True
                 if self._needed and error.errno != errno.EPIPE:
                     reason = error.strerror or error
-                    raise OutputError(f"cannot write standard output: {reason}; make room, or send it elsewhere.") from error
+                    raise OutputError(
+                        f"cannot write standard output: {reason}; free space, or send it to another place."
+                    ) from error
         return memoryview(data).nbytes
 
 

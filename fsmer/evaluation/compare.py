@@ -109,10 +109,8 @@ class Comparison:
         lines += ["| report | clips | subjects | seeds | UF1 | UAR | Acc |", "|---|---|---|---|---|---|---|"]
         for name, report in self.reports.items():
             shown = " | ".join(show_figure(report.figures, metric) for metric in SHOWN)
-            counts = report.counts
-            lines.append(
-                f"| {markdown(name)} | {counts['clips']:,} | {counts['subjects']:,} | {len(report.per_seed)} | {shown} |"
-            )
+            counts = " | ".join(f"{report.counts[what]:,}" for what in ("clips", "subjects"))
+            lines.append(f"| {markdown(name)} | {counts} | {len(report.per_seed)} | {shown} |")
         if self.tests:
             lines += [
                 "",

@@ -25,7 +25,7 @@ from fsmer.evaluation.metrics import (
     mean_interval,
     score_confusion,
 )
-from fsmer.io import atomic_path, json_text, write_json, write_text
+from fsmer.io import atomic_path, json_text, remove_unfinished, write_json, write_text
 from fsmer.text import markdown, read_cells, write_csv
 
 if TYPE_CHECKING:
@@ -388,8 +388,8 @@ class Report:
         lines = [
             f"# {markdown(self.title)}",
             "",
-            f"Model {markdown(self.model['name'])}, {self.counts['clips']:,} clips of {self.counts['subjects']:,} subjects; "
-            f"{self.how}.",
+            f"Model {markdown(self.model['name'])}, {self.counts['clips']:,} clips of "
+            f"{self.counts['subjects']:,} subjects; {self.how}.",
             "",
             "| | clips | UF1 | UAR | Acc |",
             "|---|---|---|---|---|",
@@ -417,7 +417,8 @@ class Report:
             f"| {markdown(name)} | {row['clips']:,} | " + " | ".join(f"{stamp}{row[key]:.4f}" for key in keys) + " |"
             for name, row in self.per_class.items()
         ]
-        lines += ["", f"{stamp}Confusion (rows: truth, columns: prediction):", "", f"| | {' | '.join(map(markdown, self.classes))} |"]
+        lines += ["", f"{stamp}Confusion (rows: truth, columns: prediction):", ""]
+        lines.append(f"| | {' | '.join(map(markdown, self.classes))} |")
         lines.append("|---" * (len(self.classes) + 1) + "|")
         for name, counts in zip(self.classes, self.confusion.tolist(), strict=True):
             lines.append(f"| {markdown(name)} | {' | '.join(f'{count:,}' for count in counts)} |")
@@ -457,6 +458,7 @@ class Report:
         from fsmer.evaluation.plots import confusion_figure, save_figure
 
         target = Path(folder)
+        remove_unfinished(target)
         for name, table in ((PREDICTIONS_FILE, self.predictions), (EPISODES_FILE, self.episodes)):
             with atomic_path(target / name) as temporary:
                 write_csv(table, temporary)
