@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import sys
 from typing import Any, TextIO
 
@@ -76,9 +77,9 @@ def open_streams() -> None:
     """Let standard output and error show as escapes what their encoding lacks, and outlive whoever reads them."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started the program
-            continue
-        if stream.isatty():
+        if stream is None:  # closed by whoever started the program; print would take the other one
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif stream.isatty():
             stream.reconfigure(errors="backslashreplace")
         else:
             buffer = io.BufferedWriter(_Stream(stream))
