@@ -28,7 +28,7 @@ FORMULAS = (
     "''-1",
     "a\r\n=1",
 )
-EXECUTED = tuple("=+-@\t\r\n＝＋－＠")
+EXECUTED = tuple("=+-@＝＋－＠")
 
 
 @given(st.text())
@@ -83,7 +83,7 @@ def test_a_spreadsheet_finds_no_formula(separator: str, rows: list[list[str]]) -
     stream = io.StringIO(newline="")
     write_csv(pd.DataFrame(rows, columns=["a", "b"]), stream)
     for cells in csv.reader(io.StringIO(stream.getvalue(), newline=""), delimiter=separator):
-        assert not [cell for cell in cells if cell.startswith(EXECUTED)]
+        assert not [cell for cell in cells if cell.lstrip("\t\r\n").startswith(EXECUTED)]
 
 
 def test_numbers_stay_numbers() -> None:
