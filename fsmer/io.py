@@ -258,7 +258,8 @@ def _cannot_write(target: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        if error.filename and target.parent not in Path(os.path.abspath(error.filename)).parents:
+        place = Path(os.path.abspath(error.filename or target))
+        if place not in target.parents and target.parent not in place.parents:
             raise  # something else that was read meanwhile
         remedy = {
             errno.ENOSPC: "free space on the disk or choose a folder on another one",

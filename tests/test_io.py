@@ -234,6 +234,25 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path):
         subprocess.run(["umount", place], check=True)
 
 
+def test_a_place_below_a_file_is_one_sentence_and_errors_of_other_files_stay(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "below", tmp_path / "file" / "below" / "deeper"):
+        with pytest.raises(OutputError, match="below"):
+            io.write_text(path, "text")
+        with pytest.raises(OutputError, match="below"):
+            save(path, "text")
+        with pytest.raises(OutputError, match="below"):
+            io.check_writable(path)
+    (tmp_path / "out").mkdir()
+
+    def read_another():
+        with io.atomic_path(tmp_path / "out" / "a.txt"):
+            (tmp_path / "missing").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        read_another()
+
+
 def test_pipes_devices_folders_and_huge_files_are_refused_unread(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b"x" * 100)
