@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fsmer
-from fsmer.console import Terminal, complain, open_streams, say, say_json
+from fsmer.console import Console, complain, open_streams, say, say_json
 from fsmer.errors import DataError, FsmerError, OutputError
 from fsmer.io import atomic_path, remove_unfinished
 from fsmer.memory import out_of_memory
@@ -220,7 +220,7 @@ def demo(
     if as_json:
         say_json(result.to_dict())
         return
-    console = Terminal()
+    console = Console()
     console.print(f"5-shot on the synthetic domain {result.target!r}, with {result.source!r} as source", style="bold")
     console.print(_methods_table(result.reports))
     console.print(f"learnt from {result.support} labelled clips, then asked about {result.asked} new ones:")
@@ -269,13 +269,13 @@ def models(
             Text.assemble(f"{one.summary} ", (f"{eats}; {one.embed_dim:,} numbers.", "dim")),
         )
     if len(found) == 1:
-        Terminal().print(table)
-        say(f"\n{found[0].card(Terminal().width)}")
+        Console().print(table)
+        say(f"\n{found[0].card(Console().width)}")
         return
     methods = _table("method", "what")
     for method in list_methods():
         methods.add_row(method.name, method.summary)
-    Terminal().print(table, methods)
+    Console().print(table, methods)
 
 
 @command("fsmer protocols megc2019-cde")
@@ -295,7 +295,7 @@ def protocols(
         table = _table("setting", "value")
         for key, value in settings.items():
             table.add_row(key, value if isinstance(value, str) else json.dumps(value, default=str))
-        Terminal().print(table)
+        Console().print(table)
         return
     found = [load_protocol(known) for known in list_protocols()]
     if as_json:
@@ -304,7 +304,7 @@ def protocols(
     table = _table("protocol", "hash", "what")
     for one in found:
         table.add_row(one.name, one.hash, one.title)
-    Terminal().print(table)
+    Console().print(table)
 
 
 @command("fsmer evaluate kshot --way 3 --shot 5 --episodes 1000 --data DIR --model facs-flow --method cosine --out OUT")
@@ -424,7 +424,7 @@ def compare(
     if as_json:
         say_json(comparison.to_dict())
         return
-    console = Terminal()
+    console = Console()
     console.print(_methods_table(comparison.reports, "report"))
     for warning in comparison.warnings:
         console.print(f"take care: {warning}", style="yellow")
@@ -518,7 +518,7 @@ def train(
         say_json({"out": str(out), "classes": names, "clips": len(clips), "losses": losses, "curve": str(picture)})
         return
     course = f"{losses[0]:.3f}" + (f" -> {losses[-1]:.3f}" if len(losses) > 1 else "")
-    Terminal().print(
+    Console().print(
         f"trained {backbone.name} on {len(clips):,} clips, loss {course} (curve in {picture}); recognizer in {out}",
     )
 
@@ -559,7 +559,7 @@ def adapt(
             {"out": str(out), "classes": names, "support": recognizer.support_size, "model": model, "method": method}
         )
         return
-    Terminal().print(
+    Console().print(
         f"learnt {', '.join(names)} from {recognizer.support_size} clips; recognizer in {out}",
     )
 
@@ -615,7 +615,7 @@ def _predict_recording(source: Path, model: str, out: Path | None, face: int, as
     if as_json:
         say_json(found.to_dict())
         return
-    console = Terminal()
+    console = Console()
     console.print(found.summary())
     if found.intervals:
         table = _table("onset", "apex", "offset", "label", "p", "AUs", "what moves")
@@ -649,12 +649,12 @@ def _predict_clips(
         say_json(frame.to_dict("records"))
         return
     if out is not None:
-        Terminal().print(f"answers for {len(frame):,} clips in {out}")
+        Console().print(f"answers for {len(frame):,} clips in {out}")
         return
     table = _table(*frame.columns)
     for row in frame.itertuples(index=False):
         table.add_row(*(value if isinstance(value, str) else f"{value:.3f}" for value in row))
-    Terminal().print(table)
+    Console().print(table)
 
 
 @command("fsmer pretrain facs-flow --out my-weights --seed 0")
@@ -719,7 +719,7 @@ def pretrain(
             ),
             **more,
         )
-    Terminal().print(f"weights in {folder}; use them with --model {folder}")
+    Console().print(f"weights in {folder}; use them with --model {folder}")
 
 
 @command("fsmer mmd DIR_A DIR_B --model facs-flow --out domains.png")
@@ -767,8 +767,8 @@ def mmd(
     if as_json:
         say_json(result.to_dict() | {"a": a, "b": b, "model": model, "picture": str(out)})
         return
-    Terminal().print(str(result))
-    Terminal().print(f"picture in {out}")
+    Console().print(str(result))
+    Console().print(f"picture in {out}")
 
 
 @command("fsmer explain my-recognizer --data DIR --clips 4 --out pictures")
@@ -798,7 +798,7 @@ def explain(
     if as_json:
         say_json([{"clip": one.clip, "predicted": one.prediction, "maps": sorted(one.maps)} for one in pictures])
         return
-    Terminal().print(
+    Console().print(
         f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'} in {out}",
     )
 
@@ -812,7 +812,7 @@ def datasets(as_json: AsJson = False) -> None:
     if as_json:
         say_json([asdict(one) for one in found])
         return
-    console = Terminal()
+    console = Console()
     for one in found:
         known = ((one.clips, "clips"), (one.subjects, "people"), (one.frames_per_second, "frames a second"))
         facts = ", ".join([one.title, *(f"{value:g} {unit}" for value, unit in known if value is not None)])
@@ -888,7 +888,7 @@ def prepare(
         return
     say(done.report)
     for folder in folders:
-        Terminal().print(f"clips in {folder}")
+        Console().print(f"clips in {folder}")
 
 
 @command("fsmer audit out/facs-flow")
@@ -954,7 +954,7 @@ def bench(
         for one in tables:
             paper = f"{one.paper.split(' (')[0]}, {one.table}"
             listing.add_row(one.name, paper, one.title, ", ".join(one.datasets()))
-        Terminal().print(listing)
+        Console().print(listing)
         return
     folder = out or Path("out") / name
     with _progress() as progress:
@@ -975,7 +975,7 @@ def bench(
     if as_json:
         say_json(result.to_dict())
         return
-    console = Terminal()
+    console = Console()
     console.print(f"{result.table.paper}, {result.table.table}: {result.table.title}", style="bold")
     for stamp in result.stamps:
         console.print(stamp, style="bold red")
@@ -983,7 +983,7 @@ def bench(
     console.print(f"the whole table with all differences in {folder / 'table.md'}")
 
 
-def _print_bench(console: Terminal, result: BenchResult) -> None:
+def _print_bench(console: Console, result: BenchResult) -> None:
     """What ran, narrow enough for 80 columns: a table for each method, and below why cells are empty."""
     from fsmer.benchmarks.tables import METRIC_TITLES
 
@@ -1107,13 +1107,13 @@ def _bandwidths(text: str) -> str | list[float]:
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Bars with the time left on standard error while it is a terminal; a plain line a minute otherwise."""
-    console = Terminal(stderr=True)
+    console = Console(stderr=True)
     with _bars(console) if console.is_terminal else _lines() as show:
         yield show
 
 
 @contextlib.contextmanager
-def _bars(console: Terminal) -> Iterator[Callable[[str, int, int], None]]:
+def _bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -1236,7 +1236,7 @@ def _show_report(report: Report, out: Path | None, as_json: bool) -> None:
         return
     _print_report(report)
     if out is not None:
-        Terminal().print(f"written to {out}")
+        Console().print(f"written to {out}")
 
 
 def _command_line() -> str:
@@ -1267,7 +1267,7 @@ def _plain(text: str) -> Any:
 
 
 def _print_report(report: Report) -> None:
-    console = Terminal()
+    console = Console()
     console.print(f"{report.title}, model {report.model['name']}", style="bold")
     table = _table("clips of", "clips", "UF1", "UAR", "Acc")
     stamp = "ORACLE " if report.oracle else ""

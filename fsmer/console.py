@@ -9,16 +9,16 @@ import os
 import sys
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich import console
 from rich.text import Text
 
 from fsmer.errors import OutputError
 from fsmer.text import HIDDEN, one_line, printable
 
-__all__ = ["Terminal", "complain", "open_streams", "say", "say_json"]
+__all__ = ["Console", "complain", "open_streams", "say", "say_json"]
 
 
-class Terminal(Console):
+class Console(console.Console):
     """A console that shows every string letter by letter: it has neither markup nor control characters."""
 
     def __init__(self, **options: Any) -> None:

@@ -1,13 +1,12 @@
-"""Where files are that ship beside the code (in a wheel and in a checkout alike), and where fsmer keeps its own."""
+"""Where the files that ship beside the code are: protocols and weights, in a wheel and in a checkout alike."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from fsmer.errors import FsmerError
 
-__all__ = ["own_cache", "resource_folder"]
+__all__ = ["resource_folder"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -30,9 +29,3 @@ def resource_folder(name: str) -> Path:
         f"this installation of fsmer has no folder {name!r}: neither {places[0]} nor {places[1]} is there; "
         "install fsmer again from a wheel or a full checkout."
     )
-
-
-def own_cache() -> Path | None:
-    """``$XDG_CACHE_HOME/fsmer``, else ``~/.cache/fsmer``; ``None`` where the user has no home folder."""
-    place = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(os.path.join("~", ".cache"))
-    return None if place.startswith("~") else Path(place) / "fsmer"

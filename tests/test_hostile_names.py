@@ -27,7 +27,7 @@ from fsmer.evaluation import Report
 from fsmer.evaluation.compare import Comparison, compare
 from fsmer.evaluation.plots import confusion_figure, domains_figure, flow_figure, loss_figure, methods_figure
 from fsmer.evaluation.recording import PredictedInterval, RecordingPrediction
-from fsmer.text import one_line
+from fsmer.text import one_line, read_cells
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -247,6 +247,20 @@ def test_commands_print_names_without_control_characters_and_markup(
     shown = said("compare", *folders, "--draws", 100)
     assert "[red]a[bold]" in shown
     assert "\\x1b[2Jb" in shown
+
+
+def test_answers_for_clips_hold_no_formula(said: Callable[..., str], clips: ClipSet, tmp_path: Path) -> None:
+    fsmer.adapt(fsmer.load_model("facs-flow"), clips).save(tmp_path / "recognizer")
+    clips.save(tmp_path / "clips")
+    out = tmp_path / "answers.csv"
+    said("predict", tmp_path / "recognizer", "--data", tmp_path / "clips", "--out", out)
+    with out.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(clips)
+    assert not [row for row in rows if (row["clip"] + row["predicted"]).startswith(tuple("=+-@\t\r\n"))]
+    found = read_cells(pd.read_csv(out, dtype=str, keep_default_na=False))
+    assert found["clip"].tolist() == clips.ids.tolist()
+    assert not CONTROL.search(said("predict", tmp_path / "recognizer", "--data", tmp_path / "clips"))
 
 
 def test_refusals_are_one_line_whatever_the_name(said: Callable[..., str], tmp_path: Path) -> None:

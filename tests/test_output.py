@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from fsmer.evaluation.compare import compare
 from fsmer.evaluation.recording import RecordingPrediction
 
 FULL = Path("/dev/full")
+TITLE = "结果 naïve 😀"
 CLASSES = ("快乐", "naïve", "other")
 
 
@@ -35,12 +37,6 @@ def report() -> fsmer.Report:
     return report_of(clips, clips.codes(CLASSES), classes=CLASSES)
 
 
-@pytest.fixture(scope="module")
-def folders(report: fsmer.Report, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    root = tmp_path_factory.mktemp("reports")
-    return [str(report.save(root / name)) for name in ("结果", "b")]
-
-
 def command(
     *arguments: object, environment: dict[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
@@ -50,23 +46,42 @@ def command(
     return subprocess.run(line, env=whole, timeout=120, check=False, **captured)
 
 
+@pytest.fixture(scope="module")
+def protocol(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A protocol file whose title lies outside ASCII and cp1252."""
+    written = (repository / "episodes" / "kshot-flow-3way-5shot.yaml").read_text(encoding="utf-8")
+    place = tmp_path_factory.mktemp("protocols") / "mine.yaml"
+    place.write_text(re.sub(r"(?m)^title: .*$", f"title: {TITLE}", written), encoding="utf-8")
+    return place
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_names_that_the_encoding_lacks_are_printed_as_escapes(
-    encoding: str, folders: list[str], tmp_path: Path
-) -> None:
-    environment = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "COLUMNS": "300"}
-    done = command("compare", *folders, "--draws", 100, "--out", tmp_path / "out", environment=environment)
+def test_names_that_the_encoding_lacks_are_printed_as_escapes(encoding: str, protocol: Path) -> None:
+    environment = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = command("protocols", protocol, environment=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "\\u7ed3\\u679c" in done.stdout.decode(encoding)
+    done = command("protocols", protocol, "--json", environment=environment)
+    assert json.loads(done.stdout.decode(encoding))["title"] == TITLE
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_names_that_the_encoding_lacks_is_written_and_printed(tmp_path: Path) -> None:
+    base = fsmer.synthetic_clips("lab", 18, seed=1)
+    fsmer.ClipSet.from_arrays(
+        base.media(),
+        [CLASSES[row % 3] for row in range(18)],
+        subjects=[f"人{row % 3}" for row in range(18)],
+        spec=base.specs["flow"],
+    ).save(tmp_path / "clips")
+    done = command(
+        *("evaluate", "loso", "--data", tmp_path / "clips", "--out", tmp_path / "out"),
+        environment={"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+    )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "compare.json").is_file()
-    shown = done.stdout.decode(encoding)
-    assert "\\u7ed3\\u679c" in shown
-    assert b"Traceback" not in done.stderr
-
-
-def test_json_is_the_same_values_in_every_encoding(folders: list[str]) -> None:
-    done = command("audit", folders[0], "--json", environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
-    held = json.loads(done.stdout.decode("ascii"))
-    assert "结果" in held["path"]
+    assert fsmer.Report.load(tmp_path / "out").classes == tuple(sorted(CLASSES))
+    assert "naïve" in done.stdout.decode("cp1252")
+    assert "\\u5feb\\u4e50" in done.stdout.decode("cp1252")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
@@ -124,15 +139,13 @@ def test_a_user_without_home_and_entry_evaluates_and_trains(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_saved_weights_and_recognizers_get_the_permissions_of_the_umask(
-    mask: int, rough_backbone: fsmer.Backbone, tmp_path: Path
-) -> None:
-    clips = fsmer.synthetic_clips("lab", 12, seed=1)
-    recognizer = fsmer.adapt(rough_backbone, clips)
+def test_saved_weights_and_recognizers_get_the_permissions_of_the_umask(mask: int, tmp_path: Path) -> None:
+    backbone = fsmer.load_model("facs-flow")
+    recognizer = fsmer.adapt(backbone, fsmer.synthetic_clips("lab", 12, seed=1))
     before = os.umask(mask)
     try:
         recognizer.save(tmp_path / "recognizer")
-        rough_backbone.save_pretrained(tmp_path / "weights")
+        backbone.save_pretrained(tmp_path / "weights")
     finally:
         os.umask(before)
     for folder in (tmp_path / "recognizer", tmp_path / "weights"):
@@ -176,15 +189,15 @@ def leave_half_written(path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system has no limit on the size of files")
-def test_a_full_disk_under_weights_is_one_sentence(rough_backbone: fsmer.Backbone, tmp_path: Path) -> None:
+def test_a_full_disk_under_weights_is_one_sentence(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    clips = fsmer.synthetic_clips("lab", 12, seed=1)
-    recognizer = fsmer.adapt(rough_backbone, clips)
+    backbone = fsmer.load_model("facs-flow")
+    recognizer = fsmer.adapt(backbone, fsmer.synthetic_clips("lab", 12, seed=1))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Every write beyond this fails, as it does on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        for save in (recognizer.save, rough_backbone.save_pretrained):
+        for save in (recognizer.save, backbone.save_pretrained):
             with pytest.raises(OutputError) as caught:
                 save(tmp_path / save.__name__)
             assert "\n" not in str(caught.value)

@@ -15,8 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fsmer.resources import own_cache
-
 __all__ = ["compiled", "plain_in_memory"]
 
 # The last two keep a compiler from shifting loaded values through registers that the sums need.
@@ -41,12 +39,11 @@ def compiled(name: str) -> ctypes.CDLL | None:
     """
     compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
     source = Path(__file__).with_name(f"{name}.c")
-    kept = _folder()
-    if os.environ.get("FSMER_COMPILE", "").lower() == "off" or not (compiler and kept and source.is_file()):
+    if os.environ.get("FSMER_COMPILE", "").lower() == "off" or compiler is None or not source.is_file():
         return None
     # Code for one processor may not run on another that shares the folder.
     identity = "\n".join((source.read_text(encoding="utf-8"), *FLAGS, compiler, _processor()))
-    library = kept / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    library = _folder() / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     try:
         if not library.is_file():
             library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -60,10 +57,11 @@ def compiled(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def _folder() -> Path | None:
+def _folder() -> Path:
     asked = os.environ.get("FSMER_CACHE", "")
-    root = own_cache() if asked.lower() in ("", "off") else Path(asked)
-    return None if root is None else root / "compiled"
+    if asked.lower() not in ("", "off"):
+        return Path(asked) / "compiled"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fsmer" / "compiled"
 
 
 def _processor() -> str:

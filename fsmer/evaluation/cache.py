@@ -28,7 +28,6 @@ from torch import Tensor
 from fsmer.backbones import Backbone, check_clips, embed, model_hash, read_inputs
 from fsmer.backbones.embedding import batch_of
 from fsmer.io import atomic_path
-from fsmer.resources import own_cache
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -47,12 +46,13 @@ Progress = Callable[[int, int], None]
 
 
 def cache_folder() -> Path | None:
-    """Where embeddings are kept; ``None`` when the environment says ``FSMER_CACHE=off`` or knows no home folder."""
+    """Where embeddings are kept; ``None`` when the environment says ``FSMER_CACHE=off``."""
     asked = os.environ.get("FSMER_CACHE", "")
     if asked.lower() == "off":
         return None
-    root = Path(asked) if asked else own_cache()
-    return None if root is None else root / "embeddings"
+    if asked:
+        return Path(asked) / "embeddings"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fsmer" / "embeddings"
 
 
 def as_folder(asked: bool | str | os.PathLike[str]) -> Path | None:

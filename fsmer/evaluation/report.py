@@ -448,7 +448,8 @@ class Report:
         """Write ``report.json``, ``report.md``, ``predictions.csv``, ``episodes.csv`` and ``confusion.png``.
 
         Every file is whole or not there; ``report.json`` comes last, so where it is, the others are too. Beside them
-        lies ``run.json`` where the report knows how it was made.
+        lies ``run.json`` where the report knows how it was made. In the tables, text that a spreadsheet would take for
+        a formula has an apostrophe in front, which `load` takes away.
 
         Raises
         ------
