@@ -23,14 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 import fsmer
-from fsmer.errors import DataError, FsmerError
+from fsmer.console import Console, complain, open_streams, say, say_json
+from fsmer.errors import DataError, FsmerError, OutputError
+from fsmer.io import atomic_path, remove_unfinished
 from fsmer.memory import out_of_memory
+from fsmer.text import printable, write_csv
 
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
@@ -130,7 +133,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard out
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    open_streams()
+    try:
+        try:
+            app()
+        finally:
+            # What is printed must be there before the exit code says so.
+            print(end="", flush=True)
+    except OutputError as error:
+        complain(error)
+        sys.exit(EXIT_REFUSED)
 
 
 def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -143,15 +155,15 @@ def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Cal
                 with _warnings_in_words():
                     function(*args, **kwargs)
             except FsmerError as error:
-                print(f"fsmer: {error}", file=sys.stderr)
+                complain(error)
                 raise typer.Exit(EXIT_REFUSED) from error
             except KeyboardInterrupt as error:
-                print("fsmer: interrupted; what was finished is kept, run the same command to go on.", file=sys.stderr)
+                complain("interrupted; what was finished is kept, run the same command to go on.")
                 raise typer.Exit(EXIT_INTERRUPTED) from error
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                print(f"fsmer: {NO_MEMORY}", file=sys.stderr)
+                complain(NO_MEMORY)
                 raise typer.Exit(EXIT_REFUSED) from error
 
         name = function.__name__.removesuffix("_")
@@ -169,7 +181,7 @@ def _warnings_in_words() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if category is UserWarning:
-                print(f"fsmer: {message}", file=sys.stderr)
+                complain(message)
             else:
                 shown(message, category, *place)
 
@@ -179,7 +191,7 @@ def _warnings_in_words() -> Iterator[None]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(fsmer.__version__)
+        say(fsmer.__version__)
         raise typer.Exit
 
 
@@ -206,7 +218,7 @@ def demo(
     with _progress() as progress:
         result = run_demo(out, model, seed=seed, episodes=episodes, progress=progress)
     if as_json:
-        _print_json(result.to_dict())
+        say_json(result.to_dict())
         return
     console = Console()
     console.print(f"5-shot on the synthetic domain {result.target!r}, with {result.source!r} as source", style="bold")
@@ -214,7 +226,7 @@ def demo(
     console.print(f"learnt from {result.support} labelled clips, then asked about {result.asked} new ones:")
     console.print(f"  {result.right} of {result.asked} right; for example {result.example}")
     for name, path in result.files.items():
-        console.print(f"  {name:<12}{escape(str(path))}", highlight=False)
+        console.print(f"  {name:<12}{path}")
 
 
 @command("fsmer models")
@@ -242,7 +254,7 @@ def models(
             for one in found
         ]
         methods_out = [{"name": one.name, "summary": one.summary, "params": one.params} for one in list_methods()]
-        _print_json({"models": models_out, "methods": methods_out})
+        say_json({"models": models_out, "methods": methods_out})
         return
     table = _table("model", "parameters", "GFLOPs", "weights", "what it is and eats")
     for column in table.columns[:-1]:
@@ -254,15 +266,15 @@ def models(
             f"{one.parameters / 1e6:.2f} M" if one.parameters >= 1e5 else f"{one.parameters:,}",
             f"{one.flops / 1e9:.3g}",
             "shipped" if one.pretrained else "none",
-            f"{escape(one.summary)} [dim]{escape(eats)}; {one.embed_dim:,} numbers.[/dim]",
+            Text.assemble(f"{one.summary} ", (f"{eats}; {one.embed_dim:,} numbers.", "dim")),
         )
     if len(found) == 1:
         Console().print(table)
-        print(f"\n{found[0].card(Console().width)}")
+        say(f"\n{found[0].card(Console().width)}")
         return
     methods = _table("method", "what")
     for method in list_methods():
-        methods.add_row(method.name, escape(method.summary))
+        methods.add_row(method.name, method.summary)
     Console().print(table, methods)
 
 
@@ -278,20 +290,20 @@ def protocols(
         protocol = load_protocol(name)
         settings = protocol.to_dict() | {"hash": protocol.hash}
         if as_json:
-            _print_json(settings)
+            say_json(settings)
             return
         table = _table("setting", "value")
         for key, value in settings.items():
-            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value, default=str)))
+            table.add_row(key, value if isinstance(value, str) else json.dumps(value, default=str))
         Console().print(table)
         return
     found = [load_protocol(known) for known in list_protocols()]
     if as_json:
-        _print_json([{"name": one.name, "title": one.title, "hash": one.hash} for one in found])
+        say_json([{"name": one.name, "title": one.title, "hash": one.hash} for one in found])
         return
     table = _table("protocol", "hash", "what")
     for one in found:
-        table.add_row(one.name, one.hash, escape(one.title))
+        table.add_row(one.name, one.hash, one.title)
     Console().print(table)
 
 
@@ -381,7 +393,7 @@ def evaluate(
                 call=_command_line(),
             )
         if report.folder is not None:
-            print(f"fsmer: {out} was already finished, nothing to repeat", file=sys.stderr)
+            complain(f"{out} was already finished, nothing to repeat")
         if out is not None and (report.folder is None or not (out / PAGE_FILE).is_file()):
             # Protocols that make their own clips get a page without maps.
             first = None if clips is None else start.backbone(report.per_seed[0]["seed"])
@@ -410,17 +422,17 @@ def compare(
     if out is not None:
         comparison.save(out)
     if as_json:
-        _print_json(comparison.to_dict())
+        say_json(comparison.to_dict())
         return
     console = Console()
     console.print(_methods_table(comparison.reports, "report"))
     for warning in comparison.warnings:
-        console.print(escape(f"take care: {warning}"), style="yellow", highlight=False)
+        console.print(f"take care: {warning}", style="yellow")
     for result in (*comparison.tests, comparison.ranking):
         if result is not None:
-            console.print(escape(str(result)), highlight=False)
+            console.print(str(result))
     if out is not None:
-        console.print(f"written to {escape(str(out))}", highlight=False)
+        console.print(f"written to {out}")
 
 
 @command("fsmer train fr --protocol loso --data DIR --out OUT")
@@ -503,13 +515,11 @@ def train(
     picture = save_figure(figure, history.with_suffix(".png"))
     if as_json:
         names = [str(known) for known in recognizer.classes_]
-        _print_json({"out": str(out), "classes": names, "clips": len(clips), "losses": losses, "curve": str(picture)})
+        say_json({"out": str(out), "classes": names, "clips": len(clips), "losses": losses, "curve": str(picture)})
         return
     course = f"{losses[0]:.3f}" + (f" -> {losses[-1]:.3f}" if len(losses) > 1 else "")
     Console().print(
-        f"trained {backbone.name} on {len(clips):,} clips, loss {course} "
-        f"(curve in {escape(str(picture))}); recognizer in {escape(str(out))}",
-        highlight=False,
+        f"trained {backbone.name} on {len(clips):,} clips, loss {course} (curve in {picture}); recognizer in {out}",
     )
 
 
@@ -545,13 +555,12 @@ def adapt(
     recognizer.save(out)
     names = [str(name) for name in recognizer.classes_]
     if as_json:
-        _print_json(
+        say_json(
             {"out": str(out), "classes": names, "support": recognizer.support_size, "model": model, "method": method}
         )
         return
     Console().print(
-        f"learnt {', '.join(names)} from {recognizer.support_size} clips; recognizer in {escape(str(out))}",
-        highlight=False,
+        f"learnt {', '.join(names)} from {recognizer.support_size} clips; recognizer in {out}",
     )
 
 
@@ -597,32 +606,31 @@ def _predict_recording(source: Path, model: str, out: Path | None, face: int, as
                 source, _trained(model), which=face, progress=functools.partial(progress, "reading")
             )
     except NoFaceError as error:
-        print(f"fsmer: {error}", file=sys.stderr)
+        complain(error)
         raise typer.Exit(EXIT_NO_FACE) from error
     for note in found.notes:
-        print(f"fsmer: {note}", file=sys.stderr)
+        complain(note)
     if out is not None:
         found.save(out)
     if as_json:
-        print(found.to_json())
+        say_json(found.to_dict())
         return
     console = Console()
-    console.print(escape(found.summary()), highlight=False)
+    console.print(found.summary())
     if found.intervals:
         table = _table("onset", "apex", "offset", "label", "p", "AUs", "what moves")
         for one in found.intervals:
             times = (f"{value:.2f}" for value in (one.onset_s, one.apex_s, one.offset_s))
             share = f"{one.probabilities[one.label]:.2f}"
-            table.add_row(*times, escape(one.label), share, "+".join(map(str, one.aus)), escape(one.words))
+            table.add_row(*times, one.label, share, "+".join(map(str, one.aus)), one.words)
         console.print(table)
     if out is not None:
-        console.print(f"timeline in {escape(str(out))}", highlight=False)
+        console.print(f"timeline in {out}")
 
 
 def _predict_clips(
     recognizer: Path, data: Sequence[str], prefix: Sequence[str], where: str | None, out: Path | None, as_json: bool
 ) -> None:
-    from fsmer.io import write_text
     from fsmer.transfer import Recognizer
 
     loaded = Recognizer.load(recognizer)
@@ -634,16 +642,18 @@ def _predict_clips(
     for column, name in enumerate(loaded.classes_):
         frame[f"p_{name}"] = probabilities[:, column].astype(float).round(6)
     if out is not None:
-        write_text(out, frame.to_csv(index=False, lineterminator="\n"))
+        remove_unfinished(out.parent)
+        with atomic_path(out) as temporary:
+            write_csv(frame, temporary)
     if as_json:
-        _print_json(frame.to_dict("records"))
+        say_json(frame.to_dict("records"))
         return
     if out is not None:
-        Console().print(f"answers for {len(frame):,} clips in {escape(str(out))}", highlight=False)
+        Console().print(f"answers for {len(frame):,} clips in {out}")
         return
     table = _table(*frame.columns)
     for row in frame.itertuples(index=False):
-        table.add_row(*(escape(value) if isinstance(value, str) else f"{value:.3f}" for value in row))
+        table.add_row(*(value if isinstance(value, str) else f"{value:.3f}" for value in row))
     Console().print(table)
 
 
@@ -709,7 +719,7 @@ def pretrain(
             ),
             **more,
         )
-    Console().print(f"weights in {escape(str(folder))}; use them with --model {escape(str(folder))}", highlight=False)
+    Console().print(f"weights in {folder}; use them with --model {folder}")
 
 
 @command("fsmer mmd DIR_A DIR_B --model facs-flow --out domains.png")
@@ -752,12 +762,13 @@ def mmd(
         seed=seed,
     )
     names = (Path(a).name + (f" ({where_a})" if where_a else ""), Path(b).name + (f" ({where_b})" if where_b else ""))
+    remove_unfinished(out.parent)
     save_figure(domains_figure(*embeddings, names=names, title=f"{backbone.name}: {_short(result)}"), out)
     if as_json:
-        _print_json(result.to_dict() | {"a": a, "b": b, "model": model, "picture": str(out)})
+        say_json(result.to_dict() | {"a": a, "b": b, "model": model, "picture": str(out)})
         return
-    Console().print(str(result), highlight=False)
-    Console().print(f"picture in {escape(str(out))}", highlight=False)
+    Console().print(str(result))
+    Console().print(f"picture in {out}")
 
 
 @command("fsmer explain my-recognizer --data DIR --clips 4 --out pictures")
@@ -781,13 +792,14 @@ def explain(
     asked = _trained(model)
     specs = asked.input_specs if isinstance(asked, Backbone) else asked.backbone.input_specs
     shown = _read(data, where, None, prefix, labelled=False, specs=specs)[:clips]
+    remove_unfinished(out)
     found = draw(asked, shown, out=out, method=how)
     pictures = found if isinstance(found, list) else [found]
     if as_json:
-        _print_json([{"clip": one.clip, "predicted": one.prediction, "maps": sorted(one.maps)} for one in pictures])
+        say_json([{"clip": one.clip, "predicted": one.prediction, "maps": sorted(one.maps)} for one in pictures])
         return
     Console().print(
-        f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'} in {escape(str(out))}", highlight=False
+        f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'} in {out}",
     )
 
 
@@ -798,16 +810,16 @@ def datasets(as_json: AsJson = False) -> None:
 
     found = list_datasets()
     if as_json:
-        _print_json([asdict(one) for one in found])
+        say_json([asdict(one) for one in found])
         return
-    console = Console(highlight=False)
+    console = Console()
     for one in found:
         known = ((one.clips, "clips"), (one.subjects, "people"), (one.frames_per_second, "frames a second"))
         facts = ", ".join([one.title, *(f"{value:g} {unit}" for value, unit in known if value is not None)])
-        console.print(f"[bold]{one.name}[/bold]  {escape(facts)}")
+        console.print(Text.assemble((one.name, "bold"), f"  {facts}"))
         for line in (f"annotation: {one.annotation}", one.request):
             if line:
-                console.print(Padding(escape(line), (0, 0, 0, 4)))
+                console.print(Padding(line, (0, 0, 0, 4)))
 
 
 @command("fsmer check casme2 --root DIR")
@@ -824,9 +836,9 @@ def check(
 
     audit = check_dataset(name, root, frames=frames, sheet=sheet, corrections=corrections)
     if as_json:
-        _print_json(audit.to_dict())
+        say_json(audit.to_dict())
         return
-    print(audit)
+    say(audit)
 
 
 @command("fsmer prepare casme2 --root DIR --out DIR --for facs-flow --for mmnet")
@@ -872,11 +884,11 @@ def prepare(
         )
     folders = [str(done.folder / part) for part in done.sets]
     if as_json:
-        _print_json(done.report.to_dict() | {"out": folders})
+        say_json(done.report.to_dict() | {"out": folders})
         return
-    print(done.report)
+    say(done.report)
     for folder in folders:
-        Console().print(f"clips in {escape(folder)}", highlight=False)
+        Console().print(f"clips in {folder}")
 
 
 @command("fsmer audit out/facs-flow")
@@ -898,9 +910,9 @@ def audit(
 
     found = look(path, stated=_numbers(stated, "--stated"))
     if as_json:
-        _print_json(found.to_dict())
+        say_json(found.to_dict())
     else:
-        print(found)
+        say(found)
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 
@@ -936,12 +948,12 @@ def bench(
     if name is None:
         tables = list_tables()
         if as_json:
-            _print_json([one.to_dict() for one in tables])
+            say_json([one.to_dict() for one in tables])
             return
         listing = _table("table", "paper", "what", "needs")
         for one in tables:
             paper = f"{one.paper.split(' (')[0]}, {one.table}"
-            listing.add_row(one.name, escape(paper), escape(one.title), ", ".join(one.datasets()))
+            listing.add_row(one.name, paper, one.title, ", ".join(one.datasets()))
         Console().print(listing)
         return
     folder = out or Path("out") / name
@@ -961,14 +973,14 @@ def bench(
             progress=progress,
         )
     if as_json:
-        _print_json(result.to_dict())
+        say_json(result.to_dict())
         return
     console = Console()
-    console.print(escape(f"{result.table.paper}, {result.table.table}: {result.table.title}"), style="bold")
+    console.print(f"{result.table.paper}, {result.table.table}: {result.table.title}", style="bold")
     for stamp in result.stamps:
-        console.print(escape(stamp), style="bold red", highlight=False)
+        console.print(stamp, style="bold red")
     _print_bench(console, result)
-    console.print(f"the whole table with all differences in {escape(str(folder / 'table.md'))}", highlight=False)
+    console.print(f"the whole table with all differences in {folder / 'table.md'}")
 
 
 def _print_bench(console: Console, result: BenchResult) -> None:
@@ -980,7 +992,7 @@ def _print_bench(console: Console, result: BenchResult) -> None:
     for (group, method), lines in itertools.groupby(rows, key=lambda line: (line["group"], line["method"])):
         console.print()
         name = f"{method} ({group})" if group and not method.endswith(f"({group})") else method
-        console.print(escape(name), style="bold", highlight=False)
+        console.print(name, style="bold")
         table = _table("", "", "published", "measured")
         for column in table.columns[1:]:
             column.no_wrap = True
@@ -992,14 +1004,14 @@ def _print_bench(console: Console, result: BenchResult) -> None:
                 why = line["reason"] if not shown or line["status"] == "partial" else ""
                 mark = f"[{reasons.setdefault(why, len(reasons) + 1)}]" if why else ""
                 metric, old = METRIC_TITLES[line["metric"]], line["published_text"] or "-"
-                table.add_row(*map(escape, ("" if number else title, metric, old, f"{shown} {mark}".strip())))
+                table.add_row("" if number else title, metric, old, f"{shown} {mark}".strip())
                 if line["honest_text"]:
                     beside = f"honest {line['honest_text']}, gap {line['gap_text']}"
-                    table.add_row("", "", "", escape(beside))
+                    table.add_row("", "", "", beside)
         console.print(table)
     console.print()
     for reason, number in reasons.items():
-        console.print(escape(f"[{number}] {reason}"), highlight=False)
+        console.print(f"[{number}] {reason}")
 
 
 def _read(
@@ -1125,6 +1137,7 @@ def _bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
         def show(stage: str, done: int, total: int) -> None:
             # The first word names the bar; what follows it (losses) may change from call to call.
+            stage = printable(stage)
             key = stage.split(" ")[0]
             if key not in tasks or done < bars.tasks[tasks[key]].completed:
                 tasks[key] = bars.add_task(stage, total=total)
@@ -1189,7 +1202,7 @@ class _Lines:
         while not wait(pause):
             pause = BETWEEN_LINES
             try:
-                print(f"fsmer: {self.line()}", file=sys.stderr, flush=True)
+                complain(self.line())
             except OSError:
                 # Nobody reads any more, which must not disturb the work.
                 return
@@ -1219,11 +1232,11 @@ def _trained(model: str) -> Backbone | Recognizer:
 
 def _show_report(report: Report, out: Path | None, as_json: bool) -> None:
     if as_json:
-        _print_json(report.to_dict())
+        say_json(report.to_dict())
         return
     _print_report(report)
     if out is not None:
-        Console().print(f"written to {escape(str(out))}", highlight=False)
+        Console().print(f"written to {out}")
 
 
 def _command_line() -> str:
@@ -1253,20 +1266,16 @@ def _plain(text: str) -> Any:
         return text
 
 
-def _print_json(values: Any) -> None:
-    print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
-
-
 def _print_report(report: Report) -> None:
     console = Console()
-    console.print(escape(f"{report.title}, model {report.model['name']}"), style="bold", highlight=False)
+    console.print(f"{report.title}, model {report.model['name']}", style="bold")
     table = _table("clips of", "clips", "UF1", "UAR", "Acc")
     stamp = "ORACLE " if report.oracle else ""
     parts = {"all": report.figures | {"clips": report.counts["clips"]}}
     if len(report.per_dataset) > 1:
         parts |= report.per_dataset
     for name, figures in parts.items():
-        table.add_row(escape(name), f"{figures['clips']:,}", *_figures(figures))
+        table.add_row(name, f"{figures['clips']:,}", *_figures(figures))
     if report.honest is not None and report.gap is not None:
         table.add_row("honest, same run", f"{report.counts['clips']:,}", *_figures(report.honest))
         table.add_row("gap", "", *(f"{report.gap[metric]:+.3f}" for metric in ("uf1", "uar", "acc")))
@@ -1277,16 +1286,16 @@ def _print_report(report: Report) -> None:
     classes = _table("class", "clips", *shown, *(f"as\n{name}" for name in report.classes))
     for (name, row), counts in zip(report.per_class.items(), report.confusion.tolist(), strict=True):
         shares = (f"{stamp}{row[key]:.3f}" for key in ("f1", "recall", "precision"))
-        classes.add_row(escape(name), f"{row['clips']:,}", *shares, *(f"{count:,}" for count in counts))
+        classes.add_row(name, f"{row['clips']:,}", *shares, *(f"{count:,}" for count in counts))
     console.print(classes)
     for line in (report.how, *report.notes):
-        console.print(escape(line), highlight=False)
+        console.print(line)
 
 
 def _methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
     table = _table(head, "UF1", "UAR", "Acc")
     for name, report in sorted(reports.items(), key=lambda item: -item[1].uf1):
-        table.add_row(escape(name), *_figures(report.figures))
+        table.add_row(name, *_figures(report.figures))
     return table
 
 
@@ -1297,14 +1306,14 @@ def _figures(figures: Mapping[str, Any]) -> list[str]:
         bounds = figures[f"{metric}_interval"]
         shown = "" if bounds is None else " [" + ", ".join(f"{bound:.3f}".removeprefix("0") for bound in bounds) + "]"
         stamp = "ORACLE " if figures.get("oracle") else ""
-        cells.append(escape(f"{stamp}{figures[metric]:.3f}{shown}"))
+        cells.append(f"{stamp}{figures[metric]:.3f}{shown}")
     return cells
 
 
 def _table(*headers: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, header in enumerate(headers):
-        table.add_column(escape(header), overflow="fold", no_wrap=number == 0)
+        table.add_column(header, overflow="fold", no_wrap=number == 0)
     return table
 
 

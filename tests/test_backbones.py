@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -178,13 +179,44 @@ def test_a_registered_name_is_that_backbone_even_beside_a_folder_of_that_name(
 def test_a_hub_name_without_network_says_so(tmp_path: Path):
     code = (
         "import fsmer\n"
-        "try:\n    fsmer.load_model('nobody/nothing')\n"
+        "try:\n    fsmer.load_model('hf://nobody/nothing')\n"
         "except fsmer.FsmerError as error:\n    print(type(error).__name__, error)\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.startswith("WeightsError nobody/nothing is no folder here")
+    assert done.stdout.startswith("WeightsError the hub repository nobody/nothing")
     assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["out/my-fr", "out/my-fr/", "./out/my-fr", "out/deep/my-fr", "hf:/owner", "hf://a/b/c", "hf://a"]
+)
+@pytest.mark.parametrize("parent", [True, False])
+def test_a_path_that_is_not_there_is_asked_of_nobody(
+    path: str, parent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fsmer.backbones.base.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    if parent:
+        Path("out").mkdir()
+    for load in (load_model, FacsFlow.from_pretrained):
+        with pytest.raises(WeightsError, match=re.escape(path.rstrip("/").removeprefix("./"))) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_hub_repository_is_fetched_by_its_mark(saved: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def fetch(repository: str, **options: object) -> str:
+        asked.append((repository, options["revision"]))
+        return str(saved)
+
+    monkeypatch.setattr("fsmer.backbones.base.snapshot_download", fetch)
+    assert (
+        type(load_model("hf://lab/tiny")).from_pretrained("hf://lab/tiny", revision="v1").name == load_model(saved).name
+    )
+    assert asked == [("lab/tiny", None), ("lab/tiny", "v1")]
 
 
 def test_pushing_to_the_hub_uploads_exactly_the_weights_folder(saved: Path, monkeypatch: pytest.MonkeyPatch):

@@ -34,6 +34,8 @@ Inputs = Tensor | dict[str, Tensor]
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT_VERSION = 1
+# Before the id of a repository on the Hugging Face hub.
+HUB = "hf://"
 
 
 @dataclass(frozen=True)
@@ -243,8 +245,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         Parameters
         ----------
         folder : str or Path
-            A folder (that of a recognizer gives its backbone), or the id of a repository on the Hugging Face hub
-            (``owner/name``), fetched or taken from the cache.
+            A folder (that of a recognizer gives its backbone), or a repository on the Hugging Face hub
+            (``hf://owner/name``), fetched or taken from the cache.
         revision : str, optional
             Branch, tag or commit of that repository.
 
@@ -287,17 +289,29 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
 
 def fetch_weights(folder: str | Path, revision: str | None = None) -> Path:
-    """The local folder of weights that are given as a folder or as a hub repository (``owner/name``)."""
-    path = Path(folder)
-    if path.is_dir() or len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", ".."):
+    """The local folder of weights that are given as a folder or as a hub repository (``hf://owner/name``).
+
+    A path is only ever a path: the hub is asked for nothing that is not marked as its own.
+    """
+    name = str(folder)
+    if not name.startswith(HUB):
+        path = Path(folder)
+        if not path.is_dir() and not path.is_absolute() and len(path.parts) == 2:
+            raise WeightsError(
+                f"{folder} is no folder here; give a folder that save_pretrained made, or write {HUB}{folder} for a "
+                "repository of that name on the Hugging Face hub."
+            )
         return path
+    repository = name.removeprefix(HUB)
+    if len(repository.split("/")) != 2:
+        raise WeightsError(f"{name} names no repository of the hub; write {HUB}owner/name.")
     try:
-        return Path(snapshot_download(str(folder), revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"{folder} is no folder here, and no hub repository of that name could be fetched or found in the cache "
-            f"({reason}); check the name and the network, or give a folder that save_pretrained made."
+            f"the hub repository {repository} could not be fetched or found in the cache ({reason}); check the name "
+            "and the network, or give a folder that save_pretrained made."
         ) from error
 
 

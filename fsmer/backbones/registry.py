@@ -139,7 +139,7 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     ----------
     name_or_folder : str or Path
         A registered name whose weights ship with fsmer (see `list_models`), a folder that ``save_pretrained`` made, or
-        a hub repository (``owner/name``).
+        a hub repository (``hf://owner/name``).
 
     Raises
     ------

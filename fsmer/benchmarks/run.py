@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import fnmatch
 import hashlib
 import io
@@ -31,7 +30,8 @@ from fsmer.errors import (
     WeightsError,
     unknown_name,
 )
-from fsmer.io import check_writable, write_json, write_text
+from fsmer.io import check_writable, remove_unfinished, write_json, write_text
+from fsmer.text import markdown, write_csv
 
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
@@ -199,22 +199,22 @@ class BenchResult:
 
     def csv(self) -> str:
         """`lines` as CSV."""
-        rows = self.lines()
+        import pandas as pd
+
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        # As they are: in a column of integers with gaps, pandas would write 3 as 3.0.
+        write_csv(pd.DataFrame(self.lines(), dtype=object), stream)
         return stream.getvalue()
 
     def markdown(self) -> str:
         """The table as a Markdown page: published and measured one below the other, then what to know."""
         table = self.table
-        lines = [f"# {table.paper}, {table.table}", "", f"{table.title}.", ""]
+        lines = [f"# {markdown(f'{table.paper}, {table.table}')}", "", f"{markdown(table.title)}.", ""]
         for stamp in self.stamps:
-            lines += [f"**{stamp}**", ""]
+            lines += [f"**{markdown(stamp)}**", ""]
         metrics = " / ".join(METRIC_TITLES[metric] for metric in table.metrics)
         lines += [f"Cells: {metrics}{self._meaning()}.", ""]
-        lines.append(f"| method | | {' | '.join(column.title for column in table.columns)} |")
+        lines.append(f"| method | | {' | '.join(markdown(column.title) for column in table.columns)} |")
         lines.append("|---|---" + "|---" * len(table.columns) + "|")
         reasons: dict[str, int] = {}
         group = None
@@ -223,18 +223,18 @@ class BenchResult:
             if not row.published and not run:
                 continue
             if row.group != group and row.group:
-                lines.append(f"| *{row.group}* | |{' |' * len(table.columns)}")
+                lines.append(f"| *{markdown(row.group)}* | |{' |' * len(table.columns)}")
             group = row.group
             if row.published:
                 cells = [
-                    "-" if cell is None else " / ".join(cell[metric].text for metric in table.metrics)
+                    "-" if cell is None else " / ".join(markdown(cell[metric].text) for metric in table.metrics)
                     for cell in row.published
                 ]
-                lines.append(f"| {row.method} | published | {' | '.join(cells)} |")
+                lines.append(f"| {markdown(row.method)} | published | {' | '.join(cells)} |")
             if run:
                 cells = [self._shown(self.cells.get((number, place)), reasons) for place in range(len(table.columns))]
                 name = row.method if not row.published else ""
-                lines.append(f"| {name} | {self._stamp}measured | {' | '.join(cells)} |")
+                lines.append(f"| {markdown(name)} | {self._stamp}measured | {' | '.join(cells)} |")
                 lines += self._beside(number)
         details = self._details()
         if details:
@@ -243,11 +243,11 @@ class BenchResult:
             lines += ["", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *details]
         if reasons:
             lines += ["", "Cells with a number in brackets:", ""]
-            lines += [f"- [{number}] {reason}" for reason, number in reasons.items()]
+            lines += [f"- [{number}] {markdown(reason)}" for reason, number in reasons.items()]
         notes = [f"{row.method}: {row.note}." for row in table.rows if row.note]
         for title, words in (("Differences", table.differences), ("Gaps", table.gaps), ("Notes", notes)):
             if words:
-                lines += ["", f"## {title}", "", *(f"- {word}" for word in words)]
+                lines += ["", f"## {title}", "", *(f"- {markdown(word)}" for word in words)]
         return "\n".join([*lines, ""])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -352,7 +352,7 @@ class BenchResult:
                 str(one["seeds"] or ""),
                 *((one["honest_text"], one["gap_text"]) if self._has_honest else ()),
             )
-            found.append(f"| {' | '.join(cells)} |")
+            found.append(f"| {' | '.join(map(markdown, cells))} |")
         return found
 
 
@@ -454,6 +454,7 @@ def run_table(
     _check_weights(table, weights or {})
     folder = Path(out)
     check_writable(folder)
+    remove_unfinished(folder)
     bench = _Bench(
         table=table,
         sets=sets,

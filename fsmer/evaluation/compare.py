@@ -29,7 +29,8 @@ from fsmer.evaluation.statistics import (
     critical_difference,
     paired_comparison,
 )
-from fsmer.io import write_json, write_text
+from fsmer.io import remove_unfinished, write_json, write_text
+from fsmer.text import markdown, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,15 +104,13 @@ class Comparison:
 
     def markdown(self) -> str:
         """The comparison as a Markdown page."""
-        lines = [f"# {_cell(self.title)}", ""]
-        lines += [line for warning in self.warnings for line in (f"> **Take care:** {_cell(warning)}", "")]
+        lines = [f"# {markdown(self.title)}", ""]
+        lines += [line for warning in self.warnings for line in (f"> **Take care:** {markdown(warning)}", "")]
         lines += ["| report | clips | subjects | seeds | UF1 | UAR | Acc |", "|---|---|---|---|---|---|---|"]
         for name, report in self.reports.items():
             shown = " | ".join(show_figure(report.figures, metric) for metric in SHOWN)
-            counts = report.counts
-            lines.append(
-                f"| {_cell(name)} | {counts['clips']:,} | {counts['subjects']:,} | {len(report.per_seed)} | {shown} |"
-            )
+            counts = " | ".join(f"{report.counts[what]:,}" for what in ("clips", "subjects"))
+            lines.append(f"| {markdown(name)} | {counts} | {len(report.per_seed)} | {shown} |")
         if self.tests:
             lines += [
                 "",
@@ -120,7 +119,7 @@ class Comparison:
             ]
             for test in self.tests:
                 cells = " | ".join(" ".join(cell) for cell in _test_cells(test))
-                lines.append(f"| {_cell(' - '.join(test.names))} | {cells} |")
+                lines.append(f"| {markdown(' - '.join(test.names))} | {cells} |")
             lines += ["", TESTS]
         if self.ranking is not None:
             lines += ["", "```", str(self.ranking), "```"]
@@ -179,6 +178,7 @@ class Comparison:
         from fsmer.evaluation.plots_statistics import critical_difference_figure
 
         target = Path(folder)
+        remove_unfinished(target)
         save_figure(self.figure(), target / PICTURE_FILE)
         if self.ranking is not None:
             save_figure(critical_difference_figure(self.ranking), target / RANKS_FILE)
@@ -226,7 +226,8 @@ def compare(
     if names is not None and len(names) != len(reports):
         raise DataError(f"there are {len(reports)} reports but {len(names)} names; give one for each.")
     loaded = [report if isinstance(report, Report) else Report.load(report) for report in reports]
-    named = dict(zip(_distinct(list(names) if names else _names(reports), loaded), loaded, strict=True))
+    shown = [one_line(name) for name in names or _names(reports)]
+    named = dict(zip(_distinct(shown, loaded), loaded, strict=True))
     warnings, tests = _kinds(named), []
     for (first, a), (second, b) in combinations(named.items(), 2):
         warnings += _differences((first, a), (second, b))
@@ -327,11 +328,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _cell(text: str) -> str:
-    # A bar would end a cell of a Markdown table, and < would begin HTML.
-    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _test_cells(test: PairedComparison) -> list[tuple[str, str]]:

@@ -13,7 +13,8 @@ import numpy as np
 from fsmer.evaluation.plots import flow_figure, methods_figure, save_figure
 from fsmer.evaluation.report import Report, show_figure
 from fsmer.evaluation.runner import Progress, evaluate
-from fsmer.io import check_writable, write_json, write_text
+from fsmer.io import check_writable, remove_unfinished, write_json, write_text
+from fsmer.text import markdown
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -67,17 +68,17 @@ class DemoResult:
         """The table of methods as a Markdown page."""
         some = next(iter(self.reports.values()))
         lines = [
-            f"# 5-shot on the synthetic domain `{self.target}`, source `{self.source}`",
+            f"# 5-shot on the synthetic domain {markdown(self.target)}, source {markdown(self.source)}",
             "",
-            f"Model `{some.model['name']}`, {some.counts['clips']} clips, seed {some.seed}; {some.how}.",
+            f"Model {markdown(some.model['name'])}, {some.counts['clips']} clips, seed {some.seed}; {some.how}.",
             "",
             "| method | UF1 | UAR | Acc |",
             "|---|---|---|---|",
         ]
         for name, report in sorted(self.reports.items(), key=lambda item: -item[1].uf1):
             cells = " | ".join(show_figure(report.figures, metric) for metric in ("uf1", "uar", "acc"))
-            lines.append(f"| {name} | {cells} |")
-        lines += ["", f"Saved recognizer: {self.right} of {self.asked} new clips right; {self.example}.", ""]
+            lines.append(f"| {markdown(name)} | {cells} |")
+        lines += ["", f"Saved recognizer: {self.right} of {self.asked} new clips right; {markdown(self.example)}.", ""]
         return "\n".join(lines)
 
 
@@ -121,6 +122,7 @@ def run_demo(
         "recognizer": folder / "recognizer",
     }
     check_writable(folder)
+    remove_unfinished(folder)
     backbone = load_model(os.fspath(model))
     protocol = load_protocol(PROTOCOL, episodes=episodes, seed=seed)
     clips = protocol.make_clips(specs=backbone.input_specs)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from fsmer.text import printable
+
 __all__ = [
     "Html",
     "columns_chart",
@@ -61,7 +63,7 @@ def el(name: str, /, *children: Any, **attributes: Any) -> Html:
         ``class_`` stands for ``class`` and ``aria_label`` for ``aria-label``; ``None`` is left out.
     """
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(printable(str(value)))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -80,7 +82,7 @@ def _pieces(children: Iterable[Any]) -> Iterable[str]:
         elif isinstance(child, (list, tuple)):
             yield from _pieces(child)
         elif child is not None:
-            yield html.escape(str(child), quote=False)
+            yield html.escape(printable(str(child)), quote=False)
 
 
 def section(title: str, *children: Any, stamp: str | None = None) -> Html:

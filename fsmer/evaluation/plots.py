@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError
 from fsmer.io import atomic_path
+from fsmer.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +57,8 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
     title : str
     """
     counts = np.asarray(confusion, dtype=np.int64)
+    # Here rather than where the figure is drawn: matplotlib writes the labels of axes anew each time.
+    classes = [printable(name) for name in classes]
     n_classes = len(classes)
     if counts.shape != (n_classes, n_classes):
         raise DataError(f"the confusion matrix has shape {counts.shape}, but there are {n_classes} class names.")
@@ -114,7 +117,7 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
         axes.annotate(
             f"{stamp}{value:.3f}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8
         )
-    axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
+    axes.set_yticks(range(len(ranked)), [printable(name) for name, _ in ranked])
     axes.set_ylim(-0.6, len(ranked) - 0.3)
     axes.set_xlabel(f"{metric.upper()} (line: 95 % interval)")
     axes.set_title(wrapped(title, 70), fontsize=10)
@@ -267,12 +270,9 @@ def draw_flow(axes: Axes, flow: NDArray[np.float64], arrows: int) -> None:
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from fsmer.evaluation.plain_figure import PlainFigure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return PlainFigure(width, height)
 
 
 def wrapped(text: str, width: int) -> str:

@@ -20,15 +20,16 @@ from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
 from fsmer.data.facs import action_unit, describe_aus
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
-from fsmer.errors import MediaError, OutputError
+from fsmer.errors import MediaError
 from fsmer.evaluation.plots import BLUE, DPI, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
-from fsmer.io import check_writable, write_json, write_text
+from fsmer.io import atomic_path, check_writable, remove_unfinished, write_json
 from fsmer.preprocess.faces import FaceDetector, NoFaceError, Which
 from fsmer.preprocess.flow import flow_map, optical_flow
 from fsmer.preprocess.media import media_from_frames, pair_media
 from fsmer.preprocess.reading import FALLBACK_RATE, Frame, FrameSource, StreamFrames, as_rgb, open_frames
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.spotting import Movement, MovementSpotter, SpotterSettings
+from fsmer.text import write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -260,16 +261,13 @@ class RecordingPrediction:
         """
         place = Path(folder)
         check_writable(place)
-        try:
-            return {
-                "picture": save_figure(self.figure(), place / "timeline.png"),
-                "json": write_json(place / "recording.json", self.to_dict()),
-                "csv": write_text(place / "intervals.csv", self.to_frame().to_csv(index=False, lineterminator="\n")),
-            }
-        except OSError as error:
-            raise OutputError(
-                f"the answer cannot be written to {place}: {error.strerror or error}; make room or choose another."
-            ) from error
+        remove_unfinished(place)
+        files = {"picture": place / "timeline.png", "json": place / "recording.json", "csv": place / "intervals.csv"}
+        save_figure(self.figure(), files["picture"])
+        write_json(files["json"], self.to_dict())
+        with atomic_path(files["csv"]) as temporary:
+            write_csv(self.to_frame(), temporary)
+        return files
 
 
 class RecordingReader:

@@ -25,7 +25,8 @@ from fsmer.evaluation.metrics import (
     mean_interval,
     score_confusion,
 )
-from fsmer.io import atomic_path, json_text, write_json, write_text
+from fsmer.io import atomic_path, json_text, remove_unfinished, write_json, write_text
+from fsmer.text import markdown, read_cells, write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -385,10 +386,10 @@ class Report:
         """The report as a Markdown page."""
         stamp = f"{ORACLE} " if self.oracle else ""
         lines = [
-            f"# {self.title}",
+            f"# {markdown(self.title)}",
             "",
-            f"Model `{self.model['name']}`, {self.counts['clips']:,} clips of {self.counts['subjects']:,} subjects; "
-            f"{self.how}.",
+            f"Model {markdown(self.model['name'])}, {self.counts['clips']:,} clips of "
+            f"{self.counts['subjects']:,} subjects; {self.how}.",
             "",
             "| | clips | UF1 | UAR | Acc |",
             "|---|---|---|---|---|",
@@ -398,7 +399,7 @@ class Report:
             parts |= self.per_dataset
         for name, figures in parts.items():
             cells = " | ".join(show_figure(figures, metric) for metric in ("uf1", "uar", "acc"))
-            lines.append(f"| {name} | {figures['clips']:,} | {cells} |")
+            lines.append(f"| {markdown(name)} | {figures['clips']:,} | {cells} |")
         if self.honest is not None:
             honest, gap = self.honest, self.gap or {}
             cells = " | ".join(show_figure(honest, metric) for metric in ("uf1", "uar", "acc"))
@@ -413,13 +414,14 @@ class Report:
         keys = ("f1", "recall", "precision")
         lines += ["", f"| class | clips | {stamp}F1 | {stamp}recall | {stamp}precision |", "|---|---|---|---|---|"]
         lines += [
-            f"| {name} | {row['clips']:,} | " + " | ".join(f"{stamp}{row[key]:.4f}" for key in keys) + " |"
+            f"| {markdown(name)} | {row['clips']:,} | " + " | ".join(f"{stamp}{row[key]:.4f}" for key in keys) + " |"
             for name, row in self.per_class.items()
         ]
-        lines += ["", f"{stamp}Confusion (rows: truth, columns: prediction):", "", f"| | {' | '.join(self.classes)} |"]
+        lines += ["", f"{stamp}Confusion (rows: truth, columns: prediction):", ""]
+        lines.append(f"| | {' | '.join(map(markdown, self.classes))} |")
         lines.append("|---" * (len(self.classes) + 1) + "|")
         for name, counts in zip(self.classes, self.confusion.tolist(), strict=True):
-            lines.append(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} |")
+            lines.append(f"| {markdown(name)} | {' | '.join(f'{count:,}' for count in counts)} |")
         settings = {
             "protocol": f"{self.protocol['name']} ({self.protocol['hash']})",
             "weights": f"{self.model['name']} ({self.model['weights_hash']})",
@@ -433,8 +435,8 @@ class Report:
                 f"{name} recipe {' and '.join(hashes)}" for name, hashes in self.preprocessing.items()
             )
         lines += [""] if self.notes else []
-        lines += [f"Note: {note}" for note in self.notes]
-        lines += ["", *(f"- {name}: {value}" for name, value in settings.items()), ""]
+        lines += [f"Note: {markdown(note)}" for note in self.notes]
+        lines += ["", *(f"- {name}: {markdown(str(value))}" for name, value in settings.items()), ""]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -446,7 +448,8 @@ class Report:
         """Write ``report.json``, ``report.md``, ``predictions.csv``, ``episodes.csv`` and ``confusion.png``.
 
         Every file is whole or not there; ``report.json`` comes last, so where it is, the others are too. Beside them
-        lies ``run.json`` where the report knows how it was made.
+        lies ``run.json`` where the report knows how it was made. In the tables, text that a spreadsheet would take for
+        a formula has an apostrophe in front, which `load` takes away.
 
         Raises
         ------
@@ -456,9 +459,10 @@ class Report:
         from fsmer.evaluation.plots import confusion_figure, save_figure
 
         target = Path(folder)
+        remove_unfinished(target)
         for name, table in ((PREDICTIONS_FILE, self.predictions), (EPISODES_FILE, self.episodes)):
             with atomic_path(target / name) as temporary:
-                table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+                write_csv(table, temporary)
         save_figure(confusion_figure(self.confusion, self.classes, title=self.title), target / PICTURE_FILE)
         write_text(target / MARKDOWN_FILE, self.markdown())
         text = json_text(self.to_dict())
@@ -502,7 +506,7 @@ class Report:
             for name in (PREDICTIONS_FILE, EPISODES_FILE):
                 header = pd.read_csv(path.parent / name, nrows=0).columns
                 numbers = {column: [""] for column in header if column not in text}
-                tables.append(pd.read_csv(path.parent / name, **(options | {"na_values": numbers})))
+                tables.append(read_cells(pd.read_csv(path.parent / name, **(options | {"na_values": numbers}))))
             oracle = {"oracle": True} if values.get("oracle") else {}
             honest = values.get("honest")
             seeds = values.get("per_seed")
