@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from natsort import natsort_keygen, ns
 from numpy.typing import ArrayLike, NDArray
 
+from fsmer.data.adapters.folders import natural_order
 from fsmer.data.media import FRAME_PIXELS, has_deep_colours, opened_image
 from fsmer.errors import DataError, MediaError
 from fsmer.io import check_regular
@@ -207,33 +206,6 @@ def _eight_bit(array: NDArray[Any], colours: NDArray[Any], name: str, white: flo
         )
     wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
     return np.rint(np.clip(wide, 0, top) * (255 / top)).astype(np.uint8)
-
-
-def natural_order(names: Iterable[str]) -> list[str]:
-    """File names by all the numbers in them, so img2 comes before img10; names without a number come first.
-
-    Letter case and the padding of numbers do not matter, and digits of the suffix (jp2) are no number. Digits on both
-    sides of a dot are one decimal number (t0.45 before t0.5) where the names are written so: with places of different
-    length, none of which ends in 0. Otherwise they are two numbers (v1.9 before v1.10).
-
-    Examples
-    --------
-    >>> natural_order(["reg_img10.jpg", "reg_img9.jpg", "reg_img100.jpg"])
-    ['reg_img9.jpg', 'reg_img10.jpg', 'reg_img100.jpg']
-    >>> natural_order(["10_0.png", "2_0.png", "1_0.png"])
-    ['1_0.png', '2_0.png', '10_0.png']
-    """
-    listed = list(names)
-    places = [digits for name in listed for digits in re.findall(r"\d\.(\d+)", os.path.splitext(name)[0])]
-    trailing = any(len(digits) > 1 and digits.endswith("0") for digits in places)
-    decimal = not trailing and len({len(digits) for digits in places}) > 1
-    natural = natsort_keygen(alg=ns.IGNORECASE | (ns.FLOAT | ns.NOEXP if decimal else ns.INT))
-
-    def key(name: str) -> tuple[Any, ...]:
-        stem = os.path.splitext(name)[0]
-        return re.search(r"\d", stem) is not None, natural(stem), name
-
-    return sorted(listed, key=key)
 
 
 def clean_timestamps(
@@ -485,8 +457,8 @@ class ImageFolder(_ListedFrames):
     def _decode(self, index: int) -> Frame:
         path = self._path(index)
         with opened_image(path) as image:
-            turn = image.getexif().get(ORIENTATION, 1)
             pixels = _pixels(image, path)
+            turn = image.getexif().get(ORIENTATION, 1)
         if turn in SIDEWAYS:
             pixels = np.swapaxes(pixels, 0, 1)
         pixels = pixels[:: -1 if turn in UPWARDS else 1, :: -1 if turn in LEFTWARDS else 1]
@@ -661,6 +633,7 @@ class VideoFile(FrameSource):
         self._reader: Iterator[tuple[int, Frame]] | None = None
         self._next_index = 0
         self._kept: dict[int, Frame] = {}
+        self._damage_noted = False
         if damaged not in ("refuse", "keep"):
             raise DataError(f"damaged={damaged!r} is not known; give 'refuse' or 'keep'.")
         try:
@@ -673,7 +646,7 @@ class VideoFile(FrameSource):
             raise MediaError(f"the video {self.path} is empty (zero bytes); copy or record it again.")
         with self._open() as container:
             stream = container.streams.video[0]
-            self._header_rate = float(stream.average_rate) if stream.average_rate else None
+            self._header_rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
             self._promised_seconds = _promised_seconds(container, stream)
             self._counted = int(stream.frames)
             self._pixel_shape = self._checked_shape(stream)
@@ -717,15 +690,19 @@ class VideoFile(FrameSource):
         return times, found
 
     @property
+    def _header_rate(self) -> float:
+        return self._header_rates[0] if self._header_rates else FALLBACK_RATE
+
+    @property
     def _agreed_rate(self) -> float | None:
-        """The rate in the header, unless the time stamps contradict it."""
+        """The first rate in the header that the time stamps do not contradict."""
         gaps = np.diff(self._stamps)
-        if self._header_rate and len(gaps) and (gaps > 0).all():
-            usual = _usual(gaps)
-            # Half a percent, and stamps may be rounded to milliseconds.
-            if abs(usual.sum() - len(usual) / self._header_rate) > 0.005 * usual.sum() + 2e-3:
-                return None
-        return self._header_rate
+        if not len(gaps) or not (gaps > 0).all():
+            return next(iter(self._header_rates), None)
+        usual = _usual(gaps)
+        # Half a percent, and stamps may be rounded to milliseconds.
+        allowed = 0.005 * usual.sum() + 2e-3
+        return next((rate for rate in self._header_rates if abs(usual.sum() - len(usual) / rate) <= allowed), None)
 
     @property
     def _stamps(self) -> NDArray[np.float64]:
@@ -747,9 +724,9 @@ class VideoFile(FrameSource):
         return np.sort(stamps), _Ticks(ticks, np.array([key for *_, key in times])) if in_order else None
 
     def _packet_times(self) -> list[tuple[int, float, bool]] | None:
-        """Ticks, seconds and key flag of all frames by the packets alone, or None where packets and frames may differ."""
+        """Ticks, seconds and key flag of all frames by the packets alone; None where these may differ from frames."""
         found: list[tuple[int, float, bool]] = []
-        end = 0.0
+        packets, end = 0, 0.0
         with self._open() as container:
             stream = container.streams.video[0]
             if container.format.name == "avi" and stream.codec_context.has_b_frames:
@@ -758,15 +735,19 @@ class VideoFile(FrameSource):
             hides = stream.codec_context.name == "vp8"
             try:
                 for packet in container.demux(stream):
+                    packets += packet.size > 0
                     # VP8 has packets that are decoded but never shown; a bit of the first byte says so.
                     if not packet.size or packet.is_discard or (hides and not bytes(packet)[0] & 16):
                         continue
                     if packet.pts is None:
                         return None
+                    self._note_damage(packet)
                     found.append((packet.pts, float(packet.pts * stream.time_base), packet.is_keyframe))
                     end = max(end, _end(packet, stream))
             except _decoder_errors() as error:
                 self._report_break(len(found), error)
+            if "mp4" in container.format.name and packets < self._counted:
+                self._note(f"the header promises {self._counted} frames, but {packets} are there.")
         head = [shown.pts for shown in islice(self._pictures(0), PROBED)]
         if None in head or not head:
             return None
@@ -782,7 +763,7 @@ class VideoFile(FrameSource):
         """How many frames the header promises behind the last one; by time, as dropped frames are no damage."""
         if self._promised_seconds is None or not stamps:
             return 0
-        interval = 1 / (self._header_rate or FALLBACK_RATE)
+        interval = 1 / self._header_rate
         if len(stamps) > 1:
             interval = float(_usual(np.diff(np.sort(stamps))).mean())
         zero = 0.0 if 0 <= min(stamps) < LATE_START else min(stamps)
@@ -817,7 +798,7 @@ class VideoFile(FrameSource):
                 )
             except MediaError:
                 raise
-            except (*_decoder_errors(), OSError) as error:
+            except (OSError, EOFError, ValueError, av.error.FFmpegError) as error:
                 raise MediaError(
                     f"{self.path} cannot be opened as a video ({_reason(error)}); it is no video or was cut short, so "
                     "copy or record it again."
@@ -874,9 +855,7 @@ class VideoFile(FrameSource):
         with self._open() as container:
             stream = container.streams.video[0]
             try:
-                for picture in self._sought(container, stream, start) if start else container.decode(stream):
-                    if picture.is_corrupt:
-                        self._note(f"frame {number} is damaged, as the decoder reports.")
+                for picture in self._sought(container, stream, start) if start else self._decoded(container, stream):
                     if picture.pts is not None:
                         stamps.append(picture.time)
                         end = max(end, _end(picture, stream))
@@ -892,6 +871,18 @@ class VideoFile(FrameSource):
         if missing > max(2, 0.02 * (number + missing)):
             self._report_break(number, None, max(self._counted, number + missing))
 
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        for packet in container.demux(stream):
+            self._note_damage(packet)
+            for picture in packet.decode():
+                self._note_damage(picture)
+                yield picture
+
+    def _note_damage(self, part: Any) -> None:
+        if part.is_corrupt and part.pts is not None and not self._damage_noted:
+            self._damage_noted = True
+            self._note(f"the file is damaged at {float(part.pts * part.time_base):.4g} s, as its decoder reports.")
+
     def _sought(self, container: Any, stream: Any, start: int) -> Iterator[Any]:
         """Pictures from number `start` on, found by seeking; ends where the time stamps are not those of the index."""
         index = cast("_Ticks", self._index[1])
@@ -901,7 +892,7 @@ class VideoFile(FrameSource):
         while wanted - back > ticks[0]:
             try:
                 container.seek(wanted - back, stream=stream)
-                pictures = container.decode(stream)
+                pictures = self._decoded(container, stream)
                 found = index.reached(pictures, start)
             except _decoder_errors():
                 found = None
@@ -944,7 +935,7 @@ class VideoFile(FrameSource):
         self._note(f"the file breaks off after {number} frames; what lies behind them is missing.")
 
     def _broken(self, number: int, error: Exception | None, promised: int = 0) -> MediaError:
-        promised = promised or self._counted or round((self._promised_seconds or 0) * (self._header_rate or 0))
+        promised = promised or self._counted or round((self._promised_seconds or 0) * self._header_rate)
         of = f" of {promised}" if promised else ""
         why = "" if error is None else f" ({_reason(error)})"
         return MediaError(
@@ -961,7 +952,9 @@ def _end(part: Any, stream: Any) -> float:
 def _promised_seconds(container: Any, stream: Any) -> float | None:
     """How long the pictures last, as the header says."""
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        told = float(stream.duration * stream.time_base)
+        # FFmpeg shortens the duration of an AVI that was cut, but not its number of frames (dropped ones included).
+        return max(told, float(stream.frames / stream.average_rate)) if stream.average_rate else told
     if container.duration and len(container.streams) == 1:
         return float(container.duration / 1e6)
     return None
