@@ -653,7 +653,10 @@ class VideoFile(FrameSource):
             try:
                 first = next(iter(container.decode(stream)), None)
             except _decoder_errors() as error:
-                raise self._broken(0, error) from error
+                raise MediaError(
+                    f"no frame of the video {self.path} can be decoded ({_reason(error)}): it is damaged, or a frame has "
+                    f"more than {FRAME_PIXELS:,} pixels; copy it again, or make its frames smaller."
+                ) from error
             if first is None:
                 raise MediaError(f"the video {self.path} holds no frame that can be decoded; copy or record it again.")
             self._size = cast(tuple[int, int], self._shown(first).shape[:2])
