@@ -654,8 +654,8 @@ class VideoFile(FrameSource):
                 first = next(iter(container.decode(stream)), None)
             except _decoder_errors() as error:
                 raise MediaError(
-                    f"no frame of the video {self.path} can be decoded ({_reason(error)}): it is damaged, or its frames "
-                    f"have more than {FRAME_PIXELS:,} pixels; copy it again, or make them smaller."
+                    f"no frame of the video {self.path} can be decoded ({_reason(error)}): it is damaged, or its "
+                    f"frames have more than {FRAME_PIXELS:,} pixels; copy it again, or make them smaller."
                 ) from error
             if first is None:
                 raise MediaError(f"the video {self.path} holds no frame that can be decoded; copy or record it again.")
