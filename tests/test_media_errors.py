@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,6 +97,15 @@ def write(pixels: np.ndarray, mode: str | None = None) -> Callable[[Path], objec
     return lambda file: Image.fromarray(pixels, mode).save(file)
 
 
+def header_only(height: int, width: int) -> bytes:
+    """A PNG of this size without its pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (chunk, data)
+    )
+
+
 PIXELS = np.random.default_rng(9).integers(0, 256, (6, 6, 4), dtype=np.uint8)
 
 
@@ -108,6 +121,15 @@ PIXELS = np.random.default_rng(9).integers(0, 256, (6, 6, 4), dtype=np.uint8)
         (write(PIXELS[:4, :, :3]), r"shape \(3, 4, 6\), but the other clips hold \(3, 6, 6\)"),
         (write(np.full((6, 6, 3), 128, np.uint8)), "constant"),
         (lambda file: file.unlink(), "does not exist"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "named pipe"),
+        (
+            lambda file: file.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n"),
+            "cannot be read as an image",
+        ),
+        (lambda file: file.write_bytes(header_only(9000, 9000)), "9000x9000 pixels"),
+        # Larger than the others is known before anything is decoded, which would fail here.
+        (lambda file: file.write_bytes(header_only(600, 600)), r"shape \(3, 600, 600\), but the other clips hold"),
+        (lambda file: cv2.imwrite(str(file), np.full((6, 6, 3), 4000, np.uint16)), "mode RGB of 16 bits, but 8-bit"),
     ],
 )
 def test_an_unusable_image_file_names_the_clip(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -158,3 +180,10 @@ def test_arrays_of_different_size_in_a_table_name_the_clip() -> None:
 def test_media_errors_are_data_errors() -> None:
     assert issubclass(MediaError, DataError)
     assert issubclass(DataError, ValueError)
+
+
+def test_a_first_map_that_is_too_large_is_refused_before_it_decides_on_the_size(tmp_path: Path) -> None:
+    folder = folder_of_maps(tmp_path)
+    (folder / "maps" / "0.png").write_bytes(header_only(9000, 9000))
+    with pytest.raises(MediaError, match=r"clip 'c0' of data set 'mine'.*9000x9000 pixels"):
+        read_clips(folder)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import zlib
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
+from fsmer.data.adapters.folders import frame_files, list_frames
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.reading import (
     FALLBACK_RATE,
@@ -20,6 +28,7 @@ from fsmer.preprocess.reading import (
 )
 
 av = pytest.importorskip("av")
+from numbered_videos import number_of, write_numbered  # noqa: E402
 
 SIZE = (48, 64)
 
@@ -199,10 +208,263 @@ def test_a_video_can_be_sent_to_another_process(tmp_path: Path) -> None:
     assert numbers([pickle.loads(pickle.dumps(video))[5]]) == [5]
 
 
+# -- videos: every container and codec --------------------------------------------------------------------------------
+
+# Name, codec, and what else is told to the writer.
+FORMATS = [
+    ("h264.ts", "libx264", {"muxer": "mpegts", "b_frames": 0}),
+    ("h264-b.ts", "libx264", {"muxer": "mpegts", "b_frames": 2}),
+    ("h264-open.ts", "libx264", {"muxer": "mpegts", "options": {"x264-params": "open-gop=1"}}),
+    ("hevc.ts", "libx265", {"muxer": "mpegts"}),
+    ("mpeg2.ts", "mpeg2video", {"muxer": "mpegts", "b_frames": 2}),
+    ("mpeg2.mpg", "mpeg2video", {"b_frames": 2}),
+    ("mpeg1.mpg", "mpeg1video", {"b_frames": 2}),
+    ("mpeg2.vob", "mpeg2video", {"muxer": "vob", "b_frames": 2}),
+    ("mpeg2.mxf", "mpeg2video", {}),
+    ("mpeg4.avi", "mpeg4", {"b_frames": 0}),
+    ("mpeg4-b.avi", "mpeg4", {"b_frames": 2}),
+    ("h264-b.avi", "libx264", {"b_frames": 2}),
+    ("mjpeg.avi", "mjpeg", {"pixels": "yuvj420p"}),
+    ("huffyuv.avi", "huffyuv", {"pixels": "yuv422p"}),
+    ("h264.mp4", "libx264", {}),
+    ("h264-refresh.mp4", "libx264", {"options": {"intra-refresh": "1"}}),
+    ("hevc.mp4", "libx265", {}),
+    ("mpeg4.mp4", "mpeg4", {"b_frames": 2}),
+    ("av1.mp4", "libsvtav1", {}),
+    ("h264.mov", "libx264", {}),
+    ("prores.mov", "prores_ks", {"pixels": "yuv422p10le"}),
+    ("hevc.mkv", "libx265", {}),
+    ("ffv1.mkv", "ffv1", {}),
+    ("vp8.webm", "libvpx", {}),
+    ("vp9.webm", "libvpx-vp9", {}),
+    ("vp8.ogv", "libvpx", {"muxer": "ogg"}),
+    ("flv1.flv", "flv", {}),
+    ("h264.flv", "libx264", {}),
+    ("wmv2.wmv", "wmv2", {}),
+    ("mpeg4.nut", "mpeg4", {"b_frames": 2}),
+    ("gif.gif", "gif", {"pixels": "rgb8"}),
+    ("raw.h264", "libx264", {}),
+    ("raw.hevc", "libx265", {}),
+    ("raw.mjpeg", "mjpeg", {"pixels": "yuvj420p"}),
+    ("raw.y4m", "wrapped_avframe", {"muxer": "yuv4mpegpipe"}),
+]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Each format is written once."""
+    folder = tmp_path_factory.mktemp("videos")
+    more = {name: (codec, how) for name, codec, how in FORMATS}
+
+    def written(name: str) -> Path:
+        codec, how = more[name]
+        if codec not in av.codecs_available:
+            pytest.skip(f"this PyAV cannot write {codec}")
+        path = folder / name
+        return path if path.exists() else write_numbered(path, codec=codec, **how)
+
+    return written
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in FORMATS])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.lists(st.integers(0, 47), min_size=2, max_size=6))
+def test_a_frame_by_index_is_that_of_a_pass_in_any_order_of_asking(
+    videos: Callable[[str], Path], name: str, order: list[int]
+) -> None:
+    video = VideoFile(videos(name))
+    assert len(video) == 48
+    assert [number_of(video[index]) for index in order] == order
+    # From nowhere, the far ones are reached by seeking.
+    far = max(order)
+    assert number_of(VideoFile(video.path)[far]) == far
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in FORMATS])
+def test_a_pass_gives_every_frame_once_at_its_time(videos: Callable[[str], Path], name: str) -> None:
+    video = VideoFile(videos(name))
+    assert [number_of(frame) for frame in video] == list(range(48))
+    assert video.frames_per_second == pytest.approx(25)
+    np.testing.assert_allclose(video.timestamps, np.arange(48) / 25, atol=2e-3)
+    assert not any("promises" in note or "damage" in note for note in video.notes)
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "ffv1.mkv", "mpeg4.avi"])
+def test_a_far_frame_of_an_indexed_file_is_reached_without_decoding_those_before_it(
+    videos: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = VideoFile(videos(name))
+    assert len(video) == 48
+    decoded = []
+
+    def counted(self: VideoFile, *parts: Any) -> Iterator[Any]:
+        for one in whole(self, *parts):
+            decoded.append(one.pts)
+            yield one
+
+    whole = VideoFile._decoded
+    monkeypatch.setattr(VideoFile, "_decoded", counted)
+    assert number_of(video[46]) == 46
+    # At most a key frame's distance.
+    assert len(decoded) <= 12
+
+
+def test_packets_that_are_never_shown_are_no_frames(tmp_path: Path) -> None:
+    whole = write_numbered(tmp_path / "whole.webm", codec="libvpx")
+    hidden = tmp_path / "hidden.webm"
+    with av.open(str(whole)) as source, av.open(str(hidden), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                content = bytearray(packet)
+                if number in (5, 30):
+                    content[0] &= ~16
+                copy = av.Packet(bytes(content))
+                copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+                copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+                target.mux(copy)
+    video = VideoFile(hidden)
+    shown = [number for number in range(48) if number not in (5, 30)]
+    assert [number_of(frame) for frame in video] == shown
+    assert len(video) == 46
+    assert number_of(VideoFile(hidden)[44]) == shown[44]
+
+
+# -- videos: what the header says, and what is there -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.2, 0.05])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mkv", "libx264"), ("b.webm", "libvpx"), ("c.avi", "mpeg4"), ("d.flv", "flv"), ("e.mp4", "libx264")],
+)
+def test_dropped_frames_are_no_damage(tmp_path: Path, name: str, codec: str, share: float) -> None:
+    dropped = np.random.default_rng(0).random(100) < share
+    dropped[[0, 99]] = False
+    kept = np.flatnonzero(~dropped).tolist()
+    video = open_frames(write_numbered(tmp_path / name, kept, codec=codec, b_frames=0))
+    assert [number_of(frame) for frame in video] == kept
+    assert video.frames_per_second == 25
+    np.testing.assert_allclose(video.timestamps, np.array(kept) / 25, atol=2e-3)
+    assert [note for note in video.notes if "varies" not in note] == []
+
+
+@pytest.mark.parametrize(("rate", "milliseconds"), [(25, 40), (50, 20)])
+def test_a_frame_rate_that_the_time_stamps_contradict_is_not_believed(
+    tmp_path: Path, rate: int, milliseconds: int
+) -> None:
+    path = write_numbered(tmp_path / "a.webm", codec="libvpx", rate=1000, milliseconds=milliseconds)
+    video = open_frames(path)
+    assert video.frames_per_second == pytest.approx(rate)
+    assert len(list(video)) == len(video) == 48
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.avi", "a.mkv"])
+@pytest.mark.parametrize("left", [0, 5])
+def test_a_frame_less_than_the_header_promises_is_noted(tmp_path: Path, name: str, left: int) -> None:
+    path = write_numbered(
+        tmp_path / name,
+        range(12),
+        codec="mpeg4",
+        b_frames=0,
+        muxer_options={"movflags": "faststart"} if name[-2] in "po" else {},
+    )
+    with av.open(str(path)) as container:
+        last = max(packet.pos for packet in container.demux(video=0) if packet.size)
+    path.write_bytes(path.read_bytes()[: last + left])
+    video = open_frames(path)
+    assert len(list(video)) == len(video)
+    assert any("promises 12 frames, but 11 are there" in note or "damaged at 0.44 s" in note for note in video.notes)
+
+
+@pytest.mark.parametrize(("shape", "width"), [(Fraction(4, 3), 128), (Fraction(8, 9), 85), (Fraction(1, 8), 96)])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_frames_have_square_pixels_as_a_viewer_shows_them(
+    tmp_path: Path, name: str, shape: Fraction, width: int
+) -> None:
+    video = open_frames(write_numbered(tmp_path / name, range(40), pixel_shape=shape))
+    assert video.size == (64, width)
+    assert video[38].shape == (64, width, 3)
+    assert number_of(video[38]) == 38
+    # A shape that no camera has is left out, and said.
+    assert any("taken as square" in note for note in video.notes) == (shape == Fraction(1, 8))
+
+
+# -- videos: a path is a file, and no other is opened ------------------------------------------------------------------
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_numbered(tmp_path / "plain.mp4", range(4)).rename(tmp_path / "rec:1.mp4")
+    monkeypatch.chdir(tmp_path)
+    for path in ("rec:1.mp4", "./rec:1.mp4", Path("rec:1.mp4")):
+        assert [number_of(frame) for frame in open_frames(path)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2,\nother.ts\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile other.ts\n"),
+        ("list.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 33\n"),
+    ],
+)
+def test_files_that_a_list_names_are_not_opened(tmp_path: Path, name: str, text: str) -> None:
+    write_numbered(tmp_path / "other.ts", muxer="mpegts")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(MediaError) as caught:
+        open_frames(tmp_path / name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["concat:a.mp4|b.mp4", "pipe:0", "http://127.0.0.1:9/a.mp4", "subfile:,,:a.mp4"])
+def test_a_protocol_is_a_file_that_does_not_exist(name: str) -> None:
+    with pytest.raises(MediaError, match="does not exist"):
+        open_frames(name)
+
+
+def test_pipes_and_devices_are_refused_unopened(tmp_path: Path) -> None:
+    pipe, folder = tmp_path / "a.mp4", tmp_path / "frames"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    os.mkfifo(folder / "1.png")
+    with pytest.raises(MediaError, match="named pipe"):
+        open_frames(pipe)
+    with pytest.raises(MediaError, match="device"):
+        open_frames(os.devnull)
+    with pytest.raises(MediaError, match="named pipe"):
+        _ = open_frames(folder)[0]
+
+
+def test_pictures_that_are_too_large_are_refused_by_their_header(tmp_path: Path) -> None:
+    Image.new("L", (9000, 1)).save(tmp_path / "1.png")
+    content = bytearray((tmp_path / "1.png").read_bytes())
+    content[20:24] = struct.pack(">I", 9000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    # Only the header is there: decoding would fail.
+    (tmp_path / "1.png").write_bytes(content[:60])
+    folder = open_frames(tmp_path)
+    with pytest.raises(MediaError, match="9000x9000 pixels"):
+        _ = folder[0]
+    video = write_numbered(tmp_path / "large.avi", range(2), codec="huffyuv", pixels="yuv422p")
+    content = bytearray(video.read_bytes())
+    place = content.index(b"strf") + 12
+    content[place : place + 8] = struct.pack("<ii", 20000, 20000)
+    video.write_bytes(content)
+    with pytest.raises(MediaError, match="67,108,864 pixels"):
+        open_frames(video)
+
+
+def test_a_picture_that_would_start_another_program_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(MediaError, match="cannot be read as an image"):
+        _ = open_frames(tmp_path)[0]
+
+
 # -- folders ----------------------------------------------------------------------------------------------------------
 
 
-def test_frames_of_a_folder_come_by_the_last_number_in_the_name(tmp_path: Path) -> None:
+def test_frames_of_a_folder_come_by_the_number_in_the_name(tmp_path: Path) -> None:
     for number in (2, 10, 9, 100):
         Image.fromarray(frame(number % 40)).save(tmp_path / f"reg_06_img{number}.png")
     (tmp_path / "Thumbs.db").write_text("stray")
@@ -215,13 +477,47 @@ def test_frames_of_a_folder_come_by_the_last_number_in_the_name(tmp_path: Path) 
     assert not open_frames(tmp_path, frames_per_second=200).notes
 
 
-def test_natural_order_ignores_padding_and_suffix_digits() -> None:
-    assert natural_order(["b10.jp2", "b9.jp2", "b009a.jp2", "cover.jp2"]) == [
-        "cover.jp2",
-        "b009a.jp2",
-        "b9.jp2",
-        "b10.jp2",
-    ]
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["img1.png", "img9.png", "img10.png", "img100.png"],
+        ["1_0.png", "2_0.png", "10_0.png"],
+        ["0_0_9_40.png", "0_0_10_5.png", "0_0_10_40.png", "0_1_0_0.png", "1_0_0_0.png"],
+        ["t0.92.png", "t0.96.png", "t1.00.png", "t10.04.png"],
+        ["t0.0.png", "t0.04.png", "t0.2.png", "t0.96.png", "t1.0.png", "t10.0.png"],
+        ["v1.8.png", "v1.9.png", "v1.10.png", "v2.1.png"],
+        ["img1.png", "IMG2.png", "img3.png", "IMG10.png"],
+        ["img007.png", "img8.png", "img0009.png"],
+        ["apex.png", "onset.png", "img1.png", "img2.png"],
+        ["a2.jp2", "a10.jp2"],
+        ["00000000000000000000000001.png", "9" * 30 + ".png"],
+    ],
+    ids=lambda names: names[0],
+)
+def test_names_are_in_natural_order_over_all_their_numbers(names: list[str], tmp_path: Path) -> None:
+    for seed in range(5):
+        shuffled = list(np.random.default_rng(seed).permutation(names))
+        assert natural_order(shuffled) == names
+    # The two readers of folders agree wherever all names are of one form.
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    listed = [file.name for file in frame_files(tmp_path)]
+    assert listed == [name for name in names if name in listed]
+    assert len(listed) in (len(names), 0, 2)
+
+
+def test_numbers_of_frames_are_those_that_rise(tmp_path: Path) -> None:
+    for folder, names, numbers in (
+        ("last", ["006_1.png", "006_2.png", "006_10.png"], [1, 2, 10]),
+        ("first", ["1_0.png", "2_0.png", "10_0.png"], [1, 2, 10]),
+        ("time", ["0_9_40.png", "0_10_5.png", "1_0_5.png"], [0, 1, 2]),
+        ("long", ["1" * 30 + ".png", "2" * 30 + ".png"], [0, 1]),
+        ("twice", ["img1.png", "img01.png", "img2.png"], [1, 1, 2]),
+    ):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"x")
+        assert list_frames(tmp_path / folder).numbers.tolist() == numbers
 
 
 RAMP = np.linspace(0, 255, SIZE[1]).round().astype(np.uint8) * np.ones((SIZE[0], 1), np.uint8)
@@ -242,6 +538,122 @@ def test_grey_colour_alpha_8_and_16_bit_give_the_same_picture(tmp_path: Path, pi
     Image.fromarray(pixels).save(tmp_path / "1.png")
     np.testing.assert_array_equal(open_frames(tmp_path)[0], np.dstack([expected] * 3))
     np.testing.assert_array_equal(as_rgb(pixels), np.dstack([expected] * 3))
+
+
+TWELVE = (np.arange(SIZE[1]) * 65).astype(np.uint16) * np.ones((SIZE[0], 1), np.uint16)
+AS_EIGHT = np.rint(TWELVE / 4095 * 255).astype(np.uint8)
+
+
+def written(path: Path, pixels: np.ndarray) -> Path:
+    """The folder of a picture that is written in the depth of its values."""
+    import cv2
+
+    assert cv2.imwrite(str(path), pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return path.parent
+
+
+@pytest.mark.parametrize("name", ["1.png", "1.tiff", "1.pgm"])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_12_bits_in_16_are_read_by_the_range_that_is_stated_or_refused(tmp_path: Path, name: str, colours: int) -> None:
+    pixels = TWELVE if colours == 1 else np.dstack([TWELVE, TWELVE[:, ::-1], TWELVE])
+    expected = np.dstack([AS_EIGHT] * 3) if colours == 1 else np.dstack([AS_EIGHT, AS_EIGHT[:, ::-1], AS_EIGHT])
+    folder = written(tmp_path / (name if colours == 1 else name.replace("pgm", "ppm")), pixels)
+    for read in (lambda **how: open_frames(folder, **how)[0], lambda **how: open_frames([pixels], **how)[0]):
+        with pytest.raises(MediaError, match="white=4095"):
+            read()
+        np.testing.assert_array_equal(read(white=4095), expected)
+        with pytest.raises(MediaError, match="0 to 4095"):
+            read(white=1023)
+        # It may be a dark picture of 16 bits after all.
+        assert read(white=65535).max() == 16
+
+
+def test_a_range_that_the_file_states_is_used(tmp_path: Path) -> None:
+    head = f"{SIZE[1]} {SIZE[0]} 4095\n".encode()
+    (tmp_path / "1.pgm").write_bytes(b"P5 " + head + TWELVE.astype(">u2").tobytes())
+    (tmp_path / "2.ppm").write_bytes(b"P6 " + head + np.dstack([TWELVE] * 3).astype(">u2").tobytes())
+    for frame_ in open_frames(tmp_path):
+        np.testing.assert_allclose(frame_[..., 1], AS_EIGHT, atol=1)
+
+
+def test_16_bit_colours_and_their_orientation_are_kept(tmp_path: Path) -> None:
+    deep = np.dstack([RAMP] * 3).astype(np.uint16) * 257
+    np.testing.assert_array_equal(open_frames(written(tmp_path / "1.png", deep))[0], np.dstack([RAMP] * 3))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_pictures_stand_as_the_camera_says(tmp_path: Path, turn: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = turn
+    image.save(tmp_path / "1.png", exif=exif)
+    folder = open_frames(tmp_path)
+    with Image.open(tmp_path / "1.png") as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    assert folder.size == expected.shape[:2]
+    np.testing.assert_array_equal(folder[0], expected)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_float_pictures_are_brightness_from_0_to_1(tmp_path: Path, kind: type) -> None:
+    values = (RAMP / 255).astype(kind)
+    np.testing.assert_array_equal(as_rgb(values), np.dstack([RAMP] * 3))
+    if kind is np.float32:
+        Image.fromarray(values).save(tmp_path / "1.tiff")
+        np.testing.assert_array_equal(open_frames(tmp_path)[0], np.dstack([RAMP] * 3))
+        Image.fromarray(values * 255).save(tmp_path / "1.tiff")
+        with pytest.raises(MediaError, match="holds floats from 0 to 255"):
+            _ = open_frames(tmp_path)[0]
+        np.testing.assert_array_equal(open_frames(tmp_path, white=255)[0], np.dstack([RAMP] * 3))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.uint32, np.int64])
+def test_integers_without_a_known_range_are_refused_and_never_wrap(tmp_path: Path, kind: type) -> None:
+    values = (RAMP // 4).astype(kind)
+    with pytest.raises(MediaError, match=f"{np.dtype(kind)}.*white"):
+        as_rgb(values)
+    np.testing.assert_array_equal(as_rgb(values, white=63)[..., 0], np.rint((RAMP // 4) * (255 / 63)))
+    with pytest.raises(MediaError, match="0 to 63"):
+        as_rgb(values, white=40)
+    if kind is np.int32:
+        Image.fromarray(RAMP.astype(np.int32) + 70000).save(tmp_path / "1.tiff")
+        with pytest.raises(MediaError, match="70000 to 70255"):
+            _ = open_frames(tmp_path)[0]
+
+
+def test_16_bits_are_rounded_to_the_nearest_of_8() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    nearest = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    for order in ("<u2", ">u2"):
+        np.testing.assert_array_equal(as_rgb(values.astype(order))[..., 0], nearest)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "LA", "YCbCr"])
+def test_pictures_of_every_mode_are_seen_as_pillow_shows_them(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(np.dstack([RAMP, RAMP[:, ::-1], RAMP])).convert(mode)
+    image.save(tmp_path / "1.tiff" if mode in ("CMYK", "YCbCr") else tmp_path / "1.png")
+    (read,) = open_frames(tmp_path)
+    np.testing.assert_array_equal(read, np.asarray(image.convert("RGB")))
+
+
+def test_a_video_of_16_bits_is_read_by_the_range_that_is_stated(tmp_path: Path) -> None:
+    path = tmp_path / "deep.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "gray16le"
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(TWELVE, format="gray16le")))
+        container.mux(stream.encode())
+    with pytest.raises(MediaError, match="white=4095"):
+        open_frames(path)
+    np.testing.assert_allclose(open_frames(path, white=4095)[1][..., 0], AS_EIGHT, atol=1)
+
+
+def test_the_value_of_white_must_be_a_number_above_0() -> None:
+    for white in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(DataError, match="value of white"):
+            open_frames([frame(0)], white=white)
 
 
 def test_floats_are_brightness_from_0_to_1() -> None:

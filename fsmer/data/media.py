@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError
+from fsmer.io import check_regular
 
 __all__ = [
     "ArrayStore",
@@ -28,10 +30,16 @@ __all__ = [
     "guess_spec",
     "nameless",
     "narrowed",
+    "opened_image",
 ]
 
 # 8-bit maps divided by 255 hit 0 and 1 exactly; interpolation of float maps may overshoot by rounding only.
 RANGE_TOLERANCE = 1e-3
+# A small file may stand for any number of pixels. Maps are small; frames may be those of an 8K camera (33 million).
+MAP_PIXELS = 1 << 24
+FRAME_PIXELS = 1 << 26
+# Pillow goes by content, not by name, and some of its other readers start programs.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 Rows = NDArray[np.int64]
 
@@ -180,8 +188,7 @@ class ImageStore:
         if spec is None:
             if not self.files:
                 raise DataError("no image file was given, so the size of the maps is unknown; pass a spec.")
-            height, width = _read_image(0, self.files[0]).shape[1:]
-            spec = InputSpec(size=(height, width))
+            spec = InputSpec(size=_map_size(self.files[0]))
         self._spec = spec
 
     @property
@@ -201,10 +208,15 @@ class ImageStore:
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """One image as it is stored, in the shape of the spec."""
-        image = _read_image(row, self.files[row])
-        if image.shape != self._spec.shape:
-            raise RowError(row, f"{self.files[row]}: {_size_reason(image.shape, self._spec)}")
-        return image
+        try:
+            with opened_image(self.files[row], MAP_PIXELS) as image:
+                _check_colours(image, self.files[row])
+                shape = (3, image.height, image.width)
+                if shape != self._spec.shape:
+                    raise MediaError(f"{self.files[row]}: {_size_reason(shape, self._spec)}")
+                return np.moveaxis(np.asarray(image), 2, 0)
+        except MediaError as error:
+            raise RowError(row, str(error)) from error
 
 
 class ConcatStore:
@@ -449,27 +461,72 @@ def check_arrays(arrays: NDArray[Any], spec: InputSpec) -> tuple[int, str] | Non
     )
 
 
-def _read_image(row: int, file: str) -> NDArray[np.uint8]:
+@contextmanager
+def opened_image(path: str | os.PathLike[str], most_pixels: int = FRAME_PIXELS) -> Iterator[Any]:
+    """Open a picture file with Pillow; its header is read, its pixels are not yet.
+
+    Parameters
+    ----------
+    path : path
+    most_pixels : int
+        A picture with more is refused before it is decoded.
+
+    Raises
+    ------
+    MediaError
+        The file is missing, no regular file, too large, or cannot be decoded (also while the picture is in use).
+    """
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            if image.mode != "RGB":
-                raise RowError(
-                    row,
-                    f"{file} is an image of mode {image.mode}, "
-                    "but 8-bit RGB is expected (red = u, green = v, blue = strain).",
+        check_regular(path)
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > most_pixels:
+                raise MediaError(
+                    f"{path} is a picture of {image.height}x{image.width} pixels, but at most {most_pixels:,} "
+                    "are read; make it smaller."
                 )
-            pixels = np.asarray(image)
+            yield image
+    except MediaError:
+        raise
     except FileNotFoundError as error:
-        raise RowError(
-            row, f"the file {file} does not exist; put it there or take the clip out of the index."
-        ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        if isinstance(error, RowError):
-            raise
-        raise RowError(row, f"the file {file} cannot be read as an image ({error}); copy it again.") from error
-    return np.moveaxis(pixels, 2, 0)
+        raise MediaError(f"the file {path} does not exist; put it there or leave the clip out.") from error
+    # Pillow's decoders raise whatever the damaged bytes lead them into.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"the file {path} cannot be read as an image ({reason}); copy it again.") from error
+
+
+def _map_size(file: str) -> tuple[int, int]:
+    try:
+        with opened_image(file, MAP_PIXELS) as image:
+            _check_colours(image, file)
+            return image.height, image.width
+    except MediaError as error:
+        raise RowError(0, str(error)) from error
+
+
+def has_deep_colours(image: Any) -> bool:
+    """Whether a colour picture has 16 bits a channel, of which Pillow gives the upper 8 alone."""
+    layout = str(image.tile[0].args) if image.tile else ""
+    return image.mode in ("LA", "RGB", "RGBA") and (";16" in layout or "65535" in layout)
+
+
+def _check_colours(image: Any, file: str) -> None:
+    mode = f"{image.mode} of 16 bits" if has_deep_colours(image) else image.mode
+    if mode != "RGB":
+        raise MediaError(
+            f"{file} is an image of mode {mode}, but 8-bit RGB is expected (red = u, green = v, blue = strain)."
+        )
 
 
 def _as_float(array: NDArray[Any]) -> NDArray[np.float32]:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from natsort import natsort_keygen, ns
 from numpy.typing import NDArray
 
 from fsmer.data.adapters.sheets import plain
 
-__all__ = ["IMAGE_ENDINGS", "VIDEO_ENDINGS", "Folders", "Frames", "folder_key", "frame_files", "list_frames"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "VIDEO_ENDINGS",
+    "Folders",
+    "Frames",
+    "folder_key",
+    "frame_files",
+    "list_frames",
+    "natural_order",
+]
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 VIDEO_ENDINGS = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".wmv", ".m4v"})
@@ -32,9 +44,10 @@ class Frames:
     ----------
     folder : Path
     names : tuple of str
-        File names, by rising number.
+        File names, in natural order.
     numbers : int64 array, shape (len(names),)
-        The last number in each name.
+        Of the numbers in each name the last that rises from frame to frame; where none does (a time in hours, minutes
+        and seconds), frames are counted from 0.
     """
 
     folder: Path
@@ -46,7 +59,7 @@ class Frames:
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Frame files of a folder in order of the last number in their names.
+    """Frame files of a folder in the natural order of their names, see `natural_order`.
 
     Padding does not matter (``img9.jpg`` comes before ``img10.jpg``). Files that are no images, hidden files, and
     images named unlike the rest (a stray ``cover_1.png`` among ``img1.jpg, img2.jpg, ...``) are left out. The indices
@@ -59,6 +72,7 @@ def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
 def list_frames(folder: Path) -> Frames:
     """Names and numbers of the frame files of a folder; none where it cannot be read."""
     shapes: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+    uneven: set[tuple[str, ...]] = set()
     group: list[tuple[int, str]] | None = None
     start, end = "", ""
     try:
@@ -79,17 +93,60 @@ def list_frames(folder: Path) -> Frames:
         if number is not None:
             start, end = stem[: number.start()], stem[number.end(1) :] + ending
             shape = tuple(re.sub(r"\d+", "0", part.lower()) for part in (start, stem[number.end(1) :], ending))
+            # The digits after a dot may be those of a decimal number.
+            if shape in shapes or re.search(r"\d\.$", start):
+                uneven.add(shape)
             group = shapes.setdefault(shape, [])
             group.append((int(number[1]), name))
     # Of groups of one size the first by name.
     most = max((len(group) for group in shapes.values()), default=0)
-    frames = sorted(next((group for group in shapes.values() if len(group) == most), []))
+    shape, frames = next(((shape, group) for shape, group in shapes.items() if len(group) == most), ((), []))
+    if shape in uneven or any(number >= 2**63 for number, _ in frames):
+        ordered = natural_order(name for _, name in frames)
+        return Frames(folder, tuple(ordered), _frame_numbers(ordered))
+    frames = sorted(frames)
     return Frames(folder, tuple(name for _, name in frames), np.array([number for number, _ in frames], np.int64))
+
+
+def _frame_numbers(names: Sequence[str]) -> NDArray[np.int64]:
+    rows = [tuple(int(digits) for digits in re.findall(r"\d+", os.path.splitext(name)[0])) for name in names]
+    for column in reversed(list(zip(*rows, strict=True))):
+        rises = all(one < two or rows[place] == rows[place + 1] for place, (one, two) in enumerate(pairwise(column)))
+        if rises and column[-1] < 2**63:
+            return np.array(column, np.int64)
+    return np.arange(len(names), dtype=np.int64)
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """File names by all the numbers in them, so img2 comes before img10; names without a number come first.
+
+    Letter case and the padding of numbers do not matter, and digits of the suffix (jp2) are no number. Digits on both
+    sides of a dot are one decimal number (t0.45 before t0.5) where the names are written so: with places of different
+    length, none of which ends in 0. Otherwise they are two numbers (v1.9 before v1.10).
+
+    Examples
+    --------
+    >>> natural_order(["reg_img10.jpg", "reg_img9.jpg", "reg_img100.jpg"])
+    ['reg_img9.jpg', 'reg_img10.jpg', 'reg_img100.jpg']
+    >>> natural_order(["10_0.png", "2_0.png", "1_0.png"])
+    ['1_0.png', '2_0.png', '10_0.png']
+    """
+    listed = list(names)
+    places = [digits for name in listed for digits in re.findall(r"\d\.(\d+)", os.path.splitext(name)[0])]
+    trailing = any(len(digits) > 1 and digits.endswith("0") for digits in places)
+    decimal = not trailing and len({len(digits) for digits in places}) > 1
+    natural = natsort_keygen(alg=ns.IGNORECASE | (ns.FLOAT | ns.NOEXP if decimal else ns.INT))
+
+    def key(name: str) -> tuple[Any, ...]:
+        stem = os.path.splitext(name)[0]
+        return re.search(r"\d", stem) is not None, natural(stem), name
+
+    return sorted(listed, key=key)
 
 
 def folder_key(name: str) -> str:
     """Form of a name in which letter case and the padding of numbers do not matter: ``"Sub01"`` -> ``"sub1"``."""
-    return re.sub(r"\d+", lambda digits: str(int(digits[0])), name.strip().lower())
+    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", name.strip().lower())
 
 
 class Folders:
