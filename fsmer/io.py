@@ -132,16 +132,19 @@ def json_digest(values: Mapping[str, Any]) -> str:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` on success and is removed on any failure.
 
-    A symbolic link is followed. The file gets the permissions that the umask gives to new files.
+    The file gets the permissions that the umask gives to new files. A symbolic link of that name is replaced rather
+    than followed: in a folder that somebody else made, it may lead anywhere.
 
     Raises
     ------
     OutputError
-        The folder cannot be made or written, `path` is a folder, or the disk is full.
+        The folder cannot be made or written, `path` is a folder, pipe or device, or the disk is full.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(Path(path).parent)) / Path(path).name
     if target.is_dir():
         raise OutputError(f"cannot write the file {target}: a folder of that name is there; choose another name.")
+    if target.exists() and not target.is_symlink() and not target.is_file():
+        raise OutputError(f"cannot write the file {target}: it is a pipe or device; choose another name.")
     with _cannot_write(target), _workspace(target.parent, target.name) as workspace:
         temporary = workspace / target.name
         yield temporary
@@ -263,6 +266,7 @@ def _cannot_write(target: Path) -> Iterator[None]:
             raise  # something else that was read meanwhile
         remedy = {
             errno.ENOSPC: "free space on the disk or choose a folder on another one",
+            errno.EFBIG: "choose a folder whose disk takes files of that size",
             errno.EDQUOT: "free space on the disk or choose a folder on another one",
         }.get(error.errno or 0, "choose a folder that you may write to")
         raise OutputError(f"cannot write {target}: {error.strerror or error}; {remedy}.") from error

@@ -68,17 +68,31 @@ def test_a_failure_leaves_the_older_folder(tmp_path, way):
     assert names(tmp_path) == ["out"]
 
 
-def test_a_symbolic_link_to_a_folder_or_file_is_followed(tmp_path):
+def test_a_symbolic_link_to_a_folder_is_followed(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "real")
     save(tmp_path / "link", "one")
     save(tmp_path / "link", "two")
+    io.write_text(tmp_path / "link" / "more.txt", "three")
     assert (tmp_path / "link").is_symlink()
-    assert content(tmp_path / "disk" / "real") == {"0.txt": "two", "1.txt": "two"}
-    (tmp_path / "note").symlink_to(tmp_path / "disk" / "note.txt")
-    io.write_text(tmp_path / "note", "text")
-    assert (tmp_path / "note").is_symlink()
-    assert (tmp_path / "disk" / "note.txt").read_text() == "text"
+    assert content(tmp_path / "disk" / "real") == {"0.txt": "two", "1.txt": "two", "more.txt": "three"}
+
+
+def test_a_file_is_never_written_through_a_link_and_pipes_and_devices_are_never_replaced(tmp_path):
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    io.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "precious").read_text() == "old"
+    assert not (tmp_path / "link").is_symlink()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    io.write_text(tmp_path / "dangling", "new")
+    assert not (tmp_path / "nowhere").exists()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe or device"):
+        io.write_text(tmp_path / "pipe", "text")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    with pytest.raises(OutputError, match="pipe or device"):
+        io.write_text("/dev/null", "text")
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
