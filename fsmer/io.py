@@ -278,8 +278,8 @@ def _workspace(parent: Path, name: str) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     while True:
         workspace = Path(tempfile.mkdtemp(prefix=_prefix(name), dir=parent))
-        lock = _lock(workspace)
-        # Somebody who tidies up may have removed it before it was locked.
+        # Somebody who tidies up may have got hold of it and removed it before it was locked.
+        lock = _lock(workspace, wait=True)
         if workspace.is_dir():
             break
         _unlock(lock)
@@ -339,7 +339,8 @@ def _move_files(whole: Path, target: Path) -> None:
         names = {file.relative_to(whole) for file in whole.rglob("*") if file.is_file()}
         kept = names | {Path(line) for line in _lines(whole / MOVED)}
         (whole / MOVED).write_text("\n".join(str(name) for name in sorted(kept)), encoding="utf-8")
-        for name in sorted(names - {Path(MOVED)}):
+        # What names the other files, and their digests, comes last.
+        for name in sorted(names - {Path(MOVED)}, key=lambda name: (name.suffix == ".json", name)):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(whole / name, target / name)
         for file in target.rglob("*"):

@@ -44,8 +44,8 @@ def read_json(
     ----------
     path : path
     schema : type
-        What pydantic can check strictly: a ``TypedDict`` (the result is a plain dict), a dataclass, a model,
-        ``dict[str, Any]``.
+        What pydantic can check strictly: a ``TypedDict`` of ``typing_extensions`` (the result is a plain dict), a
+        dataclass, ``dict[str, Any]``.
     what : str
         What the file is in the words of messages, with its article: ``"a report"``.
     remedy : str
