@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -26,9 +27,11 @@ from fsmer.data.adapters import (
     megc2019_composite,
     read_corrections,
     read_dataset,
+    sheets,
     shipped_corrections,
 )
 from fsmer.data.adapters.folders import folder_key
+from fsmer.data.adapters.sheets import read_sheets
 from fsmer.data.datasets import DATASETS
 from fsmer.errors import DataError, MissingDatasetError, UnknownNameError
 
@@ -804,7 +807,7 @@ def test_line_breaks_and_apostrophes_in_column_names_do_not_matter(tmp_path: Pat
         (b"", "has no bytes"),
         (b"PK\x03\x04 cut short", "cannot be read"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 cut short", "cannot be read"),
-        (b"Subject,\xff\xfe", "neither an Excel workbook nor CSV"),
+        (b"Subject,\xff\xfe", "not UTF-8 text"),
         (b"nothing of the kind", "lacks the columns Subject"),
     ],
 )
@@ -867,6 +870,14 @@ ODD_TABLES = {
         {"a": (2, 4, 8), "b": (0, None, 9)},
     ),
     "an absolute path": ("clip,path,onset,apex,offset\na,{root}/films/a,2,4,8\n", {"a": (2, 4, 8)}),
+    "two clips of one folder without names": (
+        "path,onset,apex,offset\nfilms/a,2,4,8\nfilms/a,5,7,9\nfilms/b,,,\n",
+        {"a_2": (2, 4, 8), "a_5": (5, 7, 9), "b": (0, None, 9)},
+    ),
+    "a number that no frame can have": (
+        f"clip,path,onset,apex,offset\na,films/a,{'9' * 400},{'9' * 5000},{10**20}\n",
+        {"a": (0, None, 9)},
+    ),
     "quoted lists": (
         "clip,path,onset,apex,offset,aus\na,films/a,2,4,8,\"6, 12\"\nb,films/b,2,4,8,\"['AU6', 'AU12']\"\n",
         {"a": (2, 4, 8), "b": (2, 4, 8)},
@@ -906,6 +917,7 @@ def test_odd_tables_of_ones_own_are_read_as_they_are_meant(tmp_path: Path, name:
         ("\n\n", "is empty"),
         ("clip,path,fps\na,films/a,-3\n", "'-3' frames a second"),
         ("clip,path\na,films/z\n", "such as 'a'"),
+        ("clip,path\na," + "z" * 300 + "\n", "such as 'a'"),
         ("clip,path,onset,offset\na,films/a,400,410\n", "0 of the frames 400-410 are on disk"),
     ],
 )
@@ -915,6 +927,57 @@ def test_tables_of_ones_own_that_say_nothing_usable_are_one_sentence(tmp_path: P
     with pytest.raises(DataError) as caught:
         read_dataset("generic", tmp_path)
     assert words in one_sentence(caught.value)
+
+
+def test_a_small_sheet_that_stands_for_a_huge_one_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clips.csv").write_text("clip,path" + "," * 5000 + "\n" + "a,b\n" * 5000)
+    with pytest.raises(DataError, match="cells") as caught:
+        read_dataset("generic", tmp_path)
+    one_sentence(caught.value)
+    fake_trees.write_xlsx(tmp_path / "clips.xlsx", {"Sheet1": [("clip", "path"), ("a", "films/a")]})
+    with zipfile.ZipFile(tmp_path / "clips.xlsx", "a", zipfile.ZIP_DEFLATED) as book, book.open("xl/more", "w") as part:
+        part.write(bytes(1 << 21))
+    assert read_sheets(tmp_path / "clips.xlsx")
+    monkeypatch.setattr(sheets, "UNPACKED_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="unpacks to more than") as caught:
+        read_sheets(tmp_path / "clips.xlsx")
+    one_sentence(caught.value)
+
+
+def test_two_clips_of_one_video_get_ids_from_video_and_onset(tmp_path: Path) -> None:
+    for folder in ("films/a", "films/b", "more/a"):
+        fake_trees.write_frames(tmp_path / folder, fake_trees.numbered("{}.png", range(10)))
+    table = tmp_path / "clips.csv"
+    table.write_text("path,onset,offset,label\nfilms/a,2,4,x\nfilms/a,5,9,x\nfilms/b,2,4,x\n")
+    audit = check_dataset("generic", tmp_path)
+    assert audit.clips.ids.tolist() == ["a_2", "a_5", "b"]
+    assert not audit.findings
+    table.write_text("path,onset,offset,label\nfilms/a,2,4,x\nfilms/a,2,9,x\nfilms/b,2,4,x\n")
+    audit = check_dataset("generic", tmp_path)
+    assert audit.clips.ids.tolist() == ["a_2", "a_2-2", "b"]
+    assert [finding.detail for finding in audit.findings] == [
+        "the annotation has films/a from the same onset more than once"
+    ]
+    table.write_text("path,onset,offset,label\nfilms/a,2,4,x\nmore/a,5,9,x\n")
+    audit = check_dataset("generic", tmp_path)
+    assert audit.clips.ids.tolist() == ["a_2", "a_5"]
+    assert {finding.detail for finding in audit.findings} == {"2 videos or folders of the annotation are called 'a'"}
+
+
+@pytest.mark.parametrize(
+    "place", ["../other/a", "{root}/other/a", "C:\\films\\a", "films/link", "..", "\\\\host\\share"]
+)
+def test_a_path_of_a_table_that_leads_out_of_the_root_is_one_sentence(tmp_path: Path, place: str) -> None:
+    for folder in ("root/films/a", "other/a"):
+        fake_trees.write_frames(tmp_path / folder, fake_trees.numbered("{}.png", range(10)))
+    (tmp_path / "root" / "films" / "link").symlink_to(tmp_path / "other" / "a")
+    place = place.replace("{root}", str(tmp_path))
+    (tmp_path / "root" / "clips.csv").write_text(f"clip,path\na,films/a\nb,{place}\n")
+    with pytest.raises(DataError, match=r"clip 'b'.*leads out of the folder") as caught:
+        read_dataset("generic", tmp_path / "root")
+    one_sentence(caught.value)
 
 
 # -- a data set of one's own in one file ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import fsmer
 from fsmer.errors import DataError
 from fsmer.evaluation import evaluate
 from fsmer.evaluation.audit import Audit, audit, near_duplicates
+from fsmer.evaluation.audit_findings import Table
 
 CLASSES = ("negative", "positive", "surprise")
 
@@ -570,8 +572,16 @@ def test_paths_that_cannot_be_audited_are_refused_in_one_sentence(tmp_path: Path
     with pytest.raises(DataError, match="needs predictions"):
         audit(splits(tmp_path / "j.csv", loso_rows()), stated={"uf1": 0.5})
     (tmp_path / "k.csv").write_bytes(b"clip,fold\n\xff\xfe,1\n")
-    with pytest.raises(DataError, match="cannot be read as a table"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         audit(tmp_path / "k.csv")
+    os.mkfifo(tmp_path / "l.csv")
+    with pytest.raises(DataError):
+        audit(tmp_path / "l.csv")
+    with pytest.raises(DataError, match="named pipe"):
+        Table.read(tmp_path / "l.csv")
+    (tmp_path / "m.csv").write_text("x" * 131_073 + "\n1\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no column with the ids"):
+        audit(tmp_path / "m.csv")
 
 
 def test_the_words_of_an_audit_name_the_worst_first(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ import pickle
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum, IntEnum, StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,12 +26,16 @@ from fsmer.data import (
     Clip,
     ClipSet,
     InputSpec,
+    LabelScheme,
     LazyArray,
+    NpyStore,
     as_clips,
     collate_clips,
     concat,
 )
+from fsmer.data.table import plain_text
 from fsmer.errors import DataError, MediaError, OutputError, SpecMismatchError
+from fsmer.io import block_digests
 
 SMALL = InputSpec(size=(4, 5))
 
@@ -620,7 +627,14 @@ def test_columns_that_a_table_file_cannot_hold_are_refused(tmp_path: Path) -> No
 
 def edit(folder: Path, **changes: object) -> None:
     values = json.loads((folder / "clips.json").read_text())
+    values.pop("checksum", None)
     (folder / "clips.json").write_text(json.dumps(values | changes))
+
+
+def put(folder: Path, array: np.ndarray) -> None:
+    """Other arrays, as a folder without digests can hold them."""
+    edit(folder, files={})
+    np.save(folder / "flow.npy", array)
 
 
 @pytest.mark.parametrize(
@@ -638,8 +652,27 @@ def edit(folder: Path, **changes: object) -> None:
         (lambda folder: (folder / "flow.npy").unlink(), "flow.npy"),
         (lambda folder: os.truncate(folder / "flow.npy", 200), "cut short"),
         (lambda folder: (folder / "flow.npy").write_bytes(b""), "cut short"),
-        (lambda folder: np.save(folder / "flow.npy", maps(2)), "4 clips but its flow has 2 rows"),
-        (lambda folder: np.save(folder / "flow.npy", np.zeros((4, 3, 9, 9))), "shape"),
+        (lambda folder: put(folder, maps(2)), "4 clips but its flow has 2 rows"),
+        (lambda folder: put(folder, np.zeros((4, 3, 9, 9))), "shape"),
+        (lambda folder: put(folder, np.zeros((4, 3, 4, 5), complex)), "numbers"),
+        (
+            lambda folder: (
+                np.savez(folder / "flow.npy", a=maps(4)) or os.replace(folder / "flow.npy.npz", folder / "flow.npy")
+            ),
+            "numbers",
+        ),
+        (lambda folder: np.save(folder / "flow.npy", maps(4)[::-1]), "flow.npy is damaged, or of another saving"),
+        (lambda folder: replace_bytes(folder / "flow.npy", b"}", b"("), "flow.npy"),
+        (lambda folder: edit(folder, clips="4"), "clips: "),
+        (lambda folder: edit(folder, clips=10**30), "clips: "),
+        (lambda folder: edit(folder, columns={"clip": "date"}), "columns"),
+        (lambda folder: edit(folder, media=None), "media"),
+        (lambda folder: edit(folder, block_bytes=0), "block_bytes"),
+        (lambda folder: edit(folder, files={"table.csv": []}), "not the table that was saved"),
+        (lambda folder: edit(folder, files={"flow.npy": []}), "another saving"),
+        (lambda folder: (folder / "clips.json").write_text("[" * 100_000), "cannot be read"),
+        (lambda folder: relabel_by_hand(folder), "not the table that was saved"),
+        (lambda folder: replace_text(folder / "clips.json", '"clips": 4', '"clips": 3'), "altered"),
     ],
 )
 def test_a_damaged_folder_is_one_typed_error(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -647,6 +680,107 @@ def test_a_damaged_folder_is_one_typed_error(tmp_path: Path, damage: Callable[[P
     damage(folder)
     with pytest.raises(DataError, match=message):
         ClipSet.load(folder)
+
+
+def replace_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def replace_bytes(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+
+
+def relabel_by_hand(folder: Path) -> None:
+    replace_text(folder / "table.csv", "positive", "negative")
+
+
+def test_a_folder_without_digests_is_read_as_before(tmp_path: Path) -> None:
+    folder = clip_set(4).save(tmp_path / "set")
+    values = json.loads((folder / "clips.json").read_text())
+    for name in ("checksum", "files", "block_bytes"):
+        del values[name]
+    (folder / "clips.json").write_text(json.dumps(values))
+    relabel_by_hand(folder)
+    clips = ClipSet.load(folder)
+    assert "positive" not in clips.classes
+    assert np.array_equal(clips.media(), maps(4))
+
+
+def test_a_damaged_block_is_found_when_it_is_first_read_and_names_its_clip(tmp_path: Path) -> None:
+    path = tmp_path / "flow.npy"
+    np.save(path, maps(50))
+    blocks = block_digests(path, 1000)
+    content = bytearray(path.read_bytes())
+    row_bytes = 3 * 4 * 5 * 4
+    content[128 + 30 * row_bytes + 7] ^= 1
+    path.write_bytes(content)
+    for rows in ([30], [49, 30, 1], range(50)):
+        clips = ClipSet.from_table(
+            pd.DataFrame({"clip": [f"clip-{row}" for row in range(50)]}), {"flow": NpyStore(path, None, blocks, 1000)}
+        )
+        assert np.array_equal(clips.read("flow", [0, 1, 49]), maps(50)[[0, 1, 49]])
+        with pytest.raises(MediaError, match=r"'clip-(2[4-9]|3\d)'.*damaged"):
+            clips.read("flow", list(rows))
+        with pytest.raises(MediaError, match=r"'clip-30'.*damaged"):
+            pickle.loads(pickle.dumps(clips))[30].flow  # noqa: B018
+
+
+SAVER = """
+import sys, numpy as np, fsmer.io
+from fsmer.data import ClipSet
+folder, way = sys.argv[1:]
+if way == "file by file":
+    fsmer.io._exchange = lambda one, other: False
+sets = [
+    ClipSet.from_arrays(
+        np.random.default_rng(n).random((4, 3, 4, 5), dtype=np.float32) / 4 + n / 2,
+        [f"label-{n}"] * 4, ids=[f"clip-{i}" for i in range(4)], subjects=[f"person-{n}"] * 4,
+    )
+    for n in (0, 1)
+]
+while True:
+    for clips in sets:
+        clips.save(folder)
+        print(flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["in one step", "file by file"])
+def test_a_set_that_is_saved_anew_meanwhile_is_read_as_the_one_or_the_other(tmp_path: Path, way: str) -> None:
+    folder = tmp_path / "set"
+    saver = subprocess.Popen([sys.executable, "-c", SAVER, str(folder), way], stdout=subprocess.PIPE)
+    seen: Counter[int] = Counter()
+    try:
+        saver.stdout.readline()
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            clips = ClipSet.load(folder)
+            held = 0 if clips.labels[0] == "label-0" else 1
+            low, high = held / 2, held / 2 + 0.25
+            flow = clips.media()
+            assert set(clips.labels) == {f"label-{held}"}
+            assert set(clips.subjects) == {f"person-{held}"}
+            assert low <= flow.min() <= flow.max() <= high
+            seen[held] += 1
+        assert saver.poll() is None
+    finally:
+        saver.kill()
+        saver.wait()
+        saver.stdout.close()
+    assert min(seen[0], seen[1]) > 20, seen
+
+
+def test_a_set_that_is_replaced_after_it_was_opened_never_gives_maps_of_the_other(tmp_path: Path) -> None:
+    folder = clip_set(4).save(tmp_path / "set")
+    clips = ClipSet.load(folder)
+    sent = pickle.dumps(clips)
+    ClipSet.from_arrays(maps(8)[4:], ["x"] * 4).save(folder)
+    assert np.array_equal(clips.media(), maps(4))
+    with pytest.raises(MediaError, match="another saving"):
+        pickle.loads(sent)
+    assert ClipSet.load(folder).classes == ("x",)
 
 
 # -- torch ------------------------------------------------------------------------------------------------------------
@@ -723,3 +857,112 @@ def test_any_chain_of_choices_and_joins_keeps_clip_label_and_map_together(data: 
     assert clips.table["clip"].tolist() == clips.ids.tolist()
     assert [clips.classes[code] for code in clips.codes()] == clips.labels.tolist()
     assert [clips.subject_names[code][1] for code in clips.subject_codes()] == clips.subjects.tolist()
+
+
+# -- labels in any form -----------------------------------------------------------------------------------------------
+
+
+class Feeling(Enum):
+    HAPPY = "happiness"
+    SAD = "sadness"
+
+
+class Spoken(str, Enum):  # noqa: UP042 - its str() is the member's name, other than that of StrEnum
+    HAPPY = "happiness"
+    SAD = "sadness"
+
+
+class Numbered(IntEnum):
+    HAPPY = 1
+    SAD = 0
+
+
+class Written(StrEnum):
+    HAPPY = "happiness"
+    SAD = "sadness"
+
+
+class Word(str):
+    def __str__(self) -> str:
+        return "something else"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (list(Feeling), ["happiness", "sadness"]),
+        (list(Spoken), ["happiness", "sadness"]),
+        (np.array(list(Spoken), object), ["happiness", "sadness"]),
+        (pd.Categorical(list(Feeling)), ["happiness", "sadness"]),
+        (pd.Series(list(Spoken), dtype="category"), ["happiness", "sadness"]),
+        (list(Written), ["happiness", "sadness"]),
+        ([Spoken.HAPPY, "sadness"], ["happiness", "sadness"]),
+        (list(Numbered), ["1", "0"]),
+        ([Word("a"), np.str_("b")], ["a", "b"]),
+        (np.array(["a", "b"], "S"), ["a", "b"]),
+        (np.array(["a", "ü"], np.dtypes.StringDType()), ["a", "ü"]),
+        ([b"a", "ü".encode()], ["a", "ü"]),
+        ([1, 2.0], ["1", "2"]),
+        (np.array([1, 2], np.uint8), ["1", "2"]),
+        (np.array([0.5, 2], np.float32), ["0.5", "2"]),
+        ([np.float64(3), np.int8(-1)], ["3", "-1"]),
+        ([True, np.bool_(False)], ["True", "False"]),
+        (np.array([True, False]), ["True", "False"]),
+        (pd.array([1, None], dtype="Int64"), ["1", None]),
+        (["a", None], ["a", None]),
+        (["a", float("nan")], ["a", None]),
+        (["a", np.datetime64("NaT")], ["a", None]),
+        (["a", pd.NA], ["a", None]),
+        (["a", pd.NaT], ["a", None]),
+        (["a", ""], ["a", None]),
+        (np.ma.masked_array([3, 4], mask=[False, True]), ["3", None]),
+    ],
+)
+def test_labels_of_any_form_are_plain_text_by_one_rule(tmp_path: Path, values: Any, text: list[str | None]) -> None:
+    listed = list(values)
+    sets = {
+        "arrays": ClipSet.from_arrays(maps(2), values, subjects=values, ids=["a", "b"]),
+        "table": ClipSet.from_table(pd.DataFrame({"clip": ["a", "b"], "label": pd.Series(listed, dtype=object)})),
+        "clips": ClipSet.from_clips([Clip("a", label=listed[0]), Clip("b", label=listed[1])]),
+        "saved": ClipSet.load(ClipSet.from_arrays(maps(2), values).save(tmp_path / "set")),
+    }
+    for form, clips in sets.items():
+        assert clips.labels.tolist() == text, form
+        assert all(type(label) in (str, type(None)) for label in clips.labels), form
+        assert all(type(name) is str for name in clips.classes), form
+        assert type(clips[0].label) is str
+    known = [label for label in listed if plain_text(label) is not None]
+    assert sets["arrays"].select(label=known).labels.tolist() == [label for label in text if label is not None]
+    assert sets["arrays"].select(label=known).codes(known).tolist() == list(range(len(known)))
+    scheme = LabelScheme("own", known, {"mine": {label: label for label in known}})
+    assert sets["arrays"].relabel(scheme).classes == tuple(sorted(label for label in text if label is not None))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [1],
+        1j,
+        b"\xff",
+        pytest.param(10**5000, id="huge"),
+        object(),
+        np.zeros(2),
+        pd.Timestamp("2020-01-01"),
+        "half \ud800",
+    ],
+)
+def test_what_is_no_label_is_a_typed_error_that_says_where(tmp_path: Path, value: object) -> None:
+    with pytest.raises(DataError, match="row 2 of column 'label'"):
+        ClipSet.from_arrays(maps(2), ["a", value])
+    with pytest.raises(DataError):
+        ClipSet.from_clips([Clip("a", label=value)])
+
+
+def test_labels_of_a_tensor_and_of_one_value_for_all_are_text() -> None:
+    import torch
+
+    clips = ClipSet.from_arrays(maps(2), [torch.tensor(1), np.array("a")], subjects=Spoken.SAD, datasets=np.array("x"))
+    assert clips.labels.tolist() == ["1", "a"]
+    assert clips.subjects.tolist() == ["sadness"] * 2
+    assert clips.datasets.tolist() == ["x"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from functools import lru_cache
@@ -295,6 +296,19 @@ def test_landmark_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     path.write_text(landmark_rows({0: [POSE]}).replace("\n0,", "\n0,broken"))
     with pytest.raises(DataError, match="line 2 of the landmark file"):
         LandmarkFile(str(path)).detect(frame)
+    for cell in ("inf", "1e999", "nan", "-inf"):
+        path.write_text(landmark_rows({0: [POSE]}).replace("\n0,", f"\n{cell},"))
+        with pytest.raises(DataError, match="not finite"):
+            LandmarkFile(str(path)).detect(frame)
+    path.write_text("x" * 131_073 + "\n")
+    with pytest.raises(DataError, match="field limit"):
+        LandmarkFile(str(path)).detect(frame)
+    path.write_text("")
+    with pytest.raises(DataError, match="no column 'frame'"):
+        LandmarkFile(str(path)).detect(frame)
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="named pipe"):
+        LandmarkFile(str(tmp_path / "pipe.csv")).detect(frame)
     path.write_text(landmark_rows({4: [POSE]}))
     with pytest.raises(NoFaceError, match="no face was found"):
         locate_face(open_frames(np.zeros((3, 20, 20), np.uint8)), LandmarkFile(str(path)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fsmer.data import InputSpec, read_arrays, read_clips, read_frame
+from fsmer.data import ClipSet, InputSpec, read_arrays, read_clips, read_frame
+from fsmer.data.adapters import read_corrections
+from fsmer.data.adapters.sheets import read_sheets
+from fsmer.data.readers import read_index
 from fsmer.errors import DataError, FsmerError, MediaError, UnknownNameError
 
 
@@ -34,9 +38,9 @@ HEADER = ("clip", "dataset", "subject", "label", "file")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for seed, row in enumerate(ROWS):
-        picture(tmp_path / row[4], seed)
-    write(tmp_path)
-    return tmp_path
+        picture(tmp_path / "set" / row[4], seed)
+    write(tmp_path / "set")
+    return tmp_path / "set"
 
 
 def write(folder: Path, rows: list | None = None, header: tuple = HEADER, comma: str = ",", **how: str) -> None:
@@ -86,10 +90,88 @@ def test_quoted_fields_and_windows_paths_are_read(folder: Path) -> None:
     assert clips.media().shape == (1, 3, 6, 5)
 
 
-def test_absolute_paths_are_read(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    other = tmp_path_factory.mktemp("index")
-    write(other, [(*row[:4], str(folder / row[4])) for row in ROWS])
-    assert np.array_equal(read_clips(other).media(), read_clips(folder).media())
+def test_absolute_paths_into_the_folder_are_read(folder: Path) -> None:
+    relative = read_clips(folder).media()
+    write(folder, [(*row[:4], str(folder / row[4])) for row in ROWS])
+    assert np.array_equal(read_clips(folder).media(), relative)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "../outside.png",
+        "maps/../../outside.png",
+        "..\\outside.png",
+        "{outside}",
+        "/dev/zero",
+        "/etc/../{outside}",
+        "C:\\maps\\a.png",
+        "C:/maps/a.png",
+        "\\\\server\\share\\a.png",
+        "maps/link.png",
+        "linked/outside.png",
+        "..",
+        "maps/a.png\0",
+    ],
+)
+def test_a_file_outside_the_folder_of_its_table_is_refused_unopened(
+    folder: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = folder.parent / "outside.png"
+    shutil.copy(folder / "maps" / "a.png", outside)
+    (folder / "maps" / "link.png").symlink_to(outside)
+    (folder / "linked").symlink_to(folder.parent)
+    place = place.replace("{outside}", str(outside))
+    opened = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda file, *rest: opened.append(file) or real(file, *rest))
+    rows = [ROWS[0], ("outside-clip", "samm", "007", "negative", place)]
+    frame = pd.DataFrame(rows, columns=HEADER)
+    with pytest.raises(MediaError, match="'outside-clip'") as caught:
+        read_frame(frame, root=folder)
+    assert "take the clip out" in str(caught.value)
+    if "\0" not in place:
+        write(folder, rows)
+        with pytest.raises(MediaError, match="'outside-clip'"):
+            read_clips(folder)
+    assert not opened
+
+
+def test_links_within_the_folder_and_folders_that_are_links_are_read(folder: Path, tmp_path: Path) -> None:
+    (folder / "maps" / "link.png").symlink_to("a.png")
+    write(folder, [(*ROWS[0][:4], "maps/link.png")])
+    (tmp_path / "elsewhere").symlink_to(folder)
+    assert np.array_equal(read_clips(tmp_path / "elsewhere").media(), read_clips(folder).media())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_in_place_of_a_file_is_an_error_and_no_wait(folder: Path) -> None:
+    os.mkfifo(folder / "maps" / "pipe.png")
+    write(folder, [(*ROWS[0][:4], "maps/pipe.png")])
+    with pytest.raises(MediaError, match="named pipe"):
+        read_clips(folder)
+    os.mkfifo(folder / "pipe.csv")
+    for read in (read_clips, read_index, read_sheets, read_corrections):
+        with pytest.raises(DataError):
+            read(folder / "pipe.csv")
+    (folder / "index.csv").unlink()
+    os.mkfifo(folder / "index.csv")
+    with pytest.raises(DataError):
+        read_clips(folder)
+    saved = ClipSet.from_arrays(np.random.default_rng(0).random((2, 3, 4, 4)), ["a", "b"]).save(folder / "saved")
+    for name in ("flow.npy", "table.csv", "clips.json"):
+        (saved / name).unlink()
+        os.mkfifo(saved / name)
+        with pytest.raises(DataError):
+            ClipSet.load(saved)
+
+
+def test_a_field_that_is_too_long_is_one_typed_error(folder: Path) -> None:
+    for text in (f"{'x' * 131_073}\n", f"clip,dataset,subject,label,file\n{'x' * 131_073},a,b,c,d\n"):
+        (folder / "index.csv").write_text(text)
+        for read in (read_clips, read_index, read_corrections):
+            with pytest.raises(DataError):
+                read(folder / "index.csv")
 
 
 def test_the_index_file_itself_can_be_named(folder: Path) -> None:

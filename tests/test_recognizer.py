@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import fsmer
 from fsmer.backbones import Backbone, model_hash
 from fsmer.data import ClipSet, InputSpec, synthetic_clips
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, SupportError, WeightsError
+from fsmer.evaluation.metrics import score
 from fsmer.transfer import Recognizer, adapt, list_methods, load_method
 
 KNOWS = ("negative", "positive", "surprise")
@@ -307,3 +309,25 @@ def _edit(folder, change):
 def test_no_gradients_are_kept(recognizer):
     assert not any(value.requires_grad for value in recognizer._head.tensors().values())
     assert torch.is_grad_enabled()
+
+
+class Feeling(str, Enum):  # noqa: UP042 - its str() is the member's name, other than that of StrEnum
+    HAPPY = "happiness"
+    SAD = "sadness"
+
+
+def test_labels_that_are_members_of_an_enum_are_their_values_from_end_to_end(tmp_path: Path) -> None:
+    drawn = fsmer.synthetic_clips("lab", 12, seed=3)
+    flow, labels = drawn.media(), [list(Feeling)[row % 2] for row in range(12)]
+    recognizer = fsmer.adapt("facs-flow", (flow, labels), classes=list(Feeling))
+    recognizer.save(tmp_path / "mine")
+    for one in (recognizer, Recognizer.load(tmp_path / "mine")):
+        assert tuple(one.classes_) == ("happiness", "sadness")
+        found = one.predict(flow)
+        assert set(found.tolist()) <= {"happiness", "sadness"}
+        assert one.score(flow, labels) == one.score(flow, [label.value for label in labels]) > 0.5
+        assert score(labels, found, list(Feeling)) == score([label.value for label in labels], found)
+    more = recognizer.update((flow, [Feeling.SAD] * 6 + ["happiness"] * 6))
+    assert tuple(more.classes_) == ("happiness", "sadness")
+    with pytest.raises(DataError, match="row 1 of 'labels' is missing"):
+        recognizer.score(flow, [None] * 12)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -15,31 +15,36 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from fsmer.data.conditions import condition_mask
 from fsmer.data.media import (
     ArrayStore,
     ConcatStore,
     LazyArray,
     MediaStore,
-    NpyStore,
     RowError,
     check_arrays,
     nameless,
     narrowed,
 )
+from fsmer.data.saved import HEADER, read_folder, write_tables
 from fsmer.data.schemes import LabelScheme, RelabelReport, load_scheme
 from fsmer.data.spec import InputSpec
-from fsmer.data.table import CORE_COLUMNS, cells_as_text, clean_table, describe_type, read_table, write_table
+from fsmer.data.table import (
+    CORE_COLUMNS,
+    cells_as_text,
+    clean_table,
+    describe_type,
+    known_texts,
+    plain_text,
+    plain_texts,
+)
 from fsmer.errors import DataError, MediaError, OutputError, SpecMismatchError
-from fsmer.io import atomic_folder, write_json
+from fsmer.io import atomic_folder
 
 if TYPE_CHECKING:
     from fsmer.data.torch_clips import TorchClips
 
 __all__ = ["Clip", "ClipSet", "concat"]
-
-HEADER = "clips.json"
-FORMAT = "fsmer-clips"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,18 @@ class Clip:
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in CORE_COLUMNS[1:]:
+            object.__setattr__(self, name, self._text(name))
+        object.__setattr__(self, "id", self._text("id"))
         lazy = {kind: item if isinstance(item, LazyArray) else LazyArray.of(item) for kind, item in self.media.items()}
         object.__setattr__(self, "media", MappingProxyType(lazy))
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
+
+    def _text(self, name: str) -> str | None:
+        try:
+            return plain_text(getattr(self, name)) or (None if name == "label" else "")
+        except TypeError as error:
+            raise DataError(f"{name} of clip {self.id!r} is {error}, but text or a number is expected.") from error
 
     @property
     def flow(self) -> NDArray[np.float32]:
@@ -186,7 +200,8 @@ class ClipSet(Sequence[Clip]):
             Floats, or 8-bit values (read as value / 255). A single array without a spec is flow maps of shape
             (N, channels, height, width).
         labels : sequence of N labels, or None
-            Numbers become text; None stands for unlabelled.
+            Anything that is no text becomes text as `fsmer.data.table.plain_text` says (numbers, booleans, members of
+            an ``Enum`` by their value); None, NaN and empty text stand for unlabelled.
         subjects, datasets, ids, aus : sequence of N, or one value for all
             Clips without a subject count as one person of their data set in protocols, so give subjects where you can.
         spec : InputSpec or sequence of InputSpec, optional
@@ -201,15 +216,15 @@ class ClipSet(Sequence[Clip]):
         specs = [spec] if isinstance(spec, InputSpec) else list(spec or [])
         stores = {store.spec.kind: store for store in _array_stores(media, specs)}
         n = len(next(iter(stores.values())))
-        dataset = _column("datasets", datasets, n)
-        columns: dict[str, Any] = {
-            "clip": [f"{name}-{row:0{len(str(n - 1))}d}" for row, name in enumerate(dataset)]
+        dataset = _column("dataset", "datasets", datasets, n)
+        columns = {
+            "clip": [f"{name or 'mine'}-{row:0{len(str(n - 1))}d}" for row, name in enumerate(dataset)]
             if ids is None
-            else _column("ids", ids, n),
+            else _column("clip", "ids", ids, n),
             "dataset": dataset,
-            "subject": [""] * n if subjects is None else _column("subjects", subjects, n),
-            "label": [None] * n if labels is None else _column("labels", labels, n),
-            "aus": [""] * n if aus is None else _column("aus", aus, n),
+            "subject": _column("subject", "subjects", subjects, n),
+            "label": _column("label", "labels", labels, n),
+            "aus": _column("aus", "aus", aus, n),
         }
         frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
         return cls.from_table(frame, stores)
@@ -340,7 +355,7 @@ class ClipSet(Sequence[Clip]):
             A clip has no label, or one that is not in `classes`; the message names both.
         """
         names, own = self._label_coding
-        wanted = names if classes is None else tuple(classes)
+        wanted = names if classes is None else tuple(known_texts(classes, "classes"))
         place = {name: index for index, name in enumerate(wanted)}
         # The last entry answers code -1, the unlabelled clips.
         lookup = np.array([*(place.get(name, -1) for name in names), -1], np.int64)
@@ -458,8 +473,8 @@ class ClipSet(Sequence[Clip]):
         Parameters
         ----------
         where : str or callable, optional
-            A pandas expression such as ``"dataset == 'smic' and subject != '006'"``, or a function from the table to
-            a mask.
+            A condition such as ``"dataset == 'smic' and subject != '006'"``, as `fsmer.data.conditions` describes them,
+            or a function from the table to a mask.
         **equals
             Columns and the value (or list of values) that they must have, e.g. ``dataset="smic"`` or ``label=["a",
             "b"]``.
@@ -480,7 +495,7 @@ class ClipSet(Sequence[Clip]):
                 )
             wanted = list(value) if isinstance(value, (list, tuple, set, frozenset, np.ndarray)) else [value]
             if name in CORE_COLUMNS:
-                wanted = [one if one is None else str(one) for one in wanted]
+                wanted = [text or (None if name == "label" else "") for text in plain_texts(wanted, name)]
             mask &= table[name].isin(wanted).to_numpy(bool)
         if not mask.any():
             conditions = [] if where is None else [where if isinstance(where, str) else "the given function"]
@@ -680,8 +695,9 @@ class ClipSet(Sequence[Clip]):
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write table and media to one folder, which is whole or not there.
 
-        The folder gets ``clips.json`` (specs, column types, format version), ``table.csv`` and one ``.npy`` a kind of
-        medium. A clip set of that name that was saved before is replaced.
+        The folder gets ``clips.json`` (specs, column types, format version, digests), ``table.csv`` and one ``.npy`` a
+        kind of medium. A clip set of that name that was saved before is replaced; who reads it meanwhile gets the one
+        or the other.
 
         Raises
         ------
@@ -699,13 +715,6 @@ class ClipSet(Sequence[Clip]):
                     f"cannot write {target}: it holds other files, which would be lost; choose a new folder."
                 )
             with atomic_folder(target) as temporary:
-                values = {
-                    "format": FORMAT,
-                    "format_version": FORMAT_VERSION,
-                    "clips": len(self),
-                    "columns": write_table(temporary / "table.csv", self._table),
-                    "media": {kind: spec.to_dict() for kind, spec in self.specs.items()},
-                }
                 for kind, spec in self.specs.items():
                     # Plain writes: a full disk is an error to them, and a crash to a memory map.
                     with (temporary / f"{kind}.npy").open("wb") as handle:
@@ -713,7 +722,7 @@ class ClipSet(Sequence[Clip]):
                         np.lib.format.write_array_header_1_0(handle, header)
                         for batch in self.batches(kind):
                             handle.write(np.ascontiguousarray(batch, "<f4").data)
-                write_json(temporary / HEADER, values)
+                write_tables(temporary, self._table, list(self.specs.values()))
         except OutputError:
             raise
         except OSError as error:
@@ -724,35 +733,17 @@ class ClipSet(Sequence[Clip]):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ClipSet:
-        """Open a folder written by `save`; media stay on disk until they are read.
+        """Open a folder written by `save`; media stay on disk until they are read, and are checked then.
 
         Raises
         ------
         DataError
             The folder is no saved clip set, is damaged, or comes from a newer version.
         MediaError
-            An array file is missing or cut short.
+            An array file is missing, cut short or damaged; where it is damaged further on, reading says so.
         """
-        source = Path(folder)
-        try:
-            values = json.loads((source / HEADER).read_text(encoding="utf-8"))
-            version = values["format_version"] if values["format"] == FORMAT else None
-            if isinstance(version, int) and version <= FORMAT_VERSION:
-                specs = {kind: InputSpec.from_dict(spec) for kind, spec in values["media"].items()}
-                columns, rows = dict(values["columns"]), int(values["clips"])
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{source} is not a saved clip set: it has no {HEADER}; give a folder that ClipSet.save wrote."
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise DataError(f"{source / HEADER} cannot be read ({error}); save the clip set again.") from error
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise DataError(
-                f"{source} has clip set format {version}, but this version of fsmer reads up to {FORMAT_VERSION}; "
-                "update fsmer."
-            )
-        frame = read_table(source / "table.csv", columns, rows)
-        return cls.from_table(frame, {kind: NpyStore(source / f"{kind}.npy", spec) for kind, spec in specs.items()})
+        frame, stores = read_folder(Path(folder))
+        return cls.from_table(frame, stores)
 
 
 def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> ClipSet:
@@ -860,11 +851,10 @@ class _Base:
         return _media_error(self.ids[row], self.frame["dataset"].iat[row], reason)
 
 
-def _column(name: str, values: ArrayLike, n: int) -> list[Any]:
-    if values is None or isinstance(values, (str, int)):
-        return [values] * n
-    # Arrays, tensors and series give plain numbers and text by tolist.
-    listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)  # type: ignore[arg-type]
+def _column(column: str, name: str, values: ArrayLike | None, n: int) -> list[str | None]:
+    if values is None or isinstance(values, (str, bytes, int, float, Enum)) or getattr(values, "shape", None) == ():
+        return plain_texts([values], column) * n
+    listed = plain_texts(values, column)
     if len(listed) != n:
         raise DataError(f"there are {n} clips but {len(listed)} {name}; give one a clip.")
     return listed
@@ -892,20 +882,12 @@ def _has_doubles(places: NDArray[np.int64], n: int) -> bool:
 
 
 def _mask_of(where: str | Callable[[pd.DataFrame], ArrayLike], table: pd.DataFrame) -> NDArray[np.bool_]:
-    if callable(where):
-        mask = np.asarray(where(table))
-    else:
-        try:
-            result = table.eval(where, engine="python", local_dict={}, global_dict={})
-        except Exception as error:  # the expression runs user text, so any error may come out of it
-            raise DataError(
-                f"the condition {where!r} cannot be read ({error}); write for instance \"dataset == 'smic'\". "
-                f"Columns: {', '.join(table.columns)}."
-            ) from error
-        mask = np.asarray(result)
+    if not callable(where):
+        return condition_mask(str(where), table)
+    mask = np.asarray(where(table))
     if mask.dtype != bool or mask.shape != (len(table),):
         raise DataError(
-            f"the condition {where!r} gives no yes or no per clip; write for instance \"dataset == 'smic'\"."
+            f"the function {where!r} gives no yes or no per clip; return for instance table['dataset'] == 'smic'."
         )
     return mask
 

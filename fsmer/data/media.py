@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError
-from fsmer.io import check_regular
+from fsmer.io import BLOCK_BYTES, check_regular, digest
 
 __all__ = [
     "ArrayStore",
@@ -115,26 +115,83 @@ class ArrayStore:
 class NpyStore(ArrayStore):
     """Rows of a ``.npy`` file, mapped into memory so that only what is asked is read from disk.
 
+    Parameters
+    ----------
+    path : path
+        The file.
+    spec : InputSpec, optional
+        Default: `guess_spec` of the array.
+    blocks : sequence of str, optional
+        Digest of every `block_bytes` of the file, as `fsmer.io.block_digests` gives them. The first is checked here,
+        each other one when a row that lies in it is first read.
+    block_bytes : int
+
     Raises
     ------
     MediaError
-        The file is missing, cut short or no plain array.
+        The file is missing, cut short, no plain array of numbers, or not the one that the digests are of.
     """
 
-    def __init__(self, path: str | os.PathLike[str], spec: InputSpec | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        spec: InputSpec | None = None,
+        blocks: Sequence[str] | None = None,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
         self.path = Path(path)
         try:
+            check_regular(self.path)
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            if not isinstance(array, np.memmap) or array.dtype.kind not in "fiu":
+                raise ValueError("it holds no single array of numbers")
+        except Exception as error:  # NumPy reads the header as Python text, and raises whatever comes of it
             raise MediaError(
                 f"cannot read the array file {self.path}: {error}; it is missing, cut short or no .npy file, "
                 "so write the clip set again."
             ) from error
         super().__init__(array, spec)
+        self._blocks, self._block_bytes = None if blocks is None else tuple(blocks), block_bytes
+        self._unread = np.ones(0 if blocks is None else len(blocks), bool)
+        if blocks is not None:
+            self._content = memoryview(array.base)  # type: ignore[arg-type]
+            if len(blocks) != -(-len(self._content) // block_bytes) or not self._is_sound(0):
+                raise MediaError(f"{self._changed}; write the clip set again, or open it anew.")
+
+    def read(self, rows: Rows) -> NDArray[np.float32]:
+        """Copy the asked rows as float32; raises `RowError` where one is damaged."""
+        return _as_float(self.stored(rows))
+
+    def stored(self, rows: Rows) -> NDArray[Any]:
+        """The asked rows in the type that the file has; errors as for `read`."""
+        if self._unread.any() and len(rows):
+            length = self.array.strides[0] if self.array.flags.c_contiguous else 0
+            before = len(self._content) - self.array.nbytes
+            starts = before + np.where(rows < 0, rows + len(self), rows) * length
+            first, last = starts // self._block_bytes, (starts + length - 1) // self._block_bytes
+            if not length:
+                first, last = np.zeros_like(first), np.full_like(last, len(self._unread) - 1)
+            for place in range(int((last - first).max()) + 1):
+                within = np.minimum(first + place, last)
+                for block in np.unique(within[self._unread[within]]).tolist():
+                    if not self._is_sound(block):
+                        row = int(rows[np.flatnonzero(within == block)[0]])
+                        raise RowError(row, f"{self._changed}; write the clip set again, or open it anew.")
+        return np.asarray(self.array[rows])
+
+    @property
+    def _changed(self) -> str:
+        return f"the array file {self.path} is damaged, or of another saving of the clips"
+
+    def _is_sound(self, block: int) -> bool:
+        start = block * self._block_bytes
+        sound = digest(self._content[start : start + self._block_bytes]) == self._blocks[block]  # type: ignore[index]
+        self._unread[block] = not sound
+        return sound
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes open the file again instead of receiving its whole content.
-        return (NpyStore, (self.path, self._spec))
+        return (NpyStore, (self.path, self._spec, self._blocks, self._block_bytes))
 
 
 class ListStore:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Sequence
@@ -17,7 +16,9 @@ from fsmer.data.clips import Clip, ClipSet
 from fsmer.data.media import ImageStore, ListStore, MediaStore, RowError, guess_spec
 from fsmer.data.schemes import LabelScheme
 from fsmer.data.spec import InputSpec
+from fsmer.data.text_tables import csv_rows, path_inside, read_table_text
 from fsmer.errors import DataError, MediaError
+from fsmer.io import check_regular, restore_folder
 
 __all__ = ["read_arrays", "read_clips", "read_frame", "read_index", "read_ststnet"]
 
@@ -73,6 +74,9 @@ def read_clips(
     source = Path(path)
     folder = source.parent if source.is_file() else source
     if not source.exists():
+        # A killed writer of an earlier version may have left the folder under another name.
+        restore_folder(source)
+    if not source.exists():
         raise DataError(
             f"{source} does not exist; give a folder with {INDEX}, a saved clip set or the STSTNet release."
         )
@@ -102,7 +106,7 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
     index : path
         A CSV file with a header and the columns ``clip, dataset, subject, label, file`` in any order; further columns
         are kept as text. Commas, semicolons or tabs separate; a byte order mark is skipped. ``file`` is relative to
-        the index's folder.
+        the index's folder and may not lead out of it, neither by ``..`` nor by a symbolic link.
     labelled : bool
         Whether the column ``label`` must be there and filled.
 
@@ -116,7 +120,8 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
     DataError
         A column is missing, a row is cut short, an id is there twice, a field is empty; the message names row and clip.
     MediaError
-        A file is missing (names the clip), or the first one cannot be read.
+        A file is missing, no regular file or outside the index's folder (names the clip; nothing is opened then), or
+        the first one cannot be read.
     """
     index = Path(index)
     header, rows = _read_csv(index, (*REQUIRED, "label") if labelled else REQUIRED)
@@ -146,8 +151,7 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
         first_row[clip] = number
         for name, value in values.items():
             columns[name].append(value)
-    files = [_beside(index.parent, name) for name in columns["file"]]
-    _check_files(files, columns["clip"], columns["dataset"])
+    files = _files_inside(index.parent, columns["file"], columns["clip"], columns["dataset"])
     return ClipSet.from_table(
         pd.DataFrame(columns, dtype=object), {"flow": _image_store(files, columns["clip"], columns["dataset"])}
     )
@@ -225,7 +229,7 @@ def read_frame(
     media : str
         Column of arrays of shape ``(channels, height, width)``, or of paths of 8-bit RGB maps.
     root : path
-        Folder that paths are relative to.
+        Folder that paths are relative to, and that they may not lead out of.
     spec : InputSpec, optional
         What the arrays hold; default as for `ClipSet.from_arrays`.
     scheme, where : optional
@@ -236,7 +240,7 @@ def read_frame(
     DataError
         The column is missing or holds neither arrays nor paths, or the table is wrong.
     MediaError
-        A file is missing, or the first medium cannot be read.
+        A file is missing, no regular file or outside `root`, or the first medium cannot be read.
     """
     if media not in frame.columns:
         raise DataError(
@@ -246,9 +250,8 @@ def read_frame(
     named = ClipSet.from_table(frame.drop(columns=media))
     store: MediaStore
     if all(isinstance(cell, (str, os.PathLike)) for cell in cells):
-        files = [_beside(Path(root), os.fspath(cell)) for cell in cells]
         names, datasets = named.ids.tolist(), named.datasets.tolist()
-        _check_files(files, names, datasets)
+        files = _files_inside(Path(root), [os.fsdecode(cell) for cell in cells], names, datasets)
         store = _image_store(files, names, datasets)
     elif all(isinstance(cell, np.ndarray) for cell in cells):
         store = ListStore(cells, guess_spec(cells[0][np.newaxis]) if spec is None else spec)
@@ -316,22 +319,18 @@ def _stacked(given: Any) -> Any:
 
 
 def _read_csv(index: Path, required: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        text = index.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{index} is not UTF-8 text; save it as CSV in UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{index} cannot be read ({error.strerror}); give the path of an index table.") from error
+    text = read_table_text(index, what="the index")
+    lines = text.splitlines()
     best: list[str] = []
     delimiter = ","
     for candidate in (",", ";", "\t"):
-        first = next(csv.reader(text.splitlines()[:1], delimiter=candidate), [])
+        first = next(iter(csv_rows("".join(lines[:1]), index, what="the index", delimiter=candidate)), (1, []))[1]
         names = [name.strip().lower() for name in first]
         if len(set(names) & set(required)) > len(set(best) & set(required)):
             best, delimiter = names, candidate
     missing = [name for name in required if name not in best]
     if missing:
-        seen = ", ".join(best) or (text.splitlines()[0][:80] if text.strip() else "nothing")
+        seen = ", ".join(best) or (lines[0][:80] if text.strip() else "nothing")
         raise DataError(
             f"{index} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; its first line must name "
             f"{', '.join(required)}, and it has {seen}."
@@ -339,35 +338,47 @@ def _read_csv(index: Path, required: Sequence[str]) -> tuple[list[str], list[tup
     doubled = sorted({name for name in best if best.count(name) > 1})
     if doubled:
         raise DataError(f"{index} has the column {doubled[0]!r} twice; keep one.")
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
-    next(reader)
+    stripped = (
+        (line, [field.strip() for field in row])
+        for line, row in csv_rows(text, index, what="the index", delimiter=delimiter)[1:]
+    )
+    return best, [(line, row) for line, row in stripped if any(row)]
+
+
+def _files_inside(folder: Path, names: Sequence[str], clips: Sequence[str], datasets: Sequence[str]) -> list[str]:
+    """Paths of the files that a table names; all are checked before any is opened."""
+    # One listing a folder is much faster than one look-up a file; what is no plain file there is looked at closely.
+    plain: dict[str, frozenset[str]] = {}
+    found = []
+    for name, clip, dataset in zip(names, clips, datasets, strict=True):
+        head, base = os.path.split(name.replace("\\", "/"))
+        if head not in plain:
+            plain[head] = _plain_files(folder, head)
+        if base in plain[head]:
+            found.append(os.path.join(folder, head, base))
+            continue
+        try:
+            path = path_inside(folder, name)
+            check_regular(path)
+            found.append(path)
+        except FileNotFoundError as error:
+            raise _unusable(clip, dataset, f"the file {path} does not exist; put it there") from error
+        except (OSError, ValueError) as error:
+            reason = f"the file {path} is not used: {error.strerror}" if isinstance(error, OSError) else f"{error}"
+            raise _unusable(clip, dataset, reason) from error
+    return found
+
+
+def _plain_files(folder: Path, head: str) -> frozenset[str]:
     try:
-        return best, [
-            (reader.line_num, [field.strip() for field in row]) for row in reader if any(field.strip() for field in row)
-        ]
-    except csv.Error as error:
-        raise DataError(f"line {reader.line_num} of {index} cannot be read ({error}); correct it.") from error
+        with os.scandir(path_inside(folder, head)) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+    except (OSError, ValueError):
+        return frozenset()
 
 
-def _beside(folder: Path, name: str) -> str:
-    # Tables written on Windows separate folders by backslashes.
-    if "\\" in name and not os.path.exists(os.path.join(folder, name)):
-        name = name.replace("\\", "/")
-    return os.path.join(folder, name)
-
-
-def _check_files(files: Sequence[str], clips: Sequence[str], datasets: Sequence[str]) -> None:
-    # One listing a folder is much faster than one look-up a file, and a missing map is named before any work begins.
-    listed: dict[str, frozenset[str]] = {}
-    for file, clip, dataset in zip(files, clips, datasets, strict=True):
-        folder, name = os.path.split(file)
-        if folder not in listed:
-            listed[folder] = frozenset(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else frozenset()
-        if name not in listed[folder] and not os.path.exists(file):
-            raise MediaError(
-                f"clip {clip!r} of data set {dataset!r}: the file {file} does not exist; "
-                "put it there or take the clip out of the table."
-            )
+def _unusable(clip: str, dataset: str, reason: str) -> MediaError:
+    return MediaError(f"clip {clip!r} of data set {dataset!r}: {reason} or take the clip out of the table.")
 
 
 def _image_store(files: Sequence[str], clips: Sequence[str], datasets: Sequence[str]) -> ImageStore:

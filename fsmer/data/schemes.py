@@ -10,9 +10,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fsmer.data.table import known_texts, plain_text, plain_texts
 from fsmer.errors import DataError, unknown_name
 
-__all__ = ["Exclusion", "LabelScheme", "RelabelReport", "canonical_dataset", "list_schemes", "load_scheme"]
+__all__ = [
+    "Exclusion",
+    "LabelScheme",
+    "RelabelReport",
+    "canonical_dataset",
+    "list_schemes",
+    "load_scheme",
+    "subject_number",
+]
 
 TABLES = Path(__file__).parent / "tables" / "schemes"
 
@@ -68,7 +77,7 @@ class Exclusion:
         """Whether a clip is the one meant; ids may carry the subject before the clip's own name."""
         return (
             canonical_dataset(dataset) == self.dataset
-            and _number(subject) == _number(self.subject)
+            and subject_number(subject) == subject_number(self.subject)
             and re.search(rf"(^|[^A-Za-z0-9]){re.escape(self.clip)}$", clip) is not None
         )
 
@@ -109,16 +118,17 @@ class LabelScheme:
 
     def __post_init__(self) -> None:
         normal: dict[str, Mapping[str, str | None]] = {}
+        classes = tuple(known_texts(self.classes, "classes"))
         for dataset, table in self.mapping.items():
             for label, into in table.items():
-                if into is not None and into not in self.classes:
+                if into is not None and plain_text(into) not in classes:
                     raise DataError(
                         f"label scheme {self.name!r} maps {label!r} of {dataset} to {into!r}, "
-                        f"which is none of its classes ({', '.join(self.classes)}); add the class or correct it."
+                        f"which is none of its classes ({', '.join(classes)}); add the class or correct it."
                     )
-            normal[canonical_dataset(dataset)] = {_plain(label): into for label, into in table.items()}
+            normal[canonical_dataset(dataset)] = {_plain(label): plain_text(into) for label, into in table.items()}
         object.__setattr__(self, "mapping", normal)
-        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "exclusions", tuple(self.exclusions))
 
     def covers(self, dataset: str) -> bool:
@@ -241,10 +251,12 @@ def _expand(table: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
     return {label: None if into == "left out" else into for into, labels in table.items() for label in labels}
 
 
-def _plain(label: str) -> str:
-    return " ".join(label.lower().split())
+def _plain(label: Any) -> str:
+    (text,) = plain_texts([label], "label")
+    return " ".join((text or "").lower().split())
 
 
-def _number(subject: str) -> str:
+def subject_number(subject: str) -> str:
+    """First number of a subject's name without leading zeros, by which spellings of one subject are compared."""
     digits = re.search(r"\d+", subject)
-    return str(int(digits.group())) if digits else subject.lower()
+    return digits[0].lstrip("0") or "0" if digits else subject.lower()

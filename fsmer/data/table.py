@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fsmer.data.text_tables import csv_rows
 from fsmer.errors import DataError
+from fsmer.io import BLOCK_BYTES, digest, read_bytes
 
-__all__ = ["CORE_COLUMNS", "cells_as_text", "clean_table", "describe_type", "read_table", "write_table"]
+__all__ = [
+    "CORE_COLUMNS",
+    "cells_as_text",
+    "clean_table",
+    "describe_type",
+    "known_texts",
+    "plain_text",
+    "plain_texts",
+    "read_table",
+    "write_table",
+]
+
+# Room for tens of millions of clips.
+TABLE_BYTES = 4 << 30
 
 CORE_COLUMNS = ("clip", "dataset", "subject", "label", "aus")
 
@@ -67,31 +83,112 @@ def _categorical(words: NDArray[np.object_]) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, categories=pd.Index(names, dtype="str"))
 
 
-def cells_as_text(column: pd.Series, name: str) -> NDArray[np.object_]:
-    """Text of every cell as an object array; missing cells are ``""``, whole numbers lose their ``.0``.
+def plain_text(value: Any) -> str | None:
+    """Text of a label, an id or another cell, or None where it is missing.
+
+    - Text stays what it is, as plain ``str``; bytes are read as UTF-8.
+    - A member of an ``Enum`` stands for its value, whatever else it is.
+    - Numbers: whole ones without ``.0`` (``3.0`` is ``"3"``), others as Python writes them; booleans are ``"True"`` and
+      ``"False"``.
+    - NumPy scalars, and arrays and tensors without a dimension, stand for the Python value that they hold.
+    - None, NaN, NaT, ``pandas.NA``, masked values and empty text are missing.
+
+    Raises
+    ------
+    TypeError
+        It is nothing of these; the text is a phrase that says what it is.
+    """
+    if type(value) is str:
+        return value or None
+    if isinstance(value, Enum):
+        return plain_text(value.value)
+    if isinstance(value, str):
+        return str.__str__(value) or None
+    if value is None or value is pd.NA or value is pd.NaT or value is np.ma.masked:
+        return None
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            return value.decode() or None
+        except UnicodeDecodeError:
+            raise TypeError("bytes that are not UTF-8 text") from None
+    if not isinstance(value, (bool, int, float)) and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        held = value.item()
+        if type(held) is not type(value):
+            return plain_text(held)
+    if isinstance(value, float):
+        if value != value:
+            return None
+        # A sheet column of whole numbers with a gap arrives as floats.
+        value = int(value) if value.is_integer() else float(value)
+    if isinstance(value, (bool, int, float)):
+        try:
+            return str(value)
+        except ValueError:
+            raise TypeError("a number of thousands of digits") from None
+    raise TypeError(describe_type(value))
+
+
+def plain_texts(values: Any, name: str) -> list[str | None]:
+    """`plain_text` of every value of a list, array, tensor or column; `name` is what they are, for messages.
 
     Raises
     ------
     DataError
-        A cell holds neither text nor a number.
+        One of them cannot be read as text, or they are no list.
+    """
+    try:
+        # Arrays, tensors and series give plain numbers and text by tolist.
+        listed = list(values.tolist() if hasattr(values, "tolist") else values)
+    except TypeError as error:
+        raise DataError(f"{name!r} is given as {describe_type(values)}, but a list is expected.") from error
+    return [_read(value, name, row) for row, value in enumerate(listed)]
+
+
+def known_texts(values: Any, name: str) -> list[str]:
+    """As `plain_texts`, of which none may be missing."""
+    words = plain_texts(values, name)
+    if None in words:
+        raise DataError(f"row {words.index(None) + 1} of {name!r} is missing (None, NaN or empty text); fill it in.")
+    return [word for word in words if word is not None]
+
+
+def _read(value: Any, name: str, row: int) -> str | None:
+    try:
+        return plain_text(value)
+    except TypeError as error:
+        raise DataError(f"row {row + 1} of column {name!r} holds {error}, but text or a number is expected.") from error
+
+
+def cells_as_text(column: pd.Series, name: str) -> NDArray[np.object_]:
+    """`plain_text` of every cell as an object array; missing cells are ``""``.
+
+    Raises
+    ------
+    DataError
+        A cell holds neither text nor a number, or text that no file can hold.
     """
     values = column.to_numpy(object, copy=True)
-    missing = column.isna().to_numpy()
-    values[missing] = ""
-    if pd.api.types.infer_dtype(values, skipna=False) not in ("string", "empty"):
-        values = np.array([_word(value, name, row) for row, value in enumerate(values.tolist())], object)
+    values[column.isna().to_numpy()] = ""
+    words = values.tolist()
+    if not all(type(word) is str for word in words):
+        words = [_read(value, name, row) or "" for row, value in enumerate(words)]
+        values = np.array(words, object)
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError as error:
+        row = next(row for row, word in enumerate(words) if not _is_unicode(word))
+        raise DataError(
+            f"row {row + 1} of column {name!r} holds {words[row]!r}, which has half a character; correct it."
+        ) from error
     return values
 
 
-def _word(value: Any, name: str, row: int) -> str:
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, (int, np.integer)):
-        return str(value) if isinstance(value, bool) else str(int(value))
-    if isinstance(value, (float, np.floating)):
-        # A sheet column of whole numbers with a gap arrives as floats.
-        return str(int(value)) if float(value).is_integer() else str(value)
-    raise DataError(f"row {row + 1} of column {name!r} holds {describe_type(value)}, but text or a number is expected.")
+def _is_unicode(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _extra(column: pd.Series) -> pd.Series:
@@ -115,6 +212,8 @@ def _kind_of_column(column: pd.Series) -> str:
 
 
 def _written(column: pd.Series, kind: str) -> list[str]:
+    if kind == "text":
+        return list(cells_as_text(column, str(column.name)))
     missing = column.isna().to_numpy()
     write = repr if kind == "number" else str
     return ["" if gone else write(value) for value, gone in zip(column.tolist(), missing.tolist(), strict=True)]
@@ -158,20 +257,37 @@ def write_table(path: Path, table: pd.DataFrame) -> dict[str, str]:
     return kinds
 
 
-def read_table(path: Path, kinds: Mapping[str, str], rows: int) -> pd.DataFrame:
+def read_table(
+    path: Path, kinds: Mapping[str, str], rows: int, blocks: Sequence[str] | None = None, block_bytes: int = BLOCK_BYTES
+) -> pd.DataFrame:
     """Read what `write_table` wrote.
+
+    Parameters
+    ----------
+    path : Path
+    kinds : mapping of str to str
+        What `write_table` returned.
+    rows : int
+        How many are expected.
+    blocks : sequence of str, optional
+        Digest of every `block_bytes` of the file, as `fsmer.io.block_digests` gives them.
+    block_bytes : int
 
     Raises
     ------
     DataError
-        The file is missing, cut short, or has other columns or another number of rows than expected.
+        The file is missing, cut short, altered, or has other columns or another number of rows than expected.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            header, *lines = csv.reader(handle)
+        data = read_bytes(path, TABLE_BYTES)
+        starts = range(0, len(data), block_bytes)
+        if blocks is not None and [digest(data[start : start + block_bytes]) for start in starts] != list(blocks):
+            raise DataError("it is not the table that was saved with these clips")
+        header, *lines = [row for _, row in csv_rows(data.decode(), path)] or [[]]
         if header != list(kinds) or len(lines) != rows or any(len(line) != len(header) for line in lines):
             held = f"{len(lines)} rows of {', '.join(header)}"
             raise DataError(f"{held}, but {rows} whole rows of {', '.join(kinds)} are expected")
         return pd.DataFrame({name: _typed([line[i] for line in lines], kinds[name]) for i, name in enumerate(header)})
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise DataError(f"{path} cannot be used ({error}); save the clip set again.") from error
+    except (OSError, ValueError, KeyError, OverflowError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).removesuffix(".")
+        raise DataError(f"{path} cannot be used ({reason}); save the clip set again.") from error

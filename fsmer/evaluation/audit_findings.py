@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fsmer.data.people import written_twice
+from fsmer.data.text_tables import read_table_text
 from fsmer.errors import DataError
 
 if TYPE_CHECKING:
@@ -221,12 +223,11 @@ class Table:
     def read(cls, path: Path) -> Table:
         import pandas as pd
 
+        text = read_table_text(path)
         try:
-            with path.open(encoding="utf-8-sig") as stream:
-                first = stream.readline()
-            mark = max((",", ";", "\t"), key=first.count)
-            raw = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
+            mark = max((",", ";", "\t"), key=text.partition("\n")[0].count)
+            raw = pd.read_csv(io.StringIO(text), sep=mark, dtype=str, keep_default_na=False, na_filter=False)
+        except ValueError as error:
             raise DataError(
                 f"{path} cannot be read as a table ({' '.join(str(error).split())}); give a CSV file in UTF-8 with a "
                 "header."

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fsmer.data.table import known_texts
 from fsmer.errors import DataError
 
 __all__ = [
@@ -184,17 +185,13 @@ def score(truth: ArrayLike, predicted: ArrayLike, classes: ArrayLike | None = No
     >>> score(["negative", "negative", "positive"], ["negative", "positive", "positive"])["acc"]
     0.6666666666666666
     """
-    true_labels, labels = np.asarray(truth, dtype=object), np.asarray(predicted, dtype=object)
-    known = (
-        sorted({*true_labels.tolist(), *labels.tolist()}) if classes is None else np.asarray(classes, object).tolist()
-    )
+    sides = known_texts(truth, "truth"), known_texts(predicted, "predicted")
+    known = sorted({*sides[0], *sides[1]}) if classes is None else known_texts(classes, "classes")
     code = {label: number for number, label in enumerate(known)}
-    strange = sorted({str(label) for label in [*true_labels.tolist(), *labels.tolist()] if label not in code})
+    strange = sorted({label for side in sides for label in side if label not in code})
     if strange:
-        raise DataError(f"the labels {', '.join(strange)} are not among the classes {', '.join(map(str, known))}.")
-    codes = [
-        np.array([code[label] for label in side], dtype=np.int64) for side in (true_labels.tolist(), labels.tolist())
-    ]
+        raise DataError(f"the labels {', '.join(strange)} are not among the classes {', '.join(known)}.")
+    codes = [np.array([code[label] for label in side], dtype=np.int64) for side in sides]
     scores = score_confusion(confusion_matrix(codes[0], codes[1], max(len(known), 1)))
     return {name: float(getattr(scores, name)) for name in METRICS}
 

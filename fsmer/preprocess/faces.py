@@ -6,7 +6,6 @@ to a square picture, with the features where `fsmer.data.facs_fields.LANDMARKS` 
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.facs_fields import LANDMARKS
 from fsmer.data.flow_model import CROP_ASPECT
+from fsmer.data.text_tables import csv_rows, read_table_text
 from fsmer.errors import DataError, MediaError, unknown_name
 from fsmer.preprocess.reading import Frame, FrameSource
 
@@ -508,33 +508,32 @@ class LandmarkFile:
 
     @cached_property
     def _rows(self) -> dict[int, list[FacePose]]:
-        try:
-            with open(self.path, encoding="utf-8-sig", newline="") as handle:
-                reader = csv.DictReader(handle, skipinitialspace=True)
-                names = {str(name).strip() for name in reader.fieldnames or ()}
-                points = 68 if "x_67" in names else 5
-                wanted = [f"{axis}_{index}" for axis in "xy" for index in range(points)]
-                missing = [name for name in ("frame", *wanted) if name not in names]
-                if missing:
-                    raise DataError(
-                        f"the landmark file {self.path} has no column {missing[0]!r}; it needs frame and x_0 .. x_67, "
-                        "y_0 .. y_67 (or 0 .. 4)."
-                    )
-                found: dict[int, list[FacePose]] = {}
-                for line, row in enumerate(reader, start=2):
-                    cells = {str(name).strip(): str(cell).strip() for name, cell in row.items()}
-                    try:
-                        values = np.array([float(cells[name]) for name in wanted]).reshape(2, points).T
-                        number = int(float(cells["frame"])) - self.first
-                        pose = pose_from_landmarks(values)
-                    except ValueError as error:
-                        raise DataError(
-                            f"line {line} of the landmark file {self.path} cannot be used ({error}); correct it or "
-                            "take it out."
-                        ) from error
-                    found.setdefault(number, []).append(pose)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"the landmark file {self.path} cannot be read ({error}); check the path.") from error
+        what = "the landmark file"
+        rows = csv_rows(read_table_text(self.path, what=what), self.path, what=what, skipinitialspace=True)
+        names = [name.strip() for name in rows[0][1]] if rows else []
+        points = 68 if "x_67" in names else 5
+        wanted = [f"{axis}_{index}" for axis in "xy" for index in range(points)]
+        missing = [name for name in ("frame", *wanted) if name not in names]
+        if missing:
+            raise DataError(
+                f"the landmark file {self.path} has no column {missing[0]!r}; it needs frame and x_0 .. x_67, "
+                "y_0 .. y_67 (or 0 .. 4)."
+            )
+        found: dict[int, list[FacePose]] = {}
+        for line, row in rows[1:]:
+            if not row:
+                continue
+            cells = dict(zip(names, row, strict=False))
+            try:
+                frame, *flat = [float(cells.get(name, "")) for name in ("frame", *wanted)]
+                if not np.isfinite([frame, *flat]).all():
+                    raise ValueError("a number is not finite")
+                pose = pose_from_landmarks(np.array(flat).reshape(2, points).T)
+            except ValueError as error:
+                raise DataError(
+                    f"line {line} of the landmark file {self.path} cannot be used ({error}); correct it or take it out."
+                ) from error
+            found.setdefault(int(frame) - self.first, []).append(pose)
         return {number: sorted(poses, key=lambda pose: -pose.width) for number, poses in found.items()}
 
 

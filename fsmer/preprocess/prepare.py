@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from fsmer.data.adapters import check_dataset
 from fsmer.data.adapters.base import FrameKind
 from fsmer.data.adapters.folders import list_frames
-from fsmer.data.clips import FORMAT, FORMAT_VERSION, HEADER, ClipSet
+from fsmer.data.clips import ClipSet
 from fsmer.data.media import check_arrays
+from fsmer.data.saved import TABLE, read_folder, write_tables
 from fsmer.data.schemes import LabelScheme
 from fsmer.data.spec import InputSpec
 from fsmer.data.table import clean_table, write_table
@@ -900,13 +901,16 @@ def _finish(
         wanted = [outcomes[clip] for clip in kept["clip"]]
         earlier = _Earlier(target, job) if any(one.origin == "finished" for one in wanted) else None
         readers = [_reader(one, earlier) for one in wanted]
-        files = _write_tables(whole, job, _with_facts(kept, [reader.facts for reader in readers], job.recipe))
+        clean = clean_table(_with_facts(kept, [reader.facts for reader in readers], job.recipe))
+        files = _write_tables(whole, job, clean)
         files.append(write_text(whole / REPORT, report.to_csv(index=False, lineterminator="\n")))
         files.append(write_json(whole / SETTINGS, dict(settings)))
         if all(one.origin == "finished" for one in wanted) and _same(files, whole, target):
             shutil.rmtree(job.parts, ignore_errors=True)
             return
         _write_media(whole, job, readers)
+        for name, specs in job.groups:
+            write_tables(whole / name, clean, specs)
         if target.is_dir():
             os.replace(target, old)
         os.replace(whole, target)
@@ -951,14 +955,13 @@ class _Earlier:
     """A finished folder."""
 
     def __init__(self, target: Path, job: _Job) -> None:
-        self.sets = [ClipSet.load(target / name if name else target) for name, _ in job.groups]
-        self.rows = {clip: row for row, clip in enumerate(self.sets[0].ids.tolist())}
-        self.arrays = {
-            f"{place}-{spec.kind}": np.load(target / name / f"{spec.kind}.npy", mmap_mode="r")
-            for place, (name, specs) in enumerate(job.groups)
-            for spec in specs
+        folders = [read_folder(target / name) for name, _ in job.groups]
+        table = folders[0][0]
+        self.rows = {clip: row for row, clip in enumerate(table["clip"].tolist())}
+        self.stores = {
+            f"{place}-{kind}": store for place, (_, stores) in enumerate(folders) for kind, store in stores.items()
         }
-        self.facts = self.sets[0].table[["onset_index", "apex_index", "offset_index", "apex_from", "notes"]]
+        self.facts = table[["onset_index", "apex_index", "offset_index", "apex_from", "notes"]]
 
 
 @dataclass(frozen=True)
@@ -969,7 +972,8 @@ class _Row:
     row: int
 
     def media(self) -> dict[str, memoryview]:
-        return {name: array[self.row].data for name, array in self.earlier.arrays.items()}
+        row = np.array([self.row], np.int64)
+        return {name: store.stored(row).data for name, store in self.earlier.stores.items()}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -986,20 +990,13 @@ def _with_facts(table: pd.DataFrame, facts: Sequence[Mapping[str, Any]], recipe:
     return table.assign(**columns, recipe=recipe.hash)
 
 
-def _write_tables(whole: Path, job: _Job, table: pd.DataFrame) -> list[Path]:
-    clean = clean_table(table)
+def _write_tables(whole: Path, job: _Job, clean: pd.DataFrame) -> list[Path]:
+    """Everything of the folder that does not depend on the content of the arrays."""
     files = []
-    for name, specs in job.groups:
-        folder = whole / name
-        folder.mkdir(exist_ok=True)
-        header = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "clips": len(table),
-            "columns": write_table(folder / "table.csv", clean),
-            "media": {spec.kind: spec.to_dict() for spec in specs},
-        }
-        files += [folder / "table.csv", write_json(folder / HEADER, header)]
+    for name, _ in job.groups:
+        (whole / name).mkdir(exist_ok=True)
+        files.append(whole / name / TABLE)
+        write_table(files[-1], clean)
     places = dict.fromkeys([whole, *(whole / name for name, _ in job.groups)])
     return [*files, *(job.recipe.save(place / RECIPE) for place in places)]
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fsmer.backbones import Backbone, load_model
+from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
 from fsmer.transfer.base import Method, Progress, SourceModel
 from fsmer.transfer.recognizer import Recognizer, as_labelled_clips
@@ -124,7 +125,7 @@ def recognizer_of_words(
     """
     start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
     start = described(start, descriptions)
-    names = (*descriptions, *others)
+    names = tuple(known_texts([*descriptions, *others], "classes"))
     if len(set(names)) < 2 or len(set(names)) != len(names):
         raise SupportError(
             f"{len(set(names))} different classes are described ({', '.join(names)}); describe two or more, each once."
@@ -146,19 +147,20 @@ def described(model: SourceModel, descriptions: Mapping[str, str]) -> SourceMode
     """
     if not descriptions:
         return model
+    names = known_texts(list(descriptions), "descriptions")
     known = model.backbone.class_directions(list(descriptions.values()))
-    for place, (name, text) in enumerate(descriptions.items()):
+    for place, (name, text) in enumerate(zip(names, descriptions.values(), strict=True)):
         if known is None or not bool(known.known[place]):
             raise SupportError(
                 f"the model {model.backbone.name!r} does not understand the description {text!r} of the class "
                 f"{name!r}; use FACS names or action unit numbers (such as 'cheek raiser, lip corner puller' or "
                 "'6+12') and a model that knows action units, such as 'facs-flow'."
             )
-    return replace(model, descriptions={**model.descriptions, **descriptions})
+    return replace(model, descriptions={**model.descriptions, **dict(zip(names, descriptions.values(), strict=True))})
 
 
 def _check_classes(clips: ClipSet, classes: Sequence[str] | None, model: SourceModel) -> None:
-    names = clips.classes if classes is None else tuple(str(name) for name in classes)
+    names = clips.classes if classes is None else tuple(known_texts(classes, "classes"))
     if len(set(names)) != len(names):
         raise SupportError(f"classes names a class twice: {', '.join(names)}; give each class once.")
     if len(names) < 2:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.data.table import known_texts
 from fsmer.errors import FsmerError, SupportError, unknown_name
 from fsmer.transfer.heads import Head, one_hot
 from fsmer.transfer.recognizer import Recognizer
@@ -360,7 +361,7 @@ class Method(ABC):
 
 def support_codes(support: ClipSet, classes: Sequence[str] | None) -> tuple[tuple[str, ...], Tensor]:
     """Class names and int64 codes of a labelled clip set."""
-    names = tuple(str(name) for name in (support.classes if classes is None else classes))
+    names = support.classes if classes is None else tuple(known_texts(classes, "classes"))
     return names, torch.from_numpy(np.asarray(support.codes(names), dtype=np.int64))
 
 

@@ -17,6 +17,7 @@ from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.base import CONFIG_FILE, WEIGHTS_FILE, file_sha256, read_config, read_weights
 from fsmer.backbones.embedding import check_inputs
 from fsmer.backbones.registry import backbone_class
+from fsmer.data.table import known_texts
 from fsmer.errors import DataError, MediaError, OutputError, SupportError, WeightsError
 from fsmer.io import atomic_folder, write_json
 from fsmer.transfer.heads import KINDS, Head
@@ -150,7 +151,7 @@ class Recognizer:
             if not hasattr(clips, "labels"):
                 raise DataError("score needs labels: give them as the second argument, or give a labelled clip set.")
             labels = clips.labels
-        wanted = np.array([str(label) for label in np.asarray(labels).ravel()], dtype=str)
+        wanted = np.array(known_texts(labels, "labels"), dtype=object)
         found = self.predict(clips)
         if len(wanted) != len(found) or not len(found):
             raise DataError(

@@ -39,6 +39,9 @@ class Annotation:
         If the sheet states it.
     own : mapping of str to str
         All columns of the sheet -> text.
+    named : bool
+        Whether the sheet gives the clip a name; otherwise it is called like its video or folder, in which there may be
+        other clips.
     """
 
     clip: str
@@ -53,6 +56,7 @@ class Annotation:
     dataset: str = ""
     frames_per_second: float | None = None
     own: Mapping[str, str] = field(default_factory=dict)
+    named: bool = True
 
     @classmethod
     def of(cls, row: SheetRow, *, clip: str, subject: str) -> Annotation:
@@ -78,12 +82,12 @@ def states_nothing(cell: str) -> bool:
 def numbered(cell: str, prefix: str = "", width: int = 2) -> str:
     """Name from the first number of a cell: ``numbered("7", "sub")`` is ``"sub07"``; other cells stay as they are."""
     digits = re.search(r"\d+", cell)
-    return f"{prefix}{int(digits[0]):0{width}d}" if digits else cell.strip()
+    return f"{prefix}{digits[0].lstrip('0').zfill(width)}" if digits else cell.strip()
 
 
 def frame_number(cell: str) -> int | None:
-    """Frame number that a cell states (a question mark behind it is overlooked), or None."""
-    digits = re.fullmatch(r"(\d+)(?:\.0*)?\s*[?？]?", cell.strip())
+    """Frame number that a cell states (a question mark behind it is overlooked), or None; none has over 15 digits."""
+    digits = re.fullmatch(r"0*(\d{1,15})(?:\.0*)?\s*[?？]?", cell.strip())
     return int(digits[1]) if digits else None
 
 

@@ -457,19 +457,24 @@ def _frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _told_apart(clips: Sequence[Annotation]) -> Iterator[tuple[Annotation, str]]:
-    # Ids that a sheet gives twice get the onset behind them, and a running number where that is the same as well.
+    # Ids that come up twice get the onset behind them, and a running number where that is the same as well.
     counts = Counter(clip.clip for clip in clips)
+    places = Counter(clip.clip for clip in {(clip.clip, clip.place): clip for clip in clips}.values())
     taken: set[str] = set()
     for clip in clips:
         name, said = clip.clip, ""
         if counts[name] > 1:
-            said = f"the annotation names it {counts[name]} times"
+            if clip.named:
+                said = f"the annotation names it {counts[name]} times"
+            elif places[name] > 1:
+                said = f"{places[name]} videos or folders of the annotation are called {name!r}"
             name = f"{name}_{clip.onset}" if clip.onset else name
         unique, number = name, 2
         while unique in taken:
             unique, number = f"{name}-{number}", number + 1
+            said = said or f"the annotation has {clip.place} from the same onset more than once"
         taken.add(unique)
-        yield (replace(clip, clip=unique) if said else clip), said
+        yield replace(clip, clip=unique), said
 
 
 def _minus(number: int | None, first: int) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -14,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 from fsmer.data.adapters.annotation import Annotation, frame_number
 from fsmer.data.adapters.folders import folder_key
 from fsmer.data.adapters.sheets import SheetTable, read_sheets
-from fsmer.data.schemes import canonical_dataset
+from fsmer.data.schemes import canonical_dataset, subject_number
 from fsmer.errors import DataError
 
 __all__ = ["Column", "Correction", "apply_corrections", "read_corrections", "shipped_corrections"]
@@ -58,7 +57,7 @@ class Correction:
         return (
             canonical_dataset(self.dataset) == dataset
             and folder_key(self.clip) in (folder_key(annotation.name), folder_key(annotation.clip))
-            and _number(self.subject) == _number(annotation.subject)
+            and subject_number(self.subject) == subject_number(annotation.subject)
         )
 
     def applies(self, annotation: Annotation) -> bool:
@@ -118,8 +117,3 @@ def apply_corrections(
             annotation = one.apply(annotation)
             applied.append(one)
     return annotation, applied
-
-
-def _number(subject: str) -> str:
-    digits = re.search(r"\d+", subject)
-    return str(int(digits[0])) if digits else subject.lower()

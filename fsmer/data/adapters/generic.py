@@ -1,11 +1,13 @@
 """Any folder with a table: ``clip, subject, path, onset, apex, offset, label, aus`` and more, most of them optional.
 
-A clip is a folder of frames or a video. Frame numbers are those in the file names of frames, and count from 0 in a
-video. What has no onset and offset is taken whole.
+A clip is a folder of frames or a video, below the folder that is read. Frame numbers are those in the file names of
+frames, and count from 0 in a video. What has no onset and offset is taken whole. Without a column of names, clips are
+called like their video or folder, with the onset behind it where that has several.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +16,7 @@ from fsmer.data.adapters.annotation import Annotation, states_nothing
 from fsmer.data.adapters.base import Adapter, roles
 from fsmer.data.adapters.folders import VIDEO_ENDINGS, Folders
 from fsmer.data.adapters.sheets import SheetRow, SheetTable, plain
+from fsmer.data.text_tables import path_inside
 from fsmer.errors import DataError
 
 __all__ = ["ADAPTERS", "Generic"]
@@ -54,19 +57,23 @@ class Generic(Adapter):
                 raise refused from None
 
     def clips(self, row: SheetRow) -> Sequence[Annotation]:
-        place = _with_slashes(row["place"])
-        name = row["name"] or PurePosixPath(place).stem
+        place = row["place"]
+        name = row["name"] or PurePosixPath(place.replace("\\", "/")).stem
         if not name:
             return ()
         roles = {plain(known) for names in self.columns.values() for known in names}
         own = {column: text for column, text in row.own.items() if plain(column) not in roles}
-        clip = replace(Annotation.of(row, clip=name, subject=row["subject"]), name=name, place=place, own=own)
+        clip = Annotation.of(row, clip=name, subject=row["subject"])
+        clip = replace(clip, name=name, place=place, own=own, named=bool(row["name"]))
         return (replace(clip, aus=_units(row["aus"]), dataset=row["dataset"], frames_per_second=_speed(row)),)
 
     def folder(self, place: Path, clip: Annotation, folders: Folders) -> Path | None:
         if clip.place:
-            stated = place / clip.place
-            return stated if stated.is_dir() or _is_video(stated) else None
+            try:
+                stated = Path(path_inside(place, clip.place))
+            except ValueError as error:
+                raise DataError(f"clip {clip.name!r} of the table: {error}.") from error
+            return stated if os.path.isdir(stated) or _is_video(stated) else None
         tops = [
             place,
             *(top for top in (folders.child(place, name) for name in (clip.subject, clip.dataset) if name) if top),
@@ -81,11 +88,6 @@ class Generic(Adapter):
         return None
 
 
-def _with_slashes(path: str) -> str:
-    # Tables written on Windows separate folders by backslashes.
-    return path.replace("\\", "/")
-
-
 def _units(cell: str) -> str:
     # Programs write lists the way their language does: [6, 12] or ['AU6', 'AU12'].
     if cell.startswith("[") and cell.endswith("]"):
@@ -94,7 +96,7 @@ def _units(cell: str) -> str:
 
 
 def _is_video(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in VIDEO_ENDINGS
+    return os.path.isfile(path) and path.suffix.lower() in VIDEO_ENDINGS
 
 
 def _speed(row: SheetRow) -> float | None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fsmer.data.text_tables import csv_rows, read_table_text
 from fsmer.errors import DataError
+from fsmer.io import check_regular
 
 __all__ = ["SHEET_ENDINGS", "Sheet", "SheetRow", "SheetTable", "cell_text", "column_slug", "plain", "read_sheets"]
 
@@ -21,6 +22,9 @@ SHEET_ENDINGS = frozenset({".xlsx", ".xlsm", ".xls", ".csv"})
 
 # SAMM has 13 rows of notes above the column names; no release has more.
 DEEPEST_HEADER = 40
+
+# Far more than any release has; a small file can unpack to far more than that.
+MOST_CELLS, UNPACKED_BYTES = 20_000_000, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -144,10 +148,12 @@ def read_sheets(path: Path) -> tuple[Sheet, ...]:
         The file is missing, empty, damaged or in another encoding, or the reader for it is not installed.
     """
     try:
+        check_regular(path)
         with path.open("rb") as handle:
             start = handle.read(8)
-    except OSError as error:
-        raise DataError(f"the sheet {path} cannot be read ({error.strerror or error}); give its path.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"the sheet {path} cannot be read ({reason}); give its path.") from error
     if not start:
         raise DataError(f"the sheet {path} has no bytes; copy it again from the release.")
     if start.startswith(b"PK"):
@@ -222,13 +228,15 @@ def _read_xlsx(path: Path) -> tuple[Sheet, ...]:
         # A handle, because openpyxl refuses workbooks by their ending; warnings are about decoration.
         with path.open("rb") as handle, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if sum(part.file_size for part in zipfile.ZipFile(handle).infolist()) > UNPACKED_BYTES:
+                raise ValueError(f"it unpacks to more than {UNPACKED_BYTES:,} bytes")
             book = openpyxl.load_workbook(handle, read_only=True, data_only=True)
             sheets = []
             for worksheet in book.worksheets:
                 # The size that a file states for itself is wrong in some releases, and would cut rows off.
                 worksheet.reset_dimensions()
-                cells = [[cell_text(value) for value in row] for row in worksheet.iter_rows(values_only=True)]
-                sheets.append(_sheet(path, worksheet.title, cells))
+                rows = ([cell_text(value) for value in row] for row in worksheet.iter_rows(values_only=True))
+                sheets.append(_sheet(path, worksheet.title, rows))
             return tuple(sheets)
     except Exception as error:  # a damaged archive fails in whatever layer comes upon the damage
         raise _damaged(path, error) from error
@@ -242,7 +250,7 @@ def _read_xls(path: Path) -> tuple[Sheet, ...]:
             _sheet(
                 path,
                 worksheet.name,
-                [[cell_text(value) for value in worksheet.row_values(row)] for row in range(worksheet.nrows)],
+                ([cell_text(value) for value in worksheet.row_values(row)] for row in range(worksheet.nrows)),
             )
             for worksheet in book.sheets()
         )
@@ -260,24 +268,25 @@ class _Silent:
 
 
 def _read_csv(path: Path) -> Sheet:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the sheet {path} is neither an Excel workbook nor CSV in UTF-8; save it as one.") from error
+    text = read_table_text(path, what="the sheet")
     head = text.splitlines()[:DEEPEST_HEADER]
     # The separator that cuts some line into most fields; a tie goes to the comma.
     delimiter = max(",;\t", key=lambda mark: max((line.count(mark) for line in head), default=0))
+    rows = csv_rows(text, path, what="the sheet", delimiter=delimiter)
     try:
-        cells = [
-            [field.strip() for field in row] for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        ]
-    except csv.Error as error:
+        return _sheet(path, "", ([field.strip() for field in row] for _, row in rows))
+    except ValueError as error:
         raise _damaged(path, error) from error
-    return _sheet(path, "", cells)
 
 
-def _sheet(path: Path, name: str, cells: Sequence[Sequence[str]]) -> Sheet:
-    width = max((len(row) for row in cells), default=0)
+def _sheet(path: Path, name: str, rows: Iterable[list[str]]) -> Sheet:
+    cells: list[list[str]] = []
+    width = 0
+    for row in rows:
+        cells.append(row)
+        width = max(width, len(row))
+        if width * len(cells) > MOST_CELLS:
+            raise ValueError(f"it has more than {MOST_CELLS:,} cells, {width:,} in a row")
     return Sheet(path, name, tuple((*row, *[""] * (width - len(row))) for row in cells))
 
 

@@ -1,0 +1,352 @@
+"""Conditions on a table of clips, such as ``dataset == 'smic' and subject != '006'``: read and applied, never run.
+
+The grammar:
+
+- columns by name; names with blanks, dashes or the like stand in backticks: ```frame rate` > 100``;
+- literals: text in quotes, numbers, ``True`` and ``False``;
+- ``== != < <= > >=`` between a column and a literal or another column, also chained: ``3 < onset <= 40``;
+- ``in`` and ``not in`` with a list of literals: ``subject in ['006', '007']`` (``subject == ['006', '007']`` is the
+  same);
+- ``is missing`` and ``is not missing``;
+- of text ``startswith``, ``endswith`` and ``contains`` (plain text, no pattern), and ``lower``, ``upper``, ``strip``:
+  ``clip.lower().endswith('_a')``; ``clip.str.lower()`` is the same;
+- ``and``, ``or``, ``not`` (also written ``&``, ``|``, ``~``) and parentheses; a column of booleans is a condition of
+  its own.
+
+Text is compared with text, numbers with numbers, booleans with booleans; anything else is an error. A missing value
+(NaN, None, empty text) fits nothing but ``is missing``: neither ``label == 'a'`` nor ``label != 'a'`` nor
+``not (label == 'a')`` holds for a clip without a label.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fsmer.errors import DataError
+
+__all__ = ["condition_mask"]
+
+LONGEST, DEEPEST, MOST_COMPARISONS = 20_000, 40, 200
+
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_TESTS: dict[str, Callable[[str, str], bool]] = {
+    "startswith": str.startswith,
+    "endswith": str.endswith,
+    "contains": operator.contains,
+}
+_CHANGES: dict[str, Callable[[str], str]] = {"lower": str.lower, "upper": str.upper, "strip": str.strip}
+
+_ALLOWED = (
+    "write for instance dataset == 'smic' and subject != '006'; allowed are columns, text in quotes, numbers, True, "
+    "False, == != < <= > >=, in [...], is missing, and, or, not, parentheses, and of text "
+    f"{', '.join([*_TESTS, *_CHANGES])}"
+)
+
+# Quoted text comes first, so that backticks and ampersands inside it stay what they are.
+_TOKENS = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|`[^`]*`|[&|]")
+_BACKTICKED = "_"
+
+Mask = NDArray[np.bool_]
+Literal = str | float | bool
+Type = type[str] | type[float] | type[bool]
+
+_TYPES: dict[str, Type] = {"O": str, "i": float, "u": float, "f": float, "b": bool}
+_NAMES: dict[Type, str] = {str: "text", float: "numbers", bool: "booleans"}
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """For every clip whether a condition holds or its contrary does; neither where a value is missing."""
+
+    yes: Mask
+    no: Mask
+
+    def __and__(self, other: _Truth) -> _Truth:
+        return _Truth(self.yes & other.yes, self.no | other.no)
+
+    def __or__(self, other: _Truth) -> _Truth:
+        return _Truth(self.yes | other.yes, self.no & other.no)
+
+    def __invert__(self) -> _Truth:
+        return _Truth(self.no, self.yes)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Cells as codes into distinct values of one type, -1 for a missing one."""
+
+    name: str
+    type: Type
+    values: NDArray[Any]
+    codes: NDArray[np.int64] | None = None
+    """None: the cells are the values themselves, and none is missing."""
+
+    def spread(self, of_values: NDArray[Any], missing: Any) -> NDArray[Any]:
+        """What holds for the distinct values, for every cell."""
+        return of_values if self.codes is None else np.append(of_values, missing)[self.codes]
+
+    @property
+    def missing(self) -> Mask:
+        return np.zeros(len(self.values), bool) if self.codes is None else self.codes < 0
+
+    def truth(self, of_values: NDArray[Any]) -> _Truth:
+        holds = np.asarray(of_values, bool)
+        return _Truth(self.spread(holds, False), self.spread(~holds, False))
+
+
+def condition_mask(where: str, table: pd.DataFrame) -> Mask:
+    """For every row of a table whether it fits a condition, boolean of shape ``(N,)``.
+
+    Parameters
+    ----------
+    where : str
+        See the description of this module.
+    table : DataFrame
+        Columns of text, numbers or booleans; other columns may be there, but not be named.
+
+    Raises
+    ------
+    DataError
+        The condition cannot be read, names an unknown column or compares values of different types.
+    """
+    return _Reader(where, table).mask()
+
+
+class _Reader:
+    def __init__(self, where: str, table: pd.DataFrame) -> None:
+        self.where = where
+        self.table = table
+        self.comparisons = 0
+        self.columns: dict[str, _Column] = {}
+
+    def mask(self) -> Mask:
+        if len(self.where) > LONGEST:
+            self.refuse(f"has {len(self.where)} characters, but {LONGEST} at most are read", "give select a function")
+        try:
+            with warnings.catch_warnings():
+                # Remarks on the style of what was typed.
+                warnings.simplefilter("ignore")
+                tree = ast.parse(_TOKENS.sub(_as_python, self.where.strip()), mode="eval").body
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            reason = "it is nested too deep" if isinstance(error, (MemoryError, RecursionError)) else str(error)[:100]
+            self.refuse(f"cannot be read ({reason})", cause=error)
+        return self.truth(tree, 0).yes
+
+    def refuse(self, why: str, remedy: str = _ALLOWED, cause: BaseException | None = None) -> NoReturn:
+        shown = self.where if len(self.where) <= 200 else f"{self.where[:200]}..."
+        raise DataError(f"the condition {shown!r} {why}; {remedy}.") from cause
+
+    def truth(self, node: ast.expr, depth: int) -> _Truth:
+        if depth > DEEPEST:
+            self.refuse(f"is nested more than {DEEPEST} deep", "give select a function")
+        if isinstance(node, ast.BoolOp):
+            parts = (self.truth(part, depth + 1) for part in node.values)
+            return reduce(operator.and_ if isinstance(node.op, ast.And) else operator.or_, parts)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.Invert)):
+            return ~self.truth(node.operand, depth + 1)
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            steps = zip(sides, node.ops, sides[1:], strict=False)
+            return reduce(operator.and_, (self.step(left, sign, right, depth) for left, sign, right in steps))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TESTS:
+            return self.test(node, node.func, depth)
+        found = self.operand(node, depth)
+        if isinstance(found, _Column) and found.type is bool:
+            return found.truth(found.values)
+        self.refuse(f"gives no yes or no per clip at {self.source(node)!r}")
+
+    def step(self, left: ast.expr, sign: ast.cmpop, right: ast.expr, depth: int) -> _Truth:
+        """One comparison."""
+        self.comparisons += 1
+        if self.comparisons > MOST_COMPARISONS:
+            self.refuse(f"makes more than {MOST_COMPARISONS} comparisons", "list many values after 'in'")
+        if isinstance(sign, (ast.Is, ast.IsNot)):
+            column = self.operand(left, depth + 1)
+            if not (isinstance(right, ast.Name) and right.id == "missing" and isinstance(column, _Column)):
+                self.refuse("uses 'is' for something else than 'is missing' or 'is not missing' of a column")
+            truth = _Truth(column.missing, ~column.missing)
+            return truth if isinstance(sign, ast.Is) else ~truth
+        listed = isinstance(right, (ast.List, ast.Tuple, ast.Set))
+        if isinstance(sign, (ast.In, ast.NotIn)) or (listed and isinstance(sign, (ast.Eq, ast.NotEq))):
+            column = self.operand(left, depth + 1)
+            if not (listed and isinstance(column, _Column)):
+                self.refuse("uses 'in' for something else than a column and a list of literals in brackets")
+            wanted = [self.fitting(self.literal(one), column) for one in right.elts]  # type: ignore[attr-defined]
+            truth = column.truth(pd.Series(column.values).isin(wanted).to_numpy(bool))
+            return truth if isinstance(sign, (ast.In, ast.Eq)) else ~truth
+        a, b = self.operand(left, depth + 1), self.operand(right, depth + 1)
+        compare = _COMPARISONS[type(sign)]
+        if isinstance(a, _Column) and isinstance(b, _Column):
+            if a.type is not b.type:
+                self.refuse(f"compares {_described(a)} with {_described(b)}", "compare columns of one type")
+            known = ~(a.missing | b.missing)
+            holds = np.zeros(len(known), bool)
+            cells = [one.spread(one.values, one.type())[known] for one in (a, b)]
+            holds[known] = compare(*cells)
+            return _Truth(holds, known & ~holds)
+        if isinstance(a, _Column):
+            return a.truth(compare(a.values, self.fitting(b, a)))
+        if isinstance(b, _Column):
+            return b.truth(compare(self.fitting(a, b), b.values))
+        self.refuse(f"compares {a!r} with {b!r}, and neither is a column")
+
+    def test(self, node: ast.Call, function: ast.Attribute, depth: int) -> _Truth:
+        """One of the methods of text that say yes or no."""
+        column = self.text_of(function, depth)
+        if len(node.args) != 1 or node.keywords:
+            self.refuse(f"gives {function.attr} not one text in quotes")
+        given = node.args[0]
+        some = given.elts if isinstance(given, (ast.List, ast.Tuple)) else [given]
+        words = [word for word in map(self.literal, some) if isinstance(word, str)]
+        if len(words) < len(some):
+            self.refuse(f"gives {function.attr} something else than text in quotes")
+        holds = _TESTS[function.attr]
+        return column.truth(np.array([any(holds(cell, word) for word in words) for cell in column.values], bool))
+
+    def text_of(self, function: ast.Attribute, depth: int) -> _Column:
+        """The column that a method of text is called on, with or without ``.str`` before it."""
+        of = function.value
+        if isinstance(of, ast.Attribute) and of.attr == "str":
+            of = of.value
+        column = self.operand(of, depth + 1)
+        if not isinstance(column, _Column) or column.type is not str:
+            self.refuse(f"uses {function.attr} on {_described(column)}", "use it on a column of text")
+        return column
+
+    def operand(self, node: ast.expr, depth: int) -> _Column | Literal:
+        """A column or a literal."""
+        if depth > DEEPEST:
+            self.refuse(f"is nested more than {DEEPEST} deep", "give select a function")
+        if isinstance(node, ast.Name):
+            return self.column(node.id)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == _BACKTICKED:
+            name = self.literal(node.slice)
+            if isinstance(name, str):
+                return self.column(name)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _CHANGES:
+            if node.args or node.keywords:
+                self.refuse(f"gives {node.func.attr} something in its parentheses, which stay empty")
+            column = self.text_of(node.func, depth)
+            change = _CHANGES[node.func.attr]
+            return _text_column(column.name, np.array([change(cell) for cell in column.values], object), column.codes)
+        return self.literal(node)
+
+    def literal(self, node: ast.expr) -> Literal:
+        sign = 1
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+            sign = -1 if isinstance(node.op, ast.USub) else 1
+            node = node.operand
+            if not isinstance(node, ast.Constant) or isinstance(node.value, (str, bool)):
+                self.refuse("has a sign before something else than a number")
+        if isinstance(node, ast.Constant):
+            value = node.value
+            if isinstance(value, (str, bool)):
+                return value
+            if isinstance(value, (int, float)):
+                # Whole numbers beyond 64 bits are larger than whatever a column holds.
+                return sign * (value if isinstance(value, float) or value < 2**63 else np.inf)
+            if value is None:
+                self.refuse("compares with None", "write for instance label is missing")
+        self.refuse(f"holds {self.source(node)!r}, which is not allowed here")
+
+    def column(self, name: str) -> _Column:
+        if name not in self.table.columns:
+            held = ", ".join(map(str, self.table.columns))
+            self.refuse(f"names the column {name!r}, which the table does not have", f"its columns are {held}")
+        if name not in self.columns:
+            found = _column(name, self.table[name])
+            if found is None:
+                self.refuse(
+                    f"names the column {name!r}, which holds something else than text, numbers or booleans",
+                    "give select a function",
+                )
+            self.columns[name] = found
+        return self.columns[name]
+
+    def fitting(self, value: Literal | _Column, column: _Column) -> Any:
+        """A literal of the column's type."""
+        if isinstance(value, _Column) or _type_of(value) is not column.type:
+            example = {str: "text in quotes, as in subject == '006'", bool: "True or False", float: "a number"}
+            self.refuse(f"compares {_described(column)} with {_described(value)}", f"write {example[column.type]}")
+        if value == "":
+            self.refuse("compares with empty text, which is a missing value", f"write {column.name} is missing")
+        return value
+
+    def source(self, node: ast.expr) -> str:
+        try:
+            return ast.unparse(node)[:80]
+        except RecursionError:
+            return type(node).__name__
+
+
+def _as_python(token: re.Match[str]) -> str:
+    text = token[0]
+    if text.startswith("`"):
+        return f"{_BACKTICKED}[{text[1:-1]!r}]"
+    # Ampersand and bar bind as loosely as the words, so that a == 'x' & b == 'y' needs no parentheses.
+    return {"&": " and ", "|": " or "}.get(text, text)
+
+
+def _column(name: str, cells: pd.Series) -> _Column | None:
+    if isinstance(cells.dtype, np.dtype) and cells.dtype.kind in "iub":
+        values, codes = cells.to_numpy(), None
+    elif isinstance(cells.dtype, pd.CategoricalDtype):
+        values, codes = _values(cells.cat.categories), cells.cat.codes.to_numpy(np.int64)
+    else:
+        try:
+            codes, distinct = pd.factorize(cells)
+        except TypeError:  # lists and the like
+            return None
+        values = _values(distinct)
+    kind = None if values is None else _TYPES.get(values.dtype.kind)
+    if values is None or kind is None:
+        return None
+    return _text_column(name, values, codes) if kind is str else _Column(name, kind, values, codes)
+
+
+def _values(distinct: Any) -> NDArray[Any] | None:
+    """Distinct values as an array of numbers or booleans, or of objects that are all text."""
+    values = np.asarray(distinct)
+    if values.dtype != object:
+        return values
+    held = pd.api.types.infer_dtype(values, skipna=False)
+    if held in ("string", "empty"):
+        return values
+    if held == "boolean":
+        return values.astype(bool)
+    return values.astype(np.float64) if held in ("integer", "floating", "mixed-integer-float") else None
+
+
+def _text_column(name: str, words: NDArray[Any], codes: NDArray[Any] | None) -> _Column:
+    """A column of text whose empty cells are missing ones."""
+    known = np.asarray(words != "", bool)
+    place = np.append(np.where(known, np.cumsum(known) - 1, -1), -1)
+    return _Column(name, str, words[known], place[np.arange(len(words)) if codes is None else codes])
+
+
+def _type_of(value: Literal) -> Type:
+    return str if isinstance(value, str) else bool if isinstance(value, bool) else float
+
+
+def _described(value: _Column | Literal) -> str:
+    if isinstance(value, _Column):
+        return f"the column {value.name!r} of {_NAMES[value.type]}"
+    return f"{_NAMES[_type_of(value)].removesuffix('s')} {value!r}"

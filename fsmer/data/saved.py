@@ -1,0 +1,164 @@
+"""The folder form of clip sets: ``clips.json``, ``table.csv`` and one ``.npy`` a kind of medium, all of one saving.
+
+``clips.json`` holds the digests of the other files, of every `fsmer.io.BLOCK_BYTES` of each. Table and beginning of the
+arrays are checked when a folder is opened, other blocks when they are first read. Folders without digests, as earlier
+versions wrote them, are opened unchecked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from annotated_types import Ge
+
+from fsmer.data.media import NpyStore
+from fsmer.data.spec import InputSpec
+from fsmer.data.table import read_table, write_table
+from fsmer.errors import DataError
+from fsmer.io import BLOCK_BYTES, block_digests, restore_folder, write_json
+from fsmer.schema import Count, checked, read_json
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["HEADER", "TABLE", "read_folder", "write_tables"]
+
+HEADER, TABLE = "clips.json", "table.csv"
+FORMAT, FORMAT_VERSION = "fsmer-clips", 1
+# A folder that somebody saves anew meanwhile is opened again, a damaged one a few times, since the two look alike
+# where folders cannot be locked.
+SAVINGS, TRIES, PAUSE_SECONDS = 200, 4, 0.02
+
+
+@dataclass(frozen=True)
+class _Header:
+    clips: Count
+    columns: dict[str, Literal["text", "integer", "number", "boolean"]]
+    media: dict[str, InputSpec]
+    block_bytes: Annotated[int, Ge(1)] = BLOCK_BYTES
+    files: dict[str, list[str]] = field(default_factory=dict)
+
+
+def write_tables(folder: Path, table: pd.DataFrame, specs: Sequence[InputSpec]) -> Path:
+    """Write ``table.csv`` and ``clips.json`` of a clip set beside its arrays, which are there already.
+
+    Returns
+    -------
+    Path
+        That of ``clips.json``.
+
+    Raises
+    ------
+    DataError
+        The table holds what cannot be saved.
+    """
+    columns = write_table(folder / TABLE, table)
+    names = [TABLE, *(f"{spec.kind}.npy" for spec in specs)]
+    values = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "clips": len(table),
+        "columns": columns,
+        "media": {spec.kind: spec.to_dict() for spec in specs},
+        "block_bytes": BLOCK_BYTES,
+        "files": {name: block_digests(folder / name) for name in names},
+    }
+    return write_json(folder / HEADER, values, sealed=True)
+
+
+def read_folder(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
+    """Table and stores of a saved clip set, all of one saving whoever saves it anew meanwhile.
+
+    Raises
+    ------
+    DataError
+        The folder is no saved clip set, is damaged, or comes from a newer version.
+    MediaError
+        An array file is missing, cut short or damaged.
+    """
+    tries = 0
+    for _ in range(SAVINGS):
+        with _Watched(folder) as watched:
+            try:
+                found = _read(folder)
+            except DataError as error:
+                tries += 1
+                if tries == TRIES:
+                    raise
+                refused: DataError | None = error
+            else:
+                refused = None
+            if watched.is_same():
+                if refused is None:
+                    return found
+            else:
+                tries = 0
+        if refused is not None and tries:
+            # A killed writer may have left it half replaced.
+            restore_folder(folder)
+            time.sleep(PAUSE_SECONDS)
+    raise DataError(f"{folder} was saved anew {SAVINGS} times while it was read; read it when nobody saves it.")
+
+
+class _Watched:
+    """A folder that nobody may move files into meanwhile, and that is known not to be exchanged for another one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.handle: int | None = None
+
+    def __enter__(self) -> _Watched:
+        try:
+            self.handle = os.open(self.folder, os.O_RDONLY)
+            for _ in range(SAVINGS if fcntl is not None else 0):
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(self.handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    break
+                time.sleep(PAUSE_SECONDS)
+        except OSError:
+            # Neither is possible everywhere; the digests show most of what they would.
+            pass
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.handle is not None:
+            os.close(self.handle)
+
+    def is_same(self) -> bool:
+        """Whether the folder of this name is still the one that was entered."""
+        try:
+            return self.handle is None or os.path.samestat(os.fstat(self.handle), os.stat(self.folder))
+        except OSError:
+            return False
+
+
+def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
+    path = folder / HEADER
+    if not path.exists():
+        raise DataError(f"{folder} is not a saved clip set: it has no {HEADER}; give a folder that ClipSet.save wrote.")
+    words: Any = {"what": "the header of a clip set", "remedy": "save the clip set again"}
+    values = read_json(path, dict[str, Any], **words)
+    version = values.get("format_version") if values.get("format") == FORMAT else None
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise DataError(
+            f"{folder} has clip set format {version}, but this version of fsmer reads up to {FORMAT_VERSION}; "
+            "update fsmer."
+        )
+    header = checked(values, _Header, path, **words)
+    stores = {}
+    for kind, spec in header.media.items():
+        if kind != spec.kind or not kind.isidentifier():
+            raise DataError(f"{path} has {spec.kind!r} under the name {kind!r}; save the clip set again.")
+        name = f"{kind}.npy"
+        stores[kind] = NpyStore(folder / name, spec, header.files.get(name), header.block_bytes)
+    table = folder / TABLE
+    return read_table(table, header.columns, header.clips, header.files.get(TABLE), header.block_bytes), stores
