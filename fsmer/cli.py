@@ -349,6 +349,10 @@ def evaluate(
         typer.Option(help="What --select chooses from, as KEY=VALUE,VALUE; may be repeated.", show_default=False),
     ] = [],  # noqa: B006
     jobs: Jobs = "auto",
+    isolate: Annotated[
+        Literal["none", "process"],
+        typer.Option(help="'process': each fold in a process of its own, for methods and models from outside."),
+    ] = "none",
     device: Device = None,
     cache: Annotated[bool, typer.Option(help="Find embeddings again that an earlier run has made.")] = True,
     out: Annotated[
@@ -385,6 +389,7 @@ def evaluate(
                 select=select,
                 grid={key: value.split(",") for key, value in _pairs(grid, "--grid").items()},
                 jobs=_jobs(jobs),
+                isolate=isolate,
                 cache=kept,
                 progress=progress,
                 out=out,

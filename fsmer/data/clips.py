@@ -23,6 +23,7 @@ from fsmer.data.media import (
     MediaStore,
     RowError,
     check_arrays,
+    copied,
     nameless,
     narrowed,
 )
@@ -589,7 +590,7 @@ class ClipSet(Sequence[Clip]):
         ids = [f"{front}/{clip}" for front, clip in zip(fronts.tolist(), base.ids.tolist(), strict=True)]
         return ClipSet(_Base(base.frame.assign(clip=pd.Series(ids, dtype="str")), base.media), self._rows)
 
-    def apart(self, *, labelled: bool = True) -> ClipSet:
+    def apart(self, *, labelled: bool = True, in_memory: bool = False) -> ClipSet:
         """The same clips as a set of its own, from which nothing of the set that they were chosen from can be reached.
 
         Parts share table and media with the whole, so whoever holds one could look up the labels of the others; a set
@@ -601,25 +602,28 @@ class ClipSet(Sequence[Clip]):
             False leaves out what was annotated too: label, action units and all further columns, and the names of clips
             and of image files, since these often hold a label (``s03_po_05``, ``negative/map.png``). The clips are
             numbered instead, and images are read here and now.
+        in_memory : bool
+            All media are read here and now into arrays of their own. Otherwise those of large arrays stay a view into
+            them, from which the media of other clips and the rows of these can be reached.
 
         Raises
         ------
         MediaError
-            An image that has to be read cannot be.
+            A medium that has to be read cannot be.
         """
         if labelled:
             table = self.table
-            stores = {kind: narrowed(store, self._rows) for kind, store in self._base.media.items()}
         else:
             table = self.table[["dataset", "subject"]]
             table.insert(0, "clip", [f"clip-{row}" for row in range(len(table))])
-            stores = {kind: self._without_names(kind) for kind in self._base.media}
+        cut = copied if in_memory else narrowed if labelled else nameless
+        stores = {kind: self._cut(kind, cut) for kind in self._base.media}
         columns = table.astype(dict.fromkeys({"dataset", "subject", "label"} & set(table.columns), object))
         return ClipSet._whole(_Base(clean_table(columns), stores))
 
-    def _without_names(self, kind: str) -> MediaStore:
+    def _cut(self, kind: str, cut: Callable[[MediaStore, NDArray[np.int64]], MediaStore]) -> MediaStore:
         try:
-            return nameless(self._base.media[kind], self._rows)
+            return cut(self._base.media[kind], self._rows)
         except RowError as error:
             raise self._base.media_error(error.row, error.reason) from error
 

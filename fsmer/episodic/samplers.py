@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.episodic.episode import Episode
 from fsmer.errors import ProtocolError
 
-__all__ = ["EpisodeBatch", "EpisodePlan", "KShotSampler", "random_order"]
+__all__ = ["EpisodeBatch", "EpisodePlan", "KShotSampler", "query_orders", "random_order"]
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -37,7 +37,7 @@ _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
 # Streams of an episode. Numbers are part of the frozen definition: never reuse one for something else.
-_CLASSES, _NATURAL_QUERY, _SUBJECTS, _RETRY, _FIRST_CLASS = 0, 1, 2, 3, 8
+_CLASSES, _NATURAL_QUERY, _SUBJECTS, _RETRY, _QUERY_ORDER, _FIRST_CLASS = 0, 1, 2, 3, 4, 8
 
 # Clips drawn at once: few enough for the cache, enough to hide the overhead of calls.
 _BLOCK = 1 << 16
@@ -644,6 +644,29 @@ def random_order(seed: int, index: int, length: int, attempt: int = 0) -> Ints:
     if attempt:
         key = _children(_children(key, _RETRY), attempt)
     return _shuffled(_children(key, _SUBJECTS), np.array([length]), length)[:, 0]
+
+
+def query_orders(seed: int, numbers: ArrayLike, length: int) -> Ints:
+    """Orders in which the queries of some episodes of `length` queries are handed over, drawn for each episode.
+
+    Episodes list their queries class by class or in the order of the table, and so a recognizer could answer by row
+    number.
+
+    Parameters
+    ----------
+    seed : int
+        Of the episodes.
+    numbers : array of int, shape (E,)
+        Which episodes.
+    length : int
+        Queries of each.
+
+    Returns
+    -------
+    ndarray of int64, shape (E, length)
+    """
+    keys = _children(_children(np.array([seed], dtype=np.uint64), 0), numbers)
+    return _shuffled(_children(keys, _QUERY_ORDER), np.full(len(keys), length), length).T
 
 
 def _swap_sparse(targets: Ints) -> Ints:

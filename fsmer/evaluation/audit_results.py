@@ -62,6 +62,7 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
             "class; the files are of two runs, evaluate again."
         )
     _check_selection(report, out)
+    _check_isolation(report, out)
     _check_same_answers(table, out, pooled)
     check_one_identity(table, out)
     check_written_subjects(table, out)
@@ -148,6 +149,25 @@ def _check_selection(report: Report, out: Findings) -> None:
     if report.honest is not None:
         gap = f": UF1 {report.uf1:.4f} against {float(report.honest['uf1']):.4f} of the same run without peeking"
     out.add("oracle", "serious", f"{ORACLE_WORDS}{gap}")
+
+
+def _check_isolation(report: Report, out: Findings) -> None:
+    from fsmer.transfer import list_methods
+
+    out.looked_at("whether code from outside could remember one fold in the next")
+    outside = report.run.get("from_outside")
+    if outside is None:
+        # A report that does not tell: a method that is known by no name of fsmer comes from outside.
+        name = report.method["name"]
+        outside = [] if name in {one.name for one in list_methods()} else [f"the method {name!r}"]
+    if outside and report.run.get("isolation", "none") == "none":
+        out.add(
+            "not-isolated",
+            "note",
+            "Code from outside fsmer was fitted and asked without isolation, so what it remembers of the labels of one "
+            "fold could answer the next; evaluate with isolate='process' (--isolate process) to exclude that",
+            outside,
+        )
 
 
 def _check_same_answers(table: pd.DataFrame, out: Findings, pooled: bool) -> None:

@@ -227,8 +227,8 @@ class RunFolder:
                 f"{self.folder} holds {_words_of(path)}, of which no {RUN_FILE} says how it was made, and would now "
                 f"get that of {self.identity['method']} on {self.identity['model']}; {remedy}."
             )
-        for name, value in self.identity.items():
-            before = held["identity"].get(name, "none")
+        for name in dict.fromkeys([*self.identity, *held["identity"]]):
+            before, value = held["identity"].get(name, "none"), self.identity.get(name, "none")
             if before != value:
                 raise OutputError(
                     f"{self.folder} holds {_words_of(path)} with another {name} ({_change(before, value)}); {remedy}."
@@ -257,11 +257,12 @@ class RunFolder:
                 f"{RUN_FILE}, whose episodes cannot be taken over; choose another folder or start anew with "
                 "--no-resume (resume=False)."
             )
-        for name, value in self.identity.items():
-            if run.get(name) != value:
+        for name in dict.fromkeys([*self.identity, *run]):
+            before, value = run.get(name, "none"), self.identity.get(name, "none")
+            if before != value:
                 return (
                     f"{self.folder} holds an unfinished run with another {name} "
-                    f"({_change(run.get(name, 'none'), value)}), and results of the two must not be mixed; {remedy}."
+                    f"({_change(before, value)}), and results of the two must not be mixed; {remedy}."
                 )
         return ""
 

@@ -133,10 +133,11 @@ class Report:
         Data set -> hashes of the recipes that its judged clips were prepared with (see
         `fsmer.preprocess.PreprocessRecipe`); data sets whose clips state none are not in it.
     run : dict
-        How and when an evaluation made it: ``call``, ``started`` (UTC), ``seconds``, ``machine``; where it was given a
-        folder also ``resumed`` (episodes that an earlier start had finished), ``seeds`` and ``identity``, the hashes
-        and settings of all that the answers depend on. Kept in ``run.json``, so that ``report.json`` is the same
-        whenever it is made.
+        How and when an evaluation made it: ``call``, ``started`` (UTC), ``seconds``, ``machine``, ``isolation``
+        (``"none"`` or ``"process"``) and ``from_outside`` (method and backbone whose code is not that of fsmer); where
+        it was given a folder also ``resumed`` (episodes that an earlier start had finished), ``seeds`` and
+        ``identity``, the hashes and settings of all that the answers depend on. Kept in ``run.json``, so that
+        ``report.json`` is the same whenever it is made.
     folder : Path or None
         Where it was read from; ``None`` for a report that was just made.
     """

@@ -3,6 +3,7 @@
 Methods that keep the backbone embed each clip once and solve many episodes together; the others train folds side by
 side, in parallel processes or one by one. In any case the code that fits and scores is the one that `fsmer.adapt`
 deploys, and what learns gets a support set of its own: nothing that it holds leads to a label of the query side.
+Queries are handed over in an order that is drawn for each episode, and answers are put back into that of the episode.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,11 +29,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer import __version__
-from fsmer.backbones import Backbone, load_model, model_hash
+from fsmer.backbones import Backbone, ClassDirections, load_model, model_hash
 from fsmer.backbones.base import CONFIG_FILE, as_device
 from fsmer.backbones.registry import backbone_class, refuse_arguments
+from fsmer.episodic.samplers import query_orders, random_order
 from fsmer.errors import DataError, MediaError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation.cache import as_folder, content_ids, embed_cached
+from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes
 from fsmer.evaluation.parts import Part, PartStore, RunFolder
 from fsmer.evaluation.report import REPORT_FILE, Predictions, Report
 from fsmer.evaluation.selection import Candidate, Family, InnerEpisodes, Rule, best, describe, families
@@ -86,6 +89,7 @@ def evaluate(
     select: Rule = "fixed",
     grid: Mapping[str, Sequence[Any]] | None = None,
     jobs: int | Literal["auto"] | None = None,
+    isolate: Literal["none", "process"] | None = None,
     memory: int | None = None,
     device: str | torch.device | None = None,
     cache: bool | str | os.PathLike[str] = True,
@@ -131,6 +135,10 @@ def evaluate(
         there is more to do than processes take to start. Default: in this process, small backbones side by side; or
         what a surrounding ``joblib.parallel_config`` says, so that a Dask or Ray cluster can take over. On a CPU every
         fold is trained on one thread, so that the report is the same however many there are.
+    isolate : {"none", "process"}, optional
+        ``"process"``: every fold is fitted and answered in a process of its own, so that code from outside can hand
+        nothing on from fold to fold (folds that a method of fsmer solves together share one). It costs about 20 ms a
+        fold and some seconds at the start; see ``docs/honesty.md``. Default ``"none"``.
     memory : int, optional
         Bytes that folds trained side by side on a GPU may take together; on a CPU they take turns.
     device : str or torch.device, optional
@@ -161,7 +169,7 @@ def evaluate(
     Raises
     ------
     ProtocolError
-        The clips cannot give these episodes, or the seeds or the selection make no sense.
+        The clips cannot give these episodes, or the seeds, the selection or the isolation make no sense.
     MissingDatasetError
         A data set that the protocol names is not among the clips.
     UnknownNameError
@@ -190,6 +198,8 @@ def evaluate(
     if seed is not None and seed < 0:
         raise ProtocolError(f"seed={seed} is negative; give 0 or a larger whole number.")
     check_jobs(jobs)
+    if isolate not in (None, "none", "process"):
+        raise ProtocolError(f"isolate={isolate!r} is not possible; give 'process' or 'none'.")
     chosen = _as_protocol(protocol, seed)
     solver = load_method(method)
     runs = _seeds(solver, seeds)
@@ -213,7 +223,10 @@ def evaluate(
         settings["descriptions"] = dict(descriptions)
     if out is not None:
         check_writable(out)
+    drawn = int(chosen.params.get("seed", seed or 0))
     engine = _Engine(
+        drawn=drawn,
+        processes=Processes() if isolate == "process" else None,
         clips=clips,
         episodes=episodes,
         start=start,
@@ -227,16 +240,20 @@ def evaluate(
         progress=progress or _silent,
         seeds=runs,
     )
-    drawn = int(chosen.params.get("seed", seed or 0))
+    options = {"seed": seed, "seeds": seeds, "select": select, "grid": grid, "jobs": jobs, "isolate": isolate}
     run: dict[str, Any] = {
-        "call": call or _call(chosen, start, solver, seed=seed, seeds=seeds, select=select, grid=grid, jobs=jobs),
+        "call": call or _call(chosen, start, solver, **options),
         "started": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "isolation": isolate or "none",
+        "from_outside": _from_outside(solver, backbone),
     }
     if out is not None:
         # Whether all is there already is seen without embedding anything.
         content = engine.content(backbone, embed=not (Path(out) / REPORT_FILE).is_file())
         identity = _identity(settings, start, solver, clips, content, (select, candidates), drawn)
+        if isolate == "process":
+            identity["isolation"] = isolate
         engine.folder = RunFolder(Path(out), identity, runs, resume=resume, overwrite=overwrite)
         run |= {"seeds": runs, "identity": identity}
         if engine.folder.finished:
@@ -254,6 +271,9 @@ def evaluate(
             # Queries are asked about under no name: looking through all clips says whose medium it is.
             content_ids(backbone, clips[episodes.codes >= 0])
         raise
+    finally:
+        if engine.processes is not None:
+            engine.processes.end()
     report = _report(engine, results, settings, solver, backbone, drawn, fresh)
     run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": engine.taken_over}
     report = replace(report, run=run)
@@ -374,6 +394,9 @@ class _Result:
 class _Engine:
     """One evaluation: what is solved on what, with which means; `solved` does the work of one seed."""
 
+    # Seed of the episodes and of the orders of their queries.
+    drawn: int
+    processes: Processes | None
     clips: ClipSet
     episodes: Episodes
     start: StartingPoint
@@ -409,14 +432,14 @@ class _Engine:
         if self._embedded is not None and self._embedded[0] is backbone:
             return self._embedded[1]
         used = np.flatnonzero(self.episodes.codes >= 0)
-        part = self.clips if len(used) == len(self.clips) else self.clips[used]
+        # A network from outside could embed a clip by its row among the others, which may lie class by class.
+        order = np.arange(len(used)) if _is_own(backbone) else random_order(self.drawn, 0, len(used))
         stage = _stage(self.progress, "embedding clips")
-        found, self._content = embed_cached(backbone, part, folder=self.cache, progress=stage)
-        if len(used) == len(self.clips):
-            embeddings = found
-        else:
-            embeddings = torch.zeros(len(self.clips), found.shape[1])
-            embeddings[torch.from_numpy(used)] = found
+        found, content = embed_cached(backbone, self.clips[used[order]], folder=self.cache, progress=stage)
+        embeddings = torch.zeros(len(self.clips), found.shape[1])
+        embeddings[torch.from_numpy(used[order])] = found
+        self._content = np.empty_like(content)
+        self._content[order] = content
         self._embedded = (backbone, embeddings)
         return embeddings
 
@@ -489,6 +512,7 @@ class _Engine:
         return (
             isinstance(method, TrainsTogether)
             and _is_own(method)
+            and self.processes is None
             and not method.keeps_backbone
             and self.episodes.source is None
             and (self.jobs == "auto" or _processes(self.jobs) is None)
@@ -548,6 +572,7 @@ class _Run:
         self.model = model
         # Methods from elsewhere get one episode at a time: among others, the labels of its queries could be found.
         self.together = _is_own(family.method)
+        self.in_memory = not self.together or engine.processes is not None
 
     def parts(self, todo: NDArray[np.bool_]) -> Iterator[tuple[int, Part]]:
         """Stage and answers of the episodes in `todo` (and of such as come with them), a few episodes at a time."""
@@ -557,7 +582,8 @@ class _Run:
         source = self.episodes.source
         if source is not None:
             training = _stage(self.engine.progress, "training on the source")
-            self.model = self.method.train_source(self.model, self.clips[source].apart(), progress=training)
+            taught = self.clips[source].apart(in_memory=self.in_memory)
+            self.model = self.method.train_source(self.model, taught, progress=training)
         if not self.method.keeps_backbone:
             yield from self._trained(np.flatnonzero(todo))
             return
@@ -622,26 +648,55 @@ class _Run:
     ) -> Iterator[Part]:
         """Fit and score episodes from arrays.
 
-        `support` is clips and their classes; `query` is clips (``None``: a column for every clip) and the cells asked.
+        `support` is clips and their classes; `query` is clips (``None``: a column for every clip) and the cells asked,
+        which come before the others.
         """
         columns, asked = query
+        method = self.method
+        if not self.together:
+            columns = np.flatnonzero(asked[0])[None] if columns is None else columns[asked][None]
+            asked = np.ones(columns.shape, dtype=bool)
+            method, _ = self._learner()
+        handed, order = columns, None
+        if columns is not None:
+            order = self._orders(first, asked)
+            handed = np.take_along_axis(columns, order, axis=1)
+        if not self.together:
+            # The clips of this episode alone, since rows of the whole table tell which clips lie beside which.
+            rows = np.concatenate([support[0], handed], axis=1)
+            embeddings = embeddings[torch.from_numpy(rows[0])]
+            places = np.arange(rows.shape[1])[None]
+            support, handed = (places[:, : support[0].shape[1]], support[1]), places[:, support[0].shape[1] :]
         all_classes = classes.shape[1] == len(self.classes) and bool((classes == np.arange(len(self.classes))).all())
-        for piece, logits in self.method.solve(
-            embeddings,
-            *support,
-            columns,
-            way=classes.shape[1],
-            prior=prior,
-            classes=None if all_classes else classes,
-        ):
+        task = (method, embeddings, *support, handed, classes.shape[1], prior, None if all_classes else classes)
+        pieces: Iterable[Answer] = _solve(*task)
+        if self.engine.processes is not None:
+            about = f"{names[0]!r}" + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+            pieces = self.engine.processes.call(_solve, *task, threads=torch.get_num_threads(), about=about)
+        for start, _, answers in pieces:
+            piece = slice(start, start + len(answers))
+            if order is not None:
+                answers = _put_back(answers, order[piece])
             episode, column = np.nonzero(asked[piece])
             clip = column if columns is None else columns[piece][episode, column]
-            answers = torch.softmax(logits, dim=-1).numpy()[episode, column]
-            yield self._part(first + piece.start, names[piece], classes[piece], episode, clip, answers)
+            yield self._part(first + start, names[piece], classes[piece], episode, clip, answers[episode, column])
+
+    def _orders(self, first: int, asked: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Orders of the queries of the episodes from number `first`, (E, Q); cells that are not asked stay behind."""
+        lengths = asked.sum(axis=1)
+        orders = np.tile(np.arange(asked.shape[1]), (len(asked), 1))
+        for length in np.unique(lengths).tolist():
+            rows = np.flatnonzero(lengths == length)
+            orders[rows, :length] = query_orders(self.engine.drawn, first + rows, length)
+        return orders
 
     def _trained(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
         """Episodes of a method that changes the backbone, each as soon as it is finished."""
         rest, count = numbers, _processes(self.engine.jobs)
+        if self.engine.processes is not None:
+            count = self._worth(len(numbers)) if self.engine.jobs == "auto" else count or 1
+            yield from self._in_processes(numbers, count)
+            return
         if count is None and self.engine.jobs == "auto":
             count = self._worth(len(numbers))
             if count > 1 and self.engine.fold_seconds is None:
@@ -660,7 +715,8 @@ class _Run:
         from joblib import cpu_count  # type: ignore[import-untyped]
 
         weights = list(self.model.backbone.parameters())
-        if not self.together or not _on_cpu(self.model):
+        stays = not self.together and self.engine.processes is None
+        if stays or not _on_cpu(self.model):
             return 1
         each = WORKER_BYTES + COPIES * sum(value.numel() * value.element_size() for value in weights)
         return max(1, min(int(cpu_count()), folds, free_memory() // each))
@@ -679,7 +735,7 @@ class _Run:
 
     def _recognizers(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Recognizer]]:
         if not self.together:
-            supports = _Supports(self.clips, self.episodes, numbers)
+            supports = _Supports(self.clips, self.episodes, numbers, in_memory=True)
             for member, number in enumerate(numbers.tolist()):
                 method, model = self._learner()
                 yield number, method.fit(model, supports[member], classes=self.episodes[number].classes)
@@ -710,19 +766,26 @@ class _Run:
     def _in_processes(
         self, numbers: NDArray[np.int64], count: int
     ) -> Generator[tuple[int, Part], None, NDArray[np.int64]]:
-        """Episodes in `count` processes, in fewer when memory runs out; returns those that are left for this one."""
+        """Episodes in `count` processes, in fewer when memory runs out; returns those that are left for this one.
+
+        Isolated ones are all done in processes, each in one of its own, of which threads are in charge.
+        """
         from joblib import Parallel, delayed
 
-        left = numbers.tolist()
-        while count > 1 and left:
-            tasks = (delayed(_fold_in_process)(number, *self._fold(number)) for number in tuple(left))
+        left, apart = numbers.tolist(), self.engine.processes
+        how: dict[str, Any] = {} if apart is None else {"prefer": "threads"}
+        while left and (count > 1 or apart is not None):
+            tasks = (
+                delayed(_fold_in_process)(number, self.episodes[number].name, apart, *self._fold(number))
+                for number in tuple(left)
+            )
             try:
-                for number, found in Parallel(n_jobs=count, return_as="generator_unordered")(tasks):
+                for number, found in Parallel(n_jobs=count, return_as="generator_unordered", **how)(tasks):
                     left.remove(number)
                     for stage, classes, answers in found:
                         yield stage, self._answered(number, classes, answers)
             except Exception as error:
-                if not out_of_memory(error):
+                if count == 1 or not (isinstance(error, ProcessEnded) or out_of_memory(error)):
                     raise
                 fewer = min(count, len(left)) // 2
                 warnings.warn(
@@ -730,12 +793,12 @@ class _Run:
                     f"{max(fewer, 1)} at a time.",
                     stacklevel=2,
                 )
-                count = fewer
+                count = max(fewer, 1)
         return np.array(left, dtype=np.int64)
 
     def _fold(self, number: int) -> tuple[Method, SourceModel, ClipSet, ClipSet, tuple[str, ...], tuple[int, ...]]:
         episode = self.episodes[number]
-        support = self.clips[episode.support].apart()
+        support = self.clips[episode.support].apart(in_memory=self.in_memory)
         return *self._learner(), support, self._query(number), episode.classes, self.stages
 
     def _learner(self) -> tuple[Method, SourceModel]:
@@ -743,10 +806,13 @@ class _Run:
         return (self.method, self.model) if self.together else copy.deepcopy((self.method, self.model))
 
     def _query(self, number: int) -> ClipSet:
-        return self.clips[self.episodes[number].query].apart(labelled=False)
+        query = self.episodes[number].query
+        order = query_orders(self.engine.drawn, [number], len(query))[0]
+        return self.clips[query[order]].apart(labelled=False, in_memory=self.in_memory)
 
     def _answered(self, number: int, classes: Sequence[str], answers: NDArray[np.float32]) -> Part:
         episode = self.episodes[number]
+        answers = _put_back(answers[None], query_orders(self.engine.drawn, [number], len(episode.query)))[0]
         order = np.array([[self.classes.index(name) for name in classes]])
         owner = np.zeros(len(episode.query), dtype=np.int64)
         return self._part(number, (episode.name,), order, owner, episode.query, answers)
@@ -783,7 +849,10 @@ class _Run:
 class _Supports(Sequence["ClipSet"]):
     """The supports of some episodes, each made apart from all other clips when it is asked for."""
 
-    def __init__(self, clips: ClipSet, episodes: Episodes, numbers: NDArray[np.int64]) -> None:
+    def __init__(
+        self, clips: ClipSet, episodes: Episodes, numbers: NDArray[np.int64], *, in_memory: bool = False
+    ) -> None:
+        self._in_memory = in_memory
         self._clips = clips
         self._episodes = episodes
         self._numbers = numbers
@@ -798,7 +867,7 @@ class _Supports(Sequence["ClipSet"]):
     def __getitem__(self, index: int | slice) -> ClipSet | list[ClipSet]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        return self._clips[self._episodes[int(self._numbers[index])].support].apart()
+        return self._clips[self._episodes[int(self._numbers[index])].support].apart(in_memory=self._in_memory)
 
 
 def _answers(
@@ -856,6 +925,28 @@ def _answers(
     return {stage: Part.joined(held) for stage, held in parts.items()}, before
 
 
+def _put_back(answers: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Answers (E, Q, C) to queries that were handed over in an order (E, Q), in the order before."""
+    found = np.empty_like(answers)
+    found[np.arange(len(order))[:, None], order] = answers
+    return found
+
+
+def _solve(
+    method: Method,
+    embeddings: Tensor,
+    support: NDArray[np.int64],
+    codes: NDArray[np.int64],
+    query: NDArray[np.int64] | None,
+    way: int,
+    prior: ClassDirections | None,
+    classes: NDArray[np.int64] | None,
+) -> Iterator[Answer]:
+    """Number of the first episode of a chunk and the probabilities (e, Q, way), chunk by chunk; see `Method.solve`."""
+    for piece, logits in method.solve(embeddings, support, codes, query, way=way, prior=prior, classes=classes):
+        yield piece.start, [], torch.softmax(logits, dim=-1).numpy()
+
+
 def _fold_answers(
     method: Method,
     model: SourceModel,
@@ -863,7 +954,7 @@ def _fold_answers(
     query: ClipSet,
     classes: tuple[str, ...],
     stages: tuple[int, ...],
-) -> Iterator[tuple[int, list[str], NDArray[np.float32]]]:
+) -> Iterator[Answer]:
     """Learn one fold and answer its queries, at its stages where it has any."""
     if stages and isinstance(method, (Train, FineTuning)):
         for stage, recognizer in method.fit_stages(model, support, stages, classes=classes):
@@ -877,8 +968,10 @@ def _fold_answers(
     yield END, recognizer.classes_.tolist(), recognizer.predict_proba(query)
 
 
-def _fold_in_process(number: int, *fold: Any) -> tuple[int, list[tuple[int, list[str], NDArray[np.float32]]]]:
-    """One fold in a worker."""
+def _fold_in_process(number: int, name: str, processes: Processes | None, *fold: Any) -> tuple[int, list[Answer]]:
+    """One fold in a worker, or in a process that is its own."""
+    if processes is not None:
+        return number, processes.call(_fold_answers, *fold, threads=1, about=repr(name))
     with _one_thread():
         return number, list(_fold_answers(*fold))
 
@@ -898,8 +991,19 @@ def _on_cpu(model: SourceModel) -> bool:
     return all(value.device.type == "cpu" for value in model.backbone.parameters())
 
 
-def _is_own(method: Method) -> bool:
-    return type(method).__module__.partition(".")[0] == "fsmer"
+def _is_own(part: Method | Backbone) -> bool:
+    return type(part).__module__.partition(".")[0] == "fsmer"
+
+
+def _from_outside(method: Method, backbone: Backbone) -> list[str]:
+    """The method and the backbone, in words, where their code is not that of fsmer and labels are shown to it."""
+    parts: dict[str, Method | Backbone] = {
+        f"the method {method.name!r}": method,
+        f"the backbone {backbone.name!r}": backbone,
+    }
+    # A network that a method of fsmer keeps as it is embeds clips and is told no label.
+    untold = backbone if method.keeps_backbone and _is_own(method) else None
+    return [words for words, part in parts.items() if part is not untold and not _is_own(part)]
 
 
 def _processes(jobs: int | str | None) -> int | None:
@@ -981,6 +1085,10 @@ def _for_fresh_weights(
 def _notes(engine: _Engine, results: Mapping[int, _Result], method: Method) -> list[str]:
     """What a reader of the figures should know."""
     notes, episodes = [], engine.episodes
+    if engine.processes is not None:
+        shared = method.keeps_backbone and _is_own(method)
+        batch = f"; {method.name!r} solves many folds together, which share a process" if shared else ""
+        notes.append(f"Every fold was fitted and answered in a process of its own (isolate='process'){batch}.")
     parts = [one.answers.predictions.probabilities for one in results.values()]
     if len(parts) > 1 and all(np.array_equal(parts[0], other, equal_nan=True) for other in parts[1:]):
         notes.append(
