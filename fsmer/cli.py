@@ -1227,7 +1227,7 @@ def _clock_time(seconds: float) -> str:
 def _trained(model: str) -> Backbone | Recognizer:
     """The recognizer of a folder that holds one, else the backbone of that name or folder."""
     from fsmer.backbones import load_model
-    from fsmer.backbones.base import CONFIG_FILE, read_config
+    from fsmer.backbones.weights import CONFIG_FILE, read_config
     from fsmer.transfer import Recognizer
 
     if (Path(model) / CONFIG_FILE).is_file() and "recognizer" in read_config(model):

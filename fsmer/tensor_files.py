@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,8 +51,8 @@ def tensor_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
         return {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Tensors of a file by their names.
+def read_tensors(path: str | os.PathLike[str], *, unbounded: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors of a file by their names; those in `unbounded` may hold minus infinity.
 
     Raises
     ------
@@ -60,15 +61,28 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     with _readable(path):
         tensors = load_file(str(path))
-    check_finite(tensors, path)
+    check_finite(tensors, path, unbounded=unbounded)
     return tensors
 
 
-def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Raise `WeightsError` if a tensor holds NaN or an infinity; `where` says in the message where it is from."""
+def check_finite(tensors: Mapping[str, Tensor], where: object, *, unbounded: Collection[str] = ()) -> None:
+    """Raise `WeightsError` if a tensor holds NaN or an infinity; `where` says in the message where it is from.
+
+    Tensors whose names are in `unbounded` may hold minus infinity.
+    """
     for name, value in tensors.items():
-        if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
-            count = int((~torch.isfinite(value)).sum())
+        if not (value.is_floating_point() or value.is_complex()):
+            continue
+        if value.dtype.itemsize == 1:
+            value = value.float()  # of these there is no arithmetic
+        # A sum is not finite if any of its terms is not, and costs a fraction.
+        if math.isfinite(abs(value.sum().item())):
+            continue
+        finite = torch.isfinite(value)
+        if name in unbounded:
+            finite |= value == -math.inf
+        if not finite.all():
+            count = int((~finite).sum())
             raise WeightsError(
                 f"the tensor {name!r} of {where} holds {count:,} values that are not finite (NaN or infinity); "
                 "fetch or save the weights again, or train anew with a lower learning rate."

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import json
 import re
+import resource
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +43,25 @@ def inputs_of(backbone: Backbone, clips: fsmer.ClipSet, rows=None):
 
 def halved(inputs):
     return {kind: one.bfloat16() for kind, one in inputs.items()} if isinstance(inputs, dict) else inputs.bfloat16()
+
+
+def numbers_in(values, place=()):
+    """Where in constructor arguments whole numbers are."""
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, value in items:
+        if isinstance(value, dict | list):
+            yield from numbers_in(value, (*place, key))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield (*place, key)
+
+
+def with_number(values, place, number):
+    changed = copy.deepcopy(values)
+    inner = changed
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = number
+    return changed
 
 
 def loss_of(backbone: Backbone, clips: fsmer.ClipSet) -> torch.Tensor:
@@ -139,6 +163,40 @@ def test_save_and_load_are_equal_to_the_bit(backbone, clips, tmp_path: Path):
     assert model_hash(again) == model_hash(backbone)
     assert torch.equal(embed(again, clips), embed(backbone, clips))
     assert sorted(path.suffix for path in (tmp_path / "weights").iterdir()) == [".json", ".safetensors"]
+
+
+def test_a_config_that_asks_for_a_huge_network_is_refused_at_once(backbone, tmp_path: Path):
+    backbone.save_pretrained(tmp_path / "weights")
+    path = tmp_path / "weights" / "config.json"
+    config = json.loads(path.read_text())
+    del config["checksum"]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    places = list(numbers_in(config["arguments"]))
+    for place in places:
+        for number in (10_000_000, 10**30):
+            path.write_text(json.dumps({**config, "arguments": with_number(config["arguments"], place, number)}))
+            # Loss weights and the like may be any number.
+            with contextlib.suppress(WeightsError):
+                load_model(tmp_path / "weights")
+    assert time.process_time() - began < 1 + 2 * len(places)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+    size = next(place for place in places if place[-1] in ("size", "image_size", "frame_size", "shared_width", 0))
+    path.write_text(json.dumps({**config, "arguments": with_number(config["arguments"], size, 10_000_000)}))
+    with pytest.raises(WeightsError, match=r"config\.json do not fit"):
+        load_model(tmp_path / "weights")
+
+
+def test_loading_draws_nothing_and_keeps_what_is_not_stored(backbone, clips, tmp_path: Path):
+    backbone.save_pretrained(tmp_path / "weights")
+    state = torch.get_rng_state()
+    again = load_model(tmp_path / "weights")
+    assert torch.equal(torch.get_rng_state(), state)
+    unsaved = {name: value for name, value in backbone.named_buffers() if name not in backbone.state_dict()}
+    for name, value in again.named_buffers():
+        if name in unsaved:
+            assert torch.equal(value, unsaved[name]), name
+    assert all(not value.is_meta for value in [*again.parameters(), *again.buffers()])
 
 
 def test_weights_of_another_backbone_are_refused(backbone, tmp_path: Path):

@@ -163,7 +163,7 @@ def test_weights_that_are_missing_broken_or_of_another_network_are_refused(weigh
     with pytest.raises(WeightsError, match=r"does not fit.*such as"):
         tiny(weights=str(weights))
     weights.write_bytes(b"no tensors")
-    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+    with pytest.raises(WeightsError, match="not a valid safetensors file"):
         tiny(weights=str(weights))
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 from enum import Enum
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_backbone import TinyBackbone
 
 import fsmer
@@ -223,14 +227,14 @@ def test_another_process_loads_it_without_the_training_data(recognizer, clips, t
         (lambda folder: _cut(folder / "model.safetensors"), "cut short or altered"),
         (lambda folder: _flip(folder / "model.safetensors"), "cut short or altered"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lambda folder: (folder / "config.json").unlink(), "cannot read"),
+        (lambda folder: (folder / "config.json").unlink(), "cannot be read"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
         (lambda folder: _edit(folder, lambda config: config["recognizer"].update(version=99)), "newer fsmer .*upgrade"),
         (lambda folder: _edit(folder, lambda config: config.update(format_version=99)), "newer fsmer .*upgrade"),
         (lambda folder: _edit(folder, lambda config: config.pop("recognizer")), "holds a backbone, not a recognizer"),
         (
             lambda folder: _edit(folder, lambda config: config["recognizer"].pop("classes")),
-            "not a recognizer that this",
+            r"recognizer \(classes",
         ),
         (
             lambda folder: _edit(folder, lambda config: config["recognizer"].update(head="magic")),
@@ -249,6 +253,170 @@ def test_a_damaged_or_newer_folder_is_refused_in_one_sentence(recognizer, tmp_pa
         Recognizer.load(tmp_path / "r")
     assert isinstance(caught.value, FsmerError)
     assert "\n" not in str(caught.value)
+
+
+def _rewrite(folder, change=lambda config: None, tensors=lambda held: None):
+    """Change a folder as somebody does who keeps config and weights consistent."""
+    held = load_file(folder / "model.safetensors")
+    tensors(held)
+    save_file(held, folder / "model.safetensors")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    _edit(folder, lambda config: config.update(weights_sha256=digest))
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_config_that_was_altered_is_refused_and_loads_once_its_checksum_is_gone(recognizer, clips, tmp_path):
+    recognizer.save(tmp_path / "r")
+    path = tmp_path / "r" / "config.json"
+    config = json.loads(path.read_text())
+    config["recognizer"]["classes"].reverse()
+    path.write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="altered after fsmer wrote it"):
+        Recognizer.load(tmp_path / "r")
+    _edit(tmp_path / "r", lambda config: None)
+    assert Recognizer.load(tmp_path / "r").classes_.tolist() == list(reversed(KNOWS))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda it: it["classes"].pop(), "head.weight"),
+        (lambda it: it["classes"].append("contempt"), "head.weight"),
+        (lambda it: it.update(classes=["a", "a", "b"]), "twice"),
+        (lambda it: it.update(classes=3.5), "classes"),
+        (lambda it: it.update(classes=[1, 2, 3]), "classes"),
+        (lambda it: it.update(version=None), "version"),
+        (lambda it: it.update(head=None), "head"),
+        (lambda it: it.update(method="cosine"), "method"),
+        (lambda it: it["method"].update(params={"scale": -1}), "scale"),
+        (lambda it: it["method"].update(params={"no_such": 1}), "no_such"),
+        (lambda it: it["method"].update(name="magic"), "magic"),
+        (lambda it: it.update(source=5), "source"),
+        (lambda it: it.update(source={"classes": ["a"], "scale": 1.0}), "source.weight"),
+        (lambda it: it.update(source={"classes": ["a"], "scale": "much"}), "scale"),
+        (lambda it: it.update(descriptions=["a"]), "descriptions"),
+        (lambda it: it.update(support_size=-3), "support_size"),
+    ],
+)
+def test_a_config_that_does_not_fit_its_tensors_is_refused_by_what_does_not_fit(recognizer, tmp_path, change, message):
+    recognizer.save(tmp_path / "r")
+    _rewrite(tmp_path / "r", lambda config: change(config["recognizer"]))
+    with pytest.raises(WeightsError, match=message) as refused:
+        Recognizer.load(tmp_path / "r")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda held: held["support.codes"][0].fill_(3), "support.codes"),
+        (lambda held: held["support.codes"][0].fill_(-1), "support.codes"),
+        (lambda held: held.update({"support.codes": held["support.codes"].float()}), "support.codes"),
+        (lambda held: held.update({"support.codes": held["support.codes"][:5]}), "support.embeddings"),
+        (lambda held: held.pop("support.codes"), "support.codes"),
+        (lambda held: held.update({"head.bias": held["head.bias"][:, :2]}), "head.bias"),
+        (lambda held: held["head.weight"][0, 0, 0].fill_(np.nan), "head.weight"),
+        (lambda held: held["head.bias"][0, 0].fill_(np.inf), "head.bias"),
+        (lambda held: held["head.bias"][0, 0].fill_(np.nan), "head.bias"),
+        (lambda held: held["support.embeddings"][0, 0].fill_(-np.inf), "support.embeddings"),
+        (lambda held: held["backbone.encoder.weight"][0, 0].fill_(np.nan), r"backbone\.encoder\.weight"),
+        (lambda held: held.pop("backbone.encoder.weight"), r"missing: encoder\.weight"),
+    ],
+)
+def test_tensors_that_do_not_fit_or_are_not_finite_are_refused_by_name(recognizer, tmp_path, change, message):
+    recognizer.save(tmp_path / "r")
+    _rewrite(tmp_path / "r", tensors=change)
+    with pytest.raises(WeightsError, match=message) as refused:
+        Recognizer.load(tmp_path / "r")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_class_that_nothing_is_known_of_stays_out_after_loading(clips, tmp_path):
+    known = adapt(TinyBackbone(knows=KNOWS), clips[:30], "protonet")
+    absent = adapt(TinyBackbone(knows=(*KNOWS, "contempt")), clips[:30], "protonet", classes=[*KNOWS, "contempt"])
+    loaded = Recognizer.load(absent.save(tmp_path / "r"))
+    found = loaded.predict_proba(clips)
+    assert (found[:, 3] == 0).all()
+    np.testing.assert_allclose(found[:, :3], known.predict_proba(clips), atol=1e-6)
+
+
+def test_a_recognizer_in_half_precision_answers(recognizer, clips, tmp_path):
+    recognizer.save(tmp_path / "r")
+    halves = lambda held: {name: value.half() for name, value in held.items() if value.is_floating_point()}  # noqa: E731
+    _rewrite(tmp_path / "r", tensors=lambda held: held.update(halves(held)))
+    loaded = Recognizer.load(tmp_path / "r")
+    np.testing.assert_allclose(loaded.predict_proba(clips), recognizer.predict_proba(clips), atol=0.02)
+    assert np.isfinite(loaded.update(clips[:6]).predict_proba(clips)).all()
+
+
+def test_a_recognizer_of_an_earlier_version_without_a_checksum_loads(recognizer, clips, tmp_path):
+    recognizer.save(tmp_path / "r")
+    _rewrite(tmp_path / "r")
+    assert np.array_equal(Recognizer.load(tmp_path / "r").predict_proba(clips), recognizer.predict_proba(clips))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_named_pipe_in_the_folder_is_not_opened(recognizer, tmp_path, name):
+    recognizer.save(tmp_path / "r")
+    (tmp_path / "r" / name).unlink()
+    os.mkfifo(tmp_path / "r" / name)
+    with pytest.raises(WeightsError, match="named pipe"):
+        Recognizer.load(tmp_path / "r")
+
+
+def test_a_recognizer_saved_again_and_again_is_read_whole(recognizer, clips, tmp_path):
+    other = recognizer.update(clips[30:40])
+    recognizer.save(tmp_path / "r")
+    over = threading.Event()
+
+    def save():
+        while not over.is_set():
+            for one in (other, recognizer):
+                one.save(tmp_path / "r")
+                time.sleep(0.02)
+
+    writer = threading.Thread(target=save)
+    writer.start()
+    try:
+        assert {Recognizer.load(tmp_path / "r").support_size for _ in range(40)} == {30, 40}
+    finally:
+        over.set()
+        writer.join()
+
+
+def test_a_folder_that_a_killed_writer_has_moved_aside_is_put_back(recognizer, tmp_path):
+    recognizer.save(tmp_path / "r")
+    (tmp_path / ".r.old.abc").mkdir()
+    (tmp_path / "r").rename(tmp_path / ".r.old.abc" / "r")
+    assert Recognizer.load(tmp_path / "r").support_size == 30
+    (tmp_path / ".r.old.abc").mkdir()
+    (tmp_path / "r").rename(tmp_path / ".r.old.abc" / "r")
+    assert fsmer.load_model(tmp_path / "r").name == "tiny-for-tests"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda shape: np.full(shape, np.nan),
+        lambda shape: np.full(shape, np.inf),
+        lambda shape: np.full(shape, 0.5),
+        lambda shape: np.broadcast_to([1.5, -0.5, 0.0], shape),
+        lambda shape: np.full((shape[0], 2), 0.5),
+        lambda shape: np.full((1, shape[1]), 1 / 3),
+        lambda shape: None,
+    ],
+)
+def test_answers_that_are_no_probabilities_are_refused_in_an_evaluation(clips, monkeypatch, answer):
+    def told(self, queries, **_):
+        return answer((len(queries), len(self.classes_)))
+
+    monkeypatch.setattr(Recognizer, "predict_proba", told)
+    method = load_method("finetune", train_backbone=True, steps=1)
+    protocol = fsmer.load_protocol("kshot", way=3, shot=2, query=2, episodes=1)
+    with pytest.raises(FsmerError, match="the method 'finetune'"):
+        fsmer.evaluate(protocol, TinyBackbone(), method, clips=clips, cache=False)
 
 
 def test_a_folder_with_other_files_is_not_replaced(recognizer, tmp_path):
@@ -302,6 +470,7 @@ def _flip(path):
 
 def _edit(folder, change):
     config = json.loads((folder / "config.json").read_text())
+    del config["checksum"]  # as somebody does who changes it on purpose
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +12,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fsmer.ambient import library_settings
 from fsmer.backbones.recipe import TrainRecipe
+from fsmer.backbones.weights import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    OPEN_TENSORS,
+    WEIGHTS_FILE,
+    WeightsFolder,
+    file_sha256,
+    load_folder,
+)
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError
 from fsmer.io import atomic_path, write_json
+from fsmer.tensor_files import write_tensors
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -31,9 +39,8 @@ __all__ = ["Backbone", "ClassDirections", "Inputs", "Targets", "as_device", "fet
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-FORMAT_VERSION = 1
+# Of media, in pixels or frames: more than any network here is made for.
+LARGEST_SIDE = 16_384
 # Before the id of a repository on the Hugging Face hub.
 HUB = "hf://"
 
@@ -65,6 +72,13 @@ class ClassDirections:
     scale: float
     centre: Tensor
     precision: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        # Embeddings are float32 on the CPU, whatever the network is kept in.
+        for name in ("weight", "bias", "centre", "precision"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, value.detach().float())
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Class scores of shape (..., C) for `embeddings` of shape (..., D).
@@ -137,6 +151,14 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     def __init__(self, *, input_spec: InputSpec | Sequence[InputSpec], embed_dim: int, config: dict[str, Any]) -> None:
         super().__init__()
         self.input_specs = (input_spec,) if isinstance(input_spec, InputSpec) else tuple(input_spec)
+        for spec in self.input_specs:
+            # An absent length in time counts as one.
+            lengths = (*spec.size, 1 if spec.frames is None else spec.frames)
+            if not spec.channels or not all(isinstance(one, int) and 1 <= one <= LARGEST_SIDE for one in lengths):
+                raise FsmerError(
+                    f"{self.name!r} was made for {spec.describe()}, but a size of 1 to {LARGEST_SIDE:,} pixels, one "
+                    "or more channels and as many frames are expected."
+                )
         self.embed_dim = embed_dim
         self.config = config
         self.classes: tuple[str, ...] = ()
@@ -219,10 +241,10 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         folder.
         """
         target = Path(folder)
-        with atomic_path(target / WEIGHTS_FILE) as temporary:
-            tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-            save_file(tensors, str(temporary), metadata={"format": "pt"})
-        write_json(target / CONFIG_FILE, self.describe_config(file_sha256(target / WEIGHTS_FILE)))
+        # Both files are ready before the first takes its place: a reader seldom meets the one without the other.
+        with atomic_path(target / CONFIG_FILE) as config, atomic_path(target / WEIGHTS_FILE) as weights:
+            write_tensors(weights, self.state_dict())
+            write_json(config, self.describe_config(file_sha256(weights)), sealed=True)
         return target
 
     def describe_config(self, weights_sha256: str) -> dict[str, Any]:
@@ -239,6 +261,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         }
 
     @classmethod
+    @library_settings()
     def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> Self:  # type: ignore[override]
         """Load what `save_pretrained` wrote, in evaluation mode.
 
@@ -255,37 +278,19 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         WeightsError
             A file is missing, cut short, altered, made by a newer fsmer or for another backbone.
         """
-        folder = fetch_weights(folder, revision)
-        config = read_config(folder)
-        if config["backbone"] != cls.name:
-            raise WeightsError(f"{folder} holds weights of {config['backbone']!r}, but {cls.name!r} was asked for.")
-        tensors = read_weights(folder, config["weights_sha256"])
-        if "recognizer" in config:  # the folder of a recognizer, whose backbone is asked for
-            prefix = "backbone."
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        try:
-            with torch.random.fork_rng(devices=[]):  # fresh weights are drawn only to be replaced
-                model = cls(**config["arguments"])
-        except (TypeError, ValueError, RuntimeError) as error:
+        return load_folder(fetch_weights(folder, revision), cls.from_folder)
+
+    @classmethod
+    def from_folder(cls, held: WeightsFolder) -> Self:
+        """As `from_pretrained`, from a folder whose config and header have been read."""
+        if held.config["backbone"] != cls.name:
             raise WeightsError(
-                f"the arguments in {Path(folder) / CONFIG_FILE} do not fit {cls.name!r} "
-                f"({str(error).splitlines()[0]}); use weights and fsmer of the same version."
-            ) from error
-        own = model.state_dict()
-        unfit = {
-            "missing": own.keys() - tensors.keys(),
-            "unexpected": tensors.keys() - own.keys(),
-            "of another shape": {key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape},
-        }
-        if any(unfit.values()):
-            listed = "; ".join(f"{what}: {', '.join(sorted(keys)[:3])}" for what, keys in unfit.items() if keys)
-            raise WeightsError(
-                f"the weights in {folder} do not fit {cls.name!r} ({listed}); "
-                "use weights and fsmer of the same version."
+                f"{held.folder} holds weights of {held.config['backbone']!r}, but {cls.name!r} was asked for."
             )
-        model.load_state_dict(tensors)
-        model.classes = tuple(config.get("classes", ()))
-        return model.eval()
+        # The folder of a recognizer has other tensors too.
+        prefix = "backbone." if "recognizer" in held.config else ""
+        model = held.make(cls, prefix)
+        return held.load(model, held.tensors(unbounded=OPEN_TENSORS if prefix else ()), prefix)
 
 
 def fetch_weights(folder: str | Path, revision: str | None = None) -> Path:
@@ -313,61 +318,6 @@ def fetch_weights(folder: str | Path, revision: str | None = None) -> Path:
             f"the hub repository {repository} could not be fetched or found in the cache ({reason}); check the name "
             "and the network, or give a folder that save_pretrained made."
         ) from error
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """Read and check the ``config.json`` of a weights folder."""
-    path = Path(folder) / CONFIG_FILE
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}; give a folder that fsmer wrote.") from error
-    except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON ({error}); fetch or save the weights again.") from error
-    wanted = {"backbone", "arguments", "weights_sha256", "format_version"}
-    if not isinstance(config, dict) or wanted - config.keys():
-        raise WeightsError(
-            f"{path} is not a config of fsmer weights: it lacks {', '.join(sorted(wanted - set(config)))}."
-        )
-    if not isinstance(config["format_version"], int) or not isinstance(config["arguments"], dict):
-        raise WeightsError(
-            f"{path} is not a config of fsmer weights: format_version must be a whole number and arguments a table; "
-            "fetch or save the weights again."
-        )
-    if config["format_version"] > FORMAT_VERSION:
-        raise WeightsError(
-            f"{folder} was written by a newer fsmer (weights format {config['format_version']}, this "
-            f"version reads up to {FORMAT_VERSION}); upgrade fsmer."
-        )
-    return config
-
-
-def read_weights(folder: str | Path, expected_sha256: str) -> dict[str, Tensor]:
-    """Read the safetensors of a weights folder after checking its sha256."""
-    path = Path(folder) / WEIGHTS_FILE
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing; fetch or save the weights again.")
-    found = file_sha256(path)
-    if found != expected_sha256:
-        raise WeightsError(
-            f"{path} is cut short or altered: its sha256 is {found[:12]}..., "
-            f"{CONFIG_FILE} says {expected_sha256[:12]}...; fetch or save the weights again."
-        )
-    try:
-        return load_file(str(path))
-    except SafetensorError as error:
-        raise WeightsError(
-            f"{path} is not a valid safetensors file ({error}); fetch or save the weights again."
-        ) from error
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def as_device(name: str | torch.device) -> torch.device:

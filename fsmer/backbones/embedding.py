@@ -10,9 +10,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fsmer.ambient import library_settings
+from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones.base import Backbone, Inputs
 from fsmer.data.spec import InputSpec
-from fsmer.errors import MediaError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError
+from fsmer.memory import out_of_memory
+from fsmer.tensor_files import check_finite
 
 __all__ = ["check_clips", "check_inputs", "embed", "mirror_media", "read_inputs"]
 
@@ -23,6 +27,7 @@ MAX_BATCH = 256
 BATCH_BYTES = 16 << 20
 
 
+@library_settings()
 def embed(
     backbone: Backbone,
     clips: Any,
@@ -52,7 +57,9 @@ def embed(
     SpecMismatchError
         The clips' media is not what the backbone eats.
     MediaError
-        An array has values that are not finite, or a clip's media cannot be read.
+        An array has values that are not finite, a clip's media cannot be read, or its embedding is not finite.
+    WeightsError
+        The network's weights are not finite.
     """
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     if hasattr(clips, "specs"):
@@ -68,6 +75,8 @@ def embed(
         def read(start: int, stop: int) -> Inputs:
             return _feed(backbone, {kind: array[start:stop] for kind, array in arrays.items()}, device)
 
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise DataError(f"batch_size={batch_size!r} is no number of clips; give 1 or a larger whole number, or None.")
     size = batch_size or batch_of(backbone)
     was_training = backbone.training
     if was_training:
@@ -78,7 +87,11 @@ def embed(
             for start in range(0, total, size):
                 stop = min(start + size, total)
                 inputs = read(start, stop)
-                parts.append(backbone(_mirrored(backbone, inputs) if mirror else inputs).float().cpu())
+                part = _embedded(backbone, _mirrored(backbone, inputs) if mirror else inputs)
+                if not torch.isfinite(part).all():
+                    row = start + int((~torch.isfinite(part).all(dim=1)).nonzero()[0])
+                    raise _not_finite(backbone, clips, row)
+                parts.append(part)
                 if progress is not None:
                     progress(stop, total)
     finally:
@@ -99,6 +112,40 @@ def mirror_media(media: Tensor, spec: InputSpec) -> Tensor:
     place = spec.channels.index("u")
     before, u, after = mirrored.split([place, 1, len(spec.channels) - place - 1], dim=-3)
     return torch.cat([before, 1 - u if spec.normalisation == "minmax" else -u, after], dim=-3)
+
+
+def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
+    """What the network makes of a batch, float32 on the CPU."""
+    try:
+        found: Tensor = backbone(inputs).float().cpu()
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        if isinstance(error, FsmerError) or out_of_memory(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise FsmerError(
+            f"the model {backbone.name or type(backbone).__name__!r} cannot embed the media that it was made for, "
+            f"{', '.join(spec.describe() for spec in backbone.input_specs)} ({reason}); make it with other arguments, "
+            "or mend its forward."
+        ) from error
+    clips = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+    if found.shape != (clips, backbone.embed_dim):
+        raise FsmerError(
+            f"the model {backbone.name or type(backbone).__name__!r} gives embeddings of shape {tuple(found.shape)}, "
+            f"but ({clips}, {backbone.embed_dim}) is expected; mend its forward or its embed_dim."
+        )
+    return found
+
+
+def _not_finite(backbone: Backbone, clips: Any, row: int) -> FsmerError:
+    """The error for an embedding with NaN or infinity; the weights are to blame where they hold such values too."""
+    who = repr(backbone.name or type(backbone).__name__)
+    check_finite(backbone.state_dict(), f"the model {who}")
+    clip = f"clip number {row} of the array"
+    if hasattr(clips, "specs"):
+        clip = f"clip {str(clips.ids[row])!r} of data set {str(clips.datasets[row])!r}"
+    return MediaError(
+        f"the model {who} gives an embedding that is not finite for {clip}; leave the clip out, or use other weights."
+    )
 
 
 def _mirrored(backbone: Backbone, inputs: Inputs) -> Inputs:
@@ -170,11 +217,10 @@ def check_inputs(backbone: Backbone, values: ArrayLike | Mapping[str, ArrayLike]
 def _checked(backbone: Backbone, spec: InputSpec, values: Any) -> NDArray[np.float32]:
     wanted = f"(N, {', '.join(map(str, spec.shape))})"
     try:
-        array: NDArray[np.float32] = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+        array = as_float32(plain_array(values))
+    except DataError as error:
         raise SpecMismatchError(
-            f"clips are needed as a ClipSet or as one array of numbers, shape {wanted}, "
-            f"not as {type(values).__name__} ({error})."
+            f"clips are needed as a ClipSet or as one array of numbers, shape {wanted}: {error}"
         ) from error
     if array.shape == spec.shape:
         array = array[None]
@@ -193,8 +239,11 @@ def _checked(backbone: Backbone, spec: InputSpec, values: Any) -> NDArray[np.flo
 
 
 def _feed(backbone: Backbone, arrays: Arrays, device: torch.device | str) -> Inputs:
+    # A network may be kept in another precision than media are.
+    dtype = next((value.dtype for value in backbone.parameters() if value.is_floating_point()), torch.float32)
     tensors = {
-        kind: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
+        # Copied where it is read-only, which torch warns of.
+        kind: torch.from_numpy(np.require(array, np.float32, ["C", "W"])).to(device, dtype)
         for kind, array in arrays.items()
     }
     return tensors if len(backbone.input_specs) > 1 else tensors[backbone.input_specs[0].kind]

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
+from fsmer.backbones.weights import refuse_other_files
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, WeightsError, unknown_name
+from fsmer.tensor_files import read_tensors
 
 __all__ = ["PUBLISHED_RATES", "FlowResNet18"]
 
@@ -153,11 +153,9 @@ class FlowResNet18(Backbone):
     def _load_encoder(self, weights: str) -> None:
         from timm.models import adapt_input_conv
 
+        refuse_other_files("weights")
         path = _weights_file(weights)
-        try:
-            tensors = load_file(str(path))
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{path} is not a readable safetensors file ({error}); give one of resnet18.") from error
+        tensors = read_tensors(path)
         own = self.encoder.state_dict()
         first = tensors.get("conv1.weight", torch.empty(0))
         if first.ndim == 4 and first.shape[1] == 3:
@@ -180,7 +178,7 @@ def _weights_file(weights: str) -> Path:
     if weights != "imagenet":
         path = Path(weights)
         path = path / "model.safetensors" if path.is_dir() else path
-        if not path.is_file():
+        if not path.exists():
             raise WeightsError(
                 f"{path} does not exist; give 'imagenet', a .safetensors file of resnet18 or a folder that holds "
                 "model.safetensors."

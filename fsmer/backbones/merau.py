@@ -20,6 +20,7 @@ from fsmer.backbones.flow_resnet18 import FlowResNet18
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.tcae import AuEncoder, Tcae, check_frame_size, frame_spec, frames_of
+from fsmer.backbones.weights import refuse_other_files
 from fsmer.data.class_words import unit_shares
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
@@ -121,12 +122,18 @@ class Merau(Backbone):
         flow: Mapping[str, Any] | None = None,
         tcae: str | None = None,
     ) -> None:
-        trained = None if tcae is None else Tcae.from_pretrained(tcae)
+        trained = None
+        if tcae is not None:
+            refuse_other_files("tcae")
+            trained = Tcae.from_pretrained(tcae)
         if trained is not None:
             frame_size, frame_width, code_dim = (trained.config[name] for name in TCAE_SIZES)
         check_frame_size(frame_size)
-        if not units or len(set(units)) < len(units):
-            raise FsmerError(f"merau's units are {list(units)}, but one or more different action units are expected.")
+        if not units or len(set(units)) < len(units) or not set(units) <= set(ACTION_UNIT_ORDER):
+            raise FsmerError(
+                f"merau's units are {list(units)}, but one or more different action units are expected, of "
+                f"{', '.join(map(str, ACTION_UNIT_ORDER))}."
+            )
         flow_encoder = FlowResNet18(**{**(flow or {}), "projection_dim": 0})
         super().__init__(
             input_spec=[flow_encoder.input_spec, frame_spec("apex", frame_size)],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone
+from fsmer.backbones.noise import own_generator
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
@@ -113,7 +114,8 @@ class TransformerBlock(nn.Module):
         if not self.training or self.drop_path == 0:
             return branch
         keep = 1 - self.drop_path
-        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep) / keep
+        kept = branch.new_empty(len(branch), 1, 1).bernoulli_(keep, generator=own_generator(branch.device))
+        return branch * kept / keep
 
 
 class PositionCalibration(nn.Module):

@@ -1,15 +1,27 @@
-"""Dropout whose random numbers can be handed in, so that networks trained side by side draw what each draws alone."""
+"""Random numbers that can be handed in, so that neither other threads nor networks trained beside change them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["draw_noise", "drop_below", "dropout", "given_noise", "noise"]
+__all__ = [
+    "Draws",
+    "Redirected",
+    "draw_noise",
+    "drop_below",
+    "dropout",
+    "given_noise",
+    "noise",
+    "own_generator",
+    "redirected",
+]
 
 # Shape and device of what is asked for, to that many random bytes.
 Source = Callable[[tuple[int, ...], torch.device], Tensor]
@@ -69,3 +81,93 @@ def dropout(values: Tensor, share: float, training: bool) -> Tensor:
         return values
     kept = noise(tuple(values.shape), values.device) >= limit
     return values * kept * (256 / (256 - limit))
+
+
+class Draws:
+    """Random numbers of one piece of work, which no other thread can change: torch's global generators stay untouched.
+
+    They are those that the global generators would give after ``torch.manual_seed(seed)``.
+
+    Parameters
+    ----------
+    seed : int
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Begin anew with another seed."""
+        self._seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def on(self, device: torch.device) -> torch.Generator:
+        """The generator of a device."""
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        return self._generators[device]
+
+    @contextmanager
+    def used(self, *, everywhere: bool = True) -> Iterator[None]:
+        """Take random numbers from here: all of them, or those alone that are asked for in this module.
+
+        Every operation of torch takes a few microseconds longer where all of them are redirected.
+        """
+        token = _DRAWS.set(self)
+        try:
+            # The generator is asked for each time: `seed` makes new ones.
+            source = given_noise(lambda shape, device: draw_noise(shape, device, self.on(_CPU)))
+            with source, Redirected(self) if everywhere else nullcontext():
+                yield
+        finally:
+            _DRAWS.reset(token)
+
+
+def own_generator(device: torch.device) -> torch.Generator | None:
+    """The generator of the `Draws` in use, for operations that take one; ``None`` (torch's global one) outside."""
+    draws = _DRAWS.get()
+    return None if draws is None else draws.on(device)
+
+
+def redirected() -> AbstractContextManager[Any]:
+    """In a forward pass: have layers of others, which know no generator, draw from the `Draws` in use."""
+    draws = _DRAWS.get()
+    return nullcontext() if draws is None else Redirected(draws)
+
+
+_DRAWS: ContextVar[Draws | None] = ContextVar("random numbers in use", default=None)
+_CPU = torch.device("cpu")
+# Overloads of one operation, by the name of the one that takes no generator.
+_TAKING_GENERATORS = {"default": "generator", "low": "low_generator"}
+
+
+class Redirected(TorchDispatchMode):
+    """Hands generators of its own to operations of this thread that would use a global one."""
+
+    def __init__(self, draws: Draws) -> None:
+        super().__init__()
+        self.draws = draws
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = {key: value for key, value in (kwargs or {}).items() if key != "generator" or value is not None}
+        if torch.Tag.nondeterministic_seeded not in func.tags or "generator" in kwargs:
+            return func(*args, **kwargs)
+        given = next((value.device for value in args if isinstance(value, Tensor)), kwargs.get("device") or _CPU)
+        device = torch.device(given)
+        if device.type == "meta":
+            return func(*args, **kwargs)
+        own = self.draws.on(device)
+        if any(argument.name == "generator" for argument in func._schema.arguments):
+            return func(*args, **kwargs, generator=own)
+        taking = getattr(func.overloadpacket, _TAKING_GENERATORS.get(func._overloadname, ""), None)
+        if taking is not None:
+            return taking(*args, **kwargs, generator=own)
+        # What takes no generator, such as dropout on a GPU, gets the global one in the state of the own.
+        shared = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+        found = shared.get_state()
+        shared.set_state(own.get_state())
+        try:
+            return func(*args, **kwargs)
+        finally:
+            own.set_state(shared.get_state())
+            shared.set_state(found)

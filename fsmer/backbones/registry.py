@@ -15,10 +15,13 @@ from typing import TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fsmer.backbones.base import CONFIG_FILE, Backbone, fetch_weights, read_config
+from fsmer.ambient import library_settings
+from fsmer.backbones.base import Backbone, fetch_weights
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
+from fsmer.backbones.weights import CONFIG_FILE, load_folder
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, WeightsError, unknown_name
+from fsmer.io import restore_folder
 from fsmer.memory import out_of_memory
 from fsmer.resources import resource_folder
 
@@ -106,6 +109,7 @@ def backbone_class(name: str) -> type[Backbone]:
     return registry[name]
 
 
+@library_settings()
 def create_model(name: str, **arguments: object) -> Backbone:
     """A backbone of that name with fresh (untrained) weights.
 
@@ -132,6 +136,7 @@ def create_model(name: str, **arguments: object) -> Backbone:
         ) from error
 
 
+@library_settings()
 def load_model(name_or_folder: str | Path) -> Backbone:
     """A backbone with trained weights, in evaluation mode.
 
@@ -150,8 +155,7 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     """
     name = str(name_or_folder)
     if names_saved_weights(name):
-        folder = fetch_weights(name)
-        return backbone_class(str(read_config(folder)["backbone"])).from_pretrained(folder)
+        return load_folder(fetch_weights(name), lambda held: backbone_class(held.config["backbone"]).from_folder(held))
     cls = backbone_class(name)
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
@@ -169,7 +173,16 @@ def load_model(name_or_folder: str | Path) -> Backbone:
 def names_saved_weights(model: str | Path) -> bool:
     """Whether `model` is a folder or a hub repository of weights; a registered name is neither, whatever lies there."""
     name = str(model)
-    return name not in _filled_registry() and (Path(name).is_dir() or "/" in name)
+    if name in _filled_registry():
+        return False
+    if not Path(name).is_dir():
+        restore_folder(name)  # where a killed writer has moved it aside
+    return Path(name).is_dir() or "/" in name
+
+
+def classes_from_outside() -> set[str]:
+    """Names of registered backbones that are not fsmer's own."""
+    return {name for name, cls in _REGISTRY.items() if cls.__module__.partition(".")[0] != "fsmer"}
 
 
 def refuse_arguments(backbone: Backbone, arguments: Mapping[str, object] | None, origin: str) -> None:
@@ -198,6 +211,7 @@ def _listed(arguments: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
 
 
+@library_settings()
 def list_models(pattern: str = "*") -> list[ModelInfo]:
     """All registered backbones whose name matches the wildcard `pattern`, sorted by name."""
     found = []

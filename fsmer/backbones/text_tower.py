@@ -14,8 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fsmer.backbones.noise import redirected
 from fsmer.data.facs import ACTION_UNITS, describe_aus
 from fsmer.errors import FsmerError, WeightsError
+from fsmer.tensor_files import check_finite
 
 __all__ = ["TextTower", "bundled_tower", "facs_words"]
 
@@ -86,7 +88,8 @@ class TextTower(nn.Module):
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Vectors of shape (N, embed_dim)."""
-        features = self.body(sentences) if self.trainable else self._frozen_features(sentences)
+        with redirected():
+            features = self.body(sentences) if self.trainable else self._frozen_features(sentences)
         output: Tensor = self.output(features)
         return output
 
@@ -243,6 +246,7 @@ def _read_checkpoint(source: str) -> tuple[Any, Any]:
             f"the text tower {source!r} is a {type(encoder).__name__}, but an encoder such as BERT is expected; give "
             "the name or folder of one."
         )
+    check_finite(encoder.state_dict(), f"the text tower {source!r}")
     return encoder.float(), tokenizer
 
 

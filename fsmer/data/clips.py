@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from fsmer.arrays import plain_array
 from fsmer.data.conditions import condition_mask
 from fsmer.data.media import (
     ArrayStore,
@@ -898,7 +899,7 @@ def _mask_of(where: str | Callable[[pd.DataFrame], ArrayLike], table: pd.DataFra
 
 def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[InputSpec]) -> list[ArrayStore]:
     if not isinstance(media, Mapping):
-        array = np.asarray(media)
+        array = plain_array(media)
         if array.size == 0:
             raise DataError("the array of media is empty; a clip set needs at least one clip.")
         return [ArrayStore(array, specs[0] if specs else None)]
@@ -907,7 +908,7 @@ def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[In
         raise DataError("the mapping of media is empty; give at least one kind, for example flow.")
     stores = []
     for kind, values in media.items():
-        array = np.asarray(values)
+        array = plain_array(values, f"the array of {kind}")
         if array.size == 0:
             raise DataError(f"the array of {kind} is empty; a clip set needs at least one clip.")
         if kind not in by_kind and kind != "flow":

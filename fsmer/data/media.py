@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.arrays import as_float32
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError
 from fsmer.io import BLOCK_BYTES, check_regular, digest
@@ -604,7 +605,7 @@ def _check_colours(image: Any, file: str) -> None:
 def _as_float(array: NDArray[Any]) -> NDArray[np.float32]:
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255)
-    return np.asarray(array, np.float32)
+    return as_float32(array)
 
 
 def _size_reason(shape: tuple[int, ...], spec: InputSpec) -> str:

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from fsmer.ambient import library_settings
+from fsmer.arrays import plain_array
 from fsmer.backbones import Backbone
 from fsmer.backbones.embedding import check_clips, read_inputs
 from fsmer.data import Clip, ClipSet, InputSpec
@@ -156,6 +158,7 @@ class Explanation:
         return stream.getvalue()
 
 
+@library_settings()
 def explain(
     model: Recognizer | Backbone,
     clips: Explainable,
@@ -407,11 +410,9 @@ def _as_clips(values: Any, backbone: Backbone) -> tuple[ClipSet | Sequence[Clip]
     given = dict(values) if isinstance(values, Mapping) else {specs[0].kind: values}
     wanted = " and ".join(f"{spec.describe()}, shape (N, {', '.join(map(str, spec.shape))})" for spec in specs)
     try:
-        arrays = {kind: np.asarray(array) for kind, array in given.items()}
-    except (TypeError, ValueError) as error:
-        raise SpecMismatchError(
-            f"clips of {backbone.name!r} are arrays of {wanted}; these are none ({error})."
-        ) from error
+        arrays = {kind: plain_array(array) for kind, array in given.items()}
+    except DataError as error:
+        raise SpecMismatchError(f"clips of {backbone.name!r} are arrays of {wanted}: {error}") from error
     alone = all(spec.kind in arrays and arrays[spec.kind].shape == spec.shape for spec in specs)
     if alone:
         arrays = {kind: array[None] for kind, array in arrays.items()}

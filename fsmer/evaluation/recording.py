@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, embed, load_model
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
 from fsmer.data.facs import action_unit, describe_aus
@@ -354,6 +355,7 @@ class RecordingReader:
         )
 
 
+@library_settings()
 def predict_recording(
     source: Any,
     model_or_recognizer: Backbone | Recognizer | str | os.PathLike[str] = DEFAULT_MODEL,

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer import __version__
+from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, load_model, model_hash
 from fsmer.backbones.base import CONFIG_FILE, as_device
 from fsmer.backbones.registry import backbone_class, refuse_arguments
@@ -45,6 +46,7 @@ from fsmer.resources import resource_folder
 from fsmer.transfer import Method, Recognizer, load_method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.base import SourceModel
+from fsmer.transfer.recognizer import check_answers
 from fsmer.transfer.stacked import can_stack
 from fsmer.transfer.train import Train, fresh_model
 from fsmer.transfer.training import FineTuning, TrainsTogether
@@ -76,6 +78,7 @@ WORKER_BYTES, COPIES = 1 << 30, 8
 END = 0
 
 
+@library_settings()
 def evaluate(
     protocol: Protocol | str | os.PathLike[str],
     model: Backbone | StartingPoint | str | os.PathLike[str],
@@ -207,14 +210,14 @@ def evaluate(
     if solver.keeps_backbone and jobs not in (None, 1, "auto"):
         warnings.warn(
             f"jobs={jobs} has no effect: {solver.name!r} keeps the network as it is and trains nothing in the folds.",
-            stacklevel=2,
+            stacklevel=3,
         )
     backbone = start.backbone(runs[0])
     clips = _prepared(chosen, clips, backbone)
     episodes = chosen.split(clips)
     solver, fresh = _for_fresh_weights(start, solver, grid or {}, has_source=episodes.source is not None)
     if fresh:
-        warnings.warn(fresh, stacklevel=2)
+        warnings.warn(fresh, stacklevel=3)
     _check_size(chosen, episodes)
     described(SourceModel.wrap(backbone), descriptions or {})
     groups, candidates = families(solver, backbone, select, grid)
@@ -679,7 +682,8 @@ class _Run:
                 answers = _put_back(answers, order[piece])
             episode, column = np.nonzero(asked[piece])
             clip = column if columns is None else columns[piece][episode, column]
-            yield self._part(first + start, names[piece], classes[piece], episode, clip, answers[episode, column])
+            found = self._checked(answers[episode, column], len(clip), classes.shape[1], names[piece][0])
+            yield self._part(first + start, names[piece], classes[piece], episode, clip, found)
 
     def _orders(self, first: int, asked: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Orders of the queries of the episodes from number `first`, (E, Q); cells that are not asked stay behind."""
@@ -812,10 +816,14 @@ class _Run:
 
     def _answered(self, number: int, classes: Sequence[str], answers: NDArray[np.float32]) -> Part:
         episode = self.episodes[number]
+        answers = self._checked(answers, len(episode.query), len(classes), episode.name)
         answers = _put_back(answers[None], query_orders(self.engine.drawn, [number], len(episode.query)))[0]
         order = np.array([[self.classes.index(name) for name in classes]])
         owner = np.zeros(len(episode.query), dtype=np.int64)
         return self._part(number, (episode.name,), order, owner, episode.query, answers)
+
+    def _checked(self, answers: Any, clips: int, way: int, episode: str) -> NDArray[np.float32]:
+        return check_answers(answers, clips, way, f"the method {self.method.name!r} in {episode}")
 
     def _part(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fsmer.backbones.merau import Merau, au_loss
+from fsmer.backbones.noise import Draws
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.errors import DataError, SpecMismatchError
 from fsmer.transfer.trainer import action_unit_targets
@@ -82,8 +83,7 @@ def fit_au_detector(
     present = present.to(device)
     detector, losses = model.au_detector, []
     rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with Draws(seed).used():
         for layer in detector:
             layer.reset_parameters()  # type: ignore[operator]
     detector.requires_grad_(True).train()

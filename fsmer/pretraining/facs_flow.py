@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fsmer.ambient import library_settings
 from fsmer.backbones.embedding import embed
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch, smoothed
+from fsmer.backbones.noise import Draws
 from fsmer.checkpoints import (
     has_checkpoint,
     load_checkpoint,
@@ -107,6 +109,7 @@ class Recipe:
     estimated_clips: int = 28_800
 
 
+@library_settings()
 def pretrain_facs_flow(
     out: str | Path,
     *,
@@ -216,8 +219,7 @@ class _Run:
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with Draws(seed).used():
             self.model = FacsFlow()
             self.average = FacsFlow()
         self.average.load_state_dict(self.model.state_dict())

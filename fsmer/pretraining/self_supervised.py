@@ -18,8 +18,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, create_model
 from fsmer.backbones.base import as_device
+from fsmer.backbones.noise import Draws
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.registry import class_notes
 from fsmer.checkpoints import (
@@ -34,6 +36,7 @@ from fsmer.errors import FsmerError
 from fsmer.io import check_writable, remove_unfinished, write_json
 from fsmer.pretraining.cards import CardText, write_model_card
 from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, Pair, SyntheticPairs
+from fsmer.transfer.trainer import draws_noise_alone
 
 __all__ = ["pretrain_mubert_small", "pretrain_mubert_tiny", "pretrain_self_supervised", "pretrain_tcae"]
 
@@ -44,6 +47,7 @@ HISTORY_LINES = 100
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
+@library_settings()
 def pretrain_self_supervised(
     name: str,
     out: str | Path,
@@ -115,8 +119,7 @@ def pretrain_self_supervised(
         No such device here.
     """
     where = as_device(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with Draws(seed).used():
         model = create_model(name, **dict(arguments or {}))
     if not hasattr(model, "pretraining_loss"):
         raise FsmerError(f"{name!r} has no training without labels; train it with labels instead ('fsmer train').")
@@ -189,9 +192,7 @@ class _Run:
         self.model.train()
         # The step is the seed, so a resumed run draws what an uninterrupted one would have drawn.
         number = (self.seed << 32) + self.step
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            torch.manual_seed(number)
+        with Draws(number).used(everywhere=not draws_noise_alone(self.model)), torch.enable_grad():
             losses: dict[str, Tensor] = self.model.pretraining_loss(  # type: ignore[operator]
                 first.to(self.device),
                 second.to(self.device),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, load_model
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["adapt", "described", "recognizer_of_words"]
 
 
+@library_settings()
 def adapt(
     model: Backbone | SourceModel | str | Path,
     support_set: Labelled,
@@ -91,6 +93,7 @@ def adapt(
     return chosen.fit(start, clips, classes=classes, progress=progress)
 
 
+@library_settings()
 def recognizer_of_words(
     model: Backbone | SourceModel | str | Path, descriptions: Mapping[str, str], *, others: Sequence[str] = ()
 ) -> Recognizer:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fsmer.ambient import library_settings
+from fsmer.arrays import plain_array
 from fsmer.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class MMDResult:
         return {**asdict(self), "bandwidths": list(self.bandwidths)}
 
 
+@library_settings()
 def mmd(
     a: ClipSet | ArrayLike,
     b: ClipSet | ArrayLike,
@@ -191,7 +194,7 @@ def _samples(values: Any, name: str, model: Any, limit: int, rng: np.random.Gene
     if clips:
         found = values
     else:
-        found = np.asarray(values, dtype=np.float64)
+        found = np.asarray(plain_array(values, name), dtype=np.float64)
         if found.ndim != 2:
             raise DataError(
                 f"{name} has shape {found.shape}; give embeddings of shape (N, D), or a clip set and a model."

@@ -5,21 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 import numpy as np
 import torch
+from annotated_types import Len
 from numpy.typing import ArrayLike, NDArray
-from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from fsmer.ambient import library_settings
+from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones import Backbone, ClassDirections, embed
-from fsmer.backbones.base import CONFIG_FILE, WEIGHTS_FILE, file_sha256, read_config, read_weights
 from fsmer.backbones.embedding import check_inputs
 from fsmer.backbones.registry import backbone_class
+from fsmer.backbones.weights import (
+    CONFIG_FILE,
+    OPEN_TENSORS,
+    REMEDY,
+    WEIGHTS_FILE,
+    WeightsFolder,
+    file_sha256,
+    load_folder,
+    under,
+)
 from fsmer.data.table import known_texts
-from fsmer.errors import DataError, MediaError, OutputError, SupportError, WeightsError
+from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SupportError, WeightsError
 from fsmer.io import atomic_folder, write_json
+from fsmer.schema import Count, Names, checked
+from fsmer.tensor_files import check_finite, write_tensors
 from fsmer.transfer.heads import KINDS, Head
 
 if TYPE_CHECKING:
@@ -33,6 +47,30 @@ if TYPE_CHECKING:
 __all__ = ["Recognizer", "as_labelled_clips"]
 
 RECOGNIZER_VERSION = 1
+# By how much the probabilities of an answer may miss 1 together.
+SUM_TOLERANCE = 1e-3
+
+
+class _MethodConfig(TypedDict):
+    name: str
+    params: dict[str, Any]
+
+
+class _SourceConfig(TypedDict):
+    classes: Names
+    scale: float
+
+
+class _RecognizerConfig(TypedDict):
+    """What the entry ``recognizer`` of ``config.json`` must say."""
+
+    version: Count
+    classes: Annotated[Names, Len(1)]
+    method: _MethodConfig
+    head: str
+    source: _SourceConfig | None
+    support_size: NotRequired[Count]
+    descriptions: NotRequired[dict[str, str]]
 
 
 class Recognizer:
@@ -70,6 +108,12 @@ class Recognizer:
         # that is but looked at and thrown away may put off computing them.
         self._held = support
         self._codes = codes
+        try:
+            check_finite(head.tensors(), f"the head fitted by {method.name!r}", unbounded=("bias",))
+        except WeightsError:
+            # Where the network's own weights are to blame, they are named.
+            check_finite(dict(model.backbone.named_parameters()), f"the model {model.backbone.name!r}")
+            raise
 
     @property
     def _support(self) -> Tensor:
@@ -97,6 +141,7 @@ class Recognizer:
         known = ", ".join(self.classes_)
         return f"Recognizer({self.backbone.name}, {self.method.name}; {known}; {self.support_size} support clips)"
 
+    @library_settings()
     def decision_function(
         self, clips: Inputs, *, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.float32]:
@@ -115,8 +160,15 @@ class Recognizer:
 
             logits.append(self._head.logits(embed(self.backbone, inputs, mirror=mirror, progress=told))[0])
         found: NDArray[np.float32] = torch.stack(logits).mean(dim=0).numpy()
+        if not np.isfinite(found).any(axis=1).all() or np.isnan(found).any():
+            number = int(np.flatnonzero(np.isnan(found).any(axis=1) | ~np.isfinite(found).any(axis=1))[0])
+            raise MediaError(
+                f"clip number {number} has scores that are not finite; its values are too large for the recognizer, so "
+                "leave it out or prepare it anew."
+            )
         return found
 
+    @library_settings()
     def predict_proba(
         self, clips: Inputs, *, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.float32]:
@@ -128,10 +180,12 @@ class Recognizer:
         probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).numpy()
         return probabilities
 
+    @library_settings()
     def predict(self, clips: Inputs) -> NDArray[np.str_]:
         """The most probable class of each clip, text of shape (N,)."""
         return self.classes_[self.decision_function(clips).argmax(axis=1)]
 
+    @library_settings()
     def score(self, clips: Inputs, labels: ArrayLike | None = None) -> float:
         """Share of clips whose predicted class is their label.
 
@@ -151,7 +205,7 @@ class Recognizer:
             if not hasattr(clips, "labels"):
                 raise DataError("score needs labels: give them as the second argument, or give a labelled clip set.")
             labels = clips.labels
-        wanted = np.array(known_texts(labels, "labels"), dtype=object)
+        wanted = np.array(known_texts(_plain_labels(labels), "labels"), dtype=object)
         found = self.predict(clips)
         if len(wanted) != len(found) or not len(found):
             raise DataError(
@@ -159,12 +213,14 @@ class Recognizer:
             )
         return float((found == wanted).mean())
 
+    @library_settings()
     def explain(self, clips: Inputs, **options: Any) -> Explanation | list[Explanation]:
         """Where the network looks in `clips`, as pictures; see `fsmer.evaluation.explain.explain`."""
         from fsmer.evaluation.explain import explain
 
         return explain(self, clips, **options)
 
+    @library_settings()
     def update(self, more_clips: Labelled) -> Recognizer:
         """A recognizer that has learnt from `more_clips` too; this one stays as it is.
 
@@ -190,6 +246,7 @@ class Recognizer:
         head = self.method.refit(embeddings, codes, len(classes), self._model.class_directions(classes))
         return Recognizer(self._model, self.method, classes, head, embeddings, codes)
 
+    @library_settings()
     def save(self, folder: str | Path) -> Path:
         """Write the recognizer to `folder` as ``config.json`` and ``model.safetensors``.
 
@@ -236,14 +293,13 @@ class Recognizer:
             },
         }
         with atomic_folder(folder) as temporary:
-            # Tensors that share memory (views of one class table, tied weights) cannot be stored as they are.
-            stored = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-            save_file(stored, str(temporary / WEIGHTS_FILE), metadata={"format": "pt"})
+            write_tensors(temporary / WEIGHTS_FILE, tensors)
             config = backbone.describe_config(file_sha256(temporary / WEIGHTS_FILE)) | config
-            write_json(temporary / CONFIG_FILE, config)
+            write_json(temporary / CONFIG_FILE, config, sealed=True)
         return Path(folder)
 
     @classmethod
+    @library_settings()
     def load(cls, folder: str | Path) -> Recognizer:
         """Read what `save` wrote; neither the training data nor a network connection is needed.
 
@@ -252,49 +308,122 @@ class Recognizer:
         WeightsError
             The folder holds no recognizer, is damaged, or was written by a newer fsmer.
         """
+        return load_folder(folder, cls._from_folder)
+
+    @classmethod
+    def _from_folder(cls, held: WeightsFolder) -> Recognizer:
         from fsmer.transfer.base import SourceModel
         from fsmer.transfer.registry import load_method
 
-        config = read_config(folder)
-        described = config.get("recognizer")
-        if not isinstance(described, dict):
-            raise WeightsError(
-                f"{folder} holds a backbone, not a recognizer; load it with fsmer.load_model and adapt it."
-            )
+        described = _described(held)
+        classes, kind, source = tuple(described["classes"]), described["head"], described["source"]
         try:
-            if int(described["version"]) > RECOGNIZER_VERSION:
-                raise WeightsError(
-                    f"{folder} was written by a newer fsmer (recognizer format {described['version']}, this version "
-                    f"reads up to {RECOGNIZER_VERSION}); upgrade fsmer."
-                )
-            classes, kind, source = tuple(described["classes"]), described["head"], described["source"]
-            if kind not in KINDS:
-                raise ValueError(f"its head is of the unknown kind {kind!r}")
-            tensors = read_weights(folder, config["weights_sha256"])
             method = load_method(described["method"]["name"], **described["method"]["params"])
-            backbone = backbone_class(config["backbone"])(**config["arguments"])
-            backbone.load_state_dict(_under("backbone.", tensors))
-            backbone.classes = tuple(config.get("classes", ()))
-            head = Head.from_tensors(kind, _under("head.", tensors))
-            model = SourceModel(backbone.eval(), descriptions=dict(described.get("descriptions", {})))
-            if source is not None:
-                known = _under("source.", tensors)
-                everyone = torch.ones(len(source["classes"]), dtype=torch.bool)
-                directions = ClassDirections(
-                    known["weight"],
-                    known["bias"],
-                    everyone,
-                    float(source["scale"]),
-                    known["centre"],
-                    known.get("precision"),
-                )
-                model = replace(model, classes=tuple(source["classes"]), directions=directions)
-            return cls(model, method, classes, head, tensors["support.embeddings"], tensors["support.codes"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            backbone = held.make(backbone_class(held.config["backbone"]), "backbone.")
+            _check_shapes(held.shapes, kind, len(classes), source, backbone.embed_dim)
+        except FsmerError as error:
             raise WeightsError(
-                f"{folder} is not a recognizer that this fsmer can read ({str(error).splitlines()[0]}); "
+                f"{held.folder} is not a recognizer that this fsmer can read ({str(error).rstrip('.')}); "
                 "save it again with the installed version."
             ) from error
+        tensors = held.tensors(unbounded=OPEN_TENSORS)
+        held.load(backbone, tensors, "backbone.")
+        # Tensors in another precision, such as a file that was made smaller.
+        rest = {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in tensors.items()
+            if not name.startswith("backbone.")
+        }
+        codes = rest["support.codes"]
+        if codes.is_floating_point() or (len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(classes)):
+            raise WeightsError(
+                f"the tensor 'support.codes' of {held.folder} names classes by other numbers than 0 to "
+                f"{len(classes) - 1}; {REMEDY}."
+            )
+        model = SourceModel(backbone, descriptions=dict(described.get("descriptions", {})))
+        if source is not None:
+            known = under("source.", rest)
+            everyone = torch.ones(len(source["classes"]), dtype=torch.bool)
+            directions = ClassDirections(
+                known["weight"], known["bias"], everyone, source["scale"], known["centre"], known.get("precision")
+            )
+            model = replace(model, classes=tuple(source["classes"]), directions=directions)
+        head = Head.from_tensors(kind, under("head.", rest))
+        return cls(model, method, classes, head, rest["support.embeddings"], codes.long())
+
+
+def _described(held: WeightsFolder) -> _RecognizerConfig:
+    """What the config of a folder says of its recognizer."""
+    found = held.config.get("recognizer")
+    if found is None:
+        raise WeightsError(
+            f"{held.folder} holds a backbone, not a recognizer; load it with fsmer.load_model and adapt it."
+        )
+    version = found.get("version")
+    if isinstance(version, int) and version > RECOGNIZER_VERSION:
+        raise WeightsError(
+            f"{held.folder} was written by a newer fsmer (recognizer format {version}, this version reads up to "
+            f"{RECOGNIZER_VERSION}); upgrade fsmer."
+        )
+    words = "a config of a recognizer"
+    config = checked(found, _RecognizerConfig, held.folder / CONFIG_FILE, what=words, remedy=REMEDY, error=WeightsError)
+    names = config["classes"]
+    if len(set(names)) < len(names):
+        raise WeightsError(f"{held.folder} names a class twice ({', '.join(names)}); {REMEDY}.")
+    return config
+
+
+def _check_shapes(
+    shapes: Mapping[str, tuple[int, ...]], kind: str, way: int, source: _SourceConfig | None, width: int
+) -> None:
+    """Raise `WeightsError` unless the tensors of a recognizer fit its classes and its network."""
+    if kind not in KINDS:
+        raise WeightsError(f"its head is of the unknown kind {kind!r}")
+    clips = shapes.get("support.codes", (0,))[0] if len(shapes.get("support.codes", ())) == 1 else 0
+    wanted: dict[str, tuple[int, ...]] = {
+        "head.weight": (1, way, width),
+        "head.bias": (1, way),
+        "support.codes": (clips,),
+        "support.embeddings": (clips, width),
+    }
+    if "head.centre" in shapes:
+        wanted["head.centre"] = (1, width)
+    if source is not None:
+        known = len(source["classes"])
+        wanted |= {"source.weight": (known, width), "source.bias": (known,), "source.centre": (width,)}
+        if "source.precision" in shapes:
+            wanted["source.precision"] = (width, width)
+    for name, shape in wanted.items():
+        if shapes.get(name) != shape:
+            found = "missing" if name not in shapes else f"of shape {shapes[name]}"
+            raise WeightsError(
+                f"its tensor {name!r} is {found}, but {way} classes and embeddings of {width} numbers need {shape}"
+            )
+
+
+def check_answers(answers: Any, clips: int, classes: int, who: str) -> NDArray[np.float32]:
+    """Probabilities of shape (clips, classes), as a method gave them.
+
+    Raises
+    ------
+    FsmerError
+        They have another shape, are not finite, lie outside 0..1 or do not sum to 1.
+    """
+    found = as_float32(plain_array(answers, f"the answer of {who}"))
+    if found.shape != (clips, classes):
+        raise FsmerError(
+            f"the answer of {who} has shape {found.shape}, but {clips} clips and {classes} classes need "
+            f"({clips}, {classes}); mend its predict_proba."
+        )
+    wrong = ~np.isfinite(found).all(axis=1) | (found < 0).any(axis=1) | (np.abs(found.sum(axis=1) - 1) > SUM_TOLERANCE)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        shown = ", ".join(f"{value:g}" for value in found[row])
+        raise FsmerError(
+            f"the answer of {who} on query {row} is ({shown}), but probabilities are finite, not negative and sum to "
+            "1; mend the method, or use other weights."
+        )
+    return found
 
 
 def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
@@ -310,9 +439,9 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
     if isinstance(values, ClipSet):
         clips = values
     elif isinstance(values, tuple) and len(values) == 2 and not isinstance(values[0], Clip):
-        media, labels = values[0], np.asarray(values[1], dtype=object).ravel()
-        arrays = {kind: np.asarray(one) for kind, one in media.items()} if isinstance(media, Mapping) else None
-        first = np.asarray(media) if arrays is None else next(iter(arrays.values()), np.zeros(0))
+        media, labels = values[0], _plain_labels(values[1])
+        arrays = {kind: plain_array(one) for kind, one in media.items()} if isinstance(media, Mapping) else None
+        first = plain_array(media) if arrays is None else next(iter(arrays.values()), np.zeros(0))
         if first.ndim == 0 or len(first) != len(labels):
             raise SupportError(
                 f"{len(first) if first.ndim else 'no'} arrays came with {len(labels)} labels; give one label each."
@@ -364,7 +493,7 @@ def _as_inputs(values: Any, backbone: Backbone) -> Any:
     if isinstance(values, (list, tuple)) and values and all(isinstance(value, Clip) for value in values):
         return ClipSet.from_clips(values)
     raw = values if isinstance(values, Mapping) else {specs[0].kind: values}
-    given = {kind: np.asarray(one) for kind, one in raw.items()}
+    given = {kind: plain_array(one) for kind, one in raw.items()}
     # 8-bit values become 0..1 before anything is compared.
     for spec in specs:
         array = given.get(spec.kind)
@@ -379,8 +508,9 @@ def _as_inputs(values: Any, backbone: Backbone) -> Any:
     return arrays
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+def _plain_labels(labels: Any) -> NDArray[np.object_]:
+    found = plain_array(labels, "the labels") if isinstance(labels, Tensor) else labels
+    return np.asarray(found, dtype=object).ravel()
 
 
 def _empty() -> SupportError:

@@ -101,9 +101,8 @@ class _Run:
         """Train, then hand weights and batch statistics back to the network."""
         trainer = self.trainer
         try:
-            with torch.random.fork_rng(devices=[]):
-                while trainer.epoch < trainer.recipe.epochs:
-                    trainer._end_epoch(self._epoch())
+            while trainer.epoch < trainer.recipe.epochs:
+                trainer._end_epoch(self._epoch())
         finally:
             self._hand_back()
 
@@ -113,12 +112,12 @@ class _Run:
         sizes = [len(rows) for rows in batches]
         rows, ends = torch.from_numpy(np.concatenate(batches)), torch.tensor(sizes).cumsum(0)
         limit = drop_below(network.dropout)
-        torch.manual_seed(trainer._epoch_seed(trainer.epoch))
+        trainer.draws.seed(trainer._epoch_seed(trainer.epoch))
         drawn = None
         if limit:
             # Every batch begins with a fresh word, as it does where each draws for itself.
             words = sum((size * self.windows * FILTERS + 7) // 8 for size in sizes)
-            drawn = draw_noise((8 * words,), torch.device("cpu"))
+            drawn = draw_noise((8 * words,), trainer.device, trainer.draws.on(trainer.device))
         factors = torch.tensor(
             [trainer._factor(trainer.epoch, number) for number in range(len(sizes))], dtype=torch.float64
         )

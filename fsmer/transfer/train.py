@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, create_model, embed, load_model, model_hash
 from fsmer.backbones.base import as_device
+from fsmer.backbones.noise import Draws
 from fsmer.backbones.registry import names_saved_weights, refuse_arguments
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
@@ -244,11 +246,11 @@ class Train(TrainsTogether[Trainer]):
         }
 
     def _classifier(self, width: int, way: int) -> nn.Linear:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with Draws(self.seed).used():
             return nn.Linear(width, way)
 
 
+@library_settings()
 def train(
     model: Backbone | str | Path,
     clips: Labelled,
@@ -344,6 +346,5 @@ def fresh_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str,
         backbone = load_model(model)
         refuse_arguments(backbone, arguments, f"the weights in {model}")
         return backbone
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with Draws(seed).used():
         return create_model(str(model), **(arguments or {}))

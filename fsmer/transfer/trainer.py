@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_inputs
 from fsmer.backbones.base import Inputs
 from fsmer.backbones.embedding import mirror_media
+from fsmer.backbones.noise import Draws
 from fsmer.checkpoints import (
     has_checkpoint,
     load_checkpoint,
@@ -30,6 +31,7 @@ from fsmer.data.au_parser import au_numbers
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import SupportError
+from fsmer.tensor_files import check_finite
 from fsmer.transfer.logging import AfterEpoch
 from fsmer.transfer.shallow import train_compiled
 from fsmer.transfer.stacked import Step, Training
@@ -63,15 +65,27 @@ def _active(text: str) -> Tensor:
 
 
 def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Backbone:
-    """A copy of the backbone, ready to be trained on `classes`; one trained on the same keeps what it learnt."""
-    made = copy.deepcopy(backbone)
+    """A float32 copy of the backbone, ready to be trained on `classes`; one trained on the same keeps what it learnt.
+
+    Raises
+    ------
+    WeightsError
+        Its weights are not finite.
+    """
+    check_finite(dict(backbone.named_parameters()), f"the model {backbone.name or type(backbone).__name__!r}")
+    made = copy.deepcopy(backbone).float()
     if made.classes == classes:
         return made
     made.classes = classes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with Draws(seed).used():
         made.set_classes(classes)
     return made
+
+
+def draws_noise_alone(backbone: Backbone) -> bool:
+    """Whether all random numbers of a training step come from `fsmer.backbones.noise`, as in fsmer's own networks."""
+    parts = (module for module in backbone.modules() if isinstance(module, Backbone))
+    return all(part.stackable or type(part).__module__.partition(".")[0] == "fsmer" for part in parts)
 
 
 def make_targets(clips: ClipSet, codes: Tensor, classes: tuple[str, ...], *, balanced: bool = False) -> Targets:
@@ -140,6 +154,7 @@ class Trainer(Training):
         self.targets = targets
         self.recipe = recipe
         self.seed = seed
+        self.draws = Draws(seed)
         self.device = next((value.device for value in backbone.parameters()), torch.device("cpu"))
         classifier.to(self.device)
         self.half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
@@ -190,9 +205,7 @@ class Trainer(Training):
             self._load(folder, key)
         total = self.recipe.epochs * self.steps_an_epoch
         stop = self.recipe.epochs if until is None else min(until, self.recipe.epochs)
-        devices = [self.device] if self.device.type == "cuda" else []
-        # Dropout and the like draw from torch's global generator: seeded here, and left as it was found.
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        with self.draws.used(everywhere=not draws_noise_alone(self.backbone)), torch.enable_grad():
             while self.epoch < stop:
                 self._train_epoch(total, progress)
                 if after_epoch is not None:
@@ -263,7 +276,7 @@ class Trainer(Training):
         return (self.seed << 20) + epoch
 
     def _train_epoch(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        torch.manual_seed(self._epoch_seed(self.epoch))
+        self.draws.seed(self._epoch_seed(self.epoch))
         self.backbone.train()
         self.classifier.train()
         sums, clips = 0.0, 0

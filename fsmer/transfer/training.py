@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, Targets, embed, read_inputs
 from fsmer.backbones.base import Inputs
+from fsmer.backbones.noise import Draws
 from fsmer.transfer.base import Method, Progress, SourceModel, require, require_choice, support_codes
 from fsmer.transfer.heads import Head
 from fsmer.transfer.lower import LowerLayers
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.stacked import Step, Training, can_stack, train_together
-from fsmer.transfer.trainer import for_classes, make_targets, take
+from fsmer.transfer.trainer import draws_noise_alone, for_classes, make_targets, take
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -393,20 +394,12 @@ class _Tuning(Training):
                 if value.requires_grad
             ]
         )
-        devices = [self.device] if self.device.type == "cuda" else []
-        steps, done = self.steps(), 0
-        states: list[Tensor] = []
+        steps, done, draws = self.steps(), 0, Draws(self.seed)
         for stop in stops:
-            # Dropout and the like draw from torch's global generators: seeded here, left as they were found, and taken
-            # up again after a pause as if there had been none.
-            with torch.random.fork_rng(devices=devices), torch.enable_grad():
-                if states:
-                    torch.set_rng_state(states[0])
-                    for device, state in zip(devices, states[1:], strict=True):
-                        torch.cuda.set_rng_state(state, device)
+            with draws.used(everywhere=not draws_noise_alone(self.backbone)), torch.enable_grad():
                 for step in islice(steps, stop - done):
                     if step.seed is not None:
-                        torch.manual_seed(step.seed)
+                        draws.seed(step.seed)
                     loss = self.backbone.training_loss(step.inputs, step.targets, self.classifier)
                     optimizer.zero_grad()
                     (loss + self.classifier.penalty()).backward()
@@ -414,7 +407,6 @@ class _Tuning(Training):
                     done += 1
                     if progress is not None:
                         progress(done, len(self.batches))
-                states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
             yield stop
 
     def likeness(self) -> tuple[Any, ...]:

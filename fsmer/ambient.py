@@ -1,0 +1,115 @@
+"""Settings that the process or the thread around a call has changed, set aside while the library works.
+
+torch keeps its default type, its deterministic mode and the precision of its matrix products once a process; default
+device, autocast, the modes of autograd and the handling of denormal numbers once a thread, as NumPy keeps what it does
+about overflow. `library_settings` sets all of them to what they are in a fresh process and restores them afterwards.
+What torch keeps once a process is restored when the last thread has left the library: a thread that changes it while
+another one is inside changes the arithmetic of that one, and meets the library's settings itself until then.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch.overrides import _pop_mode_temporarily
+
+__all__ = ["library_settings"]
+
+# What NumPy does in a fresh process.
+_FLOATING_POINT = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+_SMALLEST = 5e-324
+
+
+_warns_alone = torch.is_deterministic_algorithms_warn_only_enabled
+
+
+class _Thread(threading.local):
+    inside = False
+
+
+class _Process:
+    """Settings that torch keeps once a process: the first thread that comes sets them, the last one restores them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.dtype: torch.dtype | None = None
+        self.precision: str | None = None
+        self.strict = False
+
+    def enter(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if (dtype := torch.get_default_dtype()) != torch.float32:
+                self.dtype = dtype
+                torch.set_default_dtype(torch.float32)
+            if (precision := torch.get_float32_matmul_precision()) != "highest":
+                self.precision = precision
+                torch.set_float32_matmul_precision("highest")
+            if torch.are_deterministic_algorithms_enabled() and not _warns_alone():
+                # Deterministic kernels stay where there are some; an operation that has none goes on.
+                self.strict = True
+                torch.use_deterministic_algorithms(True, warn_only=True)
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside:
+                return
+            if self.dtype is not None and torch.get_default_dtype() == torch.float32:
+                torch.set_default_dtype(self.dtype)
+            if self.precision is not None and torch.get_float32_matmul_precision() == "highest":
+                torch.set_float32_matmul_precision(self.precision)
+            if self.strict and _warns_alone():
+                torch.use_deterministic_algorithms(True)
+            self.dtype, self.precision, self.strict = None, None, False
+
+    def renew_lock(self) -> None:
+        self.lock = threading.Lock()
+
+
+_thread, _process = _Thread(), _Process()
+if hasattr(os, "register_at_fork"):
+    # A forked child has one thread, so nobody in it could give back a lock that another thread held.
+    os.register_at_fork(after_in_child=_process.renew_lock)
+
+
+@contextmanager
+def library_settings() -> Iterator[None]:
+    """Compute as in a fresh process, whatever was set around the call; also a decorator for functions.
+
+    A call inside another one changes nothing: settings that the library makes for itself on the way stay.
+    """
+    if _thread.inside:
+        yield
+        return
+    _thread.inside = True
+    _process.enter()
+    try:
+        with ExitStack() as stack:
+            # A default device is a mode that looks at every call of torch. Another device on top of it would not do:
+            # layers choose other kernels where any mode is there.
+            for _ in range(torch._C._len_torch_function_stack()):
+                stack.enter_context(_pop_mode_temporarily())
+            for device in _AUTOCAST_DEVICES:
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            if not torch.is_grad_enabled():
+                stack.enter_context(torch.enable_grad())
+            if _SMALLEST * 1.0 == 0.0:
+                stack.callback(torch.set_flush_denormal, True)
+                torch.set_flush_denormal(False)
+            if np.geterr() != _FLOATING_POINT:
+                stack.enter_context(np.errstate(**_FLOATING_POINT))  # type: ignore[arg-type]
+            yield
+    finally:
+        _process.leave()
+        _thread.inside = False
