@@ -215,7 +215,7 @@ def read_frame(
     frame: pd.DataFrame,
     *,
     media: str = "file",
-    root: str | os.PathLike[str] = ".",
+    root: str | os.PathLike[str] | None = None,
     spec: InputSpec | None = None,
     scheme: str | LabelScheme | None = None,
     where: str | None = None,
@@ -228,8 +228,9 @@ def read_frame(
         Columns as for `ClipSet.from_table`, and the one named by `media`.
     media : str
         Column of arrays of shape ``(channels, height, width)``, or of paths of 8-bit RGB maps.
-    root : path
-        Folder that paths are relative to, and that they may not lead out of.
+    root : path, optional
+        Folder that paths are relative to, and that they may not lead out of: give it for a table of somebody else.
+        Without it the paths are taken as they are.
     spec : InputSpec, optional
         What the arrays hold; default as for `ClipSet.from_arrays`.
     scheme, where : optional
@@ -251,7 +252,10 @@ def read_frame(
     store: MediaStore
     if all(isinstance(cell, (str, os.PathLike)) for cell in cells):
         names, datasets = named.ids.tolist(), named.datasets.tolist()
-        files = _files_inside(Path(root), [os.fsdecode(cell) for cell in cells], names, datasets)
+        paths = [os.fsdecode(cell) for cell in cells]
+        if root is None:
+            paths = [os.path.abspath(path) for path in paths]
+        files = _files_inside(Path(Path.cwd().anchor if root is None else root), paths, names, datasets)
         store = _image_store(files, names, datasets)
     elif all(isinstance(cell, np.ndarray) for cell in cells):
         store = ListStore(cells, guess_spec(cells[0][np.newaxis]) if spec is None else spec)
