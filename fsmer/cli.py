@@ -1265,8 +1265,10 @@ def _values(entries: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def _plain(text: str) -> Any:
+    from pydantic_core import from_json
+
     try:
-        return json.loads(text)
+        return from_json(text, allow_inf_nan=False)
     except ValueError:
         return text
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["typed_value"]
 
@@ -26,7 +26,8 @@ def typed_value(value: Any, kind: str) -> Any:
     value : object
         Text is read as that type, so that a command line can hand values on: ``"50"``, ``"none"``.
     kind : str
-        ``bool``, ``int``, ``float``, ``str`` or ``tuple[int, int]``, with `` | None`` behind it if that may be.
+        ``bool``, ``int``, ``float``, ``str`` or ``tuple[int, int]``, with `` | None`` behind it if that may be; a value
+        of any other type comes back as it is.
 
     Raises
     ------
@@ -34,6 +35,8 @@ def typed_value(value: Any, kind: str) -> Any:
         It cannot be read so; the message is what was expected.
     """
     base, _, optional = kind.partition(" | ")
+    if base not in _EXPECTED:
+        return value  # of a class from outside, which checks its own
     expected = _EXPECTED[base] + (" or none" if optional else "")
     if isinstance(value, str) and base != "str":
         value = _WORDS.get(value.strip().lower(), value)
@@ -47,11 +50,10 @@ def typed_value(value: Any, kind: str) -> Any:
         except ValueError as error:
             raise ValueError(expected) from error
     if isinstance(value, str) and base in ("int", "float"):
-        try:
-            value = float(value)
-        except ValueError:
-            value = None
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        value = _number(value)
+    # Whole numbers of more than 64 bits are too large for anything that a parameter stands for.
+    limit = sys.float_info.max if base == "float" else 2**64 - 1
+    number = isinstance(value, Real) and not isinstance(value, bool) and abs(cast(float, value)) <= limit
     fits = {
         "bool": isinstance(value, bool),
         "int": number and (isinstance(value, Integral) or float(value).is_integer()),
@@ -61,3 +63,12 @@ def typed_value(value: Any, kind: str) -> Any:
     if not fits[base]:
         raise ValueError(expected)
     return {"bool": bool, "int": int, "float": float, "str": str}[base](value)
+
+
+def _number(text: str) -> int | float | None:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return None

@@ -349,7 +349,7 @@ def test_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         PreprocessRecipe.load(path)
     for text, message in (
-        ("[]", "no preprocessing recipe"),
+        ("[]", "cannot be read as a preprocessing recipe"),
         ('{"blur": 3}', "unknown step 'blur'"),
         ("{", "cannot be read"),
     ):

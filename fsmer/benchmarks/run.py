@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import numpy as np
+from annotated_types import Ge
+from typing_extensions import TypedDict
 
 from fsmer.benchmarks.tables import METRIC_TITLES, PublishedTable, Settings, load_table
 from fsmer.data.datasets import DATASETS, dataset_info
@@ -31,6 +33,7 @@ from fsmer.errors import (
     unknown_name,
 )
 from fsmer.io import check_writable, remove_unfinished, write_json, write_text
+from fsmer.schema import read_json, read_yaml
 from fsmer.text import markdown, write_csv
 
 if TYPE_CHECKING:
@@ -626,14 +629,14 @@ class _Bench:
                 "honest": honest,
             }
             kept |= {"model": settings.model, "arguments": dict(settings.arguments), "method": settings.method}
-            write_json(folder / CELL_FILE, kept)
+            write_json(folder / CELL_FILE, kept, sealed=True)
         values, intervals, each = (kept["parts"][name][what] for what in ("values", "intervals", "each"))
         if "seconds" in self.table.metrics and kept["seconds"] is not None:
             values = {**values, "seconds": kept["seconds"]}
         return Measured(
             "measured",
             values=dict(values),
-            intervals={name: None if bounds is None else (bounds[0], bounds[1]) for name, bounds in intervals.items()},
+            intervals=dict(intervals),
             each={name: tuple(numbers) for name, numbers in each.items()},
             honest=dict(kept["parts"][name]["honest"]),
             folder=str(folder.relative_to(self.out)),
@@ -840,13 +843,25 @@ def _as_sets(clips: ClipSet | Sequence[ClipSet] | None) -> list[ClipSet]:
     return [clips] if isinstance(clips, ClipSet) else list(clips)
 
 
+class _PartFile(TypedDict):
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float] | None]
+    each: dict[str, list[float]]
+    # Versions before left the honest figures to the report.
+    honest: NotRequired[dict[str, float]]
+
+
+class _CellFile(TypedDict):
+    seconds: Annotated[float, Ge(0)] | None
+    parts: dict[str, _PartFile]
+
+
 def _kept(folder: Path) -> dict[str, Any] | None:
-    """What was kept of a run; ``None`` where there is nothing."""
+    """What was kept of a run; ``None`` where there is nothing, or it is damaged."""
     try:
-        values: dict[str, Any] = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(read_json(folder / CELL_FILE, _CellFile, what="a measured cell", remedy="run it again"))
+    except DataError:
         return None
-    return values if isinstance(values, dict) and "parts" in values else None
 
 
 def _figures(reports: Sequence[Report], part: str | None) -> Measured:
@@ -1004,10 +1019,8 @@ def _titles(datasets: Sequence[str]) -> str:
 
 @cache
 def _small() -> dict[str, dict[str, dict[str, Any]]]:
-    import yaml
-
-    values: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(SMALL.read_text(encoding="utf-8"))
-    return values
+    schema = dict[str, dict[str, dict[str, Any]]]
+    return read_yaml(SMALL, schema, what="the settings of quick runs", remedy="install fsmer again", error=FsmerError)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

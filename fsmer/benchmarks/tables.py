@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, unknown_name
+from fsmer.schema import Count, Names, read_yaml
 
 __all__ = ["METRIC_TITLES", "Column", "Published", "PublishedTable", "Row", "Settings", "list_tables", "load_table"]
 
@@ -258,11 +261,41 @@ def _names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+class _ColumnFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    title: str
+    part: NotRequired[str]
+    classes: NotRequired[Count]
+    average: NotRequired[list[Count]]
+
+
+class _RowFile(TypedDict):
+    method: str
+    group: NotRequired[str]
+    note: NotRequired[str]
+    published: NotRequired[str]
+    run: NotRequired[dict[str, Any]]
+    columns: NotRequired[list[Count]]
+
+
+class _TableFile(TypedDict):
+    name: str
+    title: str
+    paper: str
+    table: str
+    metrics: Names
+    percent: NotRequired[Names]
+    seeds: Count
+    columns: list[_ColumnFile]
+    rows: list[_RowFile]
+    differences: Names
+    gaps: NotRequired[Names]
+
+
 @cache
 def _read(name: str) -> PublishedTable:
-    import yaml
-
-    values: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    values: Any = read_yaml(
+        FOLDER / f"{name}.yaml", _TableFile, what="a published table", remedy="install fsmer again", error=FsmerError
+    )
     metrics = tuple(values["metrics"])
     columns = tuple(_column(one) for one in values["columns"])
     rows = tuple(_row(one, metrics, len(columns)) for one in values["rows"])
@@ -273,7 +306,7 @@ def _read(name: str) -> PublishedTable:
         table=values["table"],
         metrics=metrics,
         percent=tuple(values.get("percent", ())),
-        seeds=int(values["seeds"]),
+        seeds=values["seeds"],
         columns=columns,
         rows=rows,
         differences=tuple(values["differences"]),
@@ -285,7 +318,7 @@ def _column(values: Mapping[str, Any]) -> Column:
     own = ("title", "part", "classes", "average")
     settings = {key: value for key, value in values.items() if key not in own}
     return Column(
-        title=str(values["title"]),
+        title=values["title"],
         settings=settings,
         part=values.get("part"),
         classes=values.get("classes"),

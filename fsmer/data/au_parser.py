@@ -16,14 +16,16 @@ __all__ = ["AUExpression", "ParsedAU", "au_numbers", "parse_aus"]
 FULL_WIDTH = str.maketrans({chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)} | {"、": ",", "\u3000": " "})
 
 DEEPEST = 8
+# Annotations have a few dozen characters; what is far longer is none, and would take long to read.
+LONGEST = 1 << 16
 
 UNIT = re.compile(
     r"""
     (?<!\w)
     (?:AU\s*)?
-    (?P<sides>[LRATB](?:\s*/\s*[LRATB])*)?         # L, R, A, T, B, or A/L: one or the other
+    (?P<sides>[LRATB](?:\s*/\s*[LRATB]){0,4})?     # L, R, A, T, B, or A/L: one or the other
     (?P<number>[1-9][0-9]?)(?:\.0+)?               # sheets turn whole numbers into 4.0
-    (?P<intensities>[A-E](?:\s*[/-]\s*[A-E])*)?    # B, or the range A/B
+    (?P<intensities>[A-E](?:\s*[/-]\s*[A-E]){0,4})? # B, or the range A/B
     (?!\w|\.\d)
     (?P<static>\s*\(\s*k\s*\))?
     (?P<uncertain>\s*\?)?
@@ -117,14 +119,11 @@ class AUExpression:
     @property
     def choices(self) -> tuple[tuple[tuple[ParsedAU, ...], ...], ...]:
         """Every set of alternatives: a tuple of options, each a tuple of units that go together."""
-        numbers = sorted({unit.choice for unit in self.units if unit.choice is not None})
-        return tuple(
-            tuple(
-                tuple(unit for unit in self.units if (unit.choice, unit.option) == (number, option))
-                for option in sorted({unit.option for unit in self.units if unit.choice == number})
-            )
-            for number in numbers
-        )
+        found: dict[int, dict[int, list[ParsedAU]]] = {}
+        for unit in self.units:
+            if unit.choice is not None:
+                found.setdefault(unit.choice, {}).setdefault(unit.option, []).append(unit)
+        return tuple(tuple(tuple(options[one]) for one in sorted(options)) for _, options in sorted(found.items()))
 
     def numbers(self, *, alternatives: str = "first", still: bool = False) -> tuple[int, ...]:
         """Numbers of the units, sorted, each once.
@@ -168,7 +167,7 @@ def parse_aus(text: str | float | None) -> AUExpression:
     Raises
     ------
     DataError
-        The cell is neither text nor a number.
+        The cell is neither text nor a number, or of more than 65,536 characters.
 
     Examples
     --------
@@ -178,6 +177,11 @@ def parse_aus(text: str | float | None) -> AUExpression:
     ('soft focus',)
     """
     written = _written(text)
+    if len(written) > LONGEST:
+        raise DataError(
+            f"an action-unit cell has {len(written):,} characters, but at most {LONGEST:,} are expected; check the "
+            "column and the quotes of the table."
+        )
     return _Reader(written).expression()
 
 
@@ -277,11 +281,8 @@ class _Reader:
             inner = {unit.choice for unit in item.units}
             if item.nested and inner == {item.units[0].choice} and None not in inner:
                 # (4 or 7) or 12 is a plain choice of three.
-                for number in sorted({unit.option for unit in item.units}):
-                    units += [
-                        replace(unit, choice=choice, option=option) for unit in item.units if unit.option == number
-                    ]
-                    option += 1
+                units += [replace(unit, choice=choice, option=option + unit.option) for unit in item.units]
+                option += item.units[-1].option + 1
             elif inner != {None}:
                 # Alternatives inside a sum inside alternatives: no data set writes that, so it is handed back as it
                 # stands.
@@ -380,8 +381,7 @@ def _written(text: str | float | None) -> str:
     if text is None:
         return ""
     if isinstance(text, (int, float, np.integer, np.floating)) and not isinstance(text, bool):
-        number = float(text)
-        if np.isnan(number):
+        if text != text:  # not a number: an empty cell
             return ""
-        return str(int(number)) if number.is_integer() else str(text)
+        return str(int(text)) if text % 1 == 0 else str(text)
     raise DataError(f"an action-unit cell is a {type(text).__name__}, but text, a number or None is expected.")

@@ -71,7 +71,7 @@ def action_unit(number: int | str) -> ActionUnit:
     >>> action_unit("AU12").phrase
     'the corners of the mouth go up and outwards'
     """
-    digits = re.fullmatch(r"\s*(?:AU)?\s*([0-9]+)\s*", str(number), re.IGNORECASE)
+    digits = re.fullmatch(r"\s*(?:AU)?\s*([0-9]{1,9})\s*", str(number), re.IGNORECASE)
     found = ACTION_UNITS.get(int(digits.group(1))) if digits else None
     if found is None:
         raise UnknownNameError(
@@ -126,7 +126,7 @@ def units_of_description(text: str) -> tuple[int, ...]:
 
 def _unit_of_words(words: str) -> int | None:
     plain = " ".join(words.lower().split()).rstrip(".")
-    digits = re.fullmatch(r"(?:au ?)?([0-9]+)", plain)
+    digits = re.fullmatch(r"(?:au ?)?([0-9]{1,9})", plain)
     if digits:
         number = int(digits.group(1))
         return number if number in ACTION_UNITS else None

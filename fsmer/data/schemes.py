@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from fsmer.data.table import known_texts, plain_text, plain_texts
 from fsmer.errors import DataError, unknown_name
+from fsmer.schema import Count, Names, read_yaml
 
 __all__ = [
     "Exclusion",
@@ -230,11 +233,25 @@ def load_scheme(name: str | LabelScheme) -> LabelScheme:
     return _read_scheme(name)
 
 
+class _ExclusionFile(TypedDict):
+    dataset: str
+    subject: str
+    clip: str
+    reason: str
+
+
+class _SchemeFile(TypedDict):
+    classes: Names
+    labels: dict[str, dict[str, Names]]
+    title: str
+    source: str
+    counts: NotRequired[dict[str, dict[str, Count]]]
+    exclusions: NotRequired[list[_ExclusionFile]]
+
+
 @cache
 def _read_scheme(name: str) -> LabelScheme:
-    import yaml
-
-    values: dict[str, Any] = yaml.safe_load((TABLES / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = read_yaml(TABLES / f"{name}.yaml", _SchemeFile, what="a label scheme", remedy="install fsmer again")
     return LabelScheme(
         name=name,
         classes=tuple(values["classes"]),

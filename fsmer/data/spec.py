@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from fsmer.errors import SpecMismatchError
+from fsmer.schema import checked
 
 __all__ = ["InputSpec"]
+
+
+# Pixels, frames or channels of one clip.
+Length = Annotated[int, Ge(1), Le(1 << 16)]
+
+
+class _SpecFile(TypedDict):
+    kind: str
+    size: tuple[Length, Length]
+    channels: Annotated[list[str], Len(1, 1 << 16)]
+    normalisation: str
+    flow_method: NotRequired[str | None]
+    frames: NotRequired[Length | None]
 
 
 @dataclass(frozen=True)
@@ -91,12 +107,14 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
-        """Inverse of `to_dict`."""
-        return cls(
-            kind=values["kind"],
-            size=(int(values["size"][0]), int(values["size"][1])),
-            channels=tuple(values["channels"]),
-            normalisation=values["normalisation"],
-            flow_method=values.get("flow_method"),
-            frames=None if values.get("frames") is None else int(values["frames"]),
+        """Inverse of `to_dict`.
+
+        Raises
+        ------
+        DataError
+            A value is missing or none that `to_dict` gives.
+        """
+        known: Any = checked(
+            values, _SpecFile, "this", what="the description of a medium", remedy="prepare the clips again"
         )
+        return cls(**{**known, "channels": tuple(known["channels"])})

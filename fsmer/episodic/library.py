@@ -11,6 +11,7 @@ from typing import Any
 from fsmer.episodic.protocols import KINDS, Protocol
 from fsmer.errors import ProtocolError, UnknownNameError, unknown_name
 from fsmer.resources import resource_folder
+from fsmer.schema import read_yaml
 
 __all__ = ["list_protocols", "load_protocol", "read_protocol"]
 
@@ -71,32 +72,13 @@ def read_protocol(path: str | os.PathLike[str]) -> Protocol:
     UnknownNameError
         It names a label scheme that does not exist.
     """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Refuses a key that stands twice, of which YAML would silently keep the last."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = [key for index, key in enumerate(keys) if key in keys[:index]]
-            if twice:
-                problem = f"the key {twice[0]!r} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ProtocolError(
-            f"the protocol file {path} cannot be read: {error.strerror or error}; give the path of a YAML file or a "
-            "name of `fsmer protocols`."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ProtocolError(f"the protocol file {path} is not UTF-8 text; save it as UTF-8.") from error
-    try:
-        values = yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ProtocolError(f"the protocol file {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    values: Any = read_yaml(
+        path,
+        Any,
+        what="a protocol file",
+        remedy="give the path of a YAML file as episodes/README.md describes it, or a name of `fsmer protocols`",
+        error=ProtocolError,
+    )
     try:
         found = Protocol.from_dict(values)
     except (ProtocolError, UnknownNameError) as error:

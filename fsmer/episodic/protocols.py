@@ -45,6 +45,8 @@ Mask = NDArray[np.bool_]
 # Part of what is hashed: goes up when the same content would make other episodes than before.
 _HASHED_FORMAT = 1
 _ATTEMPTS = 255
+# Clips or episodes of one protocol: more than anybody runs, and few enough that none is asked for by mistake.
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ class SyntheticClips:
 
     def __post_init__(self) -> None:
         _text("domain", self.domain)
-        _whole("clips", self.clips, 1)
-        _whole("seed", self.seed, 0)
+        _whole("clips", self.clips, 1, _MOST)
+        _whole("seed", self.seed, 0, 2**64 - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in a protocol file."""
@@ -405,7 +407,7 @@ class Protocol(ABC):
         if "kind" not in values:
             raise ProtocolError(f"the protocol has no key 'kind'; choose one of {', '.join(KINDS)}.")
         kind = values["kind"]
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ProtocolError(f"kind {kind!r} is unknown: {_nearest(str(kind), KINDS)}Known: {', '.join(KINDS)}.")
         params = values.get("params") or {}
         if not isinstance(params, Mapping):
@@ -484,8 +486,11 @@ class KShot(Protocol):
 
     def _check_parameters(self) -> None:
         _store_names(self, "class_subset")
-        _whole("episodes", self.episodes, 1)
+        _whole("episodes", self.episodes, 1, _MOST)
         self.sampler()  # checks the others
+        for name in ("way", "shot", "query"):
+            if isinstance(getattr(self, name), int | np.integer):
+                _whole(name, getattr(self, name), 0, _MOST)
         _store_plain(self, "way", "shot", "query", "episodes", "seed")
 
     def sampler(self) -> KShotSampler:
@@ -696,7 +701,7 @@ class SubjectRatio(Protocol):
         number = isinstance(self.ratio, int | float) and not isinstance(self.ratio, bool)
         if not number or not 0 < self.ratio < 1:
             raise ProtocolError(f"ratio={self.ratio!r} is not possible; give a number between 0 and 1, such as 0.8.")
-        _whole("repeats", self.repeats, 1)
+        _whole("repeats", self.repeats, 1, 100_000)
         _whole("seed", self.seed, 0, 2**64 - 1)
         _store_plain(self, "ratio", "repeats", "seed")
 
@@ -916,7 +921,8 @@ def _check_subset(classes: tuple[str, ...] | None) -> None:
 def _whole(name: str, value: Any, low: int, high: int | None = None) -> None:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):
-        raise ProtocolError(f"{name}={value!r} is not possible; give a whole number of at least {low}.")
+        most = "" if high is None else f" and at most {high}"
+        raise ProtocolError(f"{name}={value!r} is not possible; give a whole number of at least {low}{most}.")
 
 
 def _text(name: str, value: Any) -> str:

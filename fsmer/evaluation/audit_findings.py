@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fsmer.data.people import written_twice
-from fsmer.data.text_tables import read_table_text
+from fsmer.data.text_tables import path_inside, read_table_text
 from fsmer.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "check_same_ids",
     "check_written_subjects",
     "either",
+    "file_inside",
     "number",
     "share",
 ]
@@ -324,6 +326,15 @@ def check_same_ids(table: pd.DataFrame, out: Findings) -> None:
             (f"{clip} in {' and '.join(names)}" for clip, names in several.items()),
             len(several),
         )
+
+
+def file_inside(folder: Path, name: str) -> Path | None:
+    """The file that a table in `folder` names; ``None`` where it is not there or leads out of the folder."""
+    try:
+        path = path_inside(folder, name)
+    except ValueError:
+        return None
+    return Path(path) if os.path.isfile(path) else None
 
 
 def number(count: int, one: str, many: str) -> str:

@@ -21,6 +21,7 @@ from fsmer.evaluation.audit_findings import (
     check_same_ids,
     check_written_subjects,
     either,
+    file_inside,
     number,
 )
 
@@ -73,15 +74,15 @@ def audit_clips(folder: Path, near: float) -> Audit:
         given = Table.read(folder / "index.csv")
         table = given.frame.assign(dataset=given.frame["dataset"] if "dataset" in given else "")
         _check_index(folder / "index.csv", table, out)
-        files = [folder / name.replace("\\", "/") for name in table["file"]] if "file" in table else []
-        there = np.array([file.is_file() for file in files], dtype=bool)
+        places = [file_inside(folder, name) for name in table["file"]] if "file" in table else []
+        files = [place for place in places if place is not None]
+        there = np.array([place is not None for place in places], dtype=bool)
         out.looked_at("missing files")
-        if files and not there.all():
+        if len(files) < len(places):
             gone = table.loc[~there]
             lost = number(len(gone), "map that the index names is", "maps that the index names are")
-            out.add("missing-file", "serious", f"{lost} not there", gone["file"])
+            out.add("missing-file", "serious", f"{lost} not in its folder or below", gone["file"])
             table = table.loc[there].reset_index(drop=True)
-            files = [file for file, held in zip(files, there, strict=True) if held]
         media = Media.of_files(files)
     check_one_identity(table, out)
     if "subject" in table:
@@ -189,13 +190,15 @@ class Media:
 
     @classmethod
     def _of(cls, count: int, read: Callable[[int], NDArray[np.float32]]) -> Media:
+        import cv2
+
         features: list[NDArray[np.float32] | None] = []
         digests: list[str] = []
         broken: dict[int, str] = {}
         for row in range(count):
             try:
                 medium = read(row)
-            except (OSError, DataError) as error:
+            except (OSError, DataError, cv2.error) as error:
                 broken[row] = str(error)
                 features.append(None)
                 digests.append(f"broken {row}")

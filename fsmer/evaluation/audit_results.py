@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fsmer.data.schemes import canonical_dataset
-from fsmer.errors import DataError, ProtocolError, UnknownNameError
+from fsmer.errors import DataError, FsmerError
 from fsmer.evaluation.audit_findings import (
     Audit,
     Findings,
@@ -45,7 +45,7 @@ class Claim:
 
 def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     """Audit a folder that `fsmer.evaluate` wrote."""
-    from fsmer.evaluation.report import Report
+    from fsmer.evaluation.report import Report, altered_files
     from fsmer.evaluation.statistics import seed_summary
 
     # As it is: what is wrong with the tables is what is looked for.
@@ -61,6 +61,10 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
             f"the predictions in {folder} name {', '.join(map(repr, strange))}, which the report does not list as a "
             "class; the files are of two runs, evaluate again."
         )
+    out.looked_at("the checksums of the files")
+    altered = altered_files(folder)
+    if altered:
+        out.add("altered-file", "serious", f"{either(altered)} changed after the run wrote it", altered)
     _check_selection(report, out)
     _check_isolation(report, out)
     _check_same_answers(table, out, pooled)
@@ -237,7 +241,7 @@ def _check_completeness(report: Report, out: Findings) -> None:
                 "than the run gave",
                 (f"{name}: {expected[episode]} of {clips}" for episode, name, clips in short.itertuples(index=False)),
             )
-    empty = listed[listed["clips"] == 0]
+    empty = listed[listed["clips"] <= 0]
     if len(empty):
         out.add("empty-fold", "warning", f"{number(len(empty), 'fold judges', 'folds judge')} no clip", empty["name"])
     clips = len(table.drop_duplicates(["dataset", "clip"]))
@@ -283,6 +287,15 @@ def _check_probabilities(report: Report, out: Findings) -> None:
     if any(name not in report.predictions for name in columns):
         return
     out.looked_at("answers against their probabilities")
+    unsound = report.unsound_rows()
+    if unsound.any():
+        out.add(
+            "no-probability",
+            "serious",
+            f"{number(int(unsound.sum()), 'answer has', 'answers have')} probabilities that are not from 0 to 1 with "
+            "the sum 1",
+            report.predictions.loc[unsound, "clip"],
+        )
     values = report.predictions[columns].to_numpy(dtype=np.float64)
     code = {name: place for place, name in enumerate(report.classes)}
     given = report.predictions["predicted"].map(code).to_numpy(dtype=np.int64)
@@ -303,17 +316,17 @@ def _check_protocol(report: Report, out: Findings) -> None:
     from fsmer.episodic.protocols import Protocol
 
     out.looked_at("the protocol's hash")
-    settings = report.protocol.get("settings", {})
+    settings = report.protocol["settings"]
     try:
         now = Protocol.from_dict(settings).hash
-    except (ProtocolError, UnknownNameError) as error:
+    except FsmerError as error:
         out.add("protocol-unknown", "warning", f"This version cannot make the report's protocol again: {error}")
         return
-    if now != report.protocol.get("hash"):
+    if now != report.protocol["hash"]:
         out.add(
             "protocol-changed",
             "warning",
-            f"The report's protocol has the hash {report.protocol.get('hash')}, but its settings give {now} today: "
+            f"The report's protocol has the hash {report.protocol['hash']}, but its settings give {now} today: "
             "they, a label scheme or the version changed since the run",
         )
     if settings.get("kind") in ("kshot", "source_target") and not settings["params"].get("subject_disjoint"):
@@ -342,7 +355,7 @@ def _check_protocol(report: Report, out: Findings) -> None:
 
 
 def _check_people_of_folds(report: Report, out: Findings) -> None:
-    kind = report.protocol.get("settings", {}).get("kind")
+    kind = report.protocol["settings"].get("kind")
     if kind in ("loso", "cde"):
         _check_spread_people(report.predictions, out)
     else:
@@ -375,7 +388,12 @@ def _recomputed(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[s
     parts = [part for _, part in table.groupby("seed")] if "seed" in table else [table]
     each = [_ways(part, classes) for part in parts]
     return {
-        metric: {way: float(np.mean([one[metric][way] for one in each])) for way in each[0][metric]}
+        metric: {
+            way: float(np.mean([one[metric][way] for one in each]))
+            for way in each[0][metric]
+            # A seed that lost all folds but one has no mean over folds.
+            if all(way in one[metric] for one in each)
+        }
         for metric in each[0]
     }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,20 @@ from fsmer.evaluation.audit_findings import (
     check_one_identity,
     check_same_ids,
     check_written_subjects,
+    file_inside,
     number,
     share,
 )
 from fsmer.evaluation.audit_media import Media, check_media
+from fsmer.io import file_digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["audit_splits", "audit_ststnet"]
 
+# Clips in all folds together, each fold with those of its training side.
+MOST_ROWS = 20_000_000
 # A validation side that shares people with the training side chooses too boldly, but touches no test figure.
 _SIDE_PAIRS: tuple[tuple[str, str, Severity], ...] = (
     ("train", "test", "serious"),
@@ -53,8 +57,14 @@ def audit_splits(path: Path, given: Table, near: float) -> Audit:
                 f"{path} puts all clips in fold {table['fold'].iloc[0]!r} and has no column that says train or test; "
                 "give the fold that tests each clip, or the sides."
             )
+        folds = sorted(table["fold"].unique())
+        if len(folds) * len(table) > MOST_ROWS:
+            raise DataError(
+                f"{path} deals {len(table):,} clips to {len(folds):,} folds, which is more than can be looked through; "
+                "check which of its columns names the fold."
+            )
         parts = []
-        for fold in sorted(table["fold"].unique()):
+        for fold in folds:
             parts.append(
                 table.assign(side=np.where(table["fold"] == fold, "test", "train"), own=table["fold"], fold=fold)
             )
@@ -76,11 +86,13 @@ def audit_splits(path: Path, given: Table, near: float) -> Audit:
         out.unchecked.append("labels, since the table has no column for them")
     _check_tested_once(whole, out, explicit="side" in given)
     files = table.drop_duplicates(["dataset", "clip"]) if "file" in table else table[:0]
-    if len(files) and all((path.parent / name).is_file() for name in files["file"]):
-        media = Media.of_files([path.parent / name for name in files["file"]])
+    places = [file_inside(path.parent, name) for name in files["file"]] if len(files) else []
+    there = [place for place in places if place is not None]
+    if there and len(there) == len(places):
+        media = Media.of_files(there)
         check_media(files, media, near, out, sides=whole)
     else:
-        out.unchecked.append("the media, since the table names no files that are here")
+        out.unchecked.append("the media, since the table does not name files beside or below it")
     counts = {
         "clips": len(whole.drop_duplicates(["dataset", "clip"])),
         "folds": whole["fold"].nunique(),
@@ -97,12 +109,14 @@ def _check_sides(table: pd.DataFrame, out: Findings) -> None:
         gone = [fold for fold in dict.fromkeys(table["fold"]) if fold not in there]
         if gone:
             out.add("missing-side", "serious", f"{number(len(gone), 'fold has', 'folds have')} no {word} side", gone)
-    numbers = sorted(int(fold) for fold in table["fold"].unique() if re.fullmatch(r"\d+", fold))
-    if len(numbers) == table["fold"].nunique() and numbers:
-        gaps = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
-        if gaps:
-            missing = number(len(gaps), "number is", "numbers are")
-            out.add("missing-fold", "warning", f"{missing} missing among the folds", gaps)
+    numbers = sorted({int(fold) for fold in table["fold"].unique() if re.fullmatch(r"\d{1,18}", fold)})
+    if len(numbers) == table["fold"].nunique():
+        lacking = numbers[-1] - numbers[0] + 1 - len(numbers)
+        if lacking:
+            missing = number(lacking, "number is", "numbers are")
+            # One after each number that has no successor: there may be far more than could be listed.
+            gaps = [one + 1 for one, other in pairwise(numbers) if other > one + 1]
+            out.add("missing-fold", "warning", f"{missing} missing among the folds", gaps, lacking)
 
 
 def _check_clips_on_both_sides(table: pd.DataFrame, out: Findings) -> None:
@@ -215,7 +229,7 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
                 rows += [
                     (person.name, side, label, file.stem, str(file), dataset)
                     for file in sorted(place.iterdir())
-                    if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith(".")
+                    if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith(".") and file.is_file()
                 ]
     if not rows:
         raise DataError(
@@ -287,7 +301,10 @@ def _check_ststnet_gaps(table: pd.DataFrame, owner: Mapping[str, str], out: Find
 def _check_copies(table: pd.DataFrame, out: Findings) -> None:
     """Copies of a clip must hold the same bytes."""
     out.looked_at("copies of a clip that differ")
-    table = table.assign(digest=_digests(table["file"]))
+    try:
+        table = table.assign(digest=[file_digest(name) for name in table["file"]])
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}; check its permissions.") from error
     versions = table.groupby("clip", sort=True)["digest"].nunique()
     unlike = versions[versions > 1]
     if len(unlike):
@@ -298,7 +315,3 @@ def _check_copies(table: pd.DataFrame, out: Findings) -> None:
             unlike.index,
             len(unlike),
         )
-
-
-def _digests(files: Iterable[str]) -> list[str]:
-    return [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in files]

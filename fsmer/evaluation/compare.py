@@ -214,7 +214,8 @@ def compare(
     Raises
     ------
     DataError
-        Fewer than two reports, a folder without a whole report, or another number of names.
+        Fewer than two reports, a folder without a whole report, figures or probabilities that are none, or another
+        number of names.
 
     Examples
     --------
@@ -228,6 +229,9 @@ def compare(
     loaded = [report if isinstance(report, Report) else Report.load(report) for report in reports]
     shown = [one_line(name) for name in names or _names(reports)]
     named = dict(zip(_distinct(shown, loaded), loaded, strict=True))
+    for name, report in named.items():
+        if report.unsound:
+            raise DataError(f"the report {name} cannot be compared: {report.unsound}; evaluate again.")
     warnings, tests = _kinds(named), []
     for (first, a), (second, b) in combinations(named.items(), 2):
         warnings += _differences((first, a), (second, b))

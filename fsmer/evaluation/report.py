@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import numpy as np
+from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from fsmer import __version__
 from fsmer.errors import DataError
@@ -25,7 +27,19 @@ from fsmer.evaluation.metrics import (
     mean_interval,
     score_confusion,
 )
-from fsmer.io import atomic_path, json_text, remove_unfinished, write_json, write_text
+from fsmer.io import (
+    CHECKSUM,
+    atomic_path,
+    check_regular,
+    file_digest,
+    json_digest,
+    json_text,
+    read_bytes,
+    remove_unfinished,
+    write_json,
+    write_text,
+)
+from fsmer.schema import Count, Fraction, Names, checked, read_json
 from fsmer.text import markdown, read_cells, write_csv
 
 if TYPE_CHECKING:
@@ -34,7 +48,7 @@ if TYPE_CHECKING:
     from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
 
-__all__ = ["Predictions", "Report", "run_of"]
+__all__ = ["Predictions", "Report", "altered_files", "run_of"]
 
 # 2: several seeds, selection, notes.
 FORMAT_VERSION = 2
@@ -53,7 +67,132 @@ TITLES = {"uf1": "UF1", "uar": "UAR", "acc": "Acc", "acc_merau": "Acc (MERAU eq.
 # The packages whose versions can change a figure.
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
 
+REMEDY = "run the same evaluation again"
+FIGURES = (*METRICS, *(f"{name}_interval" for name in METRICS))
+# By how much rounding to six digits and single precision may move the sum of an answer's probabilities.
+SUM_TOLERANCE = 1e-3
+
 Figures = dict[str, Any]
+
+# -- the files -------------------------------------------------------------------------------------------------------
+
+Interval = tuple[float, float] | None
+Seed = Annotated[int, Ge(0), Le(2**64 - 1)]
+
+
+class _Scores(TypedDict):
+    uf1: Fraction
+    uar: Fraction
+    acc: Fraction
+    acc_merau: Fraction
+    oracle: NotRequired[bool]
+
+
+class _Intervals(_Scores):
+    uf1_interval: Interval
+    uar_interval: Interval
+    acc_interval: Interval
+    acc_merau_interval: Interval
+
+
+class _OfDataset(_Intervals):
+    clips: Count
+    subjects: Count
+
+
+class _OfClass(TypedDict):
+    f1: Fraction
+    recall: Fraction
+    precision: Fraction
+    clips: Count
+    oracle: NotRequired[bool]
+
+
+class _OfSeed(_Scores):
+    seed: Seed
+
+
+class _Settings(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    params: dict[str, Any]
+    kind: NotRequired[str]
+
+
+class _Protocol(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    name: str
+    title: str
+    hash: str
+    settings: _Settings
+
+
+class _Model(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    name: str
+    weights_hash: str
+    input_specs: NotRequired[list[dict[str, Any]]]
+
+
+class _Method(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    name: str
+    params: dict[str, Any]
+
+
+class _Selection(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    rule: Literal["fixed", "nested", "oracle"]
+    by: NotRequired[str]
+    chosen: NotRequired[list[dict[str, Any]]]
+
+
+class _Counts(TypedDict):
+    clips: Count
+    subjects: Count
+    episodes: Count
+    predictions: Count
+
+
+class _ReportFile(_Intervals):
+    """What ``report.json`` holds."""
+
+    format_version: Annotated[int, Ge(1), Le(FORMAT_VERSION)]
+    averaging: Literal["pooled", "episodes"]
+    per_dataset: dict[str, _OfDataset]
+    per_class: dict[str, _OfClass]
+    classes: Annotated[Names, Len(1)]
+    confusion: list[list[Count]]
+    protocol: _Protocol
+    model: _Model
+    method: _Method
+    counts: _Counts
+    seed: Seed
+    versions: dict[str, str]
+    # Format 1 had one seed and chose nothing.
+    per_seed: NotRequired[Annotated[list[_OfSeed], Len(1)]]
+    selection: NotRequired[_Selection]
+    honest: NotRequired[_Intervals]
+    notes: NotRequired[list[str]]
+    preprocessing: NotRequired[dict[str, list[str]]]
+    # Digests of the tables; earlier versions wrote none.
+    files: NotRequired[dict[str, str]]
+
+
+class _RunFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    """What ``run.json`` holds: `Report.run`, and the digest of the report that it is about."""
+
+    report: str
+    call: NotRequired[str]
+    started: NotRequired[str]
+    machine: NotRequired[str]
+    seconds: NotRequired[Annotated[float, Ge(0)]]
+    resumed: NotRequired[Count]
+    seeds: NotRequired[list[Seed]]
+    identity: NotRequired[dict[str, str]]
+
+
+# Columns of the tables and how they are read: text as it stands, so that subject "006" stays what it is and a clip
+# named "NA" is no missing value. Those of probabilities are named after the classes.
+COLUMNS: dict[str, dict[str, Any]] = {
+    PREDICTIONS_FILE: {"episode": np.int64, **dict.fromkeys(("clip", "dataset", "subject", "label", "predicted"), str)},
+    EPISODES_FILE: {"episode": np.int64, "name": str, "clips": np.int64, **dict.fromkeys(METRICS, np.float64)},
+}
+MORE_COLUMNS: dict[str, Any] = {"seed": np.uint64, "oracle": bool}
 
 
 @dataclass(frozen=True)
@@ -466,10 +605,11 @@ class Report:
                 write_csv(table, temporary)
         save_figure(confusion_figure(self.confusion, self.classes, title=self.title), target / PICTURE_FILE)
         write_text(target / MARKDOWN_FILE, self.markdown())
-        text = json_text(self.to_dict())
+        files = {name: file_digest(target / name) for name in COLUMNS}
+        text = json_text({**self.to_dict(), "files": files}, sealed=True)
         if self.run:
             # Names the report that it is about, so that one saved over it is not taken for it.
-            write_json(target / RUN_FILE, {**_plain(self.run), "report": _digest(text)})
+            write_json(target / RUN_FILE, {**_plain(self.run), "report": _digest(text)}, sealed=True)
         write_text(target / REPORT_FILE, text)
         return target
 
@@ -481,65 +621,31 @@ class Report:
         ----------
         folder : path
         check : bool
-            Whether to refuse tables that the figures do not follow from, such as one that was cut. Otherwise they are
-            read as they are, for whoever looks for what is wrong with them (see `fsmer.audit`).
+            Whether to refuse what was altered after it was written, tables that the figures do not follow from, and
+            probabilities that are none. Otherwise they are read as they are, for whoever looks for what is wrong with
+            them (see `fsmer.audit`).
 
         Raises
         ------
         DataError
             The folder holds no report, an unfinished run, a broken report or one of a newer version.
         """
-        import pandas as pd
-
         path = Path(folder) / REPORT_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values["format_version"]
-            if version > FORMAT_VERSION:
+            held = _content(path)
+            version = held.get("format_version")
+            if isinstance(version, int) and version > FORMAT_VERSION:
                 raise DataError(
                     f"{path} was written by a newer fsmer (report format {version}, this version reads up to "
                     f"{FORMAT_VERSION}); upgrade fsmer."
                 )
-            # As text, so that subject "006" stays what it is and a clip named "NA" is no missing value.
-            text = dict.fromkeys(("clip", "dataset", "subject", "label", "predicted", "name"), str)
-            options: dict[str, Any] = {"dtype": text, "keep_default_na": False, "na_values": {}}
-            tables = []
-            for name in (PREDICTIONS_FILE, EPISODES_FILE):
-                header = pd.read_csv(path.parent / name, nrows=0).columns
-                numbers = {column: [""] for column in header if column not in text}
-                tables.append(read_cells(pd.read_csv(path.parent / name, **(options | {"na_values": numbers}))))
-            oracle = {"oracle": True} if values.get("oracle") else {}
-            honest = values.get("honest")
-            seeds = values.get("per_seed")
-            if seeds is None:  # format 1 had one seed
-                own = values["method"]["params"].get("seed", 0)
-                seeds = [{"seed": own} | {name: values[name] for name in METRICS}]
-            report = cls(
-                figures=_figures(values) | oracle,
-                averaging=values["averaging"],
-                per_dataset={
-                    name: {k: _bounds(v) for k, v in row.items()} for name, row in values["per_dataset"].items()
-                },
-                per_class=values["per_class"],
-                classes=tuple(values["classes"]),
-                confusion=np.array(values["confusion"], dtype=np.int64),
-                predictions=tables[0],
-                episodes=tables[1],
-                protocol=values["protocol"],
-                model=values["model"],
-                method=values["method"],
-                counts=values["counts"],
-                seed=values["seed"],
-                versions=values["versions"],
-                per_seed=seeds,
-                selection=values.get("selection", {"rule": "fixed"}),
-                honest=None if honest is None else _figures(honest),
-                notes=tuple(values.get("notes", ())),
-                preprocessing=values.get("preprocessing", {}),
-                run=run_of(folder) or {},
-                folder=path.parent,
-            )
-            flaw = report._flaw() if check else ""
+            values: Any = checked(held, _ReportFile, path, what="a report", remedy=REMEDY)
+            own = values["method"]["params"].get("seed")
+            alone = {"seed": own if isinstance(own, int) else 0} | {name: values[name] for name in METRICS}
+            values = {"per_seed": [alone], "selection": {"rule": "fixed"}, "notes": [], "preprocessing": {}} | values
+            if contradiction := _contradiction(values):
+                raise DataError(f"{path} cannot be read as a report ({contradiction}); {REMEDY}.")
+            tables = [_read_table(path.with_name(name)) for name in COLUMNS]
         except OSError as error:
             from fsmer.evaluation.parts import unfinished_words
 
@@ -549,16 +655,62 @@ class Report:
                 unfinished_words(path.parent)
                 or f"{folder} holds no whole report ({lack}); give a folder that an evaluation wrote."
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"the report in {folder} cannot be read ({error}); evaluate again.") from error
-        if flaw:
-            raise DataError(
-                f"{folder} holds a report and tables that do not belong together ({flaw}); run the same evaluation "
-                "again to make them anew."
-            )
+        report = cls(
+            figures={key: values[key] for key in (*FIGURES, "oracle") if key in values},
+            averaging=values["averaging"],
+            per_dataset=values["per_dataset"],
+            per_class=values["per_class"],
+            classes=tuple(values["classes"]),
+            confusion=np.array(values["confusion"], dtype=np.int64),
+            predictions=tables[0],
+            episodes=tables[1],
+            protocol=values["protocol"],
+            model=values["model"],
+            method=values["method"],
+            counts=values["counts"],
+            seed=values["seed"],
+            versions=values["versions"],
+            per_seed=values["per_seed"],
+            selection=values["selection"],
+            honest=values.get("honest"),
+            notes=tuple(values["notes"]),
+            preprocessing=values["preprocessing"],
+            run=run_of(folder) or {},
+            folder=path.parent,
+        )
+        if check:
+            altered = [f"{name} was altered after it was written" for name in altered_files(folder) if name != RUN_FILE]
+            if flaw := report.unsound or report._flaw() or "".join(altered[:1]):
+                raise DataError(
+                    f"{folder} holds a report and tables that do not belong together ({flaw}); {REMEDY} to make them "
+                    "anew."
+                )
         return report
+
+    @property
+    def unsound(self) -> str:
+        """What of figures and probabilities cannot be one, in words; nothing where all can."""
+        for name in METRICS:
+            if not np.isfinite([self.figures[name], *(self.interval(name) or ())]).all():
+                return f"{TITLES[name]} is no finite number"
+        count = int(self.unsound_rows().sum())
+        if count:
+            return f"the probabilities of {count:,} answers are not from 0 to 1 with the sum 1"
+        return ""
+
+    def unsound_rows(self) -> NDArray[np.bool_]:
+        """Rows of `predictions` whose probabilities are not from 0 to 1 with the sum 1, or lack the answer's."""
+        columns = [f"p_{name}" for name in self.classes]
+        if not set(columns) <= set(self.predictions):
+            return np.zeros(len(self.predictions), dtype=bool)
+        values = self.predictions[columns].to_numpy(dtype=np.float64)
+        told = ~np.isnan(values)
+        each = np.where(told, values, 0.0)
+        said = self.predictions["predicted"].map({name: code for code, name in enumerate(self.classes)})
+        given = said.notna().to_numpy()
+        answered = told[np.arange(len(values)), said.fillna(0).to_numpy(dtype=np.int64)]
+        sound: NDArray[np.bool_] = (each >= 0).all(axis=1) & (np.abs(each.sum(axis=1) - 1) <= SUM_TOLERANCE)
+        return ~(sound & (answered | ~given))
 
     def _flaw(self) -> str:
         """Why the figures cannot be those of the tables, such as a table that was cut; nothing where they can."""
@@ -572,6 +724,8 @@ class Report:
         ):
             if len(table) != told:
                 return f"{name} has {len(table):,} rows, but {REPORT_FILE} tells of {told:,}"
+            if ("seed" in table) != (len(self.per_seed) > 1):
+                return f"{REPORT_FILE} tells of {len(self.per_seed):,} seeds, but {name} of another number"
         keys = [name for name in ("seed", "episode") if name in answers]
         asked = episodes[episodes["clips"] > 0]
         if answers.groupby(keys).size().to_dict() != asked.set_index(keys)["clips"].to_dict():
@@ -590,10 +744,23 @@ class Report:
         )
         if not np.array_equal(by_seed.sum(axis=0), self.confusion):
             return f"the confusion matrix of {REPORT_FILE} does not count the rows of {PREDICTIONS_FILE}"
+        lacking = [f"p_{name}" for name in self.classes if f"p_{name}" not in answers]
+        if lacking:
+            return f"{PREDICTIONS_FILE} lacks the column {lacking[0]!r}"
+        if not episodes["episode"].between(0, self.counts["episodes"] - 1).all():
+            return f"{EPISODES_FILE} has an episode of which {REPORT_FILE} does not tell"
+        if not ((episodes[list(METRICS)] >= 0) & (episodes[list(METRICS)] <= 1)).all(axis=None):
+            return f"{EPISODES_FILE} has a figure that is not from 0 to 1"
+        if answers.duplicated([*keys, "dataset", "clip"]).any():
+            return f"{PREDICTIONS_FILE} has two answers for one clip of an episode"
+        judged = len(answers.drop_duplicates(["dataset", "clip"]))
+        if judged != self.counts["clips"]:
+            told = self.counts["clips"]
+            return f"{PREDICTIONS_FILE} has answers for {judged:,} clips, but {REPORT_FILE} tells of {told:,}"
         scores = score_confusion(by_seed)
         for name in METRICS:
             found = float(np.mean(asked[name] if self.averaging == "episodes" else getattr(scores, name)))
-            if abs(found - self.figures[name]) > 1e-6:
+            if not abs(found - self.figures[name]) <= 1e-6:
                 return f"{TITLES[name]} is {self.figures[name]:.4f} in {REPORT_FILE}, but {found:.4f} by the tables"
         return ""
 
@@ -618,14 +785,94 @@ class Report:
 
 
 def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What ``run.json`` says of the report in a folder; ``None`` where it is lost, or about another report."""
+    """What ``run.json`` says of the report in a folder; ``None`` where it is lost, altered, or about another report."""
     place = Path(folder)
     try:
-        held: dict[str, Any] = json.loads((place / RUN_FILE).read_text(encoding="utf-8"))
-        whole = held.pop("report") == _digest((place / REPORT_FILE).read_text(encoding="utf-8"))
-        return held if whole else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        held: Any = read_json(place / RUN_FILE, _RunFile, what="the account of a run", remedy=REMEDY)
+        whole = held.pop("report") == _digest(read_bytes(place / REPORT_FILE).decode())
+    except (OSError, DataError, UnicodeDecodeError):
         return None
+    held.pop(CHECKSUM, None)
+    return held if whole else None
+
+
+def altered_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Files of a report that are not as `Report.save` wrote them; those of earlier versions cannot be checked."""
+    place, found = Path(folder), []
+    files: dict[str, str] = {}
+    for name in (REPORT_FILE, RUN_FILE):
+        try:
+            values = _content(place / name)
+        except FileNotFoundError:
+            continue
+        except (OSError, DataError):
+            found.append(name)
+            continue
+        # Format 1 had no checksums.
+        if values.get("format_version") != 1 and values.get(CHECKSUM, held := json_digest(values)) != held:
+            found.append(name)
+        files |= values.get("files", {}) if name == REPORT_FILE else {}
+    return found + [name for name in COLUMNS if files.get(name, held := file_digest(place / name)) != held]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """A JSON table as it stands, altered or not.
+
+    Raises
+    ------
+    OSError, DataError
+        It cannot be read, or is no table.
+    """
+    from pydantic_core import from_json
+
+    try:
+        values = from_json(read_bytes(path))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as a report: it is not valid JSON ({error}); {REMEDY}.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} cannot be read as a report: it holds no table; {REMEDY}.")
+    return values
+
+
+def _contradiction(values: Mapping[str, Any]) -> str:
+    """Why a report cannot be one, whatever its tables say; nothing where it can."""
+    classes, confusion = values["classes"], values["confusion"]
+    seeds = [row["seed"] for row in values["per_seed"]]
+    if len(set(classes)) < len(classes) or len(set(seeds)) < len(seeds):
+        return "a class or a seed stands twice"
+    if set(values["per_class"]) != set(classes):
+        return f"per_class has {', '.join(values['per_class'])} where the classes are {', '.join(classes)}"
+    if {len(confusion), *map(len, confusion)} != {len(classes)}:
+        return f"the confusion matrix is not one of {len(classes)} classes"
+    return ""
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """One of the two tables, each column as `COLUMNS` says and those of probabilities as numbers.
+
+    Raises
+    ------
+    OSError, DataError
+        It cannot be read, lacks a column, or a cell is none of its column.
+    """
+    import pandas as pd
+
+    check_regular(path)
+    try:
+        header = pd.read_csv(path, nrows=0).columns
+        lacking = [name for name in COLUMNS[path.name] if name not in header]
+        if lacking:
+            raise ValueError(f"it has no column {lacking[0]!r}")
+        kinds = (
+            {name: np.float64 if name.startswith("p_") else str for name in header} | COLUMNS[path.name] | MORE_COLUMNS
+        )
+        numbers = {name: [""] for name in header if kinds[name] is np.float64}
+        # A number such as 1e999 among whole ones would become any other with no more than a warning.
+        with np.errstate(invalid="raise"):
+            return read_cells(pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=numbers))
+    except (ValueError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read as a table of a report ({reason}); {REMEDY}.") from error
 
 
 def show_figure(figures: Mapping[str, Any], name: str) -> str:
@@ -722,11 +969,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value
-
-
-def _figures(values: Mapping[str, Any]) -> Figures:
-    return {key: _bounds(values[key]) for metric in METRICS for key in (metric, f"{metric}_interval")}
-
-
-def _bounds(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -52,6 +52,8 @@ __all__ = [
 
 Block = Literal["subject", "dataset", "episode"]
 
+# Counts by subject, seed, episode and class that one report may need: 8 GiB.
+MOST_CELLS = 1 << 30
 TITLES = {"uf1": "UF1", "uar": "UAR", "acc": "Acc", "acc_merau": "Acc (MERAU eq. 14)"}
 
 
@@ -617,14 +619,22 @@ def _tally(report: Report) -> _Tally:
     averaged = report.averaging == "episodes"
     episode, episodes = _factor(table["episode"]) if averaged else (np.zeros(len(table), dtype=np.int64), 1)
     shape = (subjects, runs, episodes, len(report.classes), len(report.classes))
+    if math.prod(shape) > MOST_CELLS:
+        raise DataError(
+            f"the report {_name(report)!r} names {subjects:,} subjects in {episodes:,} episodes, which is more than "
+            "can be counted by subject and episode; check its table of predictions."
+        )
     place = np.ravel_multi_index((subject, run, episode, codes["label"], codes["predicted"]), shape)
-    counts = np.bincount(place, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
+    counts = np.bincount(place, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
     return _Tally(counts, _among(report, episode) if averaged else None)
 
 
 def _among(report: Report, group: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     """The classes that each group of rows is about, (G, C); ``None``: all. The others have no probability."""
-    told = report.predictions[[f"p_{name}" for name in report.classes]].notna().to_numpy()
+    columns = [f"p_{name}" for name in report.classes]
+    if not set(columns) <= set(report.predictions):
+        return None
+    told = report.predictions[columns].notna().to_numpy()
     if told.all():
         return None
     among = np.zeros((int(group.max()) + 1, len(report.classes)), dtype=bool)

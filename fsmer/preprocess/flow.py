@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
 from fsmer.preprocess.reading import as_rgb
+from fsmer.values import typed_value
 
 __all__ = [
     "DIS",
@@ -203,15 +204,22 @@ def load_flow_method(name: str, parameters: Mapping[str, Any] | None = None) -> 
     ------
     UnknownNameError
         No estimator, or no parameter of it, has that name.
+    DataError
+        A parameter has a value of another type.
     """
     if name not in FLOW_METHODS:
         raise unknown_name("flow method", name, FLOW_METHODS)
     method = FLOW_METHODS[name]
-    known = [one.name for one in fields(method)]  # type: ignore[arg-type]
-    for key in parameters or {}:
-        if key not in known:
-            raise unknown_name("parameter", key, known, of=f"flow method {name!r}")
-    return method(**(parameters or {}))
+    kinds = {one.name: str(one.type) for one in fields(method)}  # type: ignore[arg-type]
+    changed = {}
+    for key, value in (parameters or {}).items():
+        if key not in kinds:
+            raise unknown_name("parameter", key, kinds, of=f"flow method {name!r}")
+        try:
+            changed[key] = typed_value(value, kinds[key])
+        except ValueError as error:
+            raise DataError(f"{key}={value!r} of flow method {name!r} is not understood; expected {error}.") from error
+    return method(**changed)
 
 
 def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod = "farneback") -> Flow:

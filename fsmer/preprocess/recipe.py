@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from typing_extensions import TypedDict
 
 from fsmer.errors import DataError, unknown_name
 from fsmer.io import write_json
@@ -18,11 +21,15 @@ from fsmer.preprocess.apex import APEX_METHODS
 from fsmer.preprocess.faces import DETECTORS, FaceDetector, load_detector
 from fsmer.preprocess.flow import FlowMethod, load_flow_method
 from fsmer.preprocess.time import TIME_METHODS
+from fsmer.schema import Count, checked, read_json
 
 __all__ = ["PreprocessRecipe", "library_versions"]
 
 # Raised whenever the same recipe would give other numbers.
 STEPS_VERSION = 2
+REMEDY = "give what PreprocessRecipe.save wrote"
+# Pixels of a crop's height or width.
+Side = Annotated[int, Ge(16), Le(1 << 14)]
 LIBRARIES = ("av", "numpy", "opencv-python", "pillow", "scikit-image")
 
 
@@ -43,6 +50,23 @@ def _installed() -> tuple[tuple[str, str], ...]:
 def library_versions() -> dict[str, str]:
     """Versions of the libraries whose numbers end up in the media, and of the steps themselves (``"steps"``)."""
     return dict(_installed())
+
+
+class _RecipeFile(TypedDict, total=False):
+    """What a file of a recipe may hold; whatever is not there has its default."""
+
+    detector: str
+    detector_parameters: dict[str, Any]
+    face: Count | Literal["largest"]
+    crop: str
+    crop_size: tuple[Side, Side]
+    apex: str
+    flow: str
+    flow_parameters: dict[str, Any]
+    head_motion: str
+    strain_shear: float
+    time: str
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -145,16 +169,12 @@ class PreprocessRecipe:
         DataError
             The values are no recipe, or one with steps that this version does not know.
         """
-        known = {one.name for one in fields(cls)}
-        try:
-            unknown = sorted(set(values) - known)
-            if unknown:
-                raise DataError(f"the recipe has the unknown step {unknown[0]!r}; update fsmer or take it out.")
-            return cls(**{**values, "crop_size": tuple(values.get("crop_size", cls.crop_size))})
-        except (TypeError, AttributeError) as error:
-            raise DataError(
-                f"this is no preprocessing recipe ({error}); give what PreprocessRecipe.save wrote."
-            ) from error
+        # The values stay as they were written, since the hash is of their text.
+        checked(values, _RecipeFile, "this", what="a preprocessing recipe", remedy=REMEDY)
+        unknown = sorted(set(values) - {one.name for one in fields(cls)})
+        if unknown:
+            raise DataError(f"the recipe has the unknown step {unknown[0]!r}; update fsmer or take it out.")
+        return cls(**{**values, "crop_size": tuple(values.get("crop_size", cls.crop_size))})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the recipe as JSON."""
@@ -169,13 +189,7 @@ class PreprocessRecipe:
         DataError
             The file is missing or no recipe.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"the recipe {path} cannot be read ({error}); give what PreprocessRecipe.save wrote."
-            ) from error
-        return cls.from_dict(values)
+        return cls.from_dict(read_json(path, dict[str, Any], what="a preprocessing recipe", remedy=REMEDY))
 
     def with_current_versions(self) -> PreprocessRecipe:
         """The same steps with the libraries that are installed now."""

@@ -69,7 +69,8 @@ def load_method(name: str | Method, **params: Any) -> Method:
             raise unknown_name("method", name, METHODS)
         cls, preset = METHODS[name][0], dict(METHODS[name][1])
     cls.check_params(params)
-    kinds = {field.name: str(field.type) for field in fields(cls)}
+    # A class from outside may name its types as such and not as text.
+    kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
     return cls(**preset | {key: _typed(cls.name, key, value, kinds[key]) for key, value in params.items()})
 
 
