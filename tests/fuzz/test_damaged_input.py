@@ -15,10 +15,13 @@ from fsmer.errors import DataError
 from fsmer.io import CHECKSUM, digest, write_json
 from fsmer.schema import parse_json
 
+from .confine import can_confine
 from .mutate import Files, seal, without_checksums
 from .readers import READERS
 from .runner import run, table
 from .worker import CRASH, HANG, MEMORY, NOISE, REACH, UNTYPED, WRONG
+
+pytestmark = pytest.mark.skipif(not can_confine(), reason="as root, without Landlock, hostile paths could do harm")
 
 MUTATIONS = 200
 ALL_MUTATIONS = 20_000
