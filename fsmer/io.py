@@ -36,6 +36,7 @@ __all__ = [
     "file_digest",
     "json_digest",
     "json_text",
+    "locked",
     "read_bytes",
     "remove_unfinished",
     "restore_folder",
@@ -145,6 +146,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(f"cannot write the file {target}: a folder of that name is there; choose another name.")
     if target.exists() and not target.is_symlink() and not target.is_file():
         raise OutputError(f"cannot write the file {target}: it is a pipe or device; choose another name.")
+    remove_unfinished(target.parent, target.name)
     with _cannot_write(target), _workspace(target.parent, target.name) as workspace:
         temporary = workspace / target.name
         yield temporary
@@ -205,13 +207,14 @@ def restore_folder(path: str | os.PathLike[str]) -> None:
             shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed writers left in `folder`; what somebody still writes stays."""
-    for left in Path(folder).glob(f".*{UNFINISHED}*"):
-        with contextlib.suppress(OSError), _abandoned(left) as nobody:
-            # A whole folder that waits to be moved is somebody's result: `restore_folder` finishes it.
-            if nobody and not (left / COMPLETE).is_dir():
-                _remove(left)
+def remove_unfinished(folder: str | os.PathLike[str], name: str | None = None) -> None:
+    """Remove what killed writers left in `folder`, of all or of one `name`; what somebody still writes stays."""
+    with contextlib.suppress(OSError):
+        for left in Path(folder).glob(f".*{UNFINISHED}*" if name is None else f"{glob.escape(_prefix(name))}*"):
+            with contextlib.suppress(OSError), _abandoned(left) as nobody:
+                # A whole folder that waits to be moved is somebody's result: `restore_folder` finishes it.
+                if nobody and not (left / COMPLETE).is_dir():
+                    _remove(left)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -219,7 +222,8 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
     with _cannot_write(target):
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target, prefix=".writable."):
+        # Without a name where the system can, so that a kill leaves nothing.
+        with tempfile.TemporaryFile(dir=target, prefix=".writable."):
             pass
 
 
@@ -335,7 +339,7 @@ def _exchange(one: Path, other: Path) -> bool:
 def _move_files(whole: Path, target: Path) -> None:
     """Move the files of a whole folder into `target` and remove others there; may be repeated after a kill."""
     target.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with locked(target):
         names = {file.relative_to(whole) for file in whole.rglob("*") if file.is_file()}
         kept = names | {Path(line) for line in _lines(whole / MOVED)}
         (whole / MOVED).write_text("\n".join(str(name) for name in sorted(kept)), encoding="utf-8")
@@ -354,7 +358,8 @@ def _lines(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until nobody else holds `folder`, and hold it."""
     lock = _lock(folder, wait=True)
     try:
         yield

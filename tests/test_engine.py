@@ -1168,17 +1168,19 @@ def test_damaged_and_foreign_files_in_the_cache_are_replaced(
     expected, _ = embed_cached(backbone, clips, folder=tmp_path)
     (path,) = tmp_path.glob("*/*.npy")
     whole = path.read_bytes()
-    for content in (whole[:-7], b"nothing of that kind", b""):
+    # Every 997th byte another one: a header that is whole and embeddings that are finite.
+    flipped = bytes(byte ^ (place % 997 == 996) for place, byte in enumerate(whole))
+    for content in (whole[:-7], b"nothing of that kind", b"", flipped):
         path.write_bytes(content)
         counted.clear()
         found, _ = embed_cached(backbone, clips, folder=tmp_path)
         assert sum(counted) == 48
         assert torch.equal(found, expected)
-        assert not path.exists()
-        (path,) = tmp_path.glob("*/*.npy")
-    # A place that cannot be written is no reason to stop.
-    (tmp_path / "file").touch()
-    assert torch.equal(embed_cached(backbone, clips, folder=tmp_path / "file")[0], expected)
+        assert path.read_bytes() == whole
+    os.remove(path)
+    os.mkfifo(path)
+    assert torch.equal(embed_cached(backbone, clips, folder=tmp_path)[0], expected)
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.data.synthetic import EMOTION_ORDER, THREE_CLASSES, SyntheticMaps
 from fsmer.data.synthetic_frames import synthetic_frame_clips
-from fsmer.errors import DataError, FsmerError
+from fsmer.errors import FsmerError
 from fsmer.pretraining.estimated_maps import FIRST_SEED, EstimationPlan, MapPool, estimated_maps
 
 BLOCK = 40
@@ -61,16 +61,20 @@ def test_blocks_are_the_same_in_any_process_and_are_drawn_once(block: SyntheticM
     # Workers drew it with eight bits a value.
     np.testing.assert_allclose(pool.maps[2 * BLOCK :] / 255, block.maps, atol=0.51 / 255)
     np.testing.assert_array_equal(pool.units[2 * BLOCK :], block.units)
-    next(pool.folder.glob("00001.npz")).unlink()
+    next(pool.folder.glob("00001-*.npz")).unlink()
     seen.clear()
     again = MapPool(tmp_path, asked, 1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(3 * BLOCK, 3 * BLOCK)]
     np.testing.assert_array_equal(again.maps, pool.maps)
-    path = next(pool.folder.glob("00002.npz"))
-    for damaged in (path.read_bytes()[:100], b""):
+    path = next(pool.folder.glob("00002-*.npz"))
+    whole = path.read_bytes()
+    for damaged in (whole[:100], b"", whole[:-300] + bytes([whole[-300] ^ 1]) + whole[-299:]):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match="cannot be read"):
-            MapPool(tmp_path, asked, 1)
+        seen.clear()
+        mended = MapPool(tmp_path, asked, 1, progress=lambda done, total: seen.append((done, total)))
+        assert seen == [(3 * BLOCK, 3 * BLOCK)]
+        np.testing.assert_array_equal(mended.maps, pool.maps)
+        assert path.read_bytes() == whole
     again.remove()
     assert not again.folder.exists()
 

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,8 @@ def replace(*paths):
     real(*paths)
 if what == "clip":
     Path.open = torn_at(place, die)
+elif what == "swap":
+    os.rename = lambda *paths: die()
 else:
     os.replace = replace
 make(root, out)
@@ -191,7 +194,7 @@ make(root, out)
 
 
 # Half of the third clip written, a table of the assembled folder, the last step before it takes its place.
-@pytest.mark.parametrize(("what", "place"), [("clip", 3), ("rename", 2), ("rename", 5)])
+@pytest.mark.parametrize(("what", "place"), [("clip", 3), ("rename", 2), ("swap", 1)])
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(root, whole, tmp_path, what, place):
     out = tmp_path / "out"
     here = str(Path(__file__).parent)
@@ -281,17 +284,6 @@ def test_a_second_run_into_the_same_folder_is_refused_until_the_first_ends_or_di
     (tmp_path / "two.parts" / "lock").write_text("")
     assert make(root, second).report.prepared == 8
     assert not (tmp_path / "two.parts").exists()
-
-
-def test_stopped_between_the_two_steps_of_a_swap_loses_nothing(root, whole, tmp_path):
-    out, parts = tmp_path / "out", tmp_path / "out.parts"
-    make(root, out)
-    parts.mkdir()
-    os.replace(out, parts / "old")
-    again = make(root, out)
-    assert again.report.reused == 8
-    assert hashes(out) == hashes(whole.folder)
-    assert not parts.exists()
 
 
 def test_a_second_run_makes_and_writes_nothing(root, tmp_path):
@@ -384,6 +376,65 @@ def test_finished_clips_that_were_damaged_since_are_made_again(root, whole, tmp_
     assert hashes(out) == hashes(whole.folder)
 
 
+def test_finished_clips_with_a_changed_byte_are_made_again(root, whole, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(state):
+        if state.done == 4:
+            raise Stop
+
+    out = tmp_path / "out"
+    with pytest.raises(Stop):
+        make(root, out, progress=stop)
+    (path,) = (tmp_path / "out.parts").glob("*.clips")
+    held = bytearray(path.read_bytes())
+    starts = [place for place in range(len(held)) if held.startswith(b'{"clip": ', place)]
+    # In the medium of the first clip, in a fact and in the digest of later ones.
+    facts = held.index(b'"apex_index": ', starts[1])
+    for place in (starts[1] - 100, facts + 14, starts[3] - 1):
+        held[place] = ord("7") if held[place] != ord("7") else ord("8")
+    path.write_bytes(held)
+    assert make(root, out).report.reused == 1
+    assert hashes(out) == hashes(whole.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("report.csv", lambda text: text.replace("sub", "bus", 1)),
+        ("report.csv", lambda text: ""),
+        ("report.csv", lambda text: "x" * 200_000 + text),
+        ("prepare.json", lambda text: text.replace("flow", "flaw", 1)),
+        ("prepare.json", lambda text: "null"),
+        ("prepare.json", lambda text: text[:-20]),
+        ("prepare.json", lambda text: "[" * 100_000),
+    ],
+)
+def test_a_damaged_record_of_a_finished_folder_is_one_sentence_and_can_be_made_anew(
+    root, whole, tmp_path, name, change
+):
+    out = tmp_path / "out"
+    shutil.copytree(whole.folder, out)
+    text = (out / name).read_text()
+    (out / name).write_text(change(text))
+    with pytest.raises(OutputError, match="start anew without resuming") as refused:
+        make(root, out)
+    assert name in str(refused.value)
+    make(root, out, resume=False)
+    assert hashes(out) == hashes(whole.folder)
+
+
+def test_a_finished_folder_of_an_earlier_version_is_taken_up(root, whole, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole.folder, out)
+    settings = json.loads((out / "prepare.json").read_text())
+    del settings["checksum"], settings["report"]
+    (out / "prepare.json").write_text(json.dumps(settings))
+    assert make(root, out).report.reused == 8
+    assert hashes(out) == hashes(whole.folder)
+
+
 def test_a_store_that_is_cut_short_during_the_run_never_becomes_a_result(root, whole, tmp_path):
     out = tmp_path / "out"
 
@@ -403,7 +454,7 @@ def test_a_read_only_place_is_refused_before_any_work(root, tmp_path, monkeypatc
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     seen = []
     with pytest.raises(OutputError, match=r"Read-only file system; choose a folder that you may write to"):
         make(root, tmp_path / "out", progress=seen.append)

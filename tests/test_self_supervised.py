@@ -286,7 +286,7 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(optimizer: str, tmp_pa
     folder = tmp_path / "stopped"
     with pytest.raises(Interrupted):
         pretrain_self_supervised("tcae", folder, **wanted, progress=stop_after(5))
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
+    assert [path.name[:11] for path in sorted(folder.iterdir())] == ["checkpoint-", "checkpoint."]
     seen: list[int] = []
     pretrain_self_supervised("tcae", folder, **wanted, progress=lambda step, *_: seen.append(step))
     assert seen == [5, 6]

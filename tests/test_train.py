@@ -16,7 +16,6 @@ from torch import Tensor, nn
 import fsmer
 from fsmer.backbones import Backbone, Targets, TrainRecipe, embed, register_backbone
 from fsmer.backbones.embedding import mirror_media
-from fsmer.checkpoints import has_checkpoint
 from fsmer.data import InputSpec
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.errors import FsmerError, SpecMismatchError, SupportError, WeightsError
@@ -125,7 +124,7 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(clips, tmp_path: Path):
 
     with pytest.raises(KeyboardInterrupt):
         train(Trained(), clips, out=tmp_path / "cut", progress=stop)
-    assert has_checkpoint(tmp_path / "cut.training")
+    assert (tmp_path / "cut.training" / "checkpoint.json").is_file()
     assert not (tmp_path / "cut").exists() or not any((tmp_path / "cut").iterdir())
     seen: list[int] = []
     gone_on = train(Trained(), clips, out=tmp_path / "cut", progress=lambda done, total: seen.append(done))

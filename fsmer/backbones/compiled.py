@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from fsmer.caches import cache_place
+from fsmer.io import atomic_path, digest, file_digest, remove_unfinished
 
 __all__ = ["compiled", "plain_in_memory"]
 
 # The last two keep a compiler from shifting loaded values through registers that the sums need.
 FLAGS = ("-O3", "-march=native", "-fno-predictive-commoning", "-fno-tree-pre", "-shared", "-fPIC")
 SECONDS = 60
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def plain_in_memory(*values: Tensor) -> bool:
@@ -35,7 +42,9 @@ def compiled(name: str) -> ctypes.CDLL | None:
     """The library of ``<name>.c`` beside this module; None where it cannot be compiled.
 
     Nothing depends on it but speed. It is kept in ``$FSMER_CACHE/compiled``, else below ``$XDG_CACHE_HOME/fsmer`` or
-    ``~/.cache/fsmer``; ``FSMER_COMPILE=off`` does without.
+    ``~/.cache/fsmer``, provided that nobody but this user can write there; otherwise it is compiled by every process
+    for itself. ``FSMER_COMPILE=off`` does without. Only a library that belongs to this user and has the digest in its
+    name is loaded.
     """
     compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
     source = Path(__file__).with_name(f"{name}.c")
@@ -43,25 +52,74 @@ def compiled(name: str) -> ctypes.CDLL | None:
         return None
     # Code for one processor may not run on another that shares the folder.
     identity = "\n".join((source.read_text(encoding="utf-8"), *FLAGS, compiler, _processor()))
-    library = _folder() / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    stem = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    command = [compiler, *FLAGS, str(source), "-lm", "-o"]
+    kept = _kept_folder()
+    for library in () if kept is None else sorted(kept.glob(f"{stem}-*.so")):
+        with contextlib.suppress(OSError, ValueError):  # damaged, or another user's: compiled again
+            return _loaded(library)
     try:
-        if not library.is_file():
-            library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-                made = Path(folder) / library.name
-                command = [compiler, *FLAGS, str(source), "-o", str(made), "-lm"]
-                subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-                os.replace(made, library)
-        return ctypes.CDLL(str(library))
-    except (OSError, subprocess.SubprocessError):
+        if kept is None:
+            with tempfile.TemporaryDirectory() as folder:
+                return _loaded(_named(_made(Path(folder) / f"{stem}.so", command)))
+        remove_unfinished(kept)
+        with atomic_path(kept / f"{stem}.so") as temporary:
+            _made(temporary, command)
+        return _loaded(_named(kept / f"{stem}.so"))
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 
-def _folder() -> Path:
-    asked = os.environ.get("FSMER_CACHE", "")
-    if asked.lower() not in ("", "off"):
-        return Path(asked) / "compiled"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fsmer" / "compiled"
+def _made(library: Path, command: Sequence[str]) -> Path:
+    subprocess.run([*command, str(library)], check=True, capture_output=True, timeout=SECONDS)
+    return library
+
+
+def _named(library: Path) -> Path:
+    """Put the digest into the name of a library that was just made."""
+    name = library.with_stem(f"{library.stem}-{file_digest(library)}")
+    library.chmod(0o700)
+    return library.rename(name)
+
+
+def _loaded(library: Path) -> ctypes.CDLL:
+    """A library that belongs to this user, that nobody else can change, and that has the digest in its name."""
+    handle = os.open(library, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with open(handle, "rb", closefd=False) as stream:
+        found = os.fstat(handle)
+        private = os.name == "nt" or (found.st_uid == os.geteuid() and not found.st_mode & OTHERS_WRITE)
+        if not stat.S_ISREG(found.st_mode) or not private or digest(stream.read()) != library.stem.rpartition("-")[2]:
+            os.close(handle)
+            raise ValueError(f"{library} is not as this user compiled it")
+    # The file that was checked is the one that is loaded, whatever lies under its name by now. It stays open: the
+    # system takes two libraries for one when both were loaded by the same number.
+    opened = f"/proc/self/fd/{handle}"
+    return ctypes.CDLL(opened if os.path.exists(opened) else str(library))
+
+
+def _kept_folder() -> Path | None:
+    """Where compiled code is kept from one process to the next; None where others could put theirs in its place."""
+    place = cache_place("compiled")
+    if place is None:
+        return None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        place.mkdir(exist_ok=True, mode=0o700)
+        folder = Path(os.path.realpath(place))
+        if os.name == "nt":
+            return folder
+        found = folder.stat()
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077 or not os.access(folder, os.W_OK):
+            return None
+        for parent in folder.parents:
+            found = parent.stat()
+            # In a folder such as /tmp nobody can rename what belongs to somebody else.
+            shared = found.st_mode & OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
+            if shared or found.st_uid not in (0, os.geteuid()):
+                return None
+        return folder
+    except OSError:
+        return None
 
 
 def _processor() -> str:

@@ -3,7 +3,8 @@
 An entry is found by the network (hash of its weights and of what it eats) and by the content of the clip's media, so
 that neither new weights nor maps extracted anew under an old name can meet an old embedding. Entries lie in
 ``$FSMER_CACHE``, else in ``$XDG_CACHE_HOME/fsmer``, else in ``~/.cache/fsmer``; ``FSMER_CACHE=off`` keeps none. They
-hold embeddings and hashes, no media, ids or labels. `clear_cache` removes them all; beyond `LIMIT_BYTES` the files that
+hold embeddings and hashes, no media, ids or labels. A file's name is the digest of its content; one that does not fit
+its name is removed, and its clips are embedded again. `clear_cache` removes all; beyond `LIMIT_BYTES` the files that
 have not been used for longest go first.
 """
 
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ from torch import Tensor
 
 from fsmer.backbones import Backbone, check_clips, embed, model_hash, read_inputs
 from fsmer.backbones.embedding import batch_of
-from fsmer.io import atomic_path
+from fsmer.caches import cache_place
+from fsmer.io import atomic_path, digest, file_digest, remove_unfinished
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -46,13 +48,8 @@ Progress = Callable[[int, int], None]
 
 
 def cache_folder() -> Path | None:
-    """Where embeddings are kept; ``None`` when the environment says ``FSMER_CACHE=off``."""
-    asked = os.environ.get("FSMER_CACHE", "")
-    if asked.lower() == "off":
-        return None
-    if asked:
-        return Path(asked) / "embeddings"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fsmer" / "embeddings"
+    """Where embeddings are kept; ``None`` when the environment says ``FSMER_CACHE=off``, or names no place."""
+    return None if os.environ.get("FSMER_CACHE", "").lower() == "off" else cache_place("embeddings")
 
 
 def as_folder(asked: bool | str | os.PathLike[str]) -> Path | None:
@@ -169,20 +166,28 @@ class _Shelf:
         self._places: dict[bytes, tuple[int, int]] = {}
         self._new: dict[bytes, NDArray[np.float32]] = {}
         self._written = time.monotonic()
-        for path in sorted(self.folder.glob("*.npy")):
-            self._open(path)
+        # A cache may fail without harm, whatever lies in its place.
+        with contextlib.suppress(OSError):
+            for path in sorted(self.folder.glob("*.npy")):
+                self._verify(path)
 
-    def _open(self, path: Path) -> None:
+    def _verify(self, path: Path) -> None:
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            if array.dtype != self.dtype:
-                raise ValueError("records of another kind")
-            os.utime(path)  # used now: it is not among the first to go
+            if file_digest(path) != path.stem:
+                raise ValueError("altered")
+            self._open(path)
         except (OSError, ValueError, EOFError):
             # Removed by another process in between, or damaged: its clips are embedded again.
             with contextlib.suppress(OSError):
                 path.unlink()
             return
+        with contextlib.suppress(OSError):
+            os.utime(path)  # used now: it is not among the first to go
+
+    def _open(self, path: Path) -> None:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.dtype != self.dtype or array.ndim != 1:
+            raise ValueError("records of another kind")
         number = len(self._arrays)
         self._arrays.append(array)
         for row, key in enumerate(np.ascontiguousarray(array["id"])):
@@ -216,11 +221,13 @@ class _Shelf:
         records = np.zeros(len(self._new), self.dtype)
         records["id"] = np.frombuffer(b"".join(self._new), np.uint8).reshape(-1, ID_BYTES)
         records["embedding"] = np.stack(list(self._new.values()))
-        path = self.folder / f"{uuid.uuid4().hex}.npy"
+        content = io.BytesIO()
+        np.save(content, records, allow_pickle=False)
+        path = self.folder / f"{digest(content.getbuffer())}.npy"
         # A cache may fail without harm: a full or read-only disk must not stop an evaluation.
         with contextlib.suppress(OSError):
-            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-                np.save(stream, records, allow_pickle=False)
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content.getbuffer())
             self._open(path)
             self._new.clear()
             _prune(self.root, LIMIT_BYTES)
@@ -256,6 +263,8 @@ def _files(root: Path) -> list[tuple[float, int, Path]]:
 
 
 def _prune(root: Path, limit: int) -> None:
+    for folder in root.iterdir():
+        remove_unfinished(folder)
     files = sorted(_files(root))
     held = sum(size for _, size, _ in files)
     for _, size, path in files:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import shutil
+import uuid
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
-from fsmer.errors import OutputError
+from fsmer.errors import DataError, OutputError
 from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
-from fsmer.io import atomic_path, check_writable, remove_unfinished, write_json
+from fsmer.io import UNFINISHED, atomic_path, check_writable, digest, json_text, locked, read_bytes, remove_unfinished
+from fsmer.schema import read_json
 
 __all__ = ["Part", "PartStore", "RunFolder", "unfinished_words"]
 
@@ -25,6 +30,15 @@ PARTS, KEPT = ".parts-", ".kept-"
 # Part of what is compared: goes up when parts on disk can no longer be read.
 FORMAT_VERSION = 3
 FIELDS = ("episode", "clip", "predicted", "probabilities")
+# A million queries with the probabilities of five classes take 36 MB.
+PART_BYTES = 16 << 30
+
+
+class _About(TypedDict):
+    """What is read of a store's ``run.json``."""
+
+    format_version: int
+    run: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,7 @@ class Part:
 
 
 class PartStore:
-    """Finished episodes of one run, each file whole or not there.
+    """Finished episodes of one run, each file whole or not there, with the digest of its content in its name.
 
     Parameters
     ----------
@@ -93,37 +107,55 @@ class PartStore:
         self.folder = folder
         self.about = dict(about)
         # Find out now, not after hours, that the folder cannot be written.
-        write_json(folder / RUN_FILE, self.about)
+        self._put(RUN_FILE, json_text(self.about, sealed=True).encode())
+        remove_unfinished(folder)
 
     def write(self, parts: Sequence[Part]) -> Part:
         """Store finished episodes in one file and return them as one part."""
         part = Part.joined(parts)
         if not (self.folder / RUN_FILE).is_file():
             # Another run that began in the same folder took an empty store for a left-over.
-            write_json(self.folder / RUN_FILE, self.about)
+            self._put(RUN_FILE, json_text(self.about, sealed=True).encode())
         arrays = {name: getattr(part.predictions, name) for name in FIELDS}
-        name = f"{part.numbers[0]:08d}-{part.numbers[-1]:08d}.npz"
-        with atomic_path(self.folder / name) as temporary, open(temporary, "wb") as stream:
-            np.savez(
-                stream,
-                allow_pickle=False,
-                numbers=part.numbers,
-                names=np.array(part.names),
-                among=part.among,
-                **arrays,
-            )
+        content = io.BytesIO()
+        np.savez(
+            content,
+            allow_pickle=False,
+            numbers=part.numbers,
+            names=np.array(part.names),
+            among=part.among,
+            **arrays,
+        )
+        self._put(f"{part.numbers[0]:08d}-{part.numbers[-1]:08d}-{digest(content.getbuffer())}.npz", content.getvalue())
         return part
 
+    def _put(self, name: str, content: bytes) -> None:
+        for tries in range(9, -1, -1):
+            try:
+                with atomic_path(self.folder / name) as temporary:
+                    temporary.write_bytes(content)
+                return
+            except OutputError as error:
+                # As above, between two steps of writing.
+                if not tries or not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+
     def read(self) -> list[Part]:
-        """All stored episodes; a file that is not whole counts as not there."""
+        """All stored episodes; a file that was altered is removed, so that its episodes are computed again."""
         found: list[Part] = []
         for path in _files(self.folder):
             try:
-                with np.load(path, allow_pickle=False) as held:
+                content = read_bytes(path, limit_bytes=PART_BYTES)
+                if digest(content) != path.stem.rpartition("-")[2]:
+                    raise ValueError("altered")
+                with np.load(io.BytesIO(content), allow_pickle=False) as held:
                     predictions = Predictions(*(held[name] for name in FIELDS))
                     part = Part(held["numbers"], tuple(held["names"].tolist()), held["among"], predictions)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                # Not written by this code, since it writes whole files: these episodes are computed again.
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                # What cannot be read now may be whole.
+                if not isinstance(error, OSError) or not path.is_file():
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                 continue
             found.append(part)
         return found
@@ -162,10 +194,12 @@ class RunFolder:
         self, folder: Path, identity: Mapping[str, str], seeds: Sequence[int], *, resume: bool, overwrite: bool
     ) -> None:
         check_writable(folder)
+        remove_unfinished(folder)
         self.folder = folder
         self.identity = dict(identity)
-        if not overwrite:
-            self._refuse_report(list(seeds))
+        self.seeds = list(seeds)
+        self.overwrite = overwrite
+        self._refuse_report()
         # A run that was killed before its first episode was finished left nothing to go on with.
         self.drop_empty()
         if not resume:
@@ -177,7 +211,7 @@ class RunFolder:
             elif refusal:
                 raise OutputError(refusal)
         held = run_of(folder) or {}
-        self.finished = resume and held.get("identity") == self.identity and held.get("seeds") == list(seeds)
+        self.finished = resume and held.get("identity") == self.identity and held.get("seeds") == self.seeds
         if not resume:
             self._remove(self._held(KEPT))
 
@@ -188,18 +222,32 @@ class RunFolder:
         kept = self.folder / f"{KEPT}{key}"
         return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about)
 
-    def make_way(self) -> None:
-        """Remove an older report, so that no mixture of two is taken for a whole one, and what a kill left of one."""
-        remove_unfinished(self.folder)
-        for name in (REPORT_FILE, PAGE_FILE):
-            (self.folder / name).unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def replacing(self, *, keep: bool) -> Iterator[None]:
+        """Hold off other runs while the report is written, without an older one that it could be mixed with.
+
+        With `keep`, the episodes of this run stay then, in case more seeds are asked for.
+
+        Raises
+        ------
+        OutputError
+            Meanwhile another run has written a report of something else.
+        """
+        with locked(self.folder):
+            self._refuse_report()
+            for name in (REPORT_FILE, PAGE_FILE):
+                (self.folder / name).unlink(missing_ok=True)
+            yield
+            self.settle(keep=keep)
 
     def settle(self, *, keep: bool) -> None:
         """The report is there: keep the episodes of this run in case more seeds are asked for, or drop them."""
         for folder in self._held(PARTS):
-            remove_unfinished(folder)
-            if keep:
-                folder.rename(folder.with_name(f"{KEPT}{folder.name.removeprefix(PARTS)}"))
+            if self._difference(folder):
+                continue  # of another run that goes on beside this one
+            kept = folder.with_name(f"{KEPT}{folder.name.removeprefix(PARTS)}")
+            if keep and not kept.exists():
+                folder.rename(kept)
             else:
                 self._remove([folder])
 
@@ -213,12 +261,16 @@ class RunFolder:
     @staticmethod
     def _remove(folders: Sequence[Path]) -> None:
         for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            # In one step, so that no other run finds half of a store.
+            gone = folder.with_name(f".{uuid.uuid4().hex}.{UNFINISHED}{folder.name[1:]}")
+            with contextlib.suppress(OSError):
+                folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
-    def _refuse_report(self, seeds: list[int]) -> None:
+    def _refuse_report(self) -> None:
         """Refuse to replace a finished report by that of anything else than the same run with more seeds."""
         path = self.folder / REPORT_FILE
-        if not path.is_file():
+        if self.overwrite or not path.is_file():
             return
         remedy = "choose another folder, or replace it with --overwrite (overwrite=True)"
         held = run_of(self.folder) or {}
@@ -233,8 +285,8 @@ class RunFolder:
                 raise OutputError(
                     f"{self.folder} holds {_words_of(path)} with another {name} ({_change(before, value)}); {remedy}."
                 )
-        if not set(held["seeds"]) <= set(seeds):
-            known, asked = (", ".join(map(str, some)) for some in (held["seeds"], seeds))
+        if not set(held["seeds"]) <= set(self.seeds):
+            known, asked = (", ".join(map(str, some)) for some in (held["seeds"], self.seeds))
             raise OutputError(
                 f"{self.folder} holds {_words_of(path)} of the seeds {known}, but the seeds {asked} are asked for; "
                 f"ask for those that are there and more, {remedy}."
@@ -246,19 +298,19 @@ class RunFolder:
             "go on with that run as it was begun, choose another folder, or start anew with --no-resume (resume=False)"
         )
         try:
-            about = json.loads((other / RUN_FILE).read_text(encoding="utf-8"))
-            known = about["format_version"] == FORMAT_VERSION
-            run = dict(about["run"])
-        except (OSError, ValueError, KeyError, TypeError):
-            known, run = False, {}
-        if not known:
+            about = read_json(other / RUN_FILE, _About, what="a run", remedy="start anew")
+        except DataError:
+            about = None
+        if not other.is_dir():
+            return ""  # another run has just removed it
+        if about is None or about["format_version"] != FORMAT_VERSION:
             return (
                 f"{self.folder} holds an unfinished run that another version of fsmer wrote or that lost its "
                 f"{RUN_FILE}, whose episodes cannot be taken over; choose another folder or start anew with "
                 "--no-resume (resume=False)."
             )
-        for name in dict.fromkeys([*self.identity, *run]):
-            before, value = run.get(name, "none"), self.identity.get(name, "none")
+        for name in dict.fromkeys([*self.identity, *about["run"]]):
+            before, value = about["run"].get(name, "none"), self.identity.get(name, "none")
             if before != value:
                 return (
                     f"{self.folder} holds an unfinished run with another {name} "

@@ -281,9 +281,8 @@ def evaluate(
     run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": engine.taken_over}
     report = replace(report, run=run)
     if engine.folder is not None:
-        engine.folder.make_way()
-        report.save(engine.folder.folder)
-        engine.folder.settle(keep=not solver.keeps_backbone)
+        with engine.folder.replacing(keep=not solver.keeps_backbone):
+            report.save(engine.folder.folder)
     return report
 
 

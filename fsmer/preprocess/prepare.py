@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -20,11 +21,12 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NotRequired, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from fsmer.data.adapters import check_dataset
 from fsmer.data.adapters.base import FrameKind
@@ -44,12 +46,23 @@ from fsmer.errors import (
     UnknownNameError,
     WeightsError,
 )
-from fsmer.io import check_writable, write_json, write_text
+from fsmer.io import (
+    atomic_folder,
+    check_regular,
+    check_writable,
+    digest,
+    file_digest,
+    read_bytes,
+    restore_folder,
+    write_json,
+    write_text,
+)
 from fsmer.preprocess.apex import check_interval
 from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, load_detector
 from fsmer.preprocess.media import apex_source, checked_specs, crop_frames, made_spec, make_media, needs_apex
 from fsmer.preprocess.reading import FALLBACK_RATE, Frame, ImageFolder, VideoFile
 from fsmer.preprocess.recipe import PreprocessRecipe
+from fsmer.schema import Count, parse_json, read_json
 
 __all__ = ["PrepareProgress", "PrepareReport", "Prepared", "group_specs", "prepare"]
 
@@ -57,6 +70,8 @@ RECIPE = "recipe.json"
 REPORT = "report.csv"
 SETTINGS = "prepare.json"
 LOCK = "lock"
+# Characters of the digest after a clip in the store, and the most bytes that the line before its media may have.
+DIGEST, HEAD_BYTES = 32, 1 << 20
 REPORT_COLUMNS = ("clip", "dataset", "subject", "status", "problem", "detail", "key")
 # Raised whenever finished clips of an unfinished run can no longer be used.
 PART_VERSION = 2
@@ -256,27 +271,57 @@ def _groups(specs: InputSpec | Sequence[InputSpec] | Mapping[str, Sequence[Input
     return {name: checked_specs(held) for name, held in named.items()}
 
 
+class _Head(TypedDict):
+    """The line before a finished clip's media in the store of parts."""
+
+    clip: str
+    key: str
+    media: dict[str, Count]
+    facts: dict[str, Any]
+
+
+class _Settings(TypedDict):
+    """Content of a finished folder's settings; earlier versions left out the digests of the report and of all this."""
+
+    format: str
+    format_version: int
+    recipe: str
+    sets: dict[str, Any]
+    report: NotRequired[str]
+    checksum: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class _Part:
     """A finished clip in the store of parts, where each worker of a run appends its clips to a file of its own.
 
-    There it is a line of JSON, the bytes of its media in the order named in that line, and its key. A run that is
-    stopped leaves clips without their key at the end of a file.
+    There it is a line of JSON, the bytes of its media in the order named in that line, and the digest of all that. A
+    run that is stopped leaves a clip without its digest at the end of a file.
     """
 
     path: Path
-    place: int
+    start: int
+    head: int
+    """Bytes of the line."""
     lengths: Mapping[str, int]
     facts: Mapping[str, Any]
 
     def media(self) -> dict[str, memoryview]:
-        ends = [0, *accumulate(self.lengths.values())]
+        ends = list(accumulate(self.lengths.values(), initial=self.head))
         with self.path.open("rb") as handle:
-            handle.seek(self.place)
-            held = memoryview(handle.read(ends[-1]))
-        if len(held) != ends[-1]:
-            raise DataError(f"the finished clips in {self.path} were cut short meanwhile; run the same again.")
+            handle.seek(self.start)
+            held, mark = memoryview(handle.read(ends[-1])), handle.read(DIGEST)
+        if digest(held).encode() != mark:
+            raise DataError(
+                f"the finished clips in {self.path} were altered or cut short meanwhile; run the same again."
+            )
         return {name: held[low:high] for name, (low, high) in zip(self.lengths, pairwise(ends), strict=True)}
+
+    def whole(self) -> bool:
+        try:
+            return bool(self.media())
+        except (OSError, DataError):
+            return False
 
 
 @dataclass(frozen=True)
@@ -376,7 +421,7 @@ def _prepare_clip(task: _Task, job: _Job) -> _Outcome:
         key = _key(task, job)
         if key == task.finished:
             return _Outcome(task.clip, key, "finished")
-        if key in task.parts:
+        if key in task.parts and task.parts[key].whole():
             return _Outcome(task.clip, key, "part", task.parts[key])
         arrays, facts = _make(task, job)
     except FATAL:
@@ -395,12 +440,14 @@ def _write_part(task: _Task, key: str, arrays: Mapping[str, NDArray[Any]], facts
     lengths = {name: array.nbytes for name, array in arrays.items()}
     head = json.dumps({"clip": task.clip, "key": key, "media": lengths, "facts": facts}).encode() + b"\n"
     start = path.stat().st_size if path.exists() else 0
+    mark = hashlib.blake2b(head, digest_size=DIGEST // 2)
     try:
         with path.open("ab") as handle:
             handle.write(head)
             for array in arrays.values():
                 handle.write(array.data)
-            handle.write(key.encode())
+                mark.update(array.data)
+            handle.write(mark.hexdigest().encode())
     except OSError as error:
         with contextlib.suppress(OSError):
             if start:
@@ -408,23 +455,22 @@ def _write_part(task: _Task, key: str, arrays: Mapping[str, NDArray[Any]], facts
             else:
                 path.unlink()
         raise _cannot_write(job.parts, error) from error
-    return _Part(path, start + len(head), lengths, facts)
+    return _Part(path, start, len(head), lengths, facts)
 
 
 def _stored(store: Path) -> dict[str, dict[str, _Part]]:
     """Clips that stopped runs have finished, by name and key."""
     found: dict[str, dict[str, _Part]] = {}
     for path in sorted(store.glob("*.clips")):
-        # What cannot be read, or ends in the middle, is made again.
-        broken = (OSError, ValueError, KeyError, TypeError, AttributeError)
-        with contextlib.suppress(*broken), path.open("rb") as handle:
-            for line in iter(handle.readline, b""):
-                head = json.loads(line)
-                part = _Part(path, handle.tell(), head["media"], head["facts"])
-                handle.seek(sum(part.lengths.values()), os.SEEK_CUR)
-                if handle.read(len(head["key"])) != head["key"].encode():
-                    break
-                found.setdefault(head["clip"], {})[head["key"]] = part
+        # What cannot be read, or ends in the middle, is made again; digests are compared where clips are used.
+        with contextlib.suppress(OSError, DataError):
+            check_regular(path)
+            with path.open("rb") as handle:
+                while line := handle.readline(HEAD_BYTES):
+                    head = parse_json(line, _Head, path, what="a finished clip", remedy="it is made again")
+                    part = _Part(path, handle.tell() - len(line), len(line), head["media"], head["facts"])
+                    handle.seek(sum(part.lengths.values()) + DIGEST, os.SEEK_CUR)
+                    found.setdefault(head["clip"], {})[head["key"]] = part
     return found
 
 
@@ -626,7 +672,7 @@ def prepare(
     }
     check_writable(target.parent)
     with _alone(target, store):
-        _take_back(target, store)
+        restore_folder(target)
         finished = _finished(target, settings, resume=resume)
         if not resume:
             _empty(store)
@@ -724,36 +770,34 @@ def _indices(column: pd.Series) -> list[int | None]:
     return [None if pd.isna(value) else int(value) for value in column.tolist()]
 
 
-def _take_back(target: Path, store: Path) -> None:
-    """Undo a swap of folders that was stopped half-way."""
-    old = store / "old"
-    if old.is_dir() and not target.exists():
-        os.replace(old, target)
-
-
 def _finished(target: Path, settings: Mapping[str, Any], *, resume: bool) -> dict[str, str]:
     """Keys of the clips that a finished folder of the same settings holds, by name."""
     if target.exists() and not target.is_dir():
         raise OutputError(f"cannot write the folder {target}: a file of that name is there; choose another folder.")
     if not target.is_dir() or not any(target.iterdir()):
         return {}
-    try:
-        held = json.loads((target / SETTINGS).read_text(encoding="utf-8"))
-        report = pd.read_csv(target / REPORT, dtype=str, keep_default_na=False)
-        keys = dict(zip(report["clip"], report["key"], strict=True))
-        same = dict(settings) == held
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(
-            f"cannot write {target}: it holds other files, which would be lost; choose a new folder."
-        ) from error
+    if not ((target / SETTINGS).is_file() and (target / REPORT).is_file()):
+        raise OutputError(f"cannot write {target}: it holds other files, which would be lost; choose a new folder.")
     if not resume:
         return {}
-    if not same:
+    remedy = "choose a new folder, or start anew without resuming to replace it"
+    held = read_json(
+        target / SETTINGS, _Settings, what="the settings of a prepared folder", remedy=remedy, error=OutputError
+    )
+    if {name: value for name, value in held.items() if name in settings} != settings:
         raise OutputError(
-            f"{target} was prepared with other media or another recipe (hash {held.get('recipe')}, now "
-            f"{settings['recipe']}); choose a new folder, or start anew without resuming to replace it."
+            f"{target} was prepared with other media or another recipe (hash {held['recipe']}, now "
+            f"{settings['recipe']}); {remedy}."
         )
-    return {clip: key for clip, key in keys.items() if key}
+    try:
+        content = read_bytes(target / REPORT)
+        if held.get("report", digest(content)) != digest(content):
+            raise ValueError("it was altered after fsmer wrote it")
+        report = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+        return {clip: key for clip, key in zip(report["clip"], report["key"], strict=True) if key}
+    except (OSError, ValueError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{target / REPORT} cannot be read as a report of prepare: {reason}; {remedy}.") from error
 
 
 @contextlib.contextmanager
@@ -891,37 +935,31 @@ def _finish(
     settings: Mapping[str, Any],
 ) -> None:
     """Put the parts together beside the target, then swap."""
-    whole, old = job.parts / "whole", job.parts / "old"
+    tables = job.parts / "tables"
     keep = table["clip"].map(lambda clip: bool(outcomes[clip].key)).to_numpy(bool)
     kept = table[keep].reset_index(drop=True)
+    wanted = [outcomes[clip] for clip in kept["clip"]]
     try:
-        shutil.rmtree(whole, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        whole.mkdir()
-        wanted = [outcomes[clip] for clip in kept["clip"]]
+        shutil.rmtree(tables, ignore_errors=True)
+        tables.mkdir()
         earlier = _Earlier(target, job) if any(one.origin == "finished" for one in wanted) else None
         readers = [_reader(one, earlier) for one in wanted]
         clean = clean_table(_with_facts(kept, [reader.facts for reader in readers], job.recipe))
-        files = _write_tables(whole, job, clean)
-        files.append(write_text(whole / REPORT, report.to_csv(index=False, lineterminator="\n")))
-        files.append(write_json(whole / SETTINGS, dict(settings)))
-        if all(one.origin == "finished" for one in wanted) and _same(files, whole, target):
-            shutil.rmtree(job.parts, ignore_errors=True)
-            return
-        _write_media(whole, job, readers)
-        for name, specs in job.groups:
-            write_tables(whole / name, clean, specs)
-        if target.is_dir():
-            os.replace(target, old)
-        os.replace(whole, target)
+        files = _write_tables(tables, job, clean)
+        files.append(write_text(tables / REPORT, report.to_csv(index=False, lineterminator="\n")))
+        sealed = {**settings, "report": file_digest(tables / REPORT)}
+        files.append(write_json(tables / SETTINGS, sealed, sealed=True))
+        if not (all(one.origin == "finished" for one in wanted) and _same(files, tables, target)):
+            with atomic_folder(target) as whole:
+                shutil.copytree(tables, whole, dirs_exist_ok=True)
+                _write_media(whole, job, readers)
+                for name, specs in job.groups:
+                    write_tables(whole / name, clean, specs)
         shutil.rmtree(job.parts, ignore_errors=True)
-    except OutputError:
-        shutil.rmtree(whole, ignore_errors=True)
-        raise
     except OSError as error:
-        shutil.rmtree(whole, ignore_errors=True)
-        _take_back(target, job.parts)
-        raise _cannot_write(target, error, job.parts) from error
+        shutil.rmtree(tables, ignore_errors=True)
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise _cannot_write(target, cause, job.parts) from error
 
 
 def _same(files: Sequence[Path], whole: Path, target: Path) -> bool:

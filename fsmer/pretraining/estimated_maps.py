@@ -8,7 +8,9 @@ Clips come in blocks, each from its own seed, so that any of them can be made an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import shutil
 import zipfile
@@ -24,8 +26,8 @@ from fsmer.data.au_parser import au_numbers
 from fsmer.data.flow_model import ACTION_UNIT_ORDER, EMOTION_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.data.synthetic import SyntheticMaps
-from fsmer.errors import DataError, FsmerError
-from fsmer.io import atomic_path
+from fsmer.errors import FsmerError
+from fsmer.io import atomic_path, digest, read_bytes, remove_unfinished
 from fsmer.preprocess.flow import DIS, FlowMethod, flow_map, head_motion
 
 if TYPE_CHECKING:
@@ -38,11 +40,14 @@ BLOCK, CLIPS_A_SUBJECT = 240, 10
 # Keeps the individuals apart from those that small seeds of `fsmer.data.synthetic_frames` give.
 FIRST_SEED = 11_000
 SIDE = 28
+# Digits of a block's number in the name of its file.
+NUMBER = 5
 # Raised whenever the same seed would give other maps.
 VERSION = 1
 
 Maps = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Block = dict[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
 
 
@@ -190,7 +195,8 @@ class MapPool:
     Parameters
     ----------
     folder : Path
-        Where blocks are kept; those that are there already are not drawn again.
+        Where blocks are kept, each with the digest of its content in its name; those that are there already are not
+        drawn again unless they were altered.
     plan : EstimationPlan
     seed : int
     progress : callable, optional
@@ -202,8 +208,10 @@ class MapPool:
         self.folder = folder / f".maps-{key}"
         self.plan = plan
         self.seed = seed
-        self._draw_missing(progress)
-        blocks = [self._read(number) for number in range(plan.blocks)]
+        held = {path.name[:NUMBER]: block for path in self.folder.glob("*.npz") if (block := _read(path)) is not None}
+        remove_unfinished(self.folder)
+        self._draw_missing(held, progress)
+        blocks = [held[_name(number)] for number in range(plan.blocks)]
         self.maps: Bytes = np.concatenate([block["maps"] for block in blocks])
         self.units: NDArray[np.bool_] = np.concatenate([block["units"] for block in blocks])
         self.emotions: NDArray[np.int64] = np.concatenate([block["emotions"] for block in blocks])
@@ -221,36 +229,43 @@ class MapPool:
         """Delete the blocks from the disk; what was read stays in memory."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _draw_missing(self, progress: Progress | None) -> None:
+    def _draw_missing(self, held: dict[str, Block], progress: Progress | None) -> None:
         from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]
 
-        missing = [number for number in range(self.plan.blocks) if not self._path(number).is_file()]
+        missing = [number for number in range(self.plan.blocks) if _name(number) not in held]
         done = self.plan.blocks - len(missing)
         workers = min(cpu_count(), len(missing))
         if not missing:
             return
         run = Parallel(n_jobs=workers, return_as="generator_unordered")
-        for _ in run(delayed(_write_block)(self._path(number), number, self.plan, self.seed) for number in missing):
+        for number, block in run(
+            delayed(_write_block)(self.folder, number, self.plan, self.seed) for number in missing
+        ):
+            held[_name(number)] = block
             done += 1
             if progress is not None:
                 progress(done * self.plan.block, self.plan.count)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.npz"
 
-    def _read(self, number: int) -> dict[str, NDArray[Any]]:
-        path = self._path(number)
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                return {name: held[name] for name in ("maps", "units", "emotions")}
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"the drawn clips in {path} cannot be read ({error}); delete the folder {self.folder.name} and start "
-                "again."
-            ) from error
+def _name(number: int) -> str:
+    return f"{number:0{NUMBER}d}"
 
 
-def _write_block(path: Path, number: int, plan: EstimationPlan, seed: int) -> None:
+def _read(path: Path) -> Block | None:
+    """The clips of a block; one that was altered is removed, so that it is drawn again."""
+    try:
+        content = read_bytes(path)
+        if digest(content) != path.stem[NUMBER + 1 :]:
+            raise ValueError("altered")
+        with np.load(io.BytesIO(content), allow_pickle=False) as held:
+            return {name: held[name] for name in ("maps", "units", "emotions")}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+
+
+def _write_block(folder: Path, number: int, plan: EstimationPlan, seed: int) -> tuple[int, Block]:
     import cv2
 
     # One thread a worker; a caller that draws in its own process gets its threads back.
@@ -262,8 +277,12 @@ def _write_block(path: Path, number: int, plan: EstimationPlan, seed: int) -> No
         cv2.setNumThreads(threads)
     # Eight bits, as the public maps have.
     maps = np.rint(255 * drawn.maps).astype(np.uint8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, allow_pickle=False, maps=maps, units=drawn.units, emotions=drawn.emotions)
+    block: Block = {"maps": maps, "units": drawn.units, "emotions": drawn.emotions}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **block)
+    with atomic_path(folder / f"{_name(number)}-{digest(content.getbuffer())}.npz") as temporary:
+        temporary.write_bytes(content.getbuffer())
+    return number, block
 
 
 def _grey(image: Maps) -> Bytes:

@@ -21,7 +21,7 @@ from fsmer.backbones.embedding import embed
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch, smoothed
 from fsmer.backbones.noise import Draws
 from fsmer.checkpoints import (
-    has_checkpoint,
+    PretrainingState,
     load_checkpoint,
     optimizer_tensors,
     remove_checkpoint,
@@ -149,8 +149,6 @@ def pretrain_facs_flow(
     ------
     FsmerError
         The recipe is out of range.
-    DataError
-        Drawn clips of an interrupted run are damaged.
     WeightsError
         A checkpoint is there but belongs to another recipe or seed, or is damaged.
     OutputError
@@ -171,7 +169,7 @@ def pretrain_facs_flow(
     check_writable(folder)  # now rather than after half an hour
     remove_unfinished(folder)
     run = _Run(recipe, seed)
-    if resume and has_checkpoint(folder):
+    if resume:
         run.load(folder)
     started = time.perf_counter()
     pool = None if plan is None else _map_pool(folder, plan, seed, progress)
@@ -319,19 +317,17 @@ class _Run:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         tensors |= optimizer_tensors(self.optimizer)
-        tensors["step"] = torch.tensor(self.step)
         state = {"step": self.step, "seconds": self.seconds, "history": self.history}
         save_checkpoint(folder, tensors, state, self._key)
 
     def load(self, folder: Path) -> None:
-        """Take up a checkpoint of the same recipe and seed."""
-        tensors, state = load_checkpoint(folder, self._key)
+        """Take up a checkpoint of the same recipe and seed, if there is one."""
+        found = load_checkpoint(folder, self._key, PretrainingState)
+        if found is None:
+            return
+        tensors, state = found
         restore(tensors, {"model": self.model, "average": self.average}, self.optimizer)
-        self.step = int(tensors["step"])
-        # A run cut between the two files has tensors that are newer than the state; the history then ends a little
-        # early.
-        self.seconds = float(state["seconds"])
-        self.history = [entry for entry in state["history"] if entry["step"] <= self.step]
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
     @property
     def _key(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from fsmer.backbones.noise import Draws
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.registry import class_notes
 from fsmer.checkpoints import (
-    has_checkpoint,
+    PretrainingState,
     load_checkpoint,
     optimizer_tensors,
     remove_checkpoint,
@@ -135,7 +135,7 @@ def pretrain_self_supervised(
     remove_unfinished(folder)
     pairs = _open_pairs(frames, model, chosen, seed)
     run = _Run(model, chosen, seed, where, pairs.describe())
-    if resume and has_checkpoint(folder):
+    if resume:
         run.load(folder)
     started = time.perf_counter()
     with contextlib.closing(_batches_ahead(pairs, run.step, chosen)) as batches:
@@ -221,19 +221,17 @@ class _Run:
         """Write the checkpoint."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= optimizer_tensors(self.optimizer)
-        tensors["step"] = torch.tensor(self.step)
         state = {"step": self.step, "seconds": self.seconds, "history": self.history}
         save_checkpoint(folder, tensors, state, self.key)
 
     def load(self, folder: Path) -> None:
-        """Take up a checkpoint of the same run."""
-        tensors, state = load_checkpoint(folder, self.key)
+        """Take up a checkpoint of the same run, if there is one."""
+        found = load_checkpoint(folder, self.key, PretrainingState)
+        if found is None:
+            return
+        tensors, state = found
         restore(tensors, {"model": self.model}, self.optimizer)
-        self.step = int(tensors["step"])
-        # A run cut between the two files has tensors that are newer than the state; the history then ends a little
-        # early.
-        self.seconds = float(state["seconds"])
-        self.history = [entry for entry in state["history"] if entry["step"] <= self.step]
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
 
 def make_optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimizer:

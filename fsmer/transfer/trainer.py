@@ -20,7 +20,7 @@ from fsmer.backbones.base import Inputs
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.noise import Draws
 from fsmer.checkpoints import (
-    has_checkpoint,
+    TrainingState,
     load_checkpoint,
     optimizer_tensors,
     remove_checkpoint,
@@ -201,7 +201,7 @@ class Trainer(Training):
         after_epoch : callable, optional
             Called with (epochs done, {"loss": its mean, "learning_rate": that of the last step}).
         """
-        if folder is not None and resume and has_checkpoint(folder):
+        if folder is not None and resume:
             self._load(folder, key)
         total = self.recipe.epochs * self.steps_an_epoch
         stop = self.recipe.epochs if until is None else min(until, self.recipe.epochs)
@@ -365,9 +365,12 @@ class Trainer(Training):
         save_checkpoint(folder, tensors, {"epoch": self.epoch, "losses": self.losses}, key)
 
     def _load(self, folder: Path, key: Any) -> None:
-        tensors, state = load_checkpoint(folder, key)
+        found = load_checkpoint(folder, key, TrainingState)
+        if found is None:
+            return
+        tensors, state = found
         restore(tensors, {"backbone": self.backbone, "classifier": self.classifier}, self.optimizer)
-        self.epoch, self.losses = int(state["epoch"]), list(state["losses"])
+        self.epoch, self.losses = state["epoch"], state["losses"]
 
 
 def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:

@@ -1,0 +1,170 @@
+"""Compiled code is loaded only as this user's own compiler made it, from a place that nobody else can write."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fsmer.backbones import compiled as module
+from fsmer.caches import cache_place
+
+pytestmark = pytest.mark.skipif(module.compiled("shallow") is None, reason="this machine has no C compiler")
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch):
+    monkeypatch.setattr(module, "FLAGS", ("-O0", *(flag for flag in module.FLAGS if flag != "-O3")))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of an own cache in which one library lies."""
+    monkeypatch.setenv("FSMER_CACHE", str(tmp_path / "cache"))
+    assert compiled() is not None
+    return tmp_path / "cache" / "compiled"
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """What the system was asked to load: the files, whatever name they were opened by."""
+    found = []
+    real = module.ctypes.CDLL
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: found.append(os.path.realpath(name)) or real(name))
+    return found
+
+
+def compiled():
+    """As a new process finds the library."""
+    return module.compiled.__wrapped__("shallow")
+
+
+def only(folder):
+    (found,) = folder.iterdir()
+    return found
+
+
+def test_what_was_compiled_is_found_again(cache, loaded, monkeypatch):
+    monkeypatch.setattr(module.subprocess, "run", None)
+    assert compiled() is not None
+    assert loaded == [str(only(cache))]
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert stat.S_IMODE(only(cache).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("change", ["a byte", "cut short", "a link", "others may write", "a pipe", "a folder"])
+def test_a_library_that_is_not_as_it_was_compiled_is_compiled_again(cache, loaded, tmp_path, change):
+    path = only(cache)
+    whole = path.read_bytes()
+    if change == "a byte":
+        path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    if change == "cut short":
+        os.truncate(path, 4000)
+    if change == "others may write":
+        path.chmod(0o777)
+    if change == "a link":
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    if change == "a pipe":
+        path.unlink()
+        os.mkfifo(path)
+    if change == "a folder":
+        path.rename(path.with_suffix(""))
+        path.mkdir()
+    library = compiled()
+    if change == "a folder":  # in whose place nothing can be put
+        assert library is None
+        return
+    assert loaded == [str(path)]
+    assert not path.is_symlink()
+    assert path.read_bytes() == whole
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give files to others")
+@pytest.mark.parametrize("whose", ["library", "folder", "parent"])
+def test_nothing_of_another_user_is_loaded(cache, loaded, whose):
+    path = only(cache)
+    os.chown({"library": path, "folder": cache, "parent": cache.parent}[whose], 12345, 12345)
+    assert compiled() is not None
+    if whose == "library":
+        assert path.stat().st_uid == 0, "compiled again in its place"
+        assert loaded == [str(path)]
+    else:
+        # Made by this process for itself, and gone.
+        assert len(loaded) == 1
+        assert not os.path.exists(loaded[0])
+        assert cache not in Path(loaded[0]).parents
+
+
+@pytest.mark.parametrize("place", ["folder", "parent"])
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o702])
+def test_a_place_that_others_can_write_is_left_alone(cache, loaded, place, mode):
+    before = only(cache).stat().st_mtime_ns
+    (cache if place == "folder" else cache.parent).chmod(mode)
+    assert compiled() is not None
+    assert cache not in Path(loaded[0]).parents
+    assert only(cache).stat().st_mtime_ns == before
+
+
+def test_a_folder_for_all_in_which_nobody_renames_what_is_others_is_good_enough(cache, loaded):
+    cache.parent.chmod(0o1777)
+    assert compiled() is not None
+    assert loaded == [str(only(cache))]
+
+
+def test_the_file_that_was_checked_is_the_one_that_is_loaded(cache, monkeypatch):
+    """Another file takes the name between the check and the loading."""
+    path = only(cache)
+    found = []
+
+    def swapped(name):
+        path.unlink()
+        path.write_bytes(b"\x7fELF another")
+        found.append(Path(name).read_bytes())
+        return object()
+
+    whole = path.read_bytes()
+    monkeypatch.setattr(module.ctypes, "CDLL", swapped)
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("this system has no names for open files")
+    compiled()
+    assert found == [whole]
+
+
+@pytest.mark.parametrize("place", ["a file", "a pipe", "no home", "a full disk"])
+def test_without_a_place_it_is_compiled_for_this_process_or_done_without(place, tmp_path, loaded, monkeypatch):
+    monkeypatch.setenv("FSMER_CACHE", str(tmp_path / "cache"))
+    if place == "a file":
+        (tmp_path / "cache").touch()
+    if place == "a pipe":
+        os.mkfifo(tmp_path / "cache")
+    if place == "no home":
+        for name in ("FSMER_CACHE", "XDG_CACHE_HOME", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+        assert cache_place("compiled") is None
+    if place == "a full disk":
+
+        def full(*_, **__):
+            raise OSError(28, os.strerror(28))
+
+        monkeypatch.setattr(tempfile, "mkdtemp", full)
+        assert compiled() is None
+        return
+    assert compiled() is not None
+    assert not os.path.exists(loaded[0])
+
+
+def test_what_a_kill_left_half_compiled_goes(cache):
+    left = cache / ".shallow.so.unfinished-gone"
+    left.mkdir()
+    only_library(cache).unlink()
+    assert compiled() is not None
+    assert not left.exists()
+
+
+def only_library(cache):
+    (found,) = cache.glob("*.so")
+    return found

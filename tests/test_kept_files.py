@@ -1,0 +1,196 @@
+"""What runs keep on disk for later ones - embeddings, finished episodes - is verified, and may fail without harm."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fsmer
+from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
+from fsmer.data.synthetic import synthetic_clips
+from fsmer.errors import OutputError
+from fsmer.evaluation import Report, evaluate
+from fsmer.evaluation.cache import cache_folder, embed_cached
+from fsmer.evaluation.parts import RunFolder
+from fsmer.transfer import Method, Recognizer, load_method
+from fsmer.transfer.finetune import Finetune
+
+from tiny_backbone import TinyBackbone  # isort: skip
+
+
+class Stop(Exception):
+    pass
+
+
+def stopped(*_: Any, **__: Any) -> None:
+    raise Stop
+
+
+def tuned() -> Method:
+    return load_method("finetune", train_backbone=True, steps=2, encoder_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return TinyBackbone().eval()
+
+
+@pytest.fixture(scope="module")
+def clips() -> ClipSet:
+    made = synthetic_clips("lab", n=24)
+    return ClipSet.from_arrays(made.media(), made.labels, subjects=[f"{place % 6}" for place in range(24)])
+
+
+@pytest.mark.parametrize("change", ["every 997th byte", "cut short", "empty", "of another kind", "a pipe"])
+def test_an_altered_cache_entry_is_made_again(change: str, backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:
+    expected, _ = embed_cached(backbone, clips, folder=tmp_path)
+    (path,) = tmp_path.glob("*/*.npy")
+    whole = path.read_bytes()
+    # The header stays as it is, and the embeddings are numbers.
+    flipped = bytes(byte ^ (place % 997 == 996) for place, byte in enumerate(whole))
+    os.remove(path)
+    if change == "a pipe":
+        os.mkfifo(path)
+    else:
+        contents = {"every 997th byte": flipped, "cut short": whole[:-7], "empty": b"", "of another kind": b"no array"}
+        path.write_bytes(contents[change])
+    assert torch.equal(embed_cached(backbone, clips, folder=tmp_path)[0], expected)
+    assert path.read_bytes() == whole
+
+
+def test_a_cache_that_may_only_be_read_is_used(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = embed_cached(backbone, clips, folder=tmp_path)
+    before = list(tmp_path.rglob("*"))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr("fsmer.evaluation.cache.embed", refuse)
+    assert torch.equal(embed_cached(backbone, clips, folder=tmp_path)[0], expected)
+    assert list(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", ["a file", "a pipe", "a loop", "no home", "a full disk", "a long name"])
+def test_a_cache_without_a_place_is_no_reason_to_stop(
+    place: str, backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate("loso", backbone, "protonet", clips=clips, cache=False)
+    if place == "a file":
+        (tmp_path / "cache").touch()
+    if place == "a pipe":
+        os.mkfifo(tmp_path / "cache")
+    if place == "a loop":
+        (tmp_path / "cache").symlink_to(tmp_path / "cache")
+    monkeypatch.setenv("FSMER_CACHE", str(tmp_path / ("x" * 300 if place == "a long name" else "cache")))
+    if place == "no home":
+        for name in ("FSMER_CACHE", "XDG_CACHE_HOME", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the user has no passwd entry
+        assert cache_folder() is None
+    if place == "a full disk":
+
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("tempfile.mkdtemp", full)
+    assert evaluate("loso", backbone, "protonet", clips=clips).to_dict() == expected.to_dict()
+    assert fsmer.train(backbone, clips[:12], epochs=1).predict(clips).tolist()
+
+
+def test_what_killed_runs_left_half_written_in_cache_and_parts_goes(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path
+) -> None:
+    embed_cached(backbone, clips[:4], folder=tmp_path / "cache")
+    (network,) = (tmp_path / "cache").iterdir()
+    left = [network / ".a.npy.unfinished-x1", tmp_path / "cache" / "other" / ".b.npy.unfinished-x2"]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "a.npy").write_bytes(b"half")
+    embed_cached(backbone, clips, folder=tmp_path / "cache")
+    assert not any(folder.exists() for folder in left)
+
+
+def test_finished_episodes_that_were_altered_are_computed_again(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path / "whole")
+    fit, fitted = Finetune.fit, []
+
+    def counted(self: Finetune, *args: Any, **options: Any) -> Recognizer:
+        if len(fitted) == 4:
+            raise Stop
+        fitted.append(self.seed)
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(Finetune, "fit", counted)
+    monkeypatch.setattr(Finetune, "fit_many", Method.fit_many)
+    with pytest.raises(Stop):
+        evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path / "cut")
+    (store,) = (tmp_path / "cut").glob(".parts-*")
+    first, second, third, _ = sorted(store.glob("*.npz"))
+    held = first.read_bytes()
+    # A probability: zip's own checksum does not cover the whole file, and this file is put together anew.
+    with np.load(first) as arrays:
+        altered = {name: arrays[name] for name in arrays}
+    altered["probabilities"] = altered["probabilities"][::-1].copy()
+    with first.open("wb") as stream:
+        np.savez(stream, **altered)
+    assert first.read_bytes() != held
+    second.write_bytes(b"")
+    os.remove(third)
+    os.mkfifo(third)
+    (store / ".x.npz.unfinished-gone").mkdir()
+    fitted = [-1, -1]  # two episodes more than are allowed
+    with pytest.raises(Stop):
+        evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path / "cut")
+    assert not list(store.glob(".*"))
+    fitted = [-9] * 9
+    resumed = evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path / "cut")
+    assert resumed.to_dict() == whole.to_dict()
+    for name in ("report.json", "predictions.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "null", "[1]", '{"run": {}}', "[" * 100_000, '{"format_version": 3, "run": 5}']
+)
+def test_a_damaged_description_of_an_unfinished_run_is_one_sentence(
+    content: str, backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "save", stopped)
+        with pytest.raises(Stop):
+            evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
+    (path,) = tmp_path.glob(".parts-*/run.json")
+    for text in (content, path.read_text().replace("protonet", "protonot")):
+        path.write_text(text)
+        with pytest.raises(OutputError, match=r"unfinished run.*resume=False"):
+            evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
+    evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path, resume=False)
+
+
+def test_a_run_does_not_replace_the_report_that_another_one_wrote_meanwhile(
+    backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def beside(*_: Any) -> None:
+        if not begun:
+            begun.append("logistic")
+            with monkeypatch.context() as patch:
+                patch.setattr(RunFolder, "_difference", lambda *_: "")  # as if it had begun first
+                evaluate("loso", backbone, "logistic", clips=clips, out=tmp_path, overwrite=True)
+
+    with pytest.raises(OutputError, match=r"another method \(logistic.*--overwrite"):
+        evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path, progress=beside)
+    assert Report.load(tmp_path).method["name"] == "logistic"
