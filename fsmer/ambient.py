@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -24,6 +25,13 @@ __all__ = ["library_settings"]
 _FLOATING_POINT = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 _SMALLEST = 5e-324
+# Precision of float32 products in a fresh process, in the order in which they are set: what is not set for a backend
+# ("none") is that of all. "ieee" is what "none" means where products are concerned.
+_PRECISIONS = {
+    name: attrgetter(f"backends.{name}" if name else "backends")
+    for name in ("", "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn", "cuda.matmul", "cudnn")
+}
+_FULL = ("none", "ieee")
 
 
 _warns_alone = torch.is_deterministic_algorithms_warn_only_enabled
@@ -40,22 +48,23 @@ class _Process:
         self.lock = threading.Lock()
         self.inside = 0
         self.dtype: torch.dtype | None = None
-        self.precision: str | None = None
+        self.precisions: dict[str, str] = {}
         self.strict = False
 
     def enter(self) -> None:
         with self.lock:
-            self.inside += 1
             if (dtype := torch.get_default_dtype()) != torch.float32:
                 self.dtype = dtype
                 torch.set_default_dtype(torch.float32)
-            if (precision := torch.get_float32_matmul_precision()) != "highest":
-                self.precision = precision
-                torch.set_float32_matmul_precision("highest")
+            for name, backend in _PRECISIONS.items():
+                if (precision := backend(torch).fp32_precision) not in _FULL:
+                    self.precisions[name] = precision
+                    backend(torch).fp32_precision = "ieee" if "." in name else "none"
             if torch.are_deterministic_algorithms_enabled() and not _warns_alone():
                 # Deterministic kernels stay where there are some; an operation that has none goes on.
                 self.strict = True
                 torch.use_deterministic_algorithms(True, warn_only=True)
+            self.inside += 1
 
     def leave(self) -> None:
         with self.lock:
@@ -64,11 +73,12 @@ class _Process:
                 return
             if self.dtype is not None and torch.get_default_dtype() == torch.float32:
                 torch.set_default_dtype(self.dtype)
-            if self.precision is not None and torch.get_float32_matmul_precision() == "highest":
-                torch.set_float32_matmul_precision(self.precision)
+            for name, precision in self.precisions.items():
+                if (backend := _PRECISIONS[name](torch)).fp32_precision in _FULL:
+                    backend.fp32_precision = precision
             if self.strict and _warns_alone():
                 torch.use_deterministic_algorithms(True)
-            self.dtype, self.precision, self.strict = None, None, False
+            self.dtype, self.precisions, self.strict = None, {}, False
 
     def renew_lock(self) -> None:
         self.lock = threading.Lock()
@@ -89,8 +99,8 @@ def library_settings() -> Iterator[None]:
     if _thread.inside:
         yield
         return
-    _thread.inside = True
     _process.enter()
+    _thread.inside = True
     try:
         with ExitStack() as stack:
             # A default device is a mode that looks at every call of torch. Another device on top of it would not do:

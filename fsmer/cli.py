@@ -31,7 +31,7 @@ from rich.text import Text
 import fsmer
 from fsmer.console import Console, complain, open_streams, say, say_json
 from fsmer.errors import DataError, FsmerError, OutputError
-from fsmer.io import atomic_path, remove_unfinished
+from fsmer.io import atomic_path, check_writable
 from fsmer.memory import out_of_memory
 from fsmer.text import printable, write_csv
 
@@ -647,7 +647,6 @@ def _predict_clips(
     for column, name in enumerate(loaded.classes_):
         frame[f"p_{name}"] = probabilities[:, column].astype(float).round(6)
     if out is not None:
-        remove_unfinished(out.parent)
         with atomic_path(out) as temporary:
             write_csv(frame, temporary)
     if as_json:
@@ -767,7 +766,6 @@ def mmd(
         seed=seed,
     )
     names = (Path(a).name + (f" ({where_a})" if where_a else ""), Path(b).name + (f" ({where_b})" if where_b else ""))
-    remove_unfinished(out.parent)
     save_figure(domains_figure(*embeddings, names=names, title=f"{backbone.name}: {_short(result)}"), out)
     if as_json:
         say_json(result.to_dict() | {"a": a, "b": b, "model": model, "picture": str(out)})
@@ -797,7 +795,7 @@ def explain(
     asked = _trained(model)
     specs = asked.input_specs if isinstance(asked, Backbone) else asked.backbone.input_specs
     shown = _read(data, where, None, prefix, labelled=False, specs=specs)[:clips]
-    remove_unfinished(out)
+    check_writable(out)
     found = draw(asked, shown, out=out, method=how)
     pictures = found if isinstance(found, list) else [found]
     if as_json:

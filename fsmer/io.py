@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -55,6 +56,16 @@ UNFINISHED, COMPLETE, MOVED = "unfinished-", "complete", ".moved"
 # Where files cannot be locked: how long something unfinished may be one that somebody still writes.
 WRITING_SECONDS = 60.0
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+# What writing may meet that names no file, and what helps.
+_FULL_DISK = {
+    errno.ENOSPC: "free space on the disk or choose a folder on another one",
+    errno.EDQUOT: "free space on the disk or choose a folder on another one",
+    errno.EFBIG: "choose a folder whose disk takes files of that size",
+    errno.EIO: "check the disk or choose a folder on another one",
+    errno.EROFS: "choose a folder that you may write to",
+}
+# Bytes of a name that are no text, as Python holds them.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -210,7 +221,8 @@ def restore_folder(path: str | os.PathLike[str]) -> None:
 def remove_unfinished(folder: str | os.PathLike[str], name: str | None = None) -> None:
     """Remove what killed writers left in `folder`, of all or of one `name`; what somebody still writes stays."""
     with contextlib.suppress(OSError):
-        for left in Path(folder).glob(f".*{UNFINISHED}*" if name is None else f"{glob.escape(_prefix(name))}*"):
+        pattern = f".*{UNFINISHED}*" if name is None else f"{glob.escape(_prefix(name))}*"
+        for left in Path(folder).glob(pattern):
             with contextlib.suppress(OSError), _abandoned(left) as nobody:
                 # A whole folder that waits to be moved is somebody's result: `restore_folder` finishes it.
                 if nobody and not (left / COMPLETE).is_dir():
@@ -218,10 +230,14 @@ def remove_unfinished(folder: str | os.PathLike[str], name: str | None = None) -
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Make `folder` if need be and raise `OutputError` unless files can be written there; leaves nothing behind."""
+    """Make `folder` if need be and raise `OutputError` unless files can be written there.
+
+    Leaves nothing behind, and removes what killed writers left (`remove_unfinished`).
+    """
     target = Path(folder)
     with _cannot_write(target):
         target.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(target)
         # Without a name where the system can, so that a kill leaves nothing.
         with tempfile.TemporaryFile(dir=target, prefix=".writable."):
             pass
@@ -230,7 +246,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
@@ -249,12 +265,14 @@ def write_json(path: str | os.PathLike[str], values: Any, *, sealed: bool = Fals
 
 
 def json_text(values: Any, *, sealed: bool = False) -> str:
-    """`values` as the indented JSON that `write_json` writes."""
+    """`values` as the indented JSON that `write_json` writes; bytes of file names that are no text become escapes."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    # As a reader will find them: tuples are lists and keys are text by then.
+    plain = json.loads(_LONE_SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):04x}", text))
     if sealed:
-        # As a reader will find them: tuples are lists and keys are text by then.
-        plain = json.loads(json.dumps(values, allow_nan=False))
-        values = {**{key: value for key, value in values.items() if key != CHECKSUM}, CHECKSUM: json_digest(plain)}
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        plain.pop(CHECKSUM, None)
+        plain[CHECKSUM] = json_digest(plain)
+    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager
@@ -265,14 +283,15 @@ def _cannot_write(target: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        place = Path(os.path.abspath(error.filename or target))
-        if place not in target.parents and target.parent not in place.parents:
-            raise  # something else that was read meanwhile
-        remedy = {
-            errno.ENOSPC: "free space on the disk or choose a folder on another one",
-            errno.EFBIG: "choose a folder whose disk takes files of that size",
-            errno.EDQUOT: "free space on the disk or choose a folder on another one",
-        }.get(error.errno or 0, "choose a folder that you may write to")
+        if error.filename is None:
+            foreign = error.errno not in _FULL_DISK
+        else:
+            place = Path(os.path.abspath(error.filename))
+            own = any(part.startswith(_prefix("")) or f".{UNFINISHED}" in part for part in place.parts)
+            foreign = not own and place != target and place not in target.parents
+        if foreign:
+            raise  # of something else that was read or asked meanwhile
+        remedy = _FULL_DISK.get(error.errno or 0, "choose a folder that you may write to")
         raise OutputError(f"cannot write {target}: {error.strerror or error}; {remedy}.") from error
 
 
@@ -288,7 +307,6 @@ def _workspace(parent: Path, name: str) -> Iterator[Path]:
             break
         _unlock(lock)
     try:
-        # mkdtemp makes folders for their owner alone; results are meant to be shared like any other file.
         yield workspace
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -359,7 +377,7 @@ def _lines(path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Wait until nobody else holds `folder`, and hold it."""
+    """Wait until nobody else holds `folder`, and hold it, where the system has locks."""
     lock = _lock(folder, wait=True)
     try:
         yield
@@ -367,40 +385,59 @@ def locked(folder: Path) -> Iterator[None]:
         _unlock(lock)
 
 
+class _NoLocksError(OSError):
+    """The system, or the disk, has no locks."""
+
+
 def _lock(folder: Path, *, wait: bool = False) -> int | None:
-    """A lock on `folder` that ends with its process; ``None`` where there are no locks, or another process has it."""
-    if fcntl is None:
-        return None
+    """A lock on `folder` that ends with its process; ``None`` where it cannot be had.
+
+    Raises
+    ------
+    _NoLocksError
+        There are none here, which only who does not wait has to know.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
         return None
     try:
+        if fcntl is None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except OSError as error:
         os.close(handle)
-        return None
+        if wait or isinstance(error, BlockingIOError):
+            return None
+        raise _NoLocksError(error.errno, error.strerror) from error
     return handle
 
 
 def _unlock(lock: int | None) -> None:
     if lock is not None:
+        # A process that was forked meanwhile has the handle too, and closing this one would leave the lock to it.
+        fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
 
 
 @contextlib.contextmanager
 def _abandoned(left: Path) -> Iterator[bool]:
     """Whether nobody writes `left` any more; nobody else tidies it up meanwhile."""
-    if fcntl is None or not left.is_dir():
-        # Earlier versions wrote files without a lock.
-        newest = max((file.stat().st_mtime for file in [left, *left.rglob("*")]), default=0.0)
-        yield time.time() - newest > WRITING_SECONDS
-        return
-    lock = _lock(left)
     try:
-        yield lock is not None
+        lock = _lock(left) if left.is_dir() else None
+    except _NoLocksError:
+        lock, locks = None, False
+    else:
+        locks = left.is_dir()  # earlier versions wrote files, and locked nothing
+    try:
+        yield lock is not None if locks else _is_old(left)
     finally:
         _unlock(lock)
+
+
+def _is_old(left: Path) -> bool:
+    times = [file.lstat().st_mtime for file in [left, *left.rglob("*")] if os.path.lexists(file)]
+    return bool(times) and time.time() - max(times) > WRITING_SECONDS
 
 
 def _remove(left: Path) -> None:
@@ -411,5 +448,6 @@ def _remove(left: Path) -> None:
 
 
 def _prefix(name: str) -> str:
-    # Names of files may have 255 bytes on most systems.
-    return f".{name[:50]}.{UNFINISHED}" if name else f".{UNFINISHED}"
+    if len(os.fsencode(name)) > 100:  # names of files may have 255 bytes on most systems
+        name = f"{name[:20]}-{digest(os.fsencode(name))}"
+    return f".{name}.{UNFINISHED}" if name else f".{UNFINISHED}"

@@ -10,6 +10,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,21 @@ def seeds_of_other_threads() -> Iterator[None]:
             one.join()
 
 
+PRECISIONS = [("", "tf32"), ("cuda.matmul", "tf32"), ("mkldnn.matmul", "bf16"), ("mkldnn", "bf16")]
+
+
+@contextlib.contextmanager
+def precision(name: str, value: str) -> Iterator[None]:
+    backend = attrgetter(f"backends.{name}" if name else "backends")(torch)
+    before = backend.fp32_precision
+    backend.fp32_precision = value
+    try:
+        yield
+        assert backend.fp32_precision == value
+    finally:
+        backend.fp32_precision = before
+
+
 STATES: dict[str, Callable[[], Any]] = {
     "float64 by default": lambda: default_type(torch.float64),
     "float16 by default": lambda: default_type(torch.float16),
@@ -115,6 +132,7 @@ STATES: dict[str, Callable[[], Any]] = {
     "medium products": lambda: changed(
         lambda: torch.set_float32_matmul_precision("medium"), lambda: torch.set_float32_matmul_precision("highest")
     ),
+    **{f"{name} in {value}": partial(precision, name, value) for name, value in PRECISIONS},
     "denormals are zero": lambda: changed(
         lambda: torch.set_flush_denormal(True), lambda: torch.set_flush_denormal(False)
     ),

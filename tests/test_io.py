@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fsmer import io
 from fsmer.errors import OutputError
+from fsmer.schema import read_json
 
 
 def names(folder):
@@ -110,6 +111,72 @@ def test_the_umask_alone_decides_who_may_read(tmp_path, mask, way):
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "out", *tmp_path.rglob("*")]}
     assert modes["out"] == 0o777 & ~mask
     assert {modes[name] for name in ("secret", "file.json", "private")} == {0o666 & ~mask}
+
+
+def test_files_of_a_folder_get_the_permissions_of_new_ones(tmp_path, way):
+    before = os.umask(0o027)
+    try:
+        save(tmp_path / "out", "text")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_what_a_kill_left_of_one_folder_is_not_taken_for_that_of_another_with_a_like_name(tmp_path):
+    names = ["x" * 180 + end for end in ("-seed1", "-seed2")]
+    for name in names:
+        save(tmp_path / name, name)
+    killed(
+        """
+        io._take_place = lambda new, target: False
+        io._move_files = lambda whole, target: os.kill(os.getpid(), signal.SIGKILL)
+        with io.atomic_folder(sys.argv[1]) as temporary:
+            (temporary / "0.txt").write_text("new")
+        """,
+        tmp_path / names[0],
+    )
+    io.restore_folder(tmp_path / names[1])
+    io.remove_unfinished(tmp_path, names[1])
+    assert set(content(tmp_path / names[1]).values()) == {names[1]}
+    io.restore_folder(tmp_path / names[0])
+    assert content(tmp_path / names[0]) == {"0.txt": "new"}
+
+
+def test_where_nothing_can_be_locked_age_decides_what_is_left_over(tmp_path, monkeypatch):
+    def no_locks(handle, operation):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    killed(
+        """
+        with io.atomic_path(Path(sys.argv[1]) / "a.txt") as temporary:
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        tmp_path,
+    )
+    monkeypatch.setattr(io.fcntl, "flock", no_locks)
+    io.write_text(tmp_path / "b.txt", "text")
+    io.remove_unfinished(tmp_path)
+    (left,) = (path for path in tmp_path.iterdir() if path.name != "b.txt")
+    os.utime(left, (0, 0))
+    io.remove_unfinished(tmp_path)
+    assert names(tmp_path) == ["b.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_does_not_keep_a_lock(tmp_path):
+    reading, writing = os.pipe()
+    with io.locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.read(reading, 1)
+            os._exit(0)
+    try:
+        lock = io._lock(tmp_path)
+        assert lock is not None
+        io._unlock(lock)
+    finally:
+        os.write(writing, b"x")
+        os.waitpid(child, 0)
 
 
 def test_a_killed_writer_of_a_folder_leaves_the_old_one_and_the_next_one_tidies_up(tmp_path):
@@ -266,6 +333,19 @@ def test_a_place_below_a_file_is_one_sentence_and_errors_of_other_files_stay(tmp
     with pytest.raises(FileNotFoundError):
         read_another()
 
+    def read_a_sibling():
+        with io.atomic_path(tmp_path / "out" / "a.txt"):
+            (tmp_path / "out" / "missing").read_text()
+
+    def ask_a_server():
+        with io.atomic_path(tmp_path / "out" / "a.txt"):
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    with pytest.raises(FileNotFoundError):
+        read_a_sibling()
+    with pytest.raises(ConnectionResetError):
+        ask_a_server()
+
 
 def test_pipes_devices_folders_and_huge_files_are_refused_unread(tmp_path):
     os.mkfifo(tmp_path / "pipe")
@@ -299,3 +379,13 @@ def test_a_sealed_file_has_the_digest_of_what_is_read_back(values):
     held = json.loads(io.json_text(values, sealed=True))
     assert held.pop(io.CHECKSUM) == io.json_digest(held)
     assert held == {key: value for key, value in values.items() if key != io.CHECKSUM}
+
+
+def test_bytes_of_file_names_that_are_no_text_are_written_as_escapes(tmp_path):
+    name = os.fsdecode(b"clips\xff")
+    io.write_json(tmp_path / "a.json", {"path": name, name: 1}, sealed=True)
+    held = read_json(tmp_path / "a.json", dict, what="a test", remedy="write it again")
+    assert held.pop(io.CHECKSUM)
+    assert held == {"path": "clips\\udcff", "clips\\udcff": 1}
+    io.write_text(tmp_path / "a.md", name)
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "clips\\udcff"

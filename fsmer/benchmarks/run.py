@@ -32,7 +32,7 @@ from fsmer.errors import (
     WeightsError,
     unknown_name,
 )
-from fsmer.io import check_writable, remove_unfinished, write_json, write_text
+from fsmer.io import check_writable, write_json, write_text
 from fsmer.schema import read_json, read_yaml
 from fsmer.text import markdown, write_csv
 
@@ -457,7 +457,6 @@ def run_table(
     _check_weights(table, weights or {})
     folder = Path(out)
     check_writable(folder)
-    remove_unfinished(folder)
     bench = _Bench(
         table=table,
         sets=sets,

@@ -29,7 +29,7 @@ from fsmer.evaluation.statistics import (
     critical_difference,
     paired_comparison,
 )
-from fsmer.io import remove_unfinished, write_json, write_text
+from fsmer.io import check_writable, write_json, write_text
 from fsmer.text import markdown, one_line
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Comparison:
         from fsmer.evaluation.plots_statistics import critical_difference_figure
 
         target = Path(folder)
-        remove_unfinished(target)
+        check_writable(target)
         save_figure(self.figure(), target / PICTURE_FILE)
         if self.ranking is not None:
             save_figure(critical_difference_figure(self.ranking), target / RANKS_FILE)

@@ -13,7 +13,7 @@ import numpy as np
 from fsmer.evaluation.plots import flow_figure, methods_figure, save_figure
 from fsmer.evaluation.report import Report, show_figure
 from fsmer.evaluation.runner import Progress, evaluate
-from fsmer.io import check_writable, remove_unfinished, write_json, write_text
+from fsmer.io import check_writable, write_json, write_text
 from fsmer.text import markdown
 
 if TYPE_CHECKING:
@@ -122,7 +122,6 @@ def run_demo(
         "recognizer": folder / "recognizer",
     }
     check_writable(folder)
-    remove_unfinished(folder)
     backbone = load_model(os.fspath(model))
     protocol = load_protocol(PROTOCOL, episodes=episodes, seed=seed)
     clips = protocol.make_clips(specs=backbone.input_specs)

@@ -23,7 +23,7 @@ from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import MediaError
 from fsmer.evaluation.plots import BLUE, DPI, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
-from fsmer.io import atomic_path, check_writable, remove_unfinished, write_json
+from fsmer.io import atomic_path, check_writable, write_json
 from fsmer.preprocess.faces import FaceDetector, NoFaceError, Which
 from fsmer.preprocess.flow import flow_map, optical_flow
 from fsmer.preprocess.media import media_from_frames, pair_media
@@ -262,7 +262,6 @@ class RecordingPrediction:
         """
         place = Path(folder)
         check_writable(place)
-        remove_unfinished(place)
         files = {"picture": place / "timeline.png", "json": place / "recording.json", "csv": place / "intervals.csv"}
         save_figure(self.figure(), files["picture"])
         write_json(files["json"], self.to_dict())

@@ -31,11 +31,11 @@ from fsmer.io import (
     CHECKSUM,
     atomic_path,
     check_regular,
+    check_writable,
     file_digest,
     json_digest,
     json_text,
     read_bytes,
-    remove_unfinished,
     write_json,
     write_text,
 )
@@ -599,7 +599,7 @@ class Report:
         from fsmer.evaluation.plots import confusion_figure, save_figure
 
         target = Path(folder)
-        remove_unfinished(target)
+        check_writable(target)
         for name, table in ((PREDICTIONS_FILE, self.predictions), (EPISODES_FILE, self.episodes)):
             with atomic_path(target / name) as temporary:
                 write_csv(table, temporary)

@@ -30,7 +30,7 @@ from fsmer.checkpoints import (
 )
 from fsmer.data.synthetic import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
 from fsmer.errors import FsmerError
-from fsmer.io import check_writable, remove_unfinished, write_json
+from fsmer.io import check_writable, write_json
 from fsmer.pretraining.cards import CardText, write_model_card
 from fsmer.pretraining.estimated_maps import BLOCK as DRAWN_BLOCK
 from fsmer.pretraining.estimated_maps import EstimationPlan, MapPool
@@ -167,7 +167,6 @@ def pretrain_facs_flow(
     plan = _estimation_plan(recipe) if recipe.estimated_share else None
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
-    remove_unfinished(folder)
     run = _Run(recipe, seed)
     if resume:
         run.load(folder)

@@ -33,7 +33,7 @@ from fsmer.checkpoints import (
     save_checkpoint,
 )
 from fsmer.errors import FsmerError
-from fsmer.io import check_writable, remove_unfinished, write_json
+from fsmer.io import check_writable, write_json
 from fsmer.pretraining.cards import CardText, write_model_card
 from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, Pair, SyntheticPairs
 from fsmer.transfer.trainer import draws_noise_alone
@@ -132,7 +132,6 @@ def pretrain_self_supervised(
     chosen = chosen.with_params(changes)
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
-    remove_unfinished(folder)
     pairs = _open_pairs(frames, model, chosen, seed)
     run = _Run(model, chosen, seed, where, pairs.describe())
     if resume:
