@@ -39,6 +39,7 @@ __all__ = [
     "json_text",
     "locked",
     "read_bytes",
+    "remove_folder",
     "remove_unfinished",
     "restore_folder",
     "write_json",
@@ -50,9 +51,12 @@ CHECKSUM = "checksum"
 # Bytes that one digest of `block_digests` covers, and the most that a text file may hold.
 BLOCK_BYTES = 4 << 20
 TEXT_BYTES = 256 << 20
-# In the names of folders in which something is being written; in these: a whole folder that waits to be moved file by
-# file, and the names of its files.
-UNFINISHED, COMPLETE, MOVED = "unfinished-", "complete", ".moved"
+# Names of folders in which something is being written end as those of `tempfile` do; earlier versions wrote files of
+# such names, with the ending of the file behind. In these folders: the mark that they are fsmer's, a whole folder that
+# waits to be moved file by file, and the names of its files.
+UNFINISHED = "unfinished-"
+_UNFINISHED_NAME = re.compile(r"\.(?:(.+)\.)?unfinished-[a-z0-9_]{8}(\.\w+)?", re.DOTALL)
+MARK, COMPLETE, MOVED = ".fsmer", "complete", ".moved"
 # Where files cannot be locked: how long something unfinished may be one that somebody still writes.
 WRITING_SECONDS = 60.0
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
@@ -204,9 +208,10 @@ def restore_folder(path: str | os.PathLike[str]) -> None:
     with contextlib.suppress(OSError):
         for folder in (target, target.parent):
             name = "" if folder == target else target.name
-            for left in sorted(folder.glob(f"{glob.escape(_prefix(name))}*")):
+            for left in _unfinished(folder, name):
                 with _abandoned(left) as nobody:
-                    if nobody:
+                    # Anybody may put a folder of that name into one that many share.
+                    if nobody and _is_own(left):
                         if (left / COMPLETE).is_dir():
                             _move_files(left / COMPLETE, target)
                         _remove(left)
@@ -221,12 +226,17 @@ def restore_folder(path: str | os.PathLike[str]) -> None:
 def remove_unfinished(folder: str | os.PathLike[str], name: str | None = None) -> None:
     """Remove what killed writers left in `folder`, of all or of one `name`; what somebody still writes stays."""
     with contextlib.suppress(OSError):
-        pattern = f".*{UNFINISHED}*" if name is None else f"{glob.escape(_prefix(name))}*"
-        for left in Path(folder).glob(pattern):
+        for left in _unfinished(Path(folder), name):
             with contextlib.suppress(OSError), _abandoned(left) as nobody:
                 # A whole folder that waits to be moved is somebody's result: `restore_folder` finishes it.
                 if nobody and not (left / COMPLETE).is_dir():
                     _remove(left)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder in one step, so that nobody finds half of it; nothing is done where it is not there."""
+    with contextlib.suppress(OSError), _workspace(folder.parent, folder.name.lstrip(".")) as held:
+        folder.rename(held / "old")
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -303,7 +313,8 @@ def _workspace(parent: Path, name: str) -> Iterator[Path]:
         workspace = Path(tempfile.mkdtemp(prefix=_prefix(name), dir=parent))
         # Somebody who tidies up may have got hold of it and removed it before it was locked.
         lock = _lock(workspace, wait=True)
-        if workspace.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            (workspace / MARK).touch()
             break
         _unlock(lock)
     try:
@@ -438,6 +449,28 @@ def _abandoned(left: Path) -> Iterator[bool]:
 def _is_old(left: Path) -> bool:
     times = [file.lstat().st_mtime for file in [left, *left.rglob("*")] if os.path.lexists(file)]
     return bool(times) and time.time() - max(times) > WRITING_SECONDS
+
+
+def _unfinished(folder: Path, name: str | None) -> list[Path]:
+    """Folders and files in which fsmer was writing, or still is: of one name, or of all where none is given."""
+    begin = "." if name is None else _prefix(name)
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.startswith(begin) and _is_unfinished(path))
+
+
+def _is_unfinished(path: Path) -> bool:
+    found = _UNFINISHED_NAME.fullmatch(path.name)
+    if found is None:
+        return False
+    if path.is_dir():
+        # A kill may come between the making of a folder and its mark.
+        return (path / MARK).exists() or not any(path.iterdir())
+    return found[1] is not None and Path(found[1]).suffix == (found[2] or "")
+
+
+def _is_own(left: Path) -> bool:
+    return not hasattr(os, "geteuid") or left.lstat().st_uid == os.geteuid()
 
 
 def _remove(left: Path) -> None:

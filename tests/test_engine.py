@@ -1503,7 +1503,7 @@ def test_the_command_line_shows_honest_and_oracle_figures_side_by_side(folder: s
 def test_what_a_kill_left_half_written_goes_with_the_next_report(
     backbone: Backbone, clips: ClipSet, tmp_path: Path
 ) -> None:
-    left = [tmp_path / f".{name}.unfinished-abcd_123.{name[-2:]}" for name in ("report.md", "predictions.csv")]
+    left = [tmp_path / f".{name}.unfinished-abcd_123{Path(name).suffix}" for name in ("report.md", "predictions.csv")]
     others = [tmp_path / ".report.md.original.md", tmp_path / ".report.md.unfinished-now12345.md"]
     for path in (*left, *others):
         path.write_text("half")

@@ -142,6 +142,44 @@ def test_what_a_kill_left_of_one_folder_is_not_taken_for_that_of_another_with_a_
     assert content(tmp_path / names[0]) == {"0.txt": "new"}
 
 
+def test_what_others_named_alike_is_left_alone(tmp_path):
+    """Only folders that bear fsmer's mark are removed, and files of earlier versions when they are old."""
+    for name in (".my-unfinished-paper", ".a.unfinished-plan", ".b.unfinished-abcd1234"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").touch()
+        for path in (tmp_path / name / "a.txt", tmp_path / name):
+            os.utime(path, (0, 0))
+    for name in (".notes-unfinished-work.txt", ".unfinished-symphony.mid", ".unfinished-letter"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    before = names(tmp_path)
+    (tmp_path / ".report.md.unfinished-abcd_123.md").touch()
+    os.utime(tmp_path / ".report.md.unfinished-abcd_123.md", (0, 0))
+    io.remove_unfinished(tmp_path)
+    io.check_writable(tmp_path)
+    io.restore_folder(tmp_path / "b")
+    assert names(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_a_folder_that_another_user_planted_replaces_nothing(tmp_path):
+    save(tmp_path / "out", "mine")
+    planted = tmp_path / ".out.unfinished-abcd1234"
+    (planted / "complete").mkdir(parents=True)
+    (planted / ".fsmer").touch()
+    (planted / "complete" / "0.txt").write_text("theirs")
+    os.chown(planted, 12345, 12345)
+    io.restore_folder(tmp_path / "out")
+    assert set(content(tmp_path / "out").values()) == {"mine"}
+
+
+def test_a_folder_is_removed_in_one_step(tmp_path):
+    save(tmp_path / ".store", "text")
+    io.remove_folder(tmp_path / ".store")
+    io.remove_folder(tmp_path / ".store")
+    assert names(tmp_path) == []
+
+
 def test_where_nothing_can_be_locked_age_decides_what_is_left_over(tmp_path, monkeypatch):
     def no_locks(handle, operation):
         raise OSError(errno.ENOLCK, "no locks available")
@@ -157,7 +195,8 @@ def test_where_nothing_can_be_locked_age_decides_what_is_left_over(tmp_path, mon
     io.write_text(tmp_path / "b.txt", "text")
     io.remove_unfinished(tmp_path)
     (left,) = (path for path in tmp_path.iterdir() if path.name != "b.txt")
-    os.utime(left, (0, 0))
+    for path in (*left.iterdir(), left):
+        os.utime(path, (0, 0))
     io.remove_unfinished(tmp_path)
     assert names(tmp_path) == ["b.txt"]
 
