@@ -508,23 +508,23 @@ def train(
                 call=_command_line(),
             )
         else:
-            recognizer = method.run(
+            recognizer, course = method.run(
                 backbone, clips, out, resume=resume, progress=functools.partial(progress, "training"), log=log
             )
     if protocol is not None:
         _show_report(report, out, as_json)
         return
     history = out.with_name(f"{out.name}.{HISTORY}")
-    losses = json.loads(history.read_text(encoding="utf-8"))["losses"]
+    losses = course["losses"]
     figure = loss_figure(losses, title=f"{backbone.name}, {len(clips)} clips")
     picture = save_figure(figure, history.with_suffix(".png"))
     if as_json:
         names = [str(known) for known in recognizer.classes_]
         say_json({"out": str(out), "classes": names, "clips": len(clips), "losses": losses, "curve": str(picture)})
         return
-    course = f"{losses[0]:.3f}" + (f" -> {losses[-1]:.3f}" if len(losses) > 1 else "")
+    shown = f"{losses[0]:.3f}" + (f" -> {losses[-1]:.3f}" if len(losses) > 1 else "")
     Console().print(
-        f"trained {backbone.name} on {len(clips):,} clips, loss {course} (curve in {picture}); recognizer in {out}",
+        f"trained {backbone.name} on {len(clips):,} clips, loss {shown} (curve in {picture}); recognizer in {out}",
     )
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
+import numpy as np
 from annotated_types import Ge, Le, Len
 
 from fsmer.errors import DataError, FsmerError
@@ -17,7 +18,7 @@ from fsmer.io import CHECKSUM, TEXT_BYTES, json_digest, read_bytes
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["Count", "Fraction", "Names", "checked", "parse_json", "read_json", "read_yaml"]
+__all__ = ["Count", "Fraction", "Names", "checked", "parse_json", "plain_value", "read_json", "read_yaml"]
 
 T = TypeVar("T")
 
@@ -143,7 +144,8 @@ def checked(
     if not problem:
         try:
             # Through JSON, so that a list may stand for a tuple while text may not stand for a number.
-            found: T = _adapter(cast(Any, schema)).validate_json(to_json(values, inf_nan_mode="constants"), strict=True)
+            text = to_json(values, inf_nan_mode="constants", fallback=plain_value)
+            found: T = _adapter(cast(Any, schema)).validate_json(text, strict=True)
             return found
         except ValidationError as refused:
             first = refused.errors(include_url=False)[0]
@@ -155,8 +157,15 @@ def checked(
                 "" if first["type"] == "missing" else f", not {shown}"
             )
         except (ValueError, RecursionError) as refused:
-            problem = _plain(refused)
+            problem = _plain(refused).removeprefix("Error serializing to JSON: DataError: ").removesuffix(".")
     raise error(f"{name} cannot be read as {what} ({problem}); {remedy}.")
+
+
+def plain_value(value: Any) -> Any:
+    """What a NumPy number stands for in JSON; of everything else that JSON does not have, a `DataError`."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise DataError(f"a value has the type {type(value).__name__}, but text, numbers, lists and tables are expected.")
 
 
 @cache
@@ -180,6 +189,8 @@ def _unusable(values: Any) -> str:
     for _ in range(DEPTH):
         below: list[tuple[str, Any]] = []
         for place, value in level:
+            if isinstance(value, np.generic):
+                value = value.item()
             if isinstance(value, float) and not math.isfinite(value):
                 return f"{place or 'the whole'} is {value}, but a finite number is expected"
             if isinstance(value, Mapping):

@@ -821,6 +821,20 @@ def test_a_damaged_sheet_is_one_sentence(tmp_path: Path, content: bytes, words: 
     assert str(sheet) in one_sentence(caught.value)
 
 
+def test_a_workbook_without_a_worksheet_is_one_sentence(tmp_path: Path) -> None:
+    fake_trees.casme(tmp_path)
+    sheet = tmp_path / "CASME-coded-20190721.xlsx"
+    with zipfile.ZipFile(sheet) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    parts["xl/workbook.xml"] = re.sub(rb"<sheet .*?/>", b"", parts["xl/workbook.xml"])
+    with zipfile.ZipFile(sheet, "w") as book:
+        for name, part in parts.items():
+            book.writestr(name, part)
+    with pytest.raises(DataError, match="no worksheet") as caught:
+        read_dataset("casme", tmp_path)
+    assert str(sheet) in one_sentence(caught.value)
+
+
 @pytest.mark.parametrize(("module", "start"), [("openpyxl", b"PK"), ("xlrd", b"\xd0\xcf\x11\xe0")])
 def test_a_missing_excel_reader_is_one_sentence_that_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, start: bytes

@@ -13,6 +13,7 @@ from tiny_backbone import TinyBackbone
 
 import fsmer
 from fsmer.arrays import plain_array
+from fsmer.data import as_clips, read_frame
 from fsmer.errors import DataError, FsmerError
 
 TINY = TinyBackbone()
@@ -87,6 +88,7 @@ def read_only() -> np.ndarray:
 
 
 LABELS = [str(label) for label in CLIPS.labels]
+NAMES = [str(name) for name in CLIPS.ids]
 RECOGNIZER = fsmer.adapt(TINY, (MAPS, LABELS))
 DOORS: dict[str, Callable[[Any], Any]] = {
     "embed": lambda maps: fsmer.embed(TINY, maps).numpy(),
@@ -95,7 +97,23 @@ DOORS: dict[str, Callable[[Any], Any]] = {
     "update": lambda maps: RECOGNIZER.update((maps, LABELS)).predict_proba(MAPS),
     "explain": lambda maps: RECOGNIZER.explain(maps, steps=1)[3].probabilities,
     "clip set": lambda maps: fsmer.ClipSet.from_arrays(maps, LABELS).media("flow"),
+    "as clips": lambda maps: as_clips(maps).media("flow"),
+    "as labelled clips": lambda maps: as_clips((maps, LABELS)).media("flow"),
+    "single clips": lambda maps: np.stack([fsmer.Clip("a", media={"flow": one}).flow for one in each(maps)]),
+    "a column of maps": lambda maps: read_frame(pd.DataFrame({"clip": NAMES, "file": each(maps)})).media("flow"),
 }
+
+
+# Doors for one map at a time.
+SINGLE = ("single clips", "a column of maps")
+
+
+def each(maps: Any) -> list[Any]:
+    """Single maps in the kind that all of them have, where it can be taken apart."""
+    if isinstance(maps, memoryview):
+        maps = np.asarray(maps)
+    # Lists are a kind of arrays to all doors but a column of a table, in which each cell is one.
+    return [np.asarray(one) if isinstance(one, list) else one for one in maps]
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -107,12 +125,22 @@ def test_the_same_numbers_get_the_same_answer_in_every_kind_of_array(door: str):
         assert np.array_equal(ask(make()), expected), name
 
 
-@pytest.mark.parametrize("door", [door for door in DOORS if door != "clip set"])
+@pytest.mark.parametrize("door", [door for door in DOORS if door not in SINGLE])
 def test_what_is_no_array_of_real_numbers_is_refused_in_one_sentence(door: str):
     for name, make in REFUSED.items():
         with pytest.raises(FsmerError) as refused:
             DOORS[door](make())
         assert "\n" not in str(refused.value), name
+
+
+@pytest.mark.parametrize("name", ["complex", "complex in NumPy", "on meta", "masked", "words", "dates"])
+def test_a_single_map_of_no_real_numbers_is_refused_in_one_sentence(name: str):
+    wrong = REFUSED[name]()[0]
+    table = pd.DataFrame({"clip": ["a"], "file": pd.Series([wrong], dtype=object)})
+    for door in (lambda: fsmer.Clip("a", media={"flow": wrong}), lambda: read_frame(table)):
+        with pytest.raises(DataError) as refused:
+            door()
+        assert "\n" not in str(refused.value)
 
 
 def test_samples_to_compare_may_be_tensors():

@@ -546,6 +546,36 @@ def test_a_part_is_saved_as_it_stands(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["part"]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([1, 2**63], dtype="uint64", name="frame"),
+        pd.Series([1, 2**64 - 1], dtype="UInt64", name="frame"),
+        pd.Series(["a", "x" * 131_073], name="frame"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path, column: pd.Series) -> None:
+    frame = pd.DataFrame({"clip": ["a", "b"], "frame": column})
+    with pytest.raises(DataError, match="row 2 of column 'frame'"):
+        ClipSet.from_table(frame).save(tmp_path / "set")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="name of column"):
+        ClipSet.from_table(pd.DataFrame({"clip": ["a"], "x" * 131_073: [1]})).save(tmp_path / "set")
+
+
+def test_the_largest_and_longest_values_survive_saving(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "clip": ["a"],
+            "frame": np.array([2**63 - 1], np.uint64),
+            "note": ["x" * 131_072],
+            "rate": np.array([0.1], np.longdouble),
+        }
+    )
+    loaded = ClipSet.load(ClipSet.from_table(frame).save(tmp_path / "set")).table.iloc[0]
+    assert [loaded["frame"], loaded["note"], loaded["rate"]] == [2**63 - 1, "x" * 131_072, float(np.longdouble("0.1"))]
+
+
 def test_gaps_in_numbers_survive_saving(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"clip": ["a", "b"], "apex": pd.array([3, None], "Int64"), "ok": pd.array([None, True], "boolean")}

@@ -56,6 +56,9 @@ TABLE = pd.DataFrame(
         ("clip.contains('.')", []),
         ("label.str.upper().lower().strip() == 'x'", [0, 3]),
         ("clip == 'it is missing & `so`' or clip == 'a1'", [0]),
+        ("label == 'x'\n  and clip == 'a1'", [0]),
+        ("label == 'x'  # of the first\r\nand not\r\n(clip == '# a1')", [0, 3]),
+        ("label == 'x' # not all\nand clip == 'd4'\n", [3]),
     ],
 )
 def test_conditions_choose_rows(where: str, rows: list[int]) -> None:
@@ -118,13 +121,18 @@ def test_missing_values_fit_nothing_but_is_missing(column: str, absent: list[int
         ("left\0", "cannot be read"),
         ("label = 'x'", "cannot be read"),
         ("@os", "cannot be read"),
-        ("", "cannot be read"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("# label == 'x'", "is empty"),
+        ("label == 'x\ny'", "cannot be read"),
+        ("label == 'x' \\\n and left", "cannot be read"),
     ],
 )
 def test_what_a_condition_cannot_say_is_refused_in_one_sentence(where: str, words: str) -> None:
     with pytest.raises(DataError, match="the condition") as caught:
         condition_mask(where, TABLE)
     assert words in str(caught.value)
+    assert "<unknown>" not in str(caught.value)
     assert len(str(caught.value)) < 800
     assert "\n" not in str(caught.value)
 

@@ -19,6 +19,7 @@ import pytest
 import tiny_backbone
 
 import fsmer
+from fsmer.data import ClipSet, synthetic_clips
 from fsmer.data.au_parser import LONGEST, parse_aus
 from fsmer.data.class_words import unit_shares
 from fsmer.data.spec import InputSpec
@@ -413,6 +414,50 @@ def test_a_recipe_with_a_value_of_another_kind_is_refused(change: dict[str, Any]
 def test_a_recipe_keeps_its_hash_through_a_file(tmp_path: Path) -> None:
     recipe = PreprocessRecipe(strain_shear=1, crop_size=(64, 48), flow_parameters={"levels": 2})
     assert PreprocessRecipe.load(recipe.save(tmp_path / "recipe.json")).hash == recipe.hash
+
+
+def test_a_recipe_that_was_altered_is_refused_and_one_without_a_checksum_loads(tmp_path: Path) -> None:
+    recipe = PreprocessRecipe(strain_shear=0.5)
+    path = recipe.save(tmp_path / "recipe.json")
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace('"strain_shear": 0.5', '"strain_shear": 0.7'), encoding="utf-8")
+    with pytest.raises(DataError, match="altered"):
+        PreprocessRecipe.load(path)
+    held = json.loads(whole)
+    assert PreprocessRecipe.from_dict(held).hash == recipe.hash
+    del held["checksum"]
+    assert held == recipe.to_dict()
+    path.write_text(json.dumps(held), encoding="utf-8")
+    assert PreprocessRecipe.load(path).hash == recipe.hash
+
+
+def test_numbers_of_numpy_in_recipes_and_media_are_plain_numbers(tmp_path: Path) -> None:
+    plain = PreprocessRecipe(crop_size=(64, 48), face=1, flow_parameters={"levels": 2})
+    made = PreprocessRecipe(
+        crop_size=(np.int64(64), np.int32(48)), face=np.int64(1), flow_parameters={"levels": np.int64(2)}
+    )
+    assert made.hash == plain.hash
+    assert PreprocessRecipe.load(made.save(tmp_path / "recipe.json")) == plain
+    assert PreprocessRecipe.from_dict({**plain.to_dict(), "crop_size": (np.int64(64), 48)}).hash == plain.hash
+    assert InputSpec.from_dict({**InputSpec().to_dict(), "size": (np.int64(28), 28)}) == InputSpec()
+
+
+@pytest.mark.parametrize("values", [None, 3, [], "flow", {}])
+def test_what_is_no_table_is_no_description_of_media(values: Any) -> None:
+    with pytest.raises(DataError, match="the values cannot be read"):
+        InputSpec.from_dict(values)
+
+
+def test_the_media_of_a_saved_set_are_checked_as_any_description_of_media(tmp_path: Path) -> None:
+    folder = synthetic_clips("lab", 4).save(tmp_path / "set")
+    path = folder / "clips.json"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    del held["checksum"]
+    for change in ({"size": [28, 1 << 17]}, {"channels": []}, {"frames": 0}):
+        wrong = {**held, "media": {"flow": held["media"]["flow"] | change}}
+        path.write_text(json.dumps(wrong), encoding="utf-8")
+        with pytest.raises(DataError, match=rf"clips\.json cannot be read.*{next(iter(change))}"):
+            ClipSet.load(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -143,3 +147,22 @@ def test_the_version_is_the_same_everywhere(repository: Path) -> None:
 
     assert f"version: {fsmer.__version__}" in (repository / "CITATION.cff").read_text(encoding="utf-8")
     assert f"## [{fsmer.__version__}]" in (repository / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_package_that_is_imported_is_declared(repository: Path) -> None:
+    declared = configparser.ConfigParser()
+    declared.read(repository / "setup.cfg", encoding="utf-8")
+    lines = [declared["options"]["install_requires"], *declared["options.extras_require"].values()]
+    names = {plain_name(re.split(r"[<>=\[;]", line)[0]) for line in "\n".join(lines).split("\n")}
+    homes = packages_distributions()
+    for file in (repository / "fsmer").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                found = [node.module or ""]
+            for top in {name.partition(".")[0] for name in found} - {"fsmer", *sys.stdlib_module_names}:
+                assert {plain_name(home) for home in homes.get(top, [top])} & names, f"{file} imports {top}"
+
+
+def plain_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()

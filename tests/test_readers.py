@@ -144,6 +144,32 @@ def test_links_within_the_folder_and_folders_that_are_links_are_read(folder: Pat
     assert np.array_equal(read_clips(tmp_path / "elsewhere").media(), read_clips(folder).media())
 
 
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_maps_that_are_links_to_elsewhere_are_refused_with_what_helps(
+    folder: Path, tmp_path: Path, linked: str
+) -> None:
+    expected = read_clips(folder).media()
+    store = tmp_path / "store"
+    (folder / "maps").rename(store)
+    if linked == "folder":
+        (folder / "maps").symlink_to(store)
+    else:
+        (folder / "maps").mkdir()
+        for file in store.iterdir():
+            (folder / "maps" / file.name).symlink_to(file)
+    with pytest.raises(MediaError, match=r"symbolic link.*copy the file.*read_frame") as caught:
+        read_clips(folder)
+    assert "'" + ROWS[0][0] + "'" in str(caught.value)
+    table = pd.DataFrame(ROWS, columns=HEADER)
+    with pytest.raises(MediaError, match=r"symbolic link.*copy the file.*root"):
+        read_frame(table, root=folder)
+    # Both remedies help.
+    table["file"] = [str(folder / file) for file in table["file"]]
+    assert np.array_equal(read_frame(table).media(), expected)
+    shutil.copytree(folder, tmp_path / "copied")
+    assert np.array_equal(read_clips(tmp_path / "copied").media(), expected)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_named_pipe_in_place_of_a_file_is_an_error_and_no_wait(folder: Path) -> None:
     os.mkfifo(folder / "maps" / "pipe.png")

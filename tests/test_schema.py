@@ -4,6 +4,7 @@ import json
 import os
 from typing import NotRequired
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from typing_extensions import TypedDict
 
 from fsmer.errors import DataError, FsmerError, ProtocolError
 from fsmer.io import write_json
-from fsmer.schema import Count, Fraction, Names, parse_json, read_json, read_yaml
+from fsmer.schema import Count, Fraction, Names, checked, parse_json, read_json, read_yaml
 
 
 class Inner(TypedDict):
@@ -161,3 +162,12 @@ def test_dates_in_yaml_are_text(tmp_path):
     (tmp_path / "a.yaml").write_text("seed: 2020-99-99\nday: 2020-01-01\n")
     held = read_yaml(tmp_path / "a.yaml", dict[str, object], what="an example", remedy="x")
     assert held == {"seed": "2020-99-99", "day": "2020-01-01"}
+
+
+def test_numbers_of_numpy_count_as_those_that_they_hold():
+    values = GOOD | {"count": np.int64(3), "inner": {"share": np.float32(0.5)}}
+    words = {"what": "an example", "remedy": "write it again"}
+    assert checked(values, Example, "VALUES", **words) == GOOD
+    for wrong in ({"count": np.float64(3)}, {"inner": {"share": np.float32("nan")}}, {"count": object()}):
+        with pytest.raises(DataError, match=r"^VALUES cannot be read as an example \(.*\); write it again\.$"):
+            checked(values | wrong, Example, "VALUES", **words)

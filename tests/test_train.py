@@ -19,7 +19,7 @@ from fsmer.backbones.embedding import mirror_media
 from fsmer.data import InputSpec
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.errors import FsmerError, SpecMismatchError, SupportError, WeightsError
-from fsmer.transfer import load_method, train
+from fsmer.transfer import Recognizer, load_method, train
 from fsmer.transfer.base import MethodError
 from fsmer.transfer.train import Train, fresh_model
 from fsmer.transfer.trainer import Trainer, action_unit_targets, augment, make_targets, schedule_factor, take
@@ -134,6 +134,13 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(clips, tmp_path: Path):
     histories = [json.loads((tmp_path / f"{name}.history.json").read_text()) for name in ("whole", "cut")]
     assert histories[0] == histories[1]
     assert len(histories[0]["losses"]) == Trained.recipe.epochs
+
+
+def test_a_run_hands_back_the_losses_that_it_writes(clips, tmp_path: Path):
+    recognizer, history = Train(epochs=2).run(Trained(), clips, tmp_path / "run")
+    assert json.loads(json.dumps(history)) == json.loads((tmp_path / "run.history.json").read_text())
+    assert len(history["losses"]) == 2
+    assert same(recognizer, Recognizer.load(tmp_path / "run"))
 
 
 def test_a_checkpoint_of_another_training_is_refused_or_dropped(clips, tmp_path: Path):

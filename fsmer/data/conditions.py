@@ -11,7 +11,8 @@ The grammar:
 - of text ``startswith``, ``endswith`` and ``contains`` (plain text, no pattern), and ``lower``, ``upper``, ``strip``:
   ``clip.lower().endswith('_a')``; ``clip.str.lower()`` is the same;
 - ``and``, ``or``, ``not`` (also written ``&``, ``|``, ``~``) and parentheses; a column of booleans is a condition of
-  its own.
+  its own;
+- line ends count as blanks, and what follows a ``#`` on its line is a remark.
 
 Text is compared with text, numbers with numbers, booleans with booleans; anything else is an error. A missing value
 (NaN, None, empty text) fits nothing but ``is missing``: neither ``label == 'a'`` nor ``label != 'a'`` nor
@@ -60,8 +61,8 @@ _ALLOWED = (
     f"{', '.join([*_TESTS, *_CHANGES])}"
 )
 
-# Quoted text comes first, so that backticks and ampersands inside it stay what they are.
-_TOKENS = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|`[^`]*`|[&|]")
+# Quoted text comes first, so that backticks, ampersands and number signs inside it stay what they are.
+_TOKENS = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|`[^`]*`|[&|]|#[^\r\n]*|[\r\n]+")
 _BACKTICKED = "_"
 
 Mask = NDArray[np.bool_]
@@ -140,14 +141,18 @@ class _Reader:
     def mask(self) -> Mask:
         if len(self.where) > LONGEST:
             self.refuse(f"has {len(self.where)} characters, but {LONGEST} at most are read", "give select a function")
+        text = _TOKENS.sub(_as_python, self.where).strip()
+        if not text:
+            self.refuse("is empty", f"leave it out to take all clips, or {_ALLOWED}")
         try:
             with warnings.catch_warnings():
                 # Remarks on the style of what was typed.
                 warnings.simplefilter("ignore")
-                tree = ast.parse(_TOKENS.sub(_as_python, self.where.strip()), mode="eval").body
+                tree = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            reason = "it is nested too deep" if isinstance(error, (MemoryError, RecursionError)) else str(error)[:100]
-            self.refuse(f"cannot be read ({reason})", cause=error)
+            too_deep = isinstance(error, (MemoryError, RecursionError))
+            reason = "it is nested too deep" if too_deep else getattr(error, "msg", None) or str(error)
+            self.refuse(f"cannot be read ({reason[:100]})", cause=error)
         return self.truth(tree, 0).yes
 
     def refuse(self, why: str, remedy: str = _ALLOWED, cause: BaseException | None = None) -> NoReturn:
@@ -301,6 +306,8 @@ def _as_python(token: re.Match[str]) -> str:
     text = token[0]
     if text.startswith("`"):
         return f"{_BACKTICKED}[{text[1:-1]!r}]"
+    if text[0] in "#\r\n":
+        return " "
     # Ampersand and bar bind as loosely as the words, so that a == 'x' & b == 'y' needs no parentheses.
     return {"&": " and ", "|": " or "}.get(text, text)
 

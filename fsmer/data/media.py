@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from fsmer.arrays import as_float32
+from fsmer.arrays import as_float32, plain_array
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError
 from fsmer.io import BLOCK_BYTES, check_regular, digest
@@ -370,9 +370,17 @@ class LazyArray:
     row: int = 0
 
     @classmethod
-    def of(cls, array: NDArray[Any], spec: InputSpec | None = None) -> LazyArray:
-        """Wrap one array of shape ``(channels, height, width)`` that is in memory already."""
-        return cls(ArrayStore(np.asarray(array)[np.newaxis], spec))
+    def of(cls, array: ArrayLike, spec: InputSpec | None = None) -> LazyArray:
+        """Wrap one array or tensor of shape ``(channels, height, width)`` that is in memory already.
+
+        Raises
+        ------
+        DataError
+            It is no array of real numbers, or has a shape that no flow map has and no spec beside it.
+        SpecMismatchError
+            Its shape is not the spec's.
+        """
+        return cls(ArrayStore(plain_array(array, "the medium of a clip")[np.newaxis], spec))
 
     @property
     def spec(self) -> InputSpec:

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from fsmer.arrays import plain_array
 from fsmer.data.clips import Clip, ClipSet
 from fsmer.data.media import ImageStore, ListStore, MediaStore, RowError, guess_spec
 from fsmer.data.schemes import LabelScheme
@@ -151,7 +152,8 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
         first_row[clip] = number
         for name, value in values.items():
             columns[name].append(value)
-    files = _files_inside(index.parent, columns["file"], columns["clip"], columns["dataset"])
+    otherwise = ", or read the table with fsmer.data.read_frame if you trust it"
+    files = _files_inside(index.parent, columns["file"], columns["clip"], columns["dataset"], otherwise)
     return ClipSet.from_table(
         pd.DataFrame(columns, dtype=object), {"flow": _image_store(files, columns["clip"], columns["dataset"])}
     )
@@ -227,7 +229,7 @@ def read_frame(
     frame : DataFrame
         Columns as for `ClipSet.from_table`, and the one named by `media`.
     media : str
-        Column of arrays of shape ``(channels, height, width)``, or of paths of 8-bit RGB maps.
+        Column of arrays or tensors of shape ``(channels, height, width)``, or of paths of 8-bit RGB maps.
     root : path, optional
         Folder that paths are relative to, and that they may not lead out of: give it for a table of somebody else.
         Without it the paths are taken as they are.
@@ -255,16 +257,15 @@ def read_frame(
         paths = [os.fsdecode(cell) for cell in cells]
         if root is None:
             paths = [os.path.abspath(path) for path in paths]
-        files = _files_inside(Path(Path.cwd().anchor if root is None else root), paths, names, datasets)
+        top = Path(Path.cwd().anchor if root is None else root)
+        files = _files_inside(top, paths, names, datasets, ", or leave root out if you trust the table")
         store = _image_store(files, names, datasets)
-    elif all(isinstance(cell, np.ndarray) for cell in cells):
-        store = ListStore(cells, guess_spec(cells[0][np.newaxis]) if spec is None else spec)
+    elif all(hasattr(cell, "__array__") for cell in cells):
+        arrays = [plain_array(cell, f"the map of clip {name!r}") for cell, name in zip(cells, named.ids, strict=True)]
+        store = ListStore(arrays, guess_spec(arrays[0][np.newaxis]) if spec is None else spec)
     else:
-        wrong = next(
-            row
-            for row, cell in enumerate(cells)
-            if not isinstance(cell, (str, os.PathLike, np.ndarray)) or type(cell) is not type(cells[0])
-        )
+        kinds = [isinstance(cell, (str, os.PathLike)) or 2 * hasattr(cell, "__array__") for cell in cells]
+        wrong = next(row for row, kind in enumerate(kinds) if not kind or kind != kinds[0])
         raise DataError(
             f"column {media!r} of clip {named.ids[wrong]!r} holds a {type(cells[wrong]).__name__}, "
             "but all cells must be arrays or all paths."
@@ -307,18 +308,8 @@ def as_clips(
     return ClipSet.from_arrays(_stacked(given), None, spec=spec)
 
 
-def _stacked(given: Any) -> Any:
-    try:
-        array = np.asarray(given)
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"the clips are given as a {type(given).__name__} that is no array ({error}); give arrays of one size."
-        ) from error
-    if array.dtype.kind not in "fiu":
-        raise DataError(
-            "clips are expected as a ClipSet, a list of Clips, or an array of shape (N, channels, height, width), "
-            f"not as a {type(given).__name__}."
-        )
+def _stacked(given: Any) -> NDArray[Any]:
+    array = plain_array(given, "the set of clips")
     return array[np.newaxis] if array.ndim == 3 else array
 
 
@@ -349,7 +340,9 @@ def _read_csv(index: Path, required: Sequence[str]) -> tuple[list[str], list[tup
     return best, [(line, row) for line, row in stripped if any(row)]
 
 
-def _files_inside(folder: Path, names: Sequence[str], clips: Sequence[str], datasets: Sequence[str]) -> list[str]:
+def _files_inside(
+    folder: Path, names: Sequence[str], clips: Sequence[str], datasets: Sequence[str], otherwise: str
+) -> list[str]:
     """Paths of the files that a table names; all are checked before any is opened."""
     # One listing a folder is much faster than one look-up a file; what is no plain file there is looked at closely.
     plain: dict[str, frozenset[str]] = {}
@@ -362,7 +355,7 @@ def _files_inside(folder: Path, names: Sequence[str], clips: Sequence[str], data
             found.append(os.path.join(folder, head, base))
             continue
         try:
-            path = path_inside(folder, name)
+            path = path_inside(folder, name, otherwise=otherwise)
             check_regular(path)
             found.append(path)
         except FileNotFoundError as error:

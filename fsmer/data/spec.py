@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
-from typing_extensions import TypedDict
 
-from fsmer.errors import SpecMismatchError
+from fsmer.errors import DataError, SpecMismatchError
 from fsmer.schema import checked
 
 __all__ = ["InputSpec"]
@@ -19,15 +18,6 @@ __all__ = ["InputSpec"]
 
 # Pixels, frames or channels of one clip.
 Length = Annotated[int, Ge(1), Le(1 << 16)]
-
-
-class _SpecFile(TypedDict):
-    kind: str
-    size: tuple[Length, Length]
-    channels: Annotated[list[str], Len(1, 1 << 16)]
-    normalisation: str
-    flow_method: NotRequired[str | None]
-    frames: NotRequired[Length | None]
 
 
 @dataclass(frozen=True)
@@ -57,11 +47,11 @@ class InputSpec:
     """
 
     kind: str = "flow"
-    size: tuple[int, int] = (28, 28)
-    channels: tuple[str, ...] = ("u", "v", "strain")
+    size: tuple[Length, Length] = (28, 28)
+    channels: Annotated[tuple[str, ...], Len(1, 1 << 16)] = ("u", "v", "strain")
     normalisation: str = "minmax"
     flow_method: str | None = None
-    frames: int | None = None
+    frames: Length | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,7 +104,9 @@ class InputSpec:
         DataError
             A value is missing or none that `to_dict` gives.
         """
-        known: Any = checked(
-            values, _SpecFile, "this", what="the description of a medium", remedy="prepare the clips again"
-        )
-        return cls(**{**known, "channels": tuple(known["channels"])})
+        words: Any = {"what": "the description of a medium", "remedy": "prepare the clips again"}
+        found = checked(values, cls, "the values", **words)
+        for name in ("kind", "size", "channels", "normalisation"):
+            if name not in values:
+                raise DataError(f"the values cannot be read as {words['what']} ({name} is missing); {words['remedy']}.")
+        return found

@@ -214,9 +214,17 @@ def _kind_of_column(column: pd.Series) -> str:
 def _written(column: pd.Series, kind: str) -> list[str]:
     if kind == "text":
         return list(cells_as_text(column, str(column.name)))
-    missing = column.isna().to_numpy()
-    write = repr if kind == "number" else str
-    return ["" if gone else write(value) for value, gone in zip(column.tolist(), missing.tolist(), strict=True)]
+    missing = column.isna().tolist()
+    values = column.tolist()
+    if kind == "integer":
+        large = next((row for row, value in enumerate(values) if not missing[row] and value >= 2**63), None)
+        if large is not None:
+            raise DataError(
+                f"row {large + 1} of column {column.name!r} holds {values[large]}, but integers up to 2**63 - 1 can be "
+                "saved; turn the column into text, or leave it out."
+            )
+    write: Callable[[Any], str] = (lambda value: repr(float(value))) if kind == "number" else str
+    return ["" if gone else write(value) for value, gone in zip(values, missing, strict=True)]
 
 
 def _typed(words: list[str], kind: str) -> pd.Series:
@@ -246,10 +254,19 @@ def write_table(path: Path, table: pd.DataFrame) -> dict[str, str]:
     Raises
     ------
     DataError
-        A column holds something else.
+        A column holds something else, or a value that `read_table` could not read.
     """
     kinds = {str(name): _kind_of_column(table[name]) for name in table.columns}
     texts = [_written(table[name], kind) for name, kind in kinds.items()]
+    longest = csv.field_size_limit()
+    for name, words in zip(kinds, texts, strict=True):
+        row = next((row for row, word in enumerate(words) if len(word) > longest), None)
+        if row is not None or len(name) > longest:
+            place = "the name of" if row is None else f"row {row + 1} of"
+            raise DataError(
+                f"{place} column {name[:50]!r} has more than {longest:,} characters, which cannot be read back; "
+                "shorten it, or leave the column out."
+            )
     with path.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(kinds)

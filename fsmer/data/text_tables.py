@@ -57,11 +57,20 @@ def csv_rows(text: str, name: object, *, what: str = "the table", **form: Any) -
         raise DataError(f"line {reader.line_num} of {what} {name} cannot be read ({error}); correct it.") from error
 
 
-def path_inside(folder: str | os.PathLike[str], name: str) -> str:
+def path_inside(folder: str | os.PathLike[str], name: str, *, otherwise: str = "") -> str:
     """Path of what a table in `folder` names, which has to lie in that folder; nothing is opened.
 
     Backslashes separate folders, as tables written on Windows have them, unless a file of exactly that name is there.
-    An absolute path is taken if it leads into the folder. Symbolic links are followed, and must stay in it as well.
+    An absolute path is taken if it leads into the folder. Symbolic links are followed, and must stay in it as well: one
+    in a folder from somebody else could lead to any private file.
+
+    Parameters
+    ----------
+    folder : path
+    name : str
+        As the table has it.
+    otherwise : str
+        What else helps against a path that leads out, for the message.
 
     Raises
     ------
@@ -73,14 +82,19 @@ def path_inside(folder: str | os.PathLike[str], name: str) -> str:
     if "\0" in name:
         raise ValueError(f"{name!r} is no path, since it holds a NUL character; correct it")
     foreign = os.name != "nt" and re.match("[A-Za-z]:/", slashed) is not None
-    inside = f"name a place inside {top}, or put the table where all its files are"
     if foreign or not _is_within(os.path.join(top, slashed), top):
-        raise ValueError(f"{name!r} leads out of the folder of its table; {inside}")
+        raise ValueError(
+            f"{name!r} leads out of the folder of its table; name a place inside {top}, or put the table where all its "
+            f"files are{otherwise}"
+        )
     if "\\" in name and not os.path.lexists(os.path.join(top, name)):
         name = slashed
     path = os.path.join(folder, name)
     if not _is_within(os.path.realpath(path), os.path.realpath(top)):
-        raise ValueError(f"{name!r} leads out of the folder of its table by a symbolic link; {inside}")
+        raise ValueError(
+            f"{name!r} leads out of the folder of its table by a symbolic link; copy the file to where the link is "
+            f"in {top}{otherwise}"
+        )
     return path
 
 

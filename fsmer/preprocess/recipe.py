@@ -12,16 +12,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Ge, Le
 from typing_extensions import TypedDict
 
 from fsmer.errors import DataError, unknown_name
-from fsmer.io import write_json
+from fsmer.io import CHECKSUM, write_json
 from fsmer.preprocess.apex import APEX_METHODS
 from fsmer.preprocess.faces import DETECTORS, FaceDetector, load_detector
 from fsmer.preprocess.flow import FlowMethod, load_flow_method
 from fsmer.preprocess.time import TIME_METHODS
-from fsmer.schema import Count, checked, read_json
+from fsmer.schema import Count, checked, plain_value, read_json
 
 __all__ = ["PreprocessRecipe", "library_versions"]
 
@@ -132,7 +133,7 @@ class PreprocessRecipe:
             if given not in known:
                 raise unknown_name(kind, given, known)
         load_flow_method(self.flow, self.flow_parameters)
-        if self.face != "largest" and (not isinstance(self.face, int) or self.face < 0):
+        if self.face != "largest" and (not isinstance(self.face, (int, np.integer)) or self.face < 0):
             raise DataError(
                 f"face={self.face!r} is no face: give 'largest' or a number from 0, counted from the largest."
             )
@@ -157,8 +158,8 @@ class PreprocessRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        values = asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=plain_value))
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreprocessRecipe:
@@ -169,16 +170,17 @@ class PreprocessRecipe:
         DataError
             The values are no recipe, or one with steps that this version does not know.
         """
+        checked(values, _RecipeFile, "the values", what="a preprocessing recipe", remedy=REMEDY)
         # The values stay as they were written, since the hash is of their text.
-        checked(values, _RecipeFile, "this", what="a preprocessing recipe", remedy=REMEDY)
+        values = {name: value for name, value in values.items() if name != CHECKSUM}
         unknown = sorted(set(values) - {one.name for one in fields(cls)})
         if unknown:
             raise DataError(f"the recipe has the unknown step {unknown[0]!r}; update fsmer or take it out.")
         return cls(**{**values, "crop_size": tuple(values.get("crop_size", cls.crop_size))})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the recipe as JSON."""
-        return write_json(path, self.to_dict())
+        """Write the recipe as JSON with a checksum."""
+        return write_json(path, self.to_dict(), sealed=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PreprocessRecipe:

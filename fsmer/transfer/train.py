@@ -169,8 +169,14 @@ class Train(TrainsTogether[Trainer]):
         resume: bool = True,
         progress: Progress | None = None,
         log: str | Path | None = None,
-    ) -> Recognizer:
-        """Train with checkpoints and write the recognizer, its loss curve and its recipe to `out`; see `train`."""
+    ) -> tuple[Recognizer, dict[str, Any]]:
+        """Train with checkpoints and write the recognizer, its loss curve and its recipe to `out`; see `train`.
+
+        Returns
+        -------
+        Recognizer, dict
+            The recognizer, and what ``<out>.history.json`` holds: recipe, seed, number of clips, loss of every epoch.
+        """
         check_writable(out)
         running = out.with_name(f"{out.name}{RUNNING}")
         with tensorboard_log(log) as after_epoch:
@@ -181,7 +187,7 @@ class Train(TrainsTogether[Trainer]):
         write_json(out.with_name(f"{out.name}.{HISTORY}"), history)
         if running.is_dir() and not any(running.iterdir()):
             running.rmdir()
-        return recognizer
+        return recognizer, history
 
     def _trained(
         self,
@@ -322,7 +328,7 @@ def train(
         backbone = copy.deepcopy(backbone).to(where)
     labelled = as_labelled_clips(clips, backbone)
     if out is not None:
-        return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress, log=log)
+        return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress, log=log)[0]
     with tensorboard_log(log) as after_epoch:
         return method._trained(SourceModel(backbone), labelled, classes, progress, after_epoch=after_epoch)[0]
 

@@ -138,7 +138,7 @@ class SheetTable:
 
 
 def read_sheets(path: Path) -> tuple[Sheet, ...]:
-    """Read every worksheet of a workbook, or a CSV file as one sheet.
+    """Read every worksheet of a workbook, of which there is at least one, or a CSV file as one sheet.
 
     What a file is, is judged by how it begins, since ``.xls`` files that are ``.xlsx`` inside are common.
 
@@ -157,10 +157,14 @@ def read_sheets(path: Path) -> tuple[Sheet, ...]:
     if not start:
         raise DataError(f"the sheet {path} has no bytes; copy it again from the release.")
     if start.startswith(b"PK"):
-        return _read_xlsx(path)
-    if start.startswith(b"\xd0\xcf\x11\xe0"):
-        return _read_xls(path)
-    return (_read_csv(path),)
+        sheets = _read_xlsx(path)
+    elif start.startswith(b"\xd0\xcf\x11\xe0"):
+        sheets = _read_xls(path)
+    else:
+        sheets = (_read_csv(path),)
+    if not sheets:
+        raise _damaged(path, "it has no worksheet")
+    return sheets
 
 
 def cell_text(value: Any) -> str:
@@ -290,6 +294,6 @@ def _sheet(path: Path, name: str, rows: Iterable[list[str]]) -> Sheet:
     return Sheet(path, name, tuple((*row, *[""] * (width - len(row))) for row in cells))
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def _damaged(path: Path, error: object) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return DataError(f"the sheet {path} cannot be read ({reason}); copy it again from the release or save it as CSV.")
