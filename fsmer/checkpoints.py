@@ -1,25 +1,29 @@
 """Checkpoints of long trainings: tensors as safetensors, the rest as JSON that names them, written whole or not at all.
 
 The tensors lie in a file that has the digest of its content in its name. A checkpoint is what the sealed JSON says, so
-that a stop at any moment leaves the one before or the new one, never tensors of one with the state of another.
+that a stop at any moment leaves the one before or the new one, never tensors of one with the state of another. Earlier
+versions wrote two files without digests, which are read unchecked.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from fsmer.errors import WeightsError
-from fsmer.io import CHECKSUM, atomic_path, digest, file_digest, remove_unfinished, write_json
+from fsmer.io import CHECKSUM, atomic_path, digest, file_digest, json_text, read_bytes, remove_unfinished
 from fsmer.schema import Count, checked, read_json
-from fsmer.tensor_files import read_tensors
+from fsmer.tensor_files import check_finite, write_tensors
 
 __all__ = [
     "PretrainingState",
@@ -33,6 +37,8 @@ __all__ = [
 
 STATE = "checkpoint.json"
 TENSORS = "checkpoint*.safetensors"
+# Name of the tensors that earlier versions wrote, and the most bytes that tensors may have.
+EARLIER, TENSOR_BYTES = "checkpoint.safetensors", 64 << 30
 REMEDY = "remove it or start with resume off (--no-resume)"
 
 
@@ -63,13 +69,14 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
     key : plain value
         What a run must have in common with the checkpoint to go on from it (recipe, seed, clips).
     """
-    content = safetensors.torch.save(
-        {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    )
-    name = f"checkpoint-{digest(content)}.safetensors"
-    with atomic_path(folder / name) as temporary:
-        temporary.write_bytes(content)
-    write_json(folder / STATE, {"key": key, "tensors": name, **state}, sealed=True)
+    with atomic_path(folder / STATE) as temporary:
+        # Beside the new state, since their name is known only when they are written.
+        new = temporary.with_name("checkpoint-new.safetensors")
+        write_tensors(new, tensors)
+        name = f"checkpoint-{file_digest(new)}.safetensors"
+        temporary.write_text(json_text({"key": key, "tensors": name, **state}, sealed=True), encoding="utf-8")
+        shutil.copymode(temporary, new)
+        os.replace(new, folder / name)
     _remove_tensors(folder, but=name)
 
 
@@ -103,25 +110,29 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
         found = (folder / STATE).stat()
     except FileNotFoundError:
         return None
+    except OSError:
+        return 0, 0  # reading it says what is wrong
     return found.st_ino, found.st_mtime_ns
 
 
 def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = read_json(folder / STATE, dict[str, Any], what="a checkpoint", remedy=REMEDY, error=WeightsError)
-    found, name = state.pop("key", None), state.pop("tensors", None)
-    if not isinstance(name, str) or state.pop(CHECKSUM, None) is None:
+    sealed, found, name = state.pop(CHECKSUM, None), state.pop("key", None), state.pop("tensors", None)
+    if (sealed is None) != (name is None) or not isinstance(name, str | None):
         raise WeightsError(f"the checkpoint in {folder} comes from another version of fsmer; {REMEDY}.")
     if found != json.loads(json.dumps(key)):
         raise WeightsError(
             f"the checkpoint in {folder} was made with another recipe or seed, or on other clips; remove it, choose "
             "another folder or turn resume off."
         )
-    path = folder / Path(name).name
+    path = folder / Path(name or EARLIER).name
     try:
-        if f"checkpoint-{file_digest(path)}.safetensors" != name:
+        content = read_bytes(path, TENSOR_BYTES)
+        if name is not None and f"checkpoint-{digest(content)}.safetensors" != name:
             raise WeightsError(f"{path} was altered after fsmer wrote it")
-        tensors = read_tensors(path)
-    except (OSError, WeightsError) as error:
+        tensors = safetensors.torch.load(content)
+        check_finite(tensors, path)
+    except (OSError, ValueError, KeyError, SafetensorError, WeightsError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise WeightsError(f"the tensors of the checkpoint in {folder} cannot be read: {reason}; {REMEDY}.") from error
     state = checked(state, schema, folder / STATE, what="a checkpoint", remedy=REMEDY, error=WeightsError)
@@ -176,7 +187,23 @@ def restore(
             if name.startswith("optimizer."):
                 _, index, entry = name.split(".")
                 entries.setdefault(int(index), {})[entry] = value
+        _check_entries(entries, optimizer)
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"the checkpoint does not fit this version of fsmer ({reason}); {REMEDY}.") from error
+
+
+def _check_entries(entries: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    """Raise `ValueError` unless the optimiser can go on with these entries, by number of the parameter."""
+    needed = {"step", "exp_avg", "exp_avg_sq"}
+    if isinstance(optimizer, torch.optim.SGD):
+        needed = {"momentum_buffer"} if optimizer.defaults["momentum"] else set()
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
+    for number, entry in entries.items():
+        if not 0 <= number < len(parameters) or set(entry) != needed:
+            raise ValueError(f"the optimiser's state of parameter {number} holds {', '.join(sorted(entry))}")
+        for name, value in entry.items():
+            shape = () if name == "step" else parameters[number].shape
+            if value.shape != shape or not value.is_floating_point():
+                raise ValueError(f"{name} of parameter {number} has another shape or type")

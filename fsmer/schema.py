@@ -146,7 +146,7 @@ def checked(
             # Through JSON, so that a list may stand for a tuple while text may not stand for a number.
             text = to_json(values, inf_nan_mode="constants", fallback=plain_value)
             found: T = _adapter(cast(Any, schema)).validate_json(text, strict=True)
-            return found
+            return cast(T, _in_order(found, values))
         except ValidationError as refused:
             first = refused.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -166,6 +166,15 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise DataError(f"a value has the type {type(value).__name__}, but text, numbers, lists and tables are expected.")
+
+
+def _in_order(found: Any, given: Any) -> Any:
+    """The plain values found, in the order of those given: what is written again stays the same file."""
+    if isinstance(found, dict) and isinstance(given, dict):
+        return {key: _in_order(found[key], given[key]) for key in given if key in found}
+    if isinstance(found, list) and isinstance(given, list):
+        return [_in_order(*pair) for pair in zip(found, given, strict=True)]
+    return found
 
 
 @cache

@@ -5,17 +5,19 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from fsmer.checkpoints import (
     PretrainingState,
     load_checkpoint,
+    optimizer_tensors,
     remove_checkpoint,
     restore,
     save_checkpoint,
 )
 from fsmer.errors import WeightsError
-from fsmer.io import file_digest
+from fsmer.io import read_bytes
 
 KEY = {"seed": 3}
 
@@ -46,12 +48,15 @@ def test_a_stop_between_two_files_leaves_the_checkpoint_before(tmp_path, monkeyp
     class Stop(Exception):
         pass
 
-    def stop(*_, **__):
-        raise Stop
+    def stop(source, target):
+        if str(target).endswith(".json"):
+            raise Stop
+        replace(source, target)
 
     save(tmp_path, 1)
+    replace = os.replace
     with monkeypatch.context() as patch:
-        patch.setattr("fsmer.checkpoints.write_json", stop)
+        patch.setattr(os, "replace", stop)
         with pytest.raises(Stop):
             save(tmp_path, 2)
     tensors, state = load(tmp_path)
@@ -62,12 +67,12 @@ def test_a_stop_between_two_files_leaves_the_checkpoint_before(tmp_path, monkeyp
 
 def test_another_training_may_go_on_or_end_while_its_checkpoint_is_read(tmp_path, monkeypatch):
     def meanwhile(change):
-        def read(path):
+        def read(path, limit_bytes):
             monkeypatch.undo()
             change()
-            return file_digest(path)
+            return read_bytes(path, limit_bytes)
 
-        monkeypatch.setattr("fsmer.checkpoints.file_digest", read)
+        monkeypatch.setattr("fsmer.checkpoints.read_bytes", read)
 
     save(tmp_path, 1)
     meanwhile(lambda: save(tmp_path, 2))
@@ -117,15 +122,66 @@ def test_a_changed_state_is_refused(tmp_path, change):
         load(tmp_path)
 
 
-def test_a_checkpoint_without_checksums_is_refused_and_one_of_another_run_too(tmp_path):
+def test_a_checkpoint_that_lost_its_checksum_is_refused_and_one_of_another_run_too(tmp_path):
     save(tmp_path, 1)
     with pytest.raises(WeightsError, match="another recipe or seed"):
         load(tmp_path, {"seed": 4})
     state = json.loads((tmp_path / "checkpoint.json").read_text())
-    del state["checksum"], state["tensors"]
-    (tmp_path / "checkpoint.json").write_text(json.dumps(state))
-    with pytest.raises(WeightsError, match="another version of fsmer"):
+    for lost in ("checksum", "tensors"):
+        (tmp_path / "checkpoint.json").write_text(json.dumps({name: state[name] for name in state if name != lost}))
+        with pytest.raises(WeightsError, match=r"another version of fsmer|altered after"):
+            load(tmp_path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_with_and_replaced(tmp_path):
+    save_file({"weight": torch.ones(3)}, str(tmp_path / "checkpoint.safetensors"))
+    state = {"step": 7, "seconds": 1.5, "history": []}
+    (tmp_path / "checkpoint.json").write_text(json.dumps({"key": KEY, **state}))
+    tensors, found = load(tmp_path)
+    assert (tensors["weight"].tolist(), found) == ([1.0, 1.0, 1.0], state)
+    with pytest.raises(WeightsError, match="another recipe or seed"):
+        load(tmp_path, {"seed": 4})
+    save(tmp_path, 8)
+    assert load(tmp_path)[1]["step"] == 8
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_state_that_is_no_file_is_refused(tmp_path):
+    (tmp_path / "checkpoint.json").symlink_to(tmp_path / "checkpoint.json")
+    with pytest.raises(WeightsError, match=r"symbolic links.*remove it"):
         load(tmp_path)
+
+
+def test_the_tensors_get_the_permissions_of_the_state(tmp_path):
+    save(tmp_path, 1)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_state_of_an_optimiser_that_lacks_entries_is_refused(kind):
+    def made():
+        model = nn.Linear(2, 2)
+        options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+        return model, kind(model.parameters(), lr=0.1, **options)
+
+    model, optimizer = made()
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    whole = {f"model.{name}": value for name, value in model.state_dict().items()} | optimizer_tensors(optimizer)
+    restore(whole, {"model": made()[0]}, made()[1])
+    entries = [name for name in whole if name.startswith("optimizer.")]
+    for name in entries:
+        fresh, other = made()
+        changed = [
+            {key: value for key, value in whole.items() if key != name},
+            whole | {name: torch.zeros(5)},
+            whole | {name.replace(".0.", ".9.").replace(".1.", ".9."): whole[name]},
+            whole | {f"{name}x": whole[name]},
+        ]
+        # Without its only entry, a parameter is one that has had no gradient yet.
+        for tensors in changed[1:] if kind is torch.optim.SGD else changed:
+            with pytest.raises(WeightsError, match="does not fit this version"):
+                restore(tensors, {"model": fresh}, other)
 
 
 def test_tensors_that_do_not_fit_the_network_are_refused():

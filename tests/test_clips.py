@@ -689,7 +689,7 @@ def put(folder: Path, array: np.ndarray) -> None:
             lambda folder: (
                 np.savez(folder / "flow.npy", a=maps(4)) or os.replace(folder / "flow.npy.npz", folder / "flow.npy")
             ),
-            "numbers",
+            "no .npy file",
         ),
         (lambda folder: np.save(folder / "flow.npy", maps(4)[::-1]), "flow.npy is damaged, or of another saving"),
         (lambda folder: replace_bytes(folder / "flow.npy", b"}", b"("), "flow.npy"),

@@ -158,7 +158,7 @@ def test_without_a_place_it_is_compiled_for_this_process_or_done_without(place, 
 
 
 def test_what_a_kill_left_half_compiled_goes(cache):
-    left = cache / ".shallow.so.unfinished-gone"
+    left = cache / ".shallow.so.unfinished-abcdefg1"
     left.mkdir()
     only_library(cache).unlink()
     assert compiled() is not None

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import fsmer
+from fsmer.array_files import map_array, read_arrays
 from fsmer.backbones import Backbone
-from fsmer.data import ClipSet
+from fsmer.data import ClipSet, InputSpec
+from fsmer.data.saved import ArrayWriter
 from fsmer.data.synthetic import synthetic_clips
 from fsmer.errors import OutputError
 from fsmer.evaluation import Report, evaluate
 from fsmer.evaluation.cache import cache_folder, embed_cached
-from fsmer.evaluation.parts import RunFolder
+from fsmer.evaluation.parts import Part, PartStore, RunFolder, RunSize
+from fsmer.io import MARK, block_digests, digest
 from fsmer.transfer import Method, Recognizer, load_method
 from fsmer.transfer.finetune import Finetune
 
@@ -112,9 +118,10 @@ def test_what_killed_runs_left_half_written_in_cache_and_parts_goes(
 ) -> None:
     embed_cached(backbone, clips[:4], folder=tmp_path / "cache")
     (network,) = (tmp_path / "cache").iterdir()
-    left = [network / ".a.npy.unfinished-x1", tmp_path / "cache" / "other" / ".b.npy.unfinished-x2"]
+    left = [network / ".a.npy.unfinished-abcdefg1", tmp_path / "cache" / "other" / ".b.npy.unfinished-abcdefg2"]
     for folder in left:
         folder.mkdir(parents=True)
+        (folder / MARK).touch()
         (folder / "a.npy").write_bytes(b"half")
     embed_cached(backbone, clips, folder=tmp_path / "cache")
     assert not any(folder.exists() for folder in left)
@@ -149,7 +156,7 @@ def test_finished_episodes_that_were_altered_are_computed_again(
     second.write_bytes(b"")
     os.remove(third)
     os.mkfifo(third)
-    (store / ".x.npz.unfinished-gone").mkdir()
+    (store / ".x.npz.unfinished-abcdefg1").mkdir()
     fitted = [-1, -1]  # two episodes more than are allowed
     with pytest.raises(Stop):
         evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path / "cut")
@@ -159,6 +166,104 @@ def test_finished_episodes_that_were_altered_are_computed_again(
     assert resumed.to_dict() == whole.to_dict()
     for name in ("report.json", "predictions.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+ROW = {
+    "numbers": np.array([4, 2]),
+    "names": np.array(["fold 4", "fold 2"]),
+    "among": np.array([[True, True, False], [True, False, True]]),
+    "episode": np.array([4, 4, 2], np.int32),
+    "clip": np.array([7, 0, 3]),
+    "predicted": np.array([1, 0, 2], np.int16),
+    "probabilities": np.array([[0.3, 0.7, np.nan], [1, 0, np.nan], [0.5, np.nan, 0.5]], np.float32),
+}
+
+
+def part_of(store: PartStore, **arrays: NDArray[Any]) -> list[Part]:
+    """What a store reads of a whole file with these arrays."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    path = store.folder / f"00000002-00000004-{digest(content.getbuffer())}.npz"
+    path.write_bytes(content.getbuffer())
+    found = store.read()
+    assert path.exists() == bool(found)
+    path.unlink(missing_ok=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("numbers", np.array([4, 5])),
+        ("numbers", np.array([4, -2])),
+        ("numbers", np.array([4, 4])),
+        ("numbers", np.array([4, 2, 1])),
+        ("numbers", np.array(["4", "2"])),
+        ("numbers", np.array(4)),
+        ("names", np.array(["fold 4"])),
+        ("names", np.array([b"fold 4", b"fold 2"])),
+        ("among", np.ones((2, 4), bool)),
+        ("among", np.ones((2, 3), np.int8)),
+        ("episode", np.array([4, 4, 1], np.int32)),
+        ("episode", np.array([4, 4], np.int32)),
+        ("clip", np.array([7, 0, 8])),
+        ("clip", np.array([7, 0, -1])),
+        ("clip", np.array([[7, 0, 3]])),
+        ("predicted", np.array([1, 0, 1], np.int16)),
+        ("predicted", np.array([1, 0, 3], np.int16)),
+        ("predicted", np.array([1.0, 0, 2])),
+        ("probabilities", ROW["probabilities"][:2]),
+        ("probabilities", ROW["probabilities"][:, :2]),
+        ("probabilities", ROW["probabilities"] * 2),
+        ("probabilities", np.where(ROW["probabilities"] == 1, np.inf, ROW["probabilities"])),
+        ("probabilities", np.where(ROW["probabilities"] == 1, np.nan, ROW["probabilities"])),
+        ("probabilities", np.nan_to_num(ROW["probabilities"])),
+        ("probabilities", None),
+    ],
+)
+def test_a_part_that_does_not_fit_its_run_is_removed(name: str, array: Any, tmp_path: Path) -> None:
+    store = PartStore(tmp_path, {}, RunSize(episodes=5, clips=8, classes=3))
+    (part,) = part_of(store, **ROW)
+    assert part.names == ("fold 4", "fold 2")
+    assert part.predictions.clip.tolist() == [7, 0, 3]
+    assert part_of(store, **{key: value for key, value in (ROW | {name: array}).items() if value is not None}) == []
+
+
+HEADERS = [
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 5), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 5)",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (-4, 5), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': ('4', 5), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999999999999, 5), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000000, 5), }",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (2, 1), }",
+    "{'descr': '<f4', 'shape': (4, 5), }",
+    "(" * 5000,
+    "'" * 3,
+    "",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS[1:])
+def test_every_damaged_header_of_an_array_is_one_kind_of_error(header: str, tmp_path: Path) -> None:
+    def array(text: str) -> bytes:
+        return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(80)
+
+    def archive(content: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", method) as held:
+            held.writestr("a.npy", content)
+        return stream.getvalue()
+
+    path = tmp_path / "a.npy"
+    path.write_bytes(array(HEADERS[0]))
+    assert map_array(path).shape == read_arrays(archive(array(HEADERS[0])), ["a"])["a"].shape == (4, 5)
+    path.write_bytes(array(header))
+    for content in (archive(array(header)), archive(array(HEADERS[0]), zipfile.ZIP_DEFLATED)):
+        with pytest.raises(ValueError, match=r"\w"):
+            read_arrays(content, ["a"])
+    with pytest.raises(ValueError, match=r"\w"):
+        map_array(path)
 
 
 @pytest.mark.parametrize(
@@ -194,3 +299,15 @@ def test_a_run_does_not_replace_the_report_that_another_one_wrote_meanwhile(
     with pytest.raises(OutputError, match=r"another method \(logistic.*--overwrite"):
         evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path, progress=beside)
     assert Report.load(tmp_path).method["name"] == "logistic"
+
+
+def test_an_array_is_written_once_with_its_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsmer.data.saved.BLOCK_BYTES", 1000)
+    spec = InputSpec("flow", (4, 5), ("u", "v", "strain"), "minmax")
+    for rows in (0, 1, 40):
+        media = np.random.default_rng(rows).random((rows, *spec.shape), np.float32)
+        with ArrayWriter(tmp_path, spec, rows, "<f4") as writer:
+            for start in range(0, rows, 7):
+                writer.write(media[start : start + 7].data)
+        assert np.array_equal(np.load(tmp_path / "flow.npy"), media)
+        assert writer.blocks == block_digests(tmp_path / "flow.npy", 1000)

@@ -425,6 +425,33 @@ def test_a_damaged_record_of_a_finished_folder_is_one_sentence_and_can_be_made_a
     assert hashes(out) == hashes(whole.folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "reused"),
+    [
+        ("flow.npy", -1, 7),  # within the last clip, in a block of its own
+        ("onset.npy", 3, 0),
+        ("flow.npy", None, 0),
+        ("table.csv", 30, 0),
+        ("clips.json", 30, 0),
+    ],
+)
+def test_what_was_damaged_in_a_finished_folder_is_made_again(root, tmp_path, monkeypatch, name, place, reused):
+    monkeypatch.setattr("fsmer.data.saved.BLOCK_BYTES", 4096)
+    out = tmp_path / "out"
+    before = hashes(make(root, out).folder)
+    held = bytearray((out / name).read_bytes())
+    if place is None:
+        held = held[:-7]
+    else:
+        held[place] ^= 1
+    (out / name).write_bytes(held)
+    found = make(root, out)
+    assert found.report.reused == reused
+    assert len(found.clips.media()) == 8
+    assert hashes(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_finished_folder_of_an_earlier_version_is_taken_up(root, whole, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole.folder, out)

@@ -113,6 +113,21 @@ def test_one_changed_byte_of_a_sealed_file_is_found(tmp_path_factory, data):
     assert {name: held[name] for name in GOOD} == GOOD
 
 
+def test_values_keep_the_order_of_the_file(tmp_path):
+    class Inner(TypedDict):
+        first: int
+        second: int
+
+    class Outer(TypedDict):
+        inner: list[Inner]
+        name: str
+
+    given = {"name": "x", "inner": [{"second": 2, "first": 1}]}
+    path = write_json(tmp_path / "file.json", given, sealed=True)
+    found = read_json(path, Outer, what="a file", remedy="write it again")
+    assert json.dumps(found) == json.dumps(given)
+
+
 def test_an_altered_file_says_so_and_how_to_keep_an_edit(tmp_path):
     write_json(tmp_path / "a.json", GOOD, sealed=True)
     text = (tmp_path / "a.json").read_text()

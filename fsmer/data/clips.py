@@ -28,7 +28,7 @@ from fsmer.data.media import (
     nameless,
     narrowed,
 )
-from fsmer.data.saved import HEADER, read_folder, write_tables
+from fsmer.data.saved import HEADER, TABLE, ArrayWriter, read_folder, write_header
 from fsmer.data.schemes import LabelScheme, RelabelReport, load_scheme
 from fsmer.data.spec import InputSpec
 from fsmer.data.table import (
@@ -39,6 +39,7 @@ from fsmer.data.table import (
     known_texts,
     plain_text,
     plain_texts,
+    write_table,
 )
 from fsmer.errors import DataError, MediaError, OutputError, SpecMismatchError
 from fsmer.io import atomic_folder
@@ -720,14 +721,13 @@ class ClipSet(Sequence[Clip]):
                     f"cannot write {target}: it holds other files, which would be lost; choose a new folder."
                 )
             with atomic_folder(target) as temporary:
+                arrays = []
                 for kind, spec in self.specs.items():
-                    # Plain writes: a full disk is an error to them, and a crash to a memory map.
-                    with (temporary / f"{kind}.npy").open("wb") as handle:
-                        header = {"descr": "<f4", "fortran_order": False, "shape": (len(self), *spec.shape)}
-                        np.lib.format.write_array_header_1_0(handle, header)
+                    with ArrayWriter(temporary, spec, len(self), "<f4") as array:
                         for batch in self.batches(kind):
-                            handle.write(np.ascontiguousarray(batch, "<f4").data)
-                write_tables(temporary, self._table, list(self.specs.values()))
+                            array.write(np.ascontiguousarray(batch, "<f4").data)
+                    arrays.append(array)
+                write_header(temporary, write_table(temporary / TABLE, self._table), len(self), arrays)
         except OutputError:
             raise
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fsmer.array_files import map_array
 from fsmer.arrays import as_float32, plain_array
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError
@@ -143,11 +144,10 @@ class NpyStore(ArrayStore):
     ) -> None:
         self.path = Path(path)
         try:
-            check_regular(self.path)
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            if not isinstance(array, np.memmap) or array.dtype.kind not in "fiu":
-                raise ValueError("it holds no single array of numbers")
-        except Exception as error:  # NumPy reads the header as Python text, and raises whatever comes of it
+            array = map_array(self.path)
+            if array.dtype.kind not in "fiu":
+                raise ValueError("it holds no array of numbers")
+        except (OSError, ValueError) as error:
             raise MediaError(
                 f"cannot read the array file {self.path}: {error}; it is missing, cut short or no .npy file, "
                 "so write the clip set again."

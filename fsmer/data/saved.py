@@ -8,21 +8,23 @@ versions wrote them, are opened unchecked.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 from annotated_types import Ge
 
 from fsmer.data.media import NpyStore
 from fsmer.data.spec import InputSpec
-from fsmer.data.table import read_table, write_table
+from fsmer.data.table import read_table
 from fsmer.errors import DataError
-from fsmer.io import BLOCK_BYTES, block_digests, restore_folder, write_json
+from fsmer.io import BLOCK_BYTES, block_digests, digest, restore_folder, write_json
 from fsmer.schema import Count, checked, read_json
 
 try:
@@ -30,7 +32,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["HEADER", "TABLE", "read_folder", "write_tables"]
+__all__ = ["HEADER", "TABLE", "ArrayWriter", "read_folder", "write_header"]
 
 HEADER, TABLE = "clips.json", "table.csv"
 FORMAT, FORMAT_VERSION = "fsmer-clips", 1
@@ -48,29 +50,83 @@ class _Header:
     files: dict[str, list[str]] = field(default_factory=dict)
 
 
-def write_tables(folder: Path, table: pd.DataFrame, specs: Sequence[InputSpec]) -> Path:
-    """Write ``table.csv`` and ``clips.json`` of a clip set beside its arrays, which are there already.
+class ArrayWriter:
+    """A ``.npy`` file of a clip set, written row by row; `blocks` are its digests once all is written.
+
+    Parameters
+    ----------
+    folder : Path
+    spec : InputSpec
+    rows : int
+        How many will be written.
+    stored : str
+        NumPy's name of the type of the numbers, such as ``"<f4"``.
+    """
+
+    def __init__(self, folder: Path, spec: InputSpec, rows: int, stored: str) -> None:
+        self.spec = spec
+        self._blocks: list[str] = []
+        self._block = bytearray()
+        # Plain writes: a full disk is an error to them, and a crash to a memory map.
+        self._stream = (folder / f"{spec.kind}.npy").open("wb")
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": stored, "fortran_order": False, "shape": (rows, *spec.shape)}
+        )
+        self.write(header.getbuffer())
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    def write(self, data: memoryview) -> None:
+        """Write the numbers of some rows."""
+        data = data.cast("B")
+        self._stream.write(data)
+        while len(data):
+            room = BLOCK_BYTES - len(self._block)
+            self._block += data[:room]
+            data = data[room:]
+            if len(self._block) == BLOCK_BYTES:
+                self._blocks.append(digest(bytes(self._block)))
+                self._block.clear()
+
+    @property
+    def blocks(self) -> list[str]:
+        """What `fsmer.io.block_digests` would say of the file, which need not be read for it."""
+        return [*self._blocks, digest(bytes(self._block))] if self._block else list(self._blocks)
+
+
+def write_header(folder: Path, columns: Mapping[str, str], rows: int, arrays: Sequence[ArrayWriter]) -> Path:
+    """Write ``clips.json`` of a clip set beside its table and arrays, which are there already.
+
+    Parameters
+    ----------
+    folder : Path
+    columns : mapping of str to str
+        What `fsmer.data.table.write_table` returned for ``table.csv``.
+    rows : int
+        How many clips there are.
+    arrays : sequence of ArrayWriter
+        What wrote the arrays.
 
     Returns
     -------
     Path
         That of ``clips.json``.
-
-    Raises
-    ------
-    DataError
-        The table holds what cannot be saved.
     """
-    columns = write_table(folder / TABLE, table)
-    names = [TABLE, *(f"{spec.kind}.npy" for spec in specs)]
+    specs = [array.spec for array in arrays]
+    digests = {f"{array.spec.kind}.npy": array.blocks for array in arrays}
     values = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "clips": len(table),
-        "columns": columns,
+        "clips": rows,
+        "columns": dict(columns),
         "media": {spec.kind: spec.to_dict() for spec in specs},
         "block_bytes": BLOCK_BYTES,
-        "files": {name: block_digests(folder / name) for name in names},
+        "files": {TABLE: block_digests(folder / TABLE), **digests},
     }
     return write_json(folder / HEADER, values, sealed=True)
 

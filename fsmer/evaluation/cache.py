@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fsmer.array_files import map_array
 from fsmer.backbones import Backbone, check_clips, embed, model_hash, read_inputs
 from fsmer.backbones.embedding import batch_of
 from fsmer.caches import cache_place
@@ -176,7 +177,7 @@ class _Shelf:
             if file_digest(path) != path.stem:
                 raise ValueError("altered")
             self._open(path)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError):
             # Removed by another process in between, or damaged: its clips are embedded again.
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -185,8 +186,8 @@ class _Shelf:
             os.utime(path)  # used now: it is not among the first to go
 
     def _open(self, path: Path) -> None:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.dtype != self.dtype or array.ndim != 1:
+        array = map_array(path)
+        if array.dtype != self.dtype or array.ndim != 1 or not np.isfinite(array["embedding"]).all():
             raise ValueError("records of another kind")
         number = len(self._arrays)
         self._arrays.append(array)

@@ -6,9 +6,6 @@ import contextlib
 import hashlib
 import io
 import json
-import shutil
-import uuid
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
+from fsmer.array_files import read_arrays
 from fsmer.errors import DataError, OutputError
-from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
-from fsmer.io import UNFINISHED, atomic_path, check_writable, digest, json_text, locked, read_bytes, remove_unfinished
+from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, SUM_TOLERANCE, Predictions, run_of
+from fsmer.io import (
+    atomic_path,
+    check_writable,
+    digest,
+    json_text,
+    locked,
+    read_bytes,
+    remove_folder,
+    remove_unfinished,
+)
 from fsmer.schema import read_json
 
-__all__ = ["Part", "PartStore", "RunFolder", "unfinished_words"]
+__all__ = ["Part", "PartStore", "RunFolder", "RunSize", "unfinished_words"]
 
 # Folders with the episodes of a run that is not finished, and of the one that made the report.
 PARTS, KEPT = ".parts-", ".kept-"
@@ -39,6 +46,18 @@ class _About(TypedDict):
 
     format_version: int
     run: dict[str, str]
+
+
+class _Named(TypedDict):
+    name: str
+
+
+class _Names(TypedDict):
+    """What messages say of a report."""
+
+    method: _Named
+    model: _Named
+    protocol: _Named
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,15 @@ class Part:
         )
 
 
+@dataclass(frozen=True)
+class RunSize:
+    """What numbers in the parts of a run count up to: its episodes, clips and classes."""
+
+    episodes: int
+    clips: int
+    classes: int
+
+
 class PartStore:
     """Finished episodes of one run, each file whole or not there, with the digest of its content in its name.
 
@@ -101,10 +129,12 @@ class PartStore:
     folder : Path
     about : mapping
         What the run is, written beside the episodes.
+    size : RunSize
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], size: RunSize) -> None:
         self.folder = folder
+        self.size = size
         self.about = dict(about)
         # Find out now, not after hours, that the folder cannot be written.
         self._put(RUN_FILE, json_text(self.about, sealed=True).encode())
@@ -141,23 +171,19 @@ class PartStore:
                     raise
 
     def read(self) -> list[Part]:
-        """All stored episodes; a file that was altered is removed, so that its episodes are computed again."""
+        """All stored episodes; a file that was altered or is of no such run is removed: they are computed again."""
         found: list[Part] = []
         for path in _files(self.folder):
             try:
                 content = read_bytes(path, limit_bytes=PART_BYTES)
                 if digest(content) != path.stem.rpartition("-")[2]:
                     raise ValueError("altered")
-                with np.load(io.BytesIO(content), allow_pickle=False) as held:
-                    predictions = Predictions(*(held[name] for name in FIELDS))
-                    part = Part(held["numbers"], tuple(held["names"].tolist()), held["among"], predictions)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                found.append(_part(read_arrays(content, ("numbers", "names", "among", *FIELDS)), self.size))
+            except (OSError, ValueError) as error:
                 # What cannot be read now may be whole.
                 if not isinstance(error, OSError) or not path.is_file():
                     with contextlib.suppress(OSError):
                         path.unlink()
-                continue
-            found.append(part)
         return found
 
 
@@ -194,7 +220,6 @@ class RunFolder:
         self, folder: Path, identity: Mapping[str, str], seeds: Sequence[int], *, resume: bool, overwrite: bool
     ) -> None:
         check_writable(folder)
-        remove_unfinished(folder)
         self.folder = folder
         self.identity = dict(identity)
         self.seeds = list(seeds)
@@ -215,12 +240,12 @@ class RunFolder:
         if not resume:
             self._remove(self._held(KEPT))
 
-    def store(self, **member: Any) -> PartStore:
+    def store(self, size: RunSize, **member: Any) -> PartStore:
         """The store of one part of the run, such as a seed."""
         about = {"format": "fsmer-run", "format_version": FORMAT_VERSION, "run": self.identity, "part": member}
         key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
         kept = self.folder / f"{KEPT}{key}"
-        return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about)
+        return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about, size)
 
     @contextlib.contextmanager
     def replacing(self, *, keep: bool) -> Iterator[None]:
@@ -261,11 +286,8 @@ class RunFolder:
     @staticmethod
     def _remove(folders: Sequence[Path]) -> None:
         for folder in folders:
-            # In one step, so that no other run finds half of a store.
-            gone = folder.with_name(f".{uuid.uuid4().hex}.{UNFINISHED}{folder.name[1:]}")
-            with contextlib.suppress(OSError):
-                folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            # No other run may find half of a store.
+            remove_folder(folder)
 
     def _refuse_report(self) -> None:
         """Refuse to replace a finished report by that of anything else than the same run with more seeds."""
@@ -341,6 +363,46 @@ def _files(store: Path) -> list[Path]:
     return sorted(path for path in store.glob("*.npz") if not path.name.startswith("."))
 
 
+def _part(held: Mapping[str, NDArray[Any]], size: RunSize) -> Part:
+    """A part of a run of that size; raises `ValueError` where its arrays are none."""
+    numbers, names, among = held["numbers"], held["names"], held["among"]
+    episode, clip, predicted, probabilities = (held[name] for name in FIELDS)
+    episodes, rows = numbers.shape[:1], clip.shape[:1]
+    expected: list[tuple[NDArray[Any], Any, tuple[int, ...]]] = [
+        (numbers, np.int64, episodes),
+        (among, np.bool_, (*episodes, size.classes)),
+        (episode, np.int32, rows),
+        (clip, np.int64, rows),
+        (predicted, np.int16, rows),
+        (probabilities, np.float32, (*rows, size.classes)),
+    ]
+    if (
+        any(array.dtype != kind or array.shape != shape for array, kind, shape in expected)
+        or names.dtype.kind != "U"
+        or names.shape != episodes
+        or not all(_within(*bounds) for bounds in ((numbers, size.episodes), (clip, size.clips)))
+        or not np.isin(episode, numbers).all()
+        or len(np.unique(numbers)) < len(numbers)
+    ):
+        raise ValueError("arrays of another kind")
+    order = np.argsort(numbers)
+    own = among[order[np.searchsorted(numbers, episode, sorter=order)]]
+    answers = probabilities[own]
+    if (
+        not _within(predicted, size.classes)
+        or not own[np.arange(len(own)), predicted].all()
+        or not ((answers >= 0) & (answers <= 1 + SUM_TOLERANCE)).all()
+        or not np.isnan(probabilities[~own]).all()
+        or (np.abs(np.nansum(probabilities, axis=1) - 1) > SUM_TOLERANCE).any()
+    ):
+        raise ValueError("answers of another kind")
+    return Part(numbers, tuple(names.tolist()), among, Predictions(episode, clip, predicted, probabilities))
+
+
+def _within(numbers: NDArray[Any], count: int) -> bool:
+    return bool(((numbers >= 0) & (numbers < count)).all())
+
+
 def _change(before: str, now: str) -> str:
     """How a value of a run's identity differs from another one, parameter by parameter where the names are the same."""
     (what, old), (name, new) = _parameters(before), _parameters(now)
@@ -378,9 +440,7 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
 def _words_of(path: Path) -> str:
     """A report in words, from its own file."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return (
-            f"the finished report of {held['method']['name']} on {held['model']['name']} by {held['protocol']['name']}"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        held = read_json(path, _Names, what="a report", remedy="make it again")
+    except DataError:
         return "a report that cannot be read"
+    return f"the finished report of {held['method']['name']} on {held['model']['name']} by {held['protocol']['name']}"

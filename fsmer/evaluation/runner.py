@@ -37,7 +37,7 @@ from fsmer.episodic.samplers import query_orders, random_order
 from fsmer.errors import DataError, MediaError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation.cache import as_folder, content_ids, embed_cached
 from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes
-from fsmer.evaluation.parts import Part, PartStore, RunFolder
+from fsmer.evaluation.parts import Part, PartStore, RunFolder, RunSize
 from fsmer.evaluation.report import REPORT_FILE, Predictions, Report
 from fsmer.evaluation.selection import Candidate, Family, InnerEpisodes, Rule, best, describe, families
 from fsmer.io import check_writable
@@ -493,7 +493,7 @@ class _Engine:
         name = "inner episodes" if inner else "episodes"
         ready = self.ahead.pop(seed, [])
         run = _Run(self, model, family, episodes, others, ready)
-        stores = {stage: store for stage in stages if (store := self._store(seed, weights, family, stage, inner=inner))}
+        stores = {stage: store for stage in stages if (store := self._store(seed, weights, family, episodes, stage))}
         if wanted is None:
             wanted = np.ones(len(episodes), dtype=bool)
         found, held = _answers(run, stages, stores, wanted, _stage(self.progress, name))
@@ -501,13 +501,13 @@ class _Engine:
         self.taken_over += held - (len(ready) if stores else 0)
         return found
 
-    def _store(
-        self, seed: int, weights: str, family: Family, stage: int = END, *, inner: bool = False
-    ) -> PartStore | None:
+    def _store(self, seed: int, weights: str, family: Family, episodes: Episodes, stage: int = END) -> PartStore | None:
         if self.folder is None:
             return None
+        inner = episodes is self._inner
         about = {"seed": seed, "weights": weights, "method": family.method.to_dict(), "inner": inner}
-        return self.folder.store(**about, stage=stage)
+        size = RunSize(len(episodes), len(self.clips), len(episodes.classes))
+        return self.folder.store(size, **about, stage=stage)
 
     def _stacks(self, method: Method, backbone: Backbone) -> bool:
         """Whether trainings of several seeds can go on as one stacked model, which is how a GPU is kept busy."""
@@ -528,7 +528,7 @@ class _Engine:
         for number in self.seeds[self.seeds.index(seed) + 1 :]:
             backbone = self.start.backbone(number)
             family = Family(seeded(self.families[0].method, number))
-            store = self._store(number, model_hash(backbone), family)
+            store = self._store(number, model_hash(backbone), family, self.episodes)
             missing = np.ones(len(self.episodes), dtype=bool)
             for part in [*self.ahead.get(number, []), *([] if store is None else store.read())]:
                 missing[part.numbers] = False

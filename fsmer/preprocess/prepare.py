@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -32,8 +32,8 @@ from fsmer.data.adapters import check_dataset
 from fsmer.data.adapters.base import FrameKind
 from fsmer.data.adapters.folders import list_frames
 from fsmer.data.clips import ClipSet
-from fsmer.data.media import check_arrays
-from fsmer.data.saved import TABLE, read_folder, write_tables
+from fsmer.data.media import NpyStore, RowError, check_arrays
+from fsmer.data.saved import TABLE, ArrayWriter, read_folder, write_header
 from fsmer.data.schemes import LabelScheme
 from fsmer.data.spec import InputSpec
 from fsmer.data.table import clean_table, write_table
@@ -291,6 +291,10 @@ class _Settings(TypedDict):
     checksum: NotRequired[str]
 
 
+# The media to make by the sub-folder that they go to.
+_Groups = tuple[tuple[str, tuple[InputSpec, ...]], ...]
+
+
 @dataclass(frozen=True)
 class _Part:
     """A finished clip in the store of parts, where each worker of a run appends its clips to a file of its own.
@@ -344,7 +348,7 @@ class _Job:
     """What all clips share."""
 
     parts: Path
-    groups: tuple[tuple[str, tuple[InputSpec, ...]], ...]
+    groups: _Groups
     recipe: PreprocessRecipe
     inner: PreprocessRecipe
     """What is left of the recipe once the face is cut out."""
@@ -674,6 +678,7 @@ def prepare(
     with _alone(target, store):
         restore_folder(target)
         finished = _finished(target, settings, resume=resume)
+        earlier = _Earlier.of(target, held) if finished else None
         if not resume:
             _empty(store)
         inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset")
@@ -681,7 +686,15 @@ def prepare(
         parts = _stored(store)
         onsets, apexes, offsets = (_indices(table[f"{name}_index"]) for name in ("onset", "apex", "offset"))
         tasks = [
-            _Task(clip, path, onset, apex, offset, finished.get(clip, ""), parts.get(clip, {}))
+            _Task(
+                clip,
+                path,
+                onset,
+                apex,
+                offset,
+                finished.get(clip, "") if earlier is not None and clip in earlier.rows else "",
+                parts.get(clip, {}),
+            )
             for clip, path, onset, apex, offset in zip(
                 table["clip"], table["path"], onsets, apexes, offsets, strict=True
             )
@@ -693,7 +706,7 @@ def prepare(
                 f"none of the {len(tasks)} clips can be prepared; the first, {first.clip!r}: {first.detail}"
             )
         report = _report(table, lost, outcomes)
-        _finish(target, job, table, report, outcomes, settings)
+        _finish(target, job, table, report, outcomes, settings, earlier)
     sets = {name: ClipSet.load(target / name if name else target) for name, _ in held}
     reused = sum(one.origin in ("part", "finished") for one in outcomes.values())
     return Prepared(target, MappingProxyType(sets), PrepareReport(report, steps.hash, reused, time.monotonic() - start))
@@ -933,6 +946,7 @@ def _finish(
     report: pd.DataFrame,
     outcomes: Mapping[str, _Outcome],
     settings: Mapping[str, Any],
+    earlier: _Earlier | None,
 ) -> None:
     """Put the parts together beside the target, then swap."""
     tables = job.parts / "tables"
@@ -942,24 +956,23 @@ def _finish(
     try:
         shutil.rmtree(tables, ignore_errors=True)
         tables.mkdir()
-        earlier = _Earlier(target, job) if any(one.origin == "finished" for one in wanted) else None
         readers = [_reader(one, earlier) for one in wanted]
         clean = clean_table(_with_facts(kept, [reader.facts for reader in readers], job.recipe))
-        files = _write_tables(tables, job, clean)
+        files, columns = _write_tables(tables, job, clean)
         files.append(write_text(tables / REPORT, report.to_csv(index=False, lineterminator="\n")))
         sealed = {**settings, "report": file_digest(tables / REPORT)}
         files.append(write_json(tables / SETTINGS, sealed, sealed=True))
         if not (all(one.origin == "finished" for one in wanted) and _same(files, tables, target)):
             with atomic_folder(target) as whole:
                 shutil.copytree(tables, whole, dirs_exist_ok=True)
-                _write_media(whole, job, readers)
-                for name, specs in job.groups:
-                    write_tables(whole / name, clean, specs)
+                for name, arrays in _write_media(whole, job, readers).items():
+                    write_header(whole / name, columns, len(clean), arrays)
         shutil.rmtree(job.parts, ignore_errors=True)
     except OSError as error:
-        shutil.rmtree(tables, ignore_errors=True)
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise _cannot_write(target, cause, job.parts) from error
+    finally:
+        shutil.rmtree(tables, ignore_errors=True)
 
 
 def _same(files: Sequence[Path], whole: Path, target: Path) -> bool:
@@ -967,20 +980,21 @@ def _same(files: Sequence[Path], whole: Path, target: Path) -> bool:
     return all(old.is_file() and old.read_bytes() == new.read_bytes() for old, new in zip(there, files, strict=True))
 
 
-def _write_media(whole: Path, job: _Job, readers: Sequence[_Part | _Row]) -> None:
+def _write_media(whole: Path, job: _Job, readers: Sequence[_Part | _Row]) -> dict[str, list[ArrayWriter]]:
+    """Write the arrays of all clips; the writers by folder."""
     with contextlib.ExitStack() as stack:
-        files = {}
-        for place, (name, specs) in enumerate(job.groups):
-            for spec in specs:
-                # Plain writes: a full disk is an error to them, and a crash to a memory map.
-                handle = stack.enter_context((whole / name / f"{spec.kind}.npy").open("wb"))
-                header = {"descr": _stored_type(spec), "fortran_order": False, "shape": (len(readers), *spec.shape)}
-                np.lib.format.write_array_header_1_0(handle, header)
-                files[f"{place}-{spec.kind}"] = handle
+        arrays = {
+            name: [
+                stack.enter_context(ArrayWriter(whole / name, spec, len(readers), _stored_type(spec))) for spec in specs
+            ]
+            for name, specs in job.groups
+        }
         for reader in readers:
             media = reader.media()
-            for kind, handle in files.items():
-                handle.write(media[kind])
+            for place, group in enumerate(arrays.values()):
+                for array in group:
+                    array.write(media[f"{place}-{array.spec.kind}"])
+    return arrays
 
 
 def _reader(outcome: _Outcome, earlier: _Earlier | None) -> _Part | _Row:
@@ -989,17 +1003,45 @@ def _reader(outcome: _Outcome, earlier: _Earlier | None) -> _Part | _Row:
     return cast(_Part, outcome.part)
 
 
+@dataclass(frozen=True)
 class _Earlier:
-    """A finished folder."""
+    """The clips of a finished folder that are not damaged."""
 
-    def __init__(self, target: Path, job: _Job) -> None:
-        folders = [read_folder(target / name) for name, _ in job.groups]
-        table = folders[0][0]
-        self.rows = {clip: row for row, clip in enumerate(table["clip"].tolist())}
-        self.stores = {
+    rows: Mapping[str, int]
+    stores: Mapping[str, NpyStore]
+    facts: pd.DataFrame
+
+    @classmethod
+    def of(cls, target: Path, groups: _Groups) -> _Earlier | None:
+        """Those in `target`; ``None`` where all must be made again."""
+        try:
+            folders = [read_folder(target / name) for name, _ in groups]
+            table = folders[0][0]
+            facts = table[["onset_index", "apex_index", "offset_index", "apex_from", "notes"]]
+        except (DataError, KeyError):
+            return None
+        if any(
+            not held["clip"].equals(table["clip"])
+            or {spec.kind: (spec, len(table)) for spec in specs}
+            != {kind: (store.spec, len(store)) for kind, store in stores.items()}
+            for (_, specs), (held, stores) in zip(groups, folders, strict=True)
+        ):
+            return None  # somebody saved another clip set there
+        stores = {
             f"{place}-{kind}": store for place, (_, stores) in enumerate(folders) for kind, store in stores.items()
         }
-        self.facts = table[["onset_index", "apex_index", "offset_index", "apex_from", "notes"]]
+        # Every block is read once here, so that its digest is known when its clips are taken over.
+        whole = [row for row in range(len(table)) if _is_whole(stores.values(), row)]
+        return cls({str(table["clip"].iloc[row]): row for row in whole}, stores, facts)
+
+
+def _is_whole(stores: Iterable[NpyStore], row: int) -> bool:
+    try:
+        for store in stores:
+            store.stored(np.array([row], np.int64))
+    except RowError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -1028,15 +1070,15 @@ def _with_facts(table: pd.DataFrame, facts: Sequence[Mapping[str, Any]], recipe:
     return table.assign(**columns, recipe=recipe.hash)
 
 
-def _write_tables(whole: Path, job: _Job, clean: pd.DataFrame) -> list[Path]:
-    """Everything of the folder that does not depend on the content of the arrays."""
-    files = []
+def _write_tables(whole: Path, job: _Job, clean: pd.DataFrame) -> tuple[list[Path], dict[str, str]]:
+    """Everything of the folder that does not depend on the content of the arrays, and the columns of the table."""
+    files, columns = [], {}
     for name, _ in job.groups:
         (whole / name).mkdir(exist_ok=True)
         files.append(whole / name / TABLE)
-        write_table(files[-1], clean)
+        columns = write_table(files[-1], clean)
     places = dict.fromkeys([whole, *(whole / name for name, _ in job.groups)])
-    return [*files, *(job.recipe.save(place / RECIPE) for place in places)]
+    return [*files, *(job.recipe.save(place / RECIPE) for place in places)], columns
 
 
 def _cannot_write(target: Path, error: OSError, parts: Path | None = None) -> OutputError:

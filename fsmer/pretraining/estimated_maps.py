@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.array_files import read_arrays
 from fsmer.data.au_parser import au_numbers
 from fsmer.data.flow_model import ACTION_UNIT_ORDER, EMOTION_ORDER
 from fsmer.data.spec import InputSpec
@@ -257,9 +257,8 @@ def _read(path: Path) -> Block | None:
         content = read_bytes(path)
         if digest(content) != path.stem[NUMBER + 1 :]:
             raise ValueError("altered")
-        with np.load(io.BytesIO(content), allow_pickle=False) as held:
-            return {name: held[name] for name in ("maps", "units", "emotions")}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return read_arrays(content, ("maps", "units", "emotions"))
+    except (OSError, ValueError):
         with contextlib.suppress(OSError):
             path.unlink()
         return None

@@ -30,7 +30,7 @@ from fsmer.checkpoints import (
 from fsmer.data.au_parser import au_numbers
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
-from fsmer.errors import SupportError
+from fsmer.errors import SupportError, WeightsError
 from fsmer.tensor_files import check_finite
 from fsmer.transfer.logging import AfterEpoch
 from fsmer.transfer.shallow import train_compiled
@@ -369,6 +369,11 @@ class Trainer(Training):
         if found is None:
             return
         tensors, state = found
+        if not state["epoch"] == len(state["losses"]) <= self.recipe.epochs:
+            raise WeightsError(
+                f"the checkpoint in {folder} is of epoch {state['epoch']} with {len(state['losses'])} losses, but the "
+                f"training has {self.recipe.epochs} epochs; remove it or start with resume off (--no-resume)."
+            )
         restore(tensors, {"backbone": self.backbone, "classifier": self.classifier}, self.optimizer)
         self.epoch, self.losses = state["epoch"], state["losses"]
 

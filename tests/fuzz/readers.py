@@ -31,7 +31,7 @@ from fsmer.backbones import create_model
 from fsmer.data import ClipSet, InputSpec
 from fsmer.data.adapters import read_corrections, read_dataset
 from fsmer.data.class_words import described_units
-from fsmer.evaluation.parts import PARTS, PartStore
+from fsmer.evaluation.parts import PARTS, PartStore, RunSize
 from fsmer.preprocess.faces import LandmarkFile
 from fsmer.preprocess.prepare import prepare
 
@@ -672,7 +672,7 @@ def _read_parts(folder: Path) -> str:
 def _read_part_store(folder: Path) -> None:
     for store in sorted((folder / "run").glob(f"{PARTS}*")):
         held = PartStore.__new__(PartStore)
-        held.folder = store
+        held.folder, held.size = store, RunSize(3, 12, len(_evaluated().classes))
         for part in held.read():
             _check(len(part.numbers) == len(part.names) == len(part.among), "a part is not one entry an episode")
             rows = [len(getattr(part.predictions, name)) for name in ("episode", "clip", "predicted", "probabilities")]
