@@ -9,17 +9,20 @@ another one is inside changes the arithmetic of that one, and meets the library'
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
 from torch.overrides import _pop_mode_temporarily
 
-__all__ = ["library_settings"]
+__all__ = ["guarded", "library_settings"]
 
 # What NumPy does in a fresh process.
 _FLOATING_POINT = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
@@ -32,9 +35,6 @@ _PRECISIONS = {
     for name in ("", "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn", "cuda.matmul", "cudnn")
 }
 _FULL = ("none", "ieee")
-
-
-_warns_alone = torch.is_deterministic_algorithms_warn_only_enabled
 
 
 class _Thread(threading.local):
@@ -60,7 +60,8 @@ class _Process:
                 if (precision := backend(torch).fp32_precision) not in _FULL:
                     self.precisions[name] = precision
                     backend(torch).fp32_precision = "ieee" if "." in name else "none"
-            if torch.are_deterministic_algorithms_enabled() and not _warns_alone():
+            # 0 stands for off, 1 for warnings, 2 for errors.
+            if torch.get_deterministic_debug_mode() == 2:
                 # Deterministic kernels stay where there are some; an operation that has none goes on.
                 self.strict = True
                 torch.use_deterministic_algorithms(True, warn_only=True)
@@ -71,23 +72,29 @@ class _Process:
             self.inside -= 1
             if self.inside:
                 return
-            if self.dtype is not None and torch.get_default_dtype() == torch.float32:
-                torch.set_default_dtype(self.dtype)
-            for name, precision in self.precisions.items():
-                if (backend := _PRECISIONS[name](torch)).fp32_precision in _FULL:
-                    backend.fp32_precision = precision
-            if self.strict and _warns_alone():
-                torch.use_deterministic_algorithms(True)
-            self.dtype, self.precisions, self.strict = None, {}, False
+            self._restore()
 
-    def renew_lock(self) -> None:
+    def after_fork(self) -> None:
+        """In a child, which has the thread that forked alone: nobody else gives a lock back, or leaves."""
         self.lock = threading.Lock()
+        self.inside = int(_thread.inside)
+        if not self.inside:
+            self._restore()
+
+    def _restore(self) -> None:
+        if self.dtype is not None and torch.get_default_dtype() == torch.float32:
+            torch.set_default_dtype(self.dtype)
+        for name, precision in self.precisions.items():
+            if (backend := _PRECISIONS[name](torch)).fp32_precision in _FULL:
+                backend.fp32_precision = precision
+        if self.strict and torch.get_deterministic_debug_mode() == 1:
+            torch.use_deterministic_algorithms(True)
+        self.dtype, self.precisions, self.strict = None, {}, False
 
 
 _thread, _process = _Thread(), _Process()
 if hasattr(os, "register_at_fork"):
-    # A forked child has one thread, so nobody in it could give back a lock that another thread held.
-    os.register_at_fork(after_in_child=_process.renew_lock)
+    os.register_at_fork(after_in_child=_process.after_fork)
 
 
 @contextmanager
@@ -123,3 +130,21 @@ def library_settings() -> Iterator[None]:
     finally:
         _process.leave()
         _thread.inside = False
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` under `library_settings`; every step of it where it is a generator, and nothing between them."""
+    if not inspect.isgeneratorfunction(function):
+        return library_settings()(function)
+
+    @functools.wraps(function)
+    def steps(*args: Any, **options: Any) -> Iterator[Any]:
+        given, end = function(*args, **options), object()
+        while True:
+            with library_settings():
+                found = next(given, end)
+            if found is end:
+                return
+            yield found
+
+    return steps

@@ -79,9 +79,19 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started the program; print would take the other one
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif not _is_of_file(stream):
+            continue  # text in memory, or what a notebook has in its place
         elif stream.isatty():
             stream.reconfigure(errors="backslashreplace")
         else:
             buffer = io.BufferedWriter(_Stream(stream))
             options = {"encoding": stream.encoding, "line_buffering": stream.line_buffering}
             setattr(sys, name, io.TextIOWrapper(buffer, errors="backslashreplace", **options))
+
+
+def _is_of_file(stream: TextIO) -> bool:
+    try:
+        stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return False
+    return isinstance(stream, io.TextIOWrapper)

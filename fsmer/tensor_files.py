@@ -20,14 +20,19 @@ from fsmer.io import check_regular
 __all__ = ["check_finite", "read_tensors", "tensor_shapes", "write_tensors"]
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to `path` (give a path of `fsmer.io.atomic_path`).
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], *, unbounded: Collection[str] = ()
+) -> None:
+    """Write tensors to `path` (give a path of `fsmer.io.atomic_path`); those in `unbounded` may hold minus infinity.
 
     Raises
     ------
+    WeightsError
+        A tensor holds a number that is not finite, so that nothing could read it again.
     OSError
         The disk is full or the file cannot be written.
     """
+    check_finite(tensors, "the weights to be saved", unbounded=unbounded)
     # Tensors that share memory (views of one class table, tied weights) cannot be stored as they are.
     stored = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     try:

@@ -27,6 +27,7 @@ from fsmer.backbones import model_hash
 from fsmer.backbones.noise import Draws
 from fsmer.data.synthetic_frames import Scene, synthetic_recording
 from fsmer.pretraining import load_pretrainer
+from fsmer.transfer.base import SourceModel
 
 KNOWS = ("negative", "positive", "surprise")
 BONES = ARGUMENTS["tcae"]
@@ -157,12 +158,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Made by the caller, in the state that the process starts with.
-KNOWING, TINY = TinyBackbone(knows=KNOWS), TinyBackbone()
+KNOWING, TINY, FLOW = TinyBackbone(knows=KNOWS), TinyBackbone(), fsmer.load_model("facs-flow")
 CLIPS_OF = {
     name: fsmer.synthetic_clips("lab", 6, seed=1, specs=small_model(name).input_specs)
     for name in ("fr", "ststnet", "mmnet", "r3d10_attribute")
 }
 CLIPS = fsmer.synthetic_clips("lab", 24, seed=4)
+EMBEDDINGS = fsmer.embed(TINY, CLIPS)
 SMILE = synthetic_recording(
     2.5,
     domain="lab",
@@ -193,6 +195,32 @@ def trained(name: str, **arguments: Any) -> str:
     return model_hash(fsmer.train(name, CLIPS_OF[name], arguments=given, epochs=1, seed=1).backbone)
 
 
+PARAMS: dict[str, dict[str, Any]] = {
+    "cosine": {"init": "prototype", "steps": 3},
+    "finetune": {"train_backbone": True, "steps": 3},
+    "train": {"epochs": 1},
+}
+METHODS = {one.name: fsmer.load_method(one.name, **PARAMS.get(one.name, {})) for one in fsmer.list_methods()}
+
+
+def fitted(name: str, _: Path) -> np.ndarray:
+    return answers_of(METHODS[name].fit(KNOWING, CLIPS))
+
+
+def stages() -> list[np.ndarray]:
+    start = SourceModel(TINY)
+    found = METHODS["finetune"].fit_many(start, [CLIPS], seeds=[1], classes=[CLIPS.classes])
+    staged = METHODS["finetune"].fit_stages(start, CLIPS, [1, 3])
+    return [one.decision_function(CLIPS) for _, one in [*found, *staged]]
+
+
+def solved() -> list[torch.Tensor]:
+    codes = torch.from_numpy(CLIPS.codes(CLIPS.classes))[None]
+    rows = torch.arange(len(CLIPS), device="cpu")[None]
+    steps = METHODS["logistic"].solve(EMBEDDINGS, rows, codes, way=len(CLIPS.classes))
+    return [logits for _, logits in steps]
+
+
 def created(_: Path) -> str:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -205,6 +233,11 @@ DOORS: dict[str, Callable[[Path], Any]] = {
         fsmer.adapt(TINY, CLIPS, "finetune", train_backbone=True, steps=3)
     ),
     "load a recognizer": lambda place: answers_of(fsmer.Recognizer.load(place / "recognizer")),
+    **{f"fit {name}": partial(fitted, name) for name in METHODS},
+    "fit on a source": lambda _: answers_of(METHODS["cosine"].fit(TINY, CLIPS, source=CLIPS)),
+    "fit_many and fit_stages": lambda _: np.stack(stages()),
+    "solve": lambda _: torch.cat(solved()),
+    "class_directions": lambda _: vars(FLOW.class_directions(KNOWS)),
     "explain": lambda place: fsmer.Recognizer.load(place / "recognizer").explain(CLIPS[0], steps=2).maps,
     "load_model and embed": lambda place: fsmer.embed(fsmer.load_model(place / "weights"), CLIPS),
     "evaluate": lambda _: fsmer.evaluate(KSHOT, KNOWING, clips=CLIPS, cache=False).predictions,
@@ -298,6 +331,39 @@ def test_the_last_thread_that_leaves_restores_what_the_process_had():
         leave.set()
         thread.join()
         assert torch.get_default_dtype() == torch.float64
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("forked_inside", [False, True])
+def test_a_forked_process_has_left_what_threads_it_does_not_have_were_in(forked_inside: bool):
+    inside, leave = threading.Event(), threading.Event()
+
+    @library_settings()
+    def wait() -> None:
+        inside.set()
+        leave.wait(10)
+
+    def forked() -> int:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(library_settings() if forked_inside else contextlib.nullcontext())
+            child = os.fork()
+            if child:
+                return os.waitpid(child, 0)[1]
+            if forked_inside and torch.get_default_dtype() != torch.float32:
+                os._exit(1)
+        with library_settings():
+            pass
+        os._exit(0 if torch.get_default_dtype() == torch.float64 else 2)
+
+    with STATES["float64 by default"]():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        inside.wait(10)
+        try:
+            assert os.waitstatus_to_exitcode(forked()) == 0
+        finally:
+            leave.set()
+            thread.join()
 
 
 def test_own_random_numbers_are_those_of_the_global_generators_and_leave_them_alone():

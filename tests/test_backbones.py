@@ -211,6 +211,28 @@ def test_a_path_that_is_not_there_is_asked_of_nobody(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("owner/my-fr.v2", True),
+        ("out/x.safetensors", False),
+        ("../nope", False),
+        ("./x", False),
+        ("~/rec", False),
+        ("a/b/c", False),
+        ("/nope/b", False),
+    ],
+)
+def test_the_hub_is_named_where_a_missing_folder_could_be_a_repository(
+    path: str, hint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for load in (load_model, FacsFlow.from_pretrained, fsmer.Recognizer.load):
+        with pytest.raises(WeightsError, match=f"^{re.escape(path)} is no folder here; .*save_pretrained") as caught:
+            load(path)
+        assert (f"hf://{path}" in str(caught.value)) == (hint and load != fsmer.Recognizer.load)
+
+
 def test_a_hub_repository_is_fetched_by_its_mark(saved: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
@@ -223,6 +245,17 @@ def test_a_hub_repository_is_fetched_by_its_mark(saved: Path, monkeypatch: pytes
         type(load_model("hf://lab/tiny")).from_pretrained("hf://lab/tiny", revision="v1").name == load_model(saved).name
     )
     assert asked == [("lab/tiny", None), ("lab/tiny", "v1")]
+    assert load_model(Path("hf://lab/tiny")).name == load_model(saved).name
+    assert asked[2:] == [("lab/tiny", None)]
+
+
+def test_what_the_hub_says_is_part_of_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("Cannot find 'lab/tiny'. \nMore.")
+
+    monkeypatch.setattr("fsmer.backbones.base.snapshot_download", fail)
+    with pytest.raises(WeightsError, match=r"\(Cannot find 'lab/tiny'\); check"):
+        load_model("hf://lab/tiny")
 
 
 def test_pushing_to_the_hub_uploads_exactly_the_weights_folder(saved: Path, monkeypatch: pytest.MonkeyPatch):
@@ -379,6 +412,26 @@ def test_a_live_network_with_weights_that_are_not_finite_is_refused_by_the_name_
     for door in doors:
         with pytest.raises(WeightsError, match=r"'projection\.weight' of the model 'tiny-for-tests'.*not finite"):
             door()
+
+
+def test_a_buffer_that_is_not_finite_is_refused_whether_or_not_the_method_reads_it(tmp_path: Path):
+    clips = fsmer.synthetic_clips("lab", 12)
+    backbone = create_model("tiny-for-tests", knows=["negative"])
+    recognizer = fsmer.adapt(backbone, clips, "protonet")
+    backbone.directions[0, 0] = math.nan
+    kshot = fsmer.load_protocol("kshot", shot=2, episodes=2)
+    doors = (
+        lambda: fsmer.adapt(backbone, clips, "protonet"),
+        lambda: fsmer.train(backbone, clips, epochs=1),
+        lambda: fsmer.evaluate(kshot, backbone, "protonet", clips=clips, cache=False),
+        lambda: backbone.save_pretrained(tmp_path / "weights"),
+        lambda: recognizer.save(tmp_path / "recognizer"),
+    )
+    for door in doors:
+        with pytest.raises(WeightsError, match=r"directions' of the .*not finite"):
+            door()
+    assert not (tmp_path / "recognizer").exists()
+    assert not (tmp_path / "weights" / "model.safetensors").exists()
 
 
 def test_an_embedding_that_is_not_finite_is_refused_by_clip_and_network(monkeypatch: pytest.MonkeyPatch):

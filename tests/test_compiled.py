@@ -83,6 +83,7 @@ def test_a_library_that_is_not_as_it_was_compiled_is_compiled_again(cache, loade
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give files to others")
+@pytest.mark.filterwarnings("ignore:.*not private")
 @pytest.mark.parametrize("whose", ["library", "folder", "parent"])
 def test_nothing_of_another_user_is_loaded(cache, loaded, whose):
     path = only(cache)
@@ -98,12 +99,35 @@ def test_nothing_of_another_user_is_loaded(cache, loaded, whose):
         assert cache not in Path(loaded[0]).parents
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system has no list of open files")
+@pytest.mark.parametrize("fails", ["reading", "loading", "the digest"])
+def test_a_library_that_is_not_loaded_is_closed(cache, monkeypatch, fails):
+    path = only(cache)
+
+    def failing(*_):
+        raise OSError(5, os.strerror(5))
+
+    if fails == "reading":
+        monkeypatch.setattr(module, "digest", failing)
+    if fails == "loading":
+        monkeypatch.setattr(module.ctypes, "CDLL", failing)
+    if fails == "the digest":
+        os.truncate(path, 4000)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises((OSError, ValueError)):
+        module._loaded(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("place", ["folder", "parent"])
 @pytest.mark.parametrize("mode", [0o770, 0o777, 0o702])
 def test_a_place_that_others_can_write_is_left_alone(cache, loaded, place, mode):
     before = only(cache).stat().st_mtime_ns
-    (cache if place == "folder" else cache.parent).chmod(mode)
-    assert compiled() is not None
+    shared = cache if place == "folder" else cache.parent
+    shared.chmod(mode)
+    with pytest.warns(UserWarning, match=f"chmod go-rwx {shared}.*FSMER_CACHE") as told:
+        assert compiled() is not None
+    assert len(told) == 1
     assert cache not in Path(loaded[0]).parents
     assert only(cache).stat().st_mtime_ns == before
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 import fsmer
 from fsmer.backbones import Backbone
+from fsmer.backbones.compiled import compiled
 from fsmer.cli import app
 from fsmer.data import ClipSet
 from fsmer.data.synthetic import synthetic_clips
@@ -31,6 +33,7 @@ from fsmer.evaluation.audit import audit
 from fsmer.evaluation.isolated import ProcessEnded, Processes
 from fsmer.transfer import Recognizer, load_method
 from fsmer.transfer.finetune import Finetune
+from fsmer.transfer.registry import METHODS
 
 from tiny_backbone import TinyBackbone  # isort: skip
 
@@ -151,6 +154,7 @@ def test_what_a_method_remembers_of_one_fold_does_not_answer_the_next(
     alone = evaluate("loso", backbone, method, clips=noise, isolate="process")
     assert alone.acc < 0.45
     assert (told.run["isolation"], alone.run["isolation"]) == ("none", "process")
+    assert (told.to_dict()["isolation"], alone.to_dict()["isolation"]) == ("none", "process")
     assert "a process of its own" in alone.notes[0]
     assert not told.notes
 
@@ -183,7 +187,7 @@ def test_methods_of_fsmer_give_the_same_to_the_last_bit(
     )
     for name in ("episode", "clip", "predicted", "probabilities"):
         assert getattr(held[0], name).tobytes() == getattr(held[-1], name).tobytes()
-    assert (here.to_dict() | {"notes": []}) == (apart.to_dict() | {"notes": []})
+    assert (here.to_dict() | {"notes": [], "isolation": "process"}) == (apart.to_dict() | {"notes": []})
 
 
 @pytest.mark.usefixtures("shared")
@@ -235,6 +239,73 @@ def test_a_method_that_cannot_be_sent_is_refused_in_a_sentence(backbone: Backbon
         isolated.Processes().call(print, method, held, threads=1, about="'mine/001'")
 
 
+def zeros(count: int) -> Iterator[Any]:
+    yield 0, [], np.zeros(count, np.float32)
+
+
+def test_a_large_answer_takes_no_longer_than_its_bytes(shared: Processes) -> None:
+    shared.call(zeros, 1, threads=1, about="'a start'")
+    began = time.perf_counter()
+    ((_, _, values),) = shared.call(zeros, 16 << 20, threads=1, about="'64 MiB'")
+    assert values.nbytes == 64 << 20
+    assert time.perf_counter() - began < 5
+
+
+class Doubt(UserWarning):
+    """A warning of a method from outside."""
+
+
+def doubting(fails: bool) -> Iterator[Any]:
+    unknown = type("Unknown", (RuntimeWarning,), {"__module__": "nowhere"})
+    for category in (Doubt, unknown, RuntimeWarning):
+        warnings.warn(f"{category.__name__} in the fold", category, stacklevel=1)
+    if fails:
+        raise SupportError("nothing to learn from here")
+    yield 0, [], np.zeros(1, np.float32)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_warnings_of_a_fold_are_warnings_of_the_call(fails: bool, shared: Processes) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            shared.call(doubting, fails, threads=1, about="'one'")
+        except SupportError:
+            assert fails
+    assert [(one.category, str(one.message)) for one in told] == [
+        (Doubt, "Doubt in the fold"),
+        (UserWarning, "Unknown in the fold"),
+        (RuntimeWarning, "RuntimeWarning in the fold"),
+    ]
+
+
+def compiling() -> Iterator[Any]:
+    yield int(compiled("shallow") is not None), [], np.zeros(1, np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not isolated.FORKS or compiled("shallow") is None, reason="nothing is compiled, or forked, here")
+def test_code_that_cannot_be_kept_is_compiled_once_for_all_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\necho called >> {tmp_path}/calls\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    monkeypatch.setenv("FSMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CC", str(compiler))
+    processes = Processes()
+    try:
+        for _ in range(3):
+            ((found, _, _),) = processes.call(compiling, threads=1, about="'one'")
+            assert found == 1
+    finally:
+        processes.end()
+    sources = list(Path(isolated.__file__).parents[1].glob("backbones/*.c"))
+    assert len((tmp_path / "calls").read_text().splitlines()) == len(sources)
+
+
 def test_another_word_for_isolation_is_refused(backbone: Backbone, clips: ClipSet) -> None:
     with pytest.raises(ProtocolError, match=r"isolate='thread'.*'process' or 'none'"):
         evaluate("loso", backbone, "protonet", clips=clips, isolate="thread")  # type: ignore[arg-type]
@@ -242,7 +313,7 @@ def test_another_word_for_isolation_is_refused(backbone: Backbone, clips: ClipSe
 
 @pytest.mark.usefixtures("shared")
 def test_the_audit_says_where_code_from_outside_was_not_isolated(
-    backbone: Backbone, rough_backbone: Backbone, clips: ClipSet, tmp_path: Path
+    backbone: Backbone, rough_backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(folder: Path) -> list[Any]:
         return [one for one in audit(folder).findings if one.check == "not-isolated"]
@@ -263,6 +334,13 @@ def test_the_audit_says_where_code_from_outside_was_not_isolated(
     # A report without a run tells by its names.
     (tmp_path / "method" / "run.json").unlink()
     assert found(tmp_path / "method")[0].examples == ("the method 'memo'",)
+    # One that was registered is from outside too.
+    monkeypatch.setitem(METHODS, "memo", (Memo, {}))
+    assert found(tmp_path / "method")[0].examples == ("the method 'memo'",)
+    # What the report itself says of isolation outlives the run's account.
+    (tmp_path / "isolated" / "run.json").unlink()
+    assert Report.load(tmp_path / "isolated").isolation == "process"
+    assert found(tmp_path / "isolated") == []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 from pages import report_of
 
 import fsmer
+from fsmer.console import open_streams
 from fsmer.errors import OutputError
 from fsmer.evaluation.compare import compare
 from fsmer.evaluation.recording import RecordingPrediction
@@ -105,6 +107,20 @@ def test_a_reader_that_goes_away_is_no_error(arguments: tuple[str, ...]) -> None
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_streams_without_a_file_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Notebook(io.StringIO):
+        def fileno(self) -> int:
+            return 1
+
+    for stream in (io.StringIO(), Notebook(), io.TextIOWrapper(io.BytesIO())):
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, stream)
+        open_streams()
+        assert sys.stdout is stream
+        assert sys.stderr is stream
+        monkeypatch.undo()
 
 
 def test_a_closed_standard_output_or_error_is_no_error() -> None:

@@ -16,6 +16,7 @@ from fsmer.data import ClipSet
 from fsmer.episodic import load_protocol
 from fsmer.episodic.protocols import KINDS
 from fsmer.episodic.samplers import query_orders
+from fsmer.errors import FsmerError
 from fsmer.evaluation import evaluate
 from fsmer.transfer import Recognizer, load_method
 from fsmer.transfer.finetune import Finetune
@@ -68,6 +69,34 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "turns": ("holdout", {}),
     "ratio": ("ratio", {"repeats": 4}),
 }
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_an_unsound_answer_is_named_by_its_episode_and_its_number_there(
+    trains: bool, clips: ClipSet, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where many episodes are solved together, and whatever the order in which the queries are handed over."""
+    protocol = load_protocol("kshot", way=3, shot=1, query=4, episodes=4)
+    solve, answer = Finetune.solve, Recognizer.predict_proba
+    asked: list[int] = []
+
+    def wrong(*args: Any, **options: Any) -> Iterator[Any]:
+        for part, logits in solve(*args, **options):
+            logits[2, 7] = torch.nan
+            yield part, logits
+
+    def wrong_once(self: Recognizer, some: Any, **options: Any) -> Any:
+        found = answer(self, some, **options)
+        asked.append(len(found))
+        if len(asked) == 3:
+            found[7] = [0.5, 0.5, 0.5]
+        return found
+
+    monkeypatch.setattr(Finetune, "solve", wrong)
+    monkeypatch.setattr(Recognizer, "predict_proba", wrong_once)
+    number = query_orders(protocol.params["seed"], [2], 12)[0][7]
+    with pytest.raises(FsmerError, match=rf"'finetune' in episode 2 on query {number} is \("):
+        evaluate(protocol, backbone, load_method("finetune", train_backbone=trains, steps=1), clips=clips, cache=False)
 
 
 def test_every_kind_of_protocol_is_asked() -> None:

@@ -31,7 +31,7 @@ from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.media import ArrayStore
 from fsmer.data.synthetic import THREE_CLASSES
-from fsmer.errors import DataError, FsmerError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError
 
 ALL = (R3D10Attribute, R3D18Attribute, R3D34Attribute)
 CLASSES = ("happiness", "surprise")
@@ -379,6 +379,27 @@ def test_saved_weights_need_no_text_tower(tmp_path: Path, monkeypatch):
         assert torch.equal(again(media()), model(media()))
     model.finish_training()
     assert model_hash(again) == model_hash(model)
+
+
+def test_saved_weights_open_and_fetch_no_tower_of_others(tmp_path: Path, monkeypatch):
+    def refuse(source: str) -> None:
+        raise AssertionError(f"{source} was asked for")
+
+    monkeypatch.setattr("fsmer.backbones.text_tower._read_checkpoint", refuse)
+    for place in ("owner/tower", "tower", str(tmp_path)):
+        tiny(text=place).save_pretrained(tmp_path / "weights")
+        again = fsmer.load_model(tmp_path / "weights")
+        words = f"names the text tower '{place}'.*'auto', 'minilm', 'scratch'"
+        with pytest.raises(WeightsError, match=words):
+            again.set_classes(CLASSES)
+        with pytest.raises(WeightsError, match=words):
+            fsmer.train(again, engine_clips(8, 1), epochs=1)
+        # Taught ones do without it, wherever it was from.
+        taught = tiny(text="scratch")
+        taught.text_steps += 1
+        taught.config["text"] = place
+        taught.save_pretrained(tmp_path / "taught")
+        fsmer.load_model(tmp_path / "taught").set_classes(CLASSES)
 
 
 def test_saved_weights_tell_which_tower_taught_them_where_auto_was_asked_for(tmp_path: Path, monkeypatch):

@@ -257,12 +257,12 @@ def test_codes_may_have_gaps_and_left_out_clips():
     assert not np.isin([6, 7], np.concatenate([batch.support.ravel(), batch.query.ravel()])).any()
     assert not batch.query_mask()[:, [6, 7]].any()
     assert batch.support_labels.tolist() == [[0, 1, 2]] * 40
-    assert batch.query_labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 40
+    assert batch.labels(batch.query).tolist() == [[0, 0, 1, 1, 2, 2]] * 40
 
 
 def test_labels_are_positions_among_the_episodes_own_classes():
     batch = KShotSampler(way=2, shot=1, query=2, balance="natural", seed=3).draw(np.repeat(np.arange(5), 6), 50)
-    own = np.take_along_axis(batch.classes, batch.query_labels, axis=1)
+    own = np.take_along_axis(batch.classes, batch.labels(batch.query), axis=1)
     assert np.array_equal(own, batch.plan.codes[batch.query])
     every = batch.labels(np.arange(30))
     assert every.shape == (50, 30)

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fsmer.errors import WeightsError
 from fsmer.io import atomic_path
@@ -26,9 +27,20 @@ def test_tensors_come_back_with_their_shapes(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_tensor_that_is_not_finite_is_named(tmp_path, value):
-    write_tensors(tmp_path / "x.safetensors", {"good": torch.zeros(2), "head.bias": torch.tensor([0.0, value])})
+    save_file({"good": torch.zeros(2), "head.bias": torch.tensor([0.0, value])}, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=r"head\.bias"):
         read_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_could_not_be_read_again_is_not_written(tmp_path, value):
+    held = {"good": torch.zeros(2), "bias": torch.tensor([0.0, value])}
+    with pytest.raises(WeightsError, match="'bias'"):
+        write_tensors(tmp_path / "x.safetensors", held)
+    assert not any(tmp_path.iterdir())
+    if value == -float("inf"):
+        write_tensors(tmp_path / "x.safetensors", held, unbounded=["bias"])
+        assert torch.equal(read_tensors(tmp_path / "x.safetensors", unbounded=["bias"])["bias"], held["bias"])
 
 
 def test_what_is_no_tensor_file_is_one_sentence(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.weights import (
     CONFIG_FILE,
     FORMAT_VERSION,
+    HUB,
     OPEN_TENSORS,
     WEIGHTS_FILE,
     WeightsFolder,
@@ -29,20 +31,29 @@ from fsmer.backbones.weights import (
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError
 from fsmer.io import atomic_path, write_json
-from fsmer.tensor_files import write_tensors
+from fsmer.tensor_files import check_finite, write_tensors
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = ["Backbone", "ClassDirections", "Inputs", "Targets", "as_device", "fetch_weights", "model_hash"]
+__all__ = [
+    "Backbone",
+    "ClassDirections",
+    "Inputs",
+    "Targets",
+    "as_device",
+    "check_weights",
+    "fetch_weights",
+    "model_hash",
+]
 
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
 
 # Of media, in pixels or frames: more than any network here is made for.
 LARGEST_SIDE = 16_384
-# Before the id of a repository on the Hugging Face hub.
-HUB = "hf://"
+# How a name of the hub begins, also where a Path has been made of it.
+HUB_NAME = re.compile(r"hf://?")
 
 
 @dataclass(frozen=True)
@@ -278,7 +289,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         WeightsError
             A file is missing, cut short, altered, made by a newer fsmer or for another backbone.
         """
-        return load_folder(fetch_weights(folder, revision), cls.from_folder)
+        return load_folder(fetch_weights(folder, revision), cls.from_folder, hub=True)
 
     @classmethod
     def from_folder(cls, held: WeightsFolder) -> Self:
@@ -293,27 +304,22 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         return held.load(model, held.tensors(unbounded=OPEN_TENSORS if prefix else ()), prefix)
 
 
-def fetch_weights(folder: str | Path, revision: str | None = None) -> Path:
+def fetch_weights(folder: str | Path, revision: str | None = None) -> str | Path:
     """The local folder of weights that are given as a folder or as a hub repository (``hf://owner/name``).
 
     A path is only ever a path: the hub is asked for nothing that is not marked as its own.
     """
     name = str(folder)
-    if not name.startswith(HUB):
-        path = Path(folder)
-        if not path.is_dir() and not path.is_absolute() and len(path.parts) == 2:
-            raise WeightsError(
-                f"{folder} is no folder here; give a folder that save_pretrained made, or write {HUB}{folder} for a "
-                "repository of that name on the Hugging Face hub."
-            )
-        return path
-    repository = name.removeprefix(HUB)
+    mark = HUB_NAME.match(name)
+    if mark is None or (not name.startswith(HUB) and Path(name).is_dir()):
+        return folder
+    repository = name[mark.end() :]
     if len(repository.split("/")) != 2:
         raise WeightsError(f"{name} names no repository of the hub; write {HUB}owner/name.")
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0].rstrip(" .") if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"the hub repository {repository} could not be fetched or found in the cache ({reason}); check the name "
             "and the network, or give a folder that save_pretrained made."
@@ -338,6 +344,11 @@ def as_device(name: str | torch.device) -> torch.device:
             "that sees it."
         ) from error
     return device
+
+
+def check_weights(backbone: Backbone) -> None:
+    """Raise `WeightsError` if a tensor of the network, buffers included, holds NaN or an infinity."""
+    check_finite(backbone.state_dict(), f"the model {backbone.name or type(backbone).__name__!r}")
 
 
 def model_hash(backbone: nn.Module) -> str:

@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from fsmer.caches import cache_place
 from fsmer.io import atomic_path, digest, file_digest, remove_unfinished
 
-__all__ = ["compiled", "plain_in_memory"]
+__all__ = ["compile_all", "compiled", "plain_in_memory"]
 
 # The last two keep a compiler from shifting loaded values through registers that the sums need.
 FLAGS = ("-O3", "-march=native", "-fno-predictive-commoning", "-fno-tree-pre", "-shared", "-fPIC")
@@ -70,6 +71,14 @@ def compiled(name: str) -> ctypes.CDLL | None:
         return None
 
 
+def compile_all() -> None:
+    """Load all libraries, so that processes that are forked from this one have them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for source in Path(__file__).parent.glob("*.c"):
+            compiled(source.stem)
+
+
 def _made(library: Path, command: Sequence[str]) -> Path:
     subprocess.run([*command, str(library)], check=True, capture_output=True, timeout=SECONDS)
     return library
@@ -85,16 +94,21 @@ def _named(library: Path) -> Path:
 def _loaded(library: Path) -> ctypes.CDLL:
     """A library that belongs to this user, that nobody else can change, and that has the digest in its name."""
     handle = os.open(library, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    with open(handle, "rb", closefd=False) as stream:
+    try:
         found = os.fstat(handle)
         private = os.name == "nt" or (found.st_uid == os.geteuid() and not found.st_mode & OTHERS_WRITE)
-        if not stat.S_ISREG(found.st_mode) or not private or digest(stream.read()) != library.stem.rpartition("-")[2]:
-            os.close(handle)
-            raise ValueError(f"{library} is not as this user compiled it")
-    # The file that was checked is the one that is loaded, whatever lies under its name by now. It stays open: the
-    # system takes two libraries for one when both were loaded by the same number.
-    opened = f"/proc/self/fd/{handle}"
-    return ctypes.CDLL(opened if os.path.exists(opened) else str(library))
+        if not stat.S_ISREG(found.st_mode) or not private:
+            raise ValueError(f"{library} is no file that this user alone can change")
+        with open(handle, "rb", closefd=False) as stream:
+            if digest(stream.read()) != library.stem.rpartition("-")[2]:
+                raise ValueError(f"{library} is not as this user compiled it")
+        # The file that was checked is the one that is loaded, whatever lies under its name by now. It stays open: the
+        # system takes two libraries for one when both were loaded by the same number.
+        opened = f"/proc/self/fd/{handle}"
+        return ctypes.CDLL(opened if os.path.exists(opened) else str(library))
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def _kept_folder() -> Path | None:
@@ -109,17 +123,27 @@ def _kept_folder() -> Path | None:
         if os.name == "nt":
             return folder
         found = folder.stat()
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077 or not os.access(folder, os.W_OK):
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            _warn_of_others(folder)
             return None
         for parent in folder.parents:
             found = parent.stat()
             # In a folder such as /tmp nobody can rename what belongs to somebody else.
             shared = found.st_mode & OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
             if shared or found.st_uid not in (0, os.geteuid()):
+                _warn_of_others(parent)
                 return None
-        return folder
+        return folder if os.access(folder, os.W_OK) else None
     except OSError:
         return None
+
+
+def _warn_of_others(folder: Path) -> None:
+    warnings.warn(
+        f"{folder} is not private to this user, so compiled code is not kept there and every process compiles it anew; "
+        f"take the rights of others away (chmod go-rwx {folder}), or set FSMER_CACHE to a folder of your own.",
+        stacklevel=4,
+    )
 
 
 def _processor() -> str:

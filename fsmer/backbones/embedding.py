@@ -12,11 +12,10 @@ from torch import Tensor
 
 from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
-from fsmer.backbones.base import Backbone, Inputs
+from fsmer.backbones.base import Backbone, Inputs, check_weights
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError
 from fsmer.memory import out_of_memory
-from fsmer.tensor_files import check_finite
 
 __all__ = ["check_clips", "check_inputs", "embed", "mirror_media", "read_inputs"]
 
@@ -139,7 +138,7 @@ def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
 def _not_finite(backbone: Backbone, clips: Any, row: int) -> FsmerError:
     """The error for an embedding with NaN or infinity; the weights are to blame where they hold such values too."""
     who = repr(backbone.name or type(backbone).__name__)
-    check_finite(backbone.state_dict(), f"the model {who}")
+    check_weights(backbone)
     clip = f"clip number {row} of the array"
     if hasattr(clips, "specs"):
         clip = f"clip {str(clips.ids[row])!r} of data set {str(clips.datasets[row])!r}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone, ClassDirections
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.recipe import TrainRecipe
@@ -281,6 +282,7 @@ class FacsFlow(Backbone):
         scores = [branch.unit_head(part) for branch, part in zip(self.networks, parts, strict=True)]
         return torch.stack(scores).mean(dim=0)
 
+    @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """Directions of classes that need no label.
 

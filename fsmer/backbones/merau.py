@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone, ClassDirections
 from fsmer.backbones.flow_resnet18 import FlowResNet18
 from fsmer.backbones.recipe import TrainRecipe
@@ -219,6 +220,7 @@ class Merau(Backbone):
         except DataError as error:
             warnings.warn(f"the action unit detector of 'merau' stays random: {error}", stacklevel=2)
 
+    @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """Directions of classes from the action units that they show, once the detector is trained.
 

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone, ClassDirections, Targets
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
-from fsmer.backbones.text_tower import TextTower
+from fsmer.backbones.text_tower import OWN_TOWERS, TextTower
+from fsmer.backbones.weights import made_from_folder
 from fsmer.data.class_words import emotions_of
 from fsmer.data.facs import describe_aus, units_of_description
 from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError
 
 __all__ = ["R3D10Attribute", "R3D18Attribute", "R3D34Attribute", "ResNet3D", "cross_modal_contrastive"]
 
@@ -225,6 +227,8 @@ class R3DAttribute(Backbone):
         self.text_classifier: nn.Linear | None = None
         self.text_classes: tuple[str, ...] = ()
         self._said_text_is_lost = False
+        # A saved config may name the tower that taught its weights, but nothing is opened or fetched by that name.
+        self._foreign_text = made_from_folder() and text not in OWN_TOWERS
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(3, 1, 1, 1), persistent=False)
@@ -267,12 +271,18 @@ class R3DAttribute(Backbone):
         Raises
         ------
         WeightsError
-            The text tower that was asked for is not there.
+            The text tower that was asked for is not there, or only a saved config asks for it.
         """
         if self.alpha == 0 or (self.text_tower is None and self.text_steps > 0):
             return
         like = next(self.rgb.parameters())
         if self.text_tower is None:
+            if self._foreign_text:
+                raise WeightsError(
+                    f"the config of these {self.name!r} weights names the text tower {self.config['text']!r}, but only "
+                    f"{', '.join(map(repr, OWN_TOWERS))} are opened for saved weights; give that tower as text= of a "
+                    "model that you make anew."
+                )
             self.text_tower = TextTower(
                 self.config["text"], embed_dim=self.embed_dim, trainable=self.config["train_text"]
             ).to(like.device, like.dtype)
@@ -383,6 +393,7 @@ class R3DAttribute(Backbone):
         finally:
             self.text_tower, self.text_classifier = kept
 
+    @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """Directions of classes described in words, once the text side is trained.
 

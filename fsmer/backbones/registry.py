@@ -155,7 +155,8 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     """
     name = str(name_or_folder)
     if names_saved_weights(name):
-        return load_folder(fetch_weights(name), lambda held: backbone_class(held.config["backbone"]).from_folder(held))
+        folder = fetch_weights(name)
+        return load_folder(folder, lambda held: backbone_class(held.config["backbone"]).from_folder(held), hub=True)
     cls = backbone_class(name)
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
@@ -180,9 +181,14 @@ def names_saved_weights(model: str | Path) -> bool:
     return Path(name).is_dir() or "/" in name
 
 
+def is_own(cls: type) -> bool:
+    """Whether a class is of fsmer, and not from outside."""
+    return cls.__module__.partition(".")[0] == "fsmer"
+
+
 def classes_from_outside() -> set[str]:
     """Names of registered backbones that are not fsmer's own."""
-    return {name for name, cls in _REGISTRY.items() if cls.__module__.partition(".")[0] != "fsmer"}
+    return {name for name, cls in _REGISTRY.items() if not is_own(cls)}
 
 
 def refuse_arguments(backbone: Backbone, arguments: Mapping[str, object] | None, origin: str) -> None:

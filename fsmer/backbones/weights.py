@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -34,7 +35,16 @@ from fsmer.tensor_files import read_tensors, tensor_shapes
 if TYPE_CHECKING:
     from fsmer.backbones.base import Backbone
 
-__all__ = ["WeightsConfig", "WeightsFolder", "file_sha256", "load_folder", "read_config", "refuse_other_files", "under"]
+__all__ = [
+    "WeightsConfig",
+    "WeightsFolder",
+    "file_sha256",
+    "load_folder",
+    "made_from_folder",
+    "read_config",
+    "refuse_other_files",
+    "under",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -42,6 +52,11 @@ FORMAT_VERSION = 1
 
 # Of a recognizer; minus infinity there stands for a class of which nothing is known.
 OPEN_TENSORS = ("head.bias", "source.bias")
+
+# Before the id of a repository on the Hugging Face hub, what can be such an id, and what looks like one but is a file.
+HUB = "hf://"
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+ENDINGS = (".safetensors", ".json", ".yaml", ".csv", ".npz")
 
 REMEDY = "fetch or save the weights again"
 # A folder that is saved again and again under its reader is read as often, at most.
@@ -146,13 +161,21 @@ def under(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def load_folder(folder: str | Path, load: Callable[[WeightsFolder], T]) -> T:
+def load_folder(folder: str | Path, load: Callable[[WeightsFolder], T], *, hub: bool = False) -> T:
     """What `load` makes of a folder of weights; once more where the folder was replaced meanwhile.
+
+    Parameters
+    ----------
+    folder : str or Path
+    load : callable
+    hub : bool
+        Whether whoever gives a folder could give a repository of the hub.
 
     Raises
     ------
     WeightsError
-        A file is missing, cut short, altered or made by a newer fsmer, or whatever `load` raises.
+        There is no such folder, a file is missing, cut short, altered or made by a newer fsmer, or whatever `load`
+        raises.
     """
     place = Path(folder)
     for left in reversed(range(TRIES)):
@@ -167,6 +190,8 @@ def load_folder(folder: str | Path, load: Callable[[WeightsFolder], T]) -> T:
             time.sleep(MOMENT_SECONDS)
             restore_folder(place)
             if _generation(place) == before or not left:
+                if not place.is_dir():
+                    raise _no_folder(str(folder), hub) from None
                 raise
     raise AssertionError("the last try returns or raises")
 
@@ -192,9 +217,14 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def made_from_folder() -> bool:
+    """Whether the network that is being made is that of a saved config, whose text anybody can have written."""
+    return _LOADING.get()
+
+
 def refuse_other_files(argument: str) -> None:
     """Raise `WeightsError` while a network is made from a saved config: its weights are whole, and name no others."""
-    if _LOADING.get():
+    if made_from_folder():
         raise WeightsError(f"its argument {argument} asks for other weights, but saved weights are whole")
 
 
@@ -213,6 +243,13 @@ def _open(folder: Path) -> WeightsFolder:
             f"{CONFIG_FILE} says {config['weights_sha256'][:12]}...; {REMEDY}."
         )
     return WeightsFolder(folder, config, tensor_shapes(path))
+
+
+def _no_folder(name: str, hub: bool) -> WeightsError:
+    hint = ""
+    if hub and REPOSITORY.fullmatch(name) and not name.endswith(ENDINGS):
+        hint = f", or write {HUB}{name} for a repository of that name on the Hugging Face hub"
+    return WeightsError(f"{name} is no folder here; give one that save_pretrained or Recognizer.save wrote{hint}.")
 
 
 def _generation(folder: Path) -> list[tuple[int, int, int] | None]:

@@ -203,11 +203,6 @@ class EpisodeBatch:
         shot = self.support.shape[1] // self.way
         return np.broadcast_to(np.repeat(np.arange(self.way), shot), self.support.shape)
 
-    @property
-    def query_labels(self) -> Ints | None:
-        """Position of each query clip's class among its episode's classes, shape (E, Q); None where `query` is."""
-        return None if self.query is None else self.labels(self.query)
-
     def labels(self, indices: Ints) -> Ints:
         """Position of each clip's class among its episode's classes; -1 for clips of other classes.
 

@@ -156,15 +156,16 @@ def _check_selection(report: Report, out: Findings) -> None:
 
 
 def _check_isolation(report: Report, out: Findings) -> None:
-    from fsmer.transfer import list_methods
+    from fsmer.backbones.registry import is_own
+    from fsmer.transfer.registry import METHODS
 
     out.looked_at("whether code from outside could remember one fold in the next")
     outside = report.run.get("from_outside")
     if outside is None:
-        # A report that does not tell: a method that is known by no name of fsmer comes from outside.
+        # A report that does not tell: a method that fsmer does not have under that name comes from outside.
         name = report.method["name"]
-        outside = [] if name in {one.name for one in list_methods()} else [f"the method {name!r}"]
-    if outside and report.run.get("isolation", "none") == "none":
+        outside = [] if name in METHODS and is_own(METHODS[name][0]) else [f"the method {name!r}"]
+    if outside and report.isolation == "none":
         out.add(
             "not-isolated",
             "note",

@@ -18,19 +18,22 @@ import signal
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fsmer.backbones.compiled import compile_all
 from fsmer.errors import FsmerError
 
 __all__ = ["Answer", "ProcessEnded", "Processes", "serve"]
 
 # What a call gives, piece by piece: a number, class names, and float32 probabilities.
 Answer = tuple[int, list[str], NDArray[np.float32]]
+T = TypeVar("T")
 
 # macOS can fork, but its own libraries may have threads by then.
 FORKS = hasattr(os, "fork") and sys.platform != "darwin"
@@ -173,6 +176,9 @@ def _read(answer: bytes, about: str) -> list[Answer]:
     """What a process has sent: pieces, or an error to be raised here."""
     head, _, numbers = answer.partition(b"\n")
     told: dict[str, Any] = json.loads(head) if head else {"ended": None}
+    for warned in told.get("warnings", ()):
+        category = _class_of(warned, Warning) or UserWarning
+        warnings.warn(warned["text"], category, stacklevel=2)
     if "ended" in told:
         how = "" if told["ended"] is None else f" ({told['ended']})"
         raise ProcessEnded(
@@ -193,10 +199,8 @@ def _read(answer: bytes, about: str) -> list[Answer]:
 
 def _error_of(told: dict[str, Any]) -> Exception:
     """An error as the same type, where that is loaded here."""
-    kind: Any = sys.modules.get(told["module"])
-    for name in told["name"].split("."):
-        kind = getattr(kind, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    kind = _class_of(told, Exception)
+    if kind is not None:
         error: Exception
         try:
             error = kind(*told["args"])
@@ -205,6 +209,14 @@ def _error_of(told: dict[str, Any]) -> Exception:
             error = kind.__new__(kind, *told["args"])
         return error
     return FsmerError(f"a process of its own ended with {told['name']}: {', '.join(map(str, told['args']))}")
+
+
+def _class_of(told: dict[str, Any], base: type[T]) -> type[T] | None:
+    """The class that `_named` has named, where it is loaded here."""
+    kind: Any = sys.modules.get(told["module"])
+    for name in told["name"].split("."):
+        kind = getattr(kind, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, base) else None
 
 
 # ---- on the other side
@@ -218,6 +230,7 @@ def serve() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     _load(PRELOADED)
+    ready = False
     while (head := _receive(tasks)) is not None and (task := _receive(tasks)) is not None:
         told = json.loads(head)
         sys.path[:] = told["path"]
@@ -225,6 +238,10 @@ def serve() -> None:
         if not told["forks"]:
             _send(answers, _answer(task, told["threads"]))
             return
+        if not ready:
+            # Where compiled code is not kept, every fork would compile it anew.
+            compile_all()
+            ready = True
         _send(answers, _in_fork(task, told["threads"], tasks))
     # Nothing is left to be tidied up, which takes Python a second or more.
     os._exit(0)
@@ -251,7 +268,8 @@ def _in_fork(task: bytes, threads: int, tasks: BinaryIO) -> bytes:
     with contextlib.suppress(OSError):
         os.setpgid(child, child)
     os.close(writing)
-    found, status = b"", None
+    # Bytes would be copied with every piece.
+    found, status = bytearray(), None
     while len(found) < LENGTH or len(found) < LENGTH + int.from_bytes(found[:LENGTH], "big"):
         ready, _, _ = select.select([reading, tasks.fileno()], [], [], PATIENCE)
         if tasks.fileno() in ready:
@@ -275,33 +293,36 @@ def _in_fork(task: bytes, threads: int, tasks: BinaryIO) -> bytes:
     if status is None:
         status = os.waitpid(child, 0)[1]
     if len(found) > LENGTH and len(found) == LENGTH + int.from_bytes(found[:LENGTH], "big"):
-        return found[LENGTH:]
+        return bytes(found[LENGTH:])
     how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
     return json.dumps({"ended": how}).encode()
 
 
 def _answer(task: bytes, threads: int) -> bytes:
     """Do a task; the first line says what comes, then come the numbers."""
-    try:
-        torch.set_num_threads(threads)
-        function, args = pickle.loads(task)
-        pieces: Sequence[Answer] = list(function(*args))
-        told: dict[str, Any] = {
-            "pieces": [[number, list(names), list(values.shape)] for number, names, values in pieces]
-        }
-        numbers = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for _, _, values in pieces)
-    except BaseException as error:
-        numbers = b""
-        args = [one if isinstance(one, (str, int, float)) else repr(one) for one in error.args]
-        kind = type(error)
-        told = {
-            "error": {"module": kind.__module__, "name": kind.__qualname__, "args": args},
-            "traceback": traceback.format_exc(),
-        }
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        try:
+            torch.set_num_threads(threads)
+            function, args = pickle.loads(task)
+            pieces: Sequence[Answer] = list(function(*args))
+            told: dict[str, Any] = {
+                "pieces": [[number, list(names), list(values.shape)] for number, names, values in pieces]
+            }
+            numbers = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for _, _, values in pieces)
+        except BaseException as error:
+            numbers = b""
+            args = [one if isinstance(one, (str, int, float)) else repr(one) for one in error.args]
+            told = {"error": _named(type(error)) | {"args": args}, "traceback": traceback.format_exc()}
+    told["warnings"] = [_named(one.category) | {"text": str(one.message)} for one in warned]
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
     return json.dumps(told).encode() + b"\n" + numbers
+
+
+def _named(kind: type) -> dict[str, Any]:
+    return {"module": kind.__module__, "name": kind.__qualname__}
 
 
 def _send(stream: BinaryIO | Any, data: bytes) -> None:

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from fsmer.array_files import read_arrays
 from fsmer.errors import DataError, OutputError
-from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, SUM_TOLERANCE, Predictions, run_of
+from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
 from fsmer.io import (
     atomic_path,
     check_writable,
@@ -28,6 +28,7 @@ from fsmer.io import (
     remove_folder,
     remove_unfinished,
 )
+from fsmer.probabilities import unsound_answers
 from fsmer.schema import read_json
 
 __all__ = ["Part", "PartStore", "RunFolder", "RunSize", "unfinished_words"]
@@ -387,13 +388,11 @@ def _part(held: Mapping[str, NDArray[Any]], size: RunSize) -> Part:
         raise ValueError("arrays of another kind")
     order = np.argsort(numbers)
     own = among[order[np.searchsorted(numbers, episode, sorter=order)]]
-    answers = probabilities[own]
     if (
         not _within(predicted, size.classes)
         or not own[np.arange(len(own)), predicted].all()
-        or not ((answers >= 0) & (answers <= 1 + SUM_TOLERANCE)).all()
+        or unsound_answers(np.where(own, probabilities, 0)).any()
         or not np.isnan(probabilities[~own]).all()
-        or (np.abs(np.nansum(probabilities, axis=1) - 1) > SUM_TOLERANCE).any()
     ):
         raise ValueError("answers of another kind")
     return Part(numbers, tuple(names.tolist()), among, Predictions(episode, clip, predicted, probabilities))

@@ -39,6 +39,7 @@ from fsmer.io import (
     write_json,
     write_text,
 )
+from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Fraction, Names, checked, read_json
 from fsmer.text import markdown, read_cells, write_csv
 
@@ -69,8 +70,6 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
 
 REMEDY = "run the same evaluation again"
 FIGURES = (*METRICS, *(f"{name}_interval" for name in METRICS))
-# By how much rounding to six digits and single precision may move the sum of an answer's probabilities.
-SUM_TOLERANCE = 1e-3
 
 Figures = dict[str, Any]
 
@@ -169,6 +168,8 @@ class _ReportFile(_Intervals):
     honest: NotRequired[_Intervals]
     notes: NotRequired[list[str]]
     preprocessing: NotRequired[dict[str, list[str]]]
+    # Earlier versions told of it in run.json alone.
+    isolation: NotRequired[Literal["none", "process"]]
     # Digests of the tables; earlier versions wrote none.
     files: NotRequired[dict[str, str]]
 
@@ -271,12 +272,14 @@ class Report:
     preprocessing : dict
         Data set -> hashes of the recipes that its judged clips were prepared with (see
         `fsmer.preprocess.PreprocessRecipe`); data sets whose clips state none are not in it.
+    isolation : {"none", "process"}
+        Whether every fold had a process of its own, see ``docs/honesty.md``.
     run : dict
-        How and when an evaluation made it: ``call``, ``started`` (UTC), ``seconds``, ``machine``, ``isolation``
-        (``"none"`` or ``"process"``) and ``from_outside`` (method and backbone whose code is not that of fsmer); where
-        it was given a folder also ``resumed`` (episodes that an earlier start had finished), ``seeds`` and
-        ``identity``, the hashes and settings of all that the answers depend on. Kept in ``run.json``, so that
-        ``report.json`` is the same whenever it is made.
+        How and when an evaluation made it: ``call``, ``started`` (UTC), ``seconds``, ``machine``, ``isolation`` and
+        ``from_outside`` (method and backbone whose code is not that of fsmer); where it was given a folder also
+        ``resumed`` (episodes that an earlier start had finished), ``seeds`` and ``identity``, the hashes and settings
+        of all that the answers depend on. Kept in ``run.json``, so that ``report.json`` is the same whenever it is
+        made.
     folder : Path or None
         Where it was read from; ``None`` for a report that was just made.
     """
@@ -300,6 +303,7 @@ class Report:
     honest: Figures | None = None
     notes: tuple[str, ...] = ()
     preprocessing: Mapping[str, list[str]] = field(default_factory=dict)
+    isolation: str = "none"
     run: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
@@ -518,6 +522,7 @@ class Report:
             "selection": _plain(self.selection),
             **({} if self.honest is None else {"honest": _plain(self.honest), "gap": self.gap}),
             "notes": list(self.notes),
+            "isolation": self.isolation,
             **({"preprocessing": _plain(self.preprocessing)} if self.preprocessing else {}),
             "versions": dict(self.versions),
         }
@@ -655,6 +660,7 @@ class Report:
                 unfinished_words(path.parent)
                 or f"{folder} holds no whole report ({lack}); give a folder that an evaluation wrote."
             ) from error
+        run = run_of(folder) or {}
         report = cls(
             figures={key: values[key] for key in (*FIGURES, "oracle") if key in values},
             averaging=values["averaging"],
@@ -675,7 +681,8 @@ class Report:
             honest=values.get("honest"),
             notes=tuple(values["notes"]),
             preprocessing=values["preprocessing"],
-            run=run_of(folder) or {},
+            isolation=values.get("isolation", run.get("isolation", "none")),
+            run=run,
             folder=path.parent,
         )
         if check:
@@ -705,12 +712,11 @@ class Report:
             return np.zeros(len(self.predictions), dtype=bool)
         values = self.predictions[columns].to_numpy(dtype=np.float64)
         told = ~np.isnan(values)
-        each = np.where(told, values, 0.0)
         said = self.predictions["predicted"].map({name: code for code, name in enumerate(self.classes)})
         given = said.notna().to_numpy()
         answered = told[np.arange(len(values)), said.fillna(0).to_numpy(dtype=np.int64)]
-        sound: NDArray[np.bool_] = (each >= 0).all(axis=1) & (np.abs(each.sum(axis=1) - 1) <= SUM_TOLERANCE)
-        return ~(sound & (answered | ~given))
+        unsound: NDArray[np.bool_] = unsound_answers(np.where(told, values, 0.0)) | (given & ~answered)
+        return unsound
 
     def _flaw(self) -> str:
         """Why the figures cannot be those of the tables, such as a table that was cut; nothing where they can."""
@@ -809,10 +815,12 @@ def altered_files(folder: str | os.PathLike[str]) -> list[str]:
             found.append(name)
             continue
         # Format 1 had no checksums.
-        if values.get("format_version") != 1 and values.get(CHECKSUM, held := json_digest(values)) != held:
+        sealed = CHECKSUM in values and values.get("format_version") != 1
+        if sealed and values[CHECKSUM] != json_digest(values):
             found.append(name)
-        files |= values.get("files", {}) if name == REPORT_FILE else {}
-    return found + [name for name in COLUMNS if files.get(name, held := file_digest(place / name)) != held]
+        if name == REPORT_FILE:
+            files = values.get("files", {})
+    return found + [name for name, digest in files.items() if name in COLUMNS and file_digest(place / name) != digest]
 
 
 def _content(path: Path) -> dict[str, Any]:

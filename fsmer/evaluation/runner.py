@@ -31,8 +31,8 @@ from torch import Tensor
 from fsmer import __version__
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, load_model, model_hash
-from fsmer.backbones.base import CONFIG_FILE, as_device
-from fsmer.backbones.registry import backbone_class, refuse_arguments
+from fsmer.backbones.base import CONFIG_FILE, as_device, check_weights
+from fsmer.backbones.registry import backbone_class, is_own, refuse_arguments
 from fsmer.episodic.samplers import query_orders, random_order
 from fsmer.errors import DataError, MediaError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation.cache import as_folder, content_ids, embed_cached
@@ -140,8 +140,8 @@ def evaluate(
         fold is trained on one thread, so that the report is the same however many there are.
     isolate : {"none", "process"}, optional
         ``"process"``: every fold is fitted and answered in a process of its own, so that code from outside can hand
-        nothing on from fold to fold (folds that a method of fsmer solves together share one). It costs about 20 ms a
-        fold and some seconds at the start; see ``docs/honesty.md``. Default ``"none"``.
+        nothing on from fold to fold (folds that a method of fsmer solves together share one). It costs less than a
+        second a fold and some seconds at the start; see ``docs/honesty.md``. Default ``"none"``.
     memory : int, optional
         Bytes that folds trained side by side on a GPU may take together; on a CPU they take turns.
     device : str or torch.device, optional
@@ -213,6 +213,7 @@ def evaluate(
             stacklevel=3,
         )
     backbone = start.backbone(runs[0])
+    check_weights(backbone)
     clips = _prepared(chosen, clips, backbone)
     episodes = chosen.split(clips)
     solver, fresh = _for_fresh_weights(start, solver, grid or {}, has_source=episodes.source is not None)
@@ -279,7 +280,7 @@ def evaluate(
             engine.processes.end()
     report = _report(engine, results, settings, solver, backbone, drawn, fresh)
     run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": engine.taken_over}
-    report = replace(report, run=run)
+    report = replace(report, run=run, isolation=run["isolation"])
     if engine.folder is not None:
         with engine.folder.replacing(keep=not solver.keeps_backbone):
             report.save(engine.folder.folder)
@@ -681,7 +682,7 @@ class _Run:
                 answers = _put_back(answers, order[piece])
             episode, column = np.nonzero(asked[piece])
             clip = column if columns is None else columns[piece][episode, column]
-            found = self._checked(answers[episode, column], len(clip), classes.shape[1], names[piece][0])
+            found = self._checked(answers[episode, column], classes.shape[1], names[piece], episode)
             yield self._part(first + start, names[piece], classes[piece], episode, clip, found)
 
     def _orders(self, first: int, asked: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -815,14 +816,22 @@ class _Run:
 
     def _answered(self, number: int, classes: Sequence[str], answers: NDArray[np.float32]) -> Part:
         episode = self.episodes[number]
-        answers = self._checked(answers, len(episode.query), len(classes), episode.name)
-        answers = _put_back(answers[None], query_orders(self.engine.drawn, [number], len(episode.query)))[0]
-        order = np.array([[self.classes.index(name) for name in classes]])
         owner = np.zeros(len(episode.query), dtype=np.int64)
+        handed = query_orders(self.engine.drawn, [number], len(owner))
+        answers = self._checked(answers, len(classes), (episode.name,), owner, handed[0])
+        answers = _put_back(answers[None], handed)[0]
+        order = np.array([[self.classes.index(name) for name in classes]])
         return self._part(number, (episode.name,), order, owner, episode.query, answers)
 
-    def _checked(self, answers: Any, clips: int, way: int, episode: str) -> NDArray[np.float32]:
-        return check_answers(answers, clips, way, f"the method {self.method.name!r} in {episode}")
+    def _checked(
+        self,
+        answers: Any,
+        way: int,
+        episodes: Sequence[str],
+        owner: NDArray[np.int64],
+        order: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float32]:
+        return check_answers(answers, way, f"the method {self.method.name!r}", episodes, owner, order)
 
     def _part(
         self,
@@ -999,7 +1008,7 @@ def _on_cpu(model: SourceModel) -> bool:
 
 
 def _is_own(part: Method | Backbone) -> bool:
-    return type(part).__module__.partition(".")[0] == "fsmer"
+    return is_own(type(part))
 
 
 def _from_outside(method: Method, backbone: Backbone) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, load_model
+from fsmer.backbones.base import check_weights
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
 from fsmer.transfer.base import Method, Progress, SourceModel
@@ -85,6 +86,7 @@ def adapt(
     """
     chosen = load_method(method, **params)
     start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
+    check_weights(start.backbone)
     start = described(start, descriptions or {})
     clips = as_labelled_clips(support_set, start.backbone)
     if source is not None:
@@ -127,6 +129,7 @@ def recognizer_of_words(
     ... )  # doctest: +SKIP
     """
     start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
+    check_weights(start.backbone)
     start = described(start, descriptions)
     names = tuple(known_texts([*descriptions, *others], "classes"))
     if len(set(names)) < 2 or len(set(names)) != len(names):

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fsmer.ambient import guarded, library_settings
 from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.backbones.registry import is_own
 from fsmer.data.table import known_texts
 from fsmer.errors import FsmerError, SupportError, unknown_name
 from fsmer.transfer.heads import Head, one_hot
@@ -30,6 +32,10 @@ _SCORE_BYTES = 64 << 20
 _MAX_CHUNK = 256
 # Scoring every clip by one matrix product beats gathering each episode's queries up to about this many clips a query.
 _SHARED_QUERIES = 16
+
+
+# The methods of a `Method` that compute.
+COMPUTING = {"fit", "fit_head", "fit_many", "fit_stages", "refit", "solve", "train_source"}
 
 
 class MethodError(FsmerError, ValueError):
@@ -73,6 +79,7 @@ class SourceModel:
             raise ValueError(f"{len(model)} models came for {count} members; give one for all, or one for each.")
         return model
 
+    @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """What is known of `classes`: the source's direction if it has a class of that name, else the backbone's.
 
@@ -123,6 +130,12 @@ class Method(ABC):
     name: ClassVar[str] = ""
     # Bytes that fitting a chunk of episodes may touch; methods that go over them again and again want them in cache.
     _fit_bytes: ClassVar[int] = 16 << 20
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Code from outside asks fsmer for what it needs, and is left as it is.
+        if is_own(cls):
+            _guard(cls)
 
     @property
     def keeps_backbone(self) -> bool:
@@ -357,6 +370,15 @@ class Method(ABC):
                 f"the method {self.name!r} learns from labelled clips, but the support set is empty; "
                 "give labelled clips (at least one shot), or use 'zero_shot' with a backbone that knows the classes."
             )
+
+
+def _guard(cls: type) -> None:
+    """Let what a class computes not depend on what is set around a call."""
+    for name in COMPUTING & vars(cls).keys():
+        setattr(cls, name, guarded(vars(cls)[name]))
+
+
+_guard(Method)
 
 
 def support_codes(support: ClipSet, classes: Sequence[str] | None) -> tuple[tuple[str, ...], Tensor]:

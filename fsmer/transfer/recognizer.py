@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.backbones.base import check_weights
 from fsmer.backbones.embedding import check_inputs
 from fsmer.backbones.registry import backbone_class
 from fsmer.backbones.weights import (
@@ -32,6 +33,7 @@ from fsmer.backbones.weights import (
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SupportError, WeightsError
 from fsmer.io import atomic_folder, write_json
+from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, write_tensors
 from fsmer.transfer.heads import KINDS, Head
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["Recognizer", "as_labelled_clips"]
 
 RECOGNIZER_VERSION = 1
-# By how much the probabilities of an answer may miss 1 together.
-SUM_TOLERANCE = 1e-3
 
 
 class _MethodConfig(TypedDict):
@@ -112,7 +112,7 @@ class Recognizer:
             check_finite(head.tensors(), f"the head fitted by {method.name!r}", unbounded=("bias",))
         except WeightsError:
             # Where the network's own weights are to blame, they are named.
-            check_finite(dict(model.backbone.named_parameters()), f"the model {model.backbone.name!r}")
+            check_weights(model.backbone)
             raise
 
     @property
@@ -293,7 +293,7 @@ class Recognizer:
             },
         }
         with atomic_folder(folder) as temporary:
-            write_tensors(temporary / WEIGHTS_FILE, tensors)
+            write_tensors(temporary / WEIGHTS_FILE, tensors, unbounded=OPEN_TENSORS)
             config = backbone.describe_config(file_sha256(temporary / WEIGHTS_FILE)) | config
             write_json(temporary / CONFIG_FILE, config, sealed=True)
         return Path(folder)
@@ -401,27 +401,49 @@ def _check_shapes(
             )
 
 
-def check_answers(answers: Any, clips: int, classes: int, who: str) -> NDArray[np.float32]:
-    """Probabilities of shape (clips, classes), as a method gave them.
+def check_answers(
+    answers: Any,
+    classes: int,
+    who: str,
+    episodes: Sequence[str],
+    owner: NDArray[np.int64],
+    order: NDArray[np.int64] | None = None,
+) -> NDArray[np.float32]:
+    """Probabilities of shape (Q, classes), as a method gave them.
+
+    Parameters
+    ----------
+    answers : array
+    classes : int
+    who : str
+        The method, in words.
+    episodes : sequence of str
+        Names of the episodes that the queries are from.
+    owner : int array of shape (Q,)
+        Place of every query's episode among them.
+    order : int array of shape (Q,), optional
+        Number of every query in its episode, where they come in another order.
 
     Raises
     ------
     FsmerError
         They have another shape, are not finite, lie outside 0..1 or do not sum to 1.
     """
-    found = as_float32(plain_array(answers, f"the answer of {who}"))
+    found = as_float32(plain_array(answers, f"the answer of {who} in {episodes[0]}"))
+    clips = len(owner)
     if found.shape != (clips, classes):
         raise FsmerError(
-            f"the answer of {who} has shape {found.shape}, but {clips} clips and {classes} classes need "
-            f"({clips}, {classes}); mend its predict_proba."
+            f"the answer of {who} in {episodes[0]} has shape {found.shape}, but {clips} clips and {classes} classes "
+            f"need ({clips}, {classes}); mend its predict_proba."
         )
-    wrong = ~np.isfinite(found).all(axis=1) | (found < 0).any(axis=1) | (np.abs(found.sum(axis=1) - 1) > SUM_TOLERANCE)
+    wrong = unsound_answers(found)
     if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+        row = int(wrong.argmax())
         shown = ", ".join(f"{value:g}" for value in found[row])
+        query = np.count_nonzero(owner[:row] == owner[row]) if order is None else order[row]
         raise FsmerError(
-            f"the answer of {who} on query {row} is ({shown}), but probabilities are finite, not negative and sum to "
-            "1; mend the method, or use other weights."
+            f"the answer of {who} in {episodes[owner[row]]} on query {query} is ({shown}), but probabilities are "
+            "finite, not negative and sum to 1; mend the method, or use other weights."
         )
     return found
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_inputs
-from fsmer.backbones.base import Inputs
+from fsmer.backbones.base import Inputs, check_weights
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.noise import Draws
 from fsmer.checkpoints import (
@@ -31,7 +31,6 @@ from fsmer.data.au_parser import au_numbers
 from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import SupportError, WeightsError
-from fsmer.tensor_files import check_finite
 from fsmer.transfer.logging import AfterEpoch
 from fsmer.transfer.shallow import train_compiled
 from fsmer.transfer.stacked import Step, Training
@@ -72,7 +71,7 @@ def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Back
     WeightsError
         Its weights are not finite.
     """
-    check_finite(dict(backbone.named_parameters()), f"the model {backbone.name or type(backbone).__name__!r}")
+    check_weights(backbone)
     made = copy.deepcopy(backbone).float()
     if made.classes == classes:
         return made
