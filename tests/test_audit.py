@@ -21,6 +21,7 @@ from fsmer.errors import DataError
 from fsmer.evaluation import evaluate
 from fsmer.evaluation.audit import Audit, audit, near_duplicates
 from fsmer.evaluation.audit_findings import Table
+from fsmer.evaluation.audit_media import Media
 
 CLASSES = ("negative", "positive", "surprise")
 
@@ -507,6 +508,14 @@ def test_what_is_wrong_with_an_index_is_found_at_once(maps: Path) -> None:
     assert expected | {"empty-label", "class-not-taught"} <= names(found)
     assert finding(found, "unreadable-media").examples == ("2_2",)
     assert "row 15" in finding(found, "empty-label").examples
+
+
+def test_a_huge_picture_is_reported_and_not_decoded(tmp_path: Path) -> None:
+    Image.new("L", (9000, 9000)).save(tmp_path / "a.png")
+    Image.new("RGB", (28, 28)).save(tmp_path / "b.png")
+    media = Media.of_files([tmp_path / "a.png", tmp_path / "b.png"])
+    assert list(media.broken) == [0]
+    assert "9000x9000 pixels" in media.broken[0]
 
 
 def test_saved_clips_of_frames_are_compared_by_what_changed(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fsmer.data.adapters.folders import frame_files, list_frames
+from fsmer.data.media import has_deep_colours
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.reading import (
     FALLBACK_RATE,
@@ -289,7 +292,7 @@ def test_a_pass_gives_every_frame_once_at_its_time(videos: Callable[[str], Path]
     assert not any("promises" in note or "damage" in note for note in video.notes)
 
 
-@pytest.mark.parametrize("name", ["h264.mp4", "ffv1.mkv", "mpeg4.avi"])
+@pytest.mark.parametrize("name", ["h264.mp4", "hevc.mkv", "mpeg4.avi"])
 def test_a_far_frame_of_an_indexed_file_is_reached_without_decoding_those_before_it(
     videos: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,8 +300,8 @@ def test_a_far_frame_of_an_indexed_file_is_reached_without_decoding_those_before
     assert len(video) == 48
     decoded = []
 
-    def counted(self: VideoFile, *parts: Any) -> Iterator[Any]:
-        for one in whole(self, *parts):
+    def counted(self: VideoFile, *parts: Any, **how: Any) -> Iterator[Any]:
+        for one in whole(self, *parts, **how):
             decoded.append(one.pts)
             yield one
 
@@ -307,6 +310,74 @@ def test_a_far_frame_of_an_indexed_file_is_reached_without_decoding_those_before
     assert number_of(video[46]) == 46
     # At most a key frame's distance.
     assert len(decoded) <= 12
+
+
+# Formats, and how bytes are flipped: each was read in two ways, by several threads, by a seek to a frame that had been
+# made from a damaged one, or by time stamps that the damage had changed.
+@pytest.mark.parametrize(
+    ("name", "seeds"),
+    [("ffv1.mkv", (10, 14, 18)), ("vp9.webm", (6,)), ("h264-b.ts", (5, 27, 39)), ("hevc.mkv", (4, 6, 7, 38))],
+)
+def test_a_damaged_video_has_the_same_frames_by_index_as_in_a_pass_or_is_refused(
+    videos: Callable[[str], Path], name: str, seeds: tuple[int, ...], tmp_path: Path
+) -> None:
+    sound = videos(name).read_bytes()
+    for seed in seeds:
+        content, drawn = bytearray(sound), random.Random(seed)
+        for _ in range(4):
+            content[drawn.randrange(len(sound) // 8, len(sound))] ^= 1 << drawn.randrange(8)
+        path = tmp_path / f"{seed}-{name}"
+        path.write_bytes(content)
+        for damaged in ("refuse", "keep"):
+            try:
+                frames, video = list(VideoFile(path, damaged=damaged)), VideoFile(path, damaged=damaged)
+                assert len(video) == len(frames) == len(video.timestamps)
+                for index in (len(frames) - 1, len(frames) - 9, 0, len(frames) // 2):
+                    np.testing.assert_array_equal(video[index], frames[index])
+            except MediaError:
+                continue
+
+
+def test_frames_that_are_not_coded_are_no_damage(videos: Callable[[str], Path], tmp_path: Path) -> None:
+    content = videos("mpeg4.avi").read_bytes()
+    with av.open(str(videos("mpeg4.avi"))) as container:
+        packet = [bytes(one) for one in container.demux() if one.size][30]
+    # The head of a picture that says it was not coded, as MPEG-4 writes where nothing has changed: nothing is decoded.
+    skipped = b"\x00\x00\x01\xb6\x50\xc0" + packet[6:]
+    (tmp_path / "a.avi").write_bytes(content.replace(packet, skipped))
+    video = VideoFile(tmp_path / "a.avi")
+    assert len(video) == len(list(video)) == 47
+    assert [number_of(video[index]) for index in (46, 29)] == [47, 29]
+
+
+def test_frames_that_are_listed_and_do_not_come_are_damage(videos: Callable[[str], Path], tmp_path: Path) -> None:
+    content = videos("h264.mov").read_bytes()
+    with av.open(str(videos("h264.mov"))) as container:
+        packet = [bytes(one) for one in container.demux() if one.size][47]
+    # Filler in place of a picture: nothing is decoded, and no error is reported.
+    size = len(packet)
+    filler = (size - 4).to_bytes(4, "big") + b"\x0c" + b"\xff" * (size - 6) + b"\x80"
+    before, _, after = content.rpartition(packet)
+    (tmp_path / "b.mov").write_bytes(before + filler + after)
+    with pytest.raises(MediaError, match=r"48 frames.*damaged='keep'"):
+        list(VideoFile(tmp_path / "b.mov"))
+    kept = VideoFile(tmp_path / "b.mov", damaged="keep")
+    assert 40 < len(kept) == len(list(kept)) < 48
+
+
+def test_pictures_of_a_format_without_a_decoder_are_refused(videos: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(
+        videos("mpeg4.mp4").read_bytes().replace(b"mp4v", b"tmcd").replace(b" \x11", b"\xfe\x11")
+    )
+    with pytest.raises(MediaError, match="cannot decode"):
+        VideoFile(tmp_path / "a.mp4")
+
+
+def test_frames_by_index_belong_to_whoever_asked(videos: Callable[[str], Path]) -> None:
+    video = VideoFile(videos("h264.mp4"))
+    frame = video[5]
+    frame[:] = 0
+    assert number_of(video[5]) == 5
 
 
 def test_packets_that_are_never_shown_are_no_frames(tmp_path: Path) -> None:
@@ -455,6 +526,16 @@ def test_pictures_that_are_too_large_are_refused_by_their_header(tmp_path: Path)
         open_frames(video)
 
 
+def test_a_picture_with_colour_numbers_and_no_colours_is_refused(tmp_path: Path) -> None:
+    Image.new("P", (8, 8)).save(tmp_path / "1.png")
+    content = (tmp_path / "1.png").read_bytes()
+    place = content.index(b"PLTE") - 4
+    size = 12 + int.from_bytes(content[place : place + 4], "big")
+    (tmp_path / "1.png").write_bytes(content[:place] + content[place + size :])
+    with pytest.raises(MediaError, match="cannot be read as an image"):
+        _ = open_frames(tmp_path)[0]
+
+
 def test_a_picture_that_would_start_another_program_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
     with pytest.raises(MediaError, match="cannot be read as an image"):
@@ -486,6 +567,8 @@ def test_frames_of_a_folder_come_by_the_number_in_the_name(tmp_path: Path) -> No
         ["t0.92.png", "t0.96.png", "t1.00.png", "t10.04.png"],
         ["t0.0.png", "t0.04.png", "t0.2.png", "t0.96.png", "t1.0.png", "t10.0.png"],
         ["v1.8.png", "v1.9.png", "v1.10.png", "v2.1.png"],
+        ["cam1.1.png", "cam1.2.png", "cam1.3.png", "cam1.9.png", "cam1.11.png", "cam1.12.png"],
+        ["t0.45.png", "t0.5.png"],
         ["img1.png", "IMG2.png", "img3.png", "IMG10.png"],
         ["img007.png", "img8.png", "img0009.png"],
         ["apex.png", "onset.png", "img1.png", "img2.png"],
@@ -566,6 +649,27 @@ def test_12_bits_in_16_are_read_by_the_range_that_is_stated_or_refused(tmp_path:
             read(white=1023)
         # It may be a dark picture of 16 bits after all.
         assert read(white=65535).max() == 16
+
+
+def test_a_dark_frame_beside_a_bright_one_of_16_bits_is_dark(tmp_path: Path) -> None:
+    bright = np.full(SIZE, 40000, np.uint16)
+    bright[0] = 0
+    pixels = [bright, np.full(SIZE, 9000, np.uint16), bright]
+    for number, one in enumerate(pixels):
+        written(tmp_path / f"{number}.png", one)
+    for source in (tmp_path, pixels, np.stack(pixels)):
+        # Whichever frame is asked for first.
+        assert open_frames(source)[1].max() == 35
+        assert [frame_.max() for frame_ in open_frames(source)] == [156, 35, 156]
+    assert [frame_.max() for frame_ in open_frames(iter(pixels))] == [156, 35, 156]
+    # Nothing says how many bits a source has that begins with a dim frame.
+    with pytest.raises(MediaError, match="white=4095"):
+        _ = open_frames(pixels[1:])[1]
+
+
+def test_16_bit_colours_are_known_by_every_version_of_pillow() -> None:
+    assert has_deep_colours(SimpleNamespace(mode="RGB", tile=[("raw", (0, 0, 8, 8), 0, ("RGB;16B", 0, 1))]))
+    assert not has_deep_colours(SimpleNamespace(mode="RGB", tile=[("raw", (0, 0, 8, 8), 0, ("RGB", 0, 1))]))
 
 
 def test_a_range_that_the_file_states_is_used(tmp_path: Path) -> None:
@@ -743,6 +847,13 @@ def test_bad_time_stamps_are_filled_from_their_neighbours() -> None:
     assert clean_timestamps(None, 4, 100.0)[1:] == (100.0, [])
     with pytest.raises(DataError, match="4 frames but 2 time stamps"):
         clean_timestamps([0, 1], 4)
+
+
+@pytest.mark.parametrize("stamps", [[0, 0.04, 10], [0, 10, 10.04]])
+def test_a_rate_is_found_where_no_interval_is_near_the_middle_one(stamps: list[float]) -> None:
+    times, rate, _ = clean_timestamps(stamps, len(stamps))
+    assert np.isfinite(times).all()
+    assert rate == pytest.approx(25)
 
 
 def test_a_frame_rate_must_be_a_rate() -> None:

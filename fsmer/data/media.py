@@ -580,10 +580,12 @@ def opened_image(path: str | os.PathLike[str], most_pixels: int = FRAME_PIXELS) 
         EOFError,
         MemoryError,
         OverflowError,
+        AssertionError,
+        LookupError,
         struct.error,
         Image.DecompressionBombError,
     ) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error) or "it contradicts itself"
         raise MediaError(f"the file {path} cannot be read as an image ({reason}); copy it again.") from error
 
 
@@ -598,7 +600,8 @@ def _map_size(file: str) -> tuple[int, int]:
 
 def has_deep_colours(image: Any) -> bool:
     """Whether a colour picture has 16 bits a channel, of which Pillow gives the upper 8 alone."""
-    layout = str(image.tile[0].args) if image.tile else ""
+    # The fourth entry is called `args` by newer versions of Pillow alone.
+    layout = str(image.tile[0][3]) if image.tile else ""
     return image.mode in ("LA", "RGB", "RGBA") and (";16" in layout or "65535" in layout)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.data.media import opened_image
 from fsmer.errors import DataError
 from fsmer.evaluation.audit_findings import (
     Audit,
@@ -163,8 +164,9 @@ class Media:
         import cv2
 
         def read(row: int) -> NDArray[np.float32]:
-            data = np.frombuffer(files[row].read_bytes(), dtype=np.uint8)
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+            # Its header is checked first, as a small file may hold a huge picture.
+            with opened_image(files[row]):
+                image = cv2.imdecode(np.frombuffer(files[row].read_bytes(), np.uint8), cv2.IMREAD_COLOR)
             if image is None:
                 raise DataError("is no image that can be read")
             return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)

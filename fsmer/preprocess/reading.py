@@ -80,6 +80,8 @@ class FrameSource(ABC):
 
     name: str
     notes: list[str]
+    _white: float | None = None
+    _deep_white: float | None = None
 
     @property
     @abstractmethod
@@ -130,6 +132,16 @@ class FrameSource(ABC):
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    def _rgb(self, image: ArrayLike, name: str) -> Frame:
+        """An image as `as_rgb` gives it; the first one of 16 bits says how all of the source are read."""
+        array, white = np.asarray(image), self._white
+        if white is None and array.dtype == np.uint16:
+            # Beside a frame of more than 14 bits, a dim one is dark.
+            if self._deep_white is None and _colours(array).max(initial=0) >= DIM:
+                self._deep_white = 65535.0
+            white = self._deep_white
+        return as_rgb(array, name, white)
+
     def _checked(self, frame: Frame, number: int) -> Frame:
         if frame.shape[:2] != self.size:
             height, width = self.size
@@ -166,10 +178,9 @@ def as_rgb(frame: ArrayLike, name: str = "the frame", white: float | None = None
             f"{name} has shape {array.shape}, but an image is (height, width) or (height, width, channels) with 1 to "
             "4 channels; move the channels last."
         )
-    has_alpha = array.shape[2] in (2, 4)
     if array.dtype != np.uint8 or white not in (None, 255):
-        array = _eight_bit(array, array[..., :-1] if has_alpha else array, name, white)
-    if has_alpha:
+        array = _eight_bit(array, name, white)
+    if array.shape[2] in (2, 4):
         colour, alpha = array[..., :-1].astype(np.uint16), array[..., -1:].astype(np.uint16)
         array = ((colour * alpha + 127) // 255).astype(np.uint8)
     if array.shape[2] == 1:
@@ -177,14 +188,19 @@ def as_rgb(frame: ArrayLike, name: str = "the frame", white: float | None = None
     return cast(Frame, np.ascontiguousarray(array))
 
 
-def _eight_bit(array: NDArray[Any], colours: NDArray[Any], name: str, white: float | None) -> NDArray[np.uint8]:
-    """Values from 0 to `white` as 0 to 255; only `colours` must stay within, as alpha may have a range of its own."""
+def _colours(image: NDArray[Any]) -> NDArray[Any]:
+    """The channels of an image without alpha."""
+    return image[..., :-1] if image.ndim == 3 and image.shape[2] in (2, 4) else image
+
+
+def _eight_bit(array: NDArray[Any], name: str, white: float | None) -> NDArray[np.uint8]:
+    """Values from 0 to `white` as 0 to 255; only colours must stay within, as alpha may have a range of its own."""
     kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
     if kind not in "buif":
         raise MediaError(f"{name} holds values of type {array.dtype}; give uint8, uint16 or floats in 0..1.")
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    low, high = float(colours.min()), float(colours.max())
+    low, high = float(_colours(array).min()), float(_colours(array).max())
     top = white
     if top is None:
         if kind in "ui" and (kind, bits) not in (("u", 8), ("u", 16)):
@@ -195,8 +211,9 @@ def _eight_bit(array: NDArray[Any], colours: NDArray[Any], name: str, white: flo
         top = 1.0 if kind == "f" else float(2**bits - 1)
         if kind == "u" and 0 < high < DIM:
             raise MediaError(
-                f"{name} holds 16-bit values up to {high:g} only, which would be nearly black; state the value of "
-                "white (white=4095 for 12 bits, white=65535 if it is so dark), or save it with 8 bits."
+                f"{name} holds 16-bit values up to {high:g} only, which would be nearly black; open it by "
+                "open_frames(..., white=4095) if it has 12 bits, or white=65535 if it is so dark; for tables and the "
+                "command line, save it with 8 bits."
             )
     if not (low >= -1e-3 * top and high <= top * (1 + 1e-3)):
         values = "floats" if kind == "f" else "values"
@@ -270,8 +287,12 @@ def clean_timestamps(
 
 def _usual(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intervals near their median: those where no frame was dropped, whose mean is free of rounded stamps."""
-    median = np.median(intervals)
-    return intervals[(intervals > 0.5 * median) & (intervals < 1.5 * median)]
+    # Of two that differ much, none is near their middle.
+    for median in (np.median(intervals), np.quantile(intervals, 0.5, method="lower")):
+        near = intervals[(intervals > 0.5 * median) & (intervals < 1.5 * median)]
+        if len(near):
+            break
+    return near
 
 
 def open_frames(
@@ -368,7 +389,7 @@ class ArrayFrames(_ListedFrames):
         if len(frames) == 0:
             raise MediaError(f"{name} is empty; give at least one frame.")
         self._frames = frames
-        self._size = cast(tuple[int, int], as_rgb(frames[0], f"frame 0 of {name}", white).shape[:2])
+        self._size = cast(tuple[int, int], self._rgb(frames[0], f"frame 0 of {name}").shape[:2])
         self._times, self._rate, self.notes = clean_timestamps(timestamps, len(frames), frames_per_second)
 
     @property
@@ -382,7 +403,7 @@ class ArrayFrames(_ListedFrames):
         return len(self._frames)
 
     def _frame(self, index: int) -> Frame:
-        return self._checked(as_rgb(self._frames[index], f"frame {index} of {self.name}", self._white), index)
+        return self._checked(self._rgb(self._frames[index], f"frame {index} of {self.name}"), index)
 
 
 class ImageFolder(_ListedFrames):
@@ -459,10 +480,13 @@ class ImageFolder(_ListedFrames):
         with opened_image(path) as image:
             pixels = _pixels(image, path)
             turn = image.getexif().get(ORIENTATION, 1)
+        if index and pixels.dtype == np.uint16 and self._white is None and self._deep_white is None:
+            # Whichever is asked for first, the first of the folder says how 16 bits are read.
+            self._decode(0)
         if turn in SIDEWAYS:
             pixels = np.swapaxes(pixels, 0, 1)
         pixels = pixels[:: -1 if turn in UPWARDS else 1, :: -1 if turn in LEFTWARDS else 1]
-        frame = as_rgb(pixels, path, self._white)
+        frame = self._rgb(pixels, path)
         if self._known_size is None:
             self._known_size = cast(tuple[int, int], frame.shape[:2])
         return frame
@@ -522,7 +546,7 @@ class StreamFrames(FrameSource):
                 item = item[1]
             else:
                 self._seen.append(float("nan"))
-            return as_rgb(item, f"frame {len(self._seen) - 1} of {self.name}", self._white)
+            return self._rgb(item, f"frame {len(self._seen) - 1} of {self.name}")
         return None
 
     @property
@@ -649,6 +673,7 @@ class VideoFile(FrameSource):
             self._header_rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
             self._promised_seconds = _promised_seconds(container, stream)
             self._counted = int(stream.frames)
+            self._codec = stream.codec_context.name
             self._pixel_shape = self._checked_shape(stream)
             try:
                 first = next(iter(container.decode(stream)), None)
@@ -713,9 +738,14 @@ class VideoFile(FrameSource):
         return self._index[0]
 
     @cached_property
+    def _listed(self) -> list[tuple[int, float, bool]] | None:
+        """What the packets say of the frames, where that can be relied on."""
+        return self._packet_times() if self._damaged == "refuse" else None
+
+    @cached_property
     def _index(self) -> tuple[NDArray[np.float64], _Ticks | None]:
         """Time of every frame in seconds, and in ticks of the stream where frames can be found by them."""
-        times = self._packet_times() if self._damaged == "refuse" else None
+        times: list[Any] | None = self._listed
         if times is None:
             # Only decoding tells how many frames there are: raw streams, AVI, files that break off.
             times = [(shown.pts, shown.time, shown.key_frame) for shown in self._pictures(0)]
@@ -723,17 +753,21 @@ class VideoFile(FrameSource):
         if len({tick for tick, *_ in times if tick is not None}) < len(times):
             return stamps, None
         ticks = np.array([tick for tick, *_ in times], np.int64)
-        in_order = (np.diff(ticks) > 0).all()
-        return np.sort(stamps), _Ticks(ticks, np.array([key for *_, key in times])) if in_order else None
+        # FFV1 conceals damage by what it decoded before, and does not report it, so it is never sought in.
+        sought = (np.diff(ticks) > 0).all() and self._codec != "ffv1"
+        return np.sort(stamps), _Ticks(ticks, np.array([key for *_, key in times])) if sought else None
 
     def _packet_times(self) -> list[tuple[int, float, bool]] | None:
         """Ticks, seconds and key flag of all frames by the packets alone; None where these may differ from frames."""
         found: list[tuple[int, float, bool]] = []
-        packets, end = 0, 0.0
+        packets, end, decoded = 0, 0.0, -(2**63)
         with self._open() as container:
             stream = container.streams.video[0]
-            if container.format.name == "avi" and stream.codec_context.has_b_frames:
-                # AVI keeps the order of decoding only.
+            if stream.codec_context.name == "mpeg4" or (
+                container.format.name == "avi" and stream.codec_context.has_b_frames
+            ):
+                # MPEG-4 has packets of frames that are "not coded" and give no picture; AVI keeps the order of decoding
+                # only.
                 return None
             hides = stream.codec_context.name == "vp8"
             try:
@@ -742,8 +776,10 @@ class VideoFile(FrameSource):
                     # VP8 has packets that are decoded but never shown; a bit of the first byte says so.
                     if not packet.size or packet.is_discard or (hides and not bytes(packet)[0] & 16):
                         continue
-                    if packet.pts is None:
+                    # Where the clock is set back, the order of the frames is not that of their times.
+                    if packet.pts is None or (packet.dts is not None and packet.dts < decoded):
                         return None
+                    decoded = decoded if packet.dts is None else packet.dts
                     self._note_damage(packet)
                     found.append((packet.pts, float(packet.pts * stream.time_base), packet.is_keyframe))
                     end = max(end, _end(packet, stream))
@@ -766,9 +802,8 @@ class VideoFile(FrameSource):
         """How many frames the header promises behind the last one; by time, as dropped frames are no damage."""
         if self._promised_seconds is None or not stamps:
             return 0
-        interval = 1 / self._header_rate
-        if len(stamps) > 1:
-            interval = float(_usual(np.diff(np.sort(stamps))).mean())
+        gaps = np.diff(np.unique(stamps))
+        interval = float(_usual(gaps).mean()) if len(gaps) else 1 / self._header_rate
         zero = 0.0 if 0 <= min(stamps) < LATE_START else min(stamps)
         missing = round((self._promised_seconds + zero - max(end, max(stamps) + interval)) / interval)
         if self._counted:
@@ -778,7 +813,8 @@ class VideoFile(FrameSource):
         return max(missing, 0)
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[Any]:
+    def _open(self, strict: bool = False) -> Iterator[Any]:
+        """The file opened by FFmpeg; a `strict` decoder ends at what another one conceals."""
         import av
 
         def refuse(url: str, flags: int, options: dict[str, str]) -> Any:
@@ -809,8 +845,12 @@ class VideoFile(FrameSource):
             if not container.streams.video:
                 raise MediaError(f"{self.path} holds no picture track, so there is no face to see; give a video file.")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            stream.codec_context.options = limit
+            decoder = stream.codec_context
+            if decoder is None:
+                raise MediaError(f"the pictures of {self.path} have a format that FFmpeg cannot decode; convert it.")
+            # What several threads make of a damaged file changes from pass to pass.
+            decoder.thread_count = 1
+            decoder.options = {**limit, "err_detect": "explode"} if strict else limit
             yield container
 
     def _checked_shape(self, stream: Any) -> Fraction:
@@ -835,7 +875,8 @@ class VideoFile(FrameSource):
         deep = max(part.bits for part in picture.format.components) == 16
         width = max(1, round(picture.width * self._pixel_shape))
         pixels = picture.to_ndarray(format="rgb48le" if deep else "rgb24", width=width)
-        frame = as_rgb(pixels, f"a frame of {self.name}", self._white if deep else None)
+        name = f"a frame of {self.name}"
+        frame = self._rgb(pixels, name) if deep else as_rgb(pixels, name)
         # The flag counts degrees counter-clockwise, as numpy does.
         turns = round(picture.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(frame, turns)) if turns else frame
@@ -846,8 +887,15 @@ class VideoFile(FrameSource):
 
     def _decode(self, start: int) -> Iterator[tuple[int, Frame]]:
         """Frames from `start` on, with their numbers."""
-        for number, picture in enumerate(self._pictures(start), start):
-            yield number, self._checked(self._shown(picture), number)
+        # A seek compares the time stamps itself.
+        listed = None if start else self._listed
+        count = start
+        for count, picture in enumerate(self._pictures(start), start + 1):
+            if listed is not None and (count > len(listed) or picture.pts not in (None, listed[count - 1][0])):
+                raise self._unlisted(f"another frame {count - 1} comes")
+            yield count - 1, self._checked(self._shown(picture), count - 1)
+        if listed is not None and count < len(listed):
+            raise self._unlisted(f"only {count} can be decoded")
 
     def _pictures(self, start: int) -> Iterator[Any]:
         """Decoded pictures from number `start` on; fewer, or none, where a seek does not lead to them."""
@@ -855,7 +903,7 @@ class VideoFile(FrameSource):
         stamps: list[float] = []
         # Looked up now: a reader that is given up while Python shuts down can import nothing any more.
         errors = _decoder_errors()
-        with self._open() as container:
+        with self._open(strict=start > 0) as container:
             stream = container.streams.video[0]
             try:
                 for picture in self._sought(container, stream, start) if start else self._decoded(container, stream):
@@ -865,7 +913,9 @@ class VideoFile(FrameSource):
                     yield picture
                     number += 1
             except errors as error:
-                self._report_break(number, error)
+                # After a seek, the caller reads from the start what did not come.
+                if not start:
+                    self._report_break(number, error)
                 return
         if start or len(stamps) < number:
             return
@@ -874,11 +924,24 @@ class VideoFile(FrameSource):
         if missing > max(2, 0.02 * (number + missing)):
             self._report_break(number, None, max(self._counted, number + missing))
 
-    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+    def _decoded(self, container: Any, stream: Any, *, sought: bool = False) -> Iterator[Any]:
+        """Pictures from where the container stands; after a seek, those before a key frame may lack what they need."""
+        errors, waiting, key = _decoder_errors(), sought, None
         for packet in container.demux(stream):
-            self._note_damage(packet)
-            for picture in packet.decode():
-                self._note_damage(picture)
+            if not waiting:
+                self._note_damage(packet)
+            try:
+                pictures = packet.decode()
+            except errors:
+                if not sought or (key is not None and (packet.pts is None or packet.pts >= key)):
+                    raise
+                continue
+            if key is None and packet.is_keyframe:
+                key = packet.pts
+            for picture in pictures:
+                waiting = waiting and not picture.key_frame
+                if not waiting:
+                    self._note_damage(picture)
                 yield picture
 
     def _note_damage(self, part: Any) -> None:
@@ -887,44 +950,49 @@ class VideoFile(FrameSource):
             self._note(f"the file is damaged at {float(part.pts * part.time_base):.4g} s, as its decoder reports.")
 
     def _sought(self, container: Any, stream: Any, start: int) -> Iterator[Any]:
-        """Pictures from number `start` on, found by seeking; ends where the time stamps are not those of the index."""
+        """Pictures from number `start` on, found by seeking; ends where they may not be those of a pass."""
         index = cast("_Ticks", self._index[1])
         ticks, back = index.ticks, 0
         wanted = int(ticks[start])
+        errors = _decoder_errors()
         # Many containers lead to a place between key frames, or behind the wanted one: then further back.
         while wanted - back > ticks[0]:
             try:
                 container.seek(wanted - back, stream=stream)
-                pictures = self._decoded(container, stream)
+                pictures = self._decoded(container, stream, sought=True)
                 found = index.reached(pictures, start)
-            except _decoder_errors():
+            except errors:
                 found = None
+            if self._damage_noted:
+                return
             if found is not None:
                 yield found
                 for tick, picture in zip(ticks[start + 1 :], pictures, strict=False):
-                    if picture.pts != tick:
+                    if picture.pts != tick or self._damage_noted:
                         return
                     yield picture
                 return
             back = 2 * back + max(1, round(1 / stream.time_base))
 
     def _frame(self, index: int) -> Frame:
+        # Each caller gets an array of its own, as they may draw into it.
         if index in self._kept:
-            return self._kept[index]
-        near = self._reader is not None and 0 <= index - self._next_index <= READ_ON
-        if not near:
-            # Without time stamps there is nothing to seek by.
-            start = index if self._index[1] is not None and index > READ_ON else 0
+            return self._kept[index].copy()
+        # Without time stamps there is nothing to seek by; a damaged frame may be made from any of those before it.
+        sought = self._index[1] is not None and not self._damage_noted
+        ahead = index - self._next_index
+        if self._reader is None or ahead < 0 or (sought and ahead > READ_ON):
+            start = index if sought and index > READ_ON else 0
             self._reader, self._next_index = self._decode(start), start
         # Where no seek leads to the frame, all those before it are read.
         for _ in range(2):
-            for number, frame in cast("Iterator[tuple[int, Frame]]", self._reader):
+            for number, frame in self._reader:
                 self._next_index = number + 1
                 self._kept[number] = frame
                 while len(self._kept) > KEPT_FRAMES:
                     del self._kept[next(iter(self._kept))]
                 if number == index:
-                    return frame
+                    return frame.copy()
             self._reader, self._next_index = self._decode(0), 0
         self._reader = None
         raise MediaError(
@@ -936,6 +1004,12 @@ class VideoFile(FrameSource):
         if self._damaged == "refuse":
             raise self._broken(number, error, promised) from error
         self._note(f"the file breaks off after {number} frames; what lies behind them is missing.")
+
+    def _unlisted(self, what: str) -> MediaError:
+        return MediaError(
+            f"the video {self.path} lists {self.count} frames, but {what}: it is damaged; copy it again, or read what "
+            "can be decoded with damaged='keep'."
+        )
 
     def _broken(self, number: int, error: Exception | None, promised: int = 0) -> MediaError:
         promised = promised or self._counted or round((self._promised_seconds or 0) * self._header_rate)

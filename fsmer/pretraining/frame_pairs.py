@@ -51,7 +51,7 @@ class Recording:
     ----------
     path : Path
     files : tuple of str
-        Names of the images in order of time, by the last number in each; none for a video.
+        Names of the images in order of time, see `natural_order`; none for a video.
     video : VideoFile, optional
     """
 

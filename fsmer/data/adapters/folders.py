@@ -122,7 +122,8 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
     Letter case and the padding of numbers do not matter, and digits of the suffix (jp2) are no number. Digits on both
     sides of a dot are one decimal number (t0.45 before t0.5) where the names are written so: with places of different
-    length, none of which ends in 0. Otherwise they are two numbers (v1.9 before v1.10).
+    length, none of which ends in 0, after wholes that differ or are 0. Otherwise they are two numbers (cam1.9 before
+    cam1.11).
 
     Examples
     --------
@@ -132,9 +133,10 @@ def natural_order(names: Iterable[str]) -> list[str]:
     ['1_0.png', '2_0.png', '10_0.png']
     """
     listed = list(names)
-    places = [digits for name in listed for digits in re.findall(r"\d\.(\d+)", os.path.splitext(name)[0])]
+    dotted = [pair for name in listed for pair in re.findall(r"(\d+)\.(\d+)", os.path.splitext(name)[0])]
+    wholes, places = {whole.lstrip("0") for whole, _ in dotted}, {digits for _, digits in dotted}
     trailing = any(len(digits) > 1 and digits.endswith("0") for digits in places)
-    decimal = not trailing and len({len(digits) for digits in places}) > 1
+    decimal = not trailing and len({len(digits) for digits in places}) > 1 and (len(wholes) > 1 or wholes == {""})
     natural = natsort_keygen(alg=ns.IGNORECASE | (ns.FLOAT | ns.NOEXP if decimal else ns.INT))
 
     def key(name: str) -> tuple[Any, ...]:
