@@ -103,6 +103,7 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
         raise WeightsError(
             f"{path} is not a valid safetensors file ({error}); fetch or save the weights again."
         ) from error
-    except (OSError, ValueError) as error:
+    # safetensors opens a file twice, and says so by a RuntimeError where it was replaced by a smaller one in between.
+    except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"{path} cannot be read: {reason}; fetch or save the weights again.") from error

@@ -38,7 +38,7 @@ from fsmer.errors import DataError, FsmerError, MediaError, OutputError, Protoco
 from fsmer.evaluation import METRICS, Report, evaluate, runner, score
 from fsmer.evaluation.audit import audit
 from fsmer.evaluation.cache import cache_folder, clear_cache, embed_cached
-from fsmer.evaluation.parts import Part, RunFolder
+from fsmer.evaluation.parts import Part, RunFolder, RunSize
 from fsmer.evaluation.plots import methods_figure
 from fsmer.evaluation.report import Predictions
 from fsmer.evaluation.runner import StartingPoint
@@ -1677,7 +1677,7 @@ def test_a_refusal_names_the_parameters_that_differ_and_no_others(finished: bool
         identity = {"protocol": "loso, hash 12", "model": model, "method": before} | changes
         return RunFolder(tmp_path, identity, [0], resume=True, overwrite=False)
 
-    store = opened().store(seed=0)
+    store = opened().store(RunSize(1, 1, 1), seed=0)
     answers = Predictions(np.zeros(1, np.int32), np.zeros(1, int), np.zeros(1, np.int16), np.ones((1, 1), np.float32))
     store.write([Part(np.arange(1), ("one",), np.ones((1, 1), bool), answers)])
     if finished:
