@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # A shared machine makes single examples slow now and then; that is no failure of the property.
 settings.register_profile("fsmer", deadline=None)
 settings.load_profile("fsmer")
+
+# A suite that a shell started in the background has key presses switched off, and so have the commands it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
