@@ -143,7 +143,9 @@ class Workshop:
 
     def everything(self) -> list[str]:
         """Names of all files and folders, without those of embeddings, which are as many as there were kills."""
-        found = (path.relative_to(self.place) for path in self.place.rglob("*"))
+        # torch's own cache comes and goes with what of torch a job happens to load.
+        names = (path.relative_to(self.place) for path in self.place.rglob("*"))
+        found = (name for name in names if not any(part.startswith("torchinductor") for part in name.parts))
         return sorted(str(path) for path in found if path.suffix != ".npy" or path.parts[0] != "cache")
 
 
