@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 from fsmer.errors import WeightsError
 from fsmer.io import CHECKSUM, atomic_path, digest, file_digest, json_text, read_bytes, remove_unfinished
 from fsmer.schema import Count, checked, read_json
-from fsmer.tensor_files import check_finite, write_tensors
+from fsmer.tensor_files import check_finite, under, write_tensors
 
 __all__ = [
     "PretrainingState",
@@ -174,12 +174,7 @@ def restore(
     """
     try:
         for prefix, module in modules.items():
-            own = {
-                name.removeprefix(f"{prefix}."): value
-                for name, value in tensors.items()
-                if name.startswith(f"{prefix}.")
-            }
-            module.load_state_dict(own)
+            module.load_state_dict(under(f"{prefix}.", tensors))
         if optimizer is None:
             return
         entries: dict[int, dict[str, Tensor]] = {}

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,9 @@ from torch import Tensor
 from fsmer.errors import WeightsError
 from fsmer.io import check_regular
 
-__all__ = ["check_finite", "read_tensors", "tensor_shapes", "write_tensors"]
+__all__ = ["check_finite", "read_tensors", "tensor_shapes", "under", "write_tensors"]
+
+T = TypeVar("T")
 
 
 def write_tensors(
@@ -92,6 +95,11 @@ def check_finite(tensors: Mapping[str, Tensor], where: object, *, unbounded: Col
                 f"the tensor {name!r} of {where} holds {count:,} values that are not finite (NaN or infinity); "
                 "fetch or save the weights again, or train anew with a lower learning rate."
             )
+
+
+def under(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
+    """Entries whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 @contextlib.contextmanager

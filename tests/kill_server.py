@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -69,6 +70,8 @@ def start(job: dict[str, Any]) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(job["environment"])
+        # Otherwise Python looks for it by writing a file there, which a kill may leave.
+        tempfile.tempdir = job["environment"]["TMPDIR"]
         os.chdir(job["root"])
         count, began = [0], time.process_time()
         die_at_step(job.get("step"), job["root"], count)

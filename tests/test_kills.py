@@ -115,6 +115,8 @@ class Workshop:
             "FSMER_CACHE": str(self.place / "cache"),
             "FSMER_COMPILE": compiling,
             "TMPDIR": str(self.place / "tmp"),
+            # torch makes it when it loads certain parts of itself, which is nothing of fsmer's.
+            "TORCHINDUCTOR_CACHE_DIR": str(self.root / "torch"),
         }
         asked = [
             {
@@ -143,9 +145,7 @@ class Workshop:
 
     def everything(self) -> list[str]:
         """Names of all files and folders, without those of embeddings, which are as many as there were kills."""
-        # torch's own cache comes and goes with what of torch a job happens to load.
-        names = (path.relative_to(self.place) for path in self.place.rglob("*"))
-        found = (name for name in names if not any(part.startswith("torchinductor") for part in name.parts))
+        found = (path.relative_to(self.place) for path in self.place.rglob("*"))
         return sorted(str(path) for path in found if path.suffix != ".npy" or path.parts[0] != "cache")
 
 

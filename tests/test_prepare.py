@@ -352,18 +352,20 @@ def test_a_full_disk_is_one_sentence_and_finished_clips_are_kept(root, whole, tm
     assert hashes(out) == hashes(whole.folder)
 
 
+class Stop(Exception):
+    """Ends a preparation within."""
+
+
+def stop_after_four(state):
+    if state.done == 4:
+        raise Stop
+
+
 def test_finished_clips_that_were_damaged_since_are_made_again(root, whole, tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(state):
-        if state.done == 4:
-            raise Stop
-
     out = tmp_path / "out"
     for reused in (0, 2):
         with pytest.raises(Stop):
-            make(root, out, progress=stop)
+            make(root, out, progress=stop_after_four)
         # Cut short in its third clip; the other file begins with no clip at all.
         first, *further = sorted((tmp_path / "out.parts").glob("*.clips"), key=lambda path: path.stat().st_mtime)
         assert bool(further) == bool(reused)
@@ -377,16 +379,9 @@ def test_finished_clips_that_were_damaged_since_are_made_again(root, whole, tmp_
 
 
 def test_finished_clips_with_a_changed_byte_are_made_again(root, whole, tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(state):
-        if state.done == 4:
-            raise Stop
-
     out = tmp_path / "out"
     with pytest.raises(Stop):
-        make(root, out, progress=stop)
+        make(root, out, progress=stop_after_four)
     (path,) = (tmp_path / "out.parts").glob("*.clips")
     held = bytearray(path.read_bytes())
     starts = [place for place in range(len(held)) if held.startswith(b'{"clip": ', place)]

@@ -30,7 +30,7 @@ from fsmer.errors import FsmerError, WeightsError
 from fsmer.io import check_regular, restore_folder
 from fsmer.memory import out_of_memory
 from fsmer.schema import Count, Names, checked, read_json
-from fsmer.tensor_files import read_tensors, tensor_shapes
+from fsmer.tensor_files import read_tensors, tensor_shapes, under
 
 if TYPE_CHECKING:
     from fsmer.backbones.base import Backbone
@@ -43,7 +43,6 @@ __all__ = [
     "made_from_folder",
     "read_config",
     "refuse_other_files",
-    "under",
 ]
 
 CONFIG_FILE = "config.json"
@@ -154,11 +153,6 @@ class WeightsFolder:
         model.load_state_dict(under(prefix, tensors))
         model.classes = tuple(self.config.get("classes", ()))
         return model.eval()
-
-
-def under(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
-    """Entries whose names begin with `prefix`, by the rest of their names."""
-    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def load_folder(folder: str | Path, load: Callable[[WeightsFolder], T], *, hub: bool = False) -> T:
@@ -329,7 +323,7 @@ def _elements(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
     try:
         args, described = tree_map(_shape_alone, (args, described))
         return sum(one.numel() for one in tree_leaves(func(*args, **described)) if isinstance(one, Tensor))
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         # Not for shapes alone, such as the value of one element.
         return 0
 

@@ -28,14 +28,13 @@ from fsmer.backbones.weights import (
     WeightsFolder,
     file_sha256,
     load_folder,
-    under,
 )
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SupportError, WeightsError
 from fsmer.io import atomic_folder, write_json
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
-from fsmer.tensor_files import check_finite, write_tensors
+from fsmer.tensor_files import check_finite, under, write_tensors
 from fsmer.transfer.heads import KINDS, Head
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_in
 from fsmer.backbones.base import Inputs, check_weights
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.noise import Draws
+from fsmer.backbones.registry import is_own
 from fsmer.checkpoints import (
     TrainingState,
     load_checkpoint,
@@ -84,7 +85,7 @@ def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Back
 def draws_noise_alone(backbone: Backbone) -> bool:
     """Whether all random numbers of a training step come from `fsmer.backbones.noise`, as in fsmer's own networks."""
     parts = (module for module in backbone.modules() if isinstance(module, Backbone))
-    return all(part.stackable or type(part).__module__.partition(".")[0] == "fsmer" for part in parts)
+    return all(part.stackable or is_own(type(part)) for part in parts)
 
 
 def make_targets(clips: ClipSet, codes: Tensor, classes: tuple[str, ...], *, balanced: bool = False) -> Targets:
