@@ -15,7 +15,7 @@ from fsmer.backbones import Backbone, create_model
 from fsmer.data import ClipSet
 from fsmer.episodic import load_protocol
 from fsmer.evaluation import evaluate
-from fsmer.evaluation.cache import embed_cached
+from fsmer.evaluation.embedding_cache import embed_cached
 from fsmer.transfer import load_method
 
 EPISODES = (1_000, 10_000)

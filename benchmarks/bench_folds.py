@@ -26,11 +26,11 @@ from benchmarks.figures import Figure
 from benchmarks.plain_backbones import plain, plain_loss
 from fsmer.backbones import Backbone, Targets, create_model, load_model
 from fsmer.backbones.fr import FR
+from fsmer.training.supervised import for_classes
 from fsmer.transfer import load_method
-from fsmer.transfer.base import Method
-from fsmer.transfer.finetune import Finetune
-from fsmer.transfer.train import Train
-from fsmer.transfer.trainer import for_classes
+from fsmer.transfer.full_training import Train
+from fsmer.transfer.linear_head import Finetune
+from fsmer.transfer.method import Method
 
 CLIPS = 442
 # People of a MEGC2019 composite, and what they may take with the default 200 steps.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figures import Figure, best_rate
-from fsmer.data.synthetic import synthetic_maps
+from fsmer.synthetic.clips import synthetic_maps
 
 MAPS = 2048
 

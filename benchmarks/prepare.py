@@ -20,11 +20,11 @@ import psutil
 from joblib import Parallel, delayed
 
 from fsmer.data.spec import InputSpec
-from fsmer.data.synthetic_frames import random_scene, synthetic_videos
 from fsmer.preprocess import PreprocessRecipe
 from fsmer.preprocess.faces import CascadeDetector, FacePose
 from fsmer.preprocess.flow import Farneback
 from fsmer.preprocess.prepare import prepare
+from fsmer.synthetic.recordings import random_scene, synthetic_videos
 
 __all__ = ["bare", "draw", "main", "measure"]
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fsmer.data.synthetic_frames import SyntheticVideo, random_scene, synthetic_videos
 from fsmer.preprocess.apex import spot_apex
 from fsmer.preprocess.faces import CascadeDetector, FacePose
 from fsmer.preprocess.flow import list_flow_methods, optical_flow, remove_head_motion
+from fsmer.synthetic.recordings import SyntheticVideo, random_scene, synthetic_videos
 
 __all__ = ["apex_errors", "crop_errors", "flow_errors", "main", "true_pose"]
 

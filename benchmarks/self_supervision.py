@@ -34,9 +34,9 @@ from fsmer.backbones import Backbone, create_model, load_model
 from fsmer.backbones.mubert import MuBert
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.tcae import Tcae
-from fsmer.data.synthetic_frames import Camera, synthetic_videos
 from fsmer.io import atomic_folder, write_json
 from fsmer.pretraining.self_supervised import pretrain_self_supervised
+from fsmer.synthetic.recordings import Camera, synthetic_videos
 
 # Training draws its faces with seed 0; these are others.
 PROBE_SEED, TEST_SEED = 901, 902

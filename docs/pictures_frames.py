@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fsmer.data.facs import action_unit
-from fsmer.data.synthetic import load_domain
-from fsmer.data.synthetic_frames import Camera, SyntheticVideo, synthetic_recording, synthetic_videos
+from fsmer.synthetic.clips import load_domain
+from fsmer.synthetic.recordings import Camera, SyntheticVideo, synthetic_recording, synthetic_videos
 
 HERE = Path(__file__).parent
 # One typical individual movement each: all action units as strong as clearly visible ones are.

@@ -25,19 +25,19 @@ _PUBLIC = {
     "load_scheme": "fsmer.data",
     "list_schemes": "fsmer.data",
     "parse_aus": "fsmer.data",
-    "synthetic_clips": "fsmer.data",
-    "list_domains": "fsmer.data",
-    "list_datasets": "fsmer.data.adapters",
-    "read_dataset": "fsmer.data.adapters",
-    "check_dataset": "fsmer.data.adapters",
-    "megc2019_composite": "fsmer.data.adapters",
+    "synthetic_clips": "fsmer.synthetic",
+    "list_domains": "fsmer.synthetic",
+    "list_datasets": "fsmer.datasets",
+    "read_dataset": "fsmer.datasets",
+    "check_dataset": "fsmer.datasets",
+    "megc2019_composite": "fsmer.datasets",
     # recordings
     "open_frames": "fsmer.preprocess",
     "media_from_frames": "fsmer.preprocess",
     "clips_from_frames": "fsmer.preprocess",
     "PreprocessRecipe": "fsmer.preprocess",
-    "prepare": "fsmer.evaluation.prepare_models",
-    "predict_recording": "fsmer.evaluation.recording",
+    "prepare": "fsmer.deploy.prepare_models",
+    "predict_recording": "fsmer.deploy.recording",
     # episodes
     "Episode": "fsmer.episodic",
     "KShotSampler": "fsmer.episodic",
@@ -60,13 +60,13 @@ _PUBLIC = {
     # evaluation
     "Report": "fsmer.evaluation",
     "evaluate": "fsmer.evaluation",
-    "explain": "fsmer.evaluation.explain",
-    "compare": "fsmer.evaluation.compare",
-    "paired_comparison": "fsmer.evaluation.statistics",
-    "critical_difference": "fsmer.evaluation.statistics",
-    "audit": "fsmer.evaluation.audit",
-    "list_tables": "fsmer.benchmarks",
-    "run_table": "fsmer.benchmarks",
+    "explain": "fsmer.deploy.explain",
+    "compare": "fsmer.reporting.compare",
+    "paired_comparison": "fsmer.reporting.statistics",
+    "critical_difference": "fsmer.reporting.statistics",
+    "audit": "fsmer.auditing",
+    "list_tables": "fsmer.published",
+    "run_table": "fsmer.published",
     # errors
     "FsmerError": "fsmer.errors",
 }
@@ -87,33 +87,33 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from fsmer.auditing import audit
     from fsmer.backbones import Backbone, create_model, embed, list_models, load_model
-    from fsmer.benchmarks import list_tables, run_table
     from fsmer.data import (
         Clip,
         ClipSet,
         InputSpec,
         concat,
-        list_domains,
         list_schemes,
         load_scheme,
         parse_aus,
         read_clips,
         read_frame,
-        synthetic_clips,
     )
-    from fsmer.data.adapters import check_dataset, list_datasets, megc2019_composite, read_dataset
+    from fsmer.datasets import check_dataset, list_datasets, megc2019_composite, read_dataset
+    from fsmer.deploy.explain import explain
+    from fsmer.deploy.prepare_models import prepare
+    from fsmer.deploy.recording import predict_recording
     from fsmer.episodic import Episode, KShotSampler, list_protocols, load_protocol
     from fsmer.errors import FsmerError
-    from fsmer.evaluation import Report, evaluate
-    from fsmer.evaluation.audit import audit
-    from fsmer.evaluation.compare import compare
-    from fsmer.evaluation.explain import explain
-    from fsmer.evaluation.prepare_models import prepare
-    from fsmer.evaluation.recording import predict_recording
-    from fsmer.evaluation.statistics import critical_difference, paired_comparison
+    from fsmer.evaluation import Report
+    from fsmer.evaluation.evaluate import evaluate
     from fsmer.preprocess import PreprocessRecipe, clips_from_frames, media_from_frames, open_frames
+    from fsmer.published import list_tables, run_table
+    from fsmer.reporting.compare import compare
+    from fsmer.reporting.statistics import critical_difference, paired_comparison
+    from fsmer.synthetic import list_domains, synthetic_clips
     from fsmer.transfer import Recognizer, list_methods, load_method
     from fsmer.transfer.adapt import adapt, recognizer_of_words
+    from fsmer.transfer.full_training import train
     from fsmer.transfer.mmd import mmd
-    from fsmer.transfer.train import train

@@ -1,6 +1,6 @@
 """``python -m fsmer`` is the command ``fsmer``."""
 
-from fsmer.cli import main
+from fsmer.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -52,7 +52,7 @@ def rough_backbone() -> Backbone:
     import torch
 
     from fsmer.backbones import create_model
-    from fsmer.data.synthetic import synthetic_clips
+    from fsmer.synthetic.clips import synthetic_clips
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)

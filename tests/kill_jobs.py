@@ -10,7 +10,7 @@ from fsmer.data import InputSpec
 from fsmer.preprocess.prepare import prepare
 from fsmer.pretraining.facs_flow import Recipe, pretrain_facs_flow
 from fsmer.pretraining.self_supervised import pretrain_self_supervised
-from fsmer.transfer.train import fresh_model
+from fsmer.transfer.full_training import fresh_model
 
 
 def save_clips(out: str, seed: int) -> None:
@@ -40,6 +40,6 @@ def pretrain_pairs(root: str, out: str) -> None:
 
 
 def compile_code() -> None:
-    from fsmer.backbones.compiled import compiled
+    from fsmer.kernels.compiled import compiled
 
     assert compiled("shallow") is not None

@@ -46,7 +46,7 @@ def die_at_step(number: int | None, root: str, count: list[int]) -> None:
 def run(job: dict[str, Any]) -> int:
     """The job itself; the exit status of a command."""
     if "command" in job:
-        from fsmer.cli import app
+        from fsmer.cli.app import app
 
         sys.argv = ["fsmer", *job["command"]]
         try:

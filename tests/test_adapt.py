@@ -11,8 +11,9 @@ from tiny_backbone import TinyBackbone
 
 import fsmer
 from fsmer.backbones import create_model
-from fsmer.data import ClipSet, InputSpec, synthetic_clips
+from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import FsmerError, MediaError, SpecMismatchError, SupportError, UnknownNameError
+from fsmer.synthetic import synthetic_clips
 from fsmer.transfer import adapt, load_method
 
 KNOWS = ("negative", "positive", "surprise")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmer.data import ClipSet, au_numbers, load_scheme, parse_aus
-from fsmer.data.adapters import (
+from fsmer.datasets import (
     Audit,
     check_dataset,
     frame_files,
@@ -30,9 +30,9 @@ from fsmer.data.adapters import (
     sheets,
     shipped_corrections,
 )
-from fsmer.data.adapters.folders import folder_key
-from fsmer.data.adapters.sheets import read_sheets
-from fsmer.data.datasets import DATASETS
+from fsmer.datasets.catalog import DATASETS
+from fsmer.datasets.folders import folder_key
+from fsmer.datasets.sheets import read_sheets
 from fsmer.errors import DataError, MissingDatasetError, UnknownNameError
 
 NAMES = [listing.name for listing in list_datasets()]
@@ -186,9 +186,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_importing_the_adapters_loads_neither_torch_nor_excel_readers() -> None:
-    code = (
-        "import sys, fsmer.data.adapters as a; a.list_datasets(); print({'torch', 'openpyxl', 'xlrd'} & {*sys.modules})"
-    )
+    code = "import sys, fsmer.datasets as a; a.list_datasets(); print({'torch', 'openpyxl', 'xlrd'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

@@ -24,10 +24,10 @@ from tiny_backbone import TinyBackbone
 import fsmer
 from fsmer.ambient import library_settings
 from fsmer.backbones import model_hash
-from fsmer.backbones.noise import Draws
-from fsmer.data.synthetic_frames import Scene, synthetic_recording
+from fsmer.kernels.noise import Draws
 from fsmer.pretraining import load_pretrainer
-from fsmer.transfer.base import SourceModel
+from fsmer.synthetic.recordings import Scene, synthetic_recording
+from fsmer.transfer.method import SourceModel
 
 KNOWS = ("negative", "positive", "surprise")
 BONES = ARGUMENTS["tcae"]

@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from fsmer.data.synthetic_frames import Camera, SyntheticVideo, synthetic_videos
 from fsmer.errors import MediaError, UnknownNameError
 from fsmer.preprocess.apex import FlowEnergy, check_interval, facial_regions, frame_differences, spot_apex
+from fsmer.synthetic.recordings import Camera, SyntheticVideo, synthetic_videos
 
 
 @lru_cache(maxsize=4)

@@ -17,11 +17,11 @@ from PIL import Image
 from sklearn.metrics import f1_score
 
 import fsmer
+from fsmer.auditing import Audit, audit, near_duplicates
+from fsmer.auditing.findings import Table
+from fsmer.auditing.media import Media
 from fsmer.errors import DataError
 from fsmer.evaluation import evaluate
-from fsmer.evaluation.audit import Audit, audit, near_duplicates
-from fsmer.evaluation.audit_findings import Table
-from fsmer.evaluation.audit_media import Media
 
 CLASSES = ("negative", "positive", "surprise")
 

@@ -21,8 +21,8 @@ import fsmer
 from fsmer.backbones import Backbone, batch_of, embed, list_models, load_model, model_hash, read_inputs
 from fsmer.backbones.registry import class_notes
 from fsmer.errors import FsmerError, MediaError, SpecMismatchError, WeightsError
+from fsmer.training.supervised import make_targets
 from fsmer.transfer import adapt, train
-from fsmer.transfer.trainer import make_targets
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 

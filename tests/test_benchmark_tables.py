@@ -13,10 +13,10 @@ import pytest
 
 import fsmer
 from fsmer.backbones.registry import backbone_class
-from fsmer.benchmarks import BenchResult, Measured, PublishedTable, Row, list_tables, load_table, run_table
-from fsmer.benchmarks.tables import Published
-from fsmer.data.datasets import DATASETS
+from fsmer.datasets.catalog import DATASETS
 from fsmer.errors import FsmerError, ProtocolError, UnknownNameError, WeightsError
+from fsmer.published import BenchResult, Measured, PublishedTable, Row, list_tables, load_table, run_table
+from fsmer.published.tables import Published
 from fsmer.transfer import load_method
 
 NAMES = [table.name for table in list_tables()]
@@ -453,8 +453,8 @@ def inception(inputs: int, filters: int) -> int:
 
 
 def test_given_weights_are_where_training_starts(tmp_path: Path) -> None:
-    from fsmer.benchmarks.run import _small
-    from fsmer.transfer.train import fresh_model
+    from fsmer.published.run import _small
+    from fsmer.transfer.full_training import fresh_model
 
     for seed in (0, 1):
         fresh_model("mubert_small", seed, _small()["arguments"]["mubert_small"]).save_pretrained(tmp_path / str(seed))
@@ -467,8 +467,8 @@ def test_given_weights_are_where_training_starts(tmp_path: Path) -> None:
 
 
 def test_given_weights_stand_in_for_no_other_variant_and_no_other_network(tmp_path: Path) -> None:
-    from fsmer.benchmarks.run import _small
-    from fsmer.transfer.train import fresh_model
+    from fsmer.published.run import _small
+    from fsmer.transfer.full_training import fresh_model
 
     whole = tmp_path / "whole"
     fresh_model("mubert_small", 0, _small()["arguments"]["mubert_small"]).save_pretrained(whole)
@@ -561,7 +561,7 @@ def test_honest_figures_of_runs_that_learn_from_the_source_are_means_over_seeds(
 
 
 def test_gaps_in_percent_are_points_and_those_of_averages_are_of_their_columns() -> None:
-    from fsmer.benchmarks.run import _mean
+    from fsmer.published.run import _mean
 
     honest = Measured("measured", values={"acc": 0.9, "uf1": 0.75}, honest={"acc": 0.85, "uf1": 0.8})
     page = BenchResult(load_table("mmnet-7"), {(12, 0): honest}, select="oracle").markdown()

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fsmer.checkpoints import (
+from fsmer.errors import WeightsError
+from fsmer.io import read_bytes
+from fsmer.training.checkpoints import (
     PretrainingState,
     load_checkpoint,
     optimizer_tensors,
@@ -16,8 +18,6 @@ from fsmer.checkpoints import (
     restore,
     save_checkpoint,
 )
-from fsmer.errors import WeightsError
-from fsmer.io import read_bytes
 
 KEY = {"seed": 3}
 
@@ -72,7 +72,7 @@ def test_another_training_may_go_on_or_end_while_its_checkpoint_is_read(tmp_path
             change()
             return read_bytes(path, limit_bytes)
 
-        monkeypatch.setattr("fsmer.checkpoints.read_bytes", read)
+        monkeypatch.setattr("fsmer.training.checkpoints.read_bytes", read)
 
     save(tmp_path, 1)
     meanwhile(lambda: save(tmp_path, 2))

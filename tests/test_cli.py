@@ -28,10 +28,10 @@ from typer.testing import CliRunner, Result
 import fsmer
 from fsmer.backbones import Backbone
 from fsmer.backbones.facs_flow import FacsFlow
-from fsmer.cli import app
-from fsmer.data.synthetic import synthetic_clips
+from fsmer.cli.app import app
 from fsmer.episodic import list_protocols
 from fsmer.evaluation import Report
+from fsmer.synthetic.clips import synthetic_clips
 
 COMMANDS = (
     "demo", "models", "protocols", "evaluate", "train", "adapt", "predict", "explain", "pretrain", "mmd", "datasets",
@@ -66,7 +66,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     # What is said on standard error must not depend on how busy the machine is.
-    monkeypatch.setattr("fsmer.cli.FIRST_LINE", 3600.0)
+    monkeypatch.setattr("fsmer.cli.app.FIRST_LINE", 3600.0)
 
     def call(*arguments: object, code: int = 0) -> Result:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
@@ -601,7 +601,7 @@ def test_new_commands_refuse_in_one_sentence(
 
 
 def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsmer import cli
+    from fsmer.cli import app as cli
 
     shown = io.StringIO()
     monkeypatch.setattr(cli, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))
@@ -616,7 +616,7 @@ def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pyte
 
 
 def test_long_work_says_once_a_minute_how_far_it_is_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
-    from fsmer import cli
+    from fsmer.cli import app as cli
 
     now = 0.0
     lines = cli._Lines(lambda: now)
@@ -653,7 +653,7 @@ def test_long_work_says_once_a_minute_how_far_it_is_where_no_terminal_is(capsys:
 def test_lines_about_long_work_come_on_standard_error_and_short_work_has_none(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fsmer import cli
+    from fsmer.cli import app as cli
 
     assert (cli.FIRST_LINE, cli.BETWEEN_LINES) == (30, 60)
     with cli._progress() as progress:
@@ -672,7 +672,7 @@ def test_lines_about_long_work_come_on_standard_error_and_short_work_has_none(
 
 
 def test_a_reader_of_lines_that_goes_away_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsmer import cli
+    from fsmer.cli import app as cli
 
     reading, writing = os.pipe()
     os.close(reading)
@@ -710,7 +710,7 @@ def test_more_than_memory_holds_is_refused_in_one_sentence(run: Run) -> None:
 def test_only_errors_of_memory_lose_their_traceback(
     error: Exception, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fsmer import cli
+    from fsmer.cli import app as cli
 
     monkeypatch.setattr(cli, "app", typer.Typer())
 

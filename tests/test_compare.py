@@ -15,8 +15,8 @@ import fsmer
 from fsmer.data import ClipSet
 from fsmer.errors import DataError
 from fsmer.evaluation import Report
-from fsmer.evaluation.compare import compare
-from fsmer.evaluation.statistics import paired_comparison
+from fsmer.reporting.compare import compare
+from fsmer.reporting.statistics import paired_comparison
 
 CLASSES = ("negative", "positive", "<b>surprise")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fsmer.backbones import compiled as module
 from fsmer.caches import cache_place
+from fsmer.kernels import compiled as module
 
 pytestmark = pytest.mark.skipif(module.compiled("shallow") is None, reason="this machine has no C compiler")
 

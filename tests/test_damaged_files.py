@@ -19,18 +19,19 @@ import pytest
 import tiny_backbone
 
 import fsmer
-from fsmer.data import ClipSet, synthetic_clips
+from fsmer.auditing import audit
+from fsmer.data import ClipSet
 from fsmer.data.au_parser import LONGEST, parse_aus
-from fsmer.data.class_words import unit_shares
 from fsmer.data.spec import InputSpec
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import DataError, FsmerError, ProtocolError
 from fsmer.evaluation import Report, evaluate
-from fsmer.evaluation.audit import audit
-from fsmer.evaluation.compare import compare
 from fsmer.io import write_json
+from fsmer.parameters import typed_value
 from fsmer.preprocess import PreprocessRecipe
-from fsmer.values import typed_value
+from fsmer.reporting.compare import compare
+from fsmer.synthetic import synthetic_clips
+from fsmer.synthetic.class_descriptions import unit_shares
 
 TABLES = ("predictions.csv", "episodes.csv")
 NASTY: tuple[Any, ...] = (
@@ -524,7 +525,7 @@ def test_an_audit_opens_no_file_outside_the_folder_of_its_table(tmp_path: Path) 
 
 
 def test_arguments_of_the_command_line_are_plain_json_or_text() -> None:
-    from fsmer.cli import _plain
+    from fsmer.cli.app import _plain
 
     assert _plain('{"a": [1, 2.5]}') == {"a": [1, 2.5]}
     for text in ("[" * 100_000, "NaN", "9" * 5000, "word"):

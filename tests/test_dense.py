@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fsmer.backbones import create_model, dense
-from fsmer.backbones.dense import OneDnnLinear
+from fsmer.backbones import create_model
+from fsmer.kernels import dense
+from fsmer.kernels.dense import OneDnnLinear
 
 HAS_ONEDNN = dense._has_onednn()
 

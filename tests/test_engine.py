@@ -28,27 +28,29 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import fsmer
+from fsmer.auditing import audit
 from fsmer.backbones import Backbone, TrainRecipe, model_hash, register_backbone
-from fsmer.cli import app
+from fsmer.cli.app import app
 from fsmer.data import ClipSet, concat
 from fsmer.data.media import ConcatStore, ImageStore, ListStore
-from fsmer.data.synthetic import synthetic_clips
 from fsmer.episodic import load_protocol
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, ProtocolError, UnknownNameError, WeightsError
-from fsmer.evaluation import METRICS, Report, evaluate, runner, score
-from fsmer.evaluation.audit import audit
-from fsmer.evaluation.cache import cache_folder, clear_cache, embed_cached
-from fsmer.evaluation.parts import Part, RunFolder, RunSize
-from fsmer.evaluation.plots import methods_figure
+from fsmer.evaluation import METRICS, Report, evaluate, score
+from fsmer.evaluation.embedding_cache import cache_folder, clear_cache, embed_cached
+from fsmer.evaluation.evaluate import StartingPoint
 from fsmer.evaluation.report import Predictions
-from fsmer.evaluation.runner import StartingPoint
+from fsmer.evaluation.run_folder import Part, RunFolder, RunSize
 from fsmer.evaluation.selection import InnerEpisodes
+from fsmer.reporting.plots import methods_figure
+from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Method, Recognizer, list_methods, load_method
-from fsmer.transfer.base import SourceModel
-from fsmer.transfer.finetune import Finetune
-from fsmer.transfer.train import Train, fresh_model
+from fsmer.transfer.full_training import Train, fresh_model
+from fsmer.transfer.linear_head import Finetune
+from fsmer.transfer.method import SourceModel
 
 from tiny_backbone import TinyBackbone  # isort: skip
+
+runner: Any = sys.modules["fsmer.evaluation.evaluate"]  # the name in its package is the function
 
 RECIPE = TrainRecipe(learning_rate=5e-3, epochs=3, batch_size=16, schedule="constant", augment=("flip",))
 
@@ -993,7 +995,7 @@ def test_oracle_is_the_best_on_the_test_fold_and_stands_beside_the_honest_figure
 def test_epochs_are_looked_at_on_the_way_and_not_trained_for_one_by_one(
     backbone: Backbone, clips: ClipSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fsmer.transfer.trainer import Trainer
+    from fsmer.training.supervised import Trainer
 
     epochs: list[int] = []
     train = Trainer._train_epoch
@@ -1188,7 +1190,7 @@ def test_two_processes_fill_one_cache(backbone: Backbone, clips: ClipSet, tmp_pa
     clips.save(tmp_path / "clips")
     code = (
         "import sys, torch, fsmer\n"
-        "from fsmer.evaluation.cache import embed_cached\n"
+        "from fsmer.evaluation.embedding_cache import embed_cached\n"
         "torch.manual_seed(0)\n"
         "backbone = fsmer.create_model('facs-flow', widths=[4, 4, 4, 4], branch_dim=4).eval()\n"
         "clips = fsmer.read_clips(sys.argv[1])\n"
@@ -1209,7 +1211,7 @@ def test_two_processes_fill_one_cache(backbone: Backbone, clips: ClipSet, tmp_pa
 def test_the_cache_has_a_size_a_place_and_an_end(
     backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fsmer.evaluation import cache
+    from fsmer.evaluation import embedding_cache as cache
 
     for start in range(0, 48, 12):
         embed_cached(backbone, clips[start : start + 12], folder=tmp_path)

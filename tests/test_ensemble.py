@@ -13,7 +13,7 @@ import fsmer
 from fsmer.backbones import Backbone, Targets, create_model, read_inputs
 from fsmer.errors import FsmerError, UnknownNameError
 from fsmer.transfer import load_method, train
-from fsmer.transfer.training import Classifier
+from fsmer.transfer.fine_tuning import Classifier
 
 PLAIN = {"shared_width": 16, "dropout": 0.0}
 

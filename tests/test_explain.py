@@ -19,11 +19,11 @@ from fsmer.backbones import Backbone, create_model
 from fsmer.backbones.mmnet import MMNet
 from fsmer.backbones.tcae import Tcae
 from fsmer.data import Clip, ClipSet, InputSpec, LazyArray
-from fsmer.data.flow_model import clean_flow
-from fsmer.data.synthetic import ACTION_UNIT_ORDER, synthetic_clips, synthetic_maps
-from fsmer.data.synthetic_frames import Camera, synthetic_videos
+from fsmer.deploy.explain import Explanation, explain
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, UnknownNameError
-from fsmer.evaluation.explain import Explanation, explain
+from fsmer.synthetic.clips import ACTION_UNIT_ORDER, synthetic_clips, synthetic_maps
+from fsmer.synthetic.flow_maps import clean_flow
+from fsmer.synthetic.recordings import Camera, synthetic_videos
 
 RGB = ("red", "green", "blue")
 
@@ -312,7 +312,7 @@ def test_flow_is_estimated_for_the_picture_of_a_clip_that_has_none(monkeypatch):
     video = next(synthetic_videos(1, seed=6, size=96, frames=12, camera=Camera.perfect(), amplify=1.5))
     pair = {"onset": video.frames[video.onset], "apex": video.frames[video.apex]}
     drawn: list[np.ndarray] = []
-    monkeypatch.setattr("fsmer.evaluation.explain.draw_flow", lambda axes, flow, arrows: drawn.append(flow))
+    monkeypatch.setattr("fsmer.deploy.explain.draw_flow", lambda axes, flow, arrows: drawn.append(flow))
     found = explain(Linear(images(96)), {kind: np.moveaxis(frame, 2, 0) for kind, frame in pair.items()}, steps=1)
     assert titles(found) == ["onset", "apex", "flow", "apex − onset", "gradient of the apex"]
     assert [axes.get_xlabel() for axes in found.figure().axes][2] == "estimated (Farnebäck)"

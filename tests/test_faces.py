@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsmer.data.flow_model import CROP_ASPECT
-from fsmer.data.synthetic_frames import Scene, SyntheticVideo, synthetic_videos
 from fsmer.errors import DataError, UnknownNameError
 from fsmer.preprocess.faces import (
     TEMPLATE_POINTS,
@@ -33,6 +31,8 @@ from fsmer.preprocess.faces import (
     track_faces,
 )
 from fsmer.preprocess.reading import open_frames
+from fsmer.synthetic.flow_maps import CROP_ASPECT
+from fsmer.synthetic.recordings import Scene, SyntheticVideo, synthetic_videos
 
 POSE = FacePose(80.0, 60.0, 50.0, 0.2)
 SIZE = (240, 320)

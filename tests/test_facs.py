@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmer.data import ACTION_UNITS, ParsedAU, action_unit, au_numbers, describe_aus, parse_aus
-from fsmer.data.class_words import unit_shares
 from fsmer.data.facs import units_of_description
-from fsmer.data.flow_model import ACTION_UNIT_ORDER
-from fsmer.data.synthetic import THREE_CLASSES
 from fsmer.errors import DataError, UnknownNameError
+from fsmer.synthetic.class_descriptions import unit_shares
+from fsmer.synthetic.clips import THREE_CLASSES
+from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
 
 # Table II of the attribute-embedding 3D-ResNet paper.
 TABLE_II = (

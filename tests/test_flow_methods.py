@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from fsmer.data import InputSpec
-from fsmer.data import flow_model as synthetic_flow
 from fsmer.errors import MediaError, SpecMismatchError, UnknownNameError
 from fsmer.preprocess.flow import (
     TVL1,
@@ -20,6 +19,7 @@ from fsmer.preprocess.flow import (
     remove_head_motion,
     resize_area,
 )
+from fsmer.synthetic import flow_maps as synthetic_flow
 
 SIDE = 96
 
@@ -75,7 +75,7 @@ def test_methods_are_chosen_by_name_and_parameters() -> None:
 
 
 def test_a_drawn_faces_flow_is_found_within_half_of_the_movement() -> None:
-    from fsmer.data.synthetic_frames import Camera, synthetic_videos
+    from fsmer.synthetic.recordings import Camera, synthetic_videos
 
     (video,) = synthetic_videos(1, seed=3, size=128, frames=5, units=[12], camera=Camera.perfect(), amplify=1.5)
     flow = optical_flow(video.frames[video.onset], video.frames[video.apex], "dis")

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import fsmer
 from fsmer.backbones import embed
 from fsmer.backbones.base import Targets
-from fsmer.backbones.compiled import compiled
 from fsmer.backbones.fr import (
     CDMER_RECIPE,
     FR,
@@ -23,8 +22,9 @@ from fsmer.backbones.fr import (
     ProposalModule,
     proposal_loss,
 )
-from fsmer.backbones.inception import _library
 from fsmer.errors import FsmerError, UnknownNameError
+from fsmer.kernels.compiled import compiled
+from fsmer.kernels.inception import _library
 
 CLASSES = ("negative", "positive", "surprise")
 SMALL = {"filters": (2, 3), "shared_width": 12, "detector_width": 5, "hidden_width": 7, "size": 12}
@@ -438,7 +438,7 @@ def test_compiled_streams_leave_to_torch_what_they_cannot_do(monkeypatch):
     assert not taken(stream, maps.clone().requires_grad_())
     assert not taken(InceptionStream((4, 16)), maps)
     assert not taken(stream.double(), maps.double())
-    monkeypatch.setattr("fsmer.backbones.inception._library", lambda: None)
+    monkeypatch.setattr("fsmer.kernels.inception._library", lambda: None)
     assert not taken(stream.float(), maps)
 
 
@@ -460,7 +460,7 @@ def test_compiled_streams_train_a_network_as_torch_does(monkeypatch):
     clips = fsmer.synthetic_clips("lab", 33, seed=4)
     trained = []
     for library in (_library, _library, lambda: None):
-        monkeypatch.setattr("fsmer.backbones.inception._library", library)
+        monkeypatch.setattr("fsmer.kernels.inception._library", library)
         torch.manual_seed(2)
         network = FR(shared_width=64, detector_width=16, hidden_width=64, dropout=0.0)
         recognizer = fsmer.train(network, clips, epochs=2, batch_size=17)

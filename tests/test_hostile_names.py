@@ -19,14 +19,14 @@ from pages import Node, read_page, report_of
 from typer.testing import CliRunner
 
 import fsmer
-from fsmer.benchmarks import BenchResult, load_table
-from fsmer.benchmarks.run import Measured
-from fsmer.cli import app
+from fsmer.cli.app import app
 from fsmer.data import ClipSet
+from fsmer.deploy.recording import PredictedInterval, RecordingPrediction
 from fsmer.evaluation import Report
-from fsmer.evaluation.compare import Comparison, compare
-from fsmer.evaluation.plots import confusion_figure, domains_figure, flow_figure, loss_figure, methods_figure
-from fsmer.evaluation.recording import PredictedInterval, RecordingPrediction
+from fsmer.published import BenchResult, load_table
+from fsmer.published.run import Measured
+from fsmer.reporting.compare import Comparison, compare
+from fsmer.reporting.plots import confusion_figure, domains_figure, flow_figure, loss_figure, methods_figure
 from fsmer.text import one_line, read_cells
 
 HOSTILE = (
@@ -273,7 +273,7 @@ def test_refusals_are_one_line_whatever_the_name(said: Callable[..., str], tmp_p
 def test_a_report_is_printed_with_every_class_as_it_is(
     report: Report, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fsmer.cli import _print_report
+    from fsmer.cli.app import _print_report
 
     monkeypatch.setenv("COLUMNS", "1000")
     _print_report(report)

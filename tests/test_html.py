@@ -17,8 +17,8 @@ from fsmer.backbones import embed, model_hash
 from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DataError
 from fsmer.evaluation import Report
-from fsmer.evaluation.html import projections, report_html
-from fsmer.evaluation.page import el, flow_picture, page
+from fsmer.reporting.html import projections, report_html
+from fsmer.reporting.page import el, flow_picture, page
 from fsmer.transfer.mmd import mmd
 
 EVIL = ("<script>alert('x')</script>", 'a "quoted" & <b>bold</b> class', "other")

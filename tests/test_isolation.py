@@ -22,20 +22,22 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import fsmer
+from fsmer.auditing import audit
 from fsmer.backbones import Backbone
-from fsmer.backbones.compiled import compiled
-from fsmer.cli import app
+from fsmer.cli.app import app
 from fsmer.data import ClipSet
-from fsmer.data.synthetic import synthetic_clips
 from fsmer.errors import FsmerError, OutputError, ProtocolError, SupportError
-from fsmer.evaluation import Report, evaluate, isolated, runner
-from fsmer.evaluation.audit import audit
+from fsmer.evaluation import Report, evaluate, isolated
 from fsmer.evaluation.isolated import ProcessEnded, Processes
+from fsmer.kernels.compiled import compiled
+from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Recognizer, load_method
-from fsmer.transfer.finetune import Finetune
+from fsmer.transfer.linear_head import Finetune
 from fsmer.transfer.registry import METHODS
 
 from tiny_backbone import TinyBackbone  # isort: skip
+
+runner: Any = sys.modules["fsmer.evaluation.evaluate"]  # the name in its package is the function
 
 MEMO: dict[bytes, int] = {}
 CHOICE: dict[str, Any] = {"select": "nested", "grid": {"learning_rate": [1.0]}}

@@ -19,14 +19,14 @@ from fsmer.array_files import map_array, read_arrays
 from fsmer.backbones import Backbone
 from fsmer.data import ClipSet, InputSpec
 from fsmer.data.saved import ArrayWriter
-from fsmer.data.synthetic import synthetic_clips
 from fsmer.errors import OutputError
 from fsmer.evaluation import Report, evaluate
-from fsmer.evaluation.cache import cache_folder, embed_cached
-from fsmer.evaluation.parts import Part, PartStore, RunFolder, RunSize
+from fsmer.evaluation.embedding_cache import cache_folder, embed_cached
+from fsmer.evaluation.run_folder import Part, PartStore, RunFolder, RunSize
 from fsmer.io import MARK, block_digests, digest
+from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Method, Recognizer, load_method
-from fsmer.transfer.finetune import Finetune
+from fsmer.transfer.linear_head import Finetune
 
 from tiny_backbone import TinyBackbone  # isort: skip
 
@@ -81,7 +81,7 @@ def test_a_cache_that_may_only_be_read_is_used(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(os, "utime", refuse)
-    monkeypatch.setattr("fsmer.evaluation.cache.embed", refuse)
+    monkeypatch.setattr("fsmer.evaluation.embedding_cache.embed", refuse)
     assert torch.equal(embed_cached(backbone, clips, folder=tmp_path)[0], expected)
     assert list(tmp_path.rglob("*")) == before
 

@@ -21,7 +21,7 @@ from PIL import Image
 from test_prepare import picture
 
 import fsmer
-from fsmer.data.synthetic_frames import Camera, Scene, synthetic_recording
+from fsmer.synthetic.recordings import Camera, Scene, synthetic_recording
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from fsmer.data import ClipSet, InputSpec
-from fsmer.data.synthetic_frames import Camera, Scene, SyntheticVideo, synthetic_videos
 from fsmer.errors import DataError, MediaError, SpecMismatchError, UnknownNameError
 from fsmer.preprocess import (
     NoFaceError,
@@ -24,6 +23,7 @@ from fsmer.preprocess import (
     pair_media,
 )
 from fsmer.preprocess.flow import flow_map, resize_area
+from fsmer.synthetic.recordings import Camera, Scene, SyntheticVideo, synthetic_videos
 
 RGB = ("red", "green", "blue")
 FLOW = InputSpec()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsmer.data.synthetic_frames import Camera, Scene, synthetic_recording
+from fsmer.synthetic.recordings import Camera, Scene, synthetic_recording
 
 FPS = 25
 SIZE = (240, 320)
@@ -24,7 +24,7 @@ if how == "reading":
     from fsmer.preprocess import open_frames
     found = sum(1 for _ in open_frames(f"{folder}/{seconds}.mp4"))
 else:
-    from fsmer.evaluation.recording import RecordingReader, predict_recording
+    from fsmer.deploy.recording import RecordingReader, predict_recording
     if how == "file":
         prediction = predict_recording(f"{folder}/{seconds}.mp4")
     else:

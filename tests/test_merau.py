@@ -18,10 +18,11 @@ from fsmer.backbones.base import Targets, model_hash
 from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss
 from fsmer.backbones.registry import class_notes
 from fsmer.backbones.tcae import Tcae
-from fsmer.data import ClipSet, InputSpec, action_unit, synthetic_clips
+from fsmer.data import ClipSet, InputSpec, action_unit
 from fsmer.data.media import ArrayStore
 from fsmer.errors import DataError, FsmerError, SpecMismatchError, SupportError, WeightsError
 from fsmer.pretraining.au_detector import fit_au_detector
+from fsmer.synthetic import synthetic_clips
 from fsmer.transfer import load_method
 
 TINY = {

@@ -22,10 +22,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fsmer.backbones import ClassDirections, create_model, embed, load_model
-from fsmer.data import synthetic_clips
 from fsmer.errors import FsmerError, SupportError, UnknownNameError
-from fsmer.transfer import MethodError, SourceModel, list_methods, load_method, lower
-from fsmer.transfer.training import _is_projection
+from fsmer.synthetic import synthetic_clips
+from fsmer.training import frozen_layers as lower
+from fsmer.transfer import MethodError, SourceModel, list_methods, load_method
+from fsmer.transfer.fine_tuning import _is_projection
 
 NAMES = [info.name for info in list_methods()]
 LEARNERS = [name for name in NAMES if name != "zero_shot"]
@@ -607,7 +608,7 @@ def test_lower_layers_computed_once_or_every_step_or_by_hand_teach_the_same(clip
     # Two steps, a movement of 2e-3: over more of them Adam makes rounding of slopes near zero as large as the slopes.
     method = load_method("cosine", train_backbone=True, steps=2, batch_size=16, encoder_rate=1e-3)
     once = method.fit(backbone, clips[:40])
-    monkeypatch.setattr("fsmer.transfer.lower.KEPT_BYTES", 0)
+    monkeypatch.setattr("fsmer.training.frozen_layers.KEPT_BYTES", 0)
     each = method.fit(backbone, clips[:40])
     # The same by hand: every layer below the last stage frozen, media read anew in each step.
     frozen = copy.deepcopy(backbone)

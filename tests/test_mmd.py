@@ -15,8 +15,8 @@ from tiny_backbone import TinyBackbone
 
 import fsmer
 from fsmer.backbones import embed
-from fsmer.data import synthetic_clips
 from fsmer.errors import DataError
+from fsmer.synthetic import synthetic_clips
 from fsmer.transfer import MMDResult, mmd
 
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmer.data import InputSpec
-from fsmer.data.synthetic_frames import synthetic_videos
 from fsmer.episodic.neighbour_frames import NeighbourFrames, neighbour_counts, neighbours_of
 from fsmer.errors import DataError
 from fsmer.preprocess import PreprocessRecipe, make_media
 from fsmer.preprocess.prepare import prepare
+from fsmer.synthetic.recordings import synthetic_videos
 
 
 def test_the_papers_own_training_set_gets_the_counts_worked_out_by_hand():

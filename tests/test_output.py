@@ -19,10 +19,10 @@ import pytest
 from pages import report_of
 
 import fsmer
-from fsmer.console import open_streams
+from fsmer.cli.console import open_streams
+from fsmer.deploy.recording import RecordingPrediction
 from fsmer.errors import OutputError
-from fsmer.evaluation.compare import compare
-from fsmer.evaluation.recording import RecordingPrediction
+from fsmer.reporting.compare import compare
 
 FULL = Path("/dev/full")
 TITLE = "结果 naïve 😀"

@@ -21,13 +21,13 @@ import pytest
 from fake_trees import build, write_frames
 from typer.testing import CliRunner
 
-from fsmer.cli import app
+from fsmer.cli.app import app
 from fsmer.data import ClipSet, InputSpec
-from fsmer.data.adapters import read_dataset
-from fsmer.data.synthetic_frames import Scene, synthetic_videos
+from fsmer.datasets import read_dataset
 from fsmer.errors import DataError, MissingDatasetError, OutputError, SpecMismatchError, UnknownNameError
 from fsmer.preprocess import CascadeDetector, PreprocessRecipe, make_media
 from fsmer.preprocess.prepare import group_specs, prepare
+from fsmer.synthetic.recordings import Scene, synthetic_videos
 
 COLOURS = ("red", "green", "blue")
 FLOW = InputSpec("flow", (28, 28), ("u", "v", "strain"), "minmax")

@@ -19,7 +19,7 @@ from fsmer.episodic.samplers import query_orders
 from fsmer.errors import FsmerError
 from fsmer.evaluation import evaluate
 from fsmer.transfer import Recognizer, load_method
-from fsmer.transfer.finetune import Finetune
+from fsmer.transfer.linear_head import Finetune
 
 from tiny_backbone import TinyBackbone  # isort: skip
 

@@ -27,11 +27,11 @@ from fsmer.backbones.r3d_attribute import (
 )
 from fsmer.backbones.registry import class_notes
 from fsmer.data import ClipSet
-from fsmer.data.facs_fields import EMOTION_ACTION_UNITS
-from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.data.media import ArrayStore
-from fsmer.data.synthetic import THREE_CLASSES
 from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError
+from fsmer.synthetic.clips import THREE_CLASSES
+from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS
+from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
 
 ALL = (R3D10Attribute, R3D18Attribute, R3D34Attribute)
 CLASSES = ("happiness", "surprise")

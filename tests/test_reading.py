@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from fsmer.data.adapters.folders import frame_files, list_frames
 from fsmer.data.media import has_deep_colours
+from fsmer.datasets.folders import frame_files, list_frames
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.reading import (
     FALLBACK_RATE,

@@ -20,9 +20,10 @@ from tiny_backbone import TinyBackbone
 
 import fsmer
 from fsmer.backbones import Backbone, model_hash
-from fsmer.data import ClipSet, InputSpec, synthetic_clips
+from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, SupportError, WeightsError
 from fsmer.evaluation.metrics import score
+from fsmer.synthetic import synthetic_clips
 from fsmer.transfer import Recognizer, adapt, list_methods, load_method
 
 KNOWS = ("negative", "positive", "surprise")

@@ -14,16 +14,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import fsmer
-from fsmer.cli import app
-from fsmer.data.synthetic_frames import Camera, Scene, SyntheticRecording, synthetic_recording
+from fsmer.cli.app import app
+from fsmer.deploy.recording import NO_EXPRESSION, RecordingPrediction, RecordingReader, predict_recording
 from fsmer.errors import DataError, MediaError, OutputError, SupportError
-from fsmer.evaluation.recording import (
-    NO_EXPRESSION,
-    RecordingPrediction,
-    RecordingReader,
-    predict_recording,
-)
 from fsmer.preprocess.faces import NoFaceError
+from fsmer.synthetic.recordings import Camera, Scene, SyntheticRecording, synthetic_recording
 
 FPS = 25.0
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from fsmer.backbones import Backbone, load_model, model_hash, register_backbone
 from fsmer.backbones import registry as backbone_registry
 from fsmer.backbones.recipe import PretrainRecipe
-from fsmer.cli import app
+from fsmer.cli.app import app
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, UnknownNameError, WeightsError
 from fsmer.pretraining import PRETRAINERS, load_pretrainer

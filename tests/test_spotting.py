@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-from fsmer.data.synthetic_frames import Camera, Scene, SyntheticRecording, synthetic_recording
 from fsmer.preprocess.apex import facial_regions
 from fsmer.preprocess.faces import FacePose, crop_face
 from fsmer.preprocess.flow import remove_head_motion
@@ -21,6 +20,7 @@ from fsmer.preprocess.spotting import (
     keep_moment,
     rigid_motion,
 )
+from fsmer.synthetic.recordings import Camera, Scene, SyntheticRecording, synthetic_recording
 
 FPS = 25.0
 SIZE = (180, 320)

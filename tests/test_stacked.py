@@ -16,11 +16,12 @@ from torch import Tensor
 
 import fsmer
 from fsmer.backbones import Backbone, TrainRecipe, create_model
-from fsmer.backbones.noise import draw_noise, dropout, given_noise
 from fsmer.errors import FsmerError
-from fsmer.transfer import Method, Recognizer, load_method, stacked
-from fsmer.transfer.stacked import can_stack, train_together
-from fsmer.transfer.trainer import Trainer
+from fsmer.kernels.noise import draw_noise, dropout, given_noise
+from fsmer.training import stacked
+from fsmer.training.stacked import can_stack, train_together
+from fsmer.training.supervised import Trainer
+from fsmer.transfer import Method, Recognizer, load_method
 
 # Rates at which these networks learn within a few steps, so that members end up apart.
 RECIPE = TrainRecipe(
@@ -68,7 +69,7 @@ def supports_of(clips: fsmer.ClipSet) -> list[fsmer.ClipSet]:
 
 
 def trainer_of(backbone: Backbone, support: fsmer.ClipSet, seed: int, classes: tuple[str, ...]) -> Trainer:
-    from fsmer.transfer.trainer import for_classes, make_targets
+    from fsmer.training.supervised import for_classes, make_targets
 
     codes = torch.from_numpy(np.asarray(support.codes(classes), dtype=np.int64))
     made = for_classes(backbone, classes, seed)
@@ -251,8 +252,8 @@ def test_fit_many_gives_what_fit_gives(method, name, engine, clips, monkeypatch)
     def by_engine(count, make, memory):
         return train_together(count, make, memory=memory, engine=engine)
 
-    monkeypatch.setattr("fsmer.transfer.training.train_together", by_engine)
-    monkeypatch.setitem(vars(sys.modules["fsmer.transfer.train"]), "train_together", by_engine)
+    monkeypatch.setattr("fsmer.transfer.fine_tuning.train_together", by_engine)
+    monkeypatch.setitem(vars(sys.modules["fsmer.transfer.full_training"]), "train_together", by_engine)
     said: list[tuple[int, int]] = []
     before = copy.deepcopy(backbone.state_dict())
     many = solver.fit_many(
@@ -364,8 +365,8 @@ def test_folds_and_seeds_of_a_run_are_trained_in_one_stack(fresh, clips, tmp_pat
                 raise KeyboardInterrupt
             yield found
 
-    monkeypatch.setattr("fsmer.evaluation.runner._on_cpu", lambda model: False)
-    monkeypatch.setattr("fsmer.transfer.training.train_together", stacked)
+    monkeypatch.setattr("fsmer.evaluation.evaluate._on_cpu", lambda model: False)
+    monkeypatch.setattr("fsmer.transfer.fine_tuning.train_together", stacked)
     stop, folds = -1, len(np.unique(clips.subjects))
     together = judged()
     assert counts == [3 * folds]

@@ -14,9 +14,9 @@ from sklearn.metrics import f1_score, recall_score
 import fsmer
 from fsmer.errors import DataError
 from fsmer.evaluation import Report, bootstrap_interval, evaluate
-from fsmer.evaluation.plots import save_figure
-from fsmer.evaluation.plots_statistics import critical_difference_figure
-from fsmer.evaluation.statistics import (
+from fsmer.reporting.plots import save_figure
+from fsmer.reporting.plots_statistics import critical_difference_figure
+from fsmer.reporting.statistics import (
     SeedSummary,
     critical_difference,
     mcnemar,

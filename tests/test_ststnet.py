@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 import fsmer
 from fsmer.backbones import TrainRecipe, create_model
-from fsmer.backbones.compiled import compiled
 from fsmer.backbones.ststnet import STSTNet
+from fsmer.backbones.ststnet_epochs import train_compiled
 from fsmer.errors import FsmerError, SupportError
+from fsmer.kernels.compiled import compiled
+from fsmer.training.supervised import Trainer, for_classes, make_targets
 from fsmer.transfer import train
-from fsmer.transfer.shallow import train_compiled
-from fsmer.transfer.trainer import Trainer, for_classes, make_targets
 
 
 class Published(nn.Module):

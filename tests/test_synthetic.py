@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import fsmer
 from fsmer.data.facs import ACTION_UNITS
-from fsmer.data.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS
-from fsmer.data.synthetic import (
+from fsmer.errors import DataError, UnknownNameError
+from fsmer.synthetic.clips import (
     ACTION_UNIT_ORDER,
     DOMAINS,
     EMOTION_ORDER,
@@ -24,7 +24,7 @@ from fsmer.data.synthetic import (
     synthetic_clips,
     synthetic_maps,
 )
-from fsmer.errors import DataError, UnknownNameError
+from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS
 
 
 def test_every_action_unit_of_the_table_has_a_field_and_a_name():
@@ -90,7 +90,7 @@ def test_a_wink_closes_one_eye():
 
 def test_strain_is_that_of_the_formula():
     # A pure shear u = y has strain sqrt(1 / 2); a pure stretch u = x has strain 1.
-    from fsmer.data.flow_model import optical_strain
+    from fsmer.synthetic.flow_maps import optical_strain
 
     axis = np.arange(16) / 16
     shear = np.stack([np.tile(axis[:, None], (1, 16)), np.zeros((16, 16))])[None]

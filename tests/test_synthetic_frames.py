@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import fsmer
-from fsmer.data.facs_fields import LANDMARKS
-from fsmer.data.flow_model import ACTION_UNIT_ORDER, CROP_ASPECT
 from fsmer.data.spec import InputSpec
-from fsmer.data.synthetic import DOMAINS, action_unit_maps, load_domain, synthetic_maps
-from fsmer.data.synthetic_frames import (
+from fsmer.errors import DataError, UnknownNameError
+from fsmer.synthetic.clips import DOMAINS, action_unit_maps, load_domain, synthetic_maps
+from fsmer.synthetic.facs_fields import LANDMARKS
+from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER, CROP_ASPECT
+from fsmer.synthetic.recordings import (
     Camera,
     Scene,
     SyntheticVideo,
@@ -27,7 +28,6 @@ from fsmer.data.synthetic_frames import (
     synthetic_recording,
     synthetic_videos,
 )
-from fsmer.errors import DataError, UnknownNameError
 
 STILL = Camera.perfect()
 RGB = ("red", "green", "blue")
@@ -474,6 +474,6 @@ def test_forty_frames_a_second_on_one_core():
 
 
 def test_importing_the_library_does_not_load_what_draws():
-    code = "import sys, fsmer.data; print('cv2' in sys.modules, 'fsmer.data.synthetic_frames' in sys.modules)"
+    code = "import sys, fsmer.data; print('cv2' in sys.modules, 'fsmer.synthetic.recordings' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["False", "False"]

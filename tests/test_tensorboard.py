@@ -13,8 +13,8 @@ import pytest
 import fsmer
 from fsmer.backbones import create_model
 from fsmer.errors import FsmerError, OutputError
-from fsmer.transfer.logging import tensorboard_log
-from fsmer.transfer.train import train
+from fsmer.training.tensorboard import tensorboard_log
+from fsmer.transfer.full_training import train
 
 EPOCHS = 4
 

@@ -9,8 +9,8 @@ import pytest
 from small_models import small_model
 
 import fsmer
-from fsmer.data.synthetic import ACTION_UNIT_ORDER, synthetic_maps
 from fsmer.errors import SupportError
+from fsmer.synthetic.clips import ACTION_UNIT_ORDER, synthetic_maps
 
 WORDS = {
     "smile": "lip corner puller",

@@ -155,7 +155,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
     name: ClassVar[str] = ""
     recipe: ClassVar[TrainRecipe] = TrainRecipe()
-    # Whether copies can be trained as one: all randomness of a training step comes from `fsmer.backbones.noise`, and
+    # Whether copies can be trained as one: all randomness of a training step comes from `fsmer.kernels.noise`, and
     # no step depends on values of tensors.
     stackable: ClassVar[bool] = False
 

@@ -15,9 +15,9 @@ from fsmer.backbones.base import Backbone, ClassDirections
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
-from fsmer.data.class_words import unit_shares
 from fsmer.data.spec import InputSpec
-from fsmer.data.synthetic import ACTION_UNIT_ORDER, EMOTION_ORDER, THREE_CLASSES
+from fsmer.synthetic.class_descriptions import unit_shares
+from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER, THREE_CLASSES
 
 __all__ = ["COARSE_CLASSES", "FacsFlow", "FlowBranch"]
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone, Targets
-from fsmer.backbones.dense import OneDnnLinear
-from fsmer.backbones.inception import compiled_features
-from fsmer.backbones.noise import dropout
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, unknown_name
+from fsmer.kernels.dense import OneDnnLinear
+from fsmer.kernels.inception import compiled_features
+from fsmer.kernels.noise import dropout
 
 __all__ = [
     "CDMER_RECIPE",

@@ -22,9 +22,9 @@ from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.tcae import AuEncoder, Tcae, check_frame_size, frame_spec, frames_of
 from fsmer.backbones.weights import refuse_other_files
-from fsmer.data.class_words import unit_shares
-from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
+from fsmer.synthetic.class_descriptions import unit_shares
+from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet

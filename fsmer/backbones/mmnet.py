@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone
-from fsmer.backbones.noise import own_generator
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, SpecMismatchError
+from fsmer.kernels.noise import own_generator
 
 __all__ = ["THREE_CLASS_ARGUMENTS", "THREE_CLASS_RECIPE", "MMNet"]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from fsmer.errors import FsmerError, unknown_name
-from fsmer.values import typed_value
+from fsmer.parameters import typed_value
 
 __all__ = ["PretrainRecipe", "TrainRecipe"]
 

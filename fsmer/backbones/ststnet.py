@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone
-from fsmer.backbones.compiled import compiled, plain_in_memory
-from fsmer.backbones.noise import drop_below, dropout, noise
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError
+from fsmer.kernels.compiled import compiled, plain_in_memory
+from fsmer.kernels.noise import drop_below, dropout, noise
 
 __all__ = ["STSTNet"]
 

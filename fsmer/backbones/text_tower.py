@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fsmer.backbones.noise import redirected
 from fsmer.data.facs import ACTION_UNITS, describe_aus
 from fsmer.errors import FsmerError, WeightsError
+from fsmer.kernels.noise import redirected
 from fsmer.tensor_files import check_finite
 
 __all__ = ["OWN_TOWERS", "TextTower", "bundled_tower", "facs_words"]

@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from typing_extensions import TypedDict
 
-from fsmer.backbones.noise import Draws, Redirected
 from fsmer.errors import FsmerError, WeightsError
 from fsmer.io import check_regular, restore_folder
+from fsmer.kernels.noise import Draws, Redirected
 from fsmer.memory import out_of_memory
 from fsmer.schema import Count, Names, checked, read_json
 from fsmer.tensor_files import read_tensors, tensor_shapes, under

@@ -9,8 +9,7 @@ from fsmer.data.media import ArrayStore, ConcatStore, ImageStore, LazyArray, Lis
 from fsmer.data.readers import as_clips, read_arrays, read_clips, read_frame, read_index, read_ststnet
 from fsmer.data.schemes import Exclusion, LabelScheme, RelabelReport, canonical_dataset, list_schemes, load_scheme
 from fsmer.data.spec import InputSpec
-from fsmer.data.synthetic import list_domains, synthetic_clips
-from fsmer.data.torch_clips import TorchClips, collate_clips
+from fsmer.data.torch_dataset import TorchClips, collate_clips
 
 __all__ = [
     "ACTION_UNITS",
@@ -38,7 +37,6 @@ __all__ = [
     "collate_clips",
     "concat",
     "describe_aus",
-    "list_domains",
     "list_schemes",
     "load_scheme",
     "parse_aus",
@@ -47,5 +45,4 @@ __all__ = [
     "read_frame",
     "read_index",
     "read_ststnet",
-    "synthetic_clips",
 ]

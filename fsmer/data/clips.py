@@ -45,7 +45,7 @@ from fsmer.errors import DataError, MediaError, OutputError, SpecMismatchError
 from fsmer.io import atomic_folder
 
 if TYPE_CHECKING:
-    from fsmer.data.torch_clips import TorchClips
+    from fsmer.data.torch_dataset import TorchClips
 
 __all__ = ["Clip", "ClipSet", "concat"]
 
@@ -692,7 +692,7 @@ class ClipSet(Sequence[Clip]):
         kind : str
             Kind of medium.
         """
-        from fsmer.data.torch_clips import TorchClips
+        from fsmer.data.torch_dataset import TorchClips
 
         return TorchClips(self, kind, self.codes(classes))
 

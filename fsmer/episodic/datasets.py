@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fsmer.data.datasets import DATASETS, DatasetInfo, dataset_info
+from fsmer.datasets.catalog import DATASETS, DatasetInfo, dataset_info
 
 __all__ = ["DATASETS", "DatasetInfo", "dataset_info"]

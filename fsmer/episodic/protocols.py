@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.data.people import written_twice
 from fsmer.data.schemes import canonical_dataset, load_scheme
+from fsmer.data.subjects import written_twice
 from fsmer.episodic.datasets import dataset_info
 from fsmer.episodic.episode import Episode, Episodes
 from fsmer.episodic.samplers import EpisodeBatch, EpisodePlan, KShotSampler, random_order
@@ -352,7 +352,7 @@ class Protocol(ABC):
             wanted = ", ".join(need.dataset for need in self.requirements) or "labelled clips of your own"
             raise ProtocolError(f"protocol {self.name!r} does not make its clips; give it {wanted}.")
         from fsmer.data.clips import concat
-        from fsmer.data.synthetic import synthetic_clips
+        from fsmer.synthetic.clips import synthetic_clips
 
         parts = [synthetic_clips(part.domain, n=part.clips, seed=part.seed, **options) for part in self.synthetic]
         return parts[0] if len(parts) == 1 else concat(parts)

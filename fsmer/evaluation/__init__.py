@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fsmer.evaluation.evaluate import evaluate
 from fsmer.evaluation.metrics import (
     METRICS,
     bootstrap_interval,
@@ -11,7 +12,6 @@ from fsmer.evaluation.metrics import (
     score_confusion,
 )
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.runner import evaluate
 
 __all__ = [
     "METRICS",

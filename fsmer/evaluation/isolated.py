@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fsmer.backbones.compiled import compile_all
 from fsmer.errors import FsmerError
+from fsmer.kernels.compiled import compile_all
 
 __all__ = ["Answer", "ProcessEnded", "Processes", "serve"]
 

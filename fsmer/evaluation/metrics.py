@@ -212,7 +212,7 @@ def bootstrap_interval(
 
     Clips of one person resemble each other, so persons, not clips, are the independent units. Of several seeds it is
     the interval of their mean: a draw takes the same subjects for every seed, so that the interval says how much the
-    mean depends on who was filmed; how much it depends on the seed is what `fsmer.evaluation.statistics.seed_summary`
+    mean depends on who was filmed; how much it depends on the seed is what `fsmer.reporting.statistics.seed_summary`
     says.
 
     Parameters

@@ -601,7 +601,7 @@ class Report:
         OutputError
             The folder cannot be written.
         """
-        from fsmer.evaluation.plots import confusion_figure, save_figure
+        from fsmer.reporting.plots import confusion_figure, save_figure
 
         target = Path(folder)
         check_writable(target)
@@ -652,7 +652,7 @@ class Report:
                 raise DataError(f"{path} cannot be read as a report ({contradiction}); {REMEDY}.")
             tables = [_read_table(path.with_name(name)) for name in COLUMNS]
         except OSError as error:
-            from fsmer.evaluation.parts import unfinished_words
+            from fsmer.evaluation.run_folder import unfinished_words
 
             name = Path(error.filename or path).name
             lack = f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
@@ -780,9 +780,9 @@ class Report:
     ) -> str:
         """The report as one self-contained HTML page; also written to `path` where one is given.
 
-        See `fsmer.evaluation.html.report_html` for what `clips` and `backbone` add and what is refused.
+        See `fsmer.reporting.html.report_html` for what `clips` and `backbone` add and what is refused.
         """
-        from fsmer.evaluation.html import report_html
+        from fsmer.reporting.html import report_html
 
         text = report_html(self, clips, backbone, cache=cache)
         if path is not None:

@@ -21,14 +21,14 @@ from fsmer.episodic.protocols import people_apart
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.metrics import confusion_matrix, score_confusion
 from fsmer.transfer import Method, load_method
-from fsmer.transfer.base import require
-from fsmer.transfer.train import Train
-from fsmer.transfer.training import FineTuning
+from fsmer.transfer.fine_tuning import FineTuning
+from fsmer.transfer.full_training import Train
+from fsmer.transfer.method import require
 
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
-    from fsmer.evaluation.parts import Part
+    from fsmer.evaluation.run_folder import Part
 
 __all__ = ["INNER_FOLDS", "RULES", "Candidate", "Family", "InnerEpisodes", "Rule", "best", "describe", "families"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.data.facs_fields import LANDMARKS
 from fsmer.errors import DataError, MediaError, unknown_name
 from fsmer.preprocess.flow import DIS, FlowMethod, head_motion, resize_area
 from fsmer.preprocess.reading import FrameSource, open_frames
+from fsmer.synthetic.facs_fields import LANDMARKS
 
 __all__ = [
     "APEX_METHODS",

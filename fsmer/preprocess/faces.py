@@ -1,7 +1,7 @@
 """Find the face, place the crop on it that the flow maps of the default model assume, and keep the crop steady in time.
 
 The crop is one similarity (position, size, roll) of a declared template: brows to lower lip, taller than wide, squeezed
-to a square picture, with the features where `fsmer.data.facs_fields.LANDMARKS` has them.
+to a square picture, with the features where `fsmer.synthetic.facs_fields.LANDMARKS` has them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fsmer.data.facs_fields import LANDMARKS
-from fsmer.data.flow_model import CROP_ASPECT
 from fsmer.data.text_tables import csv_rows, read_table_text
 from fsmer.errors import DataError, MediaError, unknown_name
 from fsmer.preprocess.reading import Frame, FrameSource
+from fsmer.synthetic.facs_fields import LANDMARKS
+from fsmer.synthetic.flow_maps import CROP_ASPECT
 
 __all__ = [
     "DETECTORS",

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
+from fsmer.parameters import typed_value
 from fsmer.preprocess.reading import as_rgb
-from fsmer.values import typed_value
 
 __all__ = [
     "DIS",
@@ -350,7 +350,7 @@ def _axes(size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float6
 def optical_strain(flow: Flow, *, shear: float = 0.5) -> NDArray[np.float32]:
     """Magnitude of the strain, ``sqrt(ux^2 + vy^2 + shear (uy + vx)^2)``, (H, W), per crop width.
 
-    One-sided differences, as in `fsmer.data.flow_model.optical_strain`, so that the maps are those that the default
+    One-sided differences, as in `fsmer.synthetic.flow_maps.optical_strain`, so that the maps are those that the default
     model was pretrained on.
 
     Parameters

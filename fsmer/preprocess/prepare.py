@@ -28,15 +28,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from fsmer.data.adapters import check_dataset
-from fsmer.data.adapters.base import FrameKind
-from fsmer.data.adapters.folders import list_frames
 from fsmer.data.clips import ClipSet
 from fsmer.data.media import NpyStore, RowError, check_arrays
 from fsmer.data.saved import TABLE, ArrayWriter, read_folder, write_header
 from fsmer.data.schemes import LabelScheme
 from fsmer.data.spec import InputSpec
 from fsmer.data.table import clean_table, write_table
+from fsmer.datasets import check_dataset
+from fsmer.datasets.base import FrameKind
+from fsmer.datasets.folders import list_frames
 from fsmer.errors import (
     DataError,
     FsmerError,
@@ -611,7 +611,7 @@ def prepare(
     Parameters
     ----------
     source : str, ClipSet or DataFrame
-        Name of a data set (see `fsmer.data.adapters.list_datasets`, ``"generic"`` for a folder with a CSV), the clips
+        Name of a data set (see `fsmer.datasets.list_datasets`, ``"generic"`` for a folder with a CSV), the clips
         that `read_dataset` gave, or a table with one recording a row: ``path`` (folder of frames or video) and
         optionally ``clip`` (default: the path's last part), ``dataset``, ``subject``, ``label``, ``aus``, and frames
         counted from 0 as ``onset_index, apex_index, offset_index`` or, in their absence, ``onset, apex, offset``.

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.data.facs_fields import LANDMARKS
-from fsmer.data.flow_model import CROP_ASPECT
 from fsmer.preprocess.apex import BLINK_REACH, REGIONS, FlowEnergy, facial_regions
 from fsmer.preprocess.faces import CascadeDetector, FaceDetector, FacePose, FaceTracker, Which, crop_face
 from fsmer.preprocess.flow import head_motion
 from fsmer.preprocess.reading import Frame
+from fsmer.synthetic.facs_fields import LANDMARKS
+from fsmer.synthetic.flow_maps import CROP_ASPECT
 
 __all__ = ["EnergyTrace", "Moment", "Movement", "MovementSpotter", "SpotterSettings"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fsmer.backbones.merau import Merau, au_loss
-from fsmer.backbones.noise import Draws
-from fsmer.data.flow_model import ACTION_UNIT_ORDER
 from fsmer.errors import DataError, SpecMismatchError
-from fsmer.transfer.trainer import action_unit_targets
+from fsmer.kernels.noise import Draws
+from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
+from fsmer.training.supervised import action_unit_targets
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet

@@ -19,8 +19,14 @@ from torch.nn import functional as F
 from fsmer.ambient import library_settings
 from fsmer.backbones.embedding import embed
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch, smoothed
-from fsmer.backbones.noise import Draws
-from fsmer.checkpoints import (
+from fsmer.errors import FsmerError
+from fsmer.io import check_writable, write_json
+from fsmer.kernels.noise import Draws
+from fsmer.pretraining.cards import CardText, write_model_card
+from fsmer.pretraining.estimated_maps import BLOCK as DRAWN_BLOCK
+from fsmer.pretraining.estimated_maps import EstimationPlan, MapPool
+from fsmer.synthetic.clips import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
+from fsmer.training.checkpoints import (
     PretrainingState,
     load_checkpoint,
     optimizer_tensors,
@@ -28,12 +34,6 @@ from fsmer.checkpoints import (
     restore,
     save_checkpoint,
 )
-from fsmer.data.synthetic import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
-from fsmer.errors import FsmerError
-from fsmer.io import check_writable, write_json
-from fsmer.pretraining.cards import CardText, write_model_card
-from fsmer.pretraining.estimated_maps import BLOCK as DRAWN_BLOCK
-from fsmer.pretraining.estimated_maps import EstimationPlan, MapPool
 
 __all__ = ["Recipe", "card_text", "pretrain_facs_flow"]
 

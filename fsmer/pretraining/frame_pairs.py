@@ -195,7 +195,7 @@ class SyntheticPairs:
         Frames from one frame of a pair to the other.
     seed : int
     domain : str
-        Synthetic domain, see `fsmer.data.synthetic.list_domains`.
+        Synthetic domain, see `fsmer.synthetic.clips.list_domains`.
     pool : int
         Videos that are held at a time.
     """
@@ -239,7 +239,7 @@ class SyntheticPairs:
         self._videos.update(zip(range(fresh, stop), self._draw(fresh, stop), strict=True))
 
     def _draw(self, start: int, stop: int) -> Iterator[Frames]:
-        from fsmer.data.synthetic_frames import synthetic_videos
+        from fsmer.synthetic.recordings import synthetic_videos
 
         length = max(SYNTHETIC_FRAMES, self.distance[1] + 1)
         drawn = synthetic_videos(

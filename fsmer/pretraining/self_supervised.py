@@ -21,10 +21,14 @@ from torch import Tensor, nn
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, create_model
 from fsmer.backbones.base import as_device
-from fsmer.backbones.noise import Draws
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.registry import class_notes
-from fsmer.checkpoints import (
+from fsmer.errors import FsmerError
+from fsmer.io import check_writable, write_json
+from fsmer.kernels.noise import Draws
+from fsmer.pretraining.cards import CardText, write_model_card
+from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, Pair, SyntheticPairs
+from fsmer.training.checkpoints import (
     PretrainingState,
     load_checkpoint,
     optimizer_tensors,
@@ -32,11 +36,7 @@ from fsmer.checkpoints import (
     restore,
     save_checkpoint,
 )
-from fsmer.errors import FsmerError
-from fsmer.io import check_writable, write_json
-from fsmer.pretraining.cards import CardText, write_model_card
-from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, Pair, SyntheticPairs
-from fsmer.transfer.trainer import draws_noise_alone
+from fsmer.training.supervised import draws_noise_alone
 
 __all__ = ["pretrain_mubert_small", "pretrain_mubert_tiny", "pretrain_self_supervised", "pretrain_tcae"]
 

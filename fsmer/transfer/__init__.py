@@ -1,12 +1,12 @@
 """From a backbone and a few labelled clips to a recognizer: methods, `adapt`, recognizers and domain diagnostics."""
 
 from fsmer.transfer.adapt import adapt, recognizer_of_words
-from fsmer.transfer.base import Method, MethodError, SourceModel
+from fsmer.transfer.full_training import train
 from fsmer.transfer.heads import Head
+from fsmer.transfer.method import Method, MethodError, SourceModel
 from fsmer.transfer.mmd import MMDResult, mmd
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import MethodInfo, list_methods, load_method
-from fsmer.transfer.train import train
 
 __all__ = [
     "Head",

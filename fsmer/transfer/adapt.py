@@ -15,7 +15,7 @@ from fsmer.backbones import Backbone, load_model
 from fsmer.backbones.base import check_weights
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
-from fsmer.transfer.base import Method, Progress, SourceModel
+from fsmer.transfer.method import Method, Progress, SourceModel
 from fsmer.transfer.recognizer import Recognizer, as_labelled_clips
 from fsmer.transfer.registry import load_method
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fsmer.backbones import ClassDirections
-from fsmer.transfer.base import Method, require
 from fsmer.transfer.heads import Head
+from fsmer.transfer.method import Method, require
 
 __all__ = ["Logistic"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones import ClassDirections
-from fsmer.transfer.base import Method, absent_bias, require, require_choice
 from fsmer.transfer.heads import Head, class_means, one_hot
+from fsmer.transfer.method import Method, absent_bias, require, require_choice
 
 __all__ = ["ProtoNet"]
 

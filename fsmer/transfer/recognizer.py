@@ -39,8 +39,8 @@ from fsmer.transfer.heads import KINDS, Head
 
 if TYPE_CHECKING:
     from fsmer.data import Clip, ClipSet
-    from fsmer.evaluation.explain import Explanation
-    from fsmer.transfer.base import Method, SourceModel
+    from fsmer.deploy.explain import Explanation
+    from fsmer.transfer.method import Method, SourceModel
 
     Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
     Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
@@ -214,8 +214,8 @@ class Recognizer:
 
     @library_settings()
     def explain(self, clips: Inputs, **options: Any) -> Explanation | list[Explanation]:
-        """Where the network looks in `clips`, as pictures; see `fsmer.evaluation.explain.explain`."""
-        from fsmer.evaluation.explain import explain
+        """Where the network looks in `clips`, as pictures; see `fsmer.deploy.explain.explain`."""
+        from fsmer.deploy.explain import explain
 
         return explain(self, clips, **options)
 
@@ -311,7 +311,7 @@ class Recognizer:
 
     @classmethod
     def _from_folder(cls, held: WeightsFolder) -> Recognizer:
-        from fsmer.transfer.base import SourceModel
+        from fsmer.transfer.method import SourceModel
         from fsmer.transfer.registry import load_method
 
         described = _described(held)

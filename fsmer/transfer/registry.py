@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fsmer.errors import unknown_name
-from fsmer.transfer.base import Method, MethodError
-from fsmer.transfer.cosine import Cosine
-from fsmer.transfer.finetune import Finetune
+from fsmer.parameters import typed_value
+from fsmer.transfer.cosine_head import Cosine
+from fsmer.transfer.full_training import Train
+from fsmer.transfer.linear_head import Finetune
 from fsmer.transfer.logistic import Logistic
+from fsmer.transfer.method import Method, MethodError
 from fsmer.transfer.protonet import ProtoNet
-from fsmer.transfer.train import Train
 from fsmer.transfer.zero_shot import ZeroShot
-from fsmer.values import typed_value
 
 __all__ = ["MethodInfo", "list_methods", "load_method"]
 

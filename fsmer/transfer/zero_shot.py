@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections
 from fsmer.errors import SupportError
-from fsmer.transfer.base import Method, Progress, SourceModel
 from fsmer.transfer.heads import Head
+from fsmer.transfer.method import Method, Progress, SourceModel
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -45,7 +45,7 @@ class ZeroShot(Method):
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
     ) -> SourceModel:
         """Fit a cosine classifier to the source, to be used directly on the classes that both domains name alike."""
-        from fsmer.transfer.cosine import Cosine
+        from fsmer.transfer.cosine_head import Cosine
 
         return Cosine().train_source(backbone, source, progress=progress)
 

@@ -29,11 +29,11 @@ from sklearn import metrics as _metrics  # noqa: F401  (imported once, before wo
 import fsmer
 from fsmer.backbones import create_model
 from fsmer.data import ClipSet, InputSpec
-from fsmer.data.adapters import read_corrections, read_dataset
-from fsmer.data.class_words import described_units
-from fsmer.evaluation.parts import PARTS, PartStore, RunSize
+from fsmer.datasets import read_corrections, read_dataset
+from fsmer.evaluation.run_folder import PARTS, PartStore, RunSize
 from fsmer.preprocess.faces import LandmarkFile
 from fsmer.preprocess.prepare import prepare
+from fsmer.synthetic.class_descriptions import described_units
 
 __all__ = ["READERS", "Reader", "WrongAnswerError"]
 
@@ -318,7 +318,7 @@ def _read_aus(folder: Path) -> None:
 
 def _read_descriptions(folder: Path) -> None:
     from fsmer.transfer.adapt import described
-    from fsmer.transfer.base import SourceModel
+    from fsmer.transfer.method import SourceModel
 
     lines = _text_of(folder / "words.txt").splitlines()
     words = dict(line.partition("=")[::2] for line in lines if line)
@@ -641,7 +641,7 @@ def _write_parts(folder: Path) -> None:
 
 def _stop_half(out: Path, evaluated: Any) -> None:
     """Leave what a run leaves that is stopped before its report."""
-    from fsmer.evaluation import runner
+    runner: Any = importlib.import_module("fsmer.evaluation.evaluate")
 
     def stop(*_: Any) -> Any:
         raise KeyboardInterrupt

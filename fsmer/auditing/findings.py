@@ -1,0 +1,353 @@
+"""Findings of an audit, the tables that it reads, and the checks that all kinds of tables share."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fsmer.data.subjects import written_twice
+from fsmer.data.text_tables import path_inside, read_table_text
+from fsmer.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Audit",
+    "Finding",
+    "Findings",
+    "Table",
+    "check_one_identity",
+    "check_same_ids",
+    "check_written_subjects",
+    "either",
+    "file_inside",
+    "number",
+    "share",
+]
+
+Severity = Literal["serious", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
+# Examples kept with a finding.
+EXAMPLES = 20
+
+# What the columns of tables in the wild are called; the first that is there counts.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "clip": ("clip", "clip_id", "clipid", "sample", "sample_id", "filename", "video", "video_id", "name", "id"),
+    "dataset": ("dataset", "data_set", "database", "db", "corpus"),
+    "subject": ("subject", "subject_id", "subjectid", "sub", "subj", "sub_id", "person", "participant"),
+    "label": (
+        "label",
+        "truth",
+        "true",
+        "y_true",
+        "target",
+        "gt",
+        "ground_truth",
+        "emotion",
+        "estimated emotion",
+        "class",
+    ),
+    "predicted": ("predicted", "prediction", "pred", "y_pred", "predicted_label", "output"),
+    "fold": ("fold", "fold_id", "episode", "cv", "test_fold", "split_id"),
+    "side": ("split", "side", "set", "phase", "subset", "partition", "part"),
+    "file": ("file", "path", "image", "media"),
+    "seed": ("seed", "run"),
+    "oracle": ("oracle",),
+}
+# Annotation sheets call recordings alike from subject to subject; such a name is whole with the subject before it.
+WITHIN_SUBJECT = ("filename", "video", "name")
+SIDES = {
+    **dict.fromkeys(("train", "training", "support", "fit", "learn", "source", "u_train"), "train"),
+    **dict.fromkeys(("test", "testing", "query", "eval", "evaluation", "target", "u_test"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+}
+KINDS = {
+    "report": "a results folder",
+    "predictions": "a table of predictions",
+    "splits": "a list of splits",
+    "ststnet": "folders of training and test maps in the STSTNet layout",
+    "clips": "a folder of clips",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the audit found.
+
+    Parameters
+    ----------
+    check : str
+        Short name of the check, e.g. ``"subject-on-both-sides"``.
+    severity : {"serious", "warning", "note"}
+        Serious: the figures cannot be trusted, or say other than they claim. Warning: they may be. Note: worth knowing.
+    message : str
+        One sentence in plain language.
+    count : int
+        How many clips, pairs, folds or subjects it concerns.
+    examples : tuple of str
+        Some of them.
+    """
+
+    check: str
+    severity: Severity
+    message: str
+    count: int = 1
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = "; ".join(self.examples[:3])
+        more = f" ({shown}{', ...' if self.count > 3 and len(self.examples) > 2 else ''})" if shown else ""
+        return f"{self.severity}: {self.message}{more} [{self.check}]"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found; see `audit`.
+
+    Parameters
+    ----------
+    path : str
+    kind : {"report", "predictions", "splits", "ststnet", "clips"}
+        What was found there.
+    counts : dict
+        Clips, subjects, folds and the like.
+    findings : tuple of Finding
+        The serious ones first.
+    checks : tuple of str
+        What was looked at, in words.
+    unchecked : tuple of str
+        What could not be looked at, and why.
+    figures : dict
+        Figures computed anew from predictions, by the way they were averaged.
+    """
+
+    path: str
+    kind: str
+    counts: dict[str, int]
+    findings: tuple[Finding, ...]
+    checks: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is nothing serious and no warning."""
+        return all(finding.severity == "note" for finding in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """For a shell: 0 nothing serious, 3 something serious (1 and 2 are refusals and wrong command lines)."""
+        return 3 if any(finding.severity == "serious" for finding in self.findings) else 0
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in plain language."""
+        number = Counter(finding.severity for finding in self.findings)
+        if number["serious"]:
+            worst = next(finding for finding in self.findings if finding.severity == "serious")
+            others = number["serious"] + number["warning"] - 1
+            also = f", and {others} more finding{'s' if others > 1 else ''}" if others else ""
+            return f"Do not trust these figures yet: {worst.message.rstrip('.')}{also}."
+        if number["warning"]:
+            many = number["warning"] > 1
+            return (
+                f"Nothing that breaks the figures was found, but {number['warning']} "
+                f"thing{'s need' if many else ' needs'} an explanation."
+            )
+        return f"Nothing wrong was found in {len(self.checks)} checks."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "path": self.path,
+            "kind": self.kind,
+            "verdict": self.verdict,
+            "clean": self.clean,
+            "exit_code": self.exit_code,
+            "counts": self.counts,
+            "findings": [asdict(finding) | {"examples": list(finding.examples)} for finding in self.findings],
+            "checks": list(self.checks),
+            "unchecked": list(self.unchecked),
+            "figures": self.figures,
+        }
+
+    def __str__(self) -> str:
+        counts = ", ".join(number(value, name.removesuffix("s"), name) for name, value in self.counts.items())
+        lines = [f"{self.path}: {KINDS[self.kind]} with {counts}", self.verdict]
+        lines += [f"  {finding}" for finding in self.findings]
+        for metric, ways in self.figures.items():
+            lines.append(f"  {metric}: " + ", ".join(f"{value:.4f} {way}" for way, value in ways.items()))
+        lines += [f"  looked at: {', '.join(self.checks)}"]
+        lines += [f"  not looked at: {reason}" for reason in self.unchecked]
+        return "\n".join(lines)
+
+
+class Findings:
+    """Findings and checks as they come in."""
+
+    def __init__(self) -> None:
+        self.found: list[Finding] = []
+        self.checks: list[str] = []
+        self.unchecked: list[str] = []
+
+    def add(
+        self, check: str, severity: Severity, message: str, examples: Iterable[object] = (), count: int = 0
+    ) -> None:
+        shown = tuple(map(str, examples))
+        self.found.append(Finding(check, severity, message, count or len(shown) or 1, shown[:EXAMPLES]))
+
+    def looked_at(self, *what: str) -> None:
+        self.checks.extend(what)
+
+    def result(
+        self, path: Path, kind: str, counts: dict[str, int], figures: dict[str, dict[str, float]] | None = None
+    ) -> Audit:
+        ordered = sorted(self.found, key=lambda finding: SEVERITIES.index(finding.severity))
+        return Audit(
+            str(path), kind, counts, tuple(ordered), tuple(self.checks), tuple(self.unchecked), dict(figures or {})
+        )
+
+
+class Table:
+    """A CSV table with its columns under their usual names, all cells as text."""
+
+    def __init__(self, frame: pd.DataFrame, header: list[str]) -> None:
+        self.frame = frame
+        self.header = header
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        import pandas as pd
+
+        text = read_table_text(path)
+        try:
+            mark = max((",", ";", "\t"), key=text.partition("\n")[0].count)
+            raw = pd.read_csv(io.StringIO(text), sep=mark, dtype=str, keep_default_na=False, na_filter=False)
+        except ValueError as error:
+            raise DataError(
+                f"{path} cannot be read as a table ({' '.join(str(error).split())}); give a CSV file in UTF-8 with a "
+                "header."
+            ) from error
+        if raw.empty:
+            raise DataError(f"{path} holds no rows; give a table with at least one row under its header.")
+        header = [str(name) for name in raw.columns]
+        plain = {name.strip().lower(): name for name in header}
+        columns: dict[str, Any] = {}
+        taken: dict[str, str] = {}
+        for key, spellings in COLUMNS.items():
+            spelling = next((spelling for spelling in spellings if spelling in plain), None)
+            if spelling is not None:
+                columns[key] = raw[plain[spelling]].astype(str).str.strip()
+                taken[key] = spelling
+        if taken.get("clip") in WITHIN_SUBJECT and "subject" in columns:
+            columns["clip"] = columns["subject"] + "/" + columns["clip"]
+        # One word names a fold in one table and a side in the next; what stands under it decides.
+        for key, other in (("side", "fold"), ("fold", "side")):
+            if key in columns and other not in columns:
+                sides = set(columns[key].str.lower()) <= set(SIDES)
+                if sides != (key == "side"):
+                    columns[other] = columns.pop(key)
+        if "side" in columns:
+            known = columns["side"].str.lower()
+            strange = sorted(set(known) - set(SIDES))
+            if strange:
+                raise DataError(
+                    f"{path} calls a side {strange[0]!r}; write train, validation or test (or support and query)."
+                )
+            columns["side"] = known.map(SIDES)
+        if "clip" not in columns and "file" in columns:
+            columns["clip"] = columns["file"]
+        if "clip" not in columns:
+            raise DataError(
+                f"{path} has no column with the ids of clips (clip, filename, video or the like); its columns are "
+                f"{', '.join(header)}."
+            )
+        return cls(pd.DataFrame(columns), header)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.frame.columns
+
+
+def check_one_identity(table: pd.DataFrame, out: Findings) -> None:
+    """One label and one subject for every clip."""
+    for column in ("label", "subject"):
+        if column not in table:
+            continue
+        out.looked_at(f"clips with more than one {column}")
+        each = table.groupby(["dataset", "clip"], sort=True)[column].unique()
+        several = each[each.map(len) > 1]
+        if len(several):
+            out.add(
+                f"two-{column}s",
+                "serious",
+                f"{number(len(several), 'clip has', 'clips have')} more than one {column}",
+                (f"{clip}: {' and '.join(values)}" for (_, clip), values in several.items()),
+                len(several),
+            )
+
+
+def check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
+    """No person under two spellings within a data set, such as ``6`` and ``006``."""
+    out.looked_at("subjects written in several ways")
+    people = table.drop_duplicates(["dataset", "subject"])[["dataset", "subject"]]
+    alike = written_twice(people.itertuples(index=False, name=None))
+    if alike:
+        out.add(
+            "one-person-two-names",
+            "serious",
+            f"{number(len(alike), 'person is', 'persons are')} written in several ways within one data set, which "
+            "protocols refuse and others take for two people that may be on both sides",
+            (
+                f"{' and '.join(repr(subject) for _, subject in group)}{f' of {group[0][0]}' if group[0][0] else ''}"
+                for group in alike
+            ),
+        )
+
+
+def check_same_ids(table: pd.DataFrame, out: Findings) -> None:
+    """No clip id in two data sets."""
+    if table["dataset"].nunique() < 2:
+        return
+    out.looked_at("clip ids that occur in two data sets")
+    ids = table.drop_duplicates(["dataset", "clip"])
+    several = ids[ids.duplicated("clip", keep=False)].groupby("clip", sort=True)["dataset"].unique()
+    if len(several):
+        out.add(
+            "clip-in-two-data-sets",
+            "serious",
+            f"{number(len(several), 'clip occurs', 'clips occur')} in more than one data set, so one copy may teach "
+            "while the other is judged",
+            (f"{clip} in {' and '.join(names)}" for clip, names in several.items()),
+            len(several),
+        )
+
+
+def file_inside(folder: Path, name: str) -> Path | None:
+    """The file that a table in `folder` names; ``None`` where it is not there or leads out of the folder."""
+    try:
+        path = path_inside(folder, name)
+    except ValueError:
+        return None
+    return Path(path) if os.path.isfile(path) else None
+
+
+def number(count: int, one: str, many: str) -> str:
+    """How many there are, and the words that agree with it."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def share(count: int, whole: int, things: str, one: str, many: str) -> str:
+    """How many of how many, and the verb that agrees with it."""
+    return f"{count:,} of {whole:,} {things} {one if count == 1 else many}"
+
+
+def either(names: Sequence[str]) -> str:
+    """Names in quotes with "or" before the last."""
+    quoted = [repr(name) for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"

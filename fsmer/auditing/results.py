@@ -1,0 +1,517 @@
+"""Audit of results: folders that `fsmer.evaluate` wrote, and tables of predictions from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fsmer.auditing.findings import (
+    Audit,
+    Findings,
+    Table,
+    check_one_identity,
+    check_same_ids,
+    check_written_subjects,
+    either,
+    number,
+    share,
+)
+from fsmer.data.schemes import canonical_dataset
+from fsmer.errors import DataError, FsmerError
+from fsmer.evaluation.metrics import METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fsmer.evaluation.report import Report
+
+__all__ = ["Claim", "audit_predictions", "audit_report", "read_claims"]
+
+ORACLE_WORDS = "These figures are ORACLE: something was chosen by looking at the test side"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A stated figure as a fraction, and by how much rounding may have changed it."""
+
+    value: float
+    tolerance: float
+    text: str
+
+
+def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
+    """Audit a folder that `fsmer.evaluate` wrote."""
+    from fsmer.evaluation.report import Report, altered_files
+    from fsmer.reporting.statistics import seed_summary
+
+    # As it is: what is wrong with the tables is what is looked for.
+    report = Report.load(folder, check=False)
+    out = Findings()
+    table = report.predictions
+    if table.empty:
+        raise DataError(f"{folder} holds a report without any prediction; evaluate again.")
+    pooled = report.averaging == "pooled"
+    strange = sorted({*table["label"], *table["predicted"]} - set(report.classes))
+    if strange:
+        raise DataError(
+            f"the predictions in {folder} name {', '.join(map(repr, strange))}, which the report does not list as a "
+            "class; the files are of two runs, evaluate again."
+        )
+    out.looked_at("the checksums of the files")
+    altered = altered_files(folder)
+    if altered:
+        out.add("altered-file", "serious", f"{either(altered)} changed after the run wrote it", altered)
+    _check_selection(report, out)
+    _check_isolation(report, out)
+    _check_same_answers(table, out, pooled)
+    check_one_identity(table, out)
+    check_written_subjects(table, out)
+    check_same_ids(table, out)
+    _check_completeness(report, out)
+    _check_classes(table, report.classes, out, pooled)
+    _check_probabilities(report, out)
+    _check_protocol(report, out)
+    figures = _recomputed(table, report.classes) if pooled else {}
+    if pooled:
+        _check_people_of_folds(report, out)
+    own = {name: one.mean for name, one in seed_summary(report).items()}
+    _check_figures(report, own, figures, out)
+    _check_claims(claimed, figures or {name: {"mean over episodes": own[name]} for name in own}, out)
+    leftovers = sorted(path.name for path in folder.glob(".parts-*"))
+    if leftovers:
+        out.add(
+            "unfinished-run",
+            "note",
+            "Beside the report lie parts of a run that did not finish, which the report does not count",
+            leftovers,
+        )
+    out.unchecked.append("the media, since a results folder holds none: audit the folder of clips too")
+    counts = {
+        "clips": len(table.drop_duplicates(["dataset", "clip"])),
+        "subjects": len(table.drop_duplicates(["dataset", "subject"])),
+        "folds" if pooled else "episodes": table["episode"].nunique(),
+        "predictions": len(table),
+    }
+    if "seed" in table:
+        counts["seeds"] = table["seed"].nunique()
+    return out.result(folder, "report", counts, figures)
+
+
+def audit_predictions(path: Path, given: Table, claimed: Mapping[str, Claim]) -> Audit:
+    """Audit a table of predictions from elsewhere."""
+    out = Findings()
+    table = given.frame
+    if "label" not in table:
+        raise DataError(f"{path} has predictions but no column with the true labels; add one called label.")
+    if "side" in table:
+        judged = table["side"] == "test"
+        if not judged.any():
+            raise DataError(f"{path} has predictions, but none on the test side; give those of the test side.")
+        table = table[judged].reset_index(drop=True)
+    table = table.assign(
+        dataset=table.get("dataset", ""),
+        episode=table.get("fold", "0"),
+    )
+    classes = tuple(sorted({*table["label"], *table["predicted"]}))
+    if "oracle" in table:
+        out.looked_at("whether a column says ORACLE")
+        if table["oracle"].str.lower().isin(("true", "1")).any():
+            out.add("oracle", "serious", f"{ORACLE_WORDS}, as their own column says")
+    else:
+        out.unchecked.append("what was chosen on the test side, of which a table of predictions does not tell")
+    _check_same_answers(table, out, pooled=True)
+    check_one_identity(table, out)
+    if "subject" in table:
+        check_written_subjects(table, out)
+        if table["episode"].nunique() > 1:
+            _check_spread_people(table, out)
+    else:
+        out.unchecked.append("subjects, since the table has no column for them")
+    check_same_ids(table, out)
+    _check_classes(table, classes, out, pooled=table["episode"].nunique() > 1)
+    figures = _recomputed(table, classes)
+    _check_claims(claimed, figures, out)
+    if not claimed:
+        out.unchecked.append("which way a published figure was averaged, since none was stated (stated=, --stated)")
+    counts = {"clips": len(table.drop_duplicates(["dataset", "clip"])), "predictions": len(table)}
+    if "subject" in table:
+        counts["subjects"] = len(table.drop_duplicates(["dataset", "subject"]))
+    if table["episode"].nunique() > 1:
+        counts["folds"] = table["episode"].nunique()
+    return out.result(path, "predictions", counts, figures)
+
+
+def _check_selection(report: Report, out: Findings) -> None:
+    out.looked_at("what was chosen on the test side")
+    if not report.oracle:
+        return
+    gap = ""
+    if report.honest is not None:
+        gap = f": UF1 {report.uf1:.4f} against {float(report.honest['uf1']):.4f} of the same run without peeking"
+    out.add("oracle", "serious", f"{ORACLE_WORDS}{gap}")
+
+
+def _check_isolation(report: Report, out: Findings) -> None:
+    from fsmer.backbones.registry import is_own
+    from fsmer.transfer.registry import METHODS
+
+    out.looked_at("whether code from outside could remember one fold in the next")
+    outside = report.run.get("from_outside")
+    if outside is None:
+        # A report that does not tell: a method that fsmer does not have under that name comes from outside.
+        name = report.method["name"]
+        outside = [] if name in METHODS and is_own(METHODS[name][0]) else [f"the method {name!r}"]
+    if outside and report.isolation == "none":
+        out.add(
+            "not-isolated",
+            "note",
+            "Code from outside fsmer was fitted and asked without isolation, so what it remembers of the labels of one "
+            "fold could answer the next; evaluate with isolate='process' (--isolate process) to exclude that",
+            outside,
+        )
+
+
+def _check_same_answers(table: pd.DataFrame, out: Findings, pooled: bool) -> None:
+    out.looked_at("predictions given twice")
+    keys = [name for name in ("seed", "episode", "dataset", "clip") if name in table]
+    twice = table.duplicated(keys, keep=False)
+    if twice.any():
+        rows = table.loc[twice].drop_duplicates(keys)
+        out.add(
+            "duplicated-prediction",
+            "serious",
+            f"{number(len(rows), 'clip is', 'clips are')} answered more than once in the same fold, and counted as "
+            "often",
+            rows["clip"],
+        )
+    if not pooled:
+        return
+    keys.remove("episode")
+    spread = table.drop_duplicates([*keys, "episode"]).duplicated(keys, keep=False)
+    if spread.any():
+        rows = table.drop_duplicates([*keys, "episode"]).loc[spread].drop_duplicates(keys)
+        out.add(
+            "judged-in-two-folds",
+            "serious",
+            f"{number(len(rows), 'clip is', 'clips are')} judged in more than one fold, though folds that are pooled "
+            "must divide the clips",
+            rows["clip"],
+        )
+
+
+def _check_completeness(report: Report, out: Findings) -> None:
+    out.looked_at("missing folds and predictions")
+    table, counts = report.predictions, report.counts
+    seeds = list(table.groupby("seed")) if "seed" in table else [(None, table)]
+    told = {entry["seed"] for entry in report.per_seed}
+    if "seed" in table and told != set(table["seed"]):
+        gone = sorted(told ^ set(table["seed"]))
+        out.add("missing-seed", "serious", "The report and its predictions name other seeds", gone)
+    rows, wanted = len(report.episodes), counts["episodes"] * len(told)
+    if rows != wanted:
+        out.add(
+            "missing-episode",
+            "serious",
+            f"episodes.csv has {number(rows, 'row', 'rows')}, but the folds and seeds of the report make {wanted:,}",
+            count=abs(wanted - rows),
+        )
+    listed = report.episodes[["episode", "name", "clips"]].drop_duplicates("episode")
+    asked = listed[listed["clips"] > 0]
+    for seed, part in seeds:
+        of_seed = "" if seed is None else f" of seed {seed}"
+        gone = asked[~asked["episode"].isin(part["episode"].unique())]
+        if len(gone):
+            out.add(
+                "missing-fold",
+                "serious",
+                f"{share(len(gone), len(listed), f'folds{of_seed}', 'has', 'have')} no prediction",
+                gone["name"],
+            )
+        expected = part["episode"].value_counts()
+        short = asked[asked["episode"].isin(expected.index)]
+        short = short[expected.reindex(short["episode"]).to_numpy() != short["clips"].to_numpy()]
+        if len(short):
+            out.add(
+                "missing-prediction",
+                "serious",
+                f"{share(len(short), len(listed), f'folds{of_seed}', 'has', 'have')} another number of predictions "
+                "than the run gave",
+                (f"{name}: {expected[episode]} of {clips}" for episode, name, clips in short.itertuples(index=False)),
+            )
+    empty = listed[listed["clips"] <= 0]
+    if len(empty):
+        out.add("empty-fold", "warning", f"{number(len(empty), 'fold judges', 'folds judge')} no clip", empty["name"])
+    clips = len(table.drop_duplicates(["dataset", "clip"]))
+    if clips != counts["clips"]:
+        out.add(
+            "missing-clip",
+            "serious",
+            f"The report tells of {number(counts['clips'], 'clip', 'clips')}, but predictions are there of {clips:,}",
+            count=abs(clips - counts["clips"]),
+        )
+
+
+def _check_classes(table: pd.DataFrame, classes: Sequence[str], out: Findings, pooled: bool) -> None:
+    out.looked_at("classes that nobody shows or learns")
+    held = set(table["label"])
+    absent = [name for name in classes if name not in held]
+    if absent:
+        out.add(
+            "class-absent",
+            "warning",
+            f"No judged clip is {either(absent)}, so {'its' if len(absent) == 1 else 'their'} F1 and recall count as 0 "
+            "in UF1 and UAR",
+            absent,
+        )
+    if not pooled:
+        return
+    once = table.drop_duplicates(["episode", "dataset", "clip"])
+    total = once["label"].value_counts()
+    here = once.groupby(["episode", "label"]).size()
+    lacking = [(fold, label) for (fold, label), count in here.items() if count == total[label]]
+    if lacking and once["episode"].nunique() > 1:
+        out.add(
+            "class-not-taught",
+            "warning",
+            f"In {number(len({fold for fold, _ in lacking}), 'fold', 'folds')} all clips of a class are on the test "
+            "side, so nothing could teach it",
+            (f"{label!r} in fold {fold}" for fold, label in lacking),
+        )
+
+
+def _check_probabilities(report: Report, out: Findings) -> None:
+    columns = [f"p_{name}" for name in report.classes]
+    if any(name not in report.predictions for name in columns):
+        return
+    out.looked_at("answers against their probabilities")
+    unsound = report.unsound_rows()
+    if unsound.any():
+        out.add(
+            "no-probability",
+            "serious",
+            f"{number(int(unsound.sum()), 'answer has', 'answers have')} probabilities that are not from 0 to 1 with "
+            "the sum 1",
+            report.predictions.loc[unsound, "clip"],
+        )
+    values = report.predictions[columns].to_numpy(dtype=np.float64)
+    code = {name: place for place, name in enumerate(report.classes)}
+    given = report.predictions["predicted"].map(code).to_numpy(dtype=np.int64)
+    likeliest = np.nanmax(np.where(np.isnan(values).all(axis=1, keepdims=True), 0.0, values), axis=1)
+    # Probabilities are written with six digits, so those of ties may differ in the last.
+    wrong = ~(values[np.arange(len(values)), given] >= likeliest - 2e-6)
+    if wrong.any():
+        out.add(
+            "answer-against-probability",
+            "serious",
+            f"{number(int(wrong.sum()), 'answer is', 'answers are')} not the class with the highest probability; the "
+            "table was changed",
+            report.predictions.loc[wrong, "clip"],
+        )
+
+
+def _check_protocol(report: Report, out: Findings) -> None:
+    from fsmer.episodic.protocols import Protocol
+
+    out.looked_at("the protocol's hash")
+    settings = report.protocol["settings"]
+    try:
+        now = Protocol.from_dict(settings).hash
+    except FsmerError as error:
+        out.add("protocol-unknown", "warning", f"This version cannot make the report's protocol again: {error}")
+        return
+    if now != report.protocol["hash"]:
+        out.add(
+            "protocol-changed",
+            "warning",
+            f"The report's protocol has the hash {report.protocol['hash']}, but its settings give {now} today: "
+            "they, a label scheme or the version changed since the run",
+        )
+    if settings.get("kind") in ("kshot", "source_target") and not settings["params"].get("subject_disjoint"):
+        out.add(
+            "support-and-query-share-people",
+            "warning",
+            "Support and query clips of an episode may show the same person (subject_disjoint is off), so the figures "
+            "are for people of whom some clips are known",
+        )
+    if settings.get("kind") != "holdout":
+        return
+    judged = sorted(report.predictions["dataset"].unique())
+    smic = {"smic", "smic-vis", "smic-nir"}
+    parts = [
+        {canonical_dataset(str(name)) for name in settings["params"].get(side) or judged} & smic
+        for side in ("train", "test")
+    ]
+    if all(parts) and len(parts[0] | parts[1]) > 1:
+        out.add(
+            "subject-on-both-sides",
+            "warning",
+            "The parts of SMIC show the same people, so people of the test side were learnt from, as the CDMER "
+            "benchmark has it",
+            [f"{'+'.join(sorted(parts[0]))} and {'+'.join(sorted(parts[1]))}"],
+        )
+
+
+def _check_people_of_folds(report: Report, out: Findings) -> None:
+    kind = report.protocol["settings"].get("kind")
+    if kind in ("loso", "cde"):
+        _check_spread_people(report.predictions, out)
+    else:
+        out.unchecked.append(
+            f"which clips each fold learnt from: a report of a {kind} protocol lists only those that it judged"
+        )
+
+
+def _check_spread_people(table: pd.DataFrame, out: Findings) -> None:
+    """In a division into folds whoever is judged in two folds is learnt from in both."""
+    out.looked_at("subjects on both sides of a fold")
+    folds = table.groupby(["dataset", "subject"], sort=True)["episode"].nunique()
+    both = folds[folds > 1]
+    if len(both):
+        out.add(
+            "subject-on-both-sides",
+            "serious",
+            f"{share(len(both), len(folds), 'subjects', 'is', 'are')} judged in more than one fold, with other clips "
+            "of the same person on the training side",
+            (
+                f"{subject}{f' of {dataset}' if dataset else ''} in {count} folds"
+                for (dataset, subject), count in both.items()
+            ),
+            len(both),
+        )
+
+
+def _recomputed(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """UF1, UAR and accuracy in the ways that papers compute them; with several seeds their mean."""
+    parts = [part for _, part in table.groupby("seed")] if "seed" in table else [table]
+    each = [_ways(part, classes) for part in parts]
+    return {
+        metric: {
+            way: float(np.mean([one[metric][way] for one in each]))
+            for way in each[0][metric]
+            # A seed that lost all folds but one has no mean over folds.
+            if all(way in one[metric] for one in each)
+        }
+        for metric in each[0]
+    }
+
+
+def _ways(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    from fsmer.evaluation.metrics import confusion_matrix, score_confusion
+
+    code = {name: place for place, name in enumerate(classes)}
+    truth, answer = (table[name].map(code).to_numpy(dtype=np.int64) for name in ("label", "predicted"))
+    folds, fold = np.unique(table["episode"].to_numpy(), return_inverse=True)
+    by_fold = confusion_matrix(truth, answer, len(classes), groups=fold, n_groups=len(folds))
+    pooled, single = score_confusion(by_fold.sum(axis=0)), score_confusion(by_fold)
+    of_class = by_fold.sum(axis=0).sum(axis=1)
+    weights = of_class / of_class.sum()
+    ways = {
+        "uf1": {"pooled": float(pooled.uf1), "pooled, classes weighted by size": float(pooled.f1 @ weights)},
+        "uar": {"pooled": float(pooled.uar)},
+        "acc": {"pooled": float(pooled.acc)},
+    }
+    if len(folds) > 1:
+        # scikit-learn's f1_score(average="macro") of a fold knows the classes of that fold alone.
+        shown = by_fold.any(axis=1) | by_fold.any(axis=2)
+        true = by_fold.any(axis=2)
+        ways["uf1"] |= {
+            "mean over folds": float(single.uf1.mean()),
+            "mean over folds, each over its own classes": float(
+                ((single.f1 * shown).sum(axis=1) / shown.sum(axis=1)).mean()
+            ),
+        }
+        ways["uar"] |= {
+            "mean over folds": float(single.uar.mean()),
+            "mean over folds, each over its own classes": float(
+                ((single.recall * true).sum(axis=1) / true.sum(axis=1)).mean()
+            ),
+        }
+        ways["acc"]["mean over folds"] = float(single.acc.mean())
+    return ways
+
+
+def _check_figures(
+    report: Report, own: Mapping[str, float], figures: Mapping[str, Mapping[str, float]], out: Findings
+) -> None:
+    out.looked_at("the figures against the predictions")
+    counts = report.predictions.groupby(["label", "predicted"]).size()
+    names = list(report.classes)
+    told = {
+        (names[row], names[column]): int(report.confusion[row, column])
+        for row, column in np.ndindex(report.confusion.shape)
+    }
+    if {pair: count for pair, count in told.items() if count} != {pair: int(count) for pair, count in counts.items()}:
+        out.add("figure-not-from-predictions", "serious", "The confusion matrix does not count the predictions")
+    for metric in METRICS:
+        written, right = float(report.figures[metric]), own[metric]
+        if abs(written - right) <= 1e-6:
+            continue
+        other = [
+            way for way, value in figures.get(metric, {}).items() if way != "pooled" and abs(written - value) <= 1e-6
+        ]
+        if other:
+            out.add(
+                "averaged-over-folds",
+                "serious",
+                f"The report's {metric} {written:.4f} is the {other[0]}, not the figure of the pooled predictions, "
+                f"which is {right:.4f}",
+            )
+        else:
+            out.add(
+                "figure-not-from-predictions",
+                "serious",
+                f"The report's {metric} is {written:.4f}, but its predictions give {right:.4f}",
+            )
+
+
+def read_claims(stated: Mapping[str, float]) -> dict[str, Claim]:
+    """Stated figures by metric; `DataError` for what is none."""
+    claims = {}
+    for name, given in stated.items():
+        metric = str(name).lower()
+        if metric not in ("uf1", "uar", "acc"):
+            raise DataError(f"the stated figure {name!r} is not known; state uf1, uar or acc.")
+        text = str(given).strip().rstrip("%")
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise DataError(f"the stated {metric} {given!r} is no number; write it as 0.86 or 86.") from error
+        if not 0 <= value <= 100:
+            raise DataError(f"the stated {metric} {given!r} is out of range; write it as 0.86 or 86.")
+        digits = len(text.partition(".")[2])
+        scale = 100 if value > 1 else 1
+        claims[metric] = Claim(value / scale, 0.500001 * 10.0**-digits / scale, str(given))
+    return claims
+
+
+def _check_claims(claimed: Mapping[str, Claim], figures: Mapping[str, Mapping[str, float]], out: Findings) -> None:
+    for metric, claim in claimed.items():
+        out.looked_at(f"the stated {metric}")
+        ways = figures[metric]
+        right = next(iter(ways.items()))
+        fits = [way for way, value in ways.items() if abs(value - claim.value) <= claim.tolerance]
+        if right[0] in fits:
+            out.add(
+                "stated-figure",
+                "note",
+                f"The stated {metric} {claim.text} is the {right[0]} figure of these predictions",
+            )
+        elif fits:
+            out.add(
+                "averaged-over-folds" if "folds" in fits[0] else "averaged-otherwise",
+                "serious",
+                f"The stated {metric} {claim.text} is, to its digits, the figure {either(fits)}; {right[0]} it is "
+                f"{right[1]:.4f}",
+            )
+        else:
+            out.add(
+                "figure-not-from-predictions",
+                "serious",
+                f"The stated {metric} {claim.text} follows from these predictions in no known way; {right[0]} it is "
+                f"{right[1]:.4f}",
+                (f"{value:.4f} {way}" for way, value in ways.items()),
+            )

@@ -1,0 +1,175 @@
+"""The library in one run and without any data: two synthetic domains, few labels, all methods side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fsmer.evaluation.evaluate import Progress, evaluate
+from fsmer.evaluation.report import Report, show_figure
+from fsmer.io import check_writable, write_json, write_text
+from fsmer.reporting.plots import flow_figure, methods_figure, save_figure
+from fsmer.text import markdown
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+    from fsmer.transfer import Recognizer
+
+__all__ = ["DemoResult", "run_demo"]
+
+PROTOCOL = "synthetic-source-target"
+# Query clips in the picture.
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration found and wrote.
+
+    Attributes
+    ----------
+    source, target : str
+        The synthetic domains.
+    reports : dict
+        Method -> its report over the same episodes.
+    support, asked, right : int
+        Labelled clips that the saved recognizer learnt from, new clips that it was asked about, and its right answers.
+    example : str
+        One answer in words.
+    files : dict
+        What was written where.
+    """
+
+    source: str
+    target: str
+    reports: dict[str, Report]
+    support: int
+    asked: int
+    right: int
+    example: str
+    files: dict[str, Path]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "source": self.source,
+            "target": self.target,
+            "methods": {name: report.to_dict() for name, report in self.reports.items()},
+            "recognizer": {"support": self.support, "asked": self.asked, "right": self.right},
+            "files": {name: str(path) for name, path in self.files.items()},
+        }
+
+    def markdown(self) -> str:
+        """The table of methods as a Markdown page."""
+        some = next(iter(self.reports.values()))
+        lines = [
+            f"# 5-shot on the synthetic domain {markdown(self.target)}, source {markdown(self.source)}",
+            "",
+            f"Model {markdown(some.model['name'])}, {some.counts['clips']} clips, seed {some.seed}; {some.how}.",
+            "",
+            "| method | UF1 | UAR | Acc |",
+            "|---|---|---|---|",
+        ]
+        for name, report in sorted(self.reports.items(), key=lambda item: -item[1].uf1):
+            cells = " | ".join(show_figure(report.figures, metric) for metric in ("uf1", "uar", "acc"))
+            lines.append(f"| {markdown(name)} | {cells} |")
+        lines += ["", f"Saved recognizer: {self.right} of {self.asked} new clips right; {markdown(self.example)}.", ""]
+        return "\n".join(lines)
+
+
+def run_demo(
+    out: str | os.PathLike[str],
+    model: str | os.PathLike[str] = "facs-flow",
+    *,
+    seed: int = 0,
+    episodes: int = 200,
+    progress: Progress | None = None,
+) -> DemoResult:
+    """Compare all methods on synthetic clips, then learn, save and ask one recognizer.
+
+    Parameters
+    ----------
+    out : path
+        Folder for ``table.md``, ``methods.png``, ``clips.png``, ``demo.json`` and ``recognizer/``.
+    model : name of `fsmer.list_models` or folder of weights
+    seed : int
+        Of the episodes.
+    episodes : int
+        Episodes of the comparison.
+    progress : callable, optional
+        As for `evaluate`.
+
+    Raises
+    ------
+    OutputError
+        `out` cannot be written.
+    """
+    from fsmer.backbones import load_model
+    from fsmer.episodic import load_protocol
+    from fsmer.transfer import adapt, list_methods, load_method
+
+    folder = Path(out)
+    files = {
+        "table": folder / "table.md",
+        "methods": folder / "methods.png",
+        "clips": folder / "clips.png",
+        "figures": folder / "demo.json",
+        "recognizer": folder / "recognizer",
+    }
+    check_writable(folder)
+    backbone = load_model(os.fspath(model))
+    protocol = load_protocol(PROTOCOL, episodes=episodes, seed=seed)
+    clips = protocol.make_clips(specs=backbone.input_specs)
+    reports = {
+        one.name: evaluate(protocol, backbone, one.name, clips=clips, progress=_named(progress, one.name))
+        for one in list_methods()
+        if load_method(one.name).keeps_backbone  # training the network anew for every episode takes hours
+    }
+    episode = protocol.split(clips)[0]
+    source = None if episode.source is None else clips[episode.source]
+    recognizer = adapt(backbone, clips[episode.support], classes=episode.classes, source=source)
+    recognizer.save(files["recognizer"])
+    asked = clips[episode.query]
+    right = int((recognizer.predict(asked) == asked.labels.astype(str)).sum())
+    picture, example = _answers(recognizer, asked)
+    save_figure(picture, files["clips"])
+    save_figure(
+        methods_figure(
+            reports, title=f"5-shot on the synthetic domain {asked.dataset_names[0]!r}, {episodes} episodes"
+        ),
+        files["methods"],
+    )
+    domains = ("none" if source is None else source.dataset_names[0], asked.dataset_names[0])
+    result = DemoResult(*domains, reports, len(episode.support), len(asked), right, example, files)
+    write_text(files["table"], result.markdown())
+    write_json(files["figures"], result.to_dict())
+    return result
+
+
+def _answers(recognizer: Recognizer, asked: ClipSet) -> tuple[Any, str]:
+    """A picture of some clips with their answers, and one of the answers in words."""
+    codes = asked.codes(tuple(map(str, recognizer.classes_)))
+    # The first clips of every class in turn.
+    order = np.argsort(np.concatenate([np.arange((codes == code).sum()) for code in np.unique(codes)]), kind="stable")
+    shown = asked[np.argsort(codes, kind="stable")[order][:SHOWN]]
+    probabilities = recognizer.predict_proba(shown)
+    said = recognizer.classes_[probabilities.argmax(axis=1)]
+    titles = [
+        f"is {label}\nsaid {answer} {probability:.0%}"
+        for label, answer, probability in zip(shown.labels, said, probabilities.max(axis=1), strict=True)
+    ]
+    words = f"{shown.ids[0]}, which is {shown.labels[0]}: {said[0]!s} with {probabilities[0].max():.0%}"
+    kind = recognizer.backbone.input_specs[0].kind
+    normalisation = shown.specs[kind].normalisation
+    return flow_figure(shown.media(kind), titles=titles, normalisation=normalisation), words
+
+
+def _named(progress: Progress | None, method: str) -> Callable[[str, int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda stage, done, total: progress(f"{method}: {stage}", done, total)

@@ -1,0 +1,273 @@
+"""Data sets on disk, read as their owners give them out: one file a data set, each found by its name.
+
+`read_dataset` turns a release into a clip set without media: who shows what, where its frames are, and which of them
+are onset, apex and offset. `check_dataset` says what of the annotation is not there. A new data set is one file with an
+`Adapter` and one line in `MODULES`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+
+from fsmer.data.clips import ClipSet, concat
+from fsmer.data.schemes import LabelScheme, canonical_dataset
+from fsmer.datasets.audit import Audit, Finding
+from fsmer.datasets.base import Adapter, FrameKind
+from fsmer.datasets.catalog import dataset_info
+from fsmer.datasets.corrections import Correction, read_corrections, shipped_corrections
+from fsmer.datasets.folders import frame_files
+from fsmer.errors import DataError, MissingDatasetError, unknown_name
+
+__all__ = [
+    "Adapter",
+    "Audit",
+    "Correction",
+    "DatasetListing",
+    "Finding",
+    "check_dataset",
+    "frame_files",
+    "list_datasets",
+    "load_adapter",
+    "megc2019_composite",
+    "read_corrections",
+    "read_dataset",
+    "shipped_corrections",
+]
+
+# One line a data set: each module has its adapters in `ADAPTERS`.
+MODULES = (
+    "fsmer.datasets.casme",
+    "fsmer.datasets.casme2",
+    "fsmer.datasets.casme_squared",
+    "fsmer.datasets.casme3",
+    "fsmer.datasets.samm",
+    "fsmer.datasets.smic",
+    "fsmer.datasets.mmew",
+    "fsmer.datasets.fourdme",
+    "fsmer.datasets.generic",
+)
+
+COMPOSITE = ("casme2", "samm", "smic")
+
+
+@dataclass(frozen=True)
+class DatasetListing:
+    """One line of `list_datasets`.
+
+    Parameters
+    ----------
+    name : str
+        Name for `read_dataset`.
+    title : str
+        Full name.
+    clips, subjects : int or None
+        What the release holds, where known.
+    frames_per_second : float or None
+    annotation : str
+        File names that the annotation is looked for under.
+    request : str
+        Where to request it, under which licence, and its paper; ``""`` for a folder of one's own.
+    """
+
+    name: str
+    title: str
+    clips: int | None
+    subjects: int | None
+    frames_per_second: float | None
+    annotation: str
+    request: str
+
+
+def list_datasets() -> tuple[DatasetListing, ...]:
+    """Every data set that `read_dataset` knows, and where to request it."""
+    found = []
+    for adapter in _adapters().values():
+        found.append(
+            DatasetListing(
+                name=adapter.name,
+                title=adapter.title,
+                clips=adapter.published.get("clips"),
+                subjects=adapter.published.get("subjects"),
+                frames_per_second=adapter.frames_per_second,
+                annotation=" or ".join(adapter.sheets) or "names of the folders",
+                request="" if adapter.info is None else adapter.info.where_to_request(),
+            )
+        )
+    return tuple(found)
+
+
+def load_adapter(name: str) -> Adapter:
+    """Adapter of a data set by name, in any usual spelling.
+
+    Raises
+    ------
+    UnknownNameError
+        There is none of that name; the message suggests the nearest.
+
+    Examples
+    --------
+    >>> load_adapter("CASME II").name
+    'casme2'
+    """
+    adapters = _adapters()
+    plain = name.strip().lower().replace("_", "-")
+    for adapter in adapters.values():
+        if plain in (adapter.name, *adapter.aliases):
+            return adapter
+    found = adapters.get(canonical_dataset(name))
+    if found is None:
+        raise unknown_name("data set", name, adapters)
+    return found
+
+
+def check_dataset(
+    name: str,
+    root: str | os.PathLike[str],
+    *,
+    frames: FrameKind | None = None,
+    sheet: str | os.PathLike[str] | None = None,
+    corrections: str | os.PathLike[str] | None = None,
+) -> Audit:
+    """Compare the annotation of a data set with what is on disk, clip by clip.
+
+    A clip is usable when two or more of its annotated frames are there. An apex that is unknown or outside the clip is
+    replaced by the middle frame; every such thing is a finding of the audit.
+
+    Parameters
+    ----------
+    name : str
+        A name of `list_datasets`.
+    root : path
+        Folder to which the release was unpacked; annotation and frames may lie up to three folders below.
+    frames : {"raw", "cropped"}, optional
+        Kind of frames where a release has both. Default: raw where they are there.
+    sheet : path, optional
+        The annotation, where it is not under the root or not the one that would be taken.
+    corrections : path, optional
+        Table of further corrections, see `read_corrections`; they apply after those that ship with fsmer.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no data set of that name.
+    MissingDatasetError
+        The root is not that of the data set; the message says what was looked for.
+    DataError
+        The annotation cannot be read or lacks columns, which the message names.
+    """
+    return load_adapter(name).check(root, frames=frames, sheet=sheet, corrections=corrections)
+
+
+def read_dataset(
+    name: str,
+    root: str | os.PathLike[str],
+    *,
+    scheme: str | LabelScheme | None = None,
+    frames: FrameKind | None = None,
+    sheet: str | os.PathLike[str] | None = None,
+    corrections: str | os.PathLike[str] | None = None,
+) -> ClipSet:
+    """Read the usable clips of a data set as a clip set without media.
+
+    Clips without frames are left out with one warning; `check_dataset` names them.
+
+    Parameters
+    ----------
+    name, root, frames, sheet, corrections
+        As for `check_dataset`.
+    scheme : str or LabelScheme, optional
+        Label scheme to apply, see `ClipSet.relabel`.
+
+    Returns
+    -------
+    ClipSet
+        Beside ``clip, dataset, subject, label, aus`` its table has
+
+        ``name``
+            the clip's own name in the annotation or of its folder;
+        ``path``
+            folder of frames, or video;
+        ``frames, first, last``
+            number of frame files, and the numbers in the first and last one's name (missing for a video);
+        ``onset, apex, offset``
+            frame numbers as annotated and corrected; for an unknown onset or offset of a folder that holds one clip its
+            first or last frame, for an unknown apex nothing;
+        ``onset_index, apex_index, offset_index``
+            the same as positions among `frame_files` of the folder (or frames of the video), counted from 0; where a
+            frame is not on disk, the nearest within the clip;
+        ``apex_from``
+            ``"annotation"``, or ``"middle"`` where the middle frame stands in;
+        ``frames_per_second``
+            speed of the camera;
+        ``sheet_...``
+            every column of the sheet as text, e.g. ``sheet_objective_classes``.
+
+    Raises
+    ------
+    UnknownNameError, MissingDatasetError, DataError
+        As for `check_dataset`, and if no clip is usable.
+    """
+    audit = check_dataset(name, root, frames=frames, sheet=sheet, corrections=corrections)
+    if audit.clips is None:
+        first = audit.findings[-1]
+        raise DataError(
+            f"none of the {audit.annotated} clips of {audit.title} under {audit.root} is usable, for instance "
+            f"{first.clip!r}: {first.detail}; copy the frames again."
+        )
+    if not audit.complete:
+        warnings.warn(
+            f"{audit.annotated - audit.usable} of {audit.annotated} clips of {audit.title} are left out, such as "
+            f"{audit.left_out[0]!r}; check_dataset says why.",
+            stacklevel=2,
+        )
+    return audit.clips if scheme is None else audit.clips.relabel(scheme)
+
+
+def megc2019_composite(*sets: ClipSet) -> ClipSet:
+    """Pool CASME II, SAMM and SMIC-HS by the rule of MEGC 2019: three classes, 442 clips of 68 people when complete.
+
+    Negative is disgust and repression of CASME II, and anger, contempt, disgust, fear and sadness of SAMM; positive is
+    happiness; others, and sadness and fear of CASME II, are left out, and so are two clips of CASME II (see the label
+    scheme ``megc2019``, which this applies).
+
+    Parameters
+    ----------
+    *sets : ClipSet
+        The three data sets with their own labels, in any order, from `read_dataset`.
+
+    Returns
+    -------
+    ClipSet
+        Its ``relabelling`` says what was mapped and left out.
+
+    Raises
+    ------
+    MissingDatasetError
+        One of the three is not there; the message says where to request it.
+    DataError
+        Another data set is among them, or a label is unknown.
+    """
+    held = [canonical_dataset(name) for clips in sets for name in clips.dataset_names]
+    missing = next((name for name in COMPOSITE if name not in held), None)
+    if missing is not None:
+        info = dataset_info(missing)
+        where = f"; {info.where_to_request()}" if info else ""
+        raise MissingDatasetError(
+            f"the composite of MEGC 2019 needs {', '.join(COMPOSITE)}, and {missing} is not given{where}."
+        )
+    other = next((name for name in held if name not in COMPOSITE), None)
+    if other is not None:
+        raise DataError(
+            f"the composite of MEGC 2019 is made of {', '.join(COMPOSITE)}, but {other!r} is among the clips; "
+            "leave it out."
+        )
+    return concat(sets, kinds=()).relabel("megc2019")
+
+
+@cache
+def _adapters() -> dict[str, Adapter]:
+    return {adapter.name: adapter for module in MODULES for adapter in import_module(module).ADAPTERS}

@@ -1,0 +1,100 @@
+"""What a data set says of one clip, before anything on disk is looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fsmer.data.schemes import SPELLINGS
+from fsmer.datasets.sheets import SheetRow
+
+__all__ = ["Annotation", "frame_number", "numbered", "plain_label", "states_nothing"]
+
+# Cells that stand for nothing: CASME II writes / or \ for an unknown apex, SAMM ? for an unclear offset.
+NOTHING = frozenset({"", "/", "\\", "?", "-", "n/a", "na", "nan", "none", "#n/a"})
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One clip as its sheet (or the names of its folders) describe it; every cell is text as written.
+
+    Parameters
+    ----------
+    clip : str
+        Id for tables: unique in the data set.
+    subject : str
+        Who it is, in the data set's one spelling (``"sub01"``, ``"006"``).
+    name : str
+        The clip's own name in the sheet, or of its folder.
+    label, aus : str
+        Class and action units.
+    onset, apex, offset : str
+        Frame numbers.
+    place : str
+        Path that the sheet itself states; ``""`` where the data set's layout says where the clip is.
+    dataset : str
+        Name of the data set if the sheet states it, else ``""``.
+    frames_per_second : float or None
+        If the sheet states it.
+    own : mapping of str to str
+        All columns of the sheet -> text.
+    named : bool
+        Whether the sheet gives the clip a name; otherwise it is called like its video or folder, in which there may be
+        other clips.
+    """
+
+    clip: str
+    subject: str
+    name: str
+    label: str = ""
+    aus: str = ""
+    onset: str = ""
+    apex: str = ""
+    offset: str = ""
+    place: str = ""
+    dataset: str = ""
+    frames_per_second: float | None = None
+    own: Mapping[str, str] = field(default_factory=dict)
+    named: bool = True
+
+    @classmethod
+    def of(cls, row: SheetRow, *, clip: str, subject: str) -> Annotation:
+        """The annotation that a row of a sheet states, for adapters whose columns have these names as roles."""
+        return cls(
+            clip=clip,
+            subject=subject,
+            name=row["name"],
+            label=row["label"],
+            aus=row["aus"],
+            onset=row["onset"],
+            apex=row["apex"],
+            offset=row["offset"],
+            own=row.own,
+        )
+
+
+def states_nothing(cell: str) -> bool:
+    """Whether a cell is empty or holds one of the marks that stand for nothing."""
+    return cell.strip().lower() in NOTHING
+
+
+def numbered(cell: str, prefix: str = "", width: int = 2) -> str:
+    """Name from the first number of a cell: ``numbered("7", "sub")`` is ``"sub07"``; other cells stay as they are."""
+    digits = re.search(r"\d+", cell)
+    return f"{prefix}{digits[0].lstrip('0').zfill(width)}" if digits else cell.strip()
+
+
+def frame_number(cell: str) -> int | None:
+    """Frame number that a cell states (a question mark behind it is overlooked), or None; none has over 15 digits."""
+    digits = re.fullmatch(r"0*(\d{1,15})(?:\.0*)?\s*[?？]?", cell.strip())
+    return int(digits[1]) if digits else None
+
+
+def plain_label(cell: str) -> str:
+    """Label in the one spelling that tables have: lower case, ``others``, ``happiness``, ``sadness``; ``""`` for none.
+
+    Double labels keep both names: ``"Surprise+Positive"`` -> ``"surprise+positive"``.
+    """
+    words = [" ".join(word.lower().split()) for word in cell.split("+")]
+    return "" if states_nothing(cell) else "+".join(SPELLINGS.get(word, word) for word in words)

@@ -1,0 +1,486 @@
+"""`Adapter`: how any data set on disk becomes a table of clips; the file of each data set says only what is special."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from fsmer.data.au_parser import parse_aus
+from fsmer.data.clips import ClipSet
+from fsmer.data.schemes import canonical_dataset
+from fsmer.datasets.annotation import Annotation, frame_number, numbered, plain_label, states_nothing
+from fsmer.datasets.audit import Audit, Finding
+from fsmer.datasets.catalog import DatasetInfo, dataset_info
+from fsmer.datasets.corrections import Correction, apply_corrections, read_corrections, shipped_corrections
+from fsmer.datasets.folders import Folders, Frames, folder_key
+from fsmer.datasets.sheets import SHEET_ENDINGS, SheetRow, SheetTable, plain, read_sheets
+from fsmer.errors import DataError, MissingDatasetError
+
+__all__ = ["Adapter", "FrameKind", "Survey", "release", "roles"]
+
+FrameKind = Literal["raw", "cropped"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What an adapter found under a root, before frames are looked at one by one.
+
+    Parameters
+    ----------
+    annotations : tuple of Annotation
+    source : str
+        Where they are from, for people.
+    place : Path
+        Folder that holds the frames.
+    remarks : tuple of str
+        On the annotation as a whole.
+    """
+
+    annotations: tuple[Annotation, ...]
+    source: str
+    place: Path
+    remarks: tuple[str, ...] = ()
+
+
+def roles(**names: str | tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+    """Columns of an annotation: role -> the names that releases give the column."""
+    return MappingProxyType({role: (name,) if isinstance(name, str) else name for role, name in names.items()})
+
+
+def release(**counts: int) -> Mapping[str, int]:
+    """What a release holds: ``clips``, ``subjects`` and labels."""
+    return MappingProxyType(counts)
+
+
+class Adapter:
+    """One data set: its sheet, its columns, its folders, its quirks.
+
+    A subclass states the class variables and, where its data set is special, `clips` (how a row of the sheet becomes
+    clips) and `folder` (where a clip's frames are; ``place/subject/clip`` by default). A data set without a sheet
+    overrides `survey`.
+    """
+
+    name: str
+    """Name in `read_dataset`; ``dataset`` unless the data set has several parts or forms."""
+    dataset: str
+    """Key in tables, protocols and label schemes."""
+    given_out_as: str = ""
+    """Key of the data set with which it is given out, if that is another."""
+    title: str
+    """Name for people."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the adapter."""
+    frames_per_second: float | None
+    sheets: tuple[str, ...] = ()
+    """File names of the annotation with wildcards, the best first; of one pattern the last by name is taken."""
+    columns: Mapping[str, tuple[str, ...]] = roles()
+    """Role (subject, name, label, aus, onset, apex, offset, ...) -> names of the column in the releases."""
+    needed: tuple[str, ...] = ()
+    """Roles without which a sheet is not the annotation."""
+    subject_prefix: str = ""
+    """What stands before the number of a subject in tables and folders."""
+    subject_width: int = 2
+    """Digits of that number."""
+    worksheet: str = ""
+    """Worksheet to try first."""
+    places: tuple[str, ...] = ()
+    """Folders that hold the frames, the best first, see `Folders.find`."""
+    kind: FrameKind = "raw"
+    """Kind of frames in folders that do not have "crop" in their names."""
+    labels: frozenset[str] = frozenset()
+    """Labels that the annotation may have; empty for any."""
+    has_apex: bool = True
+    """Whether the annotation gives apexes, so that a missing one is worth a word."""
+    segmented: bool = True
+    """Whether a folder holds one clip, so that its first and last frame can stand in for an unknown onset or offset."""
+    first_video_frame: int = 0
+    """Number of a video's first frame in the annotation."""
+    prefix_columns: bool = True
+    """Whether the sheet's own columns get ``sheet_`` before their names."""
+    published: Mapping[str, int] = release()
+    """Clips, subjects and labels of the release, as far as known."""
+
+    # -- what a data set says of itself -------------------------------------------------------------------------------
+
+    def clips(self, row: SheetRow) -> Sequence[Annotation]:
+        """Clips of a row of the sheet: one as a rule, none for a total, a remark or a macro-expression."""
+        if not (row["subject"] and row["name"]):
+            return ()
+        subject = numbered(row["subject"], self.subject_prefix, self.subject_width)
+        own = re.match(rf"{re.escape(folder_key(subject))}[^a-z0-9]", folder_key(row["name"]))
+        return (Annotation.of(row, clip=row["name"] if own else f"{subject}_{row['name']}", subject=subject),)
+
+    def folder(self, place: Path, clip: Annotation, folders: Folders) -> Path | None:
+        """Folder of frames (or video) of a clip below `place`, or None where there is none."""
+        return folders.descend(place, clip.subject, clip.name)
+
+    def survey(self, root: Path, folders: Folders, frames: FrameKind | None, sheet: Path | None) -> Survey:
+        """Find the annotation and the folder of frames.
+
+        Raises
+        ------
+        MissingDatasetError
+            The root holds no annotation or no folder of frames; the message says what was looked for.
+        DataError
+            The annotation cannot be read or has other columns.
+        """
+        table, places = self._find(root, folders, frames, sheet)
+        read = [self.clips(row) for row in table.rows]
+        annotations = tuple(one for clips in read for one in clips)
+        if not annotations:
+            raise DataError(f"{table.sheet.path} lists no clip of {self.title}; give the sheet of the release.")
+        # Other data sets have folders of the same name, and unpacked folders hold themselves, so the clips decide.
+        held = [sum(self.folder(place, one, folders) is not None for one in annotations) for place in places]
+        if not any(held):
+            first = annotations[0]
+            raise MissingDatasetError(
+                f"none of the {len(annotations)} clips of {self.title} that {table.sheet.path.name} lists, such as "
+                f"{first.name!r} of subject {first.subject!r}, has a folder of frames in "
+                f"{', '.join(map(str, places[:3]))}; give the folder to which the whole release was unpacked."
+            )
+        worksheet = f" (worksheet {table.sheet.name})" if table.sheet.name else ""
+        place = next(place for place, clips in zip(places, held, strict=True) if 2 * clips >= max(held))
+        return Survey(
+            annotations, table.sheet.path.name + worksheet, place, self.remarks(table, sum(not clips for clips in read))
+        )
+
+    def remarks(self, table: SheetTable, skipped: int) -> tuple[str, ...]:
+        """Remarks on the sheet as a whole, of which `skipped` rows are no clips."""
+        if not skipped:
+            return ()
+        rows = "1 row is" if skipped == 1 else f"{skipped} rows are"
+        return (f"{rows} no clip in {table.sheet.path.name} and not read",)
+
+    def table(self, files: Sequence[Path]) -> SheetTable:
+        """Table of the first file that has the columns of the annotation.
+
+        Raises
+        ------
+        DataError
+            None has; the message is about the first.
+        """
+        return self.table_with(files, self.needed)
+
+    def table_with(self, files: Sequence[Path], needed: Sequence[str]) -> SheetTable:
+        """As `table`, for columns of these roles."""
+        refused: DataError | None = None
+        for file in files:
+            try:
+                return SheetTable.of(
+                    read_sheets(file),
+                    self.columns,
+                    needed,
+                    title=f"the annotation of {self.title}",
+                    first=self.worksheet,
+                )
+            except DataError as error:
+                refused = refused or error
+        raise refused or DataError(f"no sheet is given as the annotation of {self.title}.")
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def check(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        frames: FrameKind | None = None,
+        sheet: str | os.PathLike[str] | None = None,
+        corrections: str | os.PathLike[str] | None = None,
+    ) -> Audit:
+        """Compare annotation and disk; parameters and errors as for `fsmer.datasets.check_dataset`."""
+        if frames not in (None, "raw", "cropped"):
+            raise DataError(f"frames is {frames!r}, but 'raw', 'cropped' or None (whichever is there) is expected.")
+        top = Path(os.path.abspath(root))
+        if not top.is_dir():
+            raise MissingDatasetError(
+                f"the root {top} of {self.title} {'is a file' if top.exists() else 'does not exist'}; "
+                "give the folder to which the release was unpacked."
+            )
+        own = () if corrections is None else read_corrections(corrections)
+        folders = Folders()
+        survey = self.survey(top, folders, frames, None if sheet is None else Path(sheet))
+        records, findings = self._read(survey, folders, (*shipped_corrections(), *own))
+        return Audit(
+            name=self.name,
+            title=self.title,
+            root=top,
+            annotation=survey.source,
+            frames=f"{os.path.relpath(survey.place, top)} ({self.kind_of(top, survey.place)})",
+            annotated=len(survey.annotations),
+            clips=ClipSet.from_table(_frame(records)) if records else None,
+            findings=tuple(findings),
+            remarks=(*survey.remarks, *self._unused(own, survey.annotations)),
+            published=self.published,
+        )
+
+    @property
+    def info(self) -> DatasetInfo | None:
+        """Owner and licence; None for a folder of one's own."""
+        return dataset_info(self.given_out_as or self.dataset)
+
+    def kind_of(self, root: Path, place: Path) -> FrameKind:
+        """Whether a folder holds raw or cropped frames: every official crop has "crop" in the name of some folder."""
+        known = {plain(part) for pattern in self.places for part in pattern.split("/")}
+        # The root may be one of these folders itself; otherwise its name is the user's.
+        own = (root.name,) if plain(root.name) in known else ()
+        parts = (*own, *place.relative_to(root).parts)
+        return "cropped" if any("crop" in part.lower() for part in parts) else self.kind
+
+    def find_places(self, root: Path, folders: Folders, frames: FrameKind | None) -> list[Path]:
+        """Folders that may hold the frames, the best first."""
+        found = [place for pattern in self.places for place in folders.find(root, pattern)]
+        return [place for place in dict.fromkeys(found) if frames in (None, self.kind_of(root, place))]
+
+    def wrong_root(self, root: Path, frames: FrameKind | None, missing: Sequence[str]) -> MissingDatasetError:
+        """The error for a root that lacks something: what was looked for, and where to request the data set."""
+        looked = {
+            "sheet": f"no annotation sheet (looked for {_or(self.sheets)})",
+            "frames": f"no folder of {frames or ''}{' ' if frames else ''}frames (looked for {_or(self.places)})",
+        }
+        info = self.info
+        request = "" if info is None else f", or {info.where_to_request()}"
+        return MissingDatasetError(
+            f"{root} is not the root of {self.title}: it has {' and '.join(looked[what] for what in missing)}, "
+            f"there or up to three folders below; give the folder to which the release was unpacked{request}."
+        )
+
+    def _find(
+        self, root: Path, folders: Folders, frames: FrameKind | None, sheet: Path | None
+    ) -> tuple[SheetTable, list[Path]]:
+        files = self._sheet_files(root, folders) if sheet is None else [sheet]
+        places = self.find_places(root, folders, frames)
+        missing = [
+            what for what, there in (("sheet", files), ("frames", [p for p in places if p != root])) if not there
+        ]
+        if not files or not places:
+            raise self.wrong_root(root, frames, missing)
+        return self.table(files), places
+
+    def _sheet_files(self, root: Path, folders: Folders) -> list[Path]:
+        files = folders.files(root, SHEET_ENDINGS)
+        named = [
+            file
+            for pattern in self.sheets
+            for file in sorted(files, key=lambda one: one.name, reverse=True)
+            if fnmatch.fnmatchcase(file.name.lower(), pattern.lower())
+        ]
+        # Users rename sheets, so any other may be it if it has the columns.
+        return list(dict.fromkeys([*named, *files]))
+
+    def _read(
+        self, survey: Survey, folders: Folders, corrections: Sequence[Correction]
+    ) -> tuple[list[dict[str, Any]], list[Finding]]:
+        records: list[dict[str, Any]] = []
+        findings: list[Finding] = []
+        for clip, doubled in _told_apart(survey.annotations):
+            notes: list[tuple[str, str]] = [("doubled", doubled)] if doubled else []
+            used = True
+            try:
+                records.append(self._record(clip, survey.place, folders, corrections, notes))
+            except _LeftOut as reason:
+                notes.append((reason.problem, reason.detail))
+                used = False
+            findings += [Finding(clip.clip, clip.subject, problem, detail, used) for problem, detail in notes]
+        return records, findings
+
+    def _record(
+        self,
+        clip: Annotation,
+        place: Path,
+        folders: Folders,
+        corrections: Sequence[Correction],
+        notes: list[tuple[str, str]],
+    ) -> dict[str, Any]:
+        # The folder is looked up by what the sheet says: folders are named before anybody corrects anything.
+        path = self.folder(place, clip, folders)
+        corrected, applied = apply_corrections(clip.dataset or self.dataset, clip, corrections)
+        for one in applied:
+            given = getattr(clip, one.column)
+            notes.append(("corrected", f"{one.column} {given!r} is {one.value!r}: {one.reason} ({one.source})"))
+        if path is None:
+            raise _LeftOut("folder missing", f"no folder {clip.name!r} of subject {clip.subject!r} in {place}")
+        if path.is_file():
+            timing = self._video_timing(path, corrected, notes)
+        else:
+            timing = self._frame_timing(folders.frames(path), corrected, notes)
+        label = plain_label(corrected.label)
+        if not label:
+            notes.append(("label missing", f"the annotation has {corrected.label!r}"))
+        elif self.labels and not self.labels.issuperset(label.split("+")):
+            notes.append(("label unknown", f"{corrected.label!r} is none of {', '.join(sorted(self.labels))}"))
+        aus = "" if states_nothing(corrected.aus) else corrected.aus
+        units = parse_aus(corrected.aus)
+        if units.unparsed or units.unclear:
+            notes.append(("action units unclear", f"the annotation has {corrected.aus!r}"))
+        record = {
+            "clip": corrected.clip,
+            "dataset": corrected.dataset or self.dataset,
+            "subject": corrected.subject,
+            "label": label or None,
+            "aus": aus,
+            "name": corrected.name,
+            "path": str(path),
+            **timing,
+            "frames_per_second": corrected.frames_per_second or self.frames_per_second,
+        }
+        prefix = "sheet_" if self.prefix_columns else ""
+        return record | {f"{prefix}{name}": text for name, text in corrected.own.items() if prefix + name not in record}
+
+    def _frame_timing(self, frames: Frames, clip: Annotation, notes: list[tuple[str, str]]) -> dict[str, Any]:
+        numbers = frames.numbers
+        if len(numbers) < 2:
+            raise _LeftOut("frames missing", f"{frames.folder} holds {len(numbers)} frames, but two are needed")
+        first, last = int(numbers[0]), int(numbers[-1])
+        onset, apex, offset = (frame_number(cell) for cell in (clip.onset, clip.apex, clip.offset))
+        if onset is None:
+            if not self.segmented:
+                raise _LeftOut("onset missing", f"the annotation has {clip.onset!r}, and the recording is longer")
+            if self.has_apex or not states_nothing(clip.onset):
+                notes.append(("onset missing", f"the annotation has {clip.onset!r}; the first frame is used"))
+            onset = first
+        if offset is None or offset < onset:
+            problem = "offset missing" if offset is None else "offset before onset"
+            if not self.segmented:
+                raise _LeftOut(problem, f"the annotation has {clip.offset!r}, and the recording is longer")
+            if self.has_apex or not states_nothing(clip.offset):
+                notes.append((problem, f"the annotation has {clip.offset!r}; the last frame is used"))
+            offset = last
+        # Some crops count their frames from 1 or 0; the whole clip is there all the same.
+        shift = 0
+        if first != onset and last - first == offset - onset == len(numbers) - 1:
+            shift = first - onset
+            notes.append(("renumbered", f"frames {onset}-{offset} are called {first}-{last} on disk"))
+        start = int(np.searchsorted(numbers, onset + shift, "left"))
+        stop = int(np.searchsorted(numbers, offset + shift, "right")) - 1
+        there, asked = stop - start + 1, offset - onset + 1
+        if there < 2:
+            raise _LeftOut(
+                "out of range",
+                f"{max(there, 0)} of the frames {onset}-{offset} are on disk, where frames {first}-{last} are",
+            )
+        if there < asked:
+            notes.append(("frames missing", f"{asked - there} of the frames {onset}-{offset} are not on disk"))
+        middle = (start + stop) // 2
+        apex_index, apex_from = middle, "middle"
+        if apex is None:
+            if self.has_apex or not states_nothing(clip.apex):
+                notes.append(("apex missing", f"the annotation has {clip.apex!r}; the middle frame is used"))
+        elif not onset <= apex <= offset:
+            notes.append(("apex out of range", f"{apex} is not between {onset} and {offset}; the middle frame is used"))
+        else:
+            apex_index = start + int(np.abs(numbers[start : stop + 1] - (apex + shift)).argmin())
+            apex_from = "annotation"
+            if int(numbers[apex_index]) != apex + shift:
+                notes.append(("frames missing", f"apex {apex} is not on disk, {int(numbers[apex_index])} is used"))
+        for index in dict.fromkeys((start, apex_index, stop)):
+            if os.path.getsize(frames.folder / frames.names[index]) == 0:
+                raise _LeftOut("empty file", f"{frames.folder / frames.names[index]} has no bytes")
+        return {
+            "frames": len(numbers),
+            "first": first,
+            "last": last,
+            "onset": onset,
+            "apex": apex,
+            "offset": offset,
+            "onset_index": start,
+            "apex_index": apex_index,
+            "offset_index": stop,
+            "apex_from": apex_from,
+        }
+
+    def _video_timing(self, path: Path, clip: Annotation, notes: list[tuple[str, str]]) -> dict[str, Any]:
+        # What a video holds is known once it is decoded, which is the business of who reads it.
+        if path.stat().st_size == 0:
+            raise _LeftOut("empty file", f"{path} has no bytes")
+        onset, apex, offset = (frame_number(cell) for cell in (clip.onset, clip.apex, clip.offset))
+        first = self.first_video_frame
+        if onset is None and not self.segmented:
+            raise _LeftOut("onset missing", f"the annotation has {clip.onset!r}, and the recording is longer")
+        start = first if onset is None else onset
+        if start < first or (offset is not None and offset <= start):
+            raise _LeftOut("out of range", f"frames {start}-{offset} are no interval of a video that begins at {first}")
+        if apex is not None and (apex < start or (offset is not None and apex > offset)):
+            notes.append(("apex out of range", f"{apex} is not between {start} and {offset}"))
+            apex = None
+        elif apex is None and (self.has_apex or not states_nothing(clip.apex)):
+            notes.append(("apex missing", f"the annotation has {clip.apex!r}"))
+        middle = None if offset is None else (start + offset) // 2
+        return {
+            "frames": None,
+            "first": first,
+            "last": None,
+            "onset": onset,
+            "apex": apex,
+            "offset": offset,
+            "onset_index": start - first,
+            "apex_index": _minus(middle if apex is None else apex, first),
+            "offset_index": _minus(offset, first),
+            "apex_from": "middle" if apex is None else "annotation",
+        }
+
+    def _unused(self, own: Sequence[Correction], clips: Sequence[Annotation]) -> list[str]:
+        # A misspelt correction must not pass for an applied one.
+        return [
+            f"the correction of clip {one.clip!r} of subject {one.subject!r} is not used: there is no such clip"
+            for one in own
+            if canonical_dataset(one.dataset) in (self.dataset, *{clip.dataset for clip in clips})
+            and not any(one.names(clip.dataset or self.dataset, clip) for clip in clips)
+        ]
+
+
+class _LeftOut(Exception):
+    # Why one clip cannot be used; never leaves this module.
+    def __init__(self, problem: str, detail: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.detail = detail
+
+
+_NUMBERS = ("frames", "first", "last", "onset", "apex", "offset", "onset_index", "apex_index", "offset_index")
+
+
+def _frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(records))
+    numbers = {name: pd.array(frame[name].tolist(), dtype="Int64") for name in _NUMBERS}
+    speed = pd.Series([float("nan") if fps is None else fps for fps in frame["frames_per_second"]], dtype=float)
+    return frame.assign(**numbers, frames_per_second=speed)
+
+
+def _told_apart(clips: Sequence[Annotation]) -> Iterator[tuple[Annotation, str]]:
+    # Ids that come up twice get the onset behind them, and a running number where that is the same as well.
+    counts = Counter(clip.clip for clip in clips)
+    places = Counter(clip.clip for clip in {(clip.clip, clip.place): clip for clip in clips}.values())
+    taken: set[str] = set()
+    for clip in clips:
+        name, said = clip.clip, ""
+        if counts[name] > 1:
+            if clip.named:
+                said = f"the annotation names it {counts[name]} times"
+            elif places[name] > 1:
+                said = f"{places[name]} videos or folders of the annotation are called {name!r}"
+            name = f"{name}_{clip.onset}" if clip.onset else name
+        unique, number = name, 2
+        while unique in taken:
+            unique, number = f"{name}-{number}", number + 1
+            said = said or f"the annotation has {clip.place} from the same onset more than once"
+        taken.add(unique)
+        yield replace(clip, clip=unique), said
+
+
+def _minus(number: int | None, first: int) -> int | None:
+    return None if number is None else number - first
+
+
+def _or(names: Sequence[str]) -> str:
+    shown = ["the folders of the subjects themselves" if name == "." else name for name in names]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)

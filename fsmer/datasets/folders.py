@@ -1,0 +1,234 @@
+"""Folders of frames as data sets lay them out: frames in their order, and names that differ in case or padding."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from natsort import natsort_keygen, ns
+from numpy.typing import NDArray
+
+from fsmer.datasets.sheets import plain
+
+__all__ = [
+    "IMAGE_ENDINGS",
+    "VIDEO_ENDINGS",
+    "Folders",
+    "Frames",
+    "folder_key",
+    "frame_files",
+    "list_frames",
+    "natural_order",
+]
+
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+VIDEO_ENDINGS = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".wmv", ".m4v"})
+
+# Archives unpack into a folder of their own name, now and then twice.
+DEEPEST_PLACE = 3
+DEEPEST_SHEET = 2
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frame files of one folder, in their order.
+
+    Parameters
+    ----------
+    folder : Path
+    names : tuple of str
+        File names, in natural order.
+    numbers : int64 array, shape (len(names),)
+        Of the numbers in each name the last that rises from frame to frame; where none does (a time in hours, minutes
+        and seconds), frames are counted from 0.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    numbers: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Frame files of a folder in the natural order of their names, see `natural_order`.
+
+    Padding does not matter (``img9.jpg`` comes before ``img10.jpg``). Files that are no images, hidden files, and
+    images named unlike the rest (a stray ``cover_1.png`` among ``img1.jpg, img2.jpg, ...``) are left out. The indices
+    in the table of `read_dataset` count these files.
+    """
+    frames = list_frames(Path(folder))
+    return [frames.folder / name for name in frames.names]
+
+
+def list_frames(folder: Path) -> Frames:
+    """Names and numbers of the frame files of a folder; none where it cannot be read."""
+    shapes: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+    uneven: set[tuple[str, ...]] = set()
+    group: list[tuple[int, str]] | None = None
+    start, end = "", ""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.is_dir())
+    except OSError:
+        names = []
+    for name in names:
+        # Nearly all names of a folder differ in their last number alone.
+        digits = name[len(start) : len(name) - len(end)]
+        if group is not None and name.startswith(start) and name.endswith(end) and digits.isdecimal():
+            group.append((int(digits), name))
+            continue
+        stem, ending = os.path.splitext(name)
+        if name.startswith(".") or ending.lower() not in IMAGE_ENDINGS:
+            continue
+        number = re.search(r"(\d+)\D*$", stem)
+        if number is not None:
+            start, end = stem[: number.start()], stem[number.end(1) :] + ending
+            shape = tuple(re.sub(r"\d+", "0", part.lower()) for part in (start, stem[number.end(1) :], ending))
+            # The digits after a dot may be those of a decimal number.
+            if shape in shapes or re.search(r"\d\.$", start):
+                uneven.add(shape)
+            group = shapes.setdefault(shape, [])
+            group.append((int(number[1]), name))
+    # Of groups of one size the first by name.
+    most = max((len(group) for group in shapes.values()), default=0)
+    shape, frames = next(((shape, group) for shape, group in shapes.items() if len(group) == most), ((), []))
+    if shape in uneven or any(number >= 2**63 for number, _ in frames):
+        ordered = natural_order(name for _, name in frames)
+        return Frames(folder, tuple(ordered), _frame_numbers(ordered))
+    frames = sorted(frames)
+    return Frames(folder, tuple(name for _, name in frames), np.array([number for number, _ in frames], np.int64))
+
+
+def _frame_numbers(names: Sequence[str]) -> NDArray[np.int64]:
+    rows = [tuple(int(digits) for digits in re.findall(r"\d+", os.path.splitext(name)[0])) for name in names]
+    for column in reversed(list(zip(*rows, strict=True))):
+        rises = all(one < two or rows[place] == rows[place + 1] for place, (one, two) in enumerate(pairwise(column)))
+        if rises and column[-1] < 2**63:
+            return np.array(column, np.int64)
+    return np.arange(len(names), dtype=np.int64)
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """File names by all the numbers in them, so img2 comes before img10; names without a number come first.
+
+    Letter case and the padding of numbers do not matter, and digits of the suffix (jp2) are no number. Digits on both
+    sides of a dot are one decimal number (t0.45 before t0.5) where the names are written so: with places of different
+    length, none of which ends in 0, after wholes that differ or are 0. Otherwise they are two numbers (cam1.9 before
+    cam1.11).
+
+    Examples
+    --------
+    >>> natural_order(["reg_img10.jpg", "reg_img9.jpg", "reg_img100.jpg"])
+    ['reg_img9.jpg', 'reg_img10.jpg', 'reg_img100.jpg']
+    >>> natural_order(["10_0.png", "2_0.png", "1_0.png"])
+    ['1_0.png', '2_0.png', '10_0.png']
+    """
+    listed = list(names)
+    dotted = [pair for name in listed for pair in re.findall(r"(\d+)\.(\d+)", os.path.splitext(name)[0])]
+    wholes, places = {whole.lstrip("0") for whole, _ in dotted}, {digits for _, digits in dotted}
+    trailing = any(len(digits) > 1 and digits.endswith("0") for digits in places)
+    decimal = not trailing and len({len(digits) for digits in places}) > 1 and (len(wholes) > 1 or wholes == {""})
+    natural = natsort_keygen(alg=ns.IGNORECASE | (ns.FLOAT | ns.NOEXP if decimal else ns.INT))
+
+    def key(name: str) -> tuple[Any, ...]:
+        stem = os.path.splitext(name)[0]
+        return re.search(r"\d", stem) is not None, natural(stem), name
+
+    return sorted(listed, key=key)
+
+
+def folder_key(name: str) -> str:
+    """Form of a name in which letter case and the padding of numbers do not matter: ``"Sub01"`` -> ``"sub1"``."""
+    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", name.strip().lower())
+
+
+class Folders:
+    """Looks folders up by name, each listed once."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, tuple[Path, ...]] = {}
+        self._keys: dict[Path, dict[str, Path]] = {}
+        # Long recordings have thousands of frames each, so only the last few lists are kept.
+        self.frames = lru_cache(maxsize=64)(list_frames)
+
+    def children(self, folder: Path) -> tuple[Path, ...]:
+        """Folders in a folder, by name, without hidden ones."""
+        if folder not in self._listed:
+            try:
+                with os.scandir(folder) as entries:
+                    found = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            except OSError:
+                found = []
+            self._listed[folder] = tuple(folder / name for name in sorted(found))
+        return self._listed[folder]
+
+    def child(self, folder: Path, name: str) -> Path | None:
+        """Folder in a folder: of exactly that name, else of the same `folder_key`."""
+        if folder not in self._keys:
+            keys: dict[str, Path] = {}
+            for path in self.children(folder):
+                keys.setdefault(folder_key(path.name), path)
+            keys.update({f"={path.name}": path for path in self.children(folder)})
+            self._keys[folder] = keys
+        known = self._keys[folder]
+        return known.get(f"={name}") or known.get(folder_key(name))
+
+    def descend(self, folder: Path, *names: str) -> Path | None:
+        """Follow several names down, one level each."""
+        place: Path | None = folder
+        for name in names:
+            place = None if place is None else self.child(place, name)
+        return place
+
+    def find(self, root: Path, pattern: str) -> Iterator[Path]:
+        """Folders under (or at) `root` that fit a pattern, nearest first.
+
+        Parameters
+        ----------
+        root : Path
+        pattern : str
+            A name, or names joined by ``/``, compared without case, blanks and punctuation; ``"."`` is the root itself.
+        """
+        if pattern == ".":
+            yield root
+            return
+        first, *rest = pattern.split("/")
+        for folder in self._below(root, DEEPEST_PLACE):
+            if plain(folder.name) == plain(first):
+                found = self.descend(folder, *rest)
+                if found is not None:
+                    yield found
+
+    def files(self, root: Path, endings: frozenset[str], *, depth: int = DEEPEST_SHEET) -> list[Path]:
+        """Files with one of these endings under `root`, nearest first, without hidden and lock files."""
+        found: list[Path] = []
+        for folder in self._below(root, depth):
+            try:
+                with os.scandir(folder) as entries:
+                    names = [
+                        entry.name
+                        for entry in entries
+                        if os.path.splitext(entry.name)[1].lower() in endings
+                        and not entry.name.startswith((".", "~$"))
+                        and entry.is_file()
+                    ]
+            except OSError:
+                names = []
+            found += [folder / name for name in sorted(names)]
+        return found
+
+    def _below(self, root: Path, depth: int) -> Iterator[Path]:
+        level: Sequence[Path] = (root,)
+        yield root
+        for _ in range(depth):
+            level = [child for folder in level for child in self.children(folder)]
+            yield from level

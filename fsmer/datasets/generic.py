@@ -1,0 +1,116 @@
+"""Any folder with a table: ``clip, subject, path, onset, apex, offset, label, aus`` and more, most of them optional.
+
+A clip is a folder of frames or a video, below the folder that is read. Frame numbers are those in the file names of
+frames, and count from 0 in a video. What has no onset and offset is taken whole. Without a column of names, clips are
+called like their video or folder, with the onset behind it where that has several.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from fsmer.data.text_tables import path_inside
+from fsmer.datasets.annotation import Annotation, states_nothing
+from fsmer.datasets.base import Adapter, roles
+from fsmer.datasets.folders import VIDEO_ENDINGS, Folders
+from fsmer.datasets.sheets import SheetRow, SheetTable, plain
+from fsmer.errors import DataError
+
+__all__ = ["ADAPTERS", "Generic"]
+
+
+class Generic(Adapter):
+    """A folder of one's own with a CSV or Excel table."""
+
+    name = "generic"
+    dataset = "mine"
+    title = "a data set of your own"
+    aliases = ("mine", "csv")
+    frames_per_second = None
+    sheets = ("clips.*", "index.*", "annotation*", "label*", "*.csv")
+    columns = roles(
+        name=("clip", "id", "name"),
+        place=("path", "folder", "video", "file"),
+        subject="subject",
+        dataset="dataset",
+        onset="onset",
+        apex="apex",
+        offset="offset",
+        label=("label", "emotion"),
+        aus=("aus", "au", "action units"),
+        fps=("frames_per_second", "fps"),
+    )
+    places = (".",)
+    has_apex = False
+    prefix_columns = False
+
+    def table(self, files: Sequence[Path]) -> SheetTable:
+        try:
+            return self.table_with(files, ("name",))
+        except DataError as refused:
+            try:
+                return self.table_with(files, ("place",))
+            except DataError:
+                raise refused from None
+
+    def clips(self, row: SheetRow) -> Sequence[Annotation]:
+        place = row["place"]
+        name = row["name"] or PurePosixPath(place.replace("\\", "/")).stem
+        if not name:
+            return ()
+        roles = {plain(known) for names in self.columns.values() for known in names}
+        own = {column: text for column, text in row.own.items() if plain(column) not in roles}
+        clip = Annotation.of(row, clip=name, subject=row["subject"])
+        clip = replace(clip, name=name, place=place, own=own, named=bool(row["name"]))
+        return (replace(clip, aus=_units(row["aus"]), dataset=row["dataset"], frames_per_second=_speed(row)),)
+
+    def folder(self, place: Path, clip: Annotation, folders: Folders) -> Path | None:
+        if clip.place:
+            try:
+                stated = Path(path_inside(place, clip.place))
+            except ValueError as error:
+                raise DataError(f"clip {clip.name!r} of the table: {error}.") from error
+            return stated if os.path.isdir(stated) or _is_video(stated) else None
+        tops = [
+            place,
+            *(top for top in (folders.child(place, name) for name in (clip.subject, clip.dataset) if name) if top),
+        ]
+        for top in tops:
+            found = folders.child(top, clip.name)
+            if found is not None:
+                return found
+            for video in folders.files(top, VIDEO_ENDINGS, depth=0):
+                if clip.name in (video.name, video.stem):
+                    return video
+        return None
+
+
+def _units(cell: str) -> str:
+    # Programs write lists the way their language does: [6, 12] or ['AU6', 'AU12'].
+    if cell.startswith("[") and cell.endswith("]"):
+        return cell[1:-1].replace("'", "").replace('"', "")
+    return cell
+
+
+def _is_video(path: Path) -> bool:
+    return os.path.isfile(path) and path.suffix.lower() in VIDEO_ENDINGS
+
+
+def _speed(row: SheetRow) -> float | None:
+    if states_nothing(row["fps"]):
+        return None
+    try:
+        speed = float(row["fps"])
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise DataError(
+            f"row {row.number} of the table has {row['fps']!r} frames a second, but a number above 0 is expected."
+        )
+    return speed
+
+
+ADAPTERS = (Generic(),)

@@ -1,0 +1,1 @@
+"""Compiled code and random numbers below the networks."""

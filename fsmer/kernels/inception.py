@@ -1,0 +1,131 @@
+"""Inception blocks with few filters in compiled code, for the training of `fr` and `basic_inception` on CPUs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fsmer.kernels.compiled import compiled, plain_in_memory
+
+__all__ = ["compiled_features"]
+
+# Numbers of filters that the source is written for, and blocks at most.
+FILTERS = (6, 16)
+MOST_BLOCKS = 4
+# Clips side by side in a vector.
+LANES = 16
+# Rooms of a backward pass that are kept for the next forward pass; a fresh one costs as much as half of that pass.
+KEPT_ROOMS = 4
+
+_rooms: list[Tensor] = []
+
+
+def compiled_features(maps: Tensor, filters: Sequence[int], weights: Sequence[Tensor]) -> Tensor | None:
+    """Flattened features of a stream of Inception blocks, or None where compiled code cannot make them.
+
+    It can on a CPU with a compiler, for float32, in training (what is asked for weights alone). The features and the
+    slopes of the weights are those of torch's layers but for rounding. Under autocast they stay in float32, which is
+    both faster than torch's bfloat16 layers and nearer to the truth.
+
+    Parameters
+    ----------
+    maps : Tensor of shape (B, 1, side, side)
+    filters : sequence of int
+        Of each block; 6 and 16 are possible.
+    weights : sequence of Tensor
+        For each block those of its three 1x1 convolutions side by side, of 3x3, 5x5 and the one after pooling, each
+        followed by its biases.
+    """
+    library = _library()
+    possible = (
+        library is not None
+        and torch.is_grad_enabled()
+        and len(filters) <= MOST_BLOCKS
+        and all(count in FILTERS for count in filters)
+        and not maps.requires_grad
+        and plain_in_memory(maps, *weights)
+    )
+    return _Features.apply(maps, tuple(filters), *weights) if possible else None
+
+
+class _Features(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, filters: tuple[int, ...], *weights: Tensor) -> Tensor:
+        library, side = _compiled(), maps.shape[-1]
+        maps = maps.contiguous()
+        laid = [value.contiguous() for value in weights]
+        counts = (ctypes.c_int64 * len(filters))(*filters)
+        shape = (len(maps), side, len(filters), counts)
+        groups = -(-len(maps) // LANES)
+        room = _room(groups * library.inception_room(*map(ctypes.c_int64, shape[1:3]), counts))
+        rest = side // 2 ** len(filters)
+        features = torch.empty(len(maps), 4 * filters[-1] * rest * rest)
+        library.inception_forward(_at(maps), *_numbers(shape), _layers(laid), _at(room), _at(features))
+        ctx.save_for_backward(*laid)
+        ctx.room, ctx.shape = room, shape
+        return features
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+        library, shape, laid, room = _compiled(), ctx.shape, ctx.saved_tensors, ctx.room
+        if room is None:
+            raise RuntimeError("the way back through compiled Inception blocks can be taken once only.")
+        ctx.room = None
+        scratch = _room(library.inception_scratch(ctypes.c_int64(shape[1]), ctypes.c_int64(shape[2]), shape[3]))
+        turned, found = [torch.zeros_like(value) for value in laid], [torch.empty_like(value) for value in laid]
+        slopes = slopes.contiguous()
+        library.inception_backward(
+            _at(slopes),
+            *_numbers(shape),
+            _layers(laid),
+            _at(room),
+            _at(scratch),
+            _layers(turned),
+            _layers(found),
+        )
+        _rooms.extend((room, scratch))
+        del _rooms[:-KEPT_ROOMS]
+        return None, None, *found
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    library = compiled("inception")
+    if library is not None:
+        library.inception_room.restype = library.inception_scratch.restype = ctypes.c_int64
+    return library
+
+
+def _compiled() -> ctypes.CDLL:
+    library = _library()
+    assert library is not None, "compiled_features has looked"
+    return library
+
+
+def _room(count: int) -> Tensor:
+    """Room for vectors, which begin where a processor wants them."""
+    for number, held in enumerate(_rooms):
+        if len(held) == count * LANES:
+            return _rooms.pop(number)
+    values = torch.empty((count + 1) * LANES)
+    skipped = -values.data_ptr() % (4 * LANES) // 4
+    return values[skipped : skipped + count * LANES]
+
+
+def _numbers(shape: tuple[int, int, int, Any]) -> tuple[Any, ...]:
+    return (*map(ctypes.c_int64, shape[:3]), shape[3])
+
+
+def _layers(values: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(values))(*(value.data_ptr() for value in values))
+
+
+def _at(values: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(values.data_ptr())

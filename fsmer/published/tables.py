@@ -1,0 +1,351 @@
+"""Published results tables as data: columns with their protocols, rows with their printed numbers and what runs them.
+
+A table is one YAML file in ``fsmer/published/tables``. Numbers stand as they are printed, a cell for each column,
+metrics joined by a slash: ``"88.35%/0.8676  80.14%/0.7291"``; ``-`` is a cell that the paper leaves empty, ``*`` marks
+what the paper took from another article, ``77.82±3.65%`` has its deviation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from fsmer.episodic import Protocol, load_protocol
+from fsmer.errors import FsmerError, unknown_name
+from fsmer.schema import Count, Names, read_yaml
+
+__all__ = ["METRIC_TITLES", "Column", "Published", "PublishedTable", "Row", "Settings", "list_tables", "load_table"]
+
+FOLDER = Path(__file__).parent / "tables"
+
+METRIC_TITLES = {
+    "acc": "Acc",
+    "parameters": "parameters (million)",
+    "seconds": "time (s)",
+    "uar": "UAR",
+    "uf1": "UF1",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One printed number.
+
+    Parameters
+    ----------
+    text : str
+        As it is printed.
+    value : float
+        Shares as fractions, whether printed so or in percent.
+    sd : float or None
+        Standard deviation, where one is printed.
+    """
+
+    text: str
+    value: float
+    sd: float | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Published:
+        """Read ``0.7838``, ``88.35%``, ``0.4090*`` or ``77.82±3.65%``.
+
+        Raises
+        ------
+        FsmerError
+            It is none of these.
+        """
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:±(\d+(?:\.\d+)?))?(%?)\*?", text)
+        if found is None:
+            raise FsmerError(f"{text!r} is no printed number; write for example 0.7838, 88.35% or 77.82±3.65%.")
+        scale = 100 if found.group(3) else 1
+        sd = None if found.group(2) is None else float(found.group(2)) / scale
+        return cls(text, float(found.group(1)) / scale, sd)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Parameters
+    ----------
+    title : str
+    settings : mapping
+        Keys of `Settings` that hold for every row.
+    part : str or None
+        The column is one data set's part of the run.
+    classes : int or None
+        Number of classes, where parameters are counted.
+    average : tuple of int
+        The column is the mean of these.
+    """
+
+    title: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    part: str | None = None
+    classes: int | None = None
+    average: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a table.
+
+    Parameters
+    ----------
+    method : str
+        As the paper calls it; rows of fsmer's own say so.
+    group, note : str
+        What the row belongs to, and what to know of it.
+    published : tuple of (mapping of metric to Published, or None)
+        One entry a column; empty for rows that the paper does not have.
+    run : mapping or None
+        Keys of `Settings`; ``None``: published only.
+    columns : tuple of int
+        The columns that it is run in.
+    """
+
+    method: str
+    group: str = ""
+    note: str = ""
+    published: tuple[Mapping[str, Published] | None, ...] = ()
+    run: Mapping[str, Any] | None = None
+    columns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What measuring one cell takes.
+
+    Parameters
+    ----------
+    protocol : Protocol
+    model : str
+        Name of a backbone.
+    method : str
+    arguments : mapping
+        Of the backbone's constructor.
+    params : mapping
+        Of the method.
+    before : tuple of str
+        What is done with the source first: ``"au_detector"`` fits the action unit detector of `merau`, ``"source"``
+        trains the backbone by its recipe.
+    """
+
+    protocol: Protocol
+    model: str
+    method: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A table of a paper; see `load_table`.
+
+    Parameters
+    ----------
+    name, title, paper, table : str
+        Short name, what it shows, the paper, and the number there.
+    metrics : tuple of str
+        In the order in which numbers of a cell stand.
+    percent : tuple of str
+        Metrics that the table gives in percent.
+    seeds : int
+        How often the paper ran, as far as it says.
+    columns : tuple of Column
+    rows : tuple of Row
+    differences : tuple of str
+        Where the paper's protocol and fsmer's part, in words.
+    gaps : tuple of str
+        What of the printed table is missing or was read with care.
+    """
+
+    name: str
+    title: str
+    paper: str
+    table: str
+    metrics: tuple[str, ...]
+    percent: tuple[str, ...]
+    seeds: int
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    differences: tuple[str, ...]
+    gaps: tuple[str, ...] = ()
+
+    def runs(self, row: int) -> tuple[int, ...]:
+        """The columns, means aside, in which that row is measured."""
+        one = self.rows[row]
+        return () if one.run is None else tuple(place for place in one.columns if not self.columns[place].average)
+
+    def settings(self, row: int, column: int) -> Settings:
+        """How to measure a cell: the column's settings with the row's in their place.
+
+        Raises
+        ------
+        FsmerError
+            Model, method or protocol are missing, or a key is unknown.
+        """
+        own = dict(self.rows[row].run or {})
+        shared = dict(self.columns[column].settings)
+        before = (*own.pop("before", ()), *shared.pop("before", ()))
+        values = {**shared, **own}
+        where = f"row {self.rows[row].method!r} of table {self.name!r} in column {self.columns[column].title!r}"
+        for key in ("protocol", "model", "method"):
+            if key not in values:
+                raise FsmerError(f"{where} has no {key}; name it in the row or in the column.")
+        unknown = sorted(set(values) - {"protocol", "model", "method", "arguments", "params"})
+        if unknown:
+            raise FsmerError(f"{where} has the unknown key {unknown[0]!r}; take it out.")
+        protocol = values.pop("protocol")
+        made = load_protocol(protocol) if isinstance(protocol, str) else Protocol.from_dict(protocol)
+        return Settings(protocol=made, before=before, **values)
+
+    def datasets(self) -> tuple[str, ...]:
+        """Keys of all data sets that its runs need."""
+        needed = {
+            need.dataset
+            for row in range(len(self.rows))
+            for column in self.runs(row)
+            for need in self.settings(row, column).protocol.requirements
+        }
+        return tuple(sorted(needed))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Words of the table for a listing."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "paper": self.paper,
+            "table": self.table,
+            "metrics": list(self.metrics),
+            "columns": [column.title for column in self.columns],
+            "rows": [row.method for row in self.rows],
+            "runnable": [row.method for row in self.rows if row.run is not None],
+            "datasets": list(self.datasets()),
+            "differences": list(self.differences),
+            "gaps": list(self.gaps),
+        }
+
+
+def list_tables() -> list[PublishedTable]:
+    """All published tables that fsmer knows, sorted by name."""
+    return [load_table(name) for name in _names()]
+
+
+def load_table(name: str) -> PublishedTable:
+    """The table of that name.
+
+    Raises
+    ------
+    UnknownNameError
+        There is none; the nearest names are suggested.
+
+    Examples
+    --------
+    >>> load_table("fr-2").rows[-3].published[0]["uf1"].value
+    0.7838
+    """
+    if name not in _names():
+        raise unknown_name("table", name, _names())
+    return _read(name)
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+class _ColumnFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    title: str
+    part: NotRequired[str]
+    classes: NotRequired[Count]
+    average: NotRequired[list[Count]]
+
+
+class _RowFile(TypedDict):
+    method: str
+    group: NotRequired[str]
+    note: NotRequired[str]
+    published: NotRequired[str]
+    run: NotRequired[dict[str, Any]]
+    columns: NotRequired[list[Count]]
+
+
+class _TableFile(TypedDict):
+    name: str
+    title: str
+    paper: str
+    table: str
+    metrics: Names
+    percent: NotRequired[Names]
+    seeds: Count
+    columns: list[_ColumnFile]
+    rows: list[_RowFile]
+    differences: Names
+    gaps: NotRequired[Names]
+
+
+@cache
+def _read(name: str) -> PublishedTable:
+    values: Any = read_yaml(
+        FOLDER / f"{name}.yaml", _TableFile, what="a published table", remedy="install fsmer again", error=FsmerError
+    )
+    metrics = tuple(values["metrics"])
+    columns = tuple(_column(one) for one in values["columns"])
+    rows = tuple(_row(one, metrics, len(columns)) for one in values["rows"])
+    return PublishedTable(
+        name=values["name"],
+        title=values["title"],
+        paper=values["paper"],
+        table=values["table"],
+        metrics=metrics,
+        percent=tuple(values.get("percent", ())),
+        seeds=values["seeds"],
+        columns=columns,
+        rows=rows,
+        differences=tuple(values["differences"]),
+        gaps=tuple(values.get("gaps", ())),
+    )
+
+
+def _column(values: Mapping[str, Any]) -> Column:
+    own = ("title", "part", "classes", "average")
+    settings = {key: value for key, value in values.items() if key not in own}
+    return Column(
+        title=values["title"],
+        settings=settings,
+        part=values.get("part"),
+        classes=values.get("classes"),
+        average=tuple(values.get("average", ())),
+    )
+
+
+def _row(values: Mapping[str, Any], metrics: Sequence[str], count: int) -> Row:
+    published: tuple[Mapping[str, Published] | None, ...] = ()
+    if "published" in values:
+        cells = values["published"].split()
+        if len(cells) != count:
+            raise FsmerError(f"row {values['method']!r} has {len(cells)} published cells for {count} columns.")
+        published = tuple(None if cell == "-" else _cell(cell, metrics) for cell in cells)
+    columns = values.get("columns", [place for place in range(count) if not published or published[place] is not None])
+    return Row(
+        method=values["method"],
+        group=values.get("group", ""),
+        note=values.get("note", ""),
+        published=published,
+        run=values.get("run"),
+        columns=tuple(columns),
+    )
+
+
+def _cell(text: str, metrics: Sequence[str]) -> dict[str, Published]:
+    parts = text.split("/")
+    if len(parts) != len(metrics):
+        raise FsmerError(f"the cell {text!r} has {len(parts)} numbers for the metrics {', '.join(metrics)}.")
+    return {metric: Published.read(part) for metric, part in zip(metrics, parts, strict=True)}

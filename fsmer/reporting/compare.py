@@ -1,0 +1,477 @@
+"""Several reports side by side: figures, differences, paired tests, and in words what makes them hard to compare."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsmer.errors import DataError
+from fsmer.evaluation.report import ORACLE, Report, show_figure
+from fsmer.io import check_writable, write_json, write_text
+from fsmer.reporting.html import NAMES, SHOWN, confusion_table, contents, footer, headline, provenance_rows
+from fsmer.reporting.page import Html, el, interval_bar, joined, page, section, table
+from fsmer.reporting.statistics import CriticalDifference, PairedComparison, critical_difference, paired_comparison
+from fsmer.text import markdown, one_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison", "compare"]
+
+JSON_FILE = "compare.json"
+MARKDOWN_FILE = "compare.md"
+HTML_FILE = "compare.html"
+PICTURE_FILE = "compare.png"
+RANKS_FILE = "ranks.png"
+# Clips listed on which the reports disagree.
+MAX_CLIPS = 100
+TESTS = (
+    "Differences are first minus second; interval and p by paired bootstrap over subjects. Right alone: clips that "
+    "only the first and only the second gets right by most of their answers, tested by McNemar (exact; it takes clips "
+    "for independent). No p-value is corrected for the number of pairs."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Reports side by side.
+
+    Attributes
+    ----------
+    reports : mapping of str to Report
+        In the order given; the name of an ORACLE report says so.
+    warnings : tuple of str
+        What stands in the way of comparing the figures, one sentence each.
+    tests : tuple of PairedComparison
+        Of every two reports that judge the same clips in the same folds.
+    ranking : CriticalDifference or None
+        Of three or more reports on the same clips, over subjects.
+    """
+
+    reports: Mapping[str, Report]
+    warnings: tuple[str, ...]
+    tests: tuple[PairedComparison, ...]
+    ranking: CriticalDifference | None = field(default=None)
+
+    @property
+    def title(self) -> str:
+        """The names of all reports."""
+        return " against ".join(self.reports)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        keys = [key for name in SHOWN for key in (name, f"{name}_interval")]
+        listed = []
+        for name, report in self.reports.items():
+            values = report.to_dict()
+            listed.append(
+                {
+                    "name": name,
+                    "title": report.title,
+                    "rule": report.selection["rule"],
+                    **{key: values[key] for key in [*keys, "per_seed", "per_dataset", "per_class", "counts"]},
+                    "protocol_hash": report.protocol["hash"],
+                    "weights_hash": report.model["weights_hash"],
+                }
+            )
+        return {
+            "format": "fsmer-comparison",
+            "format_version": 1,
+            "reports": listed,
+            "warnings": list(self.warnings),
+            "tests": [test.to_dict() for test in self.tests],
+            "ranking": None if self.ranking is None else self.ranking.to_dict(),
+        }
+
+    def markdown(self) -> str:
+        """The comparison as a Markdown page."""
+        lines = [f"# {markdown(self.title)}", ""]
+        lines += [line for warning in self.warnings for line in (f"> **Take care:** {markdown(warning)}", "")]
+        lines += ["| report | clips | subjects | seeds | UF1 | UAR | Acc |", "|---|---|---|---|---|---|---|"]
+        for name, report in self.reports.items():
+            shown = " | ".join(show_figure(report.figures, metric) for metric in SHOWN)
+            counts = " | ".join(f"{report.counts[what]:,}" for what in ("clips", "subjects"))
+            lines.append(f"| {markdown(name)} | {counts} | {len(report.per_seed)} | {shown} |")
+        if self.tests:
+            lines += [
+                "",
+                f"| first - second | {' | '.join(NAMES[n] for n in SHOWN)} | McNemar |",
+                "|---|---|---|---|---|",
+            ]
+            for test in self.tests:
+                cells = " | ".join(" ".join(cell) for cell in _test_cells(test))
+                lines.append(f"| {markdown(' - '.join(test.names))} | {cells} |")
+            lines += ["", TESTS]
+        if self.ranking is not None:
+            lines += ["", "```", str(self.ranking), "```"]
+        return "\n".join([*lines, ""])
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name}: {', '.join(f'{NAMES[n]} {show_figure(r.figures, n)}' for n in SHOWN)}"
+            for name, r in self.reports.items()
+        ]
+        parts += [f"take care: {warning}" for warning in self.warnings]
+        parts += [str(test) for test in self.tests]
+        if self.ranking is not None:
+            parts.append(str(self.ranking))
+        return "\n".join(parts)
+
+    def figure(self, metric: str = "uf1") -> Figure:
+        """One dot with its interval for each report, best on top."""
+        from fsmer.reporting.plots import methods_figure
+
+        return methods_figure(self.reports, metric=metric)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """One self-contained page; also written to `path` where one is given.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        parts = [_figures(self), *_tests(self), _breakdown(self), _confusions(self), *_clips(self), _provenance(self)]
+        oracle = any(report.oracle for report in self.reports.values())
+        head = el(
+            "header",
+            el("span", f"with {ORACLE} figures", class_="badge") if oracle else None,
+            el("h1", self.title),
+            *(el("p", warning, class_="warning") for warning in self.warnings),
+            contents(parts),
+        )
+        text = page(self.title, head, *parts, footer(), oracle=oracle)
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``compare.json``, ``compare.md``, ``compare.html`` and ``compare.png``, each whole or not at all.
+
+        Three or more reports on the same clips add ``ranks.png``, their critical-difference diagram.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be written.
+        """
+        from fsmer.reporting.plots import save_figure
+        from fsmer.reporting.plots_statistics import critical_difference_figure
+
+        target = Path(folder)
+        check_writable(target)
+        save_figure(self.figure(), target / PICTURE_FILE)
+        if self.ranking is not None:
+            save_figure(critical_difference_figure(self.ranking), target / RANKS_FILE)
+        write_text(target / MARKDOWN_FILE, self.markdown())
+        self.to_html(target / HTML_FILE)
+        write_json(target / JSON_FILE, self.to_dict())
+        return target
+
+
+def compare(
+    *reports: Report | str | os.PathLike[str], names: Sequence[str] | None = None, draws: int = 2000, seed: int = 0
+) -> Comparison:
+    """Put reports side by side.
+
+    Reports on other clips, labels or folds are shown all the same, but neither paired nor ranked, and a warning says
+    why.
+
+    Parameters
+    ----------
+    *reports : Report or path
+        Two or more; a path is a folder that an evaluation wrote.
+    names : sequence of str, optional
+        One a report; default the names of the folders, or method and model.
+    draws : int
+        Bootstrap samples of the paired tests.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    DataError
+        Fewer than two reports, a folder without a whole report, figures or probabilities that are none, or another
+        number of names.
+
+    Examples
+    --------
+    >>> comparison = fsmer.compare("out/pixels", "out/facs-flow")  # doctest: +SKIP
+    >>> print(comparison.tests[0])  # doctest: +SKIP
+    """
+    if len(reports) < 2:
+        raise DataError(f"a comparison needs at least two reports, but got {len(reports)}; give another one.")
+    if names is not None and len(names) != len(reports):
+        raise DataError(f"there are {len(reports)} reports but {len(names)} names; give one for each.")
+    loaded = [report if isinstance(report, Report) else Report.load(report) for report in reports]
+    shown = [one_line(name) for name in names or _names(reports)]
+    named = dict(zip(_distinct(shown, loaded), loaded, strict=True))
+    for name, report in named.items():
+        if report.unsound:
+            raise DataError(f"the report {name} cannot be compared: {report.unsound}; evaluate again.")
+    warnings, tests = _kinds(named), []
+    for (first, a), (second, b) in combinations(named.items(), 2):
+        warnings += _differences((first, a), (second, b))
+        try:
+            tests.append(paired_comparison(a, b, names=(first, second), draws=draws, seed=seed))
+        except DataError as error:
+            if _same_clips(a, b):
+                warnings.append(f"{first} and {second} are not tested against each other: {error}")
+    ranking = None
+    if len(named) > 2 and len(tests) == len(named) * (len(named) - 1) // 2 and tests[0].subjects > 1:
+        ranking = critical_difference(named)
+    return Comparison(named, tuple(warnings), tuple(tests), ranking)
+
+
+def _names(reports: Sequence[Report | str | os.PathLike[str]]) -> list[str]:
+    """Folders by their last part where that tells them apart; reports by what was run."""
+    last = [
+        f"{one.method['name']} on {one.model['name']}" if isinstance(one, Report) else Path(one).resolve().name
+        for one in reports
+    ]
+    twice = {name for name, count in Counter(last).items() if count > 1}
+    return [
+        str(one) if name in twice and not isinstance(one, Report) else name
+        for name, one in zip(last, reports, strict=True)
+    ]
+
+
+def _distinct(names: list[str], reports: Sequence[Report]) -> list[str]:
+    """Names with ORACLE where it applies, numbered where they would be the same."""
+    stamped = [f"{name} [{ORACLE}]" if report.oracle else name for name, report in zip(names, reports, strict=True)]
+    seen: Counter[str] = Counter()
+    found = []
+    for name in stamped:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def _kinds(named: Mapping[str, Report]) -> list[str]:
+    """Whether some of the figures are honest and others are not."""
+    oracle = [name for name, report in named.items() if report.oracle]
+    honest = [name for name in named if name not in oracle]
+    if not oracle or not honest:
+        return []
+    return [
+        f"settings were chosen on the judged clips for {' and '.join(oracle)} but not for {' and '.join(honest)}; "
+        "figures of the two kinds do not tell which is better."
+    ]
+
+
+def _differences(one: tuple[str, Report], other: tuple[str, Report]) -> list[str]:
+    """What stands in the way of comparing two reports, in words."""
+    (first, a), (second, b) = one, other
+    found = []
+    if set(a.classes) != set(b.classes):
+        found.append(
+            f"{first} tells {', '.join(a.classes)} apart and {second} {', '.join(b.classes)}; these are other tasks, "
+            "so the two are not tested against each other."
+        )
+    mine, theirs = _judged(a), _judged(b)
+    if mine != theirs:
+        found.append(
+            f"{first} and {second} judge other clips: {len(mine & theirs):,} are in both, {len(mine - theirs):,} only "
+            f"in {first} and {len(theirs - mine):,} only in {second}, so the two are not tested against each other."
+        )
+    if a.protocol["hash"] != b.protocol["hash"]:
+        found.append(f"{first} and {second} follow other protocols: {_protocol_words((first, a), (second, b))}.")
+    return found
+
+
+def _judged(report: Report) -> set[tuple[str, str]]:
+    return set(zip(report.predictions["dataset"], report.predictions["clip"], strict=True))
+
+
+def _same_clips(a: Report, b: Report) -> bool:
+    return set(a.classes) == set(b.classes) and _judged(a) == _judged(b)
+
+
+def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
+    """In what two protocols differ: their kind or, where that is the same, their settings."""
+    (first, a), (second, b) = one, other
+    mine, theirs = (report.protocol["settings"] for report in (a, b))
+    if mine.get("kind") != theirs.get("kind"):
+        kinds = (f"{name} {settings.get('kind')}" for name, settings in ((first, mine), (second, theirs)))
+        return ", ".join(kinds)
+    flat = [_flat(settings) for settings in (mine, theirs)]
+    words = [
+        f"{key.removeprefix('params.')} is {flat[0].get(key, 'not set')} in {first} and "
+        f"{flat[1].get(key, 'not set')} in {second}"
+        for key in {**flat[0], **flat[1]}
+        if flat[0].get(key) != flat[1].get(key)
+    ]
+    return "; ".join(words) or f"{a.protocol['name']} and {b.protocol['name']}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _test_cells(test: PairedComparison) -> list[tuple[str, str]]:
+    """Difference and how sure it is, for every figure, then McNemar's counts and their p-value."""
+    cells = []
+    for name in SHOWN:
+        one = test.differences[name]
+        sure = "" if one.interval is None else f"[{one.interval[0]:+.4f}, {one.interval[1]:+.4f}], p {_p(one.p_value)}"
+        cells.append((f"{one.difference:+.4f}", sure))
+    return [*cells, (f"{test.mcnemar.only_a:,} to {test.mcnemar.only_b:,}", f"p {_p(test.mcnemar.p_exact)}")]
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+# -- sections of the page ----------------------------------------------------------------------------------------------
+
+
+def _figures(comparison: Comparison) -> Html:
+    # One scale for all, as narrow as the intervals allow, in steps of 0.05.
+    every = [
+        value
+        for report in comparison.reports.values()
+        for metric in SHOWN
+        for value in (report.figures[metric], *(report.interval(metric) or ()))
+    ]
+    low, high = math.floor(min(every) * 20) / 20, math.ceil(max(every) * 20) / 20
+    high = high if high > low else low + 0.05
+    rows = []
+    for name, report in comparison.reports.items():
+        counts = report.counts
+        cells = [
+            joined(
+                headline(report.figures, metric),
+                interval_bar(
+                    float(report.figures[metric]),
+                    report.interval(metric),
+                    label=f"{name}: {NAMES[metric]} {show_figure(report.figures, metric)}",
+                    low=low,
+                    high=high,
+                ),
+            )
+            for metric in SHOWN
+        ]
+        sizes = f"{counts['clips']:,} clips of {counts['subjects']:,} subjects, seeds: {len(report.per_seed)}"
+        # Below the name: a column more would not fit beside stamped figures.
+        whose = joined(name, *(el("span", words, class_="under") for words in (report.title, sizes)))
+        rows.append([whose, *cells])
+    head = ["report", *(NAMES[metric] for metric in SHOWN)]
+    first = next(iter(comparison.reports.values()))
+    how = sorted({report.how for report in comparison.reports.values()})
+    guess = f"Guessing gives a UAR of {1 / len(first.classes):.4f} with {len(first.classes)} classes."
+    words = f"Figures: {'; or '.join(how)}. {guess} Bars run from {low:.2f} to {high:.2f}."
+    return section("Figures", table("Figures with 95 % intervals", head, rows, text=4), el("p", words, class_="how"))
+
+
+def _tests(comparison: Comparison) -> list[Html]:
+    if not comparison.tests:
+        return []
+    head = ["first – second", *(NAMES[metric] for metric in SHOWN), "right alone"]
+    rows: list[list[Any]] = [
+        [
+            " – ".join(test.names),
+            *(joined(el("b", value), el("span", sure, class_="under")) for value, sure in _test_cells(test)),
+        ]
+        for test in comparison.tests
+    ]
+    parts = [table("Paired tests", head, rows, text=5), el("p", TESTS, class_="note")]
+    ranking = comparison.ranking
+    if ranking is not None:
+        ranks = [
+            [name, f"{rank:.3f}", f"{mean:.4f}"]
+            for name, rank, mean in zip(ranking.names, ranking.ranks, ranking.means, strict=True)
+        ]
+        groups = [f"No difference is shown among {', '.join(group)}." for group in ranking.groups]
+        words = (
+            f"Accuracy ranked within each of {ranking.blocks:,} subjects, 1 is best. Friedman's test: p "
+            f"{_p(ranking.p_value)}. Mean ranks that are further apart than {ranking.difference:.3f} differ at the "
+            f"level {ranking.alpha:g} (Nemenyi). {' '.join(groups)}"
+        )
+        parts += [table("Mean ranks", ["report", "mean rank", "mean accuracy"], ranks), el("p", words, class_="note")]
+    return [section("Differences", *parts)]
+
+
+def _breakdown(comparison: Comparison) -> Html:
+    reports = comparison.reports
+    datasets = list(dict.fromkeys(name for report in reports.values() for name in report.per_dataset))
+    classes = list(dict.fromkeys(name for report in reports.values() for name in report.classes))
+    by_dataset = [
+        [name, *(headline(r.per_dataset[name], "uf1") if name in r.per_dataset else "–" for r in reports.values())]
+        for name in datasets
+    ]
+    by_class = [
+        [name, *(f"{r.per_class[name]['f1']:.4f}" if name in r.per_class else "–" for r in reports.values())]
+        for name in classes
+    ]
+    return section(
+        "Data sets and classes",
+        table("UF1 by data set", ["data set", *reports], by_dataset),
+        table("F1 by class", ["class", *reports], by_class),
+    )
+
+
+def _confusions(comparison: Comparison) -> Html:
+    most = max(len(report.classes) for report in comparison.reports.values())
+    pictures = [confusion_table(report.confusion, report.classes, name) for name, report in comparison.reports.items()]
+    words = "Rows are the truth. Colour and percentage: share of the true class; below: number of answers."
+    return section(
+        "Confusion matrices",
+        el("p", words, class_="note"),
+        el("div", pictures, class_="pictures", style=f"--least:{7 + 4 * most}rem"),
+    )
+
+
+def _clips(comparison: Comparison) -> list[Html]:
+    """Clips that some reports mostly get right and others do not, the most disputed first."""
+    import pandas as pd
+
+    if not comparison.tests:
+        return []
+    shares = {}
+    for name, report in comparison.reports.items():
+        told = report.predictions
+        right = told["label"] == told["predicted"]
+        shares[name] = right.groupby([told["dataset"], told["subject"], told["clip"], told["label"]]).mean()
+    joint = pd.DataFrame(shares).dropna()
+    disputed = joint[(joint > 0.5).nunique(axis=1) > 1]
+    spread = (disputed.max(axis=1) - disputed.min(axis=1)).sort_values(ascending=False, kind="stable")
+    rows = [
+        [
+            clip,
+            dataset,
+            subject or "(unknown)",
+            label,
+            *(f"{share:.0%}" for share in disputed.loc[(dataset, subject, clip, label)]),
+        ]
+        for dataset, subject, clip, label in spread.index[:MAX_CLIPS]
+    ]
+    cut = f"; the first {MAX_CLIPS} are listed" if len(spread) > MAX_CLIPS else ""
+    words = f"{len(disputed):,} of {len(joint):,} clips are mostly right in some reports and not in others{cut}."
+    listed = [
+        table("Share of right answers", ["clip", "data set", "subject", "class", *shares], rows, text=4, tall=True)
+    ]
+    return [section("Disputed clips", el("p", words, class_="note"), *(listed if rows else []))]
+
+
+def _provenance(comparison: Comparison) -> Html:
+    every = {name: dict(provenance_rows(report)) for name, report in comparison.reports.items()}
+    keys = list(dict.fromkeys(key for rows in every.values() for key in rows))
+    rows = [[key, *(one.get(key, "–") for one in every.values())] for key in keys]
+    return section(
+        "Provenance", table("How each came to be", ["what", *every], rows, text=1 + len(every), class_="words")
+    )

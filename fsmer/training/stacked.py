@@ -1,0 +1,392 @@
+"""Many trainings of one architecture at once: the folds, seeds or episodes of a run, each with its own support.
+
+Every member of a stack keeps its own weights, batch statistics, optimiser state, order of clips, augmentation and
+dropout, and gives what it gives when it is trained alone. Two engines do the work:
+
+``"stack"``
+    Weights of all members lie in one tensor a layer; one vectorised forward and backward pass (``torch.func``) and one
+    step of the optimiser serve them all. Members go together where all their batches have the same size, so that no
+    padding has to be kept out of batch statistics.
+``"turns"``
+    Members are trained to the end one after the other, through the networks' own compiled code where they have some.
+
+A GPU is far from busy with one small network and takes the stack. On a CPU a stack of these networks does the same
+arithmetic with larger tensors, which fit its caches worse: measured on one core, `facs-flow` took 1.2 to 1.5 times as
+long in a stack of four to eight, `basic_inception` 1.0 to 1.4 times, and `ststnet` is several times as fast through its
+compiled epochs. So a CPU lets members take turns.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from fsmer.backbones import Backbone, Targets
+from fsmer.backbones.base import Inputs
+from fsmer.errors import FsmerError
+from fsmer.kernels.noise import draw_noise, given_noise
+from fsmer.memory import free_memory, out_of_memory
+
+__all__ = ["Engine", "Step", "Training", "can_stack", "train_together"]
+
+Engine = Literal["auto", "stack", "turns"]
+T = TypeVar("T", bound="Training")
+
+# "A few million": beyond this one member alone fills a machine.
+LARGEST = 12_000_000
+# Weights, their gradients (twice while the optimiser steps) and two moments of Adam.
+COPIES_OF_WEIGHTS = 5
+# Members that go together at most; larger stacks gain nothing more.
+LARGEST_STACK = 256
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a training: what goes in, and how.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Media of the batch, augmented.
+    targets : Targets
+    rate : float
+        Factor on all learning rates.
+    seed : int, optional
+        Of dropout from this step on; ``None`` goes on with the numbers of the step before.
+    """
+
+    inputs: Inputs
+    targets: Targets
+    rate: float = 1.0
+    seed: int | None = None
+
+
+class Training(ABC):
+    """One member: a training that can run alone or, step by step, in a stack.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    classifier : nn.Module
+        Both are trained in place and are in the mode, training or evaluation, that they are trained in.
+    half : bool
+        Whether the arithmetic is bfloat16.
+    clip_gradient : float or None
+        Largest norm of the gradient.
+    """
+
+    backbone: Backbone
+    classifier: nn.Module
+    half: bool = False
+    clip_gradient: float | None = None
+
+    @abstractmethod
+    def alone(self) -> None:
+        """Train to the end without any other member."""
+
+    @abstractmethod
+    def likeness(self) -> tuple[Any, ...]:
+        """What members of one stack must have in common beside their architecture, so that their steps are alike."""
+
+    @abstractmethod
+    def steps(self) -> Iterator[Step]:
+        """All steps in order, as `alone` takes them."""
+
+    @abstractmethod
+    def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        """The optimiser of parameters named ``backbone.*`` and ``classifier.*``, which may be stacked."""
+
+    @abstractmethod
+    def took(self, step: Step, loss: float) -> None:
+        """Told every step that was taken and its loss; raises `SupportError` where training has failed."""
+
+    def penalty(self, classifier: nn.Module) -> Tensor | None:
+        """What is added to the loss of every step; nothing unless overridden."""
+        del classifier
+        return None
+
+
+def can_stack(backbone: Backbone) -> bool:
+    """Whether copies of the backbone can be trained as one: a small network that says it is `Backbone.stackable`."""
+    return type(backbone).stackable and sum(value.numel() for value in backbone.parameters()) <= LARGEST
+
+
+def train_together(
+    count: int,
+    make: Callable[[int], T],
+    *,
+    memory: int | None = None,
+    engine: Engine = "auto",
+) -> Iterator[tuple[int, T]]:
+    """Train many members and hand over each when it is finished.
+
+    Parameters
+    ----------
+    count : int
+        Number of members.
+    make : callable
+        Gives the untrained member of a number; called again for members that have to start anew.
+    memory : int, optional
+        Bytes that all members of a stack may take together; default a third of what is free.
+    engine : {"auto", "stack", "turns"}
+        See the module; ``"auto"`` is the stack on a GPU and turns on a CPU.
+
+    Yields
+    ------
+    int, Training
+        Number of a member, and the member trained.
+
+    Raises
+    ------
+    FsmerError
+        A single member takes more memory than there is.
+    SupportError
+        The loss of a member is not finite.
+
+    Warns
+    -----
+    UserWarning
+        Memory has run out, and fewer members go on together.
+    """
+    if not count:
+        return
+    first = make(0)
+    if engine == "turns" or (engine == "auto" and _device(first).type == "cpu"):
+        yield from _in_turns(count, make, first)
+        return
+    groups: dict[str, list[int]] = {}
+    for number in range(count):
+        groups.setdefault(_signature(first if number == 0 else make(number)), []).append(number)
+    for numbers in groups.values():
+        yield from _in_stacks(numbers, make, memory)
+
+
+def _in_turns(count: int, make: Callable[[int], T], first: T) -> Iterator[tuple[int, T]]:
+    for number, member in enumerate(itertools.chain([first], map(make, range(1, count)))):
+        try:
+            member.alone()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise _too_large(member) from error
+        yield number, member
+
+
+def _in_stacks(numbers: list[int], make: Callable[[int], T], memory: int | None) -> Iterator[tuple[int, T]]:
+    """Members of one signature, as many at once as memory allows."""
+    allowed, at_once = memory, 0
+    waiting = list(numbers)
+    while waiting:
+        try:
+            first = make(waiting[0])
+            if not at_once:
+                allowed = _free_bytes(_device(first)) // 3 if allowed is None else allowed
+                at_once = max(1, min(LARGEST_STACK, allowed // _bytes_of(first)))
+            members = [first, *(make(number) for number in waiting[1:at_once])]
+            _Stack(members).train()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if at_once <= 1:
+                raise _too_large(make(waiting[0])) from error
+            tried = min(at_once, len(waiting))
+            at_once = max(1, tried // 2)
+            warnings.warn(
+                f"memory ran out with {tried} trainings at once; going on with {at_once} at a time.", stacklevel=2
+            )
+            continue
+        for member in members:
+            yield waiting.pop(0), member
+
+
+class _Network(nn.Module):
+    """Backbone, classifier and loss as one module, so that one functional call does a step."""
+
+    def __init__(self, member: Training, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.backbone = member.backbone
+        self.classifier = member.classifier
+        self.classes = classes
+        self.penalty = member.penalty
+
+    def forward(self, inputs: Inputs, labels: Tensor, units: Tensor | None, weights: Tensor | None) -> Tensor:
+        targets = Targets(labels, self.classes, units, weights)
+        loss = self.backbone.training_loss(inputs, targets, self.classifier)
+        penalty = self.penalty(self.classifier)
+        return loss if penalty is None else loss + penalty
+
+
+class _Stack:
+    """Members of one signature as one model with a leading dimension."""
+
+    def __init__(self, members: Sequence[Training]) -> None:
+        self.members = members
+        self.device = _device(members[0])
+        parts = [_parts(member) for member in members]
+        self.trained = {
+            name: nn.Parameter(torch.stack([part[name].detach() for part in parts]))
+            for name, value in parts[0].items()
+            if value.requires_grad
+        }
+        # Parameters that stay, and batch statistics, which every step changes in place.
+        self.kept = {
+            name: torch.stack([part[name].detach() for part in parts])
+            for name, value in parts[0].items()
+            if not value.requires_grad
+        }
+        self.optimizer = members[0].make_optimizer(list(self.trained.items()))
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.generators = [torch.Generator() for _ in members]
+        self.noise_shapes: dict[int, list[tuple[int, ...]]] = {}
+
+    def train(self) -> None:
+        """All steps of all members; their networks then hold what was learnt."""
+        for steps in zip(*(member.steps() for member in self.members), strict=True):
+            for generator, step in zip(self.generators, steps, strict=True):
+                if step.seed is not None:
+                    generator.manual_seed(step.seed)
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * steps[0].rate
+            for member, step, loss in zip(self.members, steps, self._step(steps), strict=True):
+                member.took(step, loss)
+        for place, member in enumerate(self.members):
+            with torch.no_grad():
+                for name, value in _parts(member).items():
+                    held = self.trained[name] if name in self.trained else self.kept[name]
+                    value.copy_(held[place])
+
+    def _step(self, steps: Sequence[Step]) -> list[float]:
+        targets = [step.targets for step in steps]
+        network = _Network(self.members[0], targets[0].classes)
+        given = (
+            _stacked([step.inputs for step in steps]),
+            torch.stack([one.labels for one in targets]),
+            _stacked([one.action_units for one in targets]),
+            _stacked([one.class_weights for one in targets]),
+        )
+        noise = self._noise(network, steps[0])
+
+        def loss(trained: dict[str, Tensor], kept: dict[str, Tensor], drawn: list[Tensor], *inputs: Any) -> Tensor:
+            waiting = iter(drawn)
+            with given_noise(lambda shape, device: next(waiting)):
+                found: Tensor = functional_call(network, (trained, kept), inputs)
+            return found
+
+        alike = tuple(0 if one is not None else None for one in given)
+        stepped = vmap(grad_and_value(loss), in_dims=(0, 0, 0 if noise else None, *alike))
+        with torch.enable_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.members[0].half):
+            weights = {name: value.detach() for name, value in self.trained.items()}
+            gradients, losses = stepped(weights, self.kept, noise, *given)
+        limit = self.members[0].clip_gradient
+        if limit is not None:
+            squares = torch.stack([one.flatten(1).square().sum(dim=1) for one in gradients.values()])
+            factors = (limit / (squares.sum(dim=0).sqrt() + 1e-6)).clamp_max(1)
+            gradients = {name: one * factors.view(-1, *(1,) * (one.ndim - 1)) for name, one in gradients.items()}
+        for name, value in self.trained.items():
+            value.grad = gradients[name]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return [float(one) for one in losses.detach().cpu()]
+
+    def _noise(self, network: _Network, step: Step) -> list[Tensor]:
+        """Random bytes of every dropout of the network, member by member from its own generator."""
+        clips = len(step.targets.labels)
+        if clips not in self.noise_shapes:
+            self.noise_shapes[clips] = _dry_run(network, step)[0]
+        shapes = self.noise_shapes[clips]
+        drawn = [[draw_noise(shape, self.device, generator) for shape in shapes] for generator in self.generators]
+        return [torch.stack(one) for one in zip(*drawn, strict=True)]
+
+
+def _dry_run(network: _Network, step: Step) -> tuple[list[tuple[int, ...]], int]:
+    """Shapes of the noise that a step asks for, in order, and the bytes that it keeps for its backward pass."""
+    shapes: list[tuple[int, ...]] = []
+    kept: dict[int, int] = {}
+
+    def source(shape: tuple[int, ...], device: torch.device) -> Tensor:
+        shapes.append(shape)
+        return torch.full(shape, 255, dtype=torch.uint8, device=device)
+
+    def keep(value: Tensor) -> Tensor:
+        kept[value.data_ptr()] = value.numel() * value.element_size()
+        return value
+
+    # A copy, since batch statistics change.
+    tried = copy.deepcopy(network)
+    targets = step.targets
+    with given_noise(source), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        tried(step.inputs, targets.labels, targets.action_units, targets.class_weights)
+    return shapes, sum(kept.values())
+
+
+def _bytes_of(member: Training) -> int:
+    """About how much memory a member takes in a stack."""
+    step = next(member.steps())
+    weights = sum(value.numel() * value.element_size() for value in _parts(member).values())
+    return COPIES_OF_WEIGHTS * weights + 2 * _dry_run(_Network(member, step.targets.classes), step)[1]
+
+
+def _signature(member: Training) -> str:
+    shapes = {
+        name: [list(value.shape), str(value.dtype), value.requires_grad] for name, value in _parts(member).items()
+    }
+    backbone = member.backbone
+    modes = [module.training for module in (*backbone.modules(), *member.classifier.modules())]
+    return json.dumps(
+        [
+            f"{type(backbone).__module__}.{type(backbone).__qualname__}",
+            backbone.config,
+            shapes,
+            modes,
+            member.half,
+            str(member.clip_gradient),
+            member.likeness(),
+        ],
+        sort_keys=True,
+        default=str,
+    )
+
+
+def _parts(member: Training) -> dict[str, Tensor]:
+    """Every tensor of a member by name, those that are not saved included."""
+    named = {"backbone": member.backbone, "classifier": member.classifier}
+    return {
+        f"{prefix}.{name}": value
+        for prefix, module in named.items()
+        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
+    }
+
+
+def _stacked(values: list[Any]) -> Any:
+    if values[0] is None:
+        return None
+    if isinstance(values[0], dict):
+        return {kind: torch.stack([one[kind] for one in values]) for kind in values[0]}
+    return torch.stack(values)
+
+
+def _device(member: Training) -> torch.device:
+    return next((value.device for value in member.backbone.parameters()), torch.device("cpu"))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return free_memory()
+
+
+def _too_large(member: Training) -> FsmerError:
+    return FsmerError(
+        f"training {member.backbone.name!r} takes more memory than there is, even one member at a time; give a smaller "
+        "batch_size or a smaller backbone."
+    )

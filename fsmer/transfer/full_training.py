@@ -1,0 +1,356 @@
+"""Full training of a backbone by its paper's recipe: the many-shot end of the same engine."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fsmer.ambient import library_settings
+from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, create_model, embed, load_model, model_hash
+from fsmer.backbones.base import as_device
+from fsmer.backbones.registry import names_saved_weights, refuse_arguments
+from fsmer.errors import FsmerError
+from fsmer.io import check_writable, write_json
+from fsmer.kernels.noise import Draws
+from fsmer.training.supervised import Trainer, for_classes, make_targets
+from fsmer.training.tensorboard import AfterEpoch, tensorboard_log
+from fsmer.transfer.fine_tuning import TrainsTogether
+from fsmer.transfer.heads import Head
+from fsmer.transfer.linear_head import Finetune
+from fsmer.transfer.method import Progress, SourceModel, require, require_choice, support_codes
+from fsmer.transfer.recognizer import Recognizer, as_labelled_clips
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+    from fsmer.transfer.recognizer import Labelled
+
+__all__ = ["Train", "train"]
+
+HISTORY = "history.json"
+# Training keeps its checkpoint beside the folder of the recognizer, which appears whole at the end.
+RUNNING = ".training"
+
+
+@dataclass(frozen=True)
+class Train(TrainsTogether[Trainer]):
+    """Train backbone and linear classifier together on all labelled clips, by the backbone's own recipe.
+
+    Parameters
+    ----------
+    epochs, batch_size, learning_rate, weight_decay
+        In place of the recipe's; ``None`` keeps them. Another learning rate scales those of single layers alike.
+    augment : bool
+        Whether training clips are changed at random as the recipe says.
+    mirror : bool
+        Average the logits of a clip and of its mirror image in prediction. Which half of a face moves is not what a
+        class depends on. No paper's recipe has it.
+    precision : {"auto", "float32", "bfloat16"}
+        Of the network's arithmetic; ``"auto"`` is bfloat16 on a GPU and float32 on a CPU.
+    seed : int
+        Of initial weights of the classifier, order of clips, augmentation and dropout. The backbone's own initial
+        weights are those of the model that is given.
+    """
+
+    name: ClassVar[str] = "train"
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    augment: bool = True
+    mirror: bool = False
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name}={value} is not positive; give a value above 0 or none.")
+        require_choice(self.name, "precision", self.precision, ("auto", "float32", "bfloat16"))
+
+    @property
+    def keeps_backbone(self) -> bool:
+        """Never: training is the point."""
+        return False
+
+    @property
+    def looks_mirrored(self) -> bool:
+        """As `mirror` says."""
+        return self.mirror
+
+    def recipe(self, backbone: Backbone) -> TrainRecipe:
+        """The backbone's recipe with this method's changes."""
+        own = backbone.recipe
+        changes: dict[str, Any] = {
+            name: value
+            for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.learning_rate is not None:
+            factor = self.learning_rate / own.learning_rate
+            changes["rates"] = {prefix: rate * factor for prefix, rate in own.rates.items()}
+        if not self.augment:
+            changes["augment"] = ()
+        return replace(own, **changes)
+
+    def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
+        """A linear classifier on embeddings that stay as they are, see `Finetune`."""
+        return Finetune(seed=self.seed).fit_head(embeddings, codes, way, prior)
+
+    def fit(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        *,
+        source: ClipSet | None = None,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Recognizer:
+        """Train on `support`; see `Method.fit`."""
+        model = SourceModel.wrap(backbone)
+        if source is not None:
+            model = self.train_source(model, source, progress=progress)
+        return self._trained(model, support, classes, progress)[0]
+
+    def train_source(
+        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
+    ) -> SourceModel:
+        """Train on the source first; its classifier is then dropped (as in MERAU)."""
+        recognizer, _ = self._trained(SourceModel.wrap(backbone), source, None, progress)
+        return SourceModel(recognizer.backbone)
+
+    def fit_stages(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        stages: Sequence[int],
+        *,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """One training, looked at on its way.
+
+        Parameters
+        ----------
+        backbone, support, classes, progress
+            As for `fit`.
+        stages : sequence of int
+            After how many epochs; the learning rate falls as planned for the whole training, and what lies behind the
+            last stage is not trained.
+
+        Yields
+        ------
+        int, Recognizer
+            The stage, and the recognizer as `fit` would give it if training ended there.
+        """
+        model = SourceModel.wrap(backbone)
+        trainer = self._begin(model, support, classes)
+        for stage in sorted(set(stages)):
+            trainer.run(until=stage, progress=progress)
+            held = copy.copy(trainer)
+            held.backbone, held.classifier = copy.deepcopy(trainer.backbone), copy.deepcopy(trainer.classifier)
+            yield stage, self._end(model, held, at_once=False)
+
+    def run(
+        self,
+        model: Backbone,
+        clips: ClipSet,
+        out: Path,
+        *,
+        classes: Sequence[str] | None = None,
+        resume: bool = True,
+        progress: Progress | None = None,
+        log: str | Path | None = None,
+    ) -> tuple[Recognizer, dict[str, Any]]:
+        """Train with checkpoints and write the recognizer, its loss curve and its recipe to `out`; see `train`.
+
+        Returns
+        -------
+        Recognizer, dict
+            The recognizer, and what ``<out>.history.json`` holds: recipe, seed, number of clips, loss of every epoch.
+        """
+        check_writable(out)
+        running = out.with_name(f"{out.name}{RUNNING}")
+        with tensorboard_log(log) as after_epoch:
+            recognizer, history = self._trained(
+                SourceModel(model), clips, classes, progress, running, resume, after_epoch
+            )
+        recognizer.save(out)
+        write_json(out.with_name(f"{out.name}.{HISTORY}"), history)
+        if running.is_dir() and not any(running.iterdir()):
+            running.rmdir()
+        return recognizer, history
+
+    def _trained(
+        self,
+        model: SourceModel,
+        support: ClipSet,
+        classes: Sequence[str] | None,
+        progress: Progress | None,
+        folder: Path | None = None,
+        resume: bool = True,
+        after_epoch: AfterEpoch | None = None,
+    ) -> tuple[Recognizer, dict[str, Any]]:
+        trainer = self._begin(model, support, classes)
+        # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
+        key = None if folder is None else self._key(trainer.backbone, trainer.recipe, trainer.targets.classes, support)
+        if folder is None and progress is None and after_epoch is None:
+            trainer.alone()  # whole epochs at once, where nobody looks at what is between
+        else:
+            trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
+        recognizer = self._end(model, trainer)
+        recipe, losses = trainer.recipe.to_dict(), trainer.losses
+        history = {"recipe": recipe, "seed": self.seed, "clips": len(support), "losses": losses}
+        return recognizer, history
+
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Trainer:
+        """See `TrainsTogether`."""
+        names, codes = support_codes(support, classes)
+        self._need_support(codes[None])
+        recipe = self.recipe(model.backbone)
+        backbone = for_classes(model.backbone, names, self.seed)
+        backbone.before_training(support, seed=self.seed)
+        return Trainer(
+            backbone,
+            self._classifier(backbone.embed_dim, len(names)),
+            support,
+            make_targets(support, codes, names, balanced=recipe.balanced),
+            recipe,
+            seed=self.seed,
+            precision=self.precision,
+        )
+
+    def _end(self, model: SourceModel, training: Trainer, *, at_once: bool = True) -> Recognizer:
+        """See `TrainsTogether`."""
+        backbone, classifier, support = training.backbone, training.classifier, training.clips
+        names, codes = training.targets.classes, training.targets.labels
+        backbone.finish_training()
+        classifier.cpu()
+        weight, bias = (value.detach() for value in classifier.parameters())
+        # A class without clips has been pushed down in every step, but it is unknown rather than unlikely.
+        bias = bias.masked_fill(torch.bincount(codes, minlength=len(names)) == 0, -math.inf)
+        head = Head("linear", weight[None].clone(), bias[None].clone())
+        embeddings = embed(backbone, support) if at_once else functools.partial(embed, backbone, support)
+        return Recognizer(replace(model, backbone=backbone), self, names, head, embeddings, codes)
+
+    def _key(self, start: Backbone, recipe: TrainRecipe, classes: tuple[str, ...], support: ClipSet) -> dict[str, Any]:
+        """What two trainings must have in common for one to go on from the other's checkpoint."""
+        return {
+            "recipe": recipe.to_dict(),
+            "method": self.to_dict(),
+            "start": model_hash(start),
+            "classes": list(classes),
+            "clips": [str(name) for name in support.ids],
+        }
+
+    def _classifier(self, width: int, way: int) -> nn.Linear:
+        with Draws(self.seed).used():
+            return nn.Linear(width, way)
+
+
+@library_settings()
+def train(
+    model: Backbone | str | Path,
+    clips: Labelled,
+    *,
+    out: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    arguments: dict[str, Any] | None = None,
+    device: str | torch.device | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+    log: str | Path | None = None,
+    **params: Any,
+) -> Recognizer:
+    """Train a backbone with labels, by its paper's recipe, to a recognizer.
+
+    Parameters
+    ----------
+    model : Backbone, str or Path
+        A backbone to go on from; the folder of one; or a registered name, which starts from fresh weights drawn with
+        the seed.
+    clips : ClipSet, list of Clip, or pair (arrays, labels)
+        Labelled clips; none of them is held back to choose anything.
+    out : path, optional
+        Folder for the recognizer; beside it the loss of every epoch is written to ``<out>.history.json`` and, while
+        training goes on, a checkpoint to ``<out>.training``.
+    classes : sequence of str, optional
+        The classes in the order of the recognizer's columns; default the sorted labels.
+    arguments : dict, optional
+        Constructor arguments of a backbone that is given by name; weights that are there already fix their own.
+    device : str or torch.device, optional
+        Where to train, such as ``"cuda"``; default where the backbone is, which for names and folders is the CPU.
+    resume : bool
+        Whether to go on from a checkpoint of the same training.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+    log : path, optional
+        Folder for the loss and the learning rate of every epoch as TensorBoard reads them (extra ``tensorboard``).
+    **params
+        Parameters of the method ``train`` (see `fsmer.list_methods`): epochs, batch_size, learning_rate, seed, ...
+
+    Returns
+    -------
+    Recognizer
+
+    Raises
+    ------
+    UnknownNameError
+        No such model or parameter.
+    SpecMismatchError
+        The clips' media is not what the backbone eats.
+    SupportError
+        Clips without labels, or nothing to train.
+    WeightsError
+        A checkpoint of another training is in the way, or arguments came with weights that are there already.
+    DeviceError
+        No such device here.
+    FsmerError
+        A log is asked for and the package tensorboard is missing.
+    """
+    from fsmer.transfer.registry import load_method
+
+    method = load_method("train", **params)
+    if not isinstance(method, Train):
+        raise FsmerError("the method registered as 'train' is not the one of fsmer.transfer.full_training.")
+    where = None if device is None else as_device(device)
+    backbone = fresh_model(model, method.seed, arguments)
+    if where is not None:
+        # The caller's own network stays where it is.
+        backbone = copy.deepcopy(backbone).to(where)
+    labelled = as_labelled_clips(clips, backbone)
+    if out is not None:
+        return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress, log=log)[0]
+    with tensorboard_log(log) as after_epoch:
+        return method._trained(SourceModel(backbone), labelled, classes, progress, after_epoch=after_epoch)[0]
+
+
+def fresh_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str, Any] | None = None) -> Backbone:
+    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`.
+
+    Raises
+    ------
+    UnknownNameError
+        No such model or argument.
+    WeightsError
+        Weights cannot be read, or arguments came with them.
+    FsmerError
+        A value that the constructor cannot work with.
+    """
+    if isinstance(model, Backbone):
+        refuse_arguments(model, arguments, "a backbone")
+        return model
+    if names_saved_weights(model):
+        backbone = load_model(model)
+        refuse_arguments(backbone, arguments, f"the weights in {model}")
+        return backbone
+    with Draws(seed).used():
+        return create_model(str(model), **(arguments or {}))
