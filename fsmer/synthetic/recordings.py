@@ -2,7 +2,8 @@
 
 A face (`fsmer.synthetic.faces`) of one of many made-up individuals is warped over time by the fields that the
 synthetic flow maps are made of (`fsmer.synthetic.flow_maps`): from onset over apex to offset, with the peak
-displacement of micro-expressions. Head motion, blinks, drifting light, sensor noise and compression come on top. The sequences are
+displacement of micro-expressions. Head motion, blinks, drifting light, sensor noise and compression come on top. The
+sequences are
 cropped as the flow maps are, or show a whole recording: a head somewhere in a larger picture, with rest between
 expressions. Everything is drawn frame by frame when it is asked for.
 
