@@ -24,7 +24,8 @@ from fsmer.preprocess import PreprocessRecipe
 from fsmer.preprocess.faces import CascadeDetector, FacePose
 from fsmer.preprocess.flow import Farneback
 from fsmer.preprocess.prepare import prepare
-from fsmer.synthetic.recordings import random_scene, synthetic_videos
+from fsmer.synthetic.recordings import synthetic_videos
+from fsmer.synthetic.scene import random_scene
 
 __all__ = ["bare", "draw", "main", "measure"]
 

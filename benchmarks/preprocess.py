@@ -15,7 +15,8 @@ import numpy as np
 from fsmer.preprocess.apex import spot_apex
 from fsmer.preprocess.faces import CascadeDetector, FacePose
 from fsmer.preprocess.flow import list_flow_methods, optical_flow, remove_head_motion
-from fsmer.synthetic.recordings import SyntheticVideo, random_scene, synthetic_videos
+from fsmer.synthetic.recordings import SyntheticVideo, synthetic_videos
+from fsmer.synthetic.scene import random_scene
 
 __all__ = ["apex_errors", "crop_errors", "flow_errors", "main", "true_pose"]
 

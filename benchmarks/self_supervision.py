@@ -36,7 +36,8 @@ from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.tcae import Tcae
 from fsmer.io import atomic_folder, write_json
 from fsmer.pretraining.self_supervised import pretrain_self_supervised
-from fsmer.synthetic.recordings import Camera, synthetic_videos
+from fsmer.synthetic.recordings import synthetic_videos
+from fsmer.synthetic.scene import Camera
 
 # Training draws its faces with seed 0; these are others.
 PROBE_SEED, TEST_SEED = 901, 902

@@ -10,8 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fsmer.data.facs import action_unit
-from fsmer.reporting.plots import save_figure
-from fsmer.synthetic.clips import action_unit_maps, load_domain, synthetic_maps
+from fsmer.drawing import save_figure
+from fsmer.synthetic.clips import action_unit_maps, synthetic_maps
+from fsmer.synthetic.domains import load_domain
 from fsmer.synthetic.facs_fields import FIELDS, LANDMARKS
 
 HERE = Path(__file__).parent

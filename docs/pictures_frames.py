@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fsmer.data.facs import action_unit
-from fsmer.synthetic.clips import load_domain
-from fsmer.synthetic.recordings import Camera, SyntheticVideo, synthetic_recording, synthetic_videos
+from fsmer.synthetic.domains import load_domain
+from fsmer.synthetic.recordings import SyntheticVideo, synthetic_recording, synthetic_videos
+from fsmer.synthetic.scene import Camera
 
 HERE = Path(__file__).parent
 # One typical individual movement each: all action units as strong as clearly visible ones are.

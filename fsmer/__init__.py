@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from fsmer.version import __version__
 
 # The whole public API: name -> module. Nothing is imported before it is asked for, so `import fsmer` stays fast.
 _PUBLIC = {
@@ -115,5 +115,5 @@ if TYPE_CHECKING:
     from fsmer.synthetic import list_domains, synthetic_clips
     from fsmer.transfer import Recognizer, list_methods, load_method
     from fsmer.transfer.adapt import adapt, recognizer_of_words
-    from fsmer.transfer.full_training import train
     from fsmer.transfer.mmd import mmd
+    from fsmer.transfer.train_model import train

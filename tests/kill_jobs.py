@@ -6,11 +6,11 @@ import tiny_backbone  # noqa: F401
 
 import fsmer
 from fsmer.backbones.recipe import PretrainRecipe
+from fsmer.backbones.registry import fresh_model
 from fsmer.data import InputSpec
 from fsmer.preprocess.prepare import prepare
 from fsmer.pretraining.facs_flow import Recipe, pretrain_facs_flow
 from fsmer.pretraining.self_supervised import pretrain_self_supervised
-from fsmer.transfer.full_training import fresh_model
 
 
 def save_clips(out: str, seed: int) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fsmer.data import ClipSet
 from fsmer.evaluation import Report
-from fsmer.evaluation.report import Predictions
+from fsmer.evaluation.predictions import Predictions
 
 VOID = {"meta", "link", "br", "img"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

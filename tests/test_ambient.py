@@ -26,8 +26,9 @@ from fsmer.ambient import library_settings
 from fsmer.backbones import model_hash
 from fsmer.kernels.noise import Draws
 from fsmer.pretraining import load_pretrainer
-from fsmer.synthetic.recordings import Scene, synthetic_recording
-from fsmer.transfer.method import SourceModel
+from fsmer.synthetic.recordings import synthetic_recording
+from fsmer.synthetic.scene import Scene
+from fsmer.transfer.source_model import SourceModel
 
 KNOWS = ("negative", "positive", "surprise")
 BONES = ARGUMENTS["tcae"]

@@ -9,7 +9,8 @@ import pytest
 
 from fsmer.errors import MediaError, UnknownNameError
 from fsmer.preprocess.apex import FlowEnergy, check_interval, facial_regions, frame_differences, spot_apex
-from fsmer.synthetic.recordings import Camera, SyntheticVideo, synthetic_videos
+from fsmer.synthetic.recordings import SyntheticVideo, synthetic_videos
+from fsmer.synthetic.scene import Camera
 
 
 @lru_cache(maxsize=4)

@@ -20,8 +20,8 @@ from torch import nn
 import fsmer
 from fsmer.backbones import Backbone, batch_of, embed, list_models, load_model, model_hash, read_inputs
 from fsmer.backbones.registry import class_notes
+from fsmer.backbones.targets import make_targets
 from fsmer.errors import FsmerError, MediaError, SpecMismatchError, WeightsError
-from fsmer.training.supervised import make_targets
 from fsmer.transfer import adapt, train
 
 pytestmark = pytest.mark.parametrize("name", NAMES)

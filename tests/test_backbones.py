@@ -24,11 +24,11 @@ import fsmer
 from fsmer.backbones import create_model, embed, list_models, load_model, model_hash, register_backbone
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, smoothed
+from fsmer.backbones.registry import fresh_model
 from fsmer.errors import MediaError, SpecMismatchError, UnknownNameError, WeightsError
 from fsmer.pretraining import PRETRAINERS, load_pretrainer
 from fsmer.pretraining.facs_flow import Recipe
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER, synthetic_maps
-from fsmer.transfer.full_training import fresh_model
 
 
 def maps_for(backbone: fsmer.Backbone, n: int = 4) -> torch.Tensor:

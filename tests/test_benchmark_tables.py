@@ -453,8 +453,8 @@ def inception(inputs: int, filters: int) -> int:
 
 
 def test_given_weights_are_where_training_starts(tmp_path: Path) -> None:
+    from fsmer.backbones.registry import fresh_model
     from fsmer.published.run import _small
-    from fsmer.transfer.full_training import fresh_model
 
     for seed in (0, 1):
         fresh_model("mubert_small", seed, _small()["arguments"]["mubert_small"]).save_pretrained(tmp_path / str(seed))
@@ -467,8 +467,8 @@ def test_given_weights_are_where_training_starts(tmp_path: Path) -> None:
 
 
 def test_given_weights_stand_in_for_no_other_variant_and_no_other_network(tmp_path: Path) -> None:
+    from fsmer.backbones.registry import fresh_model
     from fsmer.published.run import _small
-    from fsmer.transfer.full_training import fresh_model
 
     whole = tmp_path / "whole"
     fresh_model("mubert_small", 0, _small()["arguments"]["mubert_small"]).save_pretrained(whole)

@@ -66,7 +66,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     # What is said on standard error must not depend on how busy the machine is.
-    monkeypatch.setattr("fsmer.cli.app.FIRST_LINE", 3600.0)
+    monkeypatch.setattr("fsmer.cli.progress.FIRST_LINE", 3600.0)
 
     def call(*arguments: object, code: int = 0) -> Result:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
@@ -601,11 +601,11 @@ def test_new_commands_refuse_in_one_sentence(
 
 
 def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsmer.cli import app as cli
+    from fsmer.cli import progress as bars
 
     shown = io.StringIO()
-    monkeypatch.setattr(cli, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))
-    with cli._progress() as progress:
+    monkeypatch.setattr(bars, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))
+    with bars._progress() as progress:
         for done in range(4):
             progress("training loss 0.5", done, 3)
             time.sleep(0.15)
@@ -616,10 +616,10 @@ def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pyte
 
 
 def test_long_work_says_once_a_minute_how_far_it_is_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
-    from fsmer.cli import app as cli
+    from fsmer.cli import progress as bars
 
     now = 0.0
-    lines = cli._Lines(lambda: now)
+    lines = bars._Lines(lambda: now)
 
     def wait(seconds: float) -> bool:
         """The work of these seconds: a stage that is over, two runs with inner folds, and a run that is long."""
@@ -653,15 +653,15 @@ def test_long_work_says_once_a_minute_how_far_it_is_where_no_terminal_is(capsys:
 def test_lines_about_long_work_come_on_standard_error_and_short_work_has_none(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fsmer.cli import app as cli
+    from fsmer.cli import progress as bars
 
-    assert (cli.FIRST_LINE, cli.BETWEEN_LINES) == (30, 60)
-    with cli._progress() as progress:
+    assert (bars.FIRST_LINE, bars.BETWEEN_LINES) == (30, 60)
+    with bars._progress() as progress:
         progress("episodes", 0, 3)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(cli, "FIRST_LINE", 0.02)
+    monkeypatch.setattr(bars, "FIRST_LINE", 0.02)
     said, latest = "", time.monotonic() + 20
-    with cli._progress() as progress:
+    with bars._progress() as progress:
         # A single fold may take longer than the time between two lines, so the line comes without a call.
         progress("episodes", 0, 3)
         while not said and time.monotonic() < latest:
@@ -672,14 +672,14 @@ def test_lines_about_long_work_come_on_standard_error_and_short_work_has_none(
 
 
 def test_a_reader_of_lines_that_goes_away_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsmer.cli import app as cli
+    from fsmer.cli import progress as bars
 
     reading, writing = os.pipe()
     os.close(reading)
     asked: list[float] = []
     with open(writing, "w") as pipe:
         monkeypatch.setattr(sys, "stderr", pipe)
-        cli._Lines().tell(lambda seconds: bool(asked.append(seconds)))
+        bars._Lines().tell(lambda seconds: bool(asked.append(seconds)))
         monkeypatch.undo()
         assert asked == [30]
         with contextlib.suppress(BrokenPipeError):

@@ -525,7 +525,7 @@ def test_an_audit_opens_no_file_outside_the_folder_of_its_table(tmp_path: Path) 
 
 
 def test_arguments_of_the_command_line_are_plain_json_or_text() -> None:
-    from fsmer.cli.app import _plain
+    from fsmer.cli.options import _plain
 
     assert _plain('{"a": [1, 2.5]}') == {"a": [1, 2.5]}
     for text in ("[" * 100_000, "NaN", "9" * 5000, "word"):

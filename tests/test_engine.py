@@ -30,27 +30,27 @@ from typer.testing import CliRunner
 import fsmer
 from fsmer.auditing import audit
 from fsmer.backbones import Backbone, TrainRecipe, model_hash, register_backbone
+from fsmer.backbones.registry import fresh_model
 from fsmer.cli.app import app
 from fsmer.data import ClipSet, concat
 from fsmer.data.media import ConcatStore, ImageStore, ListStore
 from fsmer.episodic import load_protocol
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation import METRICS, Report, evaluate, score
+from fsmer.evaluation import episodes_run as runner
 from fsmer.evaluation.embedding_cache import cache_folder, clear_cache, embed_cached
-from fsmer.evaluation.evaluate import StartingPoint
-from fsmer.evaluation.report import Predictions
+from fsmer.evaluation.predictions import Predictions
 from fsmer.evaluation.run_folder import Part, RunFolder, RunSize
 from fsmer.evaluation.selection import InnerEpisodes
+from fsmer.evaluation.starting_point import StartingPoint
 from fsmer.reporting.plots import methods_figure
 from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Method, Recognizer, list_methods, load_method
-from fsmer.transfer.full_training import Train, fresh_model
+from fsmer.transfer.full_training import Train
 from fsmer.transfer.linear_head import Finetune
-from fsmer.transfer.method import SourceModel
+from fsmer.transfer.source_model import SourceModel
 
 from tiny_backbone import TinyBackbone  # isort: skip
-
-runner: Any = sys.modules["fsmer.evaluation.evaluate"]  # the name in its package is the function
 
 RECIPE = TrainRecipe(learning_rate=5e-3, epochs=3, batch_size=16, schedule="constant", augment=("flip",))
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 import fsmer
 from fsmer.backbones import Backbone, Targets, create_model, read_inputs
 from fsmer.errors import FsmerError, UnknownNameError
+from fsmer.training.fine_tuning import Classifier
 from fsmer.transfer import load_method, train
-from fsmer.transfer.fine_tuning import Classifier
 
 PLAIN = {"shared_width": 16, "dropout": 0.0}
 

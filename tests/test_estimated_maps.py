@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError
 from fsmer.pretraining.estimated_maps import FIRST_SEED, EstimationPlan, MapPool, estimated_maps
-from fsmer.synthetic.clips import EMOTION_ORDER, THREE_CLASSES, SyntheticMaps
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
-from fsmer.synthetic.recordings import synthetic_frame_clips
+from fsmer.synthetic.clips import EMOTION_ORDER, SyntheticMaps
+from fsmer.synthetic.domains import THREE_CLASSES
+from fsmer.synthetic.frame_clips import synthetic_frame_clips
 
 BLOCK = 40
 # At 112 pixels most of a movement is found; smaller crops lose it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,9 @@ from fsmer.data import ClipSet, concat
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, MissingDatasetError, OutputError, ProtocolError, UnknownNameError
 from fsmer.evaluation import Report, evaluate
+from fsmer.evaluation import episodes_run as runner
 from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Method, adapt, list_methods, load_method
-
-runner = sys.modules["fsmer.evaluation.evaluate"]  # the name in its package is the function
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from fsmer.deploy.explain import Explanation, explain
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, UnknownNameError
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, synthetic_clips, synthetic_maps
 from fsmer.synthetic.flow_maps import clean_flow
-from fsmer.synthetic.recordings import Camera, synthetic_videos
+from fsmer.synthetic.recordings import synthetic_videos
+from fsmer.synthetic.scene import Camera
 
 RGB = ("red", "green", "blue")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError, UnknownNameError
 from fsmer.preprocess.faces import (
     TEMPLATE_POINTS,
@@ -31,8 +32,8 @@ from fsmer.preprocess.faces import (
     track_faces,
 )
 from fsmer.preprocess.reading import open_frames
-from fsmer.synthetic.flow_maps import CROP_ASPECT
-from fsmer.synthetic.recordings import Scene, SyntheticVideo, synthetic_videos
+from fsmer.synthetic.recordings import SyntheticVideo, synthetic_videos
+from fsmer.synthetic.scene import Scene
 
 POSE = FacePose(80.0, 60.0, 50.0, 0.2)
 SIZE = (240, 320)

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmer.data import ACTION_UNITS, ParsedAU, action_unit, au_numbers, describe_aus, parse_aus
-from fsmer.data.facs import units_of_description
+from fsmer.data.facs import ACTION_UNIT_ORDER, units_of_description
 from fsmer.errors import DataError, UnknownNameError
 from fsmer.synthetic.class_descriptions import unit_shares
-from fsmer.synthetic.clips import THREE_CLASSES
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
+from fsmer.synthetic.domains import THREE_CLASSES
 
 # Table II of the attribute-embedding 3D-ResNet paper.
 TABLE_II = (

@@ -75,7 +75,8 @@ def test_methods_are_chosen_by_name_and_parameters() -> None:
 
 
 def test_a_drawn_faces_flow_is_found_within_half_of_the_movement() -> None:
-    from fsmer.synthetic.recordings import Camera, synthetic_videos
+    from fsmer.synthetic.recordings import synthetic_videos
+    from fsmer.synthetic.scene import Camera
 
     (video,) = synthetic_videos(1, seed=3, size=128, frames=5, units=[12], camera=Camera.perfect(), amplify=1.5)
     flow = optical_flow(video.frames[video.onset], video.frames[video.apex], "dis")

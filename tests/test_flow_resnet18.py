@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import fsmer
 from fsmer.backbones import embed
-from fsmer.backbones.base import Targets
 from fsmer.backbones.flow_resnet18 import PUBLISHED_RATES, FlowResNet18
+from fsmer.backbones.targets import Targets
 from fsmer.errors import FsmerError, UnknownNameError, WeightsError
 
 TINY = {"widths": (8, 8, 16, 16), "depths": (1, 1, 1, 1)}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import fsmer
 from fsmer.backbones import embed
-from fsmer.backbones.base import Targets
 from fsmer.backbones.fr import (
     CDMER_RECIPE,
     FR,
@@ -22,6 +21,7 @@ from fsmer.backbones.fr import (
     ProposalModule,
     proposal_loss,
 )
+from fsmer.backbones.targets import Targets
 from fsmer.errors import FsmerError, UnknownNameError
 from fsmer.kernels.compiled import compiled
 from fsmer.kernels.inception import _library

@@ -22,11 +22,12 @@ import fsmer
 from fsmer.cli.app import app
 from fsmer.data import ClipSet
 from fsmer.deploy.recording import PredictedInterval, RecordingPrediction
+from fsmer.drawing import confusion_figure, flow_figure, loss_figure
 from fsmer.evaluation import Report
 from fsmer.published import BenchResult, load_table
 from fsmer.published.run import Measured
 from fsmer.reporting.compare import Comparison, compare
-from fsmer.reporting.plots import confusion_figure, domains_figure, flow_figure, loss_figure, methods_figure
+from fsmer.reporting.plots import domains_figure, methods_figure
 from fsmer.text import one_line, read_cells
 
 HOSTILE = (
@@ -273,7 +274,7 @@ def test_refusals_are_one_line_whatever_the_name(said: Callable[..., str], tmp_p
 def test_a_report_is_printed_with_every_class_as_it_is(
     report: Report, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fsmer.cli.app import _print_report
+    from fsmer.cli.show import _print_report
 
     monkeypatch.setenv("COLUMNS", "1000")
     _print_report(report)

@@ -28,16 +28,15 @@ from fsmer.cli.app import app
 from fsmer.data import ClipSet
 from fsmer.errors import FsmerError, OutputError, ProtocolError, SupportError
 from fsmer.evaluation import Report, evaluate, isolated
+from fsmer.evaluation import episodes_run as runner
 from fsmer.evaluation.isolated import ProcessEnded, Processes
 from fsmer.kernels.compiled import compiled
+from fsmer.plugins import METHODS
 from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Recognizer, load_method
 from fsmer.transfer.linear_head import Finetune
-from fsmer.transfer.registry import METHODS
 
 from tiny_backbone import TinyBackbone  # isort: skip
-
-runner: Any = sys.modules["fsmer.evaluation.evaluate"]  # the name in its package is the function
 
 MEMO: dict[bytes, int] = {}
 CHOICE: dict[str, Any] = {"select": "nested", "grid": {"learning_rate": [1.0]}}
@@ -337,7 +336,8 @@ def test_the_audit_says_where_code_from_outside_was_not_isolated(
     (tmp_path / "method" / "run.json").unlink()
     assert found(tmp_path / "method")[0].examples == ("the method 'memo'",)
     # One that was registered is from outside too.
-    monkeypatch.setitem(METHODS, "memo", (Memo, {}))
+    monkeypatch.setitem(METHODS._held, "memo", Memo)
+    monkeypatch.setitem(METHODS._preset, "memo", {})
     assert found(tmp_path / "method")[0].examples == ("the method 'memo'",)
     # What the report itself says of isolation outlives the run's account.
     (tmp_path / "isolated" / "run.json").unlink()

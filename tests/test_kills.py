@@ -21,7 +21,8 @@ from PIL import Image
 from test_prepare import picture
 
 import fsmer
-from fsmer.synthetic.recordings import Camera, Scene, synthetic_recording
+from fsmer.synthetic.recordings import synthetic_recording
+from fsmer.synthetic.scene import Camera, Scene
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 

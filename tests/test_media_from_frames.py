@@ -23,7 +23,8 @@ from fsmer.preprocess import (
     pair_media,
 )
 from fsmer.preprocess.flow import flow_map, resize_area
-from fsmer.synthetic.recordings import Camera, Scene, SyntheticVideo, synthetic_videos
+from fsmer.synthetic.recordings import SyntheticVideo, synthetic_videos
+from fsmer.synthetic.scene import Camera, Scene
 
 RGB = ("red", "green", "blue")
 FLOW = InputSpec()

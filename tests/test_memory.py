@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsmer.synthetic.recordings import Camera, Scene, synthetic_recording
+from fsmer.synthetic.recordings import synthetic_recording
+from fsmer.synthetic.scene import Camera, Scene
 
 FPS = 25
 SIZE = (240, 320)

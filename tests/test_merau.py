@@ -14,14 +14,14 @@ from small_models import assert_words_tell_two_classes
 from torch import nn
 
 import fsmer
-from fsmer.backbones.base import Targets, model_hash
-from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss
+from fsmer.backbones.base import model_hash
+from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss, fit_au_detector
 from fsmer.backbones.registry import class_notes
+from fsmer.backbones.targets import Targets
 from fsmer.backbones.tcae import Tcae
 from fsmer.data import ClipSet, InputSpec, action_unit
 from fsmer.data.media import ArrayStore
 from fsmer.errors import DataError, FsmerError, SpecMismatchError, SupportError, WeightsError
-from fsmer.pretraining.au_detector import fit_au_detector
 from fsmer.synthetic import synthetic_clips
 from fsmer.transfer import load_method
 

@@ -25,8 +25,8 @@ from fsmer.backbones import ClassDirections, create_model, embed, load_model
 from fsmer.errors import FsmerError, SupportError, UnknownNameError
 from fsmer.synthetic import synthetic_clips
 from fsmer.training import frozen_layers as lower
+from fsmer.training.fine_tuning import _is_projection
 from fsmer.transfer import MethodError, SourceModel, list_methods, load_method
-from fsmer.transfer.fine_tuning import _is_projection
 
 NAMES = [info.name for info in list_methods()]
 LEARNERS = [name for name in NAMES if name != "zero_shot"]

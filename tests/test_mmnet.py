@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsmer.backbones.base import Targets, model_hash
+from fsmer.backbones.base import model_hash
 from fsmer.backbones.mmnet import THREE_CLASS_ARGUMENTS, THREE_CLASS_RECIPE, CABlock, MMNet, TransformerBlock
+from fsmer.backbones.targets import Targets
 from fsmer.errors import FsmerError, SpecMismatchError
 
 TINY = {"size": 32, "stem": [[6, 2], [4, 1]], "stages": [[4, 1], [4, 2], [8, 2], [16, 2]], "layers": 2, "heads": 4}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Targets
 from fsmer.backbones.mubert import (
     DinoAgreement,
     MicroAttention,
@@ -23,6 +22,7 @@ from fsmer.backbones.mubert import (
     sine_positions,
     swap_mask,
 )
+from fsmer.backbones.targets import Targets
 from fsmer.errors import FsmerError, SpecMismatchError
 
 SMALL = {"image_size": 32, "width": 16, "depth": 2, "heads": 2, "decoder_depth": 1}

@@ -27,7 +27,8 @@ from fsmer.datasets import read_dataset
 from fsmer.errors import DataError, MissingDatasetError, OutputError, SpecMismatchError, UnknownNameError
 from fsmer.preprocess import CascadeDetector, PreprocessRecipe, make_media
 from fsmer.preprocess.prepare import group_specs, prepare
-from fsmer.synthetic.recordings import Scene, synthetic_videos
+from fsmer.synthetic.recordings import synthetic_videos
+from fsmer.synthetic.scene import Scene
 
 COLOURS = ("red", "green", "blue")
 FLOW = InputSpec("flow", (28, 28), ("u", "v", "strain"), "minmax")

@@ -20,7 +20,6 @@ from fsmer.data import ClipSet, load_scheme, read_clips
 from fsmer.episodic import (
     CDE,
     DATASETS,
-    KINDS,
     Episode,
     HoldoutDatabase,
     KShot,
@@ -33,8 +32,9 @@ from fsmer.episodic import (
     load_protocol,
     read_protocol,
 )
-from fsmer.episodic.protocols import people_apart
+from fsmer.episodic.protocol import people_apart
 from fsmer.errors import DataError, MissingDatasetError, ProtocolError, UnknownNameError
+from fsmer.plugins import PROTOCOLS as KINDS
 
 THREE = ("negative", "positive", "surprise")
 SHIPPED = [name for name in list_protocols() if name.replace("-", "_") not in KINDS]

@@ -14,10 +14,10 @@ from torch import Tensor
 from fsmer.backbones import Backbone, register_backbone
 from fsmer.data import ClipSet
 from fsmer.episodic import load_protocol
-from fsmer.episodic.protocols import KINDS
 from fsmer.episodic.samplers import query_orders
 from fsmer.errors import FsmerError
 from fsmer.evaluation import evaluate
+from fsmer.plugins import PROTOCOLS as KINDS
 from fsmer.transfer import Recognizer, load_method
 from fsmer.transfer.linear_head import Finetune
 

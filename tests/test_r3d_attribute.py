@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 import fsmer
 from fsmer.backbones import model_hash
-from fsmer.backbones.base import Targets
 from fsmer.backbones.r3d_attribute import (
     BasicBlock,
     R3D10Attribute,
@@ -26,12 +25,13 @@ from fsmer.backbones.r3d_attribute import (
     cross_modal_contrastive,
 )
 from fsmer.backbones.registry import class_notes
+from fsmer.backbones.targets import Targets
 from fsmer.data import ClipSet
+from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.media import ArrayStore
 from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError
-from fsmer.synthetic.clips import THREE_CLASSES
+from fsmer.synthetic.domains import THREE_CLASSES
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
 
 ALL = (R3D10Attribute, R3D18Attribute, R3D34Attribute)
 CLASSES = ("happiness", "surprise")

@@ -18,7 +18,8 @@ from fsmer.cli.app import app
 from fsmer.deploy.recording import NO_EXPRESSION, RecordingPrediction, RecordingReader, predict_recording
 from fsmer.errors import DataError, MediaError, OutputError, SupportError
 from fsmer.preprocess.faces import NoFaceError
-from fsmer.synthetic.recordings import Camera, Scene, SyntheticRecording, synthetic_recording
+from fsmer.synthetic.recordings import SyntheticRecording, synthetic_recording
+from fsmer.synthetic.scene import Camera, Scene
 
 FPS = 25.0
 

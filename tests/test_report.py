@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from fsmer.data import ClipSet
+from fsmer.drawing import confusion_figure, flow_figure, save_figure
 from fsmer.errors import DataError, OutputError
 from fsmer.evaluation import METRICS, Report
-from fsmer.evaluation.report import Predictions
-from fsmer.reporting.plots import confusion_figure, domains_figure, flow_figure, methods_figure, save_figure
+from fsmer.evaluation.predictions import Predictions
+from fsmer.reporting.plots import domains_figure, methods_figure
 
 CLASSES = ("negative", "positive", "surprise")
 # Labels by hand: what is right, what was said.

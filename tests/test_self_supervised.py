@@ -18,7 +18,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fsmer.backbones import Backbone, load_model, model_hash, register_backbone
-from fsmer.backbones import registry as backbone_registry
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.cli.app import app
 from fsmer.data.spec import InputSpec
@@ -496,7 +495,7 @@ def noisy() -> Iterator[type[Backbone]]:
 
     register_backbone("noisy-for-tests")(Noisy)
     yield Noisy
-    del backbone_registry._REGISTRY["noisy-for-tests"]
+    del BACKBONES._held["noisy-for-tests"]
 
 
 def test_hooks_progress_and_both_sources_of_random_numbers_are_the_same_after_a_stop(noisy, tmp_path: Path, tree: Path):

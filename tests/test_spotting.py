@@ -12,15 +12,11 @@ import pytest
 from fsmer.preprocess.apex import facial_regions
 from fsmer.preprocess.faces import FacePose, crop_face
 from fsmer.preprocess.flow import remove_head_motion
-from fsmer.preprocess.spotting import (
-    EnergyTrace,
-    Movement,
-    MovementSpotter,
-    SpotterSettings,
-    keep_moment,
-    rigid_motion,
-)
-from fsmer.synthetic.recordings import Camera, Scene, SyntheticRecording, synthetic_recording
+from fsmer.preprocess.movement import Movement, keep_moment
+from fsmer.preprocess.region_shift import EnergyTrace, rigid_motion
+from fsmer.preprocess.spotting import MovementSpotter, SpotterSettings
+from fsmer.synthetic.recordings import SyntheticRecording, synthetic_recording
+from fsmer.synthetic.scene import Camera, Scene
 
 FPS = 25.0
 SIZE = (180, 320)

@@ -69,7 +69,8 @@ def supports_of(clips: fsmer.ClipSet) -> list[fsmer.ClipSet]:
 
 
 def trainer_of(backbone: Backbone, support: fsmer.ClipSet, seed: int, classes: tuple[str, ...]) -> Trainer:
-    from fsmer.training.supervised import for_classes, make_targets
+    from fsmer.backbones.targets import make_targets
+    from fsmer.training.supervised import for_classes
 
     codes = torch.from_numpy(np.asarray(support.codes(classes), dtype=np.int64))
     made = for_classes(backbone, classes, seed)
@@ -365,7 +366,7 @@ def test_folds_and_seeds_of_a_run_are_trained_in_one_stack(fresh, clips, tmp_pat
                 raise KeyboardInterrupt
             yield found
 
-    monkeypatch.setattr("fsmer.evaluation.evaluate._on_cpu", lambda model: False)
+    monkeypatch.setattr("fsmer.evaluation.episodes_run._on_cpu", lambda model: False)
     monkeypatch.setattr("fsmer.transfer.fine_tuning.train_together", stacked)
     stop, folds = -1, len(np.unique(clips.subjects))
     together = judged()

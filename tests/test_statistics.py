@@ -12,9 +12,9 @@ import tiny_backbone
 from sklearn.metrics import f1_score, recall_score
 
 import fsmer
+from fsmer.drawing import save_figure
 from fsmer.errors import DataError
 from fsmer.evaluation import Report, bootstrap_interval, evaluate
-from fsmer.reporting.plots import save_figure
 from fsmer.reporting.plots_statistics import critical_difference_figure
 from fsmer.reporting.statistics import (
     SeedSummary,

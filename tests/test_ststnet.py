@@ -14,9 +14,10 @@ import fsmer
 from fsmer.backbones import TrainRecipe, create_model
 from fsmer.backbones.ststnet import STSTNet
 from fsmer.backbones.ststnet_epochs import train_compiled
+from fsmer.backbones.targets import make_targets
 from fsmer.errors import FsmerError, SupportError
 from fsmer.kernels.compiled import compiled
-from fsmer.training.supervised import Trainer, for_classes, make_targets
+from fsmer.training.supervised import Trainer, for_classes
 from fsmer.transfer import train
 
 

@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 import fsmer
 from fsmer.data.facs import ACTION_UNITS
 from fsmer.errors import DataError, UnknownNameError
-from fsmer.synthetic.clips import (
-    ACTION_UNIT_ORDER,
-    DOMAINS,
-    EMOTION_ORDER,
-    action_unit_maps,
-    list_domains,
-    load_domain,
-    synthetic_clips,
-    synthetic_maps,
-)
+from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER, action_unit_maps, synthetic_clips, synthetic_maps
+from fsmer.synthetic.domains import DOMAINS, list_domains, load_domain
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS
 
 

@@ -14,20 +14,15 @@ import numpy as np
 import pytest
 
 import fsmer
-from fsmer.data.spec import InputSpec
+from fsmer.data.facs import ACTION_UNIT_ORDER
+from fsmer.data.spec import CROP_ASPECT, InputSpec
 from fsmer.errors import DataError, UnknownNameError
-from fsmer.synthetic.clips import DOMAINS, action_unit_maps, load_domain, synthetic_maps
+from fsmer.synthetic.clips import action_unit_maps, synthetic_maps
+from fsmer.synthetic.domains import DOMAINS, load_domain
 from fsmer.synthetic.facs_fields import LANDMARKS
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER, CROP_ASPECT
-from fsmer.synthetic.recordings import (
-    Camera,
-    Scene,
-    SyntheticVideo,
-    random_scene,
-    synthetic_frame_clips,
-    synthetic_recording,
-    synthetic_videos,
-)
+from fsmer.synthetic.frame_clips import synthetic_frame_clips
+from fsmer.synthetic.recordings import SyntheticVideo, synthetic_recording, synthetic_videos
+from fsmer.synthetic.scene import Camera, Scene, random_scene
 
 STILL = Camera.perfect()
 RGB = ("red", "green", "blue")

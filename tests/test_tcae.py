@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from fsmer.backbones.base import Targets, model_hash
+from fsmer.backbones.base import model_hash
 from fsmer.backbones.registry import class_notes
+from fsmer.backbones.targets import Targets
 from fsmer.backbones.tcae import Tcae, curriculum_mean, curriculum_window, random_crops, warp
 from fsmer.errors import FsmerError, SpecMismatchError
 

@@ -16,13 +16,17 @@ from torch import Tensor, nn
 import fsmer
 from fsmer.backbones import Backbone, Targets, TrainRecipe, embed, register_backbone
 from fsmer.backbones.embedding import mirror_media
+from fsmer.backbones.recipe import schedule_factor
+from fsmer.backbones.registry import fresh_model
+from fsmer.backbones.targets import action_unit_targets, make_targets, take
 from fsmer.data import InputSpec
+from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import FsmerError, SpecMismatchError, SupportError, WeightsError
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
-from fsmer.training.supervised import Trainer, action_unit_targets, augment, make_targets, schedule_factor, take
+from fsmer.training.augmentation import augment
+from fsmer.training.supervised import Trainer
 from fsmer.transfer import Recognizer, load_method, train
-from fsmer.transfer.full_training import Train, fresh_model
-from fsmer.transfer.method import MethodError
+from fsmer.transfer.full_training import Train
+from fsmer.transfer.source_model import MethodError
 
 RECIPE = TrainRecipe(optimizer="adam", learning_rate=1e-2, weight_decay=0.0, epochs=12, batch_size=16)
 

@@ -156,15 +156,14 @@ def _check_selection(report: Report, out: Findings) -> None:
 
 
 def _check_isolation(report: Report, out: Findings) -> None:
-    from fsmer.backbones.registry import is_own
-    from fsmer.transfer.registry import METHODS
+    from fsmer.plugins import METHODS, is_own
 
     out.looked_at("whether code from outside could remember one fold in the next")
     outside = report.run.get("from_outside")
     if outside is None:
         # A report that does not tell: a method that fsmer does not have under that name comes from outside.
         name = report.method["name"]
-        outside = [] if name in METHODS and is_own(METHODS[name][0]) else [f"the method {name!r}"]
+        outside = [] if name in METHODS and is_own(METHODS[name]) else [f"the method {name!r}"]
     if outside and report.isolation == "none":
         out.add(
             "not-isolated",
@@ -314,7 +313,7 @@ def _check_probabilities(report: Report, out: Findings) -> None:
 
 
 def _check_protocol(report: Report, out: Findings) -> None:
-    from fsmer.episodic.protocols import Protocol
+    from fsmer.episodic.protocol import Protocol
 
     out.looked_at("the protocol's hash")
     settings = report.protocol["settings"]

@@ -1,9 +1,10 @@
 """Networks that turn a clip's media into one embedding vector, one file each."""
 
-from fsmer.backbones.base import Backbone, ClassDirections, Targets, model_hash
+from fsmer.backbones.base import Backbone, ClassDirections, model_hash
 from fsmer.backbones.embedding import batch_of, check_clips, embed, read_inputs
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import ModelInfo, create_model, list_models, load_model, register_backbone
+from fsmer.backbones.targets import Targets
 
 __all__ = [
     "Backbone",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
 from fsmer.backbones.recipe import TrainRecipe
+from fsmer.backbones.targets import Targets
 from fsmer.backbones.weights import (
     CONFIG_FILE,
     FORMAT_VERSION,
-    HUB,
     OPEN_TENSORS,
     WEIGHTS_FILE,
     WeightsFolder,
+    fetch_weights,
     file_sha256,
     load_folder,
 )
@@ -40,10 +39,8 @@ __all__ = [
     "Backbone",
     "ClassDirections",
     "Inputs",
-    "Targets",
     "as_device",
     "check_weights",
-    "fetch_weights",
     "model_hash",
 ]
 
@@ -52,8 +49,6 @@ Inputs = Tensor | dict[str, Tensor]
 
 # Of media, in pixels or frames: more than any network here is made for.
 LARGEST_SIDE = 16_384
-# How a name of the hub begins, also where a Path has been made of it.
-HUB_NAME = re.compile(r"hf://?")
 
 
 @dataclass(frozen=True)
@@ -102,32 +97,6 @@ class ClassDirections:
             return scores
         mean = scores[..., self.known].mean(dim=-1, keepdim=True)
         return torch.where(self.known, scores, mean)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What a training step knows of its clips.
-
-    Parameters
-    ----------
-    labels : int64 Tensor of shape (B,)
-        Class of each clip, as index into `classes`.
-    classes : tuple of str
-    action_units : float Tensor of shape (B, len(ACTION_UNIT_ORDER)), optional
-        1 for each active action unit, 0 for the others; a row of NaN where the clip has none annotated. ``None`` when
-        no clip has.
-    class_weights : Tensor of shape (C,), optional
-        Weight of each class in a classification loss.
-    """
-
-    labels: Tensor
-    classes: tuple[str, ...]
-    action_units: Tensor | None = None
-    class_weights: Tensor | None = None
-
-    def cross_entropy(self, logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy of `logits`, (B, C), against the labels, with the class weights."""
-        return F.cross_entropy(logits, self.labels, weight=self.class_weights, label_smoothing=label_smoothing)
 
 
 class Backbone(nn.Module, ModelHubMixin, ABC):
@@ -302,28 +271,6 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         prefix = "backbone." if "recognizer" in held.config else ""
         model = held.make(cls, prefix)
         return held.load(model, held.tensors(unbounded=OPEN_TENSORS if prefix else ()), prefix)
-
-
-def fetch_weights(folder: str | Path, revision: str | None = None) -> str | Path:
-    """The local folder of weights that are given as a folder or as a hub repository (``hf://owner/name``).
-
-    A path is only ever a path: the hub is asked for nothing that is not marked as its own.
-    """
-    name = str(folder)
-    mark = HUB_NAME.match(name)
-    if mark is None or (not name.startswith(HUB) and Path(name).is_dir()):
-        return folder
-    repository = name[mark.end() :]
-    if len(repository.split("/")) != 2:
-        raise WeightsError(f"{name} names no repository of the hub; write {HUB}owner/name.")
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(" .") if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"the hub repository {repository} could not be fetched or found in the cache ({reason}); check the name "
-            "and the network, or give a folder that save_pretrained made."
-        ) from error
 
 
 def as_device(name: str | torch.device) -> torch.device:

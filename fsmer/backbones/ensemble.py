@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, Targets
+from fsmer.backbones.base import Backbone
 from fsmer.backbones.fr import FR
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import create_model, register_backbone
+from fsmer.backbones.targets import Targets
 from fsmer.errors import FsmerError
 
 if TYPE_CHECKING:

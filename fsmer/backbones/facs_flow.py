@@ -17,7 +17,8 @@ from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.synthetic.class_descriptions import unit_shares
-from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER, THREE_CLASSES
+from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER
+from fsmer.synthetic.domains import THREE_CLASSES
 
 __all__ = ["COARSE_CLASSES", "FacsFlow", "FlowBranch"]
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, Targets
+from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
+from fsmer.backbones.targets import Targets
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, unknown_name
 from fsmer.kernels.dense import OneDnnLinear

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections, Targets
+from fsmer.backbones.base import Backbone, ClassDirections
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
+from fsmer.backbones.targets import Targets
 from fsmer.backbones.text_tower import OWN_TOWERS, TextTower
 from fsmer.backbones.weights import made_from_folder
-from fsmer.data.facs import describe_aus, units_of_description
+from fsmer.data.facs import ACTION_UNIT_ORDER, describe_aus, units_of_description
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError
 from fsmer.synthetic.class_descriptions import emotions_of
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
 
 __all__ = ["R3D10Attribute", "R3D18Attribute", "R3D34Attribute", "ResNet3D", "cross_modal_contrastive"]
 

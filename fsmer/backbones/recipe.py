@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
@@ -9,7 +10,10 @@ from typing import Any, Literal, Self
 from fsmer.errors import FsmerError, unknown_name
 from fsmer.parameters import typed_value
 
-__all__ = ["PretrainRecipe", "TrainRecipe"]
+__all__ = [
+    "PretrainRecipe",
+    "TrainRecipe",
+]
 
 AUGMENTATIONS = ("crop", "flip", "rotate")
 
@@ -186,3 +190,19 @@ class PretrainRecipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "distance": list(self.distance)}
+
+
+def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:
+    """Factor on the learning rate after that many epochs (parts of one count for warm-up and cosine).
+
+    In a warm-up the rate is that at the end of the next step, a share `step` of an epoch: the first one learns too.
+    """
+    warm = min(1.0, (epochs_done + step) / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
+    whole = math.floor(epochs_done)
+    if recipe.schedule == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, epochs_done / recipe.epochs)))
+    if recipe.schedule == "exponential":
+        return warm * recipe.gamma**whole
+    if recipe.schedule == "step":
+        return warm * recipe.gamma ** sum(whole >= milestone for milestone in recipe.milestones)
+    return warm

@@ -6,45 +6,36 @@ import fnmatch
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, fetch_weights
+from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
-from fsmer.backbones.weights import CONFIG_FILE, load_folder
+from fsmer.backbones.weights import CONFIG_FILE, fetch_weights, load_folder
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, WeightsError, unknown_name
 from fsmer.io import restore_folder
+from fsmer.kernels.noise import Draws
 from fsmer.memory import out_of_memory
+from fsmer.plugins import BACKBONES
 from fsmer.resources import resource_folder
 
-__all__ = ["ModelInfo", "create_model", "list_models", "load_model", "register_backbone"]
+__all__ = [
+    "ModelInfo",
+    "create_model",
+    "list_models",
+    "load_model",
+    "register_backbone",
+]
+
 
 # One line a backbone: importing the module registers the names in it.
-MODULES = (
-    "fsmer.backbones.ensemble",
-    "fsmer.backbones.facs_flow",
-    "fsmer.backbones.flow_resnet18",
-    "fsmer.backbones.fr",
-    "fsmer.backbones.merau",
-    "fsmer.backbones.mmnet",
-    "fsmer.backbones.mubert",
-    "fsmer.backbones.r3d_attribute",
-    "fsmer.backbones.ststnet",
-    "fsmer.backbones.tcae",
-)
-
-_REGISTRY: dict[str, type[Backbone]] = {}
-B = TypeVar("B", bound=type[Backbone])
-
-
 @dataclass(frozen=True)
 class ModelInfo:
     """One line of `list_models`.
@@ -85,28 +76,13 @@ class ModelInfo:
         return "\n".join(found)
 
 
-def register_backbone(name: str) -> Callable[[B], B]:
-    """Class decorator that enters a backbone in the registry under `name`."""
-
-    def enter(cls: B) -> B:
-        if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
-            raise ValueError(
-                f"a backbone named {name!r} is registered already ({_REGISTRY[name].__qualname__}); "
-                "choose another name."
-            )
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return enter
+# Class decorator that enters a backbone in the registry under a name.
+register_backbone = BACKBONES.register
 
 
 def backbone_class(name: str) -> type[Backbone]:
     """The class registered under `name`; an unknown name raises `UnknownNameError` with the nearest ones."""
-    registry = _filled_registry()
-    if name not in registry:
-        raise unknown_name("model", name, registry)
-    return registry[name]
+    return BACKBONES.find(name)
 
 
 @library_settings()
@@ -160,11 +136,12 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     cls = backbone_class(name)
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
-        # Above this package, and asked only here: the sentence must name commands that this backbone has.
-        from fsmer.pretraining import PRETRAINERS
-
         labelled = f"'fsmer train {name}' (with labels)"
-        commands = f"'fsmer pretrain {name}' (without labels) or {labelled}" if name in PRETRAINERS else labelled
+        commands = (
+            f"'fsmer pretrain {name}' (without labels) or {labelled}"
+            if hasattr(cls, "pretraining_recipe")
+            else labelled
+        )
         raise WeightsError(
             f"no weights of {name!r} ship with this fsmer; make them with {commands} and load that folder."
         )
@@ -174,21 +151,11 @@ def load_model(name_or_folder: str | Path) -> Backbone:
 def names_saved_weights(model: str | Path) -> bool:
     """Whether `model` is a folder or a hub repository of weights; a registered name is neither, whatever lies there."""
     name = str(model)
-    if name in _filled_registry():
+    if name in BACKBONES:
         return False
     if not Path(name).is_dir():
         restore_folder(name)  # where a killed writer has moved it aside
     return Path(name).is_dir() or "/" in name
-
-
-def is_own(cls: type) -> bool:
-    """Whether a class is of fsmer, and not from outside."""
-    return cls.__module__.partition(".")[0] == "fsmer"
-
-
-def classes_from_outside() -> set[str]:
-    """Names of registered backbones that are not fsmer's own."""
-    return {name for name, cls in _REGISTRY.items() if not is_own(cls)}
 
 
 def refuse_arguments(backbone: Backbone, arguments: Mapping[str, object] | None, origin: str) -> None:
@@ -221,10 +188,10 @@ def _listed(arguments: Mapping[str, object]) -> str:
 def list_models(pattern: str = "*") -> list[ModelInfo]:
     """All registered backbones whose name matches the wildcard `pattern`, sorted by name."""
     found = []
-    for name in sorted(fnmatch.filter(_filled_registry(), pattern)):
-        cls = _REGISTRY[name]
+    for name in sorted(fnmatch.filter(BACKBONES, pattern)):
+        cls = BACKBONES[name]
         with torch.device("meta"):  # shapes alone: nothing is drawn or stored
-            model = cls()  # type: ignore[call-arg]
+            model = cls()
         found.append(
             ModelInfo(
                 name=name,
@@ -238,7 +205,7 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
             )
         )
     if not found and not any(character in pattern for character in "*?["):
-        raise unknown_name("model", pattern, _REGISTRY)
+        raise unknown_name("model", pattern, BACKBONES)
     return found
 
 
@@ -288,7 +255,24 @@ def _count_flops(model: Backbone) -> int:
     return int(counter.get_total_flops())
 
 
-def _filled_registry() -> dict[str, type[Backbone]]:
-    for module in MODULES:
-        import_module(module)
-    return _REGISTRY
+def fresh_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str, Any] | None = None) -> Backbone:
+    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`.
+
+    Raises
+    ------
+    UnknownNameError
+        No such model or argument.
+    WeightsError
+        Weights cannot be read, or arguments came with them.
+    FsmerError
+        A value that the constructor cannot work with.
+    """
+    if isinstance(model, Backbone):
+        refuse_arguments(model, arguments, "a backbone")
+        return model
+    if names_saved_weights(model):
+        backbone = load_model(model)
+        refuse_arguments(backbone, arguments, f"the weights in {model}")
+        return backbone
+    with Draws(seed).used():
+        return create_model(str(model), **(arguments or {}))

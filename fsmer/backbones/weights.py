@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeVar
 
 import torch
 from annotated_types import Len
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from typing_extensions import TypedDict
@@ -29,6 +31,7 @@ from fsmer.errors import FsmerError, WeightsError
 from fsmer.io import check_regular, restore_folder
 from fsmer.kernels.noise import Draws, Redirected
 from fsmer.memory import out_of_memory
+from fsmer.plugins import BACKBONES
 from fsmer.schema import Count, Names, checked, read_json
 from fsmer.tensor_files import read_tensors, tensor_shapes, under
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "WeightsConfig",
     "WeightsFolder",
+    "fetch_weights",
     "file_sha256",
     "load_folder",
     "made_from_folder",
@@ -263,10 +267,8 @@ def _bounded(
     cls: type[Backbone], arguments: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[None]:
     """Make a network that is no larger than `shapes`, and leave fresh weights undrawn where all of them are stored."""
-    from fsmer.backbones.registry import classes_from_outside
-
     # A network from outside may draw, after torch.manual_seed, what it does not store.
-    others = classes_from_outside()
+    others = BACKBONES.outside()
     draws = cls.name in others or any(value in others for value in arguments.values() if isinstance(value, str))
     token = _LOADING.set(True)
     own: AbstractContextManager[Any] = torch.random.fork_rng(devices=[]) if draws else Draws(0).used(everywhere=False)
@@ -330,3 +332,29 @@ def _elements(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
 
 def _shape_alone(value: Any) -> Any:
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+
+# How a name of the hub begins, also where a Path has been made of it.
+HUB_NAME = re.compile(r"hf://?")
+
+
+def fetch_weights(folder: str | Path, revision: str | None = None) -> str | Path:
+    """The local folder of weights that are given as a folder or as a hub repository (``hf://owner/name``).
+
+    A path is only ever a path: the hub is asked for nothing that is not marked as its own.
+    """
+    name = str(folder)
+    mark = HUB_NAME.match(name)
+    if mark is None or (not name.startswith(HUB) and Path(name).is_dir()):
+        return folder
+    repository = name[mark.end() :]
+    if len(repository.split("/")) != 2:
+        raise WeightsError(f"{name} names no repository of the hub; write {HUB}owner/name.")
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(" .") if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"the hub repository {repository} could not be fetched or found in the cache ({reason}); check the name "
+            "and the network, or give a folder that save_pretrained made."
+        ) from error

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsmer.evaluation.evaluate import Progress, evaluate
+from fsmer.drawing import flow_figure, save_figure
+from fsmer.evaluation.episodes_run import Progress
+from fsmer.evaluation.evaluate import evaluate
 from fsmer.evaluation.report import Report, show_figure
 from fsmer.io import check_writable, write_json, write_text
-from fsmer.reporting.plots import flow_figure, methods_figure, save_figure
+from fsmer.reporting.plots import methods_figure
 from fsmer.text import markdown
 
 if TYPE_CHECKING:

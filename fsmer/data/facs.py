@@ -11,7 +11,15 @@ from types import MappingProxyType
 
 from fsmer.errors import UnknownNameError
 
-__all__ = ["ACTION_UNITS", "ActionUnit", "action_unit", "describe_aus", "units_of_description"]
+__all__ = [
+    "ACTION_UNITS",
+    "ACTION_UNIT_ORDER",
+    "EMOTION_ORDER",
+    "ActionUnit",
+    "action_unit",
+    "describe_aus",
+    "units_of_description",
+]
 
 TABLE = Path(__file__).parent / "tables" / "action_units.csv"
 
@@ -50,6 +58,21 @@ def _read_table() -> Mapping[int, ActionUnit]:
 
 
 ACTION_UNITS: Mapping[int, ActionUnit] = _read_table()
+# The order of columns wherever action units are numbers in an array.
+ACTION_UNIT_ORDER: tuple[int, ...] = tuple(sorted(ACTION_UNITS))
+# Likewise of emotions.
+EMOTION_ORDER: tuple[str, ...] = (
+    "happiness",
+    "surprise",
+    "disgust",
+    "repression",
+    "anger",
+    "contempt",
+    "fear",
+    "sadness",
+    "tense",
+    "others",
+)
 """Number -> action unit: Table II of the attribute-embedding 3D-ResNet paper (2022), its misprints put right."""
 
 

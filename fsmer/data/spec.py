@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from fsmer.errors import DataError, SpecMismatchError
 from fsmer.schema import checked
 
-__all__ = ["InputSpec"]
+__all__ = [
+    "CROP_ASPECT",
+    "InputSpec",
+]
 
 
 # Pixels, frames or channels of one clip.
@@ -110,3 +113,8 @@ class InputSpec:
             if name not in values:
                 raise DataError(f"the values cannot be read as {words['what']} ({name} is missing); {words['remedy']}.")
         return found
+
+
+# Height over width of the canonical crop before it is squeezed to a square: pupils are 63 mm apart and the mouth's line
+# lies 67 mm below them (Farkas 1994); the canonical landmarks put these 0.57 crop widths and 0.435 crop heights apart.
+CROP_ASPECT = (67 / 0.435) / (63 / 0.57)

@@ -1,19 +1,18 @@
-"""What torch data loaders need of clips: a map-style data set and a collate function; torch loads on first use."""
+"""A map-style data set over clips for torch data loaders; torch loads on first use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.data.clips import Clip, ClipSet
-
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TorchClips", "collate_clips"]
+    from fsmer.data.clips import ClipSet
+
+__all__ = ["TorchClips"]
 
 
 class TorchClips:
@@ -49,21 +48,3 @@ class TorchClips:
         places = np.asarray(indices, np.int64)
         tensors = torch.from_numpy(self.clips.read(self.kind, places))
         return list(zip(tensors.unbind(), self.codes[places].tolist(), strict=True))
-
-
-def collate_clips(clips: Sequence[Clip], kind: str = "flow") -> dict[str, Any]:
-    """Collate function for a torch DataLoader over a `ClipSet`.
-
-    Returns
-    -------
-    dict
-        ``inputs``: float32 tensor of shape ``(B, channels, height, width)``; ``clip``, ``dataset``, ``subject``,
-        ``label``: lists of B.
-    """
-    import torch
-
-    batch: dict[str, Any] = {
-        "inputs": torch.from_numpy(ClipSet.from_clips(clips).media(kind)),
-        "clip": [clip.id for clip in clips],
-    }
-    return batch | {name: [getattr(clip, name) for clip in clips] for name in ("dataset", "subject", "label")}

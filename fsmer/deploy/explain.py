@@ -21,9 +21,9 @@ from fsmer.arrays import plain_array
 from fsmer.backbones import Backbone
 from fsmer.backbones.embedding import check_clips, read_inputs
 from fsmer.data import Clip, ClipSet, InputSpec
+from fsmer.drawing import BLUE, DPI, GREY, LIGHT, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, unknown_name
 from fsmer.preprocess.flow import optical_flow
-from fsmer.reporting.plots import BLUE, DPI, GREY, LIGHT, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.transfer.heads import Head
 from fsmer.transfer.recognizer import Recognizer
 

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, embed, load_model
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
-from fsmer.data.facs import action_unit, describe_aus
+from fsmer.data.facs import ACTION_UNIT_ORDER, action_unit, describe_aus
 from fsmer.data.spec import InputSpec
+from fsmer.drawing import BLUE, DPI, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.errors import MediaError
 from fsmer.io import atomic_path, check_writable, write_json
 from fsmer.preprocess.faces import FaceDetector, NoFaceError, Which
 from fsmer.preprocess.flow import flow_map, optical_flow
 from fsmer.preprocess.media import media_from_frames, pair_media
+from fsmer.preprocess.movement import Movement
 from fsmer.preprocess.reading import FALLBACK_RATE, Frame, FrameSource, StreamFrames, as_rgb, open_frames
 from fsmer.preprocess.recipe import PreprocessRecipe
-from fsmer.preprocess.spotting import Movement, MovementSpotter, SpotterSettings
-from fsmer.reporting.plots import BLUE, DPI, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
+from fsmer.preprocess.spotting import MovementSpotter, SpotterSettings
 from fsmer.text import write_csv
 
 if TYPE_CHECKING:

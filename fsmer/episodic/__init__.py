@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from fsmer.episodic.datasets import DATASETS, DatasetInfo, dataset_info
-from fsmer.episodic.episode import Episode, Episodes
+from fsmer.datasets.catalog import DATASETS, DatasetInfo, dataset_info
+from fsmer.episodic.episode import Episode
+from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.library import list_protocols, load_protocol, read_protocol
-from fsmer.episodic.protocols import (
-    CDE,
-    KINDS,
-    FoldEpisodes,
-    HoldoutDatabase,
-    KShot,
-    KShotEpisodes,
-    LeaveOneSubjectOut,
-    Protocol,
-    Requirement,
-    SourceTarget,
-    SubjectRatio,
-    SyntheticClips,
-)
+from fsmer.episodic.protocol import FoldEpisodes, KShotEpisodes, Protocol, Requirement, SyntheticClips
+from fsmer.episodic.protocols import CDE, HoldoutDatabase, KShot, LeaveOneSubjectOut, SourceTarget, SubjectRatio
 from fsmer.episodic.samplers import EpisodeBatch, EpisodePlan, KShotSampler
 
 __all__ = [
     "CDE",
     "DATASETS",
-    "KINDS",
     "DatasetInfo",
     "Episode",
     "EpisodeBatch",

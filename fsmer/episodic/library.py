@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fsmer.episodic.protocols import KINDS, Protocol
+from fsmer.episodic.protocol import Protocol
 from fsmer.errors import ProtocolError, UnknownNameError, unknown_name
+from fsmer.plugins import PROTOCOLS
 from fsmer.resources import resource_folder
 from fsmer.schema import read_yaml
 
@@ -91,7 +92,7 @@ def _find(name: str) -> Protocol:
     kinds, shipped = _kind_names(), _shipped()
     key = name.strip().lower().replace("_", "-")
     if key in kinds:
-        return KINDS[kinds[key]]()
+        return PROTOCOLS[kinds[key]]()
     if key in shipped:
         return read_protocol(shipped[key])
     path = Path(name)
@@ -104,7 +105,7 @@ def _find(name: str) -> Protocol:
 
 
 def _kind_names() -> dict[str, str]:
-    return {kind.replace("_", "-"): kind for kind in KINDS}
+    return {kind.replace("_", "-"): kind for kind in PROTOCOLS}
 
 
 def _shipped() -> dict[str, Path]:

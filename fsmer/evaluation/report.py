@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -17,7 +16,6 @@ from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from fsmer import __version__
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import (
     METRICS,
@@ -27,6 +25,20 @@ from fsmer.evaluation.metrics import (
     mean_interval,
     score_confusion,
 )
+from fsmer.evaluation.predictions import (
+    EPISODES_FILE,
+    MARKDOWN_FILE,
+    PICTURE_FILE,
+    PREDICTIONS_FILE,
+    REMEDY,
+    REPORT_FILE,
+    RUN_FILE,
+    Predictions,
+    Seed,
+    _digest,
+    run_of,
+)
+from fsmer.evaluation.run_folder import unfinished_words
 from fsmer.io import (
     CHECKSUM,
     atomic_path,
@@ -40,8 +52,9 @@ from fsmer.io import (
     write_text,
 )
 from fsmer.probabilities import unsound_answers
-from fsmer.schema import Count, Fraction, Names, checked, read_json
+from fsmer.schema import Count, Fraction, Names, checked
 from fsmer.text import markdown, read_cells, write_csv
+from fsmer.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,18 +62,13 @@ if TYPE_CHECKING:
     from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
 
-__all__ = ["Predictions", "Report", "altered_files", "run_of"]
+__all__ = [
+    "Report",
+    "altered_files",
+]
 
 # 2: several seeds, selection, notes.
 FORMAT_VERSION = 2
-REPORT_FILE = "report.json"
-PREDICTIONS_FILE = "predictions.csv"
-EPISODES_FILE = "episodes.csv"
-MARKDOWN_FILE = "report.md"
-PICTURE_FILE = "confusion.png"
-PAGE_FILE = "report.html"
-# How and when the report was made; apart, so that the same run gives the same report to the last byte.
-RUN_FILE = "run.json"
 
 # On everything that was chosen by looking at the test clips.
 ORACLE = "ORACLE"
@@ -68,7 +76,6 @@ TITLES = {"uf1": "UF1", "uar": "UAR", "acc": "Acc", "acc_merau": "Acc (MERAU eq.
 # The packages whose versions can change a figure.
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
 
-REMEDY = "run the same evaluation again"
 FIGURES = (*METRICS, *(f"{name}_interval" for name in METRICS))
 
 Figures = dict[str, Any]
@@ -76,7 +83,6 @@ Figures = dict[str, Any]
 # -- the files -------------------------------------------------------------------------------------------------------
 
 Interval = tuple[float, float] | None
-Seed = Annotated[int, Ge(0), Le(2**64 - 1)]
 
 
 class _Scores(TypedDict):
@@ -174,19 +180,6 @@ class _ReportFile(_Intervals):
     files: NotRequired[dict[str, str]]
 
 
-class _RunFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    """What ``run.json`` holds: `Report.run`, and the digest of the report that it is about."""
-
-    report: str
-    call: NotRequired[str]
-    started: NotRequired[str]
-    machine: NotRequired[str]
-    seconds: NotRequired[Annotated[float, Ge(0)]]
-    resumed: NotRequired[Count]
-    seeds: NotRequired[list[Seed]]
-    identity: NotRequired[dict[str, str]]
-
-
 # Columns of the tables and how they are read: text as it stands, so that subject "006" stays what it is and a clip
 # named "NA" is no missing value. Those of probabilities are named after the classes.
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -194,37 +187,6 @@ COLUMNS: dict[str, dict[str, Any]] = {
     EPISODES_FILE: {"episode": np.int64, "name": str, "clips": np.int64, **dict.fromkeys(METRICS, np.float64)},
 }
 MORE_COLUMNS: dict[str, Any] = {"seed": np.uint64, "oracle": bool}
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Every answer of a run, one row for each query clip of each episode.
-
-    Attributes
-    ----------
-    episode : int32 array of shape (M,)
-        Number of the episode.
-    clip : int64 array of shape (M,)
-        Row of the clip in the evaluated clip set.
-    predicted : int16 array of shape (M,)
-        Class code.
-    probabilities : float32 array of shape (M, C)
-        Not a number for classes that the episode is not about.
-    """
-
-    episode: NDArray[np.int32]
-    clip: NDArray[np.int64]
-    predicted: NDArray[np.int16]
-    probabilities: NDArray[np.float32]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Put parts, each holding whole episodes, one after the other."""
-        names = ("episode", "clip", "predicted", "probabilities")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-    def __len__(self) -> int:
-        return len(self.clip)
 
 
 @dataclass(frozen=True, eq=False)
@@ -601,7 +563,7 @@ class Report:
         OutputError
             The folder cannot be written.
         """
-        from fsmer.reporting.plots import confusion_figure, save_figure
+        from fsmer.drawing import confusion_figure, save_figure
 
         target = Path(folder)
         check_writable(target)
@@ -652,8 +614,6 @@ class Report:
                 raise DataError(f"{path} cannot be read as a report ({contradiction}); {REMEDY}.")
             tables = [_read_table(path.with_name(name)) for name in COLUMNS]
         except OSError as error:
-            from fsmer.evaluation.run_folder import unfinished_words
-
             name = Path(error.filename or path).name
             lack = f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
             raise DataError(
@@ -788,18 +748,6 @@ class Report:
         if path is not None:
             write_text(path, text)
         return text
-
-
-def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What ``run.json`` says of the report in a folder; ``None`` where it is lost, altered, or about another report."""
-    place = Path(folder)
-    try:
-        held: Any = read_json(place / RUN_FILE, _RunFile, what="the account of a run", remedy=REMEDY)
-        whole = held.pop("report") == _digest(read_bytes(place / REPORT_FILE).decode())
-    except (OSError, DataError, UnicodeDecodeError):
-        return None
-    held.pop(CHECKSUM, None)
-    return held if whole else None
 
 
 def altered_files(folder: str | os.PathLike[str]) -> list[str]:
@@ -959,10 +907,6 @@ def _recipes(clips: ClipSet, judged: NDArray[np.bool_]) -> dict[str, list[str]]:
         if recipe:
             found.setdefault(dataset, set()).add(recipe)
     return {name: sorted(hashes) for name, hashes in sorted(found.items())}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _words(value: Any) -> str:

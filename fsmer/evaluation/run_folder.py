@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from fsmer.array_files import read_arrays
 from fsmer.errors import DataError, OutputError
-from fsmer.evaluation.report import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
+from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
 from fsmer.io import (
     atomic_path,
     check_writable,

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.episodic.episode import Episode, Episodes
-from fsmer.episodic.protocols import people_apart
+from fsmer.episodic.episode import Episode
+from fsmer.episodic.episodes import Episodes
+from fsmer.episodic.protocol import people_apart
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.metrics import confusion_matrix, score_confusion
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
-from fsmer.transfer.method import require
+from fsmer.transfer.source_model import require
 
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fsmer.data.spec import CROP_ASPECT
 from fsmer.data.text_tables import csv_rows, read_table_text
 from fsmer.errors import DataError, MediaError, unknown_name
 from fsmer.preprocess.reading import Frame, FrameSource
 from fsmer.synthetic.facs_fields import LANDMARKS
-from fsmer.synthetic.flow_maps import CROP_ASPECT
 
 __all__ = [
     "DETECTORS",

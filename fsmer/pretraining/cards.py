@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import fsmer
 from fsmer.backbones.base import Backbone, model_hash
 from fsmer.io import write_text
+from fsmer.version import __version__
 
 __all__ = ["MISUSE", "CardText", "write_model_card"]
 
@@ -107,7 +107,7 @@ evaluate on their own labelled clips.
 ## Training
 
 `{text.command}`: {seconds / 60:.0f} minutes on {torch.get_num_threads()} threads
-(fsmer {fsmer.__version__}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__}, Python
+(fsmer {__version__}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__}, Python
 {platform.python_version()}).
 
 | setting | value |

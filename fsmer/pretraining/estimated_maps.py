@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from fsmer.array_files import read_arrays
 from fsmer.data.au_parser import au_numbers
+from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError
 from fsmer.io import atomic_path, digest, read_bytes, remove_unfinished
 from fsmer.preprocess.flow import DIS, FlowMethod, flow_map, head_motion
 from fsmer.synthetic.clips import SyntheticMaps
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER, EMOTION_ORDER
 
 if TYPE_CHECKING:
     from fsmer.data.clips import ClipSet
@@ -113,7 +113,7 @@ def estimated_maps(number: int, *, plan: EstimationPlan, seed: int) -> Synthetic
 
 
 def _drawn(number: int, plan: EstimationPlan, seed: int) -> ClipSet:
-    from fsmer.synthetic.recordings import synthetic_frame_clips
+    from fsmer.synthetic.frame_clips import synthetic_frame_clips
 
     size = (plan.size, plan.size)
     specs = [

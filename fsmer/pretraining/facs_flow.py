@@ -25,7 +25,8 @@ from fsmer.kernels.noise import Draws
 from fsmer.pretraining.cards import CardText, write_model_card
 from fsmer.pretraining.estimated_maps import BLOCK as DRAWN_BLOCK
 from fsmer.pretraining.estimated_maps import EstimationPlan, MapPool
-from fsmer.synthetic.clips import BLOCK, EMOTION_ORDER, THREE_CLASSES, SyntheticMaps, synthetic_maps
+from fsmer.synthetic.clips import BLOCK, EMOTION_ORDER, SyntheticMaps, synthetic_maps
+from fsmer.synthetic.domains import THREE_CLASSES
 from fsmer.training.checkpoints import (
     PretrainingState,
     load_checkpoint,

@@ -195,7 +195,7 @@ class SyntheticPairs:
         Frames from one frame of a pair to the other.
     seed : int
     domain : str
-        Synthetic domain, see `fsmer.synthetic.clips.list_domains`.
+        Synthetic domain, see `fsmer.synthetic.domains.list_domains`.
     pool : int
         Videos that are held at a time.
     """

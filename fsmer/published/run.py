@@ -650,7 +650,7 @@ class _Bench:
         self, key: str, settings: Settings, clips: ClipSet, seeds: list[int] | None, folder: Path
     ) -> tuple[list[Report], float | None]:
         """The reports of a run, one, or one a seed, and the seconds that a seed took if they were made now."""
-        from fsmer.evaluation.report import PAGE_FILE
+        from fsmer.evaluation.predictions import PAGE_FILE
 
         # The columns of a composite ask for the same run one after the other.
         if self._last is not None and self._last[0] == key:
@@ -681,7 +681,7 @@ class _Bench:
     def _held(self, place: Path | None) -> Report | None:
         """The report of an earlier run; one that is damaged is made again."""
         from fsmer.evaluation import Report
-        from fsmer.evaluation.report import REPORT_FILE
+        from fsmer.evaluation.predictions import REPORT_FILE
 
         if self.resume and place is not None and (place / REPORT_FILE).is_file():
             with contextlib.suppress(DataError):
@@ -729,9 +729,9 @@ class _Bench:
 
     def _taught(self, settings: Settings, source: ClipSet, seed: int) -> Backbone:
         from fsmer.backbones import load_model
-        from fsmer.pretraining.au_detector import fit_au_detector
+        from fsmer.backbones.merau import fit_au_detector
+        from fsmer.backbones.registry import fresh_model
         from fsmer.transfer import load_method
-        from fsmer.transfer.full_training import fresh_model
 
         given = self.weights.get(settings.model)
         backbone = load_model(given) if given else fresh_model(settings.model, seed, dict(settings.arguments))
@@ -751,8 +751,8 @@ class _Bench:
 
     def _key(self, settings: Settings, clips: ClipSet, seeds: list[int] | None) -> str:
         """What two runs must have in common for one to stand for the other."""
-        from fsmer import __version__
         from fsmer.backbones import model_hash
+        from fsmer.version import __version__
 
         start = self._start(settings)
         values = {
@@ -773,7 +773,7 @@ class _Bench:
     def _start(self, settings: Settings) -> Backbone | None:
         """The weights that a cell starts from, given or shipped; ``None``: fresh ones."""
         from fsmer.backbones import load_model
-        from fsmer.evaluation.evaluate import StartingPoint
+        from fsmer.evaluation.starting_point import StartingPoint
         from fsmer.transfer import load_method
 
         given = self.weights.get(settings.model)
@@ -936,8 +936,8 @@ def _specs_of(model: str, arguments: str) -> tuple[InputSpec, ...]:
 
 def _parameters(settings: Settings, classes: int) -> float:
     """Millions of numbers that training may change, network and linear classifier together."""
+    from fsmer.backbones.registry import fresh_model
     from fsmer.training.supervised import for_classes
-    from fsmer.transfer.full_training import fresh_model
 
     backbone = fresh_model(settings.model, 0, dict(settings.arguments))
     made = for_classes(backbone, tuple(f"class {number}" for number in range(classes)), 0)
@@ -973,8 +973,8 @@ def _of_dataset(sets: Sequence[ClipSet], dataset: str, specs: Sequence[InputSpec
 def _synthetic_clips(dataset: str, labels: tuple[str, ...], each: int, specs: tuple[InputSpec, ...]) -> ClipSet:
     """Made-up clips under the name of a data set, as many of each label."""
     from fsmer.data import ClipSet
+    from fsmer.data.facs import EMOTION_ORDER
     from fsmer.synthetic.clips import synthetic_clips
-    from fsmer.synthetic.flow_maps import EMOTION_ORDER
 
     number = sorted(DATASETS).index(dataset)
     count = each * len(labels)

@@ -161,7 +161,7 @@ class Comparison:
         OutputError
             The folder cannot be written.
         """
-        from fsmer.reporting.plots import save_figure
+        from fsmer.drawing import save_figure
         from fsmer.reporting.plots_statistics import critical_difference_figure
 
         target = Path(folder)

@@ -219,7 +219,7 @@ def contents(parts: Sequence[Html]) -> Html:
 
 def footer() -> Html:
     """Who made the page, and when."""
-    from fsmer import __version__
+    from fsmer.version import __version__
 
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return el("footer", f"Page made by fsmer {__version__} on {now}. It loads nothing and runs no script.")

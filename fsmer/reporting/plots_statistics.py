@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fsmer.reporting.plots import BLUE, GREY, ORANGE, blank_figure, wrapped
+from fsmer.drawing import BLUE, GREY, ORANGE, blank_figure, wrapped
 from fsmer.reporting.statistics import TITLES
 
 if TYPE_CHECKING:

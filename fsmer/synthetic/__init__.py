@@ -1,5 +1,6 @@
 """Drawn clips, faces and recordings whose action units, movement and flow are known."""
 
-from fsmer.synthetic.clips import list_domains, synthetic_clips
+from fsmer.synthetic.clips import synthetic_clips
+from fsmer.synthetic.domains import list_domains
 
 __all__ = ["list_domains", "synthetic_clips"]

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.au_parser import parse_aus
-from fsmer.data.facs import units_of_description
-from fsmer.synthetic.clips import THREE_CLASSES
+from fsmer.data.facs import ACTION_UNIT_ORDER, units_of_description
+from fsmer.synthetic.domains import THREE_CLASSES
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
 
 __all__ = ["described_units", "emotions_of", "unit_shares"]
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.synthetic.flow_maps import CROP_ASPECT
+from fsmer.data.spec import CROP_ASPECT
 
 __all__ = ["DrawnFace", "EyePatch", "Looks", "draw_background", "draw_face", "draw_looks"]
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS
 
 if TYPE_CHECKING:
-    from fsmer.synthetic.clips import Domain
+    from fsmer.synthetic.domains import Domain
 
 __all__ = [
-    "ACTION_UNIT_ORDER",
-    "CROP_ASPECT",
-    "EMOTION_ORDER",
     "FaceDraw",
     "Movement",
     "Person",
@@ -31,12 +29,6 @@ __all__ = [
 
 Array = NDArray[np.floating[Any]]
 
-ACTION_UNIT_ORDER: tuple[int, ...] = tuple(sorted(FIELDS))
-EMOTION_ORDER: tuple[str, ...] = tuple(EMOTION_ACTION_UNITS)
-
-# Height over width of the canonical crop before it is squeezed to a square: pupils are 63 mm apart and the mouth's line
-# lies 67 mm below them (Farkas 1994); the canonical landmarks put these 0.57 crop widths and 0.435 crop heights apart.
-CROP_ASPECT = (67 / 0.435) / (63 / 0.57)
 
 # Rows of the face that sit higher or lower and wider or narrower together: brows, eyes, middle face, mouth and chin.
 _ROWS = 4

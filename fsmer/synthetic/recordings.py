@@ -16,35 +16,40 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.data.clips import ClipSet
-from fsmer.data.spec import InputSpec
+from fsmer.data.facs import ACTION_UNIT_ORDER
+from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError, unknown_name
-from fsmer.synthetic.clips import UNIT_DISPLACEMENT, Domain, load_domain
+from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, load_domain
 from fsmer.synthetic.faces import DrawnFace, EyePatch, Looks, draw_background, draw_face, draw_looks
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER, CROP_ASPECT, Movement, Person, draw_crop, optical_strain
+from fsmer.synthetic.flow_maps import Movement, Person, draw_crop
+from fsmer.synthetic.scene import (
+    Array,
+    Camera,
+    Image,
+    Interval,
+    Scene,
+    Size,
+    _apply,
+    _compose,
+    _inverse,
+    _plane_to_pixels,
+    _size,
+    _Waves,
+    random_scene,
+)
 
 __all__ = [
-    "Camera",
-    "Interval",
-    "Scene",
     "SyntheticRecording",
     "SyntheticVideo",
-    "random_scene",
-    "synthetic_frame_clips",
     "synthetic_recording",
     "synthetic_videos",
 ]
 
-Array = NDArray[Any]
-Image = NDArray[np.uint8]
-Size = int | tuple[int, int]
 
 # Largest displacement of a clip, in pixels on a face of 224: what micro-expressions show.
 PEAK = (0.5, 4.0)
@@ -66,145 +71,6 @@ PIVOT = 0.45
 BLINK_LENGTH = 0.3
 # By how many pixels the piece of the noise tile moves from frame to frame, at most.
 TILE_MARGIN = 48
-
-
-@dataclass(frozen=True)
-class Camera:
-    """What a recording adds to a moving face.
-
-    Parameters
-    ----------
-    noise : float
-        Standard deviation of the sensor's noise, in grey levels of 255.
-    light : float
-        Relative drift of the light.
-    jpeg : int or None
-        Quality 1 to 100 at which every frame is compressed; None keeps it as it is.
-    head : float
-        Amplitude of head motion, as `Domain.head`.
-    blinks : float
-        Blinks a second. They keep off onset and apex, where a closed lid would hide the true flow.
-    """
-
-    noise: float = 1.0
-    light: float = 0.01
-    jpeg: int | None = None
-    head: float = 0.35
-    blinks: float = 0.1
-
-    def __post_init__(self) -> None:
-        amounts = (self.noise, self.light, self.head, self.blinks)
-        if not all(math.isfinite(value) and value >= 0 for value in amounts) or self.light > 0.5:
-            raise DataError(
-                f"a camera with noise={self.noise}, light={self.light}, head={self.head} and blinks={self.blinks} "
-                "cannot be drawn: give finite numbers of 0 or more, and light up to 0.5."
-            )
-        if self.jpeg is not None and not 1 <= self.jpeg <= 100:
-            raise DataError(f"JPEG quality {self.jpeg} is out of range: give 1 to 100, or None for no compression.")
-
-    @classmethod
-    def of(cls, domain: str | Domain) -> Camera:
-        """The camera of a domain: its head motion, with noise, drift and blinks in proportion; no compression."""
-        place = load_domain(domain)
-        return cls(
-            noise=0.6 + 4.0 * place.noise,
-            light=0.01 + 0.03 * place.noise,
-            head=place.head,
-            blinks=0.5 * place.blink,
-        )
-
-    @classmethod
-    def perfect(cls) -> Camera:
-        """A still head in steady light before a camera without noise: only the expression moves."""
-        return cls(noise=0.0, light=0.0, head=0.0, blinks=0.0)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Where a face is in a larger picture.
-
-    Parameters
-    ----------
-    centre : (x, y)
-        Place of the canonical crop's centre, in pixels.
-    face_width : float
-        Width of the canonical crop in pixels; its height is `CROP_ASPECT` times that, and the head with hair is about
-        1.4 wide and 2 high.
-    roll : float
-        Clockwise rotation in degrees.
-    """
-
-    centre: tuple[float, float]
-    face_width: float
-    roll: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (*self.centre, self.face_width, self.roll))) or self.face_width < 12:
-            raise DataError(
-                f"a face of width {self.face_width} at {self.centre} with roll {self.roll} cannot be drawn: give "
-                "finite numbers and a width of 12 pixels or more."
-            )
-
-
-def random_scene(
-    size: Size,
-    rng: np.random.Generator,
-    *,
-    share: tuple[float, float] = (0.26, 0.42),
-    roll: float = 8.0,
-) -> Scene:
-    """A head somewhere in a picture, with its face wholly inside.
-
-    Parameters
-    ----------
-    size : int or (height, width)
-    rng : numpy.random.Generator
-    share : (low, high)
-        Width of the canonical crop relative to the picture's shorter side.
-    roll : float
-        Largest rotation either way, in degrees.
-    """
-    height, width = _size(size)
-    face = float(rng.uniform(*share)) * min(height, width)
-    margin_x, above, below = 0.72 * face, 1.2 * face, 0.8 * face
-    x = rng.uniform(min(margin_x, width / 2), max(width - margin_x, width / 2))
-    y = rng.uniform(min(above, height * 0.6), max(height - below, height * 0.6))
-    return Scene((float(x), float(y)), face, float(rng.uniform(-roll, roll)))
-
-
-@dataclass(frozen=True, eq=False)
-class Interval:
-    """One expression of a recording.
-
-    Parameters
-    ----------
-    onset, apex, offset : int
-        Frame before the first movement, frame of the strongest, first frame at rest again.
-    units : bool array of shape (len(ACTION_UNIT_ORDER),)
-        Active action units.
-    emotion, label : str
-        Emotion and its label in the domain's scheme; empty if the action units were given by number.
-    """
-
-    onset: int
-    apex: int
-    offset: int
-    units: NDArray[np.bool_]
-    emotion: str
-    label: str
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Numbers of the active action units."""
-        return tuple(number for number, active in zip(ACTION_UNIT_ORDER, self.units, strict=True) if active)
-
-    def strength(self, time: float) -> float:
-        """How far the expression has come at a time: 0 at rest, 1 at the apex."""
-        if not self.onset < time < self.offset:
-            return 0.0
-        start, stop = (self.onset, self.apex) if time <= self.apex else (self.offset, self.apex)
-        share = (time - start) / (stop - start)
-        return share * share * (3 - 2 * share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -686,56 +552,7 @@ def _noise_tile(rng: np.random.Generator, size: tuple[int, int], level: float) -
     return tile * np.float32(level)
 
 
-class _Waves:
-    """Smooth random functions of time that stay bounded: a slow, a middle and a fast wave."""
-
-    def __init__(self, rng: np.random.Generator, amplitudes: Array) -> None:
-        count = len(amplitudes)
-        self._rates = 2 * np.pi * np.exp(rng.uniform(np.log([0.06, 0.3, 1.0]), np.log([0.15, 0.7, 2.0]), (count, 3)))
-        self._phases = rng.uniform(0, 2 * np.pi, (count, 3))
-        self._weights = np.asarray(amplitudes)[:, None] * (2.2, 1.0, 0.3) * rng.uniform(0.5, 1.5, (count, 3))
-
-    def at(self, time: float) -> Array:
-        waves: Array = (self._weights * np.sin(self._rates * time + self._phases)).sum(axis=1)
-        return waves
-
-
 # -- places ------------------------------------------------------------------------------------------------------------
-
-
-def _plane_to_pixels(place: Scene | Array, size: tuple[int, int]) -> Array:
-    """Affine map (2, 3) from the plane of the face to pixels: of a scene, or of a crop that fills the picture."""
-    height, width = size
-    if isinstance(place, Scene):
-        angle = math.radians(place.roll)
-        cosine, sine = place.face_width * math.cos(angle), place.face_width * math.sin(angle)
-        return np.array([(cosine, -sine, place.centre[0]), (sine, cosine, place.centre[1])])
-    # Crop coordinates run from -0.5 to 0.5 over the picture.
-    to_picture = np.array([(width, 0, width / 2 - 0.5), (0, height, height / 2 - 0.5)], np.float64)
-    return _compose(to_picture, place.astype(np.float64)) / np.array([1, CROP_ASPECT, 1])
-
-
-def _compose(outer: Array, inner: Array) -> Array:
-    """The affine map that does `inner` first."""
-    linear = outer[:, :2] @ inner[:, :2]
-    return np.concatenate([linear, (outer[:, :2] @ inner[:, 2] + outer[:, 2])[:, None]], axis=1)
-
-
-def _inverse(matrix: Array) -> Array:
-    linear = np.linalg.inv(matrix[:, :2])
-    return np.concatenate([linear, (-linear @ matrix[:, 2])[:, None]], axis=1)
-
-
-def _apply(matrix: Array, points: Array) -> Array:
-    moved: Array = points @ matrix[:, :2].T + matrix[:, 2]
-    return moved
-
-
-def _size(size: Size) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if not (16 <= height <= 4320 and 16 <= width <= 7680):
-        raise DataError(f"frames of {width}x{height} cannot be drawn: width and height must be 16 to 7680 and 4320.")
-    return int(height), int(width)
 
 
 def _check_request(seed: int, frames: int, frames_per_second: float, amplify: float) -> None:
@@ -1027,147 +844,3 @@ def synthetic_recording(
 
 
 # -- clip sets ---------------------------------------------------------------------------------------------------------
-
-_IMAGE = (("red", "green", "blue"),)
-_FLOW = (("u", "v"), ("u", "v", "strain"))
-# Channels, normalisations and whether there is time, of every kind of medium.
-_KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], bool]] = {
-    "onset": (_IMAGE, ("unit",), False),
-    "apex": (_IMAGE, ("unit",), False),
-    "frames": (_IMAGE, ("unit",), True),
-    "flow": (_FLOW, ("minmax", "signed"), False),
-    "flows": (_FLOW, ("minmax", "signed"), True),
-}
-
-
-@dataclass(frozen=True)
-class _FrameStore:
-    """One medium of synthetic clips, drawn when it is read."""
-
-    spec: InputSpec
-    domain: Domain
-    clips: int
-    options: dict[str, Any]
-
-    def __len__(self) -> int:
-        return self.clips
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Draw the asked rows."""
-        out = np.empty((len(rows), *self.spec.shape), np.float32)
-        for place, row in enumerate(rows.tolist()):
-            out[place] = self._medium(_clip(self.domain, row, size=self.spec.size, **self.options))
-        return out
-
-    def _medium(self, recording: SyntheticRecording) -> Array:
-        interval = recording.intervals[0]
-        if self.spec.kind in ("onset", "apex"):
-            return _channels_first(recording.frame(getattr(interval, self.spec.kind)))
-        if self.spec.kind == "flow":
-            return self._maps(recording.flow(interval.onset, interval.apex)[None])[0]
-        times = np.round(np.linspace(0, len(recording) - 1, self.spec.frames or 1)).astype(int).tolist()
-        if self.spec.kind == "frames":
-            return np.stack([_channels_first(recording.frame(time)) for time in times])
-        steps = [recording.flow(*pair) for pair in pairwise(times)]
-        return self._maps(np.stack([*steps, steps[-1]]))
-
-    def _maps(self, flow: Array) -> Array:
-        """Flow in pixels, (N, 2, height, width), as the spec wants it."""
-        maps = flow * np.float32(1000 / self.spec.size[1])
-        if "strain" in self.spec.channels:
-            maps = np.concatenate([maps, optical_strain(maps)[:, None]], axis=1)
-        if self.spec.normalisation == "signed":
-            return maps
-        low = maps.min(axis=(2, 3), keepdims=True)
-        return (maps - low) / np.maximum(maps.max(axis=(2, 3), keepdims=True) - low, 1e-12)
-
-
-def _check_spec(spec: InputSpec) -> None:
-    if spec.kind not in _KINDS:
-        raise unknown_name("kind of medium", spec.kind, _KINDS)
-    channels, normalisations, timed = _KINDS[spec.kind]
-    least = (2 if spec.kind == "flows" else 1) if timed else None
-    lasts = spec.frames is None if least is None else spec.frames is not None and spec.frames >= least
-    if spec.channels not in channels or spec.normalisation not in normalisations or not lasts:
-        length = "" if least is None else f" and {least} frames or more"
-        raise DataError(
-            f"{spec.describe()} cannot be drawn: {spec.kind} has channels "
-            f"{' or '.join(', '.join(names) for names in channels)}, "
-            f"normalisation {' or '.join(normalisations)}{length}."
-        )
-    _size(spec.size)
-
-
-def _channels_first(frame: Image) -> Array:
-    return np.moveaxis(frame, -1, 0).astype(np.float32) / np.float32(255)
-
-
-def synthetic_frame_clips(
-    domain: str | Domain = "lab",
-    n: int = 60,
-    *,
-    seed: int = 0,
-    specs: Sequence[InputSpec],
-    subjects: int = 20,
-    frames: int = 24,
-    frames_per_second: float = 100.0,
-    camera: Camera | None = None,
-) -> ClipSet:
-    """A clip set of synthetic sequences with the media that are asked for, drawn when they are read.
-
-    Flow is the true one. The table is that of `fsmer.synthetic.synthetic_clips`: label, action units and emotion.
-
-    Parameters
-    ----------
-    domain, seed, subjects, frames_per_second, camera
-        As in `synthetic_videos`, whose video i is clip i.
-    n : int
-        How many clips.
-    specs : sequence of InputSpec
-        One a medium: images (``"onset"``, ``"apex"``, ``"frames"``) in red, green and blue from 0 to 1, maps
-        (``"flow"``, ``"flows"``) in u, v and maybe strain. ``"frames"`` are spread evenly over the sequence;
-        ``"flows"`` lead from each of them to the next, the last one again.
-    frames : int
-        Length of the sequences themselves.
-
-    Returns
-    -------
-    ClipSet
-
-    Raises
-    ------
-    DataError
-        A number is out of range, or a medium cannot be drawn.
-    """
-    import pandas as pd
-
-    place = load_domain(domain)
-    _check_request(seed, frames, frames_per_second, 1.0)
-    if n < 1 or subjects < 1:
-        raise DataError(f"cannot draw {n} clips of {subjects} subjects: both must be 1 or more.")
-    if not specs:
-        raise DataError("no media were asked for: give at least one InputSpec, for instance that of a backbone.")
-    for spec in specs:
-        _check_spec(spec)
-    if len({spec.kind for spec in specs}) < len(specs):
-        raise DataError("two specs ask for one kind of medium: give one spec a kind.")
-    options = {
-        "seed": seed,
-        "frames": frames,
-        "frames_per_second": frames_per_second,
-        "subjects": subjects,
-        "camera": camera or Camera.of(place),
-    }
-    drawn = [_script(place, seed, index, index % subjects)[2] for index in range(n)]
-    frame = pd.DataFrame(
-        {
-            "clip": [f"{place.name}_frames_{seed}_{index:06d}" for index in range(n)],
-            "dataset": place.name,
-            "subject": [f"{place.name}{index % subjects + 1:03d}" for index in range(n)],
-            "label": [place.labels[movement.emotion] for movement in drawn],
-            "aus": ["+".join(str(ACTION_UNIT_ORDER[i]) for i in np.flatnonzero(movement.units)) for movement in drawn],
-            "emotion": [movement.emotion for movement in drawn],
-        }
-    )
-    stores = {spec.kind: _FrameStore(replace(spec, flow_method=None), place, n, options) for spec in specs}
-    return ClipSet.from_table(frame, media=stores)

@@ -13,18 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_inputs
 from fsmer.backbones.base import Inputs, check_weights
-from fsmer.backbones.embedding import mirror_media
-from fsmer.backbones.registry import is_own
+from fsmer.backbones.recipe import schedule_factor
 from fsmer.backbones.ststnet_epochs import train_compiled
-from fsmer.data.au_parser import au_numbers
-from fsmer.data.spec import InputSpec
+from fsmer.backbones.targets import take
 from fsmer.errors import SupportError, WeightsError
 from fsmer.kernels.noise import Draws
-from fsmer.synthetic.flow_maps import ACTION_UNIT_ORDER
+from fsmer.plugins import is_own
+from fsmer.training.augmentation import augment
 from fsmer.training.checkpoints import (
     TrainingState,
     load_checkpoint,
@@ -39,29 +37,14 @@ from fsmer.training.tensorboard import AfterEpoch
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = ["Trainer", "action_unit_targets", "for_classes", "make_targets", "take"]
+__all__ = [
+    "Trainer",
+    "for_classes",
+]
 
 
 # Media of a set that fits in here are read once and kept; larger sets are read batch by batch.
 CACHE_BYTES = 1 << 30
-
-
-def action_unit_targets(clips: ClipSet) -> Tensor | None:
-    """Action units of every clip, float32 of shape (N, len(ACTION_UNIT_ORDER)); NaN rows where none are annotated."""
-    texts = clips.table["aus"].astype(str).tolist()
-    if not any(texts):
-        return None
-    targets = torch.full((len(clips), len(ACTION_UNIT_ORDER)), math.nan)
-    found = {text: _active(text) for text in set(texts) if text}
-    for row, text in enumerate(texts):
-        if text:
-            targets[row] = found[text]
-    return targets
-
-
-def _active(text: str) -> Tensor:
-    present = set(au_numbers(text))
-    return torch.tensor([float(number in present) for number in ACTION_UNIT_ORDER])
 
 
 def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Backbone:
@@ -86,23 +69,6 @@ def draws_noise_alone(backbone: Backbone) -> bool:
     """Whether all random numbers of a training step come from `fsmer.kernels.noise`, as in fsmer's own networks."""
     parts = (module for module in backbone.modules() if isinstance(module, Backbone))
     return all(part.stackable or is_own(type(part)) for part in parts)
-
-
-def make_targets(clips: ClipSet, codes: Tensor, classes: tuple[str, ...], *, balanced: bool = False) -> Targets:
-    """What a training step knows of all the clips; `take` picks those of a batch."""
-    weights = None
-    if balanced:
-        counts = torch.bincount(codes, minlength=len(classes)).float()
-        weights = torch.where(counts > 0, len(codes) / ((counts > 0).sum() * counts.clamp_min(1)), counts)
-    return Targets(codes, classes, action_unit_targets(clips), weights)
-
-
-def take(targets: Targets, rows: NDArray[np.int64], device: torch.device | str = "cpu") -> Targets:
-    """The targets of some of the clips, on `device`."""
-    index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
-    units = None if targets.action_units is None else targets.action_units[index].to(device)
-    weights = None if targets.class_weights is None else targets.class_weights.to(device)
-    return Targets(targets.labels[index].to(device), targets.classes, units, weights)
 
 
 @dataclass(frozen=True)
@@ -376,54 +342,6 @@ class Trainer(Training):
             )
         restore(tensors, {"backbone": self.backbone, "classifier": self.classifier}, self.optimizer)
         self.epoch, self.losses = state["epoch"], state["losses"]
-
-
-def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:
-    """Factor on the learning rate after that many epochs (parts of one count for warm-up and cosine).
-
-    In a warm-up the rate is that at the end of the next step, a share `step` of an epoch: the first one learns too.
-    """
-    warm = min(1.0, (epochs_done + step) / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
-    whole = math.floor(epochs_done)
-    if recipe.schedule == "cosine":
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, epochs_done / recipe.epochs)))
-    if recipe.schedule == "exponential":
-        return warm * recipe.gamma**whole
-    if recipe.schedule == "step":
-        return warm * recipe.gamma ** sum(whole >= milestone for milestone in recipe.milestones)
-    return warm
-
-
-def augment(
-    media: Tensor,
-    spec: InputSpec,
-    flip: NDArray[np.bool_],
-    angle: NDArray[np.float64],
-    shift: NDArray[np.float64],
-) -> Tensor:
-    """Media of a batch, (B, \\*spec.shape), mirrored, turned and shifted clip by clip.
-
-    `angle` is in radians and `shift` in parts of width and height, (B, 2); edges are repeated. That a turn of a few
-    degrees also turns flow vectors is neglected.
-    """
-    if flip.any():
-        chosen = torch.from_numpy(flip).to(media.device).view(-1, *(1,) * (media.ndim - 1))
-        media = torch.where(chosen, mirror_media(media, spec), media)
-    if angle.any() or shift.any():
-        flat = media.flatten(1, -3) if media.ndim == 5 else media
-        height, width = spec.size
-        cos, sin = (torch.from_numpy(part).float().to(media.device) for part in (np.cos(angle), np.sin(angle)))
-        moved = 2 * torch.from_numpy(shift).float().to(media.device)
-        theta = torch.stack(
-            [
-                torch.stack([cos, -sin * height / width, moved[:, 0]], dim=-1),
-                torch.stack([sin * width / height, cos, moved[:, 1]], dim=-1),
-            ],
-            dim=1,
-        )
-        grid = F.affine_grid(theta, [len(flat), 1, height, width], align_corners=False)
-        media = F.grid_sample(flat, grid, padding_mode="border", align_corners=False).view(media.shape)
-    return media
 
 
 def _named_parameters(backbone: Backbone, classifier: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -15,9 +15,11 @@ from fsmer.backbones import Backbone, load_model
 from fsmer.backbones.base import check_weights
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
-from fsmer.transfer.method import Method, Progress, SourceModel
-from fsmer.transfer.recognizer import Recognizer, as_labelled_clips
+from fsmer.transfer.inputs import as_labelled_clips
+from fsmer.transfer.method import Method
+from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
+from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet

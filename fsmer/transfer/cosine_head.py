@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.errors import SupportError
-from fsmer.transfer.fine_tuning import Classifier, FineTuning
-from fsmer.transfer.heads import Adam, Head, balanced_weights, batched_product, class_means, one_hot
-from fsmer.transfer.method import Progress, SourceModel, absent_bias, require, require_choice, support_codes
-from fsmer.transfer.zero_shot import prior_head
+from fsmer.training.fine_tuning import Classifier
+from fsmer.transfer.fine_tuning import FineTuning, classifier_head
+from fsmer.transfer.heads import Adam, Head, balanced_weights, batched_product, class_means, one_hot, prior_head
+from fsmer.transfer.registry import register_method
+from fsmer.transfer.source_model import Progress, SourceModel, absent_bias, require, require_choice, support_codes
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -28,6 +29,7 @@ _TINY = 1e-12
 _GUESSING = 0.25
 
 
+@register_method("cosine")
 @dataclass(frozen=True)
 class Cosine(FineTuning):
     """Cosine classifier (MERAU eq. 6-7, with a scale) that corrects the zero-shot answer by the labelled clips.
@@ -75,8 +77,6 @@ class Cosine(FineTuning):
     steps : int
         Adam steps; 0 leaves the directions at their start. This and all further parameters are those of `FineTuning`.
     """
-
-    name: ClassVar[str] = "cosine"
 
     init: str = "auto"
     prior_shots: float = 45.0
@@ -193,7 +193,7 @@ class Cosine(FineTuning):
         return replace(source_model, directions=replace(source_model.directions, precision=prior.precision))
 
     def _source_model(self, backbone: Backbone, classifier: Classifier, names: tuple[str, ...]) -> SourceModel:
-        return _with_directions(backbone, names, classifier.head(), classifier.scale or _DEFAULT_SCALE)
+        return _with_directions(backbone, names, classifier_head(classifier), classifier.scale or _DEFAULT_SCALE)
 
     def _scale(self, prior: ClassDirections | None) -> float:
         if self.scale is not None:

@@ -5,40 +5,40 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fsmer.ambient import library_settings
-from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, create_model, embed, load_model, model_hash
-from fsmer.backbones.base import as_device
-from fsmer.backbones.registry import names_saved_weights, refuse_arguments
-from fsmer.errors import FsmerError
+from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, embed, model_hash
+from fsmer.backbones.targets import make_targets
 from fsmer.io import check_writable, write_json
 from fsmer.kernels.noise import Draws
-from fsmer.training.supervised import Trainer, for_classes, make_targets
+from fsmer.training.supervised import Trainer, for_classes
 from fsmer.training.tensorboard import AfterEpoch, tensorboard_log
 from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.transfer.heads import Head
 from fsmer.transfer.linear_head import Finetune
-from fsmer.transfer.method import Progress, SourceModel, require, require_choice, support_codes
-from fsmer.transfer.recognizer import Recognizer, as_labelled_clips
+from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.registry import register_method
+from fsmer.transfer.source_model import Progress, SourceModel, require, require_choice, support_codes
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
-    from fsmer.transfer.recognizer import Labelled
 
-__all__ = ["Train", "train"]
+__all__ = [
+    "Train",
+]
 
 HISTORY = "history.json"
 # Training keeps its checkpoint beside the folder of the recognizer, which appears whole at the end.
 RUNNING = ".training"
 
 
+@register_method("train")
 @dataclass(frozen=True)
 class Train(TrainsTogether[Trainer]):
     """Train backbone and linear classifier together on all labelled clips, by the backbone's own recipe.
@@ -58,8 +58,6 @@ class Train(TrainsTogether[Trainer]):
         Of initial weights of the classifier, order of clips, augmentation and dropout. The backbone's own initial
         weights are those of the model that is given.
     """
-
-    name: ClassVar[str] = "train"
 
     epochs: int | None = None
     batch_size: int | None = None
@@ -254,103 +252,3 @@ class Train(TrainsTogether[Trainer]):
     def _classifier(self, width: int, way: int) -> nn.Linear:
         with Draws(self.seed).used():
             return nn.Linear(width, way)
-
-
-@library_settings()
-def train(
-    model: Backbone | str | Path,
-    clips: Labelled,
-    *,
-    out: str | Path | None = None,
-    classes: Sequence[str] | None = None,
-    arguments: dict[str, Any] | None = None,
-    device: str | torch.device | None = None,
-    resume: bool = True,
-    progress: Progress | None = None,
-    log: str | Path | None = None,
-    **params: Any,
-) -> Recognizer:
-    """Train a backbone with labels, by its paper's recipe, to a recognizer.
-
-    Parameters
-    ----------
-    model : Backbone, str or Path
-        A backbone to go on from; the folder of one; or a registered name, which starts from fresh weights drawn with
-        the seed.
-    clips : ClipSet, list of Clip, or pair (arrays, labels)
-        Labelled clips; none of them is held back to choose anything.
-    out : path, optional
-        Folder for the recognizer; beside it the loss of every epoch is written to ``<out>.history.json`` and, while
-        training goes on, a checkpoint to ``<out>.training``.
-    classes : sequence of str, optional
-        The classes in the order of the recognizer's columns; default the sorted labels.
-    arguments : dict, optional
-        Constructor arguments of a backbone that is given by name; weights that are there already fix their own.
-    device : str or torch.device, optional
-        Where to train, such as ``"cuda"``; default where the backbone is, which for names and folders is the CPU.
-    resume : bool
-        Whether to go on from a checkpoint of the same training.
-    progress : callable, optional
-        Called with (steps done, steps in all).
-    log : path, optional
-        Folder for the loss and the learning rate of every epoch as TensorBoard reads them (extra ``tensorboard``).
-    **params
-        Parameters of the method ``train`` (see `fsmer.list_methods`): epochs, batch_size, learning_rate, seed, ...
-
-    Returns
-    -------
-    Recognizer
-
-    Raises
-    ------
-    UnknownNameError
-        No such model or parameter.
-    SpecMismatchError
-        The clips' media is not what the backbone eats.
-    SupportError
-        Clips without labels, or nothing to train.
-    WeightsError
-        A checkpoint of another training is in the way, or arguments came with weights that are there already.
-    DeviceError
-        No such device here.
-    FsmerError
-        A log is asked for and the package tensorboard is missing.
-    """
-    from fsmer.transfer.registry import load_method
-
-    method = load_method("train", **params)
-    if not isinstance(method, Train):
-        raise FsmerError("the method registered as 'train' is not the one of fsmer.transfer.full_training.")
-    where = None if device is None else as_device(device)
-    backbone = fresh_model(model, method.seed, arguments)
-    if where is not None:
-        # The caller's own network stays where it is.
-        backbone = copy.deepcopy(backbone).to(where)
-    labelled = as_labelled_clips(clips, backbone)
-    if out is not None:
-        return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress, log=log)[0]
-    with tensorboard_log(log) as after_epoch:
-        return method._trained(SourceModel(backbone), labelled, classes, progress, after_epoch=after_epoch)[0]
-
-
-def fresh_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str, Any] | None = None) -> Backbone:
-    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`.
-
-    Raises
-    ------
-    UnknownNameError
-        No such model or argument.
-    WeightsError
-        Weights cannot be read, or arguments came with them.
-    FsmerError
-        A value that the constructor cannot work with.
-    """
-    if isinstance(model, Backbone):
-        refuse_arguments(model, arguments, "a backbone")
-        return model
-    if names_saved_weights(model):
-        backbone = load_model(model)
-        refuse_arguments(backbone, arguments, f"the weights in {model}")
-        return backbone
-    with Draws(seed).used():
-        return create_model(str(model), **(arguments or {}))

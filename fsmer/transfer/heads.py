@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["KINDS", "Adam", "Head", "balanced_weights", "batched_product", "class_means", "one_hot"]
+from fsmer.backbones import ClassDirections
+
+__all__ = [
+    "KINDS",
+    "Adam",
+    "Head",
+    "balanced_weights",
+    "batched_product",
+    "class_means",
+    "one_hot",
+]
 
 KINDS = ("linear", "cosine", "distance")
 
@@ -163,3 +173,14 @@ def _products(queries: Tensor, weight: Tensor) -> Tensor:
         return torch.bmm(queries, weight.transpose(1, 2))
     episodes, classes, _ = weight.shape
     return (queries @ weight.flatten(0, 1).T).unflatten(1, (episodes, classes)).transpose(0, 1)
+
+
+def prior_head(prior: ClassDirections, episodes: int, way: int) -> tuple[Tensor, Tensor]:
+    """Weight (E, C, D) and bias (E, C) of a cosine head that scores as ``prior.logits`` does."""
+    known = prior.known.expand(episodes, way)
+    share = known.float() / known.sum(dim=-1, keepdim=True).clamp_min(1)
+    weight = (prior.scale * F.normalize(prior.weight, dim=-1)).expand(episodes, -1, -1)
+    bias = prior.bias.expand(episodes, way)
+    mean_weight = torch.einsum("ec,ecd->ed", share, weight)[:, None]
+    mean_bias = (share * bias).sum(dim=-1, keepdim=True)
+    return torch.where(known[..., None], weight, mean_weight), torch.where(known, bias, mean_bias)

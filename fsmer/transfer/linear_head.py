@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fsmer.backbones import ClassDirections
-from fsmer.transfer.fine_tuning import Classifier, FineTuning
+from fsmer.training.fine_tuning import Classifier
+from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.heads import Adam, Head, balanced_weights, batched_product, one_hot
-from fsmer.transfer.method import absent_bias
+from fsmer.transfer.registry import register_method
+from fsmer.transfer.source_model import absent_bias
 
 __all__ = ["Finetune"]
 
 
+@register_method("finetune")
 @dataclass(frozen=True)
 class Finetune(FineTuning):
     """Linear classifier on the embedding, y = W^T e (MERAU eq. 5), trained by cross-entropy (eq. 8) and Adam.
@@ -24,8 +26,6 @@ class Finetune(FineTuning):
     The weights start anew for the target's classes, as in the paper, from the uniform distribution of a fresh linear
     layer (the same for every episode). Its parameters are those of `FineTuning`.
     """
-
-    name: ClassVar[str] = "finetune"
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """All episodes' classifiers trained side by side, with the gradient of the cross-entropy written out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,11 +10,14 @@ from torch import Tensor
 
 from fsmer.backbones import ClassDirections
 from fsmer.transfer.heads import Head
-from fsmer.transfer.method import Method, require
+from fsmer.transfer.method import Method
+from fsmer.transfer.registry import register_method
+from fsmer.transfer.source_model import require
 
 __all__ = ["Logistic"]
 
 
+@register_method("logistic")
 @dataclass(frozen=True)
 class Logistic(Method):
     """Multinomial logistic regression on embeddings standardised by the support's own mean and deviation.
@@ -30,8 +32,6 @@ class Logistic(Method):
     max_iter : int
         Limit of solver iterations.
     """
-
-    name: ClassVar[str] = "logistic"
 
     C: float = 0.01
     balanced: bool = True

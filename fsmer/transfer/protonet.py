@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +11,9 @@ from torch.nn import functional as F
 
 from fsmer.backbones import ClassDirections
 from fsmer.transfer.heads import Head, class_means, one_hot
-from fsmer.transfer.method import Method, absent_bias, require, require_choice
+from fsmer.transfer.method import Method
+from fsmer.transfer.registry import register_method
+from fsmer.transfer.source_model import absent_bias, require, require_choice
 
 __all__ = ["ProtoNet"]
 
@@ -20,6 +21,8 @@ __all__ = ["ProtoNet"]
 _GRAM_CLIPS = 4096
 
 
+@register_method("protonet_cosine", distance="cosine")
+@register_method("protonet")
 @dataclass(frozen=True)
 class ProtoNet(Method):
     """Nearest prototype (MERAU eq. 9-10; Snell et al. 2017).
@@ -42,8 +45,6 @@ class ProtoNet(Method):
     >>> head.logits(torch.tensor([[1.0, 1.0]])).tolist()
     [[[-1.0, -32.0]]]
     """
-
-    name: ClassVar[str] = "protonet"
 
     distance: str = "euclidean"
     scale: float = 10.0

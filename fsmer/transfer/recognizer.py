@@ -18,7 +18,6 @@ from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.base import check_weights
-from fsmer.backbones.embedding import check_inputs
 from fsmer.backbones.registry import backbone_class
 from fsmer.backbones.weights import (
     CONFIG_FILE,
@@ -30,22 +29,27 @@ from fsmer.backbones.weights import (
     load_folder,
 )
 from fsmer.data.table import known_texts
-from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SupportError, WeightsError
+from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
 from fsmer.transfer.heads import KINDS, Head
+from fsmer.transfer.inputs import _as_inputs, _plain_labels, as_labelled_clips
+from fsmer.transfer.registry import load_method
+from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
     from fsmer.data import Clip, ClipSet
     from fsmer.deploy.explain import Explanation
-    from fsmer.transfer.method import Method, SourceModel
+    from fsmer.transfer.method import Method
 
     Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
     Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
 
-__all__ = ["Recognizer", "as_labelled_clips"]
+__all__ = [
+    "Recognizer",
+]
 
 RECOGNIZER_VERSION = 1
 
@@ -311,9 +315,6 @@ class Recognizer:
 
     @classmethod
     def _from_folder(cls, held: WeightsFolder) -> Recognizer:
-        from fsmer.transfer.method import SourceModel
-        from fsmer.transfer.registry import load_method
-
         described = _described(held)
         classes, kind, source = tuple(described["classes"]), described["head"], described["source"]
         try:
@@ -445,94 +446,3 @@ def check_answers(
             "finite, not negative and sum to 1; mend the method, or use other weights."
         )
     return found
-
-
-def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
-    """Labelled clips in any form that `fsmer.adapt` takes, as a clip set.
-
-    Raises
-    ------
-    SupportError
-        Nothing is there, a clip has no label, or it is none of these forms.
-    """
-    from fsmer.data import Clip, ClipSet
-
-    if isinstance(values, ClipSet):
-        clips = values
-    elif isinstance(values, tuple) and len(values) == 2 and not isinstance(values[0], Clip):
-        media, labels = values[0], _plain_labels(values[1])
-        arrays = {kind: plain_array(one) for kind, one in media.items()} if isinstance(media, Mapping) else None
-        first = plain_array(media) if arrays is None else next(iter(arrays.values()), np.zeros(0))
-        if first.ndim == 0 or len(first) != len(labels):
-            raise SupportError(
-                f"{len(first) if first.ndim else 'no'} arrays came with {len(labels)} labels; give one label each."
-            )
-        if len(first) == 0:
-            raise _empty()
-        specs = backbone.input_specs
-        if arrays is not None:
-            clips = ClipSet.from_arrays(arrays, labels, spec=specs)
-        else:
-            clips = ClipSet.from_arrays(first, labels, spec=specs[0] if first.shape[1:] == specs[0].shape else None)
-    elif isinstance(values, (list, tuple)) and all(isinstance(value, Clip) for value in values):
-        if not values:
-            raise _empty()
-        clips = ClipSet.from_clips(values)
-    else:
-        raise SupportError(
-            f"labelled clips were given as {type(values).__name__}; "
-            "give a ClipSet, a list of Clips, or a pair (arrays, labels)."
-        )
-    if not len(clips):
-        raise _empty()
-    for name, label in zip(clips.ids, clips.labels, strict=True):
-        # A missing label may come as None, as empty text, or as the NaN of a table.
-        if label is None or label == "" or label != label:
-            raise SupportError(
-                f"clip {name!r} has no label, but learning needs one for every clip; label it or leave it out."
-            )
-    return clips
-
-
-def _as_inputs(values: Any, backbone: Backbone) -> Any:
-    from fsmer.data import Clip, ClipSet
-    from fsmer.data.media import ArrayStore, check_arrays
-
-    if isinstance(values, ClipSet):
-        return values
-    specs = backbone.input_specs
-    if isinstance(values, Clip) and all(spec.kind in values.media for spec in specs):
-        # One clip is what a live camera asks about: read as it is, for a table of one row costs more than the network.
-        arrays = {}
-        for spec in specs:
-            held = values.media[spec.kind].spec
-            held.check_feeds(spec, who=repr(backbone.name))
-            arrays[spec.kind] = held.pick_channels(values.read(spec.kind), spec)
-        return arrays
-    if isinstance(values, Clip):
-        return ClipSet.from_clips([values])
-    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Clip) for value in values):
-        return ClipSet.from_clips(values)
-    raw = values if isinstance(values, Mapping) else {specs[0].kind: values}
-    given = {kind: plain_array(one) for kind, one in raw.items()}
-    # 8-bit values become 0..1 before anything is compared.
-    for spec in specs:
-        array = given.get(spec.kind)
-        if array is not None and array.dtype == np.uint8 and array.shape in (spec.shape, (len(array), *spec.shape)):
-            array = array[None] if array.shape == spec.shape else array
-            given[spec.kind] = ArrayStore(array, spec).read(np.arange(len(array)))
-    arrays = check_inputs(backbone, given)
-    for spec in specs:
-        problem = check_arrays(arrays[spec.kind], spec)
-        if problem is not None:
-            raise MediaError(f"clip number {problem[0]} of the array cannot be used: {problem[1]}")
-    return arrays
-
-
-def _plain_labels(labels: Any) -> NDArray[np.object_]:
-    found = plain_array(labels, "the labels") if isinstance(labels, Tensor) else labels
-    return np.asarray(found, dtype=object).ravel()
-
-
-def _empty() -> SupportError:
-    return SupportError("the support set is empty; give at least one labelled clip of every class.")

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fsmer.errors import unknown_name
 from fsmer.parameters import typed_value
-from fsmer.transfer.cosine_head import Cosine
-from fsmer.transfer.full_training import Train
-from fsmer.transfer.linear_head import Finetune
-from fsmer.transfer.logistic import Logistic
-from fsmer.transfer.method import Method, MethodError
-from fsmer.transfer.protonet import ProtoNet
-from fsmer.transfer.zero_shot import ZeroShot
+from fsmer.plugins import METHODS
+from fsmer.transfer.source_model import MethodError
 
-__all__ = ["MethodInfo", "list_methods", "load_method"]
+__all__ = ["MethodInfo", "list_methods", "load_method", "register_method"]
 
-# One line a method: its class, and the parameters that the name implies.
-METHODS: dict[str, tuple[type[Method], Mapping[str, Any]]] = {
-    "cosine": (Cosine, {}),
-    "finetune": (Finetune, {}),
-    "logistic": (Logistic, {}),
-    "protonet": (ProtoNet, {}),
-    "protonet_cosine": (ProtoNet, {"distance": "cosine"}),
-    "train": (Train, {}),
-    "zero_shot": (ZeroShot, {}),
-}
+if TYPE_CHECKING:
+    from fsmer.transfer.method import Method
+
+# Class decorator that enters a method in the registry under a name, if wanted with other values of its parameters.
+register_method = METHODS.register
 
 
 @dataclass(frozen=True)
@@ -62,12 +50,11 @@ def load_method(name: str | Method, **params: Any) -> Method:
     >>> load_method("cosine", steps=50).steps
     50
     """
-    if isinstance(name, Method):
+    if not isinstance(name, str):
         cls, preset = type(name), name.get_params()
     else:
-        if name not in METHODS:
-            raise unknown_name("method", name, METHODS)
-        cls, preset = METHODS[name][0], dict(METHODS[name][1])
+        cls = METHODS.find(name)
+        preset = METHODS.preset(name)
     cls.check_params(params)
     # A class from outside may name its types as such and not as text.
     kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
@@ -78,7 +65,7 @@ def list_methods() -> list[MethodInfo]:
     """All methods with their summaries and default parameters, sorted by name."""
     found = []
     for name in sorted(METHODS):
-        cls, preset = METHODS[name]
+        cls, preset = METHODS[name], METHODS.preset(name)
         method = cls(**preset)
         summary = (cls.__doc__ or "").strip().splitlines()[0]
         if preset:

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections
 from fsmer.errors import SupportError
-from fsmer.transfer.heads import Head
-from fsmer.transfer.method import Method, Progress, SourceModel
+from fsmer.transfer.cosine_head import Cosine
+from fsmer.transfer.heads import Head, prior_head
+from fsmer.transfer.method import Method
+from fsmer.transfer.registry import register_method
+from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = ["ZeroShot"]
+__all__ = [
+    "ZeroShot",
+]
 
 
+@register_method("zero_shot")
 @dataclass(frozen=True)
 class ZeroShot(Method):
     """Class directions that the backbone learnt in pretraining, used as they are.
 
     The support set is not read. After a source domain it is the source's cosine classifier used directly on the target.
     """
-
-    name: ClassVar[str] = "zero_shot"
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """The prior as a head; a class that it does not know scores as the mean of those that it knows."""
@@ -45,17 +47,4 @@ class ZeroShot(Method):
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
     ) -> SourceModel:
         """Fit a cosine classifier to the source, to be used directly on the classes that both domains name alike."""
-        from fsmer.transfer.cosine_head import Cosine
-
         return Cosine().train_source(backbone, source, progress=progress)
-
-
-def prior_head(prior: ClassDirections, episodes: int, way: int) -> tuple[Tensor, Tensor]:
-    """Weight (E, C, D) and bias (E, C) of a cosine head that scores as ``prior.logits`` does."""
-    known = prior.known.expand(episodes, way)
-    share = known.float() / known.sum(dim=-1, keepdim=True).clamp_min(1)
-    weight = (prior.scale * F.normalize(prior.weight, dim=-1)).expand(episodes, -1, -1)
-    bias = prior.bias.expand(episodes, way)
-    mean_weight = torch.einsum("ec,ecd->ed", share, weight)[:, None]
-    mean_bias = (share * bias).sum(dim=-1, keepdim=True)
-    return torch.where(known[..., None], weight, mean_weight), torch.where(known, bias, mean_bias)

@@ -318,7 +318,7 @@ def _read_aus(folder: Path) -> None:
 
 def _read_descriptions(folder: Path) -> None:
     from fsmer.transfer.adapt import described
-    from fsmer.transfer.method import SourceModel
+    from fsmer.transfer.source_model import SourceModel
 
     lines = _text_of(folder / "words.txt").splitlines()
     words = dict(line.partition("=")[::2] for line in lines if line)

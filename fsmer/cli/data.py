@@ -1,0 +1,104 @@
+"""Commands on data sets: datasets, check, prepare."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.padding import Padding
+from rich.text import Text
+
+from fsmer.cli.app import command
+from fsmer.cli.console import Console, say, say_json
+from fsmer.cli.options import AsJson, Corrections, FrameKind, Scheme, Sheet
+from fsmer.cli.progress import _progress
+
+
+@command("fsmer datasets")
+def datasets(as_json: AsJson = False) -> None:
+    """List the data sets that fsmer reads, and where a licence is requested."""
+    from fsmer.datasets import list_datasets
+
+    found = list_datasets()
+    if as_json:
+        say_json([asdict(one) for one in found])
+        return
+    console = Console()
+    for one in found:
+        known = ((one.clips, "clips"), (one.subjects, "people"), (one.frames_per_second, "frames a second"))
+        facts = ", ".join([one.title, *(f"{value:g} {unit}" for value, unit in known if value is not None)])
+        console.print(Text.assemble((one.name, "bold"), f"  {facts}"))
+        for line in (f"annotation: {one.annotation}", one.request):
+            if line:
+                console.print(Padding(line, (0, 0, 0, 4)))
+
+
+@command("fsmer check casme2 --root DIR")
+def check(
+    name: Annotated[str, typer.Argument(help="Name of a data set (see 'fsmer datasets').")],
+    root: Annotated[Path, typer.Option(help="Folder of the download.")],
+    frames: FrameKind = None,
+    sheet: Sheet = None,
+    corrections: Corrections = None,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a download: what is there, what is missing, which apexes cannot be right."""
+    from fsmer.datasets import check_dataset
+
+    audit = check_dataset(name, root, frames=frames, sheet=sheet, corrections=corrections)
+    if as_json:
+        say_json(audit.to_dict())
+        return
+    say(audit)
+
+
+@command("fsmer prepare casme2 --root DIR --out DIR --for facs-flow --for mmnet")
+def prepare(
+    name: Annotated[str, typer.Argument(help="Name of a data set (see 'fsmer datasets'); generic reads any CSV.")],
+    root: Annotated[Path, typer.Option(help="Folder of the download.")],
+    out: Annotated[Path, typer.Option(help="Folder for the clips.")],
+    models: Annotated[
+        list[str], typer.Option("--for", help="Model whose media are made; repeat it, or put further names behind it.")
+    ],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Further models.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="recipe.json of another preparation.", show_default=False)] = None,
+    scheme: Scheme = None,
+    frames: FrameKind = None,
+    sheet: Sheet = None,
+    corrections: Corrections = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Clips made at a time; default one a core.", min=1, show_default=False)
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="joblib's backend, e.g. dask or ray.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; otherwise make all anew.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Make the clips of a data set for some models: face, apex and flow, once, in parallel; resumable."""
+    from fsmer.deploy.prepare_models import prepare as make
+    from fsmer.preprocess import PreprocessRecipe
+
+    with _progress() as progress:
+        done = make(
+            name,
+            root,
+            out,
+            models=[*models, *(more or [])],
+            recipe=None if recipe is None else PreprocessRecipe.load(recipe).with_current_versions(),
+            scheme=scheme,
+            frames=frames,
+            sheet=sheet,
+            corrections=corrections,
+            workers=workers,
+            backend=backend,
+            resume=resume,
+            progress=lambda state: progress("preparing", state.done, state.total),
+        )
+    folders = [str(done.folder / part) for part in done.sets]
+    if as_json:
+        say_json(done.report.to_dict() | {"out": folders})
+        return
+    say(done.report)
+    for folder in folders:
+        Console().print(f"clips in {folder}")

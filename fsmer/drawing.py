@@ -1,0 +1,196 @@
+"""Matplotlib figures that several folders share: results, losses, and flow maps with arrows."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fsmer.errors import DataError
+from fsmer.io import atomic_path
+from fsmer.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "confusion_figure",
+    "flow_figure",
+    "loss_figure",
+    "save_figure",
+]
+
+
+# Two hues that people with colour-blindness tell apart, and greys for everything that is not data.
+BLUE, ORANGE = "#0072b2", "#d55e00"
+
+
+GREY, LIGHT = "#666666", "#dddddd"
+
+
+DPI = 150
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        # No software version in the file: the same result gives the same bytes.
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    return Path(path)
+
+
+def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str = "") -> Figure:
+    """Confusion matrix: share of each true class (colour and percentage) with the counts below.
+
+    Parameters
+    ----------
+    confusion : int array of shape (C, C)
+        Rows are the truth.
+    classes : sequence of str
+    title : str
+    """
+    counts = np.asarray(confusion, dtype=np.int64)
+    # Here rather than where the figure is drawn: matplotlib writes the labels of axes anew each time.
+    classes = [printable(name) for name in classes]
+    n_classes = len(classes)
+    if counts.shape != (n_classes, n_classes):
+        raise DataError(f"the confusion matrix has shape {counts.shape}, but there are {n_classes} class names.")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 1.9 + 0.85 * n_classes
+    figure = blank_figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row in range(n_classes):
+        for column in range(n_classes):
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row - 0.08, f"{shares[row, column]:.0%}", ha="center", va="center", color=colour)
+            axes.text(
+                column, row + 0.22, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=7
+            )
+    axes.set_xticks(
+        range(n_classes), classes, rotation=30 if n_classes > 3 else 0, ha="right" if n_classes > 3 else "center"
+    )
+    axes.set_yticks(range(n_classes), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("truth")
+    axes.set_title(wrapped(title, 14 + 9 * n_classes), fontsize=10)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, format="{x:.0%}")
+    bar.set_label("share of the true class", fontsize=8)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, length=0)
+    return figure
+
+
+def loss_figure(losses: Sequence[float], *, title: str = "") -> Figure:
+    """Mean training loss of every epoch as a line.
+
+    Parameters
+    ----------
+    losses : sequence of float
+    title : str
+    """
+    figure = blank_figure(5.0, 3.0)
+    axes = figure.subplots()
+    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o" if len(losses) < 30 else None, markersize=3)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss")
+    axes.set_ylim(bottom=0)
+    axes.grid(color=LIGHT, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def flow_figure(
+    maps: ArrayLike,
+    *,
+    titles: Sequence[str] | None = None,
+    normalisation: str = "signed",
+    columns: int = 6,
+    arrows: int = 10,
+) -> Figure:
+    """Flow maps as strain (grey) with arrows of u and v on top, one panel a map.
+
+    Parameters
+    ----------
+    maps : array of shape (N, C, H, W)
+        Channels u, v and, where there is a third, strain.
+    titles : sequence of str, optional
+        One a map.
+    normalisation : {"signed", "minmax"}
+        With ``"minmax"`` the zero of u and v is lost; the median of each channel stands in for it.
+    columns : int
+        Panels a row.
+    arrows : int
+        Arrows along each side.
+
+    Raises
+    ------
+    DataError
+        The array has another shape, or the titles another number.
+    """
+    flows = np.asarray(maps, dtype=np.float64)
+    if flows.ndim != 4 or not len(flows) or flows.shape[1] < 2:
+        raise DataError(f"flow maps have shape (N, 2 or 3, H, W), not {flows.shape}.")
+    if titles is not None and len(titles) != len(flows):
+        raise DataError(f"there are {len(flows)} maps but {len(titles)} titles; give one for each.")
+    if normalisation == "minmax":
+        flows = flows.copy()
+        flows[:, :2] -= np.median(flows[:, :2], axis=(2, 3), keepdims=True)
+    width = min(columns, len(flows))
+    height = -(-len(flows) // width)
+    figure = blank_figure(1.65 * width, (1.65 + (0.3 if titles is not None else 0)) * height)
+    for number, flow in enumerate(flows):
+        axes = figure.add_subplot(height, width, number + 1)
+        draw_flow(axes, flow, arrows)
+        if titles is not None:
+            axes.set_title(wrapped(titles[number], 24), fontsize=7, pad=2)
+    return figure
+
+
+def draw_flow(axes: Axes, flow: NDArray[np.float64], arrows: int) -> None:
+    rows, columns = flow.shape[1:]
+    back = flow[2] if len(flow) > 2 else np.hypot(flow[0], flow[1])
+    axes.imshow(back, cmap="Greys", vmin=float(back.min()), vmax=float(back.max()) * 1.6 or 1.0)
+    y = np.unique(np.linspace(0, rows - 1, min(arrows, rows) + 2)[1:-1].round().astype(int))
+    x = np.unique(np.linspace(0, columns - 1, min(arrows, columns) + 2)[1:-1].round().astype(int))
+    grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
+    u, v = flow[0][grid_y, grid_x], flow[1][grid_y, grid_x]
+    longest = float(np.hypot(u, v).max())
+    if longest > 0:
+        # The longest arrow spans one and a half cells of the grid; image rows run downwards, as v does.
+        scale = longest / (1.5 * columns / len(x))
+        options: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": scale, "pivot": "tail"}
+        # Skin that stands still gets no arrow: matplotlib would draw it as a dot.
+        moved = np.hypot(u, v) > 0.04 * longest
+        grid_x, grid_y, u, v = grid_x[moved], grid_y[moved], u[moved], v[moved]
+        axes.quiver(grid_x, grid_y, u, v, color=ORANGE, width=0.012, headwidth=3.5, headlength=3.5, **options)
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(LIGHT)
+
+
+def blank_figure(width: float, height: float) -> Figure:
+    from fsmer.plain_figure import PlainFigure
+
+    return PlainFigure(width, height)
+
+
+def wrapped(text: str, width: int) -> str:
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width))

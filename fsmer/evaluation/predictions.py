@@ -1,0 +1,111 @@
+"""Predictions of a run by clip id, and the names of the files that hold a report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+import numpy as np
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
+from typing_extensions import TypedDict
+
+from fsmer.errors import DataError
+from fsmer.io import CHECKSUM, read_bytes
+from fsmer.schema import Count, read_json
+
+__all__ = [
+    "Predictions",
+    "run_of",
+]
+
+REPORT_FILE = "report.json"
+
+
+PREDICTIONS_FILE = "predictions.csv"
+
+
+EPISODES_FILE = "episodes.csv"
+
+
+MARKDOWN_FILE = "report.md"
+
+
+PICTURE_FILE = "confusion.png"
+
+
+PAGE_FILE = "report.html"
+
+
+# How and when the report was made; apart, so that the same run gives the same report to the last byte.
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Every answer of a run, one row for each query clip of each episode.
+
+    Attributes
+    ----------
+    episode : int32 array of shape (M,)
+        Number of the episode.
+    clip : int64 array of shape (M,)
+        Row of the clip in the evaluated clip set.
+    predicted : int16 array of shape (M,)
+        Class code.
+    probabilities : float32 array of shape (M, C)
+        Not a number for classes that the episode is not about.
+    """
+
+    episode: NDArray[np.int32]
+    clip: NDArray[np.int64]
+    predicted: NDArray[np.int16]
+    probabilities: NDArray[np.float32]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Put parts, each holding whole episodes, one after the other."""
+        names = ("episode", "clip", "predicted", "probabilities")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def __len__(self) -> int:
+        return len(self.clip)
+
+
+def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What ``run.json`` says of the report in a folder; ``None`` where it is lost, altered, or about another report."""
+    place = Path(folder)
+    try:
+        held: Any = read_json(place / RUN_FILE, _RunFile, what="the account of a run", remedy=REMEDY)
+        whole = held.pop("report") == _digest(read_bytes(place / REPORT_FILE).decode())
+    except (OSError, DataError, UnicodeDecodeError):
+        return None
+    held.pop(CHECKSUM, None)
+    return held if whole else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+REMEDY = "run the same evaluation again"
+
+
+Seed = Annotated[int, Ge(0), Le(2**64 - 1)]
+
+
+class _RunFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    """What ``run.json`` holds: `Report.run`, and the digest of the report that it is about."""
+
+    report: str
+    call: NotRequired[str]
+    started: NotRequired[str]
+    machine: NotRequired[str]
+    seconds: NotRequired[Annotated[float, Ge(0)]]
+    resumed: NotRequired[Count]
+    seeds: NotRequired[list[Seed]]
+    identity: NotRequired[dict[str, str]]

@@ -1,0 +1,178 @@
+"""Synthetic domains: the cameras, populations and classes that drawn clips come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fsmer.errors import unknown_name
+
+__all__ = [
+    "DOMAINS",
+    "Domain",
+    "list_domains",
+    "load_domain",
+]
+
+# A displacement of 1 in the field tables, in thousandths of the face width: about 2 pixels on a face of 224
+# (micro-expressions move skin by some 0.5 to 4 pixels there).
+UNIT_DISPLACEMENT = 9.0
+
+
+THREE_CLASSES: Mapping[str, str] = {
+    "happiness": "positive",
+    "surprise": "surprise",
+    "disgust": "negative",
+    "repression": "negative",
+    "anger": "negative",
+    "contempt": "negative",
+    "fear": "negative",
+    "sadness": "negative",
+}
+
+
+FIVE_CLASSES: Mapping[str, str] = {name: name for name in ("happiness", "surprise", "disgust", "repression", "others")}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A place where synthetic clips are recorded: camera, crop, noise, intensity and label scheme.
+
+    Lengths are in crop widths; amplitudes are relative to a clearly visible action unit (1).
+
+    Parameters
+    ----------
+    name, summary : str
+        Key and one line of description.
+    labels : mapping of str to str
+        Emotion to label; classes are drawn equally often, emotions of a class by `emotion_weights`.
+    emotion_weights : mapping of str to float
+        Relative frequency of emotions inside their class (default 1).
+    crop_scale, crop_aspect : (mean, sd)
+        Face size in the crop (1 fills it as the canonical landmarks do) and vertical over horizontal stretch.
+    crop_shift : (sd x, sd y)
+        Misplacement of the crop.
+    crop_offset : (x, y)
+        Systematic misplacement.
+    crop_angle : float
+        Standard deviation of in-plane rotation, radians.
+    geometry : float
+        Standard deviation of every landmark's own position.
+    variety : float
+        How differently faces move by the same action unit: at 1 every bump of it wanders by some 0.017, grows or
+        shrinks by a quarter, turns by some 0.2 radian and weakens or strengthens by half (standard deviations).
+    intensity : (low, high)
+        Range of action unit intensities.
+    asymmetry : float
+        Standard deviation of each side's relative intensity.
+    head : float
+        Amplitude of rigid head motion; the clip's own amplitude is this times a number skewed towards 0.
+    blink : float
+        Probability that a lid is caught moving.
+    noise : float
+        Amplitude of the estimator's noise.
+    smoothness : (low, high)
+        Reach of the estimator's smoothing.
+    extra_units : float
+        Probability of one further, unrelated action unit at low intensity.
+    """
+
+    name: str
+    summary: str
+    labels: Mapping[str, str] = field(default_factory=lambda: THREE_CLASSES)
+    emotion_weights: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "disgust": 1.6,
+            "repression": 1.0,
+            "anger": 1.2,
+            "contempt": 0.7,
+            "fear": 0.5,
+            "sadness": 0.7,
+        }
+    )
+    crop_scale: tuple[float, float] = (1.0, 0.08)
+    crop_aspect: tuple[float, float] = (1.0, 0.06)
+    crop_shift: tuple[float, float] = (0.02, 0.03)
+    crop_offset: tuple[float, float] = (0.0, 0.0)
+    crop_angle: float = 0.04
+    geometry: float = 0.015
+    variety: float = 1.0
+    intensity: tuple[float, float] = (0.2, 1.4)
+    asymmetry: float = 0.25
+    head: float = 1.5
+    blink: float = 0.5
+    noise: float = 0.7
+    smoothness: tuple[float, float] = (0.006, 0.045)
+    extra_units: float = 0.12
+
+
+DOMAINS: dict[str, Domain] = {
+    domain.name: domain
+    for domain in (
+        Domain("broad", "every camera, crop and estimator at once: what facs-flow is pretrained on"),
+        Domain(
+            "lab",
+            "high-speed laboratory camera: tight frontal crops, little head motion, clean flow",
+            crop_scale=(1.0, 0.04),
+            crop_shift=(0.01, 0.015),
+            crop_angle=0.02,
+            variety=0.5,
+            head=0.35,
+            blink=0.2,
+            noise=0.15,
+            smoothness=(0.012, 0.03),
+        ),
+        Domain(
+            "clinic",
+            "consulting room: loose crops from above, talking heads, weak expressions, smoother flow",
+            crop_scale=(0.88, 0.06),
+            crop_aspect=(1.08, 0.05),
+            crop_offset=(0.02, 0.06),
+            crop_shift=(0.03, 0.04),
+            intensity=(0.3, 1.0),
+            head=1.0,
+            blink=0.45,
+            noise=0.35,
+            smoothness=(0.03, 0.06),
+        ),
+        Domain(
+            "field",
+            "webcam at home: strong compression noise, turning heads, wide crops",
+            crop_scale=(0.94, 0.1),
+            crop_aspect=(0.95, 0.08),
+            crop_shift=(0.04, 0.05),
+            crop_angle=0.08,
+            head=1.4,
+            blink=0.4,
+            noise=0.6,
+            smoothness=(0.02, 0.06),
+        ),
+        Domain(
+            "lab-five",
+            "the laboratory with five classes: happiness, surprise, disgust, repression, others",
+            labels=FIVE_CLASSES,
+            crop_scale=(1.0, 0.04),
+            crop_shift=(0.01, 0.015),
+            crop_angle=0.02,
+            variety=0.5,
+            head=0.35,
+            blink=0.2,
+            noise=0.15,
+            smoothness=(0.012, 0.03),
+        ),
+    )
+}
+
+
+def list_domains() -> list[str]:
+    """Names of the synthetic domains."""
+    return sorted(DOMAINS)
+
+
+def load_domain(name: str | Domain) -> Domain:
+    """The domain of that name; an unknown one raises `UnknownNameError` with the nearest names."""
+    if isinstance(name, Domain):
+        return name
+    if name not in DOMAINS:
+        raise unknown_name("synthetic domain", name, DOMAINS)
+    return DOMAINS[name]

@@ -1,0 +1,172 @@
+"""Clip sets of drawn frame sequences, rendered when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.data.clips import ClipSet
+from fsmer.data.facs import ACTION_UNIT_ORDER
+from fsmer.data.spec import InputSpec
+from fsmer.errors import DataError, unknown_name
+from fsmer.synthetic.domains import Domain, load_domain
+from fsmer.synthetic.flow_maps import optical_strain
+from fsmer.synthetic.recordings import SyntheticRecording, _check_request, _clip, _script
+from fsmer.synthetic.scene import Array, Camera, Image, _size
+
+__all__ = [
+    "synthetic_frame_clips",
+]
+
+_IMAGE = (("red", "green", "blue"),)
+
+
+_FLOW = (("u", "v"), ("u", "v", "strain"))
+
+
+# Channels, normalisations and whether there is time, of every kind of medium.
+_KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], bool]] = {
+    "onset": (_IMAGE, ("unit",), False),
+    "apex": (_IMAGE, ("unit",), False),
+    "frames": (_IMAGE, ("unit",), True),
+    "flow": (_FLOW, ("minmax", "signed"), False),
+    "flows": (_FLOW, ("minmax", "signed"), True),
+}
+
+
+@dataclass(frozen=True)
+class _FrameStore:
+    """One medium of synthetic clips, drawn when it is read."""
+
+    spec: InputSpec
+    domain: Domain
+    clips: int
+    options: dict[str, Any]
+
+    def __len__(self) -> int:
+        return self.clips
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Draw the asked rows."""
+        out = np.empty((len(rows), *self.spec.shape), np.float32)
+        for place, row in enumerate(rows.tolist()):
+            out[place] = self._medium(_clip(self.domain, row, size=self.spec.size, **self.options))
+        return out
+
+    def _medium(self, recording: SyntheticRecording) -> Array:
+        interval = recording.intervals[0]
+        if self.spec.kind in ("onset", "apex"):
+            return _channels_first(recording.frame(getattr(interval, self.spec.kind)))
+        if self.spec.kind == "flow":
+            return self._maps(recording.flow(interval.onset, interval.apex)[None])[0]
+        times = np.round(np.linspace(0, len(recording) - 1, self.spec.frames or 1)).astype(int).tolist()
+        if self.spec.kind == "frames":
+            return np.stack([_channels_first(recording.frame(time)) for time in times])
+        steps = [recording.flow(*pair) for pair in pairwise(times)]
+        return self._maps(np.stack([*steps, steps[-1]]))
+
+    def _maps(self, flow: Array) -> Array:
+        """Flow in pixels, (N, 2, height, width), as the spec wants it."""
+        maps = flow * np.float32(1000 / self.spec.size[1])
+        if "strain" in self.spec.channels:
+            maps = np.concatenate([maps, optical_strain(maps)[:, None]], axis=1)
+        if self.spec.normalisation == "signed":
+            return maps
+        low = maps.min(axis=(2, 3), keepdims=True)
+        return (maps - low) / np.maximum(maps.max(axis=(2, 3), keepdims=True) - low, 1e-12)
+
+
+def _check_spec(spec: InputSpec) -> None:
+    if spec.kind not in _KINDS:
+        raise unknown_name("kind of medium", spec.kind, _KINDS)
+    channels, normalisations, timed = _KINDS[spec.kind]
+    least = (2 if spec.kind == "flows" else 1) if timed else None
+    lasts = spec.frames is None if least is None else spec.frames is not None and spec.frames >= least
+    if spec.channels not in channels or spec.normalisation not in normalisations or not lasts:
+        length = "" if least is None else f" and {least} frames or more"
+        raise DataError(
+            f"{spec.describe()} cannot be drawn: {spec.kind} has channels "
+            f"{' or '.join(', '.join(names) for names in channels)}, "
+            f"normalisation {' or '.join(normalisations)}{length}."
+        )
+    _size(spec.size)
+
+
+def _channels_first(frame: Image) -> Array:
+    return np.moveaxis(frame, -1, 0).astype(np.float32) / np.float32(255)
+
+
+def synthetic_frame_clips(
+    domain: str | Domain = "lab",
+    n: int = 60,
+    *,
+    seed: int = 0,
+    specs: Sequence[InputSpec],
+    subjects: int = 20,
+    frames: int = 24,
+    frames_per_second: float = 100.0,
+    camera: Camera | None = None,
+) -> ClipSet:
+    """A clip set of synthetic sequences with the media that are asked for, drawn when they are read.
+
+    Flow is the true one. The table is that of `fsmer.synthetic.synthetic_clips`: label, action units and emotion.
+
+    Parameters
+    ----------
+    domain, seed, subjects, frames_per_second, camera
+        As in `synthetic_videos`, whose video i is clip i.
+    n : int
+        How many clips.
+    specs : sequence of InputSpec
+        One a medium: images (``"onset"``, ``"apex"``, ``"frames"``) in red, green and blue from 0 to 1, maps
+        (``"flow"``, ``"flows"``) in u, v and maybe strain. ``"frames"`` are spread evenly over the sequence;
+        ``"flows"`` lead from each of them to the next, the last one again.
+    frames : int
+        Length of the sequences themselves.
+
+    Returns
+    -------
+    ClipSet
+
+    Raises
+    ------
+    DataError
+        A number is out of range, or a medium cannot be drawn.
+    """
+    import pandas as pd
+
+    place = load_domain(domain)
+    _check_request(seed, frames, frames_per_second, 1.0)
+    if n < 1 or subjects < 1:
+        raise DataError(f"cannot draw {n} clips of {subjects} subjects: both must be 1 or more.")
+    if not specs:
+        raise DataError("no media were asked for: give at least one InputSpec, for instance that of a backbone.")
+    for spec in specs:
+        _check_spec(spec)
+    if len({spec.kind for spec in specs}) < len(specs):
+        raise DataError("two specs ask for one kind of medium: give one spec a kind.")
+    options = {
+        "seed": seed,
+        "frames": frames,
+        "frames_per_second": frames_per_second,
+        "subjects": subjects,
+        "camera": camera or Camera.of(place),
+    }
+    drawn = [_script(place, seed, index, index % subjects)[2] for index in range(n)]
+    frame = pd.DataFrame(
+        {
+            "clip": [f"{place.name}_frames_{seed}_{index:06d}" for index in range(n)],
+            "dataset": place.name,
+            "subject": [f"{place.name}{index % subjects + 1:03d}" for index in range(n)],
+            "label": [place.labels[movement.emotion] for movement in drawn],
+            "aus": ["+".join(str(ACTION_UNIT_ORDER[i]) for i in np.flatnonzero(movement.units)) for movement in drawn],
+            "emotion": [movement.emotion for movement in drawn],
+        }
+    )
+    stores = {spec.kind: _FrameStore(replace(spec, flow_method=None), place, n, options) for spec in specs}
+    return ClipSet.from_table(frame, media=stores)

@@ -1,0 +1,113 @@
+"""Clips and arrays as recognizers take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsmer.arrays import plain_array
+from fsmer.backbones import Backbone
+from fsmer.backbones.embedding import check_inputs
+from fsmer.errors import MediaError, SupportError
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+
+__all__ = [
+    "as_labelled_clips",
+]
+
+
+def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
+    """Labelled clips in any form that `fsmer.adapt` takes, as a clip set.
+
+    Raises
+    ------
+    SupportError
+        Nothing is there, a clip has no label, or it is none of these forms.
+    """
+    from fsmer.data import Clip, ClipSet
+
+    if isinstance(values, ClipSet):
+        clips = values
+    elif isinstance(values, tuple) and len(values) == 2 and not isinstance(values[0], Clip):
+        media, labels = values[0], _plain_labels(values[1])
+        arrays = {kind: plain_array(one) for kind, one in media.items()} if isinstance(media, Mapping) else None
+        first = plain_array(media) if arrays is None else next(iter(arrays.values()), np.zeros(0))
+        if first.ndim == 0 or len(first) != len(labels):
+            raise SupportError(
+                f"{len(first) if first.ndim else 'no'} arrays came with {len(labels)} labels; give one label each."
+            )
+        if len(first) == 0:
+            raise _empty()
+        specs = backbone.input_specs
+        if arrays is not None:
+            clips = ClipSet.from_arrays(arrays, labels, spec=specs)
+        else:
+            clips = ClipSet.from_arrays(first, labels, spec=specs[0] if first.shape[1:] == specs[0].shape else None)
+    elif isinstance(values, (list, tuple)) and all(isinstance(value, Clip) for value in values):
+        if not values:
+            raise _empty()
+        clips = ClipSet.from_clips(values)
+    else:
+        raise SupportError(
+            f"labelled clips were given as {type(values).__name__}; "
+            "give a ClipSet, a list of Clips, or a pair (arrays, labels)."
+        )
+    if not len(clips):
+        raise _empty()
+    for name, label in zip(clips.ids, clips.labels, strict=True):
+        # A missing label may come as None, as empty text, or as the NaN of a table.
+        if label is None or label == "" or label != label:
+            raise SupportError(
+                f"clip {name!r} has no label, but learning needs one for every clip; label it or leave it out."
+            )
+    return clips
+
+
+def _as_inputs(values: Any, backbone: Backbone) -> Any:
+    from fsmer.data import Clip, ClipSet
+    from fsmer.data.media import ArrayStore, check_arrays
+
+    if isinstance(values, ClipSet):
+        return values
+    specs = backbone.input_specs
+    if isinstance(values, Clip) and all(spec.kind in values.media for spec in specs):
+        # One clip is what a live camera asks about: read as it is, for a table of one row costs more than the network.
+        arrays = {}
+        for spec in specs:
+            held = values.media[spec.kind].spec
+            held.check_feeds(spec, who=repr(backbone.name))
+            arrays[spec.kind] = held.pick_channels(values.read(spec.kind), spec)
+        return arrays
+    if isinstance(values, Clip):
+        return ClipSet.from_clips([values])
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Clip) for value in values):
+        return ClipSet.from_clips(values)
+    raw = values if isinstance(values, Mapping) else {specs[0].kind: values}
+    given = {kind: plain_array(one) for kind, one in raw.items()}
+    # 8-bit values become 0..1 before anything is compared.
+    for spec in specs:
+        array = given.get(spec.kind)
+        if array is not None and array.dtype == np.uint8 and array.shape in (spec.shape, (len(array), *spec.shape)):
+            array = array[None] if array.shape == spec.shape else array
+            given[spec.kind] = ArrayStore(array, spec).read(np.arange(len(array)))
+    arrays = check_inputs(backbone, given)
+    for spec in specs:
+        problem = check_arrays(arrays[spec.kind], spec)
+        if problem is not None:
+            raise MediaError(f"clip number {problem[0]} of the array cannot be used: {problem[1]}")
+    return arrays
+
+
+def _empty() -> SupportError:
+    return SupportError("the support set is empty; give at least one labelled clip of every class.")
+
+
+def _plain_labels(labels: Any) -> NDArray[np.object_]:
+    found = plain_array(labels, "the labels") if isinstance(labels, Tensor) else labels
+    return np.asarray(found, dtype=object).ravel()

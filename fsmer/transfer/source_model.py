@@ -1,0 +1,137 @@
+"""A backbone as methods take it over, with what a source domain has taught it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fsmer.ambient import library_settings
+from fsmer.backbones import Backbone, ClassDirections
+from fsmer.data.table import known_texts
+from fsmer.errors import FsmerError
+from fsmer.transfer.heads import one_hot
+
+if TYPE_CHECKING:
+    from fsmer.data import ClipSet
+
+__all__ = [
+    "MethodError",
+    "Progress",
+    "SourceModel",
+    "support_codes",
+]
+
+
+Progress = Callable[[int, int], None]
+
+
+class MethodError(FsmerError, ValueError):
+    """A method's parameter has a value that it cannot work with."""
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A backbone together with what a labelled source domain taught about classes.
+
+    Every method takes it wherever it takes a backbone, so that a source is learnt once and adapted from many times.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    classes : tuple of str
+        Names of the source classes, in the order of the rows of `directions`.
+    directions : ClassDirections, optional
+        A cosine classifier of the source classes; ``None`` when the source changed the backbone only.
+    descriptions : mapping of str to str
+        What a class of that name looks like, in words that the backbone understands (FACS names, action unit numbers,
+        names of emotions).
+    """
+
+    backbone: Backbone
+    classes: tuple[str, ...] = ()
+    directions: ClassDirections | None = None
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def wrap(cls, model: Backbone | SourceModel) -> SourceModel:
+        """`model` itself if it is a `SourceModel` already."""
+        return model if isinstance(model, SourceModel) else cls(model)
+
+    @classmethod
+    def of_members(cls, model: Backbone | SourceModel | Sequence[SourceModel], count: int) -> Sequence[SourceModel]:
+        """One for each of `count` members: the same for all, or their own."""
+        if isinstance(model, (SourceModel, Backbone)):
+            return [cls.wrap(model)] * count
+        if len(model) != count:
+            raise ValueError(f"{len(model)} models came for {count} members; give one for all, or one for each.")
+        return model
+
+    @library_settings()
+    def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
+        """What is known of `classes`: the source's direction if it has a class of that name, else the backbone's.
+
+        A class that is described counts by its description, whatever its name.
+        """
+        own = self.backbone.class_directions([self.descriptions.get(name, name) for name in classes])
+        source = self.directions
+        shared = [name in self.classes and name not in self.descriptions for name in classes]
+        if source is None or not any(shared):
+            return own
+        if own is not None and not torch.equal(own.centre, source.centre):
+            # Cosines about another centre cannot be compared; what was learnt from labels counts.
+            own = None
+        rows = torch.tensor(
+            [self.classes.index(name) if held else 0 for name, held in zip(classes, shared, strict=True)]
+        )
+        held = torch.tensor(shared)
+        if own is None:
+            own = ClassDirections(
+                torch.zeros(len(rows), source.weight.shape[1]),
+                torch.zeros(len(rows)),
+                held,
+                source.scale,
+                source.centre,
+                source.precision,
+            )
+        return ClassDirections(
+            weight=torch.where(
+                held[:, None], F.normalize(source.weight[rows], dim=-1), F.normalize(own.weight, dim=-1)
+            ),
+            bias=torch.where(held, source.bias[rows], own.bias),
+            known=held | own.known,
+            scale=source.scale,
+            centre=source.centre,
+            precision=own.precision,
+        )
+
+
+def support_codes(support: ClipSet, classes: Sequence[str] | None) -> tuple[tuple[str, ...], Tensor]:
+    """Class names and int64 codes of a labelled clip set."""
+    names = support.classes if classes is None else tuple(known_texts(classes, "classes"))
+    return names, torch.from_numpy(np.asarray(support.codes(names), dtype=np.int64))
+
+
+def absent_bias(codes: Tensor, way: int) -> Tensor:
+    """Bias of shape (E, C): 0 for classes in the support, minus infinity for absent ones."""
+    present = one_hot(codes, way).any(dim=-1)
+    return torch.zeros(present.shape).masked_fill_(~present, float("-inf"))
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `MethodError` with `message` unless `condition` holds."""
+    if not condition:
+        raise MethodError(message)
+
+
+def require_choice(method: str, parameter: str, given: str, choices: Sequence[str]) -> None:
+    """Raise `MethodError` unless `given` is one of `choices`."""
+    if given not in choices:
+        raise MethodError(
+            f"{parameter}={given!r} is no choice of the method {method!r}; use one of {', '.join(map(repr, choices))}."
+        )
