@@ -22,6 +22,7 @@ from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.cli.app import app
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, UnknownNameError, WeightsError
+from fsmer.plugins import BACKBONES
 from fsmer.pretraining import PRETRAINERS, load_pretrainer
 from fsmer.pretraining.frame_pairs import FolderPairs, SyntheticPairs, find_recordings
 from fsmer.pretraining.self_supervised import pretrain_self_supervised, rate_factor
