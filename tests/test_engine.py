@@ -39,10 +39,10 @@ from fsmer.errors import DataError, FsmerError, MediaError, OutputError, Protoco
 from fsmer.evaluation import METRICS, Report, evaluate, score
 from fsmer.evaluation import episodes_run as runner
 from fsmer.evaluation.embedding_cache import cache_folder, clear_cache, embed_cached
+from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.predictions import Predictions
-from fsmer.evaluation.run_folder import Part, RunFolder, RunSize
+from fsmer.evaluation.run_folder import EpisodeResults, RunFolder, RunSize
 from fsmer.evaluation.selection import InnerEpisodes
-from fsmer.evaluation.starting_point import StartingPoint
 from fsmer.reporting.plots import methods_figure
 from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Method, Recognizer, list_methods, load_method
@@ -184,7 +184,7 @@ def test_a_device_is_gone_to_with_a_copy(backbone: Backbone, clips: ClipSet) -> 
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     there = evaluate("loso", backbone, tuned(), clips=clips, device="cpu")
     assert there.to_dict() | {"run": None} == evaluate("loso", backbone, tuned(), clips=clips).to_dict() | {"run": None}
-    start = StartingPoint.of(backbone, tuned(), device="cpu")
+    start = InitialWeights.of(backbone, tuned(), device="cpu")
     assert start.given is not backbone
     learnt = fsmer.train(backbone, clips[:12], device="cpu", epochs=1)
     assert learnt.backbone is not backbone
@@ -218,11 +218,11 @@ def test_arguments_with_weights_that_are_there_already_are_refused(
         assert str(refused.value).startswith(f"nonsense=1, embed_dim=6 came with {origin}, but these are of a")
         assert f"give the name {backbone.name!r}, which begins with fresh weights." in str(refused.value)
         for nothing in (None, {}):
-            assert StartingPoint.of(model, load_method("protonet"), nothing).given is not None
-    start = StartingPoint.of("random-tiny-for-tests", tuned(), {"embed_dim": 6})
+            assert InitialWeights.of(model, load_method("protonet"), nothing).given is not None
+    start = InitialWeights.of("random-tiny-for-tests", tuned(), {"embed_dim": 6})
     with pytest.raises(WeightsError, match="embed_dim came with a starting point"):
         evaluate("loso", start, tuned(), clips=clips, arguments={"embed_dim": 5})
-    assert StartingPoint.of(start, tuned()).backbone(0).embed_dim == 6
+    assert InitialWeights.of(start, tuned()).backbone(0).embed_dim == 6
 
 
 def test_seeds_that_cannot_differ_are_said_to_be_equal(backbone: Backbone, clips: ClipSet) -> None:
@@ -615,7 +615,7 @@ def test_a_prying_method_and_backbone_find_no_query_label(trains: bool, clips: C
     assert {type(one) for one in heard} == {str, int}
     # The search does find them where they are.
     assert secrets_in(some, queries, some[~query])
-    assert secrets_in(some, queries, some[~query].apart()) == []
+    assert secrets_in(some, queries, some[~query].isolated()) == []
 
 
 def test_no_support_of_loso_leads_to_a_query_and_others_methods_get_one_fold_at_a_time(
@@ -742,7 +742,7 @@ def test_whoever_answers_is_shown_no_name_that_holds_a_label(
         assert shown == asked
         assert telling(*held) == []
     # The search does find them where they are, and what is hidden changes no answer.
-    assert telling(files[:3]) != [] != telling(files[:3].apart())
+    assert telling(files[:3]) != [] != telling(files[:3].isolated())
     assert report.predictions.equals(evaluate("loso", backbone, tuned(), clips=plain).predictions)
 
 
@@ -761,13 +761,13 @@ def test_images_without_names_are_the_same_pixels_and_name_the_clip_that_is_miss
     clips: ClipSet, tmp_path: Path
 ) -> None:
     files = labelled_files(clips, tmp_path)[[5, 40, 2]]
-    hidden = files.apart(labelled=False)
+    hidden = files.isolated(labelled=False)
     assert np.array_equal(hidden.media(), files.media())
     assert hidden.ids.tolist() == ["clip-0", "clip-1", "clip-2"]
     assert hidden.subjects.tolist() == files.subjects.tolist()
     next(tmp_path.glob("*/u_test/*/*-40.png")).unlink()
     with pytest.raises(MediaError, match=f"clip '{files.ids[1]}'.*does not exist"):
-        files.apart(labelled=False)
+        files.isolated(labelled=False)
 
 
 def test_clips_apart_know_no_other_file(tmp_path: Path) -> None:
@@ -776,13 +776,13 @@ def test_clips_apart_know_no_other_file(tmp_path: Path) -> None:
     arrays = ListStore([np.full(spec.shape, row / 6, np.float32) for row in range(6)], spec)
     both = ConcatStore([files, arrays], np.array([0, 1] * 6), np.arange(6).repeat(2))
     table = pd.DataFrame({"clip": [f"c{row}" for row in range(12)], "label": list("ab") * 6})
-    part = ClipSet.from_table(table, {"flow": both})[[1, 2, 3, 7]].apart()
+    part = ClipSet.from_table(table, {"flow": both})[[1, 2, 3, 7]].isolated()
     assert part.ids.tolist() == ["c1", "c2", "c3", "c7"]
     paths = [one for one in reachable(part) if isinstance(one, str) and one.endswith(".png")]
     assert paths == ["negative/1.png"]
     read = part[[0, 2, 3]]._base.media["flow"].read(np.array([3, 0, 2]))
     assert read[:, 0, 0, 0] == pytest.approx([3 / 6, 0, 1 / 6])
-    assert len(part[[]].apart()) == 0
+    assert len(part[[]].isolated()) == 0
 
 
 def captured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Report, Predictions, list[Tensor]]]:
@@ -1681,7 +1681,7 @@ def test_a_refusal_names_the_parameters_that_differ_and_no_others(finished: bool
 
     store = opened().store(RunSize(1, 1, 1), seed=0)
     answers = Predictions(np.zeros(1, np.int32), np.zeros(1, int), np.zeros(1, np.int16), np.ones((1, 1), np.float32))
-    store.write([Part(np.arange(1), ("one",), np.ones((1, 1), bool), answers)])
+    store.write([EpisodeResults(np.arange(1), ("one",), np.ones((1, 1), bool), answers)])
     if finished:
         identity = json.loads((store.folder / "run.json").read_text())["run"]
         (tmp_path / "report.json").write_text("{}")

@@ -22,7 +22,7 @@ from fsmer.data.saved import ArrayWriter
 from fsmer.errors import OutputError
 from fsmer.evaluation import Report, evaluate
 from fsmer.evaluation.embedding_cache import cache_folder, embed_cached
-from fsmer.evaluation.run_folder import Part, PartStore, RunFolder, RunSize
+from fsmer.evaluation.run_folder import EpisodeResults, PartStore, RunFolder, RunSize
 from fsmer.io import MARK, block_digests, digest
 from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Method, Recognizer, load_method
@@ -179,7 +179,7 @@ ROW = {
 }
 
 
-def part_of(store: PartStore, **arrays: NDArray[Any]) -> list[Part]:
+def part_of(store: PartStore, **arrays: NDArray[Any]) -> list[EpisodeResults]:
     """What a store reads of a whole file with these arrays."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)

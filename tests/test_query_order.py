@@ -243,7 +243,7 @@ def test_rows_of_a_report_stay_in_the_order_of_the_episode(backbone: Backbone, c
 
 
 def test_whoever_comes_from_outside_holds_no_array_of_other_clips(backbone: Backbone, clips: ClipSet) -> None:
-    part = clips[[7, 3]].apart(labelled=False, in_memory=True)
+    part = clips[[7, 3]].isolated(labelled=False, in_memory=True)
     assert rows_of(part) is None
     assert part._base.media["flow"].array.base is None
     assert np.array_equal(part.media(), clips[[7, 3]].media())

@@ -200,7 +200,7 @@ def test_compiled_epochs_train_as_the_trainer_does(recipe):
 def test_recipes_that_compiled_epochs_do_not_know_are_left_to_the_trainer(change):
     one, other = (trainer_of(replace(ADAM, epochs=1, **change)) for _ in range(2))
     assert not train_compiled(one)
-    one.alone()
+    one.train_alone()
     assert one.losses == other.run()
 
 

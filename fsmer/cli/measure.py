@@ -99,14 +99,14 @@ def evaluate(
     """Judge a method on a model by a protocol: UF1, UAR and accuracy with 95 % intervals."""
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
+    from fsmer.evaluation.initial_weights import InitialWeights
     from fsmer.evaluation.predictions import PAGE_FILE
-    from fsmer.evaluation.starting_point import StartingPoint
 
     asked = {"way": way, "shot": shot, "query": _whole(query), "episodes": episodes}
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
     solver = _method(method, [*param, *(["train_backbone=true"] if train_backbone else [])])
     arguments = _values(argument, "--argument")
-    start = StartingPoint.of(model, solver, arguments, device)
+    start = InitialWeights.of(model, solver, arguments, device)
     specs = start.backbone(0).input_specs
     clips = _read(data, where, scheme, prefix, specs=specs) if data else None
     # The page shows embeddings too: without a cache they are kept until it is made.

@@ -592,7 +592,7 @@ class ClipSet(Sequence[Clip]):
         ids = [f"{front}/{clip}" for front, clip in zip(fronts.tolist(), base.ids.tolist(), strict=True)]
         return ClipSet(_Base(base.frame.assign(clip=pd.Series(ids, dtype="str")), base.media), self._rows)
 
-    def apart(self, *, labelled: bool = True, in_memory: bool = False) -> ClipSet:
+    def isolated(self, *, labelled: bool = True, in_memory: bool = False) -> ClipSet:
         """The same clips as a set of its own, from which nothing of the set that they were chosen from can be reached.
 
         Parts share table and media with the whole, so whoever holds one could look up the labels of the others; a set

@@ -20,11 +20,11 @@ from torch import Tensor
 from fsmer.backbones import Backbone, ClassDirections, model_hash
 from fsmer.episodic.samplers import query_orders, random_order
 from fsmer.evaluation.embedding_cache import content_ids, embed_cached
+from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes
 from fsmer.evaluation.predictions import Predictions
-from fsmer.evaluation.run_folder import Part, PartStore, RunFolder, RunSize
-from fsmer.evaluation.selection import Candidate, Family, InnerEpisodes, Rule, best
-from fsmer.evaluation.starting_point import StartingPoint
+from fsmer.evaluation.run_folder import EpisodeResults, PartStore, RunFolder, RunSize
+from fsmer.evaluation.selection import GridPoint, InnerEpisodes, Rule, TrainingRun, best
 from fsmer.memory import free_memory, out_of_memory
 from fsmer.plugins import is_own
 from fsmer.training.stacked import can_stack
@@ -79,9 +79,9 @@ END = 0
 class _Result:
     """What one seed gave."""
 
-    answers: Part
+    answers: EpisodeResults
     weights: str
-    honest: Part | None = None
+    honest: EpisodeResults | None = None
     chosen: NDArray[np.int64] | None = None
 
 
@@ -94,10 +94,10 @@ class _Engine:
     processes: Processes | None
     clips: ClipSet
     episodes: Episodes
-    start: StartingPoint
+    start: InitialWeights
     descriptions: dict[str, str]
-    families: list[Family]
-    candidates: list[Candidate]
+    families: list[TrainingRun]
+    candidates: list[GridPoint]
     rule: Rule
     jobs: int | str | None
     memory: int | None
@@ -108,7 +108,7 @@ class _Engine:
     fold_seconds: float | None = None
     seeds: Sequence[int] = ()
     # Answers of seeds whose turn has not come, trained in one stack with those of an earlier one.
-    ahead: dict[int, list[Part]] = field(default_factory=dict)
+    ahead: dict[int, list[EpisodeResults]] = field(default_factory=dict)
     _embedded: tuple[Backbone, Tensor] | None = None
     _content: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     _inner: InnerEpisodes | None = None
@@ -146,8 +146,8 @@ class _Engine:
         solve = functools.partial(self._solve, model, seed, weights)
         if self.rule == "fixed":
             others = self._later(seed) if self._stacks(method, backbone) else []
-            return _Result(solve(Family(method), self.episodes, others=others)[END], weights)
-        tried = [Family(seeded(one.method, seed), one.stages) for one in self.families]
+            return _Result(solve(TrainingRun(method), self.episodes, others=others)[END], weights)
+        tried = [TrainingRun(seeded(one.method, seed), one.stages) for one in self.families]
         everything = np.arange(len(self.episodes))
         among, truth = _among(self.episodes), self.episodes.codes
         if self.rule == "oracle":
@@ -155,7 +155,9 @@ class _Engine:
             answers = [found[one.family][one.stage] for one in self.candidates]
             places = best(answers, truth, everything, among, "acc")
             picked = [part.only(places == place) for place, part in enumerate(answers)]
-            return _Result(Part.joined([part for part in picked if part is not None]), weights, answers[0], places)
+            return _Result(
+                EpisodeResults.joined([part for part in picked if part is not None]), weights, answers[0], places
+            )
         if self._inner is None:
             self._inner = InnerEpisodes(self.episodes, self.clips)
         found = [solve(one, self._inner) for one in tried]
@@ -165,21 +167,21 @@ class _Engine:
         for place in np.unique(places).tolist():
             one = self.candidates[place]
             stages = (one.stage,) if one.stage != END else ()
-            outer = Family(tried[one.family].method, stages)
+            outer = TrainingRun(tried[one.family].method, stages)
             parts.append(solve(outer, self.episodes, wanted=places == place)[one.stage])
-        return _Result(Part.joined(parts), weights, chosen=places)
+        return _Result(EpisodeResults.joined(parts), weights, chosen=places)
 
     def _solve(
         self,
         model: SourceModel,
         seed: int,
         weights: str,
-        family: Family,
+        family: TrainingRun,
         episodes: Episodes,
         *,
         wanted: NDArray[np.bool_] | None = None,
         others: Sequence[_Other] = (),
-    ) -> dict[int, Part]:
+    ) -> dict[int, EpisodeResults]:
         """Answers of one family of candidates, by stage."""
         inner = episodes is self._inner
         stages = family.stages or (END,)
@@ -194,7 +196,9 @@ class _Engine:
         self.taken_over += held - (len(ready) if stores else 0)
         return found
 
-    def _store(self, seed: int, weights: str, family: Family, episodes: Episodes, stage: int = END) -> PartStore | None:
+    def _store(
+        self, seed: int, weights: str, family: TrainingRun, episodes: Episodes, stage: int = END
+    ) -> PartStore | None:
         if self.folder is None:
             return None
         inner = episodes is self._inner
@@ -220,7 +224,7 @@ class _Engine:
         others = []
         for number in self.seeds[self.seeds.index(seed) + 1 :]:
             backbone = self.start.backbone(number)
-            family = Family(seeded(self.families[0].method, number))
+            family = TrainingRun(seeded(self.families[0].method, number))
             store = self._store(number, model_hash(backbone), family, self.episodes)
             missing = np.ones(len(self.episodes), dtype=bool)
             for part in [*self.ahead.get(number, []), *([] if store is None else store.read())]:
@@ -251,10 +255,10 @@ class _Run:
         self,
         engine: _Engine,
         model: SourceModel,
-        family: Family,
+        family: TrainingRun,
         episodes: Episodes,
         others: Sequence[_Other] = (),
-        ready: Sequence[Part] = (),
+        ready: Sequence[EpisodeResults] = (),
     ) -> None:
         self.engine = engine
         self.others = others
@@ -269,7 +273,7 @@ class _Run:
         self.together = _is_own(family.method)
         self.in_memory = not self.together or engine.processes is not None
 
-    def parts(self, todo: NDArray[np.bool_]) -> Iterator[tuple[int, Part]]:
+    def parts(self, todo: NDArray[np.bool_]) -> Iterator[tuple[int, EpisodeResults]]:
         """Stage and answers of the episodes in `todo` (and of such as come with them), a few episodes at a time."""
         for part in self.ready:
             yield END, part
@@ -277,7 +281,7 @@ class _Run:
         source = self.episodes.source
         if source is not None:
             training = _stage(self.engine.progress, "training on the source")
-            taught = self.clips[source].apart(in_memory=self.in_memory)
+            taught = self.clips[source].isolated(in_memory=self.in_memory)
             self.model = self.method.train_source(self.model, taught, progress=training)
         if not self.method.keeps_backbone:
             yield from self._trained(np.flatnonzero(todo))
@@ -288,7 +292,7 @@ class _Run:
         for part in solved(embeddings, prior, todo):
             yield END, part
 
-    def _uniform(self, embeddings: Tensor, prior: Any, todo: NDArray[np.bool_]) -> Iterator[Part]:
+    def _uniform(self, embeddings: Tensor, prior: Any, todo: NDArray[np.bool_]) -> Iterator[EpisodeResults]:
         size = max(1, min(BATCH, MASK_CELLS // max(len(self.clips), 1))) if self.together else 1
         # The batches of finished episodes are drawn again, which is quick, and passed over.
         for batch in self.episodes.batches(size):
@@ -307,7 +311,7 @@ class _Run:
                 (query, asked),
             )
 
-    def _folds(self, embeddings: Tensor, prior: Any, todo: NDArray[np.bool_]) -> Iterator[Part]:
+    def _folds(self, embeddings: Tensor, prior: Any, todo: NDArray[np.bool_]) -> Iterator[EpisodeResults]:
         size = max(1, min(BATCH, FOLD_CELLS // max(len(self.clips), 1))) if self.together else 1
         # Whole batches, even where some of their folds are done, so that folds meet as without a break.
         for low in range(0, len(self.episodes), size):
@@ -340,7 +344,7 @@ class _Run:
         classes: NDArray[np.int64],
         support: tuple[NDArray[np.int64], NDArray[np.int64]],
         query: tuple[NDArray[np.int64] | None, NDArray[np.bool_]],
-    ) -> Iterator[Part]:
+    ) -> Iterator[EpisodeResults]:
         """Fit and score episodes from arrays.
 
         `support` is clips and their classes; `query` is clips (``None``: a column for every clip) and the cells asked,
@@ -386,7 +390,7 @@ class _Run:
             orders[rows, :length] = query_orders(self.engine.drawn, first + rows, length)
         return orders
 
-    def _trained(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
+    def _trained(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, EpisodeResults]]:
         """Episodes of a method that changes the backbone, each as soon as it is finished."""
         rest, count = numbers, _processes(self.engine.jobs)
         if self.engine.processes is not None:
@@ -417,7 +421,7 @@ class _Run:
         each = WORKER_BYTES + COPIES * sum(value.numel() * value.element_size() for value in weights)
         return max(1, min(int(cpu_count()), folds, free_memory() // each))
 
-    def _here(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
+    def _here(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, EpisodeResults]]:
         """Episodes in this process."""
         with _one_thread() if _on_cpu(self.model) else contextlib.nullcontext():
             if self.stages:
@@ -461,7 +465,7 @@ class _Run:
 
     def _in_processes(
         self, numbers: NDArray[np.int64], count: int
-    ) -> Generator[tuple[int, Part], None, NDArray[np.int64]]:
+    ) -> Generator[tuple[int, EpisodeResults], None, NDArray[np.int64]]:
         """Episodes in `count` processes, in fewer when memory runs out; returns those that are left for this one.
 
         Isolated ones are all done in processes, each in one of its own, of which threads are in charge.
@@ -494,7 +498,7 @@ class _Run:
 
     def _fold(self, number: int) -> tuple[Method, SourceModel, ClipSet, ClipSet, tuple[str, ...], tuple[int, ...]]:
         episode = self.episodes[number]
-        support = self.clips[episode.support].apart(in_memory=self.in_memory)
+        support = self.clips[episode.support].isolated(in_memory=self.in_memory)
         return *self._learner(), support, self._query(number), episode.classes, self.stages
 
     def _learner(self) -> tuple[Method, SourceModel]:
@@ -504,9 +508,9 @@ class _Run:
     def _query(self, number: int) -> ClipSet:
         query = self.episodes[number].query
         order = query_orders(self.engine.drawn, [number], len(query))[0]
-        return self.clips[query[order]].apart(labelled=False, in_memory=self.in_memory)
+        return self.clips[query[order]].isolated(labelled=False, in_memory=self.in_memory)
 
-    def _answered(self, number: int, classes: Sequence[str], answers: NDArray[np.float32]) -> Part:
+    def _answered(self, number: int, classes: Sequence[str], answers: NDArray[np.float32]) -> EpisodeResults:
         episode = self.episodes[number]
         owner = np.zeros(len(episode.query), dtype=np.int64)
         handed = query_orders(self.engine.drawn, [number], len(owner))
@@ -533,7 +537,7 @@ class _Run:
         episode: NDArray[np.int64],
         clip: NDArray[np.int64],
         answers: NDArray[np.float32],
-    ) -> Part:
+    ) -> EpisodeResults:
         """Put answers about an episode's own classes (E, way) into columns of all classes."""
         among = np.zeros((len(names), len(self.classes)), dtype=bool)
         np.put_along_axis(among, classes, True, axis=1)
@@ -541,7 +545,7 @@ class _Run:
         columns = classes[episode]
         np.put_along_axis(probabilities, columns, answers, axis=1)
         predicted = columns[np.arange(len(clip)), answers.argmax(axis=1)] if len(clip) else np.zeros(0)
-        return Part(
+        return EpisodeResults(
             np.arange(start, start + len(names)),
             names,
             among,
@@ -575,7 +579,7 @@ class _Supports(Sequence["ClipSet"]):
     def __getitem__(self, index: int | slice) -> ClipSet | list[ClipSet]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        return self._clips[self._episodes[int(self._numbers[index])].support].apart(in_memory=self._in_memory)
+        return self._clips[self._episodes[int(self._numbers[index])].support].isolated(in_memory=self._in_memory)
 
 
 def _answers(
@@ -584,7 +588,7 @@ def _answers(
     stores: Mapping[int, PartStore],
     wanted: NDArray[np.bool_],
     progress: Callable[[int, int], None],
-) -> tuple[dict[int, Part], int]:
+) -> tuple[dict[int, EpisodeResults], int]:
     """All wanted episodes, those of an earlier start from its store, and how many these are."""
     parts = {stage: stores[stage].read() if stage in stores else [] for stage in stages}
     done = {stage: np.zeros(len(wanted), dtype=bool) for stage in stages}
@@ -604,14 +608,14 @@ def _answers(
 
     before = finished()
     progress(before, total)
-    fresh: dict[int, list[Part]] = {stage: [] for stage in stages}
+    fresh: dict[int, list[EpisodeResults]] = {stage: [] for stage in stages}
     written = time.monotonic()
     patience = FLUSH_SECONDS if run.method.keeps_backbone else 0.0
 
     def flush() -> None:
         for stage, waiting in fresh.items():
             if waiting:
-                parts[stage].append(stores[stage].write(waiting) if stage in stores else Part.joined(waiting))
+                parts[stage].append(stores[stage].write(waiting) if stage in stores else EpisodeResults.joined(waiting))
                 fresh[stage] = []
 
     try:
@@ -630,7 +634,7 @@ def _answers(
     finally:
         # Whatever stops the run, a key press included: what is done is kept for the next one.
         flush()
-    return {stage: Part.joined(held) for stage, held in parts.items()}, before
+    return {stage: EpisodeResults.joined(held) for stage, held in parts.items()}, before
 
 
 def _put_back(answers: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.float32]:

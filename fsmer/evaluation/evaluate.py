@@ -32,12 +32,12 @@ from fsmer.backbones.base import check_weights
 from fsmer.errors import DataError, MediaError, ProtocolError
 from fsmer.evaluation.embedding_cache import as_folder, content_ids
 from fsmer.evaluation.episodes_run import Progress, _Engine, _is_own, _Result, _silent, seeded
+from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.isolated import Processes
 from fsmer.evaluation.predictions import REPORT_FILE
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_folder import RunFolder
-from fsmer.evaluation.selection import Candidate, Rule, describe, families
-from fsmer.evaluation.starting_point import StartingPoint
+from fsmer.evaluation.selection import GridPoint, Rule, describe, families
 from fsmer.io import check_writable
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.adapt import described
@@ -64,7 +64,7 @@ MAX_ANSWERS = 50_000_000
 @library_settings()
 def evaluate(
     protocol: Protocol | str | os.PathLike[str],
-    model: Backbone | StartingPoint | str | os.PathLike[str],
+    model: Backbone | InitialWeights | str | os.PathLike[str],
     method: Method | str = "cosine",
     *,
     clips: ClipSet | None = None,
@@ -93,7 +93,7 @@ def evaluate(
     Parameters
     ----------
     protocol : Protocol, name of `fsmer.list_protocols` or path of a YAML file
-    model : Backbone, name of `fsmer.list_models`, folder of weights, or StartingPoint
+    model : Backbone, name of `fsmer.list_models`, folder of weights, or InitialWeights
         A name without weights that ship starts from fresh weights, drawn anew with each seed; only for methods that
         train the network.
     method : Method or name of `fsmer.list_methods`
@@ -103,7 +103,7 @@ def evaluate(
         What classes look like in words, see `fsmer.adapt`.
     arguments : mapping, optional
         Constructor arguments of a backbone given by name, which then starts from fresh weights even where some ship;
-        with a backbone, a folder of weights or a StartingPoint they are refused, since its own are fixed.
+        with a backbone, a folder of weights or a InitialWeights they are refused, since its own are fixed.
     seed : int, optional
         In place of the protocol's own seed (where it has one); also seeds the bootstrap. It decides on episodes.
     seeds : int or sequence of int, optional
@@ -189,7 +189,7 @@ def evaluate(
     chosen = _as_protocol(protocol, seed)
     solver = load_method(method)
     runs = _seeds(solver, seeds)
-    start = StartingPoint.of(model, solver, arguments, device)
+    start = InitialWeights.of(model, solver, arguments, device)
     if solver.keeps_backbone and jobs not in (None, 1, "auto"):
         warnings.warn(
             f"jobs={jobs} has no effect: {solver.name!r} keeps the network as it is and trains nothing in the folds.",
@@ -247,7 +247,7 @@ def evaluate(
             # A report that lost one of its tables is made again.
             with contextlib.suppress(DataError):
                 found = Report.load(out)
-                engine.folder.settle(keep=not solver.keeps_backbone)
+                engine.folder.finalize(keep=not solver.keeps_backbone)
                 return found
     try:
         results = {number: engine.solved(number, seeded(solver, number)) for number in runs}
@@ -333,7 +333,7 @@ def _report(
 
 
 def _for_fresh_weights(
-    start: StartingPoint, method: Method, grid: Mapping[str, Any], *, has_source: bool
+    start: InitialWeights, method: Method, grid: Mapping[str, Any], *, has_source: bool
 ) -> tuple[Method, str]:
     """What trains the network, and what is to be said about it: fine-tuning has nothing to adjust in fresh weights.
 
@@ -389,7 +389,7 @@ def _seeds(method: Method, asked: int | Sequence[int] | None) -> list[int]:
     return [int(one) for one in listed]
 
 
-def _call(protocol: Protocol, start: StartingPoint, method: Method, **options: Any) -> str:
+def _call(protocol: Protocol, start: InitialWeights, method: Method, **options: Any) -> str:
     """The call of `evaluate` in short."""
     model = start.name if start.given is None else start.given.name
     words = [repr(name) for name in (protocol.name, model, method.name)]
@@ -427,11 +427,11 @@ def _check_size(protocol: Protocol, episodes: Episodes) -> None:
 
 def _identity(
     protocol: Mapping[str, Any],
-    start: StartingPoint,
+    start: InitialWeights,
     method: Method,
     clips: ClipSet,
     content: NDArray[np.uint8],
-    selection: tuple[str, Sequence[Candidate]],
+    selection: tuple[str, Sequence[GridPoint]],
     seed: int,
 ) -> dict[str, str]:
     """What must be the same for a run to go on with the episodes of another, in the words of messages."""

@@ -31,7 +31,7 @@ from fsmer.io import (
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import read_json
 
-__all__ = ["Part", "PartStore", "RunFolder", "RunSize", "unfinished_words"]
+__all__ = ["EpisodeResults", "PartStore", "RunFolder", "RunSize", "unfinished_words"]
 
 # Folders with the episodes of a run that is not finished, and of the one that made the report.
 PARTS, KEPT = ".parts-", ".kept-"
@@ -62,7 +62,7 @@ class _Names(TypedDict):
 
 
 @dataclass(frozen=True)
-class Part:
+class EpisodeResults:
     """Answers of some episodes.
 
     Parameters
@@ -83,7 +83,7 @@ class Part:
     predictions: Predictions
 
     @classmethod
-    def joined(cls, parts: Sequence[Part]) -> Part:
+    def joined(cls, parts: Sequence[EpisodeResults]) -> EpisodeResults:
         """Parts of different episodes as one, in the order of the episodes."""
         numbers = np.concatenate([part.numbers for part in parts])
         names = [name for part in parts for name in part.names]
@@ -97,7 +97,7 @@ class Part:
             Predictions(*(getattr(predictions, name)[rows] for name in FIELDS)),
         )
 
-    def only(self, wanted: NDArray[np.bool_]) -> Part | None:
+    def only(self, wanted: NDArray[np.bool_]) -> EpisodeResults | None:
         """The episodes for which `wanted` (one entry an episode of the run) holds; ``None`` where it does for none."""
         kept = wanted[self.numbers]
         if kept.all():
@@ -105,7 +105,7 @@ class Part:
         if not kept.any():
             return None
         rows = wanted[self.predictions.episode]
-        return Part(
+        return EpisodeResults(
             self.numbers[kept],
             tuple(name for name, keep in zip(self.names, kept.tolist(), strict=True) if keep),
             self.among[kept],
@@ -141,9 +141,9 @@ class PartStore:
         self._put(RUN_FILE, json_text(self.about, sealed=True).encode())
         remove_unfinished(folder)
 
-    def write(self, parts: Sequence[Part]) -> Part:
+    def write(self, parts: Sequence[EpisodeResults]) -> EpisodeResults:
         """Store finished episodes in one file and return them as one part."""
-        part = Part.joined(parts)
+        part = EpisodeResults.joined(parts)
         if not (self.folder / RUN_FILE).is_file():
             # Another run that began in the same folder took an empty store for a left-over.
             self._put(RUN_FILE, json_text(self.about, sealed=True).encode())
@@ -171,9 +171,9 @@ class PartStore:
                 if not tries or not isinstance(error.__cause__, FileNotFoundError):
                     raise
 
-    def read(self) -> list[Part]:
+    def read(self) -> list[EpisodeResults]:
         """All stored episodes; a file that was altered or is of no such run is removed: they are computed again."""
-        found: list[Part] = []
+        found: list[EpisodeResults] = []
         for path in _files(self.folder):
             try:
                 content = read_bytes(path, limit_bytes=PART_BYTES)
@@ -264,9 +264,9 @@ class RunFolder:
             for name in (REPORT_FILE, PAGE_FILE):
                 (self.folder / name).unlink(missing_ok=True)
             yield
-            self.settle(keep=keep)
+            self.finalize(keep=keep)
 
-    def settle(self, *, keep: bool) -> None:
+    def finalize(self, *, keep: bool) -> None:
         """The report is there: keep the episodes of this run in case more seeds are asked for, or drop them."""
         for folder in self._held(PARTS):
             if self._difference(folder):
@@ -364,7 +364,7 @@ def _files(store: Path) -> list[Path]:
     return sorted(path for path in store.glob("*.npz") if not path.name.startswith("."))
 
 
-def _part(held: Mapping[str, NDArray[Any]], size: RunSize) -> Part:
+def _part(held: Mapping[str, NDArray[Any]], size: RunSize) -> EpisodeResults:
     """A part of a run of that size; raises `ValueError` where its arrays are none."""
     numbers, names, among = held["numbers"], held["names"], held["among"]
     episode, clip, predicted, probabilities = (held[name] for name in FIELDS)
@@ -395,7 +395,7 @@ def _part(held: Mapping[str, NDArray[Any]], size: RunSize) -> Part:
         or not np.isnan(probabilities[~own]).all()
     ):
         raise ValueError("answers of another kind")
-    return Part(numbers, tuple(names.tolist()), among, Predictions(episode, clip, predicted, probabilities))
+    return EpisodeResults(numbers, tuple(names.tolist()), among, Predictions(episode, clip, predicted, probabilities))
 
 
 def _within(numbers: NDArray[Any], count: int) -> bool:

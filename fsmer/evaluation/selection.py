@@ -29,9 +29,9 @@ from fsmer.transfer.source_model import require
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
-    from fsmer.evaluation.run_folder import Part
+    from fsmer.evaluation.run_folder import EpisodeResults
 
-__all__ = ["INNER_FOLDS", "RULES", "Candidate", "Family", "InnerEpisodes", "Rule", "best", "describe", "families"]
+__all__ = ["INNER_FOLDS", "RULES", "GridPoint", "InnerEpisodes", "Rule", "TrainingRun", "best", "describe", "families"]
 
 Rule = Literal["fixed", "nested", "oracle"]
 RULES: tuple[Rule, ...] = ("fixed", "nested", "oracle")
@@ -42,7 +42,7 @@ LOOKS = 20
 
 
 @dataclass(frozen=True)
-class Family:
+class TrainingRun:
     """Candidates that one training answers for.
 
     Parameters
@@ -57,13 +57,13 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class GridPoint:
     """One choice.
 
     Parameters
     ----------
     family : int
-        Which `Family`.
+        Which `TrainingRun`.
     stage : int
         After which epoch or step; 0 is the end.
     values : mapping of str to plain value
@@ -77,7 +77,7 @@ class Candidate:
 
 def families(
     method: Method, backbone: Backbone, rule: str, grid: Mapping[str, Sequence[Any]] | None
-) -> tuple[list[Family], list[Candidate]]:
+) -> tuple[list[TrainingRun], list[GridPoint]]:
     """What is to be tried, the method's own values first.
 
     Parameters
@@ -106,7 +106,7 @@ def families(
             raise ProtocolError(
                 f"a grid ({', '.join(grid)}) was given, but select='fixed' chooses nothing; use select='nested'."
             )
-        return [Family(method)], [Candidate(0, 0, {})]
+        return [TrainingRun(method)], [GridPoint(0, 0, {})]
     asked = dict(grid or {})
     length = _length(method)
     if not asked and isinstance(method, Train):
@@ -133,13 +133,13 @@ def families(
     for name, values in asked.items():
         typed = [getattr(load_method(method, **{name: value}), name) for value in values]
         listed[name] = list(dict.fromkeys([own[name], *typed]))
-    found: list[Family] = []
-    tried: list[Candidate] = []
+    found: list[TrainingRun] = []
+    tried: list[GridPoint] = []
     for chosen in itertools.product(*listed.values()):
         settings = dict(zip(listed, chosen, strict=True))
-        tried += [Candidate(len(found), stage, settings | {length: stage}) for stage in stages[::-1]]
-        tried += [] if stages else [Candidate(len(found), 0, settings)]
-        found.append(Family(load_method(method, **settings), tuple(stages)))
+        tried += [GridPoint(len(found), stage, settings | {length: stage}) for stage in stages[::-1]]
+        tried += [] if stages else [GridPoint(len(found), 0, settings)]
+        found.append(TrainingRun(load_method(method, **settings), tuple(stages)))
     return found, tried
 
 
@@ -195,7 +195,7 @@ class InnerEpisodes(Episodes):
 
 
 def best(
-    answers: Sequence[Part],
+    answers: Sequence[EpisodeResults],
     truth: NDArray[np.int64],
     owner: NDArray[np.int64],
     among: NDArray[np.bool_],
@@ -205,7 +205,7 @@ def best(
 
     Parameters
     ----------
-    answers : sequence of Part
+    answers : sequence of EpisodeResults
         One a candidate, all about the same episodes.
     truth : int64 array of shape (N,)
         Class of each clip.
@@ -227,14 +227,14 @@ def best(
 
 
 def describe(
-    rule: str, candidates: Sequence[Candidate], seeds: Mapping[int, tuple[Sequence[str], Any]]
+    rule: str, candidates: Sequence[GridPoint], seeds: Mapping[int, tuple[Sequence[str], Any]]
 ) -> dict[str, Any]:
     """What a report says of the choice.
 
     Parameters
     ----------
     rule : {"fixed", "nested", "oracle"}
-    candidates : sequence of Candidate
+    candidates : sequence of GridPoint
     seeds : mapping of int to (names of the episodes, index of the chosen candidate for each)
     """
     if rule == "fixed":

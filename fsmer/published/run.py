@@ -773,7 +773,7 @@ class _Bench:
     def _start(self, settings: Settings) -> Backbone | None:
         """The weights that a cell starts from, given or shipped; ``None``: fresh ones."""
         from fsmer.backbones import load_model
-        from fsmer.evaluation.starting_point import StartingPoint
+        from fsmer.evaluation.initial_weights import InitialWeights
         from fsmer.transfer import load_method
 
         given = self.weights.get(settings.model)
@@ -781,7 +781,7 @@ class _Bench:
             if settings.before:
                 return None
             method = load_method(settings.method, **settings.params)
-            return StartingPoint.of(settings.model, method, settings.arguments).given
+            return InitialWeights.of(settings.model, method, settings.arguments).given
         backbone = load_model(given)
         for key, value in settings.arguments.items():
             held = backbone.config.get(key)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fsmer.data.spec import CROP_ASPECT
 
-__all__ = ["DrawnFace", "EyePatch", "Looks", "draw_background", "draw_face", "draw_looks"]
+__all__ = ["Appearance", "DrawnFace", "EyePatch", "draw_appearance", "draw_background", "draw_face"]
 
 Array = NDArray[Any]
 Image = NDArray[np.uint8]
@@ -56,7 +56,7 @@ _TEXTURED = ((-1.0, -1.6), (1.0, 1.1))
 
 
 @dataclass(frozen=True)
-class Looks:
+class Appearance:
     """What an individual looks like, apart from where its landmarks are.
 
     Parameters
@@ -109,7 +109,7 @@ class Looks:
     seed: int
 
 
-def draw_looks(rng: np.random.Generator) -> Looks:
+def draw_appearance(rng: np.random.Generator) -> Appearance:
     """Draw an individual's looks at random."""
     tone = rng.random() * (len(_SKIN) - 1)
     skin = np.array([np.interp(tone, np.arange(len(_SKIN)), _SKIN[:, channel]) for channel in range(3)])
@@ -119,7 +119,7 @@ def draw_looks(rng: np.random.Generator) -> Looks:
     iris = _IRIS[int(len(_IRIS) * rng.random() * (1 - 0.75 * light))]
     long_hair = bool(rng.random() < 0.45)
     lamp = np.array([rng.normal(0, 0.28), -0.55 + 0.12 * rng.normal(), 1.0])
-    return Looks(
+    return Appearance(
         skin=np.clip(skin + 0.015 * rng.standard_normal(3), 0, 1),
         hair=np.clip(hair * np.exp(0.15 * rng.normal()), 0, 1),
         iris=np.clip(iris * np.exp(0.15 * rng.normal()), 0, 1),
@@ -280,7 +280,7 @@ class _Canvas:
 
 
 def draw_face(
-    landmarks: Mapping[str, Array], looks: Looks, window: tuple[float, float, float, float], density: float
+    landmarks: Mapping[str, Array], looks: Appearance, window: tuple[float, float, float, float], density: float
 ) -> DrawnFace:
     """Draw one individual's face at rest.
 
@@ -288,7 +288,7 @@ def draw_face(
     ----------
     landmarks : mapping of str to array of shape (2, 2)
         `fsmer.synthetic.flow_maps.Person.landmarks`: right and left half of the picture, in the face frame.
-    looks : Looks
+    looks : Appearance
     window : (left, top, right, bottom)
         Part of the plane that is drawn, within (-1, -1.6, 1, 1.1).
     density : float
@@ -364,7 +364,7 @@ _OUTLINE = (
 )
 
 
-def _head_outline(looks: Looks, grow: float = 0.0, flat: float = 0.0) -> Array:
+def _head_outline(looks: Appearance, grow: float = 0.0, flat: float = 0.0) -> Array:
     """The head's outline, clockwise from the crown; `grow` adds hair, `flat` takes some of it off the crown."""
     forehead, cheek, jaw, chin, length = looks.outline
     right = []
@@ -436,7 +436,7 @@ class _Eye:
         return np.stack([x, self.margins(x)[1 if upper else 2]], axis=1)
 
 
-def _shape_head(canvas: _Canvas, places: Mapping[str, Array], eyes: list[_Eye], looks: Looks) -> None:
+def _shape_head(canvas: _Canvas, places: Mapping[str, Array], eyes: list[_Eye], looks: Appearance) -> None:
     """The relief: skull, brow ridge, sockets, eyeballs, nose, cheeks, mouth and chin."""
     x, y = canvas.x[None, :], canvas.y[:, None]
     radius = (np.abs(x) / 0.69) ** 2.2 + np.abs((y + 0.25) / 1.10) ** 2.2
@@ -500,7 +500,7 @@ def _mouth_height(places: Mapping[str, Array]) -> float:
     return float(np.clip(corners, 0.72 * upper + 0.28 * lower, 0.55 * upper + 0.45 * lower))
 
 
-def _lip_edges(places: Mapping[str, Array], looks: Looks) -> tuple[Array, Array]:
+def _lip_edges(places: Mapping[str, Array], looks: Appearance) -> tuple[Array, Array]:
     """Upper edge of the upper and lower edge of the lower lip, from left to right."""
     right, left = places["mouth_corner"]
     upper, lower = places["lip_upper"][:, 1].mean(), places["lip_lower"][:, 1].mean()
@@ -514,7 +514,7 @@ def _lip_edges(places: Mapping[str, Array], looks: Looks) -> tuple[Array, Array]
     return top, bottom
 
 
-def _paint_skin(canvas: _Canvas, places: Mapping[str, Array], looks: Looks, rng: np.random.Generator) -> None:
+def _paint_skin(canvas: _Canvas, places: Mapping[str, Array], looks: Appearance, rng: np.random.Generator) -> None:
     """Skin colour: ruddy cheeks and nose, darker around the eyes, and texture at every scale."""
     canvas.colour[:] = looks.skin
     red, dusk = (1.05, 0.86, 0.84), (0.86, 0.78, 0.78)
@@ -557,7 +557,7 @@ def _grain(canvas: _Canvas, size: float, rng: np.random.Generator) -> Array:
     return drawn * np.float32(1.3 * min(1.0, size * canvas.density))
 
 
-def _paint_lips(canvas: _Canvas, places: Mapping[str, Array], looks: Looks, rng: np.random.Generator) -> None:
+def _paint_lips(canvas: _Canvas, places: Mapping[str, Array], looks: Appearance, rng: np.random.Generator) -> None:
     top, bottom = _lip_edges(places, looks)
     line = _mouth_line(places)
     colour = looks.skin * (0.90, 0.62, 0.62) * (1 - 0.05 * looks.age) + np.array((0.03, 0.0, 0.01))
@@ -571,7 +571,7 @@ def _paint_lips(canvas: _Canvas, places: Mapping[str, Array], looks: Looks, rng:
     canvas.tint(canvas.strokes(upright, 0.0035, 0.002), (0.8, 0.74, 0.74), 0.45)
 
 
-def _light(canvas: _Canvas, looks: Looks) -> tuple[Array, Array]:
+def _light(canvas: _Canvas, looks: Appearance) -> tuple[Array, Array]:
     """Brightness of the relief under the lamp, and the relief itself, smoothed for use as depth."""
     relief = cv2.GaussianBlur(canvas.relief, (0, 0), max(0.006 * canvas.density, 0.6))
     slope_x = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=3, scale=canvas.density / 8)
@@ -598,7 +598,7 @@ def _wide_blur(values: Array, sigma: float) -> Array:
     return cv2.resize(soft, values.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _draw_creases(canvas: _Canvas, places: Mapping[str, Array], eyes: list[_Eye], looks: Looks) -> None:
+def _draw_creases(canvas: _Canvas, places: Mapping[str, Array], eyes: list[_Eye], looks: Appearance) -> None:
     """Dark lines: lids, sides and openings of the nose, mouth, folds, forehead."""
     dark = (0.55, 0.45, 0.42)
     base = places["nose_wing"][:, 1].mean()
@@ -640,7 +640,7 @@ def _draw_creases(canvas: _Canvas, places: Mapping[str, Array], eyes: list[_Eye]
             canvas.tint(canvas.line(across, 0.005, 0.006), dark, 0.5 * (looks.age - 0.35))
 
 
-def _draw_brows(canvas: _Canvas, places: Mapping[str, Array], looks: Looks, rng: np.random.Generator) -> None:
+def _draw_brows(canvas: _Canvas, places: Mapping[str, Array], looks: Appearance, rng: np.random.Generator) -> None:
     colour = 0.75 * looks.hair + 0.12 * looks.skin
     thick = float(np.clip(0.034 * looks.brows, 0.02, 0.055))
     for side in (0, 1):
@@ -666,7 +666,7 @@ def _draw_brows(canvas: _Canvas, places: Mapping[str, Array], looks: Looks, rng:
             canvas.paint(canvas.strokes(np.stack([roots, tips], axis=1), 0.0032), shade * colour, 0.6)
 
 
-def _draw_beard(canvas: _Canvas, places: Mapping[str, Array], looks: Looks, rng: np.random.Generator) -> None:
+def _draw_beard(canvas: _Canvas, places: Mapping[str, Array], looks: Appearance, rng: np.random.Generator) -> None:
     if looks.beard < 0.05:
         return
     top, bottom = _lip_edges(places, looks)
@@ -704,7 +704,7 @@ def _lid_of(canvas: _Canvas, eye: _Eye) -> EyePatch | None:
     return EyePatch(where, _as_bytes(canvas.colour[where]), (height + 3 * beyond).astype(np.float32))
 
 
-def _draw_eye(canvas: _Canvas, eye: _Eye, looks: Looks, rng: np.random.Generator) -> None:
+def _draw_eye(canvas: _Canvas, eye: _Eye, looks: Appearance, rng: np.random.Generator) -> None:
     shape = np.concatenate([eye.edge(True), eye.edge(False)[::-1]])
     opening = canvas.area(shape, 0.0025)
     if opening is None:
@@ -749,7 +749,7 @@ def _spokes(angle: Array, rng: np.random.Generator) -> Array:
     return rays
 
 
-def _draw_ears(canvas: _Canvas, cover: Array, looks: Looks) -> None:
+def _draw_ears(canvas: _Canvas, cover: Array, looks: Appearance) -> None:
     half = 0.61 * looks.outline[1]
     for sign in (-1.0, 1.0):
         shape = _curve(
@@ -770,7 +770,7 @@ def _draw_ears(canvas: _Canvas, cover: Array, looks: Looks) -> None:
         canvas.tint(inner, (0.6, 0.5, 0.48), 0.8)
 
 
-def _draw_hair(canvas: _Canvas, cover: Array, looks: Looks, rng: np.random.Generator) -> None:
+def _draw_hair(canvas: _Canvas, cover: Array, looks: Appearance, rng: np.random.Generator) -> None:
     """Hair on the head, from the hairline up and out."""
     if looks.bald:
         return
@@ -826,7 +826,7 @@ def _strands(angle: Array, reach: Array, rng: np.random.Generator) -> Array:
 
 
 def draw_background(
-    size: tuple[int, int], to_pixels: Array, looks: Looks, rng: np.random.Generator
+    size: tuple[int, int], to_pixels: Array, looks: Appearance, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """What is behind the head: a wall with blurred things, hair that falls, neck, shoulders and clothes.
 
@@ -835,7 +835,7 @@ def draw_background(
     size : (height, width)
     to_pixels : array of shape (2, 3)
         Affine map from the plane of the face to pixels.
-    looks : Looks
+    looks : Appearance
     rng : numpy.random.Generator
         What the room is drawn from.
 

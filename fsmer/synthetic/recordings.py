@@ -25,7 +25,7 @@ from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, load_domain
-from fsmer.synthetic.faces import DrawnFace, EyePatch, Looks, draw_background, draw_face, draw_looks
+from fsmer.synthetic.faces import Appearance, DrawnFace, EyePatch, draw_appearance, draw_background, draw_face
 from fsmer.synthetic.flow_maps import Movement, Person, draw_crop
 from fsmer.synthetic.scene import (
     Array,
@@ -133,7 +133,7 @@ class _Actor:
     """One individual, drawn and made ready to be sampled at a picture's resolution."""
 
     person: Person
-    looks: Looks
+    looks: Appearance
     face: DrawnFace
     layers: Image
     depth: Array
@@ -145,7 +145,7 @@ class _Actor:
 def _actor(geometry: float, key: int, seed: int, subject: int, bust: bool, density: int, sampling: float) -> _Actor:
     rng = _generator(seed, key, 1, subject)
     person = Person(Domain("", "", geometry=geometry), rng)
-    looks = draw_looks(rng)
+    looks = draw_appearance(rng)
     face = draw_face(person.landmarks, looks, BUST if bust else CLOSE, density)
 
     def focus(picture: Image) -> Image:

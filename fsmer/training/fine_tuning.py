@@ -126,7 +126,7 @@ class _Tuning(Training):
             if name in names:
                 value.requires_grad_(trained)
 
-    def alone(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def train_alone(self, progress: Callable[[int, int], None] | None = None) -> None:
         """All steps by themselves; `progress` is told (steps done, steps in all)."""
         for _ in self.until([len(self.batches)], progress):
             pass
@@ -157,7 +157,7 @@ class _Tuning(Training):
                         progress(done, len(self.batches))
             yield stop
 
-    def likeness(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[Any, ...]:
         """Learning rates and the size of every batch."""
         sizes = [len(rows) for rows in self.batches]
         head = (self.classifier.scale, self.classifier.pull, self.classifier.centre is None)
@@ -182,7 +182,7 @@ class _Tuning(Training):
         listed = [{"params": values, "lr": rate} for values, rate in zip(groups, self.rates, strict=True) if values]
         return torch.optim.Adam(listed, fused=True)
 
-    def took(self, step: Step, loss: float) -> None:
+    def on_step(self, step: Step, loss: float) -> None:
         """Nothing is made of the losses."""
 
     def penalty(self, classifier: nn.Module) -> Tensor:

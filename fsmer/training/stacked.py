@@ -91,11 +91,11 @@ class Training(ABC):
     clip_gradient: float | None = None
 
     @abstractmethod
-    def alone(self) -> None:
+    def train_alone(self) -> None:
         """Train to the end without any other member."""
 
     @abstractmethod
-    def likeness(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[Any, ...]:
         """What members of one stack must have in common beside their architecture, so that their steps are alike."""
 
     @abstractmethod
@@ -107,7 +107,7 @@ class Training(ABC):
         """The optimiser of parameters named ``backbone.*`` and ``classifier.*``, which may be stacked."""
 
     @abstractmethod
-    def took(self, step: Step, loss: float) -> None:
+    def on_step(self, step: Step, loss: float) -> None:
         """Told every step that was taken and its loss; raises `SupportError` where training has failed."""
 
     def penalty(self, classifier: nn.Module) -> Tensor | None:
@@ -174,7 +174,7 @@ def train_together(
 def _in_turns(count: int, make: Callable[[int], T], first: T) -> Iterator[tuple[int, T]]:
     for number, member in enumerate(itertools.chain([first], map(make, range(1, count)))):
         try:
-            member.alone()
+            member.train_alone()
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -258,7 +258,7 @@ class _Stack:
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * steps[0].rate
             for member, step, loss in zip(self.members, steps, self._step(steps), strict=True):
-                member.took(step, loss)
+                member.on_step(step, loss)
         for place, member in enumerate(self.members):
             with torch.no_grad():
                 for name, value in _parts(member).items():
@@ -350,7 +350,7 @@ def _signature(member: Training) -> str:
             modes,
             member.half,
             str(member.clip_gradient),
-            member.likeness(),
+            member.signature(),
         ],
         sort_keys=True,
         default=str,

@@ -184,12 +184,12 @@ class Trainer(Training):
             remove_checkpoint(folder)
         return self.losses
 
-    def alone(self) -> None:
+    def train_alone(self) -> None:
         """Train to the recipe's end, see `run`; whole epochs in compiled code where the network has some."""
         if not train_compiled(self):
             self.run()
 
-    def likeness(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[Any, ...]:
         """Recipe and number of clips: they decide on the size of every batch and on learning rates."""
         units = self.targets.action_units is None
         weights = self.targets.class_weights is None
@@ -226,7 +226,7 @@ class Trainer(Training):
         kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         return kind(listed, weight_decay=recipe.weight_decay, fused=True)
 
-    def took(self, step: Step, loss: float) -> None:
+    def on_step(self, step: Step, loss: float) -> None:
         """Count the loss of a step."""
         self._taken.append((loss, len(step.targets.labels)))
         if len(self._taken) == self.steps_an_epoch:

@@ -46,10 +46,10 @@ class TrainsTogether(Method, Generic[T]):
         """A training that has not begun."""
 
     @abstractmethod
-    def _end(self, model: SourceModel, training: T, *, at_once: bool = True) -> Recognizer:
+    def _end(self, model: SourceModel, training: T, *, embed_now: bool = True) -> Recognizer:
         """What a training that has ended has learnt; takes the network over.
 
-        Unless `at_once`, the support is embedded when somebody asks for it.
+        Unless `embed_now`, the support is embedded when somebody asks for it.
         """
 
     def fit_many(
@@ -75,7 +75,7 @@ class TrainsTogether(Method, Generic[T]):
         finished = train_together(len(classes), begin, memory=memory)
         for done, (member, training) in enumerate(finished, start=1):
             # A fold's support is seldom asked for again, and embedding it takes as long as many steps.
-            yield member, methods[member]._end(starts[member], training, at_once=False)
+            yield member, methods[member]._end(starts[member], training, embed_now=False)
             if progress is not None:
                 progress(done, len(classes))
 
@@ -167,7 +167,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         if source is not None:
             model = self.train_source(model, source, progress=progress)
         tuning = self._begin(model, support, classes)
-        tuning.alone(progress)
+        tuning.train_alone(progress)
         return self._end(model, tuning)
 
     def fit_stages(
@@ -198,7 +198,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         for stage in tuning.until(sorted(set(stages)), progress):
             held = copy.copy(tuning)
             held.backbone, held.classifier = copy.deepcopy(tuning.backbone), copy.deepcopy(tuning.classifier)
-            yield stage, replace(self, steps=stage)._end(model, held, at_once=False)
+            yield stage, replace(self, steps=stage)._end(model, held, embed_now=False)
 
     def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> _Tuning:
         """A fine-tuning of backbone and classifier that has not begun."""
@@ -221,7 +221,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
             return None
         return LowerLayers(backbone, support)
 
-    def _end(self, model: SourceModel, training: _Tuning, *, at_once: bool = True) -> Recognizer:
+    def _end(self, model: SourceModel, training: _Tuning, *, embed_now: bool = True) -> Recognizer:
         """See `TrainsTogether`."""
         training.classifier.to("cpu")
         training.let_train_lower(True)
@@ -229,7 +229,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         adapted, targets = replace(model, backbone=training.backbone), training.targets
         later = functools.partial(embed, training.backbone, training.clips)
         head = classifier_head(training.classifier)
-        return Recognizer(adapted, self, targets.classes, head, later() if at_once else later, targets.labels)
+        return Recognizer(adapted, self, targets.classes, head, later() if embed_now else later, targets.labels)
 
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
@@ -261,7 +261,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         batches = list(islice(self._batches(len(source)), steps))
         rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
         targets = make_targets(source, codes, names, balanced=self.balanced)
-        _Tuning(backbone, classifier, source, targets, batches, rates, self.seed).alone(progress)
+        _Tuning(backbone, classifier, source, targets, batches, rates, self.seed).train_alone(progress)
         classifier.to("cpu")
         backbone.finish_training()
         return backbone.eval(), classifier, names

@@ -155,7 +155,7 @@ class Train(TrainsTogether[Trainer]):
             trainer.run(until=stage, progress=progress)
             held = copy.copy(trainer)
             held.backbone, held.classifier = copy.deepcopy(trainer.backbone), copy.deepcopy(trainer.classifier)
-            yield stage, self._end(model, held, at_once=False)
+            yield stage, self._end(model, held, embed_now=False)
 
     def run(
         self,
@@ -201,7 +201,7 @@ class Train(TrainsTogether[Trainer]):
         # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
         key = None if folder is None else self._key(trainer.backbone, trainer.recipe, trainer.targets.classes, support)
         if folder is None and progress is None and after_epoch is None:
-            trainer.alone()  # whole epochs at once, where nobody looks at what is between
+            trainer.train_alone()  # whole epochs at once, where nobody looks at what is between
         else:
             trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
         recognizer = self._end(model, trainer)
@@ -226,7 +226,7 @@ class Train(TrainsTogether[Trainer]):
             precision=self.precision,
         )
 
-    def _end(self, model: SourceModel, training: Trainer, *, at_once: bool = True) -> Recognizer:
+    def _end(self, model: SourceModel, training: Trainer, *, embed_now: bool = True) -> Recognizer:
         """See `TrainsTogether`."""
         backbone, classifier, support = training.backbone, training.classifier, training.clips
         names, codes = training.targets.classes, training.targets.labels
@@ -236,7 +236,7 @@ class Train(TrainsTogether[Trainer]):
         # A class without clips has been pushed down in every step, but it is unknown rather than unlikely.
         bias = bias.masked_fill(torch.bincount(codes, minlength=len(names)) == 0, -math.inf)
         head = Head("linear", weight[None].clone(), bias[None].clone())
-        embeddings = embed(backbone, support) if at_once else functools.partial(embed, backbone, support)
+        embeddings = embed(backbone, support) if embed_now else functools.partial(embed, backbone, support)
         return Recognizer(replace(model, backbone=backbone), self, names, head, embeddings, codes)
 
     def _key(self, start: Backbone, recipe: TrainRecipe, classes: tuple[str, ...], support: ClipSet) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from fsmer.resources import resource_folder
 from fsmer.transfer import Method
 
 __all__ = [
-    "StartingPoint",
+    "InitialWeights",
 ]
 
 
 @dataclass(frozen=True)
-class StartingPoint:
+class InitialWeights:
     """Where learning starts: one backbone for all seeds, or fresh weights by seed.
 
     Parameters
@@ -47,11 +47,11 @@ class StartingPoint:
     @classmethod
     def of(
         cls,
-        model: Backbone | StartingPoint | str | os.PathLike[str],
+        model: Backbone | InitialWeights | str | os.PathLike[str],
         method: Method,
         arguments: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
-    ) -> StartingPoint:
+    ) -> InitialWeights:
         """Load what `evaluate` was given as its model.
 
         Raises
@@ -65,11 +65,11 @@ class StartingPoint:
             # The caller's own network stays where it is.
             given = None if start.given is None else copy.deepcopy(start.given).to(where)
             return replace(start, given=given, device=where)
-        if isinstance(model, StartingPoint):
+        if isinstance(model, InitialWeights):
             if arguments:
                 raise WeightsError(
                     f"{', '.join(arguments)} came with a starting point, which has arguments of its own; make it with "
-                    "them (StartingPoint.of)."
+                    "them (InitialWeights.of)."
                 )
             return model
         if isinstance(model, Backbone):
