@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from fsmer.episodic import (
 from fsmer.episodic.protocol import people_apart
 from fsmer.errors import DataError, MissingDatasetError, ProtocolError, UnknownNameError
 from fsmer.plugins import PROTOCOLS as KINDS
+from fsmer.testing import parametrize_with_checks
 
 THREE = ("negative", "positive", "surprise")
 SHIPPED = [name for name in list_protocols() if name.replace("-", "_") not in KINDS]
@@ -95,43 +95,9 @@ def fingerprint(clips: ClipSet, episodes: list[Episode]) -> str:
 # ---- the contract of every protocol
 
 
-@pytest.mark.parametrize("name", list_protocols())
-def test_every_protocol_keeps_the_contract(name):
-    protocol = runnable(name)
-    clips = protocol.prepare(clips_for(protocol))
-    episodes = protocol.split(clips)
-    listed = list(episodes)
-    assert len(listed) == len(episodes) >= 1
-    assert list(episodes) == listed == episodes[:]
-    assert (episodes[-1], episodes[0]) == (listed[-1], listed[0])
-    with pytest.raises(IndexError):
-        episodes[len(episodes)]
-    assert len({episode.name for episode in listed}) == len(listed)
-    assert protocol.classes(clips) == episodes.classes == tuple(sorted(episodes.classes))
-    assert len(episodes.codes) == len(clips)
-    for episode in listed:
-        support, query = set(episode.support.tolist()), set(episode.query.tolist())
-        assert episode.support.dtype == episode.query.dtype == np.int64
-        assert len(support) == len(episode.support)
-        assert len(query) == len(episode.query) > 0
-        assert not support & query
-        for index in support | query:
-            assert clips.labels[index] == episodes.classes[episodes.codes[index]]
-            assert clips.labels[index] in episode.classes
-    if not isinstance(protocol, KShot):
-        people = clips.subject_codes()
-        for episode in listed:
-            assert not set(people[episode.support].tolist()) & set(people[episode.query].tolist())
-
-
-@pytest.mark.parametrize("name", list_protocols())
-def test_every_protocol_survives_json(name):
-    protocol = runnable(name)
-    again = Protocol.from_dict(json.loads(json.dumps(protocol.to_dict())))
-    assert again == protocol
-    assert again.hash == protocol.hash
-    assert len(protocol.hash) == 16
-    assert protocol.title
+@parametrize_with_checks("protocol", [runnable(name) for name in list_protocols()])
+def test_a_protocol_keeps_the_contract(check):
+    check(clips=clips_for(check.subject))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -249,7 +215,7 @@ def test_the_hash_holds_what_a_label_scheme_says(monkeypatch):
     before = protocol.hash
     scheme = load_scheme("smic-3")
     other = replace(scheme, mapping={"smic": {**scheme.mapping["smic"], "negative": None}})
-    monkeypatch.setattr("fsmer.episodic.protocols.load_scheme", lambda name: other)
+    monkeypatch.setattr("fsmer.episodic.protocol.load_scheme", lambda name: other)
     assert protocol.hash != before
 
 
