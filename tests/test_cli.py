@@ -31,6 +31,7 @@ from fsmer.backbones.facs_flow import FacsFlow
 from fsmer.cli.app import app
 from fsmer.episodic import list_protocols
 from fsmer.evaluation import Report
+from fsmer.plugins import METHODS
 from fsmer.synthetic.clips import synthetic_clips
 
 COMMANDS = (
@@ -89,6 +90,46 @@ def test_every_command_has_help_with_an_example(run: Run) -> None:
         assert command in page
         shown = run(command, "--help").stdout
         assert f"Example: fsmer {command}" in shown
+        assert "--import" in shown
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+from fsmer.transfer.linear_head import Finetune
+from fsmer.transfer.registry import register_method
+
+@register_method("from-a-file")
+@dataclass(frozen=True)
+class FromAFile(Finetune):
+    """Registered by a file that the command line names."""
+'''
+
+
+def test_commands_use_what_an_imported_file_registers(run: Run, weights: str, tmp_path: Path) -> None:
+    plugin = tmp_path / "my_method.py"
+    plugin.write_text(PLUGIN)
+    given = ("kshot", "--episodes", 3, "--data", "synthetic:lab:40", "--model", weights, "--method", "from-a-file")
+    try:
+        assert "from-a-file" in run("evaluate", *given, code=1).stderr
+        held = json.loads(run("evaluate", *given, "-p", "steps=5", "--import", plugin, "--json").stdout)
+        assert held["method"]["name"] == "from-a-file"
+        assert "from-a-file" in run("models", "--import", plugin, "--import", plugin).stdout
+    finally:
+        METHODS._forget({"from-a-file"})
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"), [(None, "not a file"), ("1 / 0", "ZeroDivisionError"), ("import no_such_part", "no_such_part")]
+)
+def test_a_plugin_that_cannot_be_imported_is_refused_by_name(
+    run: Run, tmp_path: Path, text: str | None, fact: str
+) -> None:
+    plugin = tmp_path / "broken.py"
+    if text is not None:
+        plugin.write_text(text)
+    said = run("protocols", "--import", plugin, code=1).stderr
+    assert "broken.py" in said
+    assert fact in said
 
 
 def test_version_and_wrong_command_lines(run: Run) -> None:
