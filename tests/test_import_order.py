@@ -1,4 +1,4 @@
-"""Imports go down the floors of docs/architecture.md, and never in a circle; the page itself is what is checked against."""
+"""Imports go down the floors that docs/architecture.md lists, and never in a circle."""
 
 from __future__ import annotations
 
@@ -162,9 +162,18 @@ FILES = {
     [
         ({}, []),
         ({"ground.py": "import small.lower.plain"}, ["ground.py (floor 0)", "lower/plain.py (floor 1)"]),
-        ({"ground.py": "def f():\n    from small.upper import page"}, ["ground.py (floor 0)", "upper/page.py (floor 2)"]),
-        ({"other/__init__.py": "from ..lower import shown"}, ["other/__init__.py (floor 1)", "lower/__init__.py (floor 1)"]),
-        ({"lower/plain.py": "from small.upper.page import Page"}, ["lower/plain.py (floor 1)", "upper/page.py (floor 2)"]),
+        (
+            {"ground.py": "def f():\n    from small.upper import page"},
+            ["ground.py (floor 0)", "upper/page.py (floor 2)"],
+        ),
+        (
+            {"other/__init__.py": "from ..lower import shown"},
+            ["other/__init__.py (floor 1)", "lower/__init__.py (floor 1)"],
+        ),
+        (
+            {"lower/plain.py": "from small.upper.page import Page"},
+            ["lower/plain.py (floor 1)", "upper/page.py (floor 2)"],
+        ),
         ({"new.py": ""}, ["new.py is on no floor"]),
         (
             {"upper/a.py": "import small.upper.b", "upper/b.py": "class A:\n  def f(self):\n    from . import a"},
@@ -174,7 +183,7 @@ FILES = {
         ({"lower/plain.py": ""}, ["lower/plain.py no longer imports upper/page.py"]),
     ],
     ids=["fine", "up", "up-late", "sideways", "named-but-not-late", "no-floor", "late-circle", "init-circle", "stale"],
-)  # fmt: skip
+)
 def test_a_wrong_import_is_one_sentence_with_both_files_and_floors(
     changes: dict[str, str], facts: list[str], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,21 +52,8 @@ def models(
 
     found = list_models(pattern)
     if as_json:
-        models_out = [
-            {
-                "name": one.name,
-                "summary": one.summary,
-                "parameters": one.parameters,
-                "flops": one.flops,
-                "embed_dim": one.embed_dim,
-                "input_specs": [spec.to_dict() for spec in one.input_specs],
-                "pretrained": one.pretrained,
-                "notes": one.notes,
-            }
-            for one in found
-        ]
-        methods_out = [{"name": one.name, "summary": one.summary, "params": one.params} for one in list_methods()]
-        return say_json({"models": models_out, "methods": methods_out})
+        listed = [asdict(one) | {"input_specs": [spec.to_dict() for spec in one.input_specs]} for one in found]
+        return say_json({"models": listed, "methods": [asdict(one) for one in list_methods()]})
     table = plain_table("model", "parameters", "GFLOPs", "weights", "what it is, and its input")
     for column in table.columns[:-1]:
         column.no_wrap = True

@@ -50,12 +50,6 @@ def show_report(report: Report, out: Path | None, as_json: bool) -> None:
     """Print a report as tables or as JSON, and say where it was written."""
     if as_json:
         return say_json(report.to_dict())
-    _print_report(report)
-    if out is not None:
-        Console().print(f"written to {out}")
-
-
-def _print_report(report: Report) -> None:
     console = Console()
     console.print(f"{report.title}, model {report.model['name']}", style="bold")
     table = plain_table("clips of", "clips", "UF1", "UAR", "Acc")
@@ -77,7 +71,7 @@ def _print_report(report: Report) -> None:
         shares = (f"{stamp}{row[key]:.3f}" for key in ("f1", "recall", "precision"))
         classes.add_row(name, f"{row['clips']:,}", *shares, *(f"{count:,}" for count in counts))
     console.print(classes)
-    for line in (report.how, *report.notes):
+    for line in (report.how, *report.notes, *([] if out is None else [f"written to {out}"])):
         console.print(line)
 
 
