@@ -646,7 +646,7 @@ def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pyte
 
     shown = io.StringIO()
     monkeypatch.setattr(bars, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))
-    with bars._progress() as progress:
+    with bars.shown_progress() as progress:
         for done in range(4):
             progress("training loss 0.5", done, 3)
             time.sleep(0.15)
@@ -697,12 +697,12 @@ def test_lines_about_long_work_come_on_standard_error_and_short_work_has_none(
     from fsmer.cli import progress as bars
 
     assert (bars.FIRST_LINE, bars.BETWEEN_LINES) == (30, 60)
-    with bars._progress() as progress:
+    with bars.shown_progress() as progress:
         progress("episodes", 0, 3)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(bars, "FIRST_LINE", 0.02)
     said, latest = "", time.monotonic() + 20
-    with bars._progress() as progress:
+    with bars.shown_progress() as progress:
         # A single fold may take longer than the time between two lines, so the line comes without a call.
         progress("episodes", 0, 3)
         while not said and time.monotonic() < latest:
