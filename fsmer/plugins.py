@@ -38,6 +38,7 @@ __all__ = [
     "import_plugin",
     "is_own",
     "outside_origin",
+    "plugin_entry",
 ]
 
 C = TypeVar("C")
@@ -176,9 +177,16 @@ def is_own(cls: type) -> bool:
 
 def outside_origin(registry: Registry, thing: Any) -> str:
     """Where something of that kind is from, registered or not; nothing where it is fsmer's own."""
-    origin = next((registry._origins[name] for name, held in registry._held.items() if held is thing), None)
-    origin = origin or (OWN if _place(thing)[0] in registry.modules else _place(thing)[0])
-    return "" if origin == OWN else origin
+    module = _place(thing)[0]
+    if module in registry.modules:
+        return ""
+    return next((registry._origins.get(name, module) for name, held in registry._held.items() if held is thing), module)
+
+
+def plugin_entry(registry: Registry, thing: Any) -> dict[str, Any]:
+    """What a saved file says of a thing from outside, as plain text; nothing of fsmer's own."""
+    origin = outside_origin(registry, thing)
+    return {"plugin": origin} if origin else {}
 
 
 def declared(cls: type, name: str) -> bool:

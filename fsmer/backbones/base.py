@@ -30,6 +30,7 @@ from fsmer.backbones.weights import (
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError
 from fsmer.io import atomic_path, write_json
+from fsmer.plugins import BACKBONES, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             "library_name": "fsmer",
             "format_version": FORMAT_VERSION,
             "backbone": self.name,
+            **plugin_entry(BACKBONES, type(self)),
             "input_specs": [spec.to_dict() for spec in self.input_specs],
             "embed_dim": self.embed_dim,
             "arguments": self.config,

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
-from fsmer.backbones.weights import CONFIG_FILE, fetch_weights, load_folder
+from fsmer.backbones.weights import CONFIG_FILE, WeightsFolder, fetch_weights, load_folder
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, WeightsError, unknown_name
 from fsmer.io import restore_folder
@@ -80,9 +80,15 @@ class ModelInfo:
 register_backbone = BACKBONES.register
 
 
-def backbone_class(name: str) -> type[Backbone]:
-    """The class registered under `name`; an unknown name raises `UnknownNameError` with the nearest ones."""
-    return BACKBONES.find(name)
+def backbone_class(name: str, plugin: str | None = None) -> type[Backbone]:
+    """The class registered under `name`; an unknown name raises `UnknownNameError` with the nearest ones, or with the
+    `plugin` that registered it when it was saved."""
+    return BACKBONES.find(name, plugin)
+
+
+def saved_class(held: WeightsFolder) -> type[Backbone]:
+    """The class of the network in a folder of weights."""
+    return backbone_class(held.config["backbone"], held.config.get("plugin"))
 
 
 @library_settings()
@@ -132,7 +138,7 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     name = str(name_or_folder)
     if names_saved_weights(name):
         folder = fetch_weights(name)
-        return load_folder(folder, lambda held: backbone_class(held.config["backbone"]).from_folder(held), hub=True)
+        return load_folder(folder, lambda held: saved_class(held).from_folder(held), hub=True)
     cls = backbone_class(name)
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():

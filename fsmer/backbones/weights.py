@@ -81,6 +81,8 @@ class WeightsConfig(TypedDict):
 
     format_version: Count
     backbone: str
+    # Who registered the backbone, in plain text: nothing is loaded because of it.
+    plugin: NotRequired[str]
     arguments: dict[str, Any]
     weights_sha256: Annotated[str, Len(64, 64)]
     classes: NotRequired[Names]

@@ -41,6 +41,8 @@ T = TypeVar("T", bound=Training)
 class TrainsTogether(Method, Generic[T]):
     """A method whose trainings of small backbones can go on side by side."""
 
+    batched: ClassVar[bool] = True
+
     @abstractmethod
     def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> T:
         """A training that has not begun."""
@@ -114,6 +116,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         Of random initial weights and of the order of batches.
     """
 
+    batched: ClassVar[bool] = True
     _fit_bytes: ClassVar[int] = 3 << 20
 
     steps: int = 200

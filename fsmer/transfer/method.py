@@ -14,7 +14,7 @@ from torch import Tensor
 from fsmer.ambient import guarded
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.errors import SupportError, unknown_name
-from fsmer.plugins import is_own
+from fsmer.plugins import METHODS, declared, outside_origin
 from fsmer.transfer.heads import Head
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.source_model import Progress, SourceModel, support_codes
@@ -22,9 +22,7 @@ from fsmer.transfer.source_model import Progress, SourceModel, support_codes
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "Method",
-]
+__all__ = ["Method", "solves_together"]
 
 
 # A chunk of episodes is sized so that its scores take little memory, however many clips are queried.
@@ -45,17 +43,30 @@ class Method(ABC):
     Subclasses are frozen dataclasses that set `name` and write `fit_head`, which fits the classifiers of many
     episodes at once. One episode is the case E = 1, so `fit` (what is deployed) and `solve` (what is measured) run
     the same code.
+
+    Attributes
+    ----------
+    batched : bool
+        What a class declares of itself, in its own body: ``batched: ClassVar[bool] = True`` says that its episodes may
+        be solved together, since it keeps nothing of one for another. Without it, every episode is handed over alone
+        to a copy of the method. Classes that extend one which declares it declare it anew or do without.
     """
 
     name: ClassVar[str] = ""
+    batched: ClassVar[bool] = False
     # Bytes that fitting a chunk of episodes may touch; methods that go over them again and again want them in cache.
     _fit_bytes: ClassVar[int] = 16 << 20
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         # Code from outside asks fsmer for what it needs, and is left as it is.
-        if is_own(cls):
+        if declared(cls, "batched"):
             _guard(cls)
+
+    @property
+    def origin(self) -> str:
+        """Where it is from: the plugin that registered it, or its module; nothing for fsmer's own."""
+        return outside_origin(METHODS, type(self))
 
     @property
     def keeps_backbone(self) -> bool:
@@ -290,6 +301,11 @@ class Method(ABC):
                 f"the method {self.name!r} learns from labelled clips, but the support set is empty; "
                 "give labelled clips (at least one shot), or use 'zero_shot' with a backbone that knows the classes."
             )
+
+
+def solves_together(method: Method) -> bool:
+    """Whether a method's own class declares that its episodes may be solved together (`Method.batched`)."""
+    return declared(type(method), "batched")
 
 
 def _guard(cls: type) -> None:

@@ -18,7 +18,7 @@ from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.base import check_weights
-from fsmer.backbones.registry import backbone_class
+from fsmer.backbones.registry import backbone_class, saved_class
 from fsmer.backbones.weights import (
     CONFIG_FILE,
     OPEN_TENSORS,
@@ -31,6 +31,7 @@ from fsmer.backbones.weights import (
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
+from fsmer.plugins import METHODS, plugin_entry
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
@@ -57,6 +58,7 @@ RECOGNIZER_VERSION = 1
 class _MethodConfig(TypedDict):
     name: str
     params: dict[str, Any]
+    plugin: NotRequired[str]
 
 
 class _SourceConfig(TypedDict):
@@ -288,7 +290,7 @@ class Recognizer:
             "recognizer": {
                 "version": RECOGNIZER_VERSION,
                 "classes": self.classes_.tolist(),
-                "method": self.method.to_dict(),
+                "method": self.method.to_dict() | plugin_entry(METHODS, type(self.method)),
                 "head": self._head.kind,
                 "support_size": self.support_size,
                 "source": None if source is None else {"classes": list(self._model.classes), "scale": source.scale},
@@ -318,8 +320,10 @@ class Recognizer:
         described = _described(held)
         classes, kind, source = tuple(described["classes"]), described["head"], described["source"]
         try:
-            method = load_method(described["method"]["name"], **described["method"]["params"])
-            backbone = held.make(backbone_class(held.config["backbone"]), "backbone.")
+            told = described["method"]
+            METHODS.find(told["name"], told.get("plugin"))
+            method = load_method(told["name"], **told["params"])
+            backbone = held.make(saved_class(held), "backbone.")
             _check_shapes(held.shapes, kind, len(classes), source, backbone.embed_dim)
         except FsmerError as error:
             raise WeightsError(
