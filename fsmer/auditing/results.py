@@ -169,7 +169,7 @@ def _check_isolation(report: Report, out: Findings) -> None:
         out.add(
             "not-isolated",
             "note",
-            "A method from outside fsmer declares that its episodes may be solved together (batched), which is trusted: "
+            "A method from outside fsmer declares that its episodes may be solved together (batched), and is trusted: "
             "what it keeps of one episode could answer another; evaluate without the declaration to exclude that",
             [f"the method {report.method['name']!r}"],
         )
