@@ -323,6 +323,7 @@ METHODS = Registry(
         "fsmer.transfer.linear_head",
         "fsmer.transfer.logistic",
         "fsmer.transfer.protonet",
+        "fsmer.transfer.sklearn_methods",
         "fsmer.transfer.zero_shot",
     ],
 )

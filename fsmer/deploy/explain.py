@@ -24,7 +24,7 @@ from fsmer.data import Clip, ClipSet, InputSpec
 from fsmer.drawing import BLUE, DPI, GREY, LIGHT, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, unknown_name
 from fsmer.preprocess.flow import optical_flow
-from fsmer.transfer.heads import Head
+from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.recognizer import Recognizer
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class _Network:
     """A backbone with the head on it, where there is one."""
 
     backbone: Backbone
-    head: Head | None = None
+    head: FittedHead | None = None
     classes: tuple[str, ...] = ()
     target: int | None = None
 
@@ -261,11 +261,14 @@ class _Network:
             classes = tuple(str(name) for name in model.classes_)
             if target is not None and target not in classes:
                 raise unknown_name("class", target, classes)
-            # Copies, for a head that was fitted in inference mode would be refused by autograd.
-            with torch.inference_mode(False):
-                tensors = {key: value.clone() for key, value in model.head.tensors().items()}
             place = None if target is None else classes.index(target)
-            return cls(model.backbone, Head.from_tensors(model.head.kind, tensors), classes, place)
+            head = model.head
+            if isinstance(head, Head):
+                # Copies, for a head that was fitted in inference mode would be refused by autograd.
+                with torch.inference_mode(False):
+                    tensors = {key: value.clone() for key, value in head.tensors().items()}
+                head = Head.from_tensors(head.kind, tensors)
+            return cls(model.backbone, head, classes, place)
         if not isinstance(model, Backbone):
             raise DataError(
                 f"a {type(model).__name__} cannot be explained; give a Recognizer (fsmer.adapt) or a Backbone "
@@ -355,7 +358,8 @@ def _gradient_maps(
     except ImportError as error:
         raise FsmerError(_MISSING) from error
     kinds = list(inputs)
-    if network.head is None or logits is None:
+    # Other classifiers than a head of tensors have no gradient.
+    if not isinstance(network.head, Head) or logits is None:
         start = network.feed(still).detach()
         about = f"integrated gradient of how far the embedding of {network.backbone.name} is from the still clip's"
 

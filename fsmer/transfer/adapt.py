@@ -22,6 +22,8 @@ from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
+
     from fsmer.data import ClipSet
     from fsmer.transfer.recognizer import Labelled
 
@@ -32,7 +34,7 @@ __all__ = ["adapt", "described", "recognizer_of_words"]
 def adapt(
     model: Backbone | SourceModel | str | Path,
     support_set: Labelled,
-    method: str | Method = "cosine",
+    method: str | Method | ClassifierMixin = "cosine",
     *,
     classes: Sequence[str] | None = None,
     source: ClipSet | None = None,
@@ -50,7 +52,7 @@ def adapt(
         A backbone, or the name or folder of one (see `fsmer.load_model`).
     support_set : ClipSet, list of Clip, or pair (arrays, labels)
         Labelled clips; five a class are enough.
-    method : str or Method
+    method : str, Method or classifier of scikit-learn
         See `fsmer.list_methods`.
     classes : sequence of str, optional
         The classes in the order of the recognizer's columns; default the sorted labels of the support set. A class

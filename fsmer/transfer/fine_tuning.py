@@ -20,7 +20,7 @@ from fsmer.training.fine_tuning import Classifier, _Tuning
 from fsmer.training.frozen_layers import LowerLayers
 from fsmer.training.stacked import Training, can_stack, train_together
 from fsmer.training.supervised import for_classes
-from fsmer.transfer.heads import Head
+from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.source_model import Progress, SourceModel, require, require_choice, support_codes
@@ -244,7 +244,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         trained, classifier, names = self._train_on_source(model, source, progress)
         return self._source_model(trained, classifier, names)
 
-    def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Head:
+    def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> FittedHead:
         """Fit the head of one episode anew; a backbone that was trained stays as it is."""
         return replace(self, train_backbone=False).fit_head(embeddings[None], codes[None], way, prior)
 

@@ -31,13 +31,12 @@ from fsmer.backbones.weights import (
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
-from fsmer.plugins import METHODS, plugin_entry
+from fsmer.plugins import METHODS
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
-from fsmer.transfer.heads import KINDS, Head
+from fsmer.transfer.heads import KINDS, FittedHead, Head
 from fsmer.transfer.inputs import _as_inputs, _plain_labels, as_labelled_clips
-from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ __all__ = [
 ]
 
 RECOGNIZER_VERSION = 1
+# What the method ``sklearn`` writes beside the weights.
+ESTIMATOR_FILE = "estimator.skops"
 
 
 class _MethodConfig(TypedDict):
@@ -101,7 +102,7 @@ class Recognizer:
         model: SourceModel,
         method: Method,
         classes: Sequence[str],
-        head: Head,
+        head: FittedHead,
         support: Tensor | Callable[[], Tensor],
         codes: Tensor,
     ) -> None:
@@ -133,7 +134,7 @@ class Recognizer:
         return self._model.backbone
 
     @property
-    def head(self) -> Head:
+    def head(self) -> FittedHead:
         """The classifier on the embedding, with a leading dimension of 1."""
         return self._head
 
@@ -266,7 +267,8 @@ class Recognizer:
             The folder cannot be written, or holds something else than a recognizer.
         """
         target = Path(folder)
-        others = {path.name for path in target.iterdir()} - {CONFIG_FILE, WEIGHTS_FILE} if target.is_dir() else set()
+        known = {CONFIG_FILE, WEIGHTS_FILE, ESTIMATOR_FILE}
+        others = {path.name for path in target.iterdir()} - known if target.is_dir() else set()
         if others:
             raise OutputError(
                 f"cannot save a recognizer to {target}: the folder holds other things "
@@ -290,7 +292,7 @@ class Recognizer:
             "recognizer": {
                 "version": RECOGNIZER_VERSION,
                 "classes": self.classes_.tolist(),
-                "method": self.method.to_dict() | plugin_entry(METHODS, type(self.method)),
+                "method": self.method.to_dict() | ({"plugin": origin} if (origin := self.method.origin) else {}),
                 "head": self._head.kind,
                 "support_size": self.support_size,
                 "source": None if source is None else {"classes": list(self._model.classes), "scale": source.scale},
@@ -298,6 +300,7 @@ class Recognizer:
             },
         }
         with atomic_folder(folder) as temporary:
+            self.method.save_files(temporary)
             write_tensors(temporary / WEIGHTS_FILE, tensors, unbounded=OPEN_TENSORS)
             config = backbone.describe_config(file_sha256(temporary / WEIGHTS_FILE)) | config
             write_json(temporary / CONFIG_FILE, config, sealed=True)
@@ -321,10 +324,10 @@ class Recognizer:
         classes, kind, source = tuple(described["classes"]), described["head"], described["source"]
         try:
             told = described["method"]
-            METHODS.find(told["name"], told.get("plugin"))
-            method = load_method(told["name"], **told["params"])
+            found = METHODS.find(told["name"].partition(":")[0], told.get("plugin"))
+            method = found.from_folder(told, held.folder)
             backbone = held.make(saved_class(held), "backbone.")
-            _check_shapes(held.shapes, kind, len(classes), source, backbone.embed_dim)
+            _check_shapes(held.shapes, kind if method.saves_head else None, len(classes), source, backbone.embed_dim)
         except FsmerError as error:
             raise WeightsError(
                 f"{held.folder} is not a recognizer that this fsmer can read ({str(error).rstrip('.')}); "
@@ -352,8 +355,12 @@ class Recognizer:
                 known["weight"], known["bias"], everyone, source["scale"], known["centre"], known.get("precision")
             )
             model = replace(model, classes=tuple(source["classes"]), directions=directions)
-        head = Head.from_tensors(kind, under("head.", rest))
-        return cls(model, method, classes, head, rest["support.embeddings"], codes.long())
+        support, codes = rest["support.embeddings"], codes.long()
+        if method.saves_head:
+            head = Head.from_tensors(kind, under("head.", rest))
+        else:
+            head = method.refit(support, codes, len(classes), model.class_directions(classes))
+        return cls(model, method, classes, head, support, codes)
 
 
 def _described(held: WeightsFolder) -> _RecognizerConfig:
@@ -378,18 +385,15 @@ def _described(held: WeightsFolder) -> _RecognizerConfig:
 
 
 def _check_shapes(
-    shapes: Mapping[str, tuple[int, ...]], kind: str, way: int, source: _SourceConfig | None, width: int
+    shapes: Mapping[str, tuple[int, ...]], kind: str | None, way: int, source: _SourceConfig | None, width: int
 ) -> None:
     """Raise `WeightsError` unless the tensors of a recognizer fit its classes and its network."""
-    if kind not in KINDS:
+    if kind not in (*KINDS, None):
         raise WeightsError(f"its head is of the unknown kind {kind!r}")
     clips = shapes.get("support.codes", (0,))[0] if len(shapes.get("support.codes", ())) == 1 else 0
-    wanted: dict[str, tuple[int, ...]] = {
-        "head.weight": (1, way, width),
-        "head.bias": (1, way),
-        "support.codes": (clips,),
-        "support.embeddings": (clips, width),
-    }
+    wanted: dict[str, tuple[int, ...]] = {"support.codes": (clips,), "support.embeddings": (clips, width)}
+    if kind is not None:
+        wanted |= {"head.weight": (1, way, width), "head.bias": (1, way)}
     if "head.centre" in shapes:
         wanted["head.centre"] = (1, width)
     if source is not None:
