@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import METRICS, confusion_matrix
-from fsmer.evaluation.report import ORACLE, Report
+from fsmer.evaluation.report import Report
+from fsmer.evaluation.report_tables import ORACLE
 from fsmer.reporting.page import (
     Html,
     columns_chart,
