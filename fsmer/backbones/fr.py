@@ -94,6 +94,7 @@ class FR(Backbone):
     its flows. The averages over ten rounds and the metrics (section 6.2, eq. 9-13) are an evaluation's.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="FR section 6.1.1 (rate 0.001, batches of 32, no momentum); the optimiser is not named there: Adam, as "
         "in the authors' earlier code, since plain gradient descent at that rate has not left the start after 20 "
@@ -246,6 +247,8 @@ class BasicInception(FR):
     Table 7). Deviation: dropout before the classifier, which the paper states for its classification module without
     saying whether this variant has it too. Absent: what ``fr`` lacks too.
     """
+
+    trusted: ClassVar[bool] = True
 
     def __init__(
         self, filters: Sequence[int] = (6, 16), shared_width: int = 1024, dropout: float = 0.5, size: int = 28

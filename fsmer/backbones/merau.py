@@ -105,6 +105,7 @@ class Merau(Backbone):
     raise ``rates["flow_encoder"]`` of `recipe` for it.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="MERAU, Table 2 (rates) and section IV.A (crops and rotations); optimiser, epochs, batch size and the "
         "sizes of the augmentations are open there",

@@ -147,6 +147,7 @@ class MuBert(Backbone):
     training without labels, as recognition leaves it out.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="Micron-BERT gives no values for fine-tuning; AdamW with a cosine to zero from 1e-4 as in its Sec. 5.2, "
         "epochs, batch size, warm-up and weight decay are fsmer's own",
@@ -449,6 +450,7 @@ class MuBertTiny(MuBert):
     the map of changes. Learning rate, steps and batch size of both trainings differ too.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice for a network of this size",
         optimizer="adamw",

@@ -402,6 +402,7 @@ class R3D10Attribute(R3DAttribute):
     ``fsmer.preprocess``. The split of the people 3:2 and the mean of five runs (section IV-C, E) are an evaluation's.
     """
 
+    trusted: ClassVar[bool] = True
     depth = 10
 
 
@@ -412,6 +413,7 @@ class R3D18Attribute(R3D10Attribute):
     All but the depth (Table I) is as in `R3D10Attribute`.
     """
 
+    trusted: ClassVar[bool] = True
     depth = 18
 
 
@@ -422,4 +424,5 @@ class R3D34Attribute(R3D10Attribute):
     All but the depth (Table I) is as in `R3D10Attribute`.
     """
 
+    trusted: ClassVar[bool] = True
     depth = 34

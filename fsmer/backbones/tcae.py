@@ -95,6 +95,7 @@ class Tcae(Backbone):
     the head that a method puts on the embedding.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice; TCAE's authors train only a linear classifier on the frozen code",
         optimizer="adamw",

@@ -25,7 +25,7 @@ from fsmer.drawing import BLUE, DPI, GREY, LIGHT, blank_figure, draw_flow, save_
 from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, unknown_name
 from fsmer.preprocess.flow import optical_flow
 from fsmer.transfer.heads import Head
-from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.recognizer import Recognizer, load_trained
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,7 +160,7 @@ class Explanation:
 
 @library_settings()
 def explain(
-    model: Recognizer | Backbone,
+    model: Recognizer | Backbone | str | os.PathLike[str],
     clips: Explainable,
     *,
     out: str | os.PathLike[str] | None = None,
@@ -183,8 +183,9 @@ def explain(
 
     Parameters
     ----------
-    model : Recognizer or Backbone
-        Used in evaluation mode; its training mode is restored afterwards.
+    model : Recognizer, Backbone, str or path
+        Or the folder of either, or the name of a backbone. Used in evaluation mode; its training mode is restored
+        afterwards.
     clips : Clip, ClipSet, sequence of Clip, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
         What to explain. Media of a clip that the backbone does not eat are drawn too, and flow is estimated where a
         clip has pictures alone. A single `Clip`, or arrays without the axis of clips, give one explanation, everything
@@ -256,7 +257,8 @@ class _Network:
     target: int | None = None
 
     @classmethod
-    def of(cls, model: Recognizer | Backbone, target: str | None) -> _Network:
+    def of(cls, model: Recognizer | Backbone | str | os.PathLike[str], target: str | None) -> _Network:
+        model = load_trained(model)
         if isinstance(model, Recognizer):
             classes = tuple(str(name) for name in model.classes_)
             if target is not None and target not in classes:
@@ -266,11 +268,6 @@ class _Network:
                 tensors = {key: value.clone() for key, value in model.head.tensors().items()}
             place = None if target is None else classes.index(target)
             return cls(model.backbone, Head.from_tensors(model.head.kind, tensors), classes, place)
-        if not isinstance(model, Backbone):
-            raise DataError(
-                f"a {type(model).__name__} cannot be explained; give a Recognizer (fsmer.adapt) or a Backbone "
-                "(fsmer.load_model)."
-            )
         if target is not None:
             raise DataError(
                 f"the backbone {model.name!r} alone has no class {target!r} to explain; "

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import Backbone, ClassDirections, model_hash
+from fsmer.backbones.base import is_trusted
 from fsmer.episodic.samplers import query_orders, random_order
 from fsmer.evaluation.embedding_cache import content_ids, embed_cached
 from fsmer.evaluation.initial_weights import InitialWeights
@@ -704,7 +705,7 @@ def _on_cpu(model: SourceModel) -> bool:
 
 
 def _is_own(part: Method | Backbone) -> bool:
-    return is_own(type(part))
+    return is_trusted(part) if isinstance(part, Backbone) else is_own(type(part))
 
 
 def _processes(jobs: int | str | None) -> int | None:
