@@ -29,6 +29,7 @@ __all__ = [
     "BACKBONES",
     "DATASETS",
     "GROUP",
+    "INPUT_KINDS",
     "METHODS",
     "METRICS",
     "OWN",
@@ -335,3 +336,4 @@ DATASETS = Registry(
     attribute=None,
 )
 METRICS = Registry("metric", ["fsmer.evaluation.metrics"], attribute=None)
+INPUT_KINDS = Registry("kind of medium", ["fsmer.data.spec"], attribute=None)

@@ -328,7 +328,7 @@ def _explain_clip(network: _Network, clip: Clip, method: Literal["own", "gradien
 def _without_movement(spec: InputSpec, inputs: Tensors) -> Tensor:
     """The same clip as if nothing moved, for one medium."""
     values = inputs[spec.kind]
-    if spec.kind in ("flow", "flows"):
+    if spec.kind not in ("onset", "apex", "frames"):
         if spec.normalisation == "signed":
             return torch.zeros_like(values)
         still = values.flatten(-2).median(dim=-1).values[..., None, None].expand_as(values).clone()
@@ -444,6 +444,8 @@ def _media_panels(media: Mapping[str, Medium]) -> list[_Panel]:
             panels.append(_image_panel("first frame", frames[0]))
         if "apex" not in media:
             panels.append(_image_panel(f"frame {most + 1} of {len(frames)}", frames[most]))
+    others = media.keys() - {"onset", "apex", "frames", "flow", "flows"}
+    panels += [_image_panel(kind, _grey(media[kind][1])[None].repeat(3, 0)) for kind in sorted(others)]
     flows = dict(flows_of(media))
     panels += [_flow_panel(title, flow) for title, flow in flows.items()]
     if not flows:
@@ -504,9 +506,17 @@ def _background(media: Mapping[str, Medium]) -> Array:
             return np.asarray(media[kind][1].mean(axis=0))
     if "frames" in media:
         return np.asarray(media["frames"][1][_most_moved(media)].mean(axis=0))
-    flow = next(values for _, values in flows_of(media))
+    flow = next((values for _, values in flows_of(media)), None)
+    if flow is None:
+        return _grey(next(iter(media.values()))[1])
     amount = flow[2] - flow[2].min() if len(flow) > 2 else np.hypot(flow[0], flow[1])
     return np.asarray(1 - 0.6 * amount / max(float(amount.max()), 1e-12))
+
+
+def _grey(values: Array) -> Array:
+    """A medium of any kind as one picture (h, w) in 0..1: the mean over all but height and width."""
+    mean = values.reshape(-1, *values.shape[-2:]).mean(axis=0)
+    return np.asarray((mean - mean.min()) / max(float(np.ptp(mean)), 1e-12))
 
 
 def _image_panel(title: str, image: Array) -> _Panel:
