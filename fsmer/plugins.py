@@ -29,6 +29,7 @@ __all__ = [
     "BACKBONES",
     "DATASETS",
     "GROUP",
+    "INPUT_KINDS",
     "METHODS",
     "METRICS",
     "OWN",
@@ -36,7 +37,6 @@ __all__ = [
     "Registry",
     "declared",
     "import_plugin",
-    "is_own",
     "outside_origin",
     "plugin_entry",
 ]
@@ -170,11 +170,6 @@ class Registry(Mapping[str, Any]):
                 held.pop(name, None)
 
 
-def is_own(cls: type) -> bool:
-    """Whether a class is of a module that fsmer's registries list, and not from outside; says nothing about trust."""
-    return any(cls.__module__ in registry.modules for registry in _REGISTRIES)
-
-
 def outside_origin(registry: Registry, thing: Any) -> str:
     """Where something of that kind is from, registered or not; nothing where it is fsmer's own."""
     module = _place(thing)[0]
@@ -184,9 +179,9 @@ def outside_origin(registry: Registry, thing: Any) -> str:
 
 
 def plugin_entry(registry: Registry, thing: Any) -> dict[str, Any]:
-    """What a saved file says of a thing from outside, as plain text; nothing of fsmer's own."""
-    origin = outside_origin(registry, thing)
-    return {"plugin": origin} if origin else {}
+    """What a saved file says, as plain text, of a thing that a plugin has registered; nothing of any other."""
+    held = any(one is thing for one in registry._held.values())
+    return {"plugin": outside_origin(registry, thing)} if held and _place(thing)[0] not in registry.modules else {}
 
 
 def declared(cls: type, name: str) -> bool:
@@ -344,3 +339,4 @@ DATASETS = Registry(
     attribute=None,
 )
 METRICS = Registry("metric", ["fsmer.evaluation.metrics"], attribute=None)
+INPUT_KINDS = Registry("kind of medium", ["fsmer.data.spec"], attribute=None)

@@ -249,7 +249,7 @@ def test_the_hash_holds_what_a_label_scheme_says(monkeypatch):
     before = protocol.hash
     scheme = load_scheme("smic-3")
     other = replace(scheme, mapping={"smic": {**scheme.mapping["smic"], "negative": None}})
-    monkeypatch.setattr("fsmer.episodic.protocols.load_scheme", lambda name: other)
+    monkeypatch.setattr("fsmer.episodic.protocol.load_scheme", lambda name: other)
     assert protocol.hash != before
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import Backbone, ClassDirections, model_hash
+from fsmer.backbones.base import is_trusted
 from fsmer.episodic.samplers import query_orders, random_order
 from fsmer.evaluation.embedding_cache import content_ids, embed_cached
 from fsmer.evaluation.initial_weights import InitialWeights
@@ -26,7 +27,6 @@ from fsmer.evaluation.predictions import Predictions
 from fsmer.evaluation.run_folder import EpisodeResults, PartStore, RunFolder, RunSize
 from fsmer.evaluation.selection import GridPoint, InnerEpisodes, Rule, TrainingRun, best
 from fsmer.memory import free_memory, out_of_memory
-from fsmer.plugins import is_own
 from fsmer.training.stacked import can_stack
 from fsmer.transfer import Method, Recognizer
 from fsmer.transfer.adapt import described
@@ -129,7 +129,7 @@ class _Engine:
             return self._embedded[1]
         used = np.flatnonzero(self.episodes.codes >= 0)
         # A network from outside could embed a clip by its row among the others, which may lie class by class.
-        order = np.arange(len(used)) if is_own(type(backbone)) else random_order(self.drawn, 0, len(used))
+        order = np.arange(len(used)) if is_trusted(backbone) else random_order(self.drawn, 0, len(used))
         stage = _stage(self.progress, "embedding clips")
         found, content = embed_cached(backbone, self.clips[used[order]], folder=self.cache, progress=stage)
         embeddings = torch.zeros(len(self.clips), found.shape[1])

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone
-from fsmer.backbones.base import check_weights
+from fsmer.backbones.base import check_weights, is_trusted
 from fsmer.errors import DataError, MediaError, ProtocolError
 from fsmer.evaluation.embedding_cache import as_folder, content_ids
 from fsmer.evaluation.episodes_run import Progress, _Engine, _Result, _silent, seeded
@@ -39,7 +39,7 @@ from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_folder import RunFolder
 from fsmer.evaluation.selection import GridPoint, Rule, describe, families
 from fsmer.io import check_writable
-from fsmer.plugins import BACKBONES, PROTOCOLS, is_own, plugin_entry
+from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_entry
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.fine_tuning import FineTuning
@@ -287,8 +287,9 @@ def _from_outside(method: Method, backbone: Backbone) -> list[str]:
     if method.origin:
         found.append(f"the method {method.name!r}" + (", declared batched" if solves_together(method) else ""))
     # A network that a method of fsmer keeps as it is embeds clips and is told no label.
-    if not is_own(type(backbone)) and (method.origin or not method.keeps_backbone):
-        found.append(f"the backbone {backbone.name!r}")
+    other = outside_origin(BACKBONES, type(backbone)) or not is_trusted(backbone)
+    if other and (method.origin or not method.keeps_backbone):
+        found.append(f"the backbone {backbone.name!r}" + (", declared trusted" if is_trusted(backbone) else ""))
     return found
 
 
@@ -327,7 +328,8 @@ def _report(
         protocol=settings,
         model=model,
         method=method.to_dict()
-        | ({"plugin": method.origin, "batched": solves_together(method)} if method.origin else {}),
+        | plugin_entry(METHODS, type(method))
+        | ({"batched": True} if method.origin and solves_together(method) else {}),
     )
     chosen = {number: (first.names, one.chosen) for number, one in results.items() if one.chosen is not None}
     honest = {number: one.honest.predictions for number, one in results.items() if one.honest is not None}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fsmer.ambient import library_settings
-from fsmer.backbones import Backbone, load_model
+from fsmer.backbones import Backbone
 from fsmer.backbones.base import check_weights
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
@@ -89,7 +89,7 @@ def adapt(
     >>> recognizer.predict(fsmer.synthetic_clips("clinic", 5))  # doctest: +SKIP
     """
     chosen = load_method(method, **params)
-    start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
+    start = SourceModel.wrap(model)
     check_weights(start.backbone)
     start = described(start, descriptions or {})
     clips = as_labelled_clips(support_set, start.backbone)
@@ -132,7 +132,7 @@ def recognizer_of_words(
     ...     "facs-flow", {"smile": "cheek raiser, lip corner puller", "frown": "brow lowerer"}
     ... )  # doctest: +SKIP
     """
-    start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
+    start = SourceModel.wrap(model)
     check_weights(start.backbone)
     start = described(start, descriptions)
     names = tuple(known_texts([*descriptions, *others], "classes"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing_extensions import TypedDict
 
 from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
-from fsmer.backbones import Backbone, ClassDirections, embed
-from fsmer.backbones.base import check_weights
-from fsmer.backbones.registry import backbone_class, saved_class
+from fsmer.backbones import Backbone, ClassDirections, as_backbone, embed
+from fsmer.backbones.base import check_saveable, check_weights
+from fsmer.backbones.registry import saved_class
 from fsmer.backbones.weights import (
     CONFIG_FILE,
     OPEN_TENSORS,
@@ -27,11 +28,12 @@ from fsmer.backbones.weights import (
     WeightsFolder,
     file_sha256,
     load_folder,
+    read_config,
 )
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
-from fsmer.plugins import METHODS
+from fsmer.plugins import METHODS, plugin_entry
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
@@ -275,11 +277,7 @@ class Recognizer:
                 f"({', '.join(sorted(others)[:3])}); choose a new or empty folder, or one that holds a recognizer."
             )
         backbone = self.backbone
-        if not backbone.name or backbone_class(backbone.name) is not type(backbone):
-            raise WeightsError(
-                f"the backbone {type(backbone).__name__} is not registered, so a saved recognizer could not be loaded "
-                "again; decorate its class with fsmer.backbones.register_backbone."
-            )
+        check_saveable(backbone)
         tensors = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
         tensors |= {f"head.{key}": value for key, value in self._head.tensors().items()}
         tensors |= {"support.embeddings": self._support, "support.codes": self._codes}
@@ -292,7 +290,7 @@ class Recognizer:
             "recognizer": {
                 "version": RECOGNIZER_VERSION,
                 "classes": self.classes_.tolist(),
-                "method": self.method.to_dict() | ({"plugin": origin} if (origin := self.method.origin) else {}),
+                "method": self.method.to_dict() | plugin_entry(METHODS, type(self.method)),
                 "head": self._head.kind,
                 "support_size": self.support_size,
                 "source": None if source is None else {"classes": list(self._model.classes), "scale": source.scale},
@@ -361,6 +359,19 @@ class Recognizer:
         else:
             head = method.refit(support, codes, len(classes), model.class_directions(classes))
         return cls(model, method, classes, head, support, codes)
+
+
+def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recognizer | Backbone:
+    """A recognizer as it is or from its folder; the backbone that anything else stands for, see `as_backbone`."""
+    if isinstance(model, Recognizer):
+        return model
+    if (
+        isinstance(model, (str, os.PathLike))
+        and os.path.isfile(Path(model, CONFIG_FILE))
+        and "recognizer" in read_config(model)
+    ):
+        return Recognizer.load(os.fspath(model))
+    return as_backbone(model)
 
 
 def _described(held: WeightsFolder) -> _RecognizerConfig:
