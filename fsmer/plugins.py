@@ -29,6 +29,7 @@ __all__ = [
     "BACKBONES",
     "DATASETS",
     "GROUP",
+    "INPUT_KINDS",
     "METHODS",
     "METRICS",
     "OWN",
@@ -36,8 +37,8 @@ __all__ = [
     "Registry",
     "declared",
     "import_plugin",
-    "is_own",
     "outside_origin",
+    "plugin_entry",
 ]
 
 C = TypeVar("C")
@@ -169,16 +170,18 @@ class Registry(Mapping[str, Any]):
                 held.pop(name, None)
 
 
-def is_own(cls: type) -> bool:
-    """Whether a class is of a module that fsmer's registries list, and not from outside; says nothing about trust."""
-    return any(cls.__module__ in registry.modules for registry in _REGISTRIES)
-
-
 def outside_origin(registry: Registry, thing: Any) -> str:
     """Where something of that kind is from, registered or not; nothing where it is fsmer's own."""
-    origin = next((registry._origins[name] for name, held in registry._held.items() if held is thing), None)
-    origin = origin or (OWN if _place(thing)[0] in registry.modules else _place(thing)[0])
-    return "" if origin == OWN else origin
+    module = _place(thing)[0]
+    if module in registry.modules:
+        return ""
+    return next((registry._origins.get(name, module) for name, held in registry._held.items() if held is thing), module)
+
+
+def plugin_entry(registry: Registry, thing: Any) -> dict[str, Any]:
+    """What a saved file says, as plain text, of a thing that a plugin has registered; nothing of any other."""
+    held = any(one is thing for one in registry._held.values())
+    return {"plugin": outside_origin(registry, thing)} if held and _place(thing)[0] not in registry.modules else {}
 
 
 def declared(cls: type, name: str) -> bool:
@@ -315,6 +318,7 @@ METHODS = Registry(
         "fsmer.transfer.linear_head",
         "fsmer.transfer.logistic",
         "fsmer.transfer.protonet",
+        "fsmer.transfer.sklearn_methods",
         "fsmer.transfer.zero_shot",
     ],
 )
@@ -335,3 +339,4 @@ DATASETS = Registry(
     attribute=None,
 )
 METRICS = Registry("metric", ["fsmer.evaluation.metrics"], attribute=None)
+INPUT_KINDS = Registry("kind of medium", ["fsmer.data.spec"], attribute=None)

@@ -20,8 +20,7 @@ from fsmer.io import atomic_path, check_writable
 from fsmer.text import write_csv
 
 if TYPE_CHECKING:
-    from fsmer.backbones import Backbone
-    from fsmer.transfer import Recognizer
+    pass
 
 
 EXIT_NO_FACE = 2
@@ -58,13 +57,14 @@ def predict(
 def _predict_recording(source: Path, model: str, out: Path | None, face: int, as_json: bool) -> None:
     from fsmer.deploy.recording import predict_recording
     from fsmer.preprocess.faces import NoFaceError
+    from fsmer.transfer.recognizer import load_trained
 
     if (source / "config.json").is_file():
         raise DataError(f"{source} holds weights and no recording; give the clips to ask it about with --data.")
     try:
         with shown_progress() as progress:
             found = predict_recording(
-                source, _trained(model), which=face, progress=functools.partial(progress, "reading")
+                source, load_trained(model), which=face, progress=functools.partial(progress, "reading")
             )
     except NoFaceError as error:
         complain(error)
@@ -132,8 +132,9 @@ def explain(
     """Pictures of what a model's answers depend on: the clip's media and the network's map side by side."""
     from fsmer.backbones import Backbone
     from fsmer.deploy.explain import explain as draw
+    from fsmer.transfer.recognizer import load_trained
 
-    asked = _trained(model)
+    asked = load_trained(model)
     specs = asked.input_specs if isinstance(asked, Backbone) else asked.backbone.input_specs
     shown = options.read_data(data, where, None, prefix, labelled=False, specs=specs)[:clips]
     check_writable(out)
@@ -142,14 +143,3 @@ def explain(
     if as_json:
         return say_json([{"clip": one.clip, "predicted": one.prediction, "maps": sorted(one.maps)} for one in pictures])
     Console().print(f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'} in {out}")
-
-
-def _trained(model: str) -> Backbone | Recognizer:
-    """The recognizer of a folder that holds one, else the backbone of that name or folder."""
-    from fsmer.backbones import load_model
-    from fsmer.backbones.weights import CONFIG_FILE, read_config
-    from fsmer.transfer import Recognizer
-
-    if (Path(model) / CONFIG_FILE).is_file() and "recognizer" in read_config(model):
-        return Recognizer.load(model)
-    return load_model(model)

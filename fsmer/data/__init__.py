@@ -9,7 +9,7 @@ from fsmer.data.facs import ACTION_UNITS, ActionUnit, action_unit, describe_aus
 from fsmer.data.media import ArrayStore, ConcatStore, ImageStore, LazyArray, ListStore, MediaStore, NpyStore
 from fsmer.data.readers import as_clips, read_arrays, read_clips, read_frame, read_index, read_ststnet
 from fsmer.data.schemes import Exclusion, LabelScheme, RelabelReport, canonical_dataset, list_schemes, load_scheme
-from fsmer.data.spec import InputSpec
+from fsmer.data.spec import InputSpec, register_input_kind
 from fsmer.data.torch_dataset import TorchClips
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "read_frame",
     "read_index",
     "read_ststnet",
+    "register_input_kind",
 ]

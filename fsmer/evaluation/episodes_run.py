@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import Backbone, ClassDirections, model_hash
+from fsmer.backbones.base import is_trusted
 from fsmer.episodic.samplers import query_orders, random_order
 from fsmer.evaluation.embedding_cache import content_ids, embed_cached
 from fsmer.evaluation.initial_weights import InitialWeights
@@ -26,12 +27,12 @@ from fsmer.evaluation.predictions import Predictions
 from fsmer.evaluation.run_folder import EpisodeResults, PartStore, RunFolder, RunSize
 from fsmer.evaluation.selection import GridPoint, InnerEpisodes, Rule, TrainingRun, best
 from fsmer.memory import free_memory, out_of_memory
-from fsmer.plugins import is_own
 from fsmer.training.stacked import can_stack
 from fsmer.transfer import Method, Recognizer
 from fsmer.transfer.adapt import described
 from fsmer.transfer.fine_tuning import FineTuning, TrainsTogether
 from fsmer.transfer.full_training import Train
+from fsmer.transfer.method import solves_together
 from fsmer.transfer.recognizer import check_answers
 from fsmer.transfer.source_model import SourceModel
 
@@ -128,7 +129,7 @@ class _Engine:
             return self._embedded[1]
         used = np.flatnonzero(self.episodes.codes >= 0)
         # A network from outside could embed a clip by its row among the others, which may lie class by class.
-        order = np.arange(len(used)) if _is_own(backbone) else random_order(self.drawn, 0, len(used))
+        order = np.arange(len(used)) if is_trusted(backbone) else random_order(self.drawn, 0, len(used))
         stage = _stage(self.progress, "embedding clips")
         found, content = embed_cached(backbone, self.clips[used[order]], folder=self.cache, progress=stage)
         embeddings = torch.zeros(len(self.clips), found.shape[1])
@@ -210,7 +211,7 @@ class _Engine:
         """Whether trainings of several seeds can go on as one stacked model, which is how a GPU is kept busy."""
         return (
             isinstance(method, TrainsTogether)
-            and _is_own(method)
+            and solves_together(method)
             and self.processes is None
             and not method.keeps_backbone
             and self.episodes.source is None
@@ -269,8 +270,8 @@ class _Run:
         self.episodes = episodes
         self.classes = episodes.classes
         self.model = model
-        # Methods from elsewhere get one episode at a time: among others, the labels of its queries could be found.
-        self.together = _is_own(family.method)
+        # Methods that do not declare it get one episode at a time: among others, labels of its queries could be found.
+        self.together = solves_together(family.method)
         self.in_memory = not self.together or engine.processes is not None
 
     def parts(self, todo: NDArray[np.bool_]) -> Iterator[tuple[int, EpisodeResults]]:
@@ -672,7 +673,7 @@ def _fold_answers(
         for stage, recognizer in method.fit_stages(model, support, stages, classes=classes):
             yield stage, recognizer.classes_.tolist(), recognizer.predict_proba(query)
         return
-    if _is_own(method):
+    if solves_together(method):
         # As folds in one process are trained, to the last bit.
         ((_, recognizer),) = method.fit_many(model, [support], seeds=[None], classes=[classes])
     else:
@@ -701,10 +702,6 @@ def _one_thread() -> Iterator[None]:
 
 def _on_cpu(model: SourceModel) -> bool:
     return all(value.device.type == "cpu" for value in model.backbone.parameters())
-
-
-def _is_own(part: Method | Backbone) -> bool:
-    return is_own(type(part))
 
 
 def _processes(jobs: int | str | None) -> int | None:

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone
-from fsmer.backbones.base import check_weights
+from fsmer.backbones.base import check_weights, is_trusted
 from fsmer.errors import DataError, MediaError, ProtocolError
 from fsmer.evaluation.embedding_cache import as_folder, content_ids
-from fsmer.evaluation.episodes_run import Progress, _Engine, _is_own, _Result, _silent, seeded
+from fsmer.evaluation.episodes_run import Progress, _Engine, _Result, _silent, seeded
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.isolated import Processes
 from fsmer.evaluation.predictions import REPORT_FILE
@@ -39,14 +39,18 @@ from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_folder import RunFolder
 from fsmer.evaluation.selection import GridPoint, Rule, describe, families
 from fsmer.io import check_writable
+from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_entry
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
+from fsmer.transfer.method import solves_together
 from fsmer.transfer.source_model import SourceModel
 from fsmer.version import __version__
 
 if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
+
     from fsmer.data import ClipSet
     from fsmer.episodic import Protocol
     from fsmer.episodic.episodes import Episodes
@@ -65,7 +69,7 @@ MAX_ANSWERS = 50_000_000
 def evaluate(
     protocol: Protocol | str | os.PathLike[str],
     model: Backbone | InitialWeights | str | os.PathLike[str],
-    method: Method | str = "cosine",
+    method: Method | ClassifierMixin | str = "cosine",
     *,
     clips: ClipSet | None = None,
     descriptions: Mapping[str, str] | None = None,
@@ -96,7 +100,7 @@ def evaluate(
     model : Backbone, name of `fsmer.list_models`, folder of weights, or InitialWeights
         A name without weights that ship starts from fresh weights, drawn anew with each seed; only for methods that
         train the network.
-    method : Method or name of `fsmer.list_methods`
+    method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn
     clips : ClipSet, optional
         Labelled clips; protocols on synthetic clips make their own.
     descriptions : mapping of str to str, optional
@@ -206,6 +210,7 @@ def evaluate(
     described(SourceModel.wrap(backbone), descriptions or {})
     groups, candidates = families(solver, backbone, select, grid)
     settings = {"name": chosen.name, "title": chosen.title, "hash": chosen.hash, "settings": chosen.to_dict()}
+    settings |= plugin_entry(PROTOCOLS, type(chosen))
     if descriptions:
         settings["descriptions"] = dict(descriptions)
     if out is not None:
@@ -278,13 +283,14 @@ def check_jobs(jobs: Any) -> None:
 
 def _from_outside(method: Method, backbone: Backbone) -> list[str]:
     """The method and the backbone, in words, where their code is not that of fsmer and labels are shown to it."""
-    parts: dict[str, Method | Backbone] = {
-        f"the method {method.name!r}": method,
-        f"the backbone {backbone.name!r}": backbone,
-    }
+    found = []
+    if method.origin:
+        found.append(f"the method {method.name!r}" + (", declared batched" if solves_together(method) else ""))
     # A network that a method of fsmer keeps as it is embeds clips and is told no label.
-    untold = backbone if method.keeps_backbone and _is_own(method) else None
-    return [words for words, part in parts.items() if part is not untold and not _is_own(part)]
+    other = outside_origin(BACKBONES, type(backbone)) or not is_trusted(backbone)
+    if other and (method.origin or not method.keeps_backbone):
+        found.append(f"the backbone {backbone.name!r}" + (", declared trusted" if is_trusted(backbone) else ""))
+    return found
 
 
 def _report(
@@ -302,6 +308,7 @@ def _report(
     weights = {number: one.weights for number, one in results.items()}
     model: dict[str, Any] = {
         "name": backbone.name,
+        **plugin_entry(BACKBONES, type(backbone)),
         "weights_hash": "+".join(dict.fromkeys(weights.values())),
         "input_specs": [spec.to_dict() for spec in backbone.input_specs],
     }
@@ -320,7 +327,9 @@ def _report(
         seed=seed,
         protocol=settings,
         model=model,
-        method=method.to_dict(),
+        method=method.to_dict()
+        | plugin_entry(METHODS, type(method))
+        | ({"batched": True} if method.origin and solves_together(method) else {}),
     )
     chosen = {number: (first.names, one.chosen) for number, one in results.items() if one.chosen is not None}
     honest = {number: one.honest.predictions for number, one in results.items() if one.honest is not None}
@@ -340,7 +349,7 @@ def _for_fresh_weights(
     They are trained by their own recipe instead, unless parameters of fine-tuning are asked for, or a source comes
     first, which fine-tuning has rates for. Methods from elsewhere know what they do.
     """
-    if start.given is not None or not isinstance(method, FineTuning) or not _is_own(method):
+    if start.given is not None or not isinstance(method, FineTuning) or method.origin:
         return method, ""
     begun = f"{start.name!r} starts from fresh weights, and {method.name!r} is made to adjust trained ones"
     plain = type(method)(train_backbone=method.train_backbone, seed=method.seed)
@@ -353,7 +362,7 @@ def _notes(engine: _Engine, results: Mapping[int, _Result], method: Method) -> l
     """What a reader of the figures should know."""
     notes, episodes = [], engine.episodes
     if engine.processes is not None:
-        shared = method.keeps_backbone and _is_own(method)
+        shared = method.keeps_backbone and solves_together(method)
         batch = f"; {method.name!r} solves many folds together, which share a process" if shared else ""
         notes.append(f"Every fold was fitted and answered in a process of its own (isolate='process'){batch}.")
     parts = [one.answers.predictions.probabilities for one in results.values()]

@@ -122,16 +122,16 @@ def families(
             "a grid, such as {'steps': [50, 100, 200]} (--grid steps=50,100,200)."
         )
     lengths = asked.pop(length, ()) if length else ()
-    given = [getattr(load_method(method, **{length: value}), length) for value in lengths]
+    given = [load_method(method, **{length: value}).get_params()[length] for value in lengths]
     require(None not in given, f"the grid of {length!r} holds none; give whole numbers.")
     stages: list[int] = sorted(set(given))
     if stages:
         require(stages[0] > 0, f"the grid of {length!r} holds {stages[0]}; give whole numbers above 0.")
         method = load_method(method, **{length: stages[-1]})
-    own = {name: getattr(method, name) for name in asked if name in method.get_params()}
+    own = {name: value for name, value in method.get_params().items() if name in asked}
     listed: dict[str, list[Any]] = {}
     for name, values in asked.items():
-        typed = [getattr(load_method(method, **{name: value}), name) for value in values]
+        typed = [load_method(method, **{name: value}).get_params()[name] for value in values]
         listed[name] = list(dict.fromkeys([own[name], *typed]))
     found: list[TrainingRun] = []
     tried: list[GridPoint] = []
