@@ -32,7 +32,7 @@ from fsmer.episodic import (
     load_protocol,
     read_protocol,
 )
-from fsmer.episodic.protocol import people_apart
+from fsmer.episodic.sides import distinct_subjects
 from fsmer.errors import DataError, MissingDatasetError, ProtocolError, UnknownNameError
 from fsmer.plugins import PROTOCOLS as KINDS
 
@@ -249,7 +249,7 @@ def test_the_hash_holds_what_a_label_scheme_says(monkeypatch):
     before = protocol.hash
     scheme = load_scheme("smic-3")
     other = replace(scheme, mapping={"smic": {**scheme.mapping["smic"], "negative": None}})
-    monkeypatch.setattr("fsmer.episodic.protocols.load_scheme", lambda name: other)
+    monkeypatch.setattr("fsmer.episodic.requirements.load_scheme", lambda name: other)
     assert protocol.hash != before
 
 
@@ -498,7 +498,7 @@ def test_looking_for_people_in_two_spellings_takes_no_time():
     frame = pd.DataFrame({"clip": subjects, "subject": subjects, "label": np.resize(["a", "b"], 50_000)})
     clips = ClipSet.from_table(frame)
     began = time.perf_counter()
-    assert len(people_apart("this", clips, np.ones(50_000, dtype=bool))) == 50_000
+    assert len(distinct_subjects("this", clips, np.ones(50_000, dtype=bool))) == 50_000
     assert time.perf_counter() - began < 2
 
 

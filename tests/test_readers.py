@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fsmer.data import ClipSet, InputSpec, read_arrays, read_clips, read_frame
-from fsmer.data.readers import read_index
+from fsmer.data.index import read_index
 from fsmer.datasets import read_corrections
 from fsmer.datasets.sheets import read_sheets
 from fsmer.errors import DataError, FsmerError, MediaError, UnknownNameError

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.data.media import LazyArray, RowError, check_arrays
+from fsmer.data.media import LazyArray, RowError
+from fsmer.data.media_checks import check_arrays
 from fsmer.data.table import CORE_COLUMNS, plain_text
 from fsmer.errors import DataError, MediaError, SpecMismatchError
 

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.clip import Clip, listed, no_such_kind
 from fsmer.data.coded_table import CodedTable, compact, counted
 from fsmer.data.in_memory import from_arrays, from_clips
-from fsmer.data.media import ConcatStore, MediaStore, RowError, check_arrays, copied, nameless, narrowed
+from fsmer.data.media import ConcatStore, MediaStore, RowError, copied, nameless, narrowed
+from fsmer.data.media_checks import check_arrays
 from fsmer.data.relabelling import relabelled
 from fsmer.data.saved import HEADER, TABLE, ArrayWriter, read_folder, write_header
 from fsmer.data.schemes import LabelScheme, RelabelReport, load_scheme

@@ -7,26 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fsmer.episodic.episodes import Episodes
-from fsmer.episodic.protocol import (
-    MOST,
-    FoldEpisodes,
-    Ints,
-    KShotEpisodes,
-    Mask,
-    Protocol,
-    _check_subset,
-    _counts,
-    _people,
-    _sides_of,
-    _store_datasets,
-    _store_names,
-    _store_plain,
-    _units_of,
-    _whole,
-    people_apart,
-)
-from fsmer.episodic.samplers import KShotSampler, random_order
+from fsmer.episodic.checks import MOST, check_subset, check_whole, store_datasets, store_names, store_plain
+from fsmer.episodic.episode import Ints, Mask
+from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
+from fsmer.episodic.protocol import Protocol
+from fsmer.episodic.samplers import KShotSampler
+from fsmer.episodic.shuffles import random_order
+from fsmer.episodic.sides import clips_per_unit, distinct_subjects, subjects_of, two_sides, units_with
 from fsmer.errors import ProtocolError
 from fsmer.plugins import PROTOCOLS
 
@@ -44,7 +31,6 @@ __all__ = [
 
 
 _ATTEMPTS = 255
-# Clips or episodes of one protocol: more than anybody runs, and few enough that none is asked for by mistake.
 
 
 @PROTOCOLS.register("kshot")
@@ -80,14 +66,14 @@ class KShot(Protocol):
     class_subset: tuple[str, ...] | None = None
     seed: int = 0
 
-    def _check_parameters(self) -> None:
-        _store_names(self, "class_subset")
-        _whole("episodes", self.episodes, 1, MOST)
+    def check_parameters(self) -> None:
+        store_names(self, "class_subset")
+        check_whole("episodes", self.episodes, 1, MOST)
         self.sampler()  # checks the others
         for name in ("way", "shot", "query"):
             if isinstance(getattr(self, name), int | np.integer):
-                _whole(name, getattr(self, name), 0, MOST)
-        _store_plain(self, "way", "shot", "query", "episodes", "seed")
+                check_whole(name, getattr(self, name), 0, MOST)
+        store_plain(self, "way", "shot", "query", "episodes", "seed")
 
     def sampler(self) -> KShotSampler:
         """The sampler that draws the episodes."""
@@ -101,11 +87,11 @@ class KShot(Protocol):
             seed=self.seed,
         )
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         ids = clips.ids
         in_order = bool(np.all(ids[:-1] <= ids[1:]))
         order = None if in_order else np.argsort(ids, kind="stable")
-        subjects = people_apart(f"protocol {self.name!r}", clips, codes >= 0) if self.subject_disjoint else None
+        subjects = distinct_subjects(f"protocol {self.name!r}", clips, codes >= 0) if self.subject_disjoint else None
         plan = self.sampler().plan(codes, subjects, names=classes, order=order)
         all_alike = self.shot == 0 and self.query == "rest" and plan.way == len(classes)
         return KShotEpisodes(plan, 1 if all_alike else self.episodes, self._source(clips))
@@ -135,15 +121,15 @@ class SourceTarget(KShot):
     source: tuple[str, ...] | None = None
     target: tuple[str, ...] | None = None
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        _store_datasets(self, "source", "target")
+    def check_parameters(self) -> None:
+        super().check_parameters()
+        store_datasets(self, "source", "target")
 
-    def _judged(self, clips: ClipSet) -> Mask | None:
-        return _sides_of(self, clips, self.source, self.target)[1]
+    def judged(self, clips: ClipSet) -> Mask | None:
+        return two_sides(self.name, clips, self.source, self.target)[1]
 
     def _source(self, clips: ClipSet) -> Ints | None:
-        return np.flatnonzero(_sides_of(self, clips, self.source, self.target)[0])
+        return np.flatnonzero(two_sides(self.name, clips, self.source, self.target)[0])
 
 
 @PROTOCOLS.register("loso")
@@ -164,12 +150,12 @@ class LeaveOneSubjectOut(Protocol):
 
     class_subset: tuple[str, ...] | None = None
 
-    def _check_parameters(self) -> None:
-        _store_names(self, "class_subset")
-        _check_subset(self.class_subset)
+    def check_parameters(self) -> None:
+        store_names(self, "class_subset")
+        check_subset(self.class_subset)
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
-        units, names = _people(self, clips, codes)
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        units, names = subjects_of(self.name, clips, codes)
 
         def sides(index: int) -> tuple[Mask, Mask]:
             asked = np.zeros(len(names), dtype=bool)
@@ -192,14 +178,14 @@ class CDE(LeaveOneSubjectOut):
 
     summary = "composite database evaluation: two or more data sets pooled, then leave one subject out"
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         held = [clips.dataset_names[code] for code in np.unique(clips.dataset_codes()[codes >= 0])]
         if len(held) < 2:
             raise ProtocolError(
                 f"protocol {self.name!r} pools at least two data sets, but the clips come from {held[0]} only; "
                 "add another data set or use loso."
             )
-        return super()._split(clips, classes, codes)
+        return super().deal(clips, classes, codes)
 
 
 @PROTOCOLS.register("holdout")
@@ -227,17 +213,17 @@ class HoldoutDatabase(Protocol):
     test: tuple[str, ...] | None = None
     class_subset: tuple[str, ...] | None = None
 
-    def _check_parameters(self) -> None:
-        _store_names(self, "class_subset")
-        _check_subset(self.class_subset)
-        _store_datasets(self, "train", "test")
+    def check_parameters(self) -> None:
+        store_names(self, "class_subset")
+        check_subset(self.class_subset)
+        store_datasets(self, "train", "test")
 
-    def _judged(self, clips: ClipSet) -> Mask | None:
+    def judged(self, clips: ClipSet) -> Mask | None:
         if self.train is None and self.test is None:
             return None
-        return np.logical_or(*_sides_of(self, clips, self.train, self.test))
+        return np.logical_or(*two_sides(self.name, clips, self.train, self.test))
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         units, names = clips.dataset_codes(), clips.dataset_names
         if self.train is None and self.test is None:
             turns = [np.arange(len(names)) == code for code in np.unique(units[codes >= 0])]
@@ -248,9 +234,9 @@ class HoldoutDatabase(Protocol):
                     "only; add another data set or use loso."
                 )
         else:
-            learns, asked = _sides_of(self, clips, self.train, self.test)
-            pairs = [(_units_of(units, learns, len(names)), _units_of(units, asked, len(names)))]
-        held = _counts(codes, units, len(classes))
+            learns, asked = two_sides(self.name, clips, self.train, self.test)
+            pairs = [(units_with(units, learns, len(names)), units_with(units, asked, len(names)))]
+        held = clips_per_unit(codes, units, len(classes))
         titles = []
         for learns, asked in pairs:
             taught, tested = held[learns].sum(axis=0), held[asked].sum(axis=0)
@@ -291,19 +277,19 @@ class SubjectRatio(Protocol):
     class_subset: tuple[str, ...] | None = None
     seed: int = 0
 
-    def _check_parameters(self) -> None:
-        _store_names(self, "class_subset")
-        _check_subset(self.class_subset)
+    def check_parameters(self) -> None:
+        store_names(self, "class_subset")
+        check_subset(self.class_subset)
         number = isinstance(self.ratio, int | float) and not isinstance(self.ratio, bool)
         if not number or not 0 < self.ratio < 1:
             raise ProtocolError(f"ratio={self.ratio!r} is not possible; give a number between 0 and 1, such as 0.8.")
-        _whole("repeats", self.repeats, 1, 100_000)
-        _whole("seed", self.seed, 0, 2**64 - 1)
-        _store_plain(self, "ratio", "repeats", "seed")
+        check_whole("repeats", self.repeats, 1, 100_000)
+        check_whole("seed", self.seed, 0, 2**64 - 1)
+        store_plain(self, "ratio", "repeats", "seed")
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
-        units, names = _people(self, clips, codes)
-        held = _counts(codes, units, len(classes)) > 0
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        units, names = subjects_of(self.name, clips, codes)
+        held = clips_per_unit(codes, units, len(classes)) > 0
         holders = held.sum(axis=0)
         if holders.min() < 2:
             code = int(holders.argmin())
