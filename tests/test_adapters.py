@@ -16,9 +16,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from fsmer.cli import app
 from fsmer.data import ClipSet, au_numbers, load_scheme, parse_aus
 from fsmer.datasets import (
+    Adapter,
     Audit,
     check_dataset,
     frame_files,
@@ -27,13 +30,16 @@ from fsmer.datasets import (
     megc2019_composite,
     read_corrections,
     read_dataset,
+    register_dataset,
     sheets,
     shipped_corrections,
 )
 from fsmer.datasets.catalog import DATASETS
 from fsmer.datasets.folders import folder_key
 from fsmer.datasets.sheets import read_sheets
-from fsmer.errors import DataError, MissingDatasetError, UnknownNameError
+from fsmer.errors import DataError, MissingDatasetError, PluginError, UnknownNameError
+from fsmer.plugins import DATASETS as DATASETS_BY_NAME
+from fsmer.plugins import import_plugin
 
 NAMES = [listing.name for listing in list_datasets()]
 
@@ -1016,6 +1022,7 @@ def test_the_data_set_in_the_documentation_is_one_file_and_works(
     )
     monkeypatch.chdir(tmp_path)
     names_of_snippet: dict[str, object] = {}
+    monkeypatch.setattr(DATASETS_BY_NAME, "_held", dict(DATASETS_BY_NAME._held))
     exec(snippet, names_of_snippet)
     clips = names_of_snippet["clips"]
     assert isinstance(clips, ClipSet)
@@ -1023,3 +1030,62 @@ def test_the_data_set_in_the_documentation_is_one_file_and_works(
     assert rows.index.tolist() == ["p07_smile_3", "p12_sneer_1"]
     assert rows.loc["p07_smile_3", ["label", "onset_index", "apex_index"]].tolist() == ["happiness", 2, 6]
     assert "usable      2 of 2 clips, 2 subjects (published: 2 clips, 2 subjects)" in capsys.readouterr().out
+
+
+OUTSIDE = '''
+from fsmer.datasets import Adapter, register_dataset, roles
+
+
+@register_dataset("Night-Lab")
+class NightLab(Adapter):
+    """Night lab."""
+
+    title = "Night lab"
+    frames_per_second = 60.0
+    sheets = ("night.csv",)
+    columns = roles(subject="Who", name="Take", onset="On", apex="Top", offset="Off", label="Class")
+    needed = ("subject", "name", "onset", "offset", "label")
+    subject_prefix = "N"
+    places = ("films",)
+'''
+
+
+@pytest.fixture
+def night_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A release of a data set that a plugin registers."""
+    monkeypatch.setattr(DATASETS_BY_NAME, "_held", dict(DATASETS_BY_NAME._held))
+    (tmp_path / "night_lab.py").write_text(OUTSIDE)
+    import_plugin(tmp_path / "night_lab.py")
+    rows = [("Who", "Take", "On", "Top", "Off", "Class"), (3, "a", 0, 4, 9, "happy"), (4, "b", 1, 5, 9, "surprise")]
+    fake_trees.write_csv(tmp_path / "root" / "night.csv", rows)
+    for clip in ("N03/a", "N04/b"):
+        fake_trees.write_frames(tmp_path / "root" / "films" / clip, fake_trees.numbered("{}.png", range(10)))
+    return tmp_path / "root"
+
+
+def test_an_adapter_from_outside_is_read_checked_and_listed_by_its_name(night_lab: Path) -> None:
+    clips = read_dataset("night-lab", night_lab)
+    assert clips.dataset_names == ("Night-Lab",)
+    rows = rows_of(clips)
+    assert rows.loc["N03_a", ["subject", "label", "apex_index"]].tolist() == ["N03", "happiness", 4]
+    assert check_dataset("NIGHT_LAB", night_lab).complete
+    assert "Night-Lab" in [listing.name for listing in list_datasets()]
+
+
+def test_commands_on_data_sets_find_an_adapter_from_outside(night_lab: Path) -> None:
+    done = CliRunner().invoke(app, ["datasets", "--json"])
+    assert "Night-Lab" in [one["name"] for one in json.loads(done.stdout)]
+    done = CliRunner().invoke(app, ["check", "night-lab", "--root", str(night_lab), "--json"])
+    assert json.loads(done.stdout)["usable"] == 2
+
+
+def test_a_name_of_fsmers_own_cannot_be_registered_again() -> None:
+    with pytest.raises(PluginError, match="casme2"):
+
+        @register_dataset("casme2")
+        class Mine(Adapter):
+            title = "mine"
+
+
+def test_a_class_with_several_names_has_a_preset_for_each() -> None:
+    assert [load_adapter(f"smic-{part}").frames_per_second for part in ("hs", "vis", "nir")] == [100.0, 25.0, 25.0]

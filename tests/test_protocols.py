@@ -15,7 +15,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+import fsmer
+from fsmer.cli import app
 from fsmer.data import ClipSet, load_scheme, read_clips
 from fsmer.episodic import (
     CDE,
@@ -34,10 +37,10 @@ from fsmer.episodic import (
 )
 from fsmer.episodic.sides import distinct_subjects
 from fsmer.errors import DataError, MissingDatasetError, ProtocolError, UnknownNameError
-from fsmer.plugins import PROTOCOLS as KINDS
+from fsmer.plugins import PROTOCOLS, import_plugin
 
 THREE = ("negative", "positive", "surprise")
-SHIPPED = [name for name in list_protocols() if name.replace("-", "_") not in KINDS]
+SHIPPED = [name for name in list_protocols() if name.replace("-", "_") not in PROTOCOLS]
 
 
 def table(dataset: str, labels: dict[str, int], subjects: int) -> pd.DataFrame:
@@ -454,7 +457,7 @@ def test_a_person_in_two_spellings_is_not_put_on_both_sides(protocol: Protocol, 
     with pytest.raises(ProtocolError) as refused:
         protocol.split(written(lab=["20", "21", "22", *pair], smic=["1", "2"]))
     said = str(refused.value)
-    assert said.startswith(f"protocol {protocol.name!r} keeps people apart, but")
+    assert said.startswith(f"protocol {protocol.name!r} separates people, but")
     assert all(f"{name!r} of data set 'lab'" in said for name in pair)
     assert "write them alike in the table" in said
     assert "different dataset names" in said
@@ -738,9 +741,9 @@ def test_protocols_on_recorded_clips_do_not_make_any():
 # ---- refusals of every protocol
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROTOCOLS)
 def test_empty_and_one_class_sets_are_refused(kind):
-    protocol = KINDS[kind](source="smic") if kind == "source_target" else KINDS[kind]()
+    protocol = PROTOCOLS[kind](source="smic") if kind == "source_target" else PROTOCOLS[kind]()
     clips = two_datasets()
     with pytest.raises(ProtocolError, match="empty clip set"):
         protocol.split(clips[:0])
@@ -893,3 +896,43 @@ def test_the_real_flow_maps_split_as_their_databases_say(real_data):
     assert len(smic.split(smic.prepare(clips))) == 16
     with pytest.raises(MissingDatasetError, match="Manchester"):
         load_protocol("megc2019-cde").prepare(clips)
+
+
+# ---- kinds from outside
+
+
+@pytest.fixture
+def first_subjects(repository, monkeypatch):
+    """The kind of protocol of the example, registered as a plugin."""
+    for held in ("_held", "_preset", "_origins"):
+        monkeypatch.setattr(PROTOCOLS, held, dict(getattr(PROTOCOLS, held)))
+    return import_plugin(repository / "examples" / "protocol_from_outside.py")
+
+
+def test_a_kind_from_outside_is_found_by_name_and_in_a_file(first_subjects, tmp_path):
+    assert "first-subjects" in list_protocols()
+    protocol = load_protocol("first-subjects", share=0.4)
+    assert load_protocol(protocol.with_params(share=0.4)).hash == protocol.hash
+    path = tmp_path / "mine.yaml"
+    path.write_text("kind: first_subjects\nparams: {share: 0.4}\n")
+    assert read_protocol(path).hash == protocol.hash
+    clips = two_datasets()
+    (episode,) = protocol.split(clips)
+    assert not set(clips.subjects[episode.support]) & set(clips.subjects[episode.query]) or len(clips.dataset_names) > 1
+    assert len(episode.support) + len(episode.query) == len(clips)
+    path.write_text("kind: first_subjects\nparams: {part: 0.4}\n")
+    with pytest.raises(ProtocolError, match="'part'.*share"):
+        read_protocol(path)
+
+
+def test_numbers_of_numpy_are_plain_in_a_kind_from_outside(first_subjects):
+    assert (
+        load_protocol("first-subjects", share=np.float64(0.25)).hash == load_protocol("first-subjects", share=0.25).hash
+    )
+
+
+def test_commands_list_and_run_a_kind_from_outside(first_subjects, tmp_path):
+    listed = CliRunner().invoke(app, ["protocols", "--json"])
+    assert "first-subjects" in [one["name"] for one in json.loads(listed.stdout)]
+    report = fsmer.evaluate("first-subjects", "facs-flow", clips=fsmer.synthetic_clips(n=45, seed=2))
+    assert report.protocol["settings"]["kind"] == "first_subjects"

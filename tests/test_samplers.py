@@ -11,8 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fsmer.episodic import EpisodeBatch, KShotSampler
-from fsmer.episodic import samplers as module
+from fsmer.episodic import EpisodeBatch, KShotSampler, shuffles
 from fsmer.errors import ProtocolError
 
 # Clips per class of the MEGC 2019 composite: negative, positive, surprise.
@@ -61,7 +60,7 @@ def test_random_words_are_those_of_splitmix64():
         4593380528125082431,
         16408922859458223821,
     ]
-    assert module._children(np.array([1234567], dtype=np.uint64), np.arange(5)).tolist() == expected
+    assert shuffles.child_keys(np.array([1234567], dtype=np.uint64), np.arange(5)).tolist() == expected
 
 
 def splitmix(state: int, index: int) -> int:
@@ -109,7 +108,7 @@ def test_long_draws_equal_a_plain_python_drawing(monkeypatch):
     sampler = KShotSampler(shot=60, query=20, seed=5)
     expected = [[clip for clips in plain_episode(MEGC_CODES.tolist(), 5, i, 3, 80) for clip in clips] for i in range(4)]
     for sparse_draws in (64, 1000):  # a real array shuffled, and only displaced positions kept
-        monkeypatch.setattr(module, "_SPARSE_DRAWS", sparse_draws)
+        monkeypatch.setattr(shuffles, "_SPARSE_DRAWS", sparse_draws)
         batch = sampler.draw(MEGC_CODES, 4)
         together = np.concatenate([batch.support.reshape(4, 3, 60), batch.query.reshape(4, 3, 20)], axis=2)
         assert together.reshape(4, -1).tolist() == expected
@@ -125,8 +124,8 @@ def test_an_episode_is_the_same_however_many_are_drawn_with_it(disjoint, query, 
     for start, stop in ((0, 1), (7, 31), (119, 120)):
         part = plan.draw(start, stop)
         assert [part[i] for i in range(len(part))] == [whole[i] for i in range(start, stop)]
-    monkeypatch.setattr(module, "_BLOCK", 64)
-    monkeypatch.setattr(module, "_BUDGET", 64)
+    monkeypatch.setattr(plan, "_BLOCK", 64)
+    monkeypatch.setattr(shuffles, "_BUDGET", 64)
     small = sampler.draw(MEGC_CODES, 120, subjects)
     assert fingerprint(small) == fingerprint(whole)
 

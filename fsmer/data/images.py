@@ -11,14 +11,10 @@ from typing import Any
 from fsmer.errors import MediaError
 from fsmer.io import check_regular
 
-__all__ = [
-    "opened_image",
-]
+__all__ = ["opened_image"]
 
 # A small file may stand for any number of pixels. Maps are small; frames may be those of an 8K camera (33 million).
 MAP_PIXELS = 1 << 24
-
-
 FRAME_PIXELS = 1 << 26
 
 

@@ -33,7 +33,6 @@ __all__ = [
     "narrowed",
 ]
 
-
 Rows = NDArray[np.int64]
 
 

@@ -12,10 +12,7 @@ from fsmer.arrays import as_float32
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, SpecMismatchError
 
-__all__ = [
-    "check_arrays",
-    "guess_spec",
-]
+__all__ = ["check_arrays", "guess_spec"]
 
 # 8-bit maps divided by 255 hit 0 and 1 exactly; interpolation of float maps may overshoot by rounding only.
 RANGE_TOLERANCE = 1e-3

@@ -22,12 +22,7 @@ from fsmer.data.ststnet_release import STSTNET_FOLDER, read_ststnet
 from fsmer.errors import DataError
 from fsmer.io import restore_folder
 
-__all__ = [
-    "read_arrays",
-    "read_clips",
-    "read_frame",
-]
-
+__all__ = ["read_arrays", "read_clips", "read_frame"]
 
 read_arrays = ClipSet.from_arrays
 

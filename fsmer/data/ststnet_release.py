@@ -12,9 +12,7 @@ from fsmer.data.clips import ClipSet
 from fsmer.data.index import image_store
 from fsmer.errors import DataError
 
-__all__ = [
-    "read_ststnet",
-]
+__all__ = ["read_ststnet"]
 
 STSTNET_FOLDER = "norm_u_v_os"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fsmer.data.au_parser import parse_aus
 from fsmer.data.clips import ClipSet
@@ -22,14 +22,11 @@ from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetRow, SheetTable, plain, read_sheets
 from fsmer.datasets.timing import Form, LeftOut, frame_timing, timing_table, video_timing
 from fsmer.errors import DataError, MissingDatasetError
+from fsmer.plugins import DATASETS
 
-__all__ = [
-    "Adapter",
-    "FrameKind",
-    "Survey",
-    "release",
-    "roles",
-]
+__all__ = ["Adapter", "FrameKind", "Survey", "register_dataset", "release", "roles"]
+
+A = TypeVar("A", bound="Adapter")
 
 FrameKind = Literal["raw", "cropped"]
 
@@ -65,6 +62,30 @@ def release(**counts: int) -> Mapping[str, int]:
     return MappingProxyType(counts)
 
 
+def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
+    """Class decorator that enters an `Adapter` under `name`, for `read_dataset` and every command on data sets.
+
+    With `preset`, values for the class's parameters, one class may have several names.
+
+    Raises
+    ------
+    PluginError
+        The name is taken by another class.
+
+    Examples
+    --------
+    >>> @register_dataset("my-lab")  # doctest: +SKIP
+    ... class MyLab(Adapter): ...
+    """
+
+    def enter(cls: type[A]) -> type[A]:
+        if not preset:
+            cls.name, cls.dataset = name, cls.dataset or name
+        return DATASETS.register(name, **preset)(cls)
+
+    return enter
+
+
 class Adapter:
     """One data set: its sheet, its columns, its folders, its quirks.
 
@@ -74,9 +95,9 @@ class Adapter:
     """
 
     name: str
-    """Name in `read_dataset`; ``dataset`` unless the data set has several parts or forms."""
-    dataset: str
-    """Key in tables, protocols and label schemes."""
+    """Name in `read_dataset`, which `register_dataset` writes."""
+    dataset: str = ""
+    """Key in tables, protocols and label schemes; the name unless the data set has several parts or forms."""
     given_out_as: str = ""
     """Key of the data set with which it is given out, if that is another."""
     title: str

@@ -12,21 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from fsmer.datasets.annotation import numbered
-from fsmer.datasets.base import Adapter, FrameKind, Survey, release, roles
+from fsmer.datasets.base import Adapter, FrameKind, Survey, register_dataset, release, roles
 from fsmer.datasets.folders import Folders
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetTable, read_sheets
 
-__all__ = ["ADAPTERS", "Casme2"]
+__all__ = ["Casme2"]
 
 OBJECTIVE = "casme2-objectiveclasses*"
 OBJECTIVE_COLUMNS = {"subject": ("Subject",), "name": ("Filename",), "class": ("Objective Class",)}
 
 
+@register_dataset("casme2")
 class Casme2(Adapter):
     """CASME II."""
 
-    name = "casme2"
-    dataset = "casme2"
     title = "CASME II"
     subject_prefix = "sub"
     frames_per_second = 200.0
@@ -62,6 +61,3 @@ class Casme2(Adapter):
             for clip in found.annotations
         )
         return replace(found, annotations=clips)
-
-
-ADAPTERS = (Casme2(),)

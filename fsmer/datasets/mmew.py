@@ -9,17 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from fsmer.datasets.annotation import Annotation, plain_label
-from fsmer.datasets.base import Adapter, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release, roles
 from fsmer.datasets.folders import Folders
 
-__all__ = ["ADAPTERS", "Mmew"]
+__all__ = ["Mmew"]
 
 
+@register_dataset("mmew")
 class Mmew(Adapter):
     """MMEW, its micro-expressions."""
 
-    name = "mmew"
-    dataset = "mmew"
     title = "MMEW"
     subject_prefix = "S"
     frames_per_second = 90.0
@@ -52,6 +51,3 @@ class Mmew(Adapter):
             for names in (*([one, clip.name] for one in emotions), [clip.name])
         )
         return next((path for path in found if path is not None), None)
-
-
-ADAPTERS = (Mmew(),)

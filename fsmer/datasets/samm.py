@@ -6,16 +6,15 @@ units means "or", a question mark an unclear offset. The padding of frame number
 
 from __future__ import annotations
 
-from fsmer.datasets.base import Adapter, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release, roles
 
-__all__ = ["ADAPTERS", "Samm"]
+__all__ = ["Samm"]
 
 
+@register_dataset("samm")
 class Samm(Adapter):
     """SAMM."""
 
-    name = "samm"
-    dataset = "samm"
     title = "SAMM"
     subject_width = 3
     frames_per_second = 200.0
@@ -45,6 +44,3 @@ class Samm(Adapter):
         fear=8,
         sadness=6,
     )
-
-
-ADAPTERS = (Samm(),)

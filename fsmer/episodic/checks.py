@@ -20,7 +20,6 @@ __all__ = [
     "refuse_unknown",
     "store_datasets",
     "store_names",
-    "store_plain",
 ]
 
 # Clips or episodes of one protocol: more than anybody runs, and few enough that none is asked for by mistake.
@@ -39,14 +38,6 @@ def store_names(protocol: Any, *names: str) -> None:
         if not listed or not all(isinstance(part, str) and part for part in parts):
             raise ProtocolError(f"{name}={value!r} is not a list of names; write them as text, in quotes where needed.")
         object.__setattr__(protocol, name, tuple(sorted(parts)))
-
-
-def store_plain(protocol: Any, *names: str) -> None:
-    """Turn numbers of numpy into Python's own, so that they hash and print alike."""
-    for name in names:
-        value = getattr(protocol, name)
-        if isinstance(value, np.generic):
-            object.__setattr__(protocol, name, value.item())
 
 
 def store_datasets(protocol: Any, *names: str) -> None:

@@ -15,11 +15,7 @@ from fsmer.episodic.plan import EpisodeBatch, EpisodePlan
 from fsmer.episodic.sides import clips_per_unit
 from fsmer.errors import ProtocolError
 
-__all__ = [
-    "Episodes",
-    "FoldEpisodes",
-    "KShotEpisodes",
-]
+__all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
 
 
 class Episodes(Sequence[Episode], ABC):

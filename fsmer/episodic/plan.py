@@ -27,11 +27,7 @@ from fsmer.errors import ProtocolError
 if TYPE_CHECKING:
     from fsmer.episodic.samplers import KShotSampler
 
-__all__ = [
-    "EpisodeBatch",
-    "EpisodePlan",
-]
-
+__all__ = ["EpisodeBatch", "EpisodePlan"]
 
 # Clips drawn at once: few enough for the cache, enough to hide the overhead of calls.
 _BLOCK = 1 << 16

@@ -23,8 +23,10 @@ from fsmer.plugins import PROTOCOLS
 if TYPE_CHECKING:
     from fsmer.data.clips import ClipSet
 
-__all__ = ["Protocol"]
+__all__ = ["Protocol", "register_protocol"]
 
+# Class decorator: enters a `Protocol` under the name of its kind.
+register_protocol = PROTOCOLS.register
 
 # Part of what is hashed: goes up when the same content would make other episodes than before.
 _HASHED_FORMAT = 1
@@ -34,7 +36,8 @@ _HASHED_FORMAT = 1
 class Protocol(ABC):
     """A named, seeded way to deal the clips of a clip set into episodes.
 
-    `split` gives the episodes. Everything that decides which clips end up where is a parameter and goes into `hash`;
+    `split` gives the episodes. A kind of protocol is a frozen dataclass that extends this, defines `deal` and states a
+    `summary`; `register_protocol` gives it its name. Everything that decides which clips end up where is a parameter and goes into `hash`;
     name, title, paper and notes are words for people.
 
     Parameters
@@ -66,20 +69,33 @@ class Protocol(ABC):
         object.__setattr__(self, "synthetic", tuple(self.synthetic))
         if self.requirements and self.synthetic:
             raise ProtocolError(f"protocol {self.name!r} asks for data sets and makes synthetic clips; keep one.")
-        for field in ("name", "title", "paper", "notes"):
-            if not isinstance(getattr(self, field), str):
-                raise ProtocolError(f"{field}={getattr(self, field)!r} is not text; put it in quotes.")
+        for word in ("name", "title", "paper", "notes"):
+            if not isinstance(getattr(self, word), str):
+                raise ProtocolError(f"{word}={getattr(self, word)!r} is not text; put it in quotes.")
+        for field in fields(self):
+            # Numbers of NumPy would hash and print unlike Python's own.
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
         self.check_parameters()
 
     # ---- what a kind of protocol defines
 
-    @abstractmethod
     def check_parameters(self) -> None:
-        """Bring parameters into their final form and refuse impossible ones."""
+        """Bring parameters into their final form (``object.__setattr__``) and refuse impossible ones."""
 
     @abstractmethod
     def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
-        """Make the episodes; `codes` are indices into `classes`, -1 for clips to leave out."""
+        """Make the episodes, for instance `FoldEpisodes`.
+
+        Parameters
+        ----------
+        clips : ClipSet
+        classes : tuple of str
+            Classes that are told apart.
+        codes : ndarray of int64, shape (N,)
+            Class of each clip as an index into `classes`; -1 for clips to leave out.
+        """
 
     def judged(self, clips: ClipSet) -> Mask | None:
         """Which clips can be in support or query; None means all."""

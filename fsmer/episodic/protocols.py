@@ -7,33 +7,24 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fsmer.episodic.checks import MOST, check_subset, check_whole, store_datasets, store_names, store_plain
+from fsmer.episodic.checks import MOST, check_subset, check_whole, store_datasets, store_names
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
-from fsmer.episodic.protocol import Protocol
+from fsmer.episodic.protocol import Protocol, register_protocol
 from fsmer.episodic.samplers import KShotSampler
 from fsmer.episodic.shuffles import random_order
 from fsmer.episodic.sides import clips_per_unit, distinct_subjects, subjects_of, two_sides, units_with
 from fsmer.errors import ProtocolError
-from fsmer.plugins import PROTOCOLS
 
 if TYPE_CHECKING:
     from fsmer.data.clips import ClipSet
 
-__all__ = [
-    "CDE",
-    "HoldoutDatabase",
-    "KShot",
-    "LeaveOneSubjectOut",
-    "SourceTarget",
-    "SubjectRatio",
-]
-
+__all__ = ["CDE", "HoldoutDatabase", "KShot", "LeaveOneSubjectOut", "SourceTarget", "SubjectRatio"]
 
 _ATTEMPTS = 255
 
 
-@PROTOCOLS.register("kshot")
+@register_protocol("kshot")
 @dataclass(frozen=True)
 class KShot(Protocol):
     """K-shot episodes: `shot` support clips of each class, judged on other clips of the same set.
@@ -73,7 +64,6 @@ class KShot(Protocol):
         for name in ("way", "shot", "query"):
             if isinstance(getattr(self, name), int | np.integer):
                 check_whole(name, getattr(self, name), 0, MOST)
-        store_plain(self, "way", "shot", "query", "episodes", "seed")
 
     def sampler(self) -> KShotSampler:
         """The sampler that draws the episodes."""
@@ -100,7 +90,7 @@ class KShot(Protocol):
         return None
 
 
-@PROTOCOLS.register("source_target")
+@register_protocol("source_target")
 @dataclass(frozen=True)
 class SourceTarget(KShot):
     """Source-then-target K-shot: learn from a source data set first, then from `shot` clips per class of the target.
@@ -132,7 +122,7 @@ class SourceTarget(KShot):
         return np.flatnonzero(two_sides(self.name, clips, self.source, self.target)[0])
 
 
-@PROTOCOLS.register("loso")
+@register_protocol("loso")
 @dataclass(frozen=True)
 class LeaveOneSubjectOut(Protocol):
     """LOSO: each subject is judged once, by what everybody else teaches.
@@ -165,7 +155,7 @@ class LeaveOneSubjectOut(Protocol):
         return FoldEpisodes(classes, codes, units, names, sides)
 
 
-@PROTOCOLS.register("cde")
+@register_protocol("cde")
 @dataclass(frozen=True)
 class CDE(LeaveOneSubjectOut):
     """CDE (composite database evaluation, MEGC 2019): LOSO over two or more data sets pooled into one.
@@ -188,7 +178,7 @@ class CDE(LeaveOneSubjectOut):
         return super().deal(clips, classes, codes)
 
 
-@PROTOCOLS.register("holdout")
+@register_protocol("holdout")
 @dataclass(frozen=True)
 class HoldoutDatabase(Protocol):
     """Train on some data sets, test on others.
@@ -251,7 +241,7 @@ class HoldoutDatabase(Protocol):
         return FoldEpisodes(classes, codes, units, titles, lambda index: pairs[index])
 
 
-@PROTOCOLS.register("ratio")
+@register_protocol("ratio")
 @dataclass(frozen=True)
 class SubjectRatio(Protocol):
     """Subject-disjoint ratio splits: a share of the subjects teaches, the rest is judged, several times over.
@@ -285,7 +275,6 @@ class SubjectRatio(Protocol):
             raise ProtocolError(f"ratio={self.ratio!r} is not possible; give a number between 0 and 1, such as 0.8.")
         check_whole("repeats", self.repeats, 1, 100_000)
         check_whole("seed", self.seed, 0, 2**64 - 1)
-        store_plain(self, "ratio", "repeats", "seed")
 
     def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         units, names = subjects_of(self.name, clips, codes)

@@ -10,11 +10,7 @@ from fsmer.data.schemes import canonical_dataset, load_scheme
 from fsmer.episodic.checks import MOST, MOST_SEED, check_text, check_whole, described, refuse_unknown
 from fsmer.errors import ProtocolError
 
-__all__ = [
-    "Requirement",
-    "SyntheticClips",
-    "read_data",
-]
+__all__ = ["Requirement", "SyntheticClips", "read_data"]
 
 
 @dataclass(frozen=True)

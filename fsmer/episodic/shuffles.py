@@ -19,10 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.episodic.episode import Ints, Mask
 
-__all__ = [
-    "query_orders",
-    "random_order",
-]
+__all__ = ["query_orders", "random_order"]
 
 Words = NDArray[np.uint64]
 
