@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fsmer.cli import app
+from fsmer.cli.app import app
 from fsmer.data import ClipSet, au_numbers, load_scheme, parse_aus
 from fsmer.datasets import (
     Adapter,

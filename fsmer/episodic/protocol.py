@@ -36,9 +36,9 @@ _HASHED_FORMAT = 1
 class Protocol(ABC):
     """A named, seeded way to deal the clips of a clip set into episodes.
 
-    `split` gives the episodes. A kind of protocol is a frozen dataclass that extends this, defines `deal` and states a
-    `summary`; `register_protocol` gives it its name. Everything that decides which clips end up where is a parameter and goes into `hash`;
-    name, title, paper and notes are words for people.
+    `split` gives the episodes. Everything that decides which clips end up where is a parameter and goes into `hash`;
+    name, title, paper and notes are words for people. A kind of protocol is a frozen dataclass that extends this,
+    states a `summary` and defines `deal`; `register_protocol` gives it its name.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Protocol(ABC):
 
     # ---- what a kind of protocol defines
 
-    def check_parameters(self) -> None:
+    def check_parameters(self) -> None:  # noqa: B027, most kinds have nothing to refuse
         """Bring parameters into their final form (``object.__setattr__``) and refuse impossible ones."""
 
     @abstractmethod
