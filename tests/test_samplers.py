@@ -124,7 +124,7 @@ def test_an_episode_is_the_same_however_many_are_drawn_with_it(disjoint, query, 
     for start, stop in ((0, 1), (7, 31), (119, 120)):
         part = plan.draw(start, stop)
         assert [part[i] for i in range(len(part))] == [whole[i] for i in range(start, stop)]
-    monkeypatch.setattr(plan, "_BLOCK", 64)
+    monkeypatch.setattr("fsmer.episodic.plan._BLOCK", 64)
     monkeypatch.setattr(shuffles, "_BUDGET", 64)
     small = sampler.draw(MEGC_CODES, 120, subjects)
     assert fingerprint(small) == fingerprint(whole)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from fsmer.data.text_tables import shipped_rows
 from fsmer.errors import UnknownNameError
 
 __all__ = [
@@ -49,15 +49,10 @@ class ActionUnit:
         return f"AU{self.number} {self.name}"
 
 
-def _read_table() -> Mapping[int, ActionUnit]:
-    with TABLE.open(encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    return MappingProxyType(
-        {int(row["number"]): ActionUnit(int(row["number"]), row["name"], row["region"], row["phrase"]) for row in rows}
-    )
-
-
-ACTION_UNITS: Mapping[int, ActionUnit] = _read_table()
+ACTION_UNITS: Mapping[int, ActionUnit] = MappingProxyType(
+    {int(row["number"]): ActionUnit(**row | {"number": int(row["number"])}) for row in shipped_rows(TABLE)}  # type: ignore[arg-type]
+)
+"""Number -> action unit: Table II of the attribute-embedding 3D-ResNet paper (2022), its misprints put right."""
 # The order of columns wherever action units are numbers in an array.
 ACTION_UNIT_ORDER: tuple[int, ...] = tuple(sorted(ACTION_UNITS))
 # Likewise of emotions.
@@ -73,7 +68,6 @@ EMOTION_ORDER: tuple[str, ...] = (
     "tense",
     "others",
 )
-"""Number -> action unit: Table II of the attribute-embedding 3D-ResNet paper (2022), its misprints put right."""
 
 
 def action_unit(number: int | str) -> ActionUnit:

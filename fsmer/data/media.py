@@ -83,18 +83,13 @@ class ArrayStore:
     """
 
     def __init__(self, array: NDArray[Any], spec: InputSpec | None = None) -> None:
-        self._spec = guess_spec(array) if spec is None else spec
-        if array.ndim < 1 or array.shape[1:] != self._spec.shape:
+        self.spec = guess_spec(array) if spec is None else spec
+        if array.ndim < 1 or array.shape[1:] != self.spec.shape:
             raise SpecMismatchError(
-                f"the array has shape {shape_text(array.shape)}, but {self._spec.describe()} needs "
-                f"(clips, {', '.join(map(str, self._spec.shape))}); reshape the array or pass the spec that fits it."
+                f"the array has shape {shape_text(array.shape)}, but {self.spec.describe()} needs "
+                f"(clips, {', '.join(map(str, self.spec.shape))}); reshape the array or pass the spec that fits it."
             )
         self.array = array
-
-    @property
-    def spec(self) -> InputSpec:
-        """What every row holds."""
-        return self._spec
 
     def __len__(self) -> int:
         return len(self.array)
@@ -182,37 +177,28 @@ class NpyStore(ArrayStore):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes open the file again instead of receiving its whole content.
-        return (NpyStore, (self.path, self._spec, self._blocks, self._block_bytes))
+        return (NpyStore, (self.path, self.spec, self._blocks, self._block_bytes))
 
 
 class ListStore:
     """Rows given as one array per clip, for example a DataFrame column; the arrays are kept, not copied."""
 
     def __init__(self, arrays: Sequence[NDArray[Any]], spec: InputSpec) -> None:
-        self._arrays = arrays
-        self._spec = spec
-
-    @property
-    def spec(self) -> InputSpec:
-        """What every row holds."""
-        return self._spec
+        self.arrays = arrays
+        self.spec = spec
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self.arrays)
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Stack the asked rows as float32."""
-        out = np.empty((len(rows), *self._spec.shape), np.float32)
+        out = np.empty((len(rows), *self.spec.shape), np.float32)
         for place, row in enumerate(rows.tolist()):
-            array = np.asarray(self._arrays[row])
-            if array.shape != self._spec.shape:
-                raise RowError(row, size_reason(array.shape, self._spec))
+            array = np.asarray(self.arrays[row])
+            if array.shape != self.spec.shape:
+                raise RowError(row, size_reason(array.shape, self.spec))
             out[place] = unit_floats(array)
         return out
-
-    def narrowed(self, rows: Rows) -> ListStore:
-        """A store of these rows alone, see `narrowed`."""
-        return ListStore([self._arrays[row] for row in rows.tolist()], self._spec)
 
 
 class ImageStore:
@@ -237,31 +223,29 @@ class ImageStore:
             if not self.files:
                 raise DataError("no image file was given, so the size of the maps is unknown; pass a spec.")
             spec = InputSpec(size=_map_size(self.files[0]))
-        self._spec = spec
-
-    @property
-    def spec(self) -> InputSpec:
-        """What every row holds."""
-        return self._spec
+        self.spec = spec
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Decode the asked images."""
-        out = np.empty((len(rows), *self._spec.shape), np.float32)
-        for place, row in enumerate(rows.tolist()):
-            out[place] = unit_floats(self.pixels(row))
-        return out
+        return unit_floats(self.stack(rows))
 
-    def pixels(self, row: int) -> NDArray[np.uint8]:
-        """One image as it is stored, in the shape of the spec."""
+    def stack(self, rows: Rows) -> NDArray[np.uint8]:
+        """The asked images as they are stored, in the shape of the spec."""
+        pixels = np.empty((len(rows), *self.spec.shape), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            pixels[place] = self._pixels(row)
+        return pixels
+
+    def _pixels(self, row: int) -> NDArray[np.uint8]:
         try:
             with opened_image(self.files[row], MAP_PIXELS) as image:
                 check_colours(image, self.files[row])
                 shape = (3, image.height, image.width)
-                if shape != self._spec.shape:
-                    raise MediaError(f"{self.files[row]}: {size_reason(shape, self._spec)}")
+                if shape != self.spec.shape:
+                    raise MediaError(f"{self.files[row]}: {size_reason(shape, self.spec)}")
                 return np.moveaxis(np.asarray(image), 2, 0)
         except MediaError as error:
             raise RowError(row, str(error)) from error
@@ -289,7 +273,7 @@ class ConcatStore:
         self._stores = tuple(stores)
         self._which = which
         self._rows = rows
-        self._spec = common_spec([store.spec for store in stores])
+        self.spec = common_spec([store.spec for store in stores])
 
     @classmethod
     def join(cls, parts: Sequence[tuple[MediaStore, Rows]]) -> ConcatStore:
@@ -297,17 +281,12 @@ class ConcatStore:
         which = np.repeat(np.arange(len(parts), dtype=np.int32), [len(rows) for _, rows in parts])
         return cls([store for store, _ in parts], which, np.concatenate([rows for _, rows in parts]))
 
-    @property
-    def spec(self) -> InputSpec:
-        """What every row holds."""
-        return self._spec
-
     def __len__(self) -> int:
         return len(self._rows)
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Read the asked rows, each store once."""
-        out = np.empty((len(rows), *self._spec.shape), np.float32)
+        out = np.empty((len(rows), *self.spec.shape), np.float32)
         which = self._which[rows]
         for index in np.unique(which).tolist():
             places = np.flatnonzero(which == index)
@@ -319,15 +298,8 @@ class ConcatStore:
                 raise RowError(int(rows[place]), error.reason) from error
         return out
 
-    def narrowed(self, rows: Rows) -> ConcatStore:
-        """A store of these rows alone, see `narrowed`."""
-        return self._parts(rows, narrowed)
-
-    def nameless(self, rows: Rows) -> ConcatStore:
-        """The same without names of files, see `nameless`."""
-        return self._parts(rows, nameless)
-
-    def _parts(self, rows: Rows, cut: Callable[[MediaStore, Rows], MediaStore]) -> ConcatStore:
+    def cut(self, rows: Rows, cut: Callable[[MediaStore, Rows], MediaStore]) -> ConcatStore:
+        """A store of these rows alone, for which `cut` makes a smaller store of each one here."""
         which = self._which[rows]
         stores, places = [], np.zeros(len(rows), np.int64)
         # No row at all still needs a store that says what it holds.
@@ -390,9 +362,9 @@ def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
     if isinstance(store, ImageStore):
         return ImageStore([store.files[row] for row in rows.tolist()], store.spec)
     if isinstance(store, ListStore):
-        return store.narrowed(rows)
+        return ListStore([store.arrays[row] for row in rows.tolist()], store.spec)
     if isinstance(store, ConcatStore):
-        return store.narrowed(rows)
+        return store.cut(rows, narrowed)
     return ConcatStore([store], np.zeros(len(rows), np.int32), rows)
 
 
@@ -405,13 +377,10 @@ def nameless(store: MediaStore, rows: Rows) -> MediaStore:
         An image cannot be read; the row is that of `store`.
     """
     if isinstance(store, ConcatStore):
-        return store.nameless(rows)
+        return store.cut(rows, nameless)
     if not isinstance(store, ImageStore):
         return narrowed(store, rows)
-    pixels = np.empty((len(rows), *store.spec.shape), np.uint8)
-    for place, row in enumerate(rows.tolist()):
-        pixels[place] = store.pixels(row)
-    return ArrayStore(pixels, store.spec)
+    return ArrayStore(store.stack(rows), store.spec)
 
 
 def copied(store: MediaStore, rows: Rows) -> MediaStore:

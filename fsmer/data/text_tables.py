@@ -6,12 +6,13 @@ import csv
 import io
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from fsmer.errors import DataError
 from fsmer.io import TEXT_BYTES, read_bytes
 
-__all__ = ["csv_rows", "path_inside", "read_table_text"]
+__all__ = ["csv_rows", "path_inside", "read_table_text", "shipped_rows"]
 
 
 def read_table_text(path: str | os.PathLike[str], *, what: str = "the table", limit_bytes: int = TEXT_BYTES) -> str:
@@ -55,6 +56,12 @@ def csv_rows(text: str, name: object, *, what: str = "the table", **form: Any) -
         return [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise DataError(f"line {reader.line_num} of {what} {name} cannot be read ({error}); correct it.") from error
+
+
+def shipped_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a table that comes with fsmer, by the names in its first line."""
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
 
 
 def path_inside(folder: str | os.PathLike[str], name: str, *, otherwise: str = "") -> str:

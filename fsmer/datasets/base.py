@@ -107,9 +107,17 @@ class Adapter:
     frames_per_second: float | None
     sheets: tuple[str, ...] = ()
     """File names of the annotation with wildcards, the best first; of one pattern the last by name is taken."""
-    columns: Mapping[str, tuple[str, ...]] = roles()
-    """Role (subject, name, label, aus, onset, apex, offset, ...) -> names of the column in the releases."""
-    needed: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = roles(
+        subject="Subject",
+        name="Filename",
+        onset="OnsetFrame",
+        apex="ApexFrame",
+        offset="OffsetFrame",
+        aus="Action Units",
+        label="Estimated Emotion",
+    )
+    """Role -> names of the column in the releases, compared without case, blanks and punctuation."""
+    needed: tuple[str, ...] = ("subject", "name", "onset", "apex", "offset", "label")
     """Roles without which a sheet is not the annotation."""
     subject_prefix: str = ""
     """What stands before the number of a subject in tables and folders."""

@@ -29,7 +29,6 @@ class Casme(Adapter):
         aus="AU",
         label="Emotion",
     )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     places = ("CASME_raw_selected", "Cropped", ".")
     labels = frozenset(
         {"contempt", "disgust", "fear", "happiness", "others", "repression", "sadness", "surprise", "tense"}

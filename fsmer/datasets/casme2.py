@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fsmer.datasets.annotation import numbered
-from fsmer.datasets.base import Adapter, FrameKind, Survey, register_dataset, release, roles
+from fsmer.datasets.base import Adapter, FrameKind, Survey, register_dataset, release
 from fsmer.datasets.folders import Folders
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetTable, read_sheets
 
@@ -30,16 +30,6 @@ class Casme2(Adapter):
     subject_prefix = "sub"
     frames_per_second = 200.0
     sheets = ("CASME2-coding-2*.xls*", "CASME2-coding*", "CASME2*")
-    columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="OnsetFrame",
-        apex="ApexFrame",
-        offset="OffsetFrame",
-        aus="Action Units",
-        label="Estimated Emotion",
-    )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     places = ("CASME2_RAW_selected", "CASME2-RAW", "Cropped", "Cropped-updated", ".")
     labels = frozenset({"disgust", "fear", "happiness", "others", "repression", "sadness", "surprise"})
     published = release(

@@ -37,7 +37,6 @@ class Casme3A(Adapter):
         label="emotion",
         expression="Expression type",
     )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     worksheet = "label"
     places = ("Part_A_ME_clip/frame", "frame", "part_A", ".")
     labels = frozenset({"anger", "disgust", "fear", "happiness", "others", "sadness", "surprise"})

@@ -34,7 +34,6 @@ class FourDme(Adapter):
         aus="AUs",
         label="Emotion",
     )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     places = (
         "gray_micro",
         "micro_short_gray_video",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fsmer.datasets.annotation import Annotation, plain_label
-from fsmer.datasets.base import Adapter, register_dataset, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release
 from fsmer.datasets.folders import Folders
 
 __all__ = ["Mmew"]
@@ -23,16 +23,6 @@ class Mmew(Adapter):
     subject_prefix = "S"
     frames_per_second = 90.0
     sheets = ("MMEW_Micro_Exp*.xls*", "MMEW_Micro_Exp*.csv", "MMEW*")
-    columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="OnsetFrame",
-        apex="ApexFrame",
-        offset="OffsetFrame",
-        aus="Action Units",
-        label="Estimated Emotion",
-    )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     places = ("Micro_Expression", ".")
     kind = "cropped"
     labels = frozenset({"anger", "disgust", "fear", "happiness", "others", "repression", "sadness", "surprise"})

@@ -6,7 +6,7 @@ units means "or", a question mark an unclear offset. The padding of frame number
 
 from __future__ import annotations
 
-from fsmer.datasets.base import Adapter, register_dataset, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release
 
 __all__ = ["Samm"]
 
@@ -19,16 +19,6 @@ class Samm(Adapter):
     subject_width = 3
     frames_per_second = 200.0
     sheets = ("*SAMM_Micro_FACS_Codes*.xls*", "*SAMM*")
-    columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="Onset Frame",
-        apex="Apex Frame",
-        offset="Offset Frame",
-        aus="Action Units",
-        label="Estimated Emotion",
-    )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     worksheet = "MICRO_ONLY"
     places = ("SAMM", "SAMM_CROP", ".")
     labels = frozenset({"anger", "contempt", "disgust", "fear", "happiness", "others", "sadness", "surprise"})
