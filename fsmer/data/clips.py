@@ -52,6 +52,7 @@ class ClipSet(Sequence[Clip]):
     def __init__(self, base: CodedTable, rows: NDArray[np.int64], relabelling: RelabelReport | None = None) -> None:
         self._base = base
         self._rows = rows
+        self._codings: dict[str, tuple[tuple[Any, ...], NDArray[np.int64]]] = {}
         self.relabelling = relabelling
         """What `relabel` mapped and dropped, on the set that it returned; None elsewhere."""
 
@@ -150,7 +151,7 @@ class ClipSet(Sequence[Clip]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        datasets, labels = (counted(coding) for coding in (self._dataset_coding, self._label_coding))
+        datasets, labels = (counted(*self._coding(column)) for column in ("dataset", "label"))
         held = "; ".join(spec.describe() for spec in self.specs.values()) or "no media"
         return f"ClipSet({len(self)} clips; {datasets or 'no data set'}; {labels or 'no labels'}; {held})"
 
@@ -200,35 +201,29 @@ class ClipSet(Sequence[Clip]):
     @property
     def classes(self) -> tuple[str, ...]:
         """Labels that occur, sorted."""
-        return self._label_coding[0]
+        return self._coding("label")[0]
 
     @property
     def dataset_names(self) -> tuple[str, ...]:
         """Data sets that occur, sorted."""
-        return self._dataset_coding[0]
+        return self._coding("dataset")[0]
 
     @property
     def subject_names(self) -> tuple[tuple[str, str], ...]:
         """``(dataset, subject)`` of every person that occurs, sorted."""
-        return self._subject_coding[0]
+        return self._coding("subject")[0]
 
     @property
     def specs(self) -> Mapping[str, InputSpec]:
         """Kind of medium -> what is held."""
         return MappingProxyType({kind: store.spec for kind, store in self._base.media.items()})
 
-    @cached_property
-    def _label_coding(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        return compact(self._base.categories("label"), self._base.codes("label")[self._rows])
-
-    @cached_property
-    def _dataset_coding(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        return compact(self._base.categories("dataset"), self._base.codes("dataset")[self._rows])
-
-    @cached_property
-    def _subject_coding(self) -> tuple[tuple[tuple[str, str], ...], NDArray[np.int64]]:
-        names, codes = self._base.people
-        return compact(names, codes[self._rows])
+    def _coding(self, column: str) -> Any:
+        """Names that occur in a column, and for each clip the index of its own or -1."""
+        if column not in self._codings:
+            names, codes = self._base.people if column == "subject" else self._base.coded(column)
+            self._codings[column] = compact(names, codes[self._rows])
+        return self._codings[column]
 
     def codes(self, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Labels as indices into `classes` (default: `self.classes`), int64 of shape ``(N,)``.
@@ -238,7 +233,7 @@ class ClipSet(Sequence[Clip]):
         DataError
             A clip has no label, or one that is not in `classes`; the message names both.
         """
-        names, own = self._label_coding
+        names, own = self._coding("label")
         wanted = names if classes is None else tuple(known_texts(classes, "classes"))
         place = {name: index for index, name in enumerate(wanted)}
         # The last entry answers code -1, the unlabelled clips.
@@ -264,7 +259,7 @@ class ClipSet(Sequence[Clip]):
         DataError
             Subjects are known for a part of a data set only.
         """
-        names, codes = self._subject_coding
+        names, codes = self._coding("subject")
         nameless = {dataset for dataset, subject in names if not subject}
         partly = next((dataset for dataset, subject in names if subject and dataset in nameless), None)
         if partly is not None:
@@ -278,7 +273,7 @@ class ClipSet(Sequence[Clip]):
 
     def dataset_codes(self) -> NDArray[np.int64]:
         """Data set of each clip as an index into `dataset_names`, int64 of shape ``(N,)``."""
-        return self._dataset_coding[1].copy()
+        return self._coding("dataset")[1].copy()
 
     def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Positions of clips in this set by id, int64.
@@ -513,9 +508,7 @@ class ClipSet(Sequence[Clip]):
         target = Path(folder)
         try:
             if target.is_dir() and any(target.iterdir()) and not (target / HEADER).is_file():
-                raise OutputError(
-                    f"cannot write {target}: it holds other files, which would be lost; choose a new folder."
-                )
+                raise OutputError(f"{target} holds other files, which would be lost; choose a new folder.")
             with atomic_folder(target) as temporary:
                 arrays = []
                 for kind, spec in self.specs.items():
@@ -527,9 +520,7 @@ class ClipSet(Sequence[Clip]):
         except OutputError:
             raise
         except OSError as error:
-            raise OutputError(
-                f"cannot write {target}: {error.strerror or error}; choose a folder that you may write to."
-            ) from error
+            raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another folder.") from error
         return target
 
     @classmethod

@@ -78,9 +78,8 @@ class CodedTable:
         return media_error(self.ids[row], self.frame["dataset"].iat[row], reason)
 
 
-def counted(coding: tuple[tuple[str, ...], NDArray[np.int64]]) -> str:
+def counted(names: tuple[str, ...], codes: NDArray[np.int64]) -> str:
     """Names with the number of their codes, in one phrase."""
-    names, codes = coding
     counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
     return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
 

@@ -83,17 +83,8 @@ class _Column:
 def condition_mask(where: str, table: pd.DataFrame) -> Mask:
     """For every row of a table whether it fits a condition, boolean of shape ``(N,)``.
 
-    Parameters
-    ----------
-    where : str
-        See the description of this module.
-    table : DataFrame
-        Columns of text, numbers or booleans; other columns may be there, but not be named.
-
-    Raises
-    ------
-    DataError
-        The condition cannot be read, names an unknown column or compares values of different types.
+    The description of this module says what a condition may be. A `DataError` is raised where it cannot be read, names
+    an unknown column or one of other things than text, numbers and booleans, or compares values of different types.
     """
     return _Reader(where, table).mask()
 

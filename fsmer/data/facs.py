@@ -57,16 +57,8 @@ ACTION_UNITS: Mapping[int, ActionUnit] = MappingProxyType(
 ACTION_UNIT_ORDER: tuple[int, ...] = tuple(sorted(ACTION_UNITS))
 # Likewise of emotions.
 EMOTION_ORDER: tuple[str, ...] = (
-    "happiness",
-    "surprise",
-    "disgust",
-    "repression",
-    "anger",
-    "contempt",
-    "fear",
-    "sadness",
-    "tense",
-    "others",
+    *("happiness", "surprise", "disgust", "repression", "anger"),
+    *("contempt", "fear", "sadness", "tense", "others"),
 )
 
 
@@ -132,22 +124,15 @@ def units_of_description(text: str) -> tuple[int, ...]:
     >>> units_of_description("happiness")
     ()
     """
-    whole = _unit_of_words(text)
-    if whole is not None:
-        return (whole,)
-    parts = [_unit_of_words(part) for part in re.split(r"[,;+&]|\band\b", text, flags=re.IGNORECASE) if part.strip()]
-    if not parts or any(part is None for part in parts):
-        return ()
-    return tuple(sorted({part for part in parts if part is not None}))
+    parts = [text] if _unit_of_words(text) else re.split(r"[,;+&]|\band\b", text, flags=re.IGNORECASE)
+    units = [_unit_of_words(part) for part in parts if part.strip()]
+    return () if None in units else tuple(sorted({unit for unit in units if unit is not None}))
 
 
 def _unit_of_words(words: str) -> int | None:
     plain = " ".join(words.lower().split()).rstrip(".")
     digits = re.fullmatch(r"(?:au ?)?([0-9]{1,9})", plain)
     if digits:
-        number = int(digits.group(1))
-        return number if number in ACTION_UNITS else None
-    for unit in ACTION_UNITS.values():
-        if plain in (unit.name.lower(), unit.phrase.lower()):
-            return unit.number
-    return None
+        return int(digits[1]) if int(digits[1]) in ACTION_UNITS else None
+    named = (unit.number for unit in ACTION_UNITS.values() if plain in (unit.name.lower(), unit.phrase.lower()))
+    return next(named, None)

@@ -26,16 +26,8 @@ IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 def opened_image(path: str | os.PathLike[str], most_pixels: int = FRAME_PIXELS) -> Iterator[Any]:
     """Open a picture file with Pillow; its header is read, its pixels are not yet.
 
-    Parameters
-    ----------
-    path : path
-    most_pixels : int
-        A picture with more is refused before it is decoded.
-
-    Raises
-    ------
-    MediaError
-        The file is missing, no regular file, too large, or cannot be decoded (also while the picture is in use).
+    A `MediaError` is raised for a file that is missing, no regular file, of more than `most_pixels`, or cannot be
+    decoded (also while the picture is in use).
     """
     from PIL import Image
 

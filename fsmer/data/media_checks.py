@@ -19,15 +19,10 @@ RANGE_TOLERANCE = 1e-3
 
 
 def guess_spec(array: NDArray[Any]) -> InputSpec:
-    """Spec of flow maps given as a bare array of shape ``(N, channels, height, width)``.
+    """Spec of flow maps given as a bare array of shape ``(N, channels, height, width)``; `DataError` for others.
 
     Two channels are (u, v), three are (u, v, strain). The normalisation is taken to be ``"minmax"``, as in the public
     maps; signed flow has to be declared with a spec, since numbers alone cannot tell the unit.
-
-    Raises
-    ------
-    DataError
-        The array has no such shape or does not hold numbers.
     """
     names = {2: ("u", "v"), 3: ("u", "v", "strain")}
     if array.dtype.kind not in "fiu" or array.ndim != 4 or array.shape[1] not in names:
@@ -65,18 +60,10 @@ def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
 
 
 def check_arrays(arrays: NDArray[Any], spec: InputSpec) -> tuple[int, str] | None:
-    """Find the first unusable array of a stack.
+    """Position and reason of the first unusable array of a stack of shape ``(N, *spec.shape)``, or None.
 
-    Parameters
-    ----------
-    arrays : ndarray of float32 (or uint8, which stands for value / 255), shape (N, \\*spec.shape)
-    spec : InputSpec
-        What they claim to hold.
-
-    Returns
-    -------
-    tuple of (int, str) or None
-        Position and reason, or None when all are finite, not constant and, for min-max maps and images, inside 0..1.
+    Floats, or 8-bit numbers that stand for value / 255. Usable are arrays that are finite, not constant and, for
+    min-max maps and images, inside 0..1.
     """
     if not len(arrays):
         return None

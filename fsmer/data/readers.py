@@ -152,9 +152,7 @@ def read_frame(
 
 
 def as_clips(
-    given: ClipSet | Clip | Sequence[Clip] | tuple[ArrayLike, ArrayLike] | ArrayLike,
-    *,
-    spec: InputSpec | None = None,
+    given: ClipSet | Clip | Sequence[Clip] | tuple[ArrayLike, ArrayLike] | ArrayLike, *, spec: InputSpec | None = None
 ) -> ClipSet:
     """Turn whatever a user may hand over as clips into a `ClipSet`.
 

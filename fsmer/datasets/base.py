@@ -35,15 +35,8 @@ FrameKind = Literal["raw", "cropped"]
 class Survey:
     """What an adapter found under a root, before frames are looked at one by one.
 
-    Parameters
-    ----------
-    annotations : tuple of Annotation
-    source : str
-        Where they are from, for people.
-    place : Path
-        Folder that holds the frames.
-    remarks : tuple of str
-        On the annotation as a whole.
+    `source` says where the annotations are from, `place` is the folder that holds the frames, and `remarks` are about
+    the annotation as a whole.
     """
 
     annotations: tuple[Annotation, ...]
@@ -196,10 +189,7 @@ class Adapter:
     def table(self, files: Sequence[Path]) -> SheetTable:
         """Table of the first file that has the columns of the annotation.
 
-        Raises
-        ------
-        DataError
-            None has; the message is about the first.
+        Where none has, the `DataError` is about the first.
         """
         return self.table_with(files, self.needed)
 

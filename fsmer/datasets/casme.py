@@ -21,13 +21,7 @@ class Casme(Adapter):
     frames_per_second = 60.0
     sheets = ("CASME-coded*.xls*", "casme*.xls*", "casme*.csv")
     columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="OnsetF",
-        apex="ApexF1",
-        offset="OffsetF",
-        aus="AU",
-        label="Emotion",
+        subject="Subject", name="Filename", onset="OnsetF", apex="ApexF1", offset="OffsetF", aus="AU", label="Emotion"
     )
     places = ("CASME_raw_selected", "Cropped", ".")
     labels = frozenset(

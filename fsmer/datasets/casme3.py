@@ -64,14 +64,7 @@ class Casme3C(Adapter):
     aliases = ("casme3c",)
     frames_per_second = 30.0
     sheets = ("cas(me)3_part_C_ME*.xls*", "cas(me)3_part_C*")
-    columns = roles(
-        subject="sub",
-        name="count",
-        onset="onset",
-        offset="offset",
-        aus="au",
-        label="emotion",
-    )
+    columns = roles(subject="sub", name="count", onset="onset", offset="offset", aus="au", label="emotion")
     needed = ("subject", "name", "onset", "offset", "label")
     places = ("part_C", ".")
     has_apex = False

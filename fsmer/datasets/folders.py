@@ -38,16 +38,10 @@ DEEPEST_SHEET = 2
 
 @dataclass(frozen=True)
 class Frames:
-    """The frame files of one folder, in their order.
+    """The frame files of one folder in natural order, with their numbers: int64, shape (len(names),).
 
-    Parameters
-    ----------
-    folder : Path
-    names : tuple of str
-        File names, in natural order.
-    numbers : int64 array, shape (len(names),)
-        Of the numbers in each name the last that rises from frame to frame; where none does (a time in hours, minutes
-        and seconds), frames are counted from 0.
+    Of the numbers in each name the last that rises from frame to frame; where none does (a time in hours, minutes and
+    seconds), frames are counted from 0.
     """
 
     folder: Path
@@ -192,11 +186,8 @@ class Folders:
     def find(self, root: Path, pattern: str) -> Iterator[Path]:
         """Folders under (or at) `root` that fit a pattern, nearest first.
 
-        Parameters
-        ----------
-        root : Path
-        pattern : str
-            A name, or names joined by ``/``, compared without case, blanks and punctuation; ``"."`` is the root itself.
+        A pattern is a name, or names joined by ``/``, compared without case, blanks and punctuation; ``"."`` is the
+        root.
         """
         if pattern == ".":
             yield root

@@ -34,12 +34,7 @@ class FourDme(Adapter):
         aus="AUs",
         label="Emotion",
     )
-    places = (
-        "gray_micro",
-        "micro_short_gray_video",
-        "gray_micro_crop",
-        "micro_short_gray_video_cropped",
-    )
+    places = ("gray_micro", "micro_short_gray_video", "gray_micro_crop", "micro_short_gray_video_cropped")
     labels = frozenset({"negative", "others", "positive", "repression", "surprise"})
     published = release(clips=267)
 

@@ -29,16 +29,9 @@ MOST_CELLS, UNPACKED_BYTES = 20_000_000, 1 << 30
 
 @dataclass(frozen=True)
 class Sheet:
-    """One worksheet: every cell as text, all rows of one length.
+    """One worksheet of a file: every cell as text without blanks around it, all rows of one length.
 
-    Parameters
-    ----------
-    path : Path
-        File it is from.
-    name : str
-        Name of the worksheet; ``""`` for a CSV file.
-    rows : tuple of tuple of str
-        Cells without blanks around them; whole numbers without ``.0``, empty cells as ``""``.
+    `name` is that of the worksheet, ``""`` for a CSV file. Whole numbers have no ``.0``, empty cells are ``""``.
     """
 
     path: Path
@@ -48,16 +41,9 @@ class Sheet:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One line of a table.
+    """One line of a table: its number in the sheet from 1, the cells by role, and all columns by `column_slug`.
 
-    Parameters
-    ----------
-    number : int
-        Row in the sheet, counted from 1.
-    cells : mapping of str to str
-        What the adapter asked for -> text; indexing the row gives ``""`` where the sheet has no such column.
-    own : mapping of str to str
-        Every column of the sheet under its name, as `column_slug` writes it -> text.
+    Indexing it by a role gives the text, ``""`` where the sheet has no such column.
     """
 
     number: int
@@ -70,16 +56,7 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class SheetTable:
-    """The part of a sheet below its column names.
-
-    Parameters
-    ----------
-    sheet : Sheet
-    header : tuple of str
-        Column names as written.
-    rows : tuple of SheetRow
-        Lines that are not empty.
-    """
+    """The part of a sheet below its column names (`header`, as written): the lines that are not empty."""
 
     sheet: Sheet
     header: tuple[str, ...]
@@ -95,27 +72,11 @@ class SheetTable:
         title: str,
         first: str = "",
     ) -> SheetTable:
-        """Find the table in the sheets of one file.
+        """Find the table in the sheets of one file, which are tried in order, the one called `first` before the others.
 
-        Column names are compared without letter case, blanks and punctuation, so ``sub_ID'`` is ``sub_ID``.
-
-        Parameters
-        ----------
-        sheets : sequence of Sheet
-            Tried in order.
-        columns : mapping of str to sequence of str
-            Role -> names that the column may have.
-        needed : sequence of str
-            Roles that must be there.
-        title : str
-            What the sheet should be, for the message.
-        first : str
-            Name of a worksheet to try before the others.
-
-        Raises
-        ------
-        DataError
-            No sheet has the needed columns; the message names what is missing.
+        `columns` says for each role which names the column may have, compared without letter case, blanks and
+        punctuation (``sub_ID'`` is ``sub_ID``), and `needed` which roles must be there; otherwise a `DataError` names
+        what is missing of what should be `title`.
         """
         best: tuple[int, Sheet, tuple[str, ...]] | None = None
         for sheet in sorted(sheets, key=lambda one: plain(one.name) != plain(first) or not first):
@@ -140,12 +101,8 @@ class SheetTable:
 def read_sheets(path: Path) -> tuple[Sheet, ...]:
     """Read every worksheet of a workbook, of which there is at least one, or a CSV file as one sheet.
 
-    What a file is, is judged by how it begins, since ``.xls`` files that are ``.xlsx`` inside are common.
-
-    Raises
-    ------
-    DataError
-        The file is missing, empty, damaged or in another encoding, or the reader for it is not installed.
+    What a file is, is judged by how it begins, since ``.xls`` files that are ``.xlsx`` inside are common. A `DataError`
+    is raised where it is missing, empty, damaged or in another encoding, or the reader for it is not installed.
     """
     try:
         check_regular(path)

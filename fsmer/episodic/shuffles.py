@@ -63,19 +63,10 @@ def _below(words: Words, bounds: Ints) -> Ints:
 
 
 def shuffled(keys: Words, bounds: Ints, count: int) -> Ints:
-    """Heads of Fisher-Yates shuffles of ``range(bound)``, one a column.
+    """Heads of Fisher-Yates shuffles of ``range(bound)``, one a column: int64 of shape (count, B).
 
-    Parameters
-    ----------
-    keys : ndarray of uint64, shape (B,)
-        One stream a column.
-    bounds : ndarray of int64, shape (B,)
-        Lengths of the shuffled ranges. Where one is shorter than `count`, the surplus rows of its column mean nothing.
-    count : int
-
-    Returns
-    -------
-    ndarray of int64, shape (count, B)
+    `keys` are the streams, uint64 of shape (B,), and `bounds` the lengths, int64 of shape (B,). Where one is shorter
+    than `count`, the surplus rows of its column mean nothing.
     """
     if count == 0 or not len(keys):
         return np.empty((count, len(keys)), dtype=np.int64)
@@ -96,23 +87,10 @@ def random_order(seed: int, index: int, length: int, attempt: int = 0) -> Ints:
 
 
 def query_orders(seed: int, numbers: ArrayLike, length: int) -> Ints:
-    """Orders in which the queries of some episodes of `length` queries are handed over, drawn for each episode.
+    """Orders in which the queries of some episodes are handed over, drawn for each: int64 of shape (E, length).
 
     Episodes list their queries class by class or in the order of the table, and so a recognizer could answer by row
-    number.
-
-    Parameters
-    ----------
-    seed : int
-        Of the episodes.
-    numbers : array of int, shape (E,)
-        Which episodes.
-    length : int
-        Queries of each.
-
-    Returns
-    -------
-    ndarray of int64, shape (E, length)
+    number. `seed` is that of the episodes, `numbers` says which of them, `length` how many queries each has.
     """
     keys = child_keys(child_keys(np.array([seed], dtype=np.uint64), 0), numbers)
     return shuffled(child_keys(keys, QUERY_ORDER), np.full(len(keys), length), length).T
@@ -154,11 +132,8 @@ def _swap_dense(targets: Ints, length: int) -> Ints:
 def first_accepted(keys: Words, bounds: Ints, need: int, accept: Accept) -> tuple[Ints, Mask]:
     """Shuffle ``range(bound)`` in each column and take the first `need` ranks that `accept` takes.
 
-    Returns
-    -------
-    ranks : ndarray of int64, shape (need, B)
-        Zeros in columns that have too few.
-    enough : ndarray of bool, shape (B,)
+    Returns the ranks, int64 of shape (need, B) with zeros in columns that have too few, and which have enough, shape
+    (B,).
     """
     taken = np.zeros((need, len(keys)), dtype=np.int64)
     enough = np.zeros(len(keys), dtype=bool)

@@ -21,22 +21,10 @@ __all__ = ["clips_per_unit", "dataset_codes_of", "distinct_subjects", "subjects_
 
 
 def distinct_subjects(what: str, clips: ClipSet, used: Mask) -> Ints:
-    """Person of each clip, as `ClipSet.subject_codes` gives it, for what separates people.
+    """Person of each clip, as `ClipSet.subject_codes` gives it, for what separates people (`what` in messages).
 
-    Parameters
-    ----------
-    what : str
-        What separates them, for the message.
-    clips : ClipSet
-    used : ndarray of bool, shape (N,)
-        Clips in play.
-
-    Raises
-    ------
-    ProtocolError
-        A person of these clips is written in two ways within a data set, and would count as two.
-    DataError
-        Subjects are known for a part of a data set only.
+    A `ProtocolError` is raised where a person of the `used` clips, a mask of shape ``(N,)``, is written in two ways
+    within a data set, and would count as two; a `DataError` where subjects are known for a part of a data set only.
     """
     units, everybody = clips.subject_codes(), clips.subject_names
     found = written_twice(everybody[unit] for unit in np.unique(units[used]).tolist())
