@@ -181,8 +181,7 @@ def parse_aus(text: str | float | None) -> AUExpression:
     written = _written(text)
     if len(written) > LONGEST:
         raise DataError(
-            f"an action-unit cell has {len(written):,} characters, but at most {LONGEST:,} are expected; check the "
-            "column and the quotes of the table."
+            f"an action-unit cell has {len(written):,} characters, but at most {LONGEST:,} are read; check the table."
         )
     return _Reader(written).expression()
 

@@ -79,8 +79,7 @@ class ClipSet(Sequence[Clip]):
         for kind, store in media.items():
             if kind != store.spec.kind or not kind.isidentifier():
                 raise DataError(
-                    f"media of kind {store.spec.kind!r} stand under the name {kind!r}; "
-                    "name them by their kind, a plain word."
+                    f"media of kind {store.spec.kind!r} are named {kind!r}; name them by their kind, a plain word."
                 )
         if not len(frame):
             raise DataError("the table has no rows; a clip set needs at least one clip.")
@@ -246,8 +245,7 @@ class ClipSet(Sequence[Clip]):
             if label is None:
                 raise DataError(f"clip {clip!r} has no label, but one is needed here; label it or leave it out.")
             raise DataError(
-                f"clip {clip!r} has the label {label!r}, which is none of the classes {', '.join(wanted)}; "
-                "relabel the clips or select those of these classes."
+                f"clip {clip!r} has the label {label!r}, none of the classes {', '.join(wanted)}; relabel or select."
             )
         return codes
 
@@ -266,8 +264,7 @@ class ClipSet(Sequence[Clip]):
             # A nameless clip may show a person who has a name elsewhere in that data set.
             clip = self.ids[int(np.flatnonzero(codes == names.index((partly, "")))[0])]
             raise DataError(
-                f"clip {clip!r} of data set {partly!r} has no subject while others of it have, "
-                "so the same person's clips could not be kept apart; give it one or leave it out."
+                f"clip {clip!r} of data set {partly!r} has no subject while others have; give it one or leave it out."
             )
         return codes.copy()
 
@@ -340,9 +337,8 @@ class ClipSet(Sequence[Clip]):
             asked = " and ".join([*conditions, *(f"{name} = {value!r}" for name, value in equals.items())])
             people = [name for _, name in self.subject_names]
             raise DataError(
-                f"no clip matches {asked}: the set has data sets {listed(self.dataset_names)}; "
-                f"labels {listed(self.classes)}; {len(people)} subjects such as {listed(people[:2])}. "
-                "Correct the condition; values are text, as in subject == '006'."
+                f"no clip matches {asked} (data sets {listed(self.dataset_names)}; labels {listed(self.classes)}; "
+                f"{len(people)} subjects such as {listed(people[:2])}); values are text, as in subject == '006'."
             )
         return self[mask]
 
@@ -563,8 +559,7 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
         further = [kind for kind in clips.specs if kind not in wanted] if kinds is None else []
         if lacking or further:
             raise SpecMismatchError(
-                f"one set of clips holds {listed(clips.specs)}, but {listed(wanted)} is expected of all; "
-                "pass kinds=[...] with the media that all of them hold."
+                f"one set holds {listed(clips.specs)}, but {listed(wanted)} is expected of all; pass kinds=[...]."
             )
     tables = [clips.table for clips in parts]
     names = pd.concat([table["clip"] for table in tables], ignore_index=True)
@@ -572,9 +567,8 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
     if doubled.any():
         shown = ", ".join(repr(name) for name in names[doubled].iloc[:3])
         raise DataError(
-            f"{int(doubled.sum())} clip ids are in more than one set, such as {shown}; "
-            "make them unique with clips.with_prefix(), which puts the data set before the id (on the command line: "
-            "one --prefix NAME for each --data), or leave them out."
+            f"{int(doubled.sum())} clip ids are in more than one set, such as {shown}; make them unique with "
+            "clips.with_prefix() (on the command line: one --prefix NAME for each --data), or leave them out."
         )
     frame = pd.concat(
         [table.astype(dict.fromkeys(("dataset", "subject", "label"), object)) for table in tables], ignore_index=True

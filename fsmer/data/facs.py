@@ -83,10 +83,7 @@ def action_unit(number: int | str) -> ActionUnit:
     digits = re.fullmatch(r"\s*(?:AU)?\s*([0-9]{1,9})\s*", str(number), re.IGNORECASE)
     found = ACTION_UNITS.get(int(digits.group(1))) if digits else None
     if found is None:
-        raise UnknownNameError(
-            f"action unit {number!r} is not in the table, which has {', '.join(map(str, ACTION_UNITS))}; "
-            "give one of these."
-        )
+        raise UnknownNameError(f"action unit {number!r} is unknown; give one of {', '.join(map(str, ACTION_UNITS))}.")
     return found
 
 

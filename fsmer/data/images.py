@@ -36,8 +36,7 @@ def opened_image(path: str | os.PathLike[str], most_pixels: int = FRAME_PIXELS) 
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > most_pixels:
                 raise MediaError(
-                    f"{path} is a picture of {image.height}x{image.width} pixels, but at most {most_pixels:,} "
-                    "are read; make it smaller."
+                    f"{path} has {image.height}x{image.width} pixels, more than the {most_pixels:,} that are read."
                 )
             yield image
     except MediaError:

@@ -74,17 +74,14 @@ def _column(column: str, name: str, values: ArrayLike | None, n: int) -> list[st
 
 
 def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[InputSpec]) -> list[ArrayStore]:
-    if not isinstance(media, Mapping):
-        array = plain_array(media)
-        if array.size == 0:
-            raise DataError("the array of media is empty; a clip set needs at least one clip.")
-        return [ArrayStore(array, specs[0] if specs else None)]
     by_kind = {spec.kind: spec for spec in specs}
-    if not media:
+    single = not isinstance(media, Mapping)
+    given: Mapping[str, ArrayLike] = {specs[0].kind if specs else "flow": media} if single else media  # type: ignore[dict-item, assignment]
+    if not given:
         raise DataError("the mapping of media is empty; give at least one kind, for example flow.")
     stores = []
-    for kind, values in media.items():
-        array = plain_array(values, f"the array of {kind}")
+    for kind, values in given.items():
+        array = plain_array(values, "the array of media" if single else f"the array of {kind}")
         if array.size == 0:
             raise DataError(f"the array of {kind} is empty; a clip set needs at least one clip.")
         if kind not in by_kind and kind != "flow":

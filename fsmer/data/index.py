@@ -57,8 +57,7 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
         clip = values.get("clip", "")
         if len(row) != len(header):
             raise DataError(
-                f"row {number} of {index} (clip {clip!r}) has {len(row)} fields, "
-                f"but the header has {len(header)}; correct the row."
+                f"row {number} of {index} (clip {clip!r}) has {len(row)} fields, but the header {len(header)}."
             )
         for name in filled:
             if not values[name]:
@@ -67,8 +66,7 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
                 )
         if clip in first_row:
             raise DataError(
-                f"row {number} of {index} names clip {clip!r} again, which row {first_row[clip]} has already; "
-                "give each clip an id of its own."
+                f"row {number} of {index} names clip {clip!r} again, as row {first_row[clip]} does; rename one."
             )
         first_row[clip] = number
         for name, value in values.items():

@@ -133,8 +133,7 @@ class NpyStore(ArrayStore):
                 raise ValueError("it holds no array of numbers")
         except (OSError, ValueError) as error:
             raise MediaError(
-                f"cannot read the array file {self.path}: {error}; it is missing, cut short or no .npy file, "
-                "so write the clip set again."
+                f"the array file {self.path} cannot be read ({error}); write the clip set again."
             ) from error
         super().__init__(array, spec)
         self._blocks, self._block_bytes = None if blocks is None else tuple(blocks), block_bytes

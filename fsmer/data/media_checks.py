@@ -27,15 +27,11 @@ def guess_spec(array: NDArray[Any]) -> InputSpec:
     names = {2: ("u", "v"), 3: ("u", "v", "strain")}
     if array.dtype.kind not in "fiu" or array.ndim != 4 or array.shape[1] not in names:
         raise DataError(
-            f"the flow array has shape {shape_text(array.shape)} and type {array.dtype}, but numbers of shape "
-            "(clips, channels, height, width) with channels (u, v) or (u, v, strain) are expected; "
-            "move the channel axis (numpy.moveaxis) or pass a spec."
+            f"the flow array has shape {shape_text(array.shape)} and type {array.dtype}, but numbers of shape (clips, "
+            "channels, height, width) with channels (u, v) or (u, v, strain) are expected; move axes or pass a spec."
         )
     if array.dtype.kind in "iu" and array.dtype != np.uint8:
-        raise DataError(
-            f"the flow array holds integers of type {array.dtype}; "
-            "give 8-bit maps (uint8, read as value / 255) or floats."
-        )
+        raise DataError(f"the flow array holds {array.dtype}; give 8-bit maps (uint8, read as value / 255) or floats.")
     return InputSpec(size=(array.shape[2], array.shape[3]), channels=names[array.shape[1]])
 
 
@@ -51,8 +47,7 @@ def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
     if len(methods) > 1:
         one, two, *_ = sorted(str(method) for method in methods)
         raise SpecMismatchError(
-            f"the clips were prepared with different flow methods ({one} and {two}); "
-            "prepare them with one method before joining."
+            f"the clips were prepared with different flow methods ({one} and {two}); prepare them with one."
         )
     if all(spec == first for spec in specs):
         return first

@@ -80,8 +80,7 @@ def read_clips(
         clips = read_ststnet(folder)
     else:
         raise DataError(
-            f"{source} has no form that fsmer reads: it holds neither {INDEX} nor clips.json "
-            f"nor {STSTNET_FOLDER}/<subject>/u_test; give such a folder."
+            f"{source} holds neither {INDEX} nor clips.json nor {STSTNET_FOLDER}/<subject>/u_test; give such a folder."
         )
     if where is not None:
         clips = clips.select(where)

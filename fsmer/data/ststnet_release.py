@@ -103,8 +103,7 @@ def _check_ststnet_train(person: Path, labels: dict[str, str], owner: dict[str, 
             raise DataError(f"clip {clip!r} lies in both u_train and u_test of {person}; take it out of u_train.")
         if clip not in labels:
             raise DataError(
-                f"clip {clip!r} lies in u_train of {person} but in nobody's u_test; "
-                "the release is incomplete, copy it again."
+                f"clip {clip!r} lies in u_train of {person} but in nobody's u_test; copy the release again."
             )
         if labels[clip] != label:
             raise DataError(

@@ -60,8 +60,7 @@ def clean_table(frame: pd.DataFrame) -> pd.DataFrame:
     if twice.any():
         shown = ", ".join(repr(name) for name in ids[twice].drop_duplicates().iloc[:3])
         raise DataError(
-            f"the table names {int(twice.sum())} clips more than once, such as {shown}; "
-            "give each clip an id of its own."
+            f"the table names {int(twice.sum())} clips more than once, such as {shown}; give each its own id."
         )
     clean = {
         "clip": ids,
@@ -246,8 +245,7 @@ def write_table(path: Path, table: pd.DataFrame) -> dict[str, str]:
         if row is not None or len(name) > longest:
             place = "the name of" if row is None else f"row {row + 1} of"
             raise DataError(
-                f"{place} column {name[:50]!r} has more than {longest:,} characters, which cannot be read back; "
-                "shorten it, or leave the column out."
+                f"{place} column {name[:50]!r} has more than {longest:,} characters; shorten it, or leave it out."
             )
     with path.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)

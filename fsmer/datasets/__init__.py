@@ -251,8 +251,5 @@ def megc2019_composite(*sets: ClipSet) -> ClipSet:
         )
     other = next((name for name in held if name not in COMPOSITE), None)
     if other is not None:
-        raise DataError(
-            f"the composite of MEGC 2019 is made of {', '.join(COMPOSITE)}, but {other!r} is among the clips; "
-            "leave it out."
-        )
+        raise DataError(f"the composite of MEGC 2019 is made of {', '.join(COMPOSITE)}; leave {other!r} out.")
     return concat(sets, kinds=()).relabel("megc2019")

@@ -225,8 +225,7 @@ class Adapter:
         top = Path(os.path.abspath(root))
         if not top.is_dir():
             raise MissingDatasetError(
-                f"the root {top} of {self.title} {'is a file' if top.exists() else 'does not exist'}; "
-                "give the folder to which the release was unpacked."
+                f"the root {top} of {self.title} {'is a file' if top.exists() else 'does not exist'}; give its folder."
             )
         own = () if corrections is None else read_corrections(corrections)
         folders = Folders()

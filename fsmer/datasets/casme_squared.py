@@ -57,9 +57,8 @@ class CasmeSquared(Adapter):
         rows = [(number, row) for number, row in enumerate(sheets[0].rows, 1) if _is_expression(row)]
         if not rows:
             raise DataError(
-                f"{files[0]} is not the annotation of CAS(ME)^2: its first worksheet should have the columns "
-                f"{', '.join(HEADER)}, without names above them, and has no such row; "
-                "give the sheet of the release."
+                f"{files[0]} is not the annotation of CAS(ME)^2: its first worksheet has no row of "
+                f"{', '.join(HEADER)}; give the sheet of the release."
             )
         people = {str(number): f"s{folder}" for number, folder in enumerate(PEOPLE, 1)} | dict(_people(sheets))
         codes = CODES | dict(_codes(sheets))

@@ -98,8 +98,7 @@ def read_corrections(path: str | os.PathLike[str]) -> tuple[Correction, ...]:
     for row in table.rows:
         if row["column"].lower() not in known:
             raise DataError(
-                f"row {row.number} of {path} corrects the column {row['column']!r}, but only {', '.join(known)} can be "
-                "corrected."
+                f"row {row.number} of {path} corrects {row['column']!r}, but only {', '.join(known)} can be corrected."
             )
         cells = {name: row[name] for name in names} | {"column": row["column"].lower()}
         found.append(Correction(**cast(dict[str, Column], cells)))

@@ -16,6 +16,8 @@ from fsmer.datasets.folders import Frames
 
 __all__ = ["Form", "LeftOut", "frame_timing", "timing_table", "video_timing"]
 
+NUMBERS = ("frames", "first", "last", "onset", "apex", "offset", "onset_index", "apex_index", "offset_index")
+
 
 class LeftOut(Exception):
     """Why one clip cannot be used; stays inside `fsmer.datasets`."""
@@ -85,18 +87,8 @@ def frame_timing(frames: Frames, clip: Annotation, notes: list[tuple[str, str]],
     for index in dict.fromkeys((start, apex_index, stop)):
         if os.path.getsize(frames.folder / frames.names[index]) == 0:
             raise LeftOut("empty file", f"{frames.folder / frames.names[index]} has no bytes")
-    return {
-        "frames": len(numbers),
-        "first": first,
-        "last": last,
-        "onset": onset,
-        "apex": apex,
-        "offset": offset,
-        "onset_index": start,
-        "apex_index": apex_index,
-        "offset_index": stop,
-        "apex_from": apex_from,
-    }
+    counts = (len(numbers), first, last, onset, apex, offset, start, apex_index, stop)
+    return {**dict(zip(NUMBERS, counts, strict=True)), "apex_from": apex_from}
 
 
 def video_timing(path: Path, clip: Annotation, notes: list[tuple[str, str]], form: Form) -> dict[str, Any]:
@@ -116,30 +108,18 @@ def video_timing(path: Path, clip: Annotation, notes: list[tuple[str, str]], for
     elif apex is None and (form.has_apex or not states_nothing(clip.apex)):
         notes.append(("apex missing", f"the annotation has {clip.apex!r}"))
     middle = None if offset is None else (start + offset) // 2
-    return {
-        "frames": None,
-        "first": first,
-        "last": None,
-        "onset": onset,
-        "apex": apex,
-        "offset": offset,
-        "onset_index": start - first,
-        "apex_index": _minus(middle if apex is None else apex, first),
-        "offset_index": _minus(offset, first),
-        "apex_from": "middle" if apex is None else "annotation",
-    }
+    place = middle if apex is None else apex
+    counts = (None, first, None, onset, apex, offset, *(_minus(one, first) for one in (start, place, offset)))
+    return {**dict(zip(NUMBERS, counts, strict=True)), "apex_from": "middle" if apex is None else "annotation"}
 
 
 def _minus(number: int | None, first: int) -> int | None:
     return None if number is None else number - first
 
 
-_NUMBERS = ("frames", "first", "last", "onset", "apex", "offset", "onset_index", "apex_index", "offset_index")
-
-
 def timing_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Table of clips whose numbers of frames are whole or missing."""
     frame = pd.DataFrame(list(records))
-    numbers = {name: pd.array(frame[name].tolist(), dtype="Int64") for name in _NUMBERS}
+    numbers = {name: pd.array(frame[name].tolist(), dtype="Int64") for name in NUMBERS}
     speed = pd.Series([float("nan") if fps is None else fps for fps in frame["frames_per_second"]], dtype=float)
     return frame.assign(**numbers, frames_per_second=speed)

@@ -43,18 +43,15 @@ def store_names(protocol: Any, *names: str) -> None:
 def store_datasets(protocol: Any, *names: str) -> None:
     """As `store_names` for names of data sets, none of which may be in two of the parameters."""
     store_names(protocol, *names)
-    sides = []
+    sides: list[str] = []
     for name in names:
-        side = getattr(protocol, name)
-        if side is not None:
-            side = tuple(sorted({canonical_dataset(part) for part in side}))
-            object.__setattr__(protocol, name, side)
-            sides.append(side)
-    both = set(sides[0]) & set(sides[1]) if len(sides) == 2 else set()
+        if getattr(protocol, name) is not None:
+            side = sorted({canonical_dataset(part) for part in getattr(protocol, name)})
+            object.__setattr__(protocol, name, tuple(side))
+            sides += side
+    both = sorted({part for part in sides if sides.count(part) > 1})
     if both:
-        raise ProtocolError(
-            f"{sorted(both)[0]!r} is on both sides ({' and '.join(names)}); a data set can be on one only."
-        )
+        raise ProtocolError(f"{both[0]!r} is on both sides ({' and '.join(names)}); a data set can be on one only.")
 
 
 def check_subset(classes: tuple[str, ...] | None) -> None:

@@ -76,8 +76,7 @@ def neighbours_of(onset: int, apex: int, offset: int, count: int) -> list[int]:
     """
     if not onset < apex <= offset:
         raise DataError(
-            f"onset {onset}, apex {apex} and offset {offset} were given, but an apex lies after its onset and not "
-            "after its offset."
+            f"onset {onset}, apex {apex}, offset {offset} are given, but onset < apex <= offset is expected."
         )
     if count < 0:
         raise DataError(f"{count} neighbours were asked for; give 0 or more.")
@@ -128,8 +127,7 @@ class NeighbourFrames:
         missing = [name for name in ("clip", "label", *names) if name not in table.columns]
         if missing:
             raise DataError(
-                f"the table has no column {missing[0]!r}, but neighbours of the apex are found from the frame numbers "
-                "of onset, apex and offset; add them."
+                f"the table has no column {missing[0]!r}; add it, since neighbours are found from frame numbers."
             )
         labels = {
             place: str(label)

@@ -265,8 +265,7 @@ class EpisodePlan:
         held = ", ".join(f"{self.names[c]} {n}" for c, n in zip(self.candidates, self.counts, strict=True))
         if self.way > len(self.candidates):
             raise ProtocolError(
-                f"way={self.way} asks for more classes than the {len(self.candidates)} that the clips have ({held}); "
-                "lower way or add clips of other classes."
+                f"way={self.way} is more than the {len(self.candidates)} classes of the clips ({held}); lower it."
             )
         for code, count in zip(self.candidates.tolist(), self.counts.tolist(), strict=True):
             if count < sampler.shot + self._query_each:
@@ -278,8 +277,7 @@ class EpisodePlan:
         left = int(np.sort(self.counts)[: self.way].sum()) - self.way * sampler.shot
         if left < self._query_total:
             raise ProtocolError(
-                f"a natural query of {self.way} x {sampler.query} clips is asked for, but the support may leave only "
-                f"{left} (clips: {held}); lower shot or query."
+                f"a natural query of {self.way} x {sampler.query} clips is asked for, but {left} may be left ({held})."
             )
 
     def _check_subjects(self) -> None:
@@ -292,8 +290,7 @@ class EpisodePlan:
             place = int(alone.argmax())
             raise ProtocolError(
                 f"all {self.counts[place]} clips of class {self.names[self.candidates[place]]!r} come from one "
-                "subject, so support and query cannot have different subjects; leave that class out or set "
-                "subject_disjoint to false."
+                "subject, which cannot be on both sides; leave that class out or set subject_disjoint to false."
             )
 
     @property
@@ -384,9 +381,8 @@ class EpisodePlan:
             lacking += np.count_nonzero(~fits, axis=0)
         place = places[int(lacking.argmax())]
         raise ProtocolError(
-            f"no subject-disjoint episode {number} was found in {_TRIES} tries: the subjects could not be dealt to two "
-            f"sides, {self.sampler.shot} support clips of each class on one and the query on the other, most often for "
-            f"lack of class {self.names[self.candidates[place]]!r} ({self.counts[place]} clips); lower shot or query "
+            f"no subject-disjoint episode {number} was found in {_TRIES} tries, most often for lack of class "
+            f"{self.names[self.candidates[place]]!r} ({self.counts[place]} clips) on one side; lower shot or query "
             "or set subject_disjoint to false."
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fsmer.data.schemes import canonical_dataset
-from fsmer.episodic.checks import described, nearest, refuse_unknown
+from fsmer.episodic.checks import check_subset, described, nearest, refuse_unknown, store_names
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.requirements import Requirement, SyntheticClips, read_data
@@ -72,6 +72,9 @@ class Protocol(ABC):
         for word in ("name", "title", "paper", "notes"):
             if not isinstance(getattr(self, word), str):
                 raise ProtocolError(f"{word}={getattr(self, word)!r} is not text; put it in quotes.")
+        if getattr(self, "class_subset", None) is not None:
+            store_names(self, "class_subset")
+            check_subset(getattr(self, "class_subset"))  # noqa: B009, not every kind has it
         for field in fields(self):
             # Numbers of NumPy would hash and print unlike Python's own.
             value = getattr(self, field.name)
@@ -147,9 +150,8 @@ class Protocol(ABC):
             domains = sorted(part.domain for part in self.synthetic)
             if sorted(clips.dataset_names) != domains:
                 raise ProtocolError(
-                    f"protocol {self.name!r} runs on synthetic clips that it makes itself ({', '.join(domains)}), but "
-                    f"was given clips of {', '.join(clips.dataset_names)}; leave them out, or choose a protocol for "
-                    "them such as kshot."
+                    f"protocol {self.name!r} makes its clips itself ({', '.join(domains)}), but was given clips of "
+                    f"{', '.join(clips.dataset_names)}; leave them out, or choose a protocol for them such as kshot."
                 )
             return clips
         if not self.requirements:
@@ -162,16 +164,14 @@ class Protocol(ABC):
             by_scheme.setdefault(need.scheme, []).append(need.dataset)
         parts = []
         for scheme, datasets in by_scheme.items():
-            codes = [place for places in dataset_codes_of(self.name, clips, datasets) for place in places]
-            part = clips[np.isin(clips.dataset_codes(), codes)]
+            part = clips[np.isin(clips.dataset_codes(), dataset_codes_of(self.name, clips, datasets))]
             parts.append(part if scheme is None else part.relabel(scheme))
         prepared = parts[0] if len(parts) == 1 else concat(parts)
         left = {canonical_dataset(name) for name in prepared.dataset_names}
         for need in self.requirements:
             if need.dataset not in left:
                 raise ProtocolError(
-                    f"protocol {self.name!r}: no clip of {need.dataset} has a label that scheme {need.scheme!r} keeps; "
-                    "check the labels of that data set."
+                    f"protocol {self.name!r}: scheme {need.scheme!r} keeps no clip of {need.dataset}; check its labels."
                 )
         return prepared
 
@@ -287,8 +287,7 @@ class Protocol(ABC):
         chosen = tuple(name for name in names if wanted is None or name in wanted)
         if len(chosen) < 2:
             raise ProtocolError(
-                f"protocol {self.name!r} needs clips of at least two classes, but has {', '.join(chosen) or 'none'}; "
-                "add clips of other classes."
+                f"protocol {self.name!r} needs clips of at least two classes, but has {', '.join(chosen) or 'none'}."
             )
         place = {name: code for code, name in enumerate(chosen)}
         lookup = np.array([*(place.get(name, -1) for name in clips.classes), -1], dtype=np.int64)

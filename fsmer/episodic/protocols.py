@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fsmer.episodic.checks import MOST, check_subset, check_whole, store_datasets, store_names
+from fsmer.episodic.checks import MOST, check_whole, store_datasets
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
 from fsmer.episodic.protocol import Protocol, register_protocol
@@ -58,7 +58,6 @@ class KShot(Protocol):
     seed: int = 0
 
     def check_parameters(self) -> None:
-        store_names(self, "class_subset")
         check_whole("episodes", self.episodes, 1, MOST)
         self.sampler()  # checks the others
         for name in ("way", "shot", "query"):
@@ -140,10 +139,6 @@ class LeaveOneSubjectOut(Protocol):
 
     class_subset: tuple[str, ...] | None = None
 
-    def check_parameters(self) -> None:
-        store_names(self, "class_subset")
-        check_subset(self.class_subset)
-
     def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         units, names = subjects_of(self.name, clips, codes)
 
@@ -172,8 +167,7 @@ class CDE(LeaveOneSubjectOut):
         held = [clips.dataset_names[code] for code in np.unique(clips.dataset_codes()[codes >= 0])]
         if len(held) < 2:
             raise ProtocolError(
-                f"protocol {self.name!r} pools at least two data sets, but the clips come from {held[0]} only; "
-                "add another data set or use loso."
+                f"protocol {self.name!r} needs at least two data sets, but has {held[0]} only; add another or use loso."
             )
         return super().deal(clips, classes, codes)
 
@@ -204,8 +198,6 @@ class HoldoutDatabase(Protocol):
     class_subset: tuple[str, ...] | None = None
 
     def check_parameters(self) -> None:
-        store_names(self, "class_subset")
-        check_subset(self.class_subset)
         store_datasets(self, "train", "test")
 
     def judged(self, clips: ClipSet) -> Mask | None:
@@ -220,8 +212,7 @@ class HoldoutDatabase(Protocol):
             pairs = [(~turn, turn) for turn in turns]
             if len(pairs) < 2:
                 raise ProtocolError(
-                    f"protocol {self.name!r} needs at least two data sets, but the clips come from {names[units[0]]} "
-                    "only; add another data set or use loso."
+                    f"protocol {self.name!r} needs at least two data sets, but has {names[units[0]]} only; use loso."
                 )
         else:
             learns, asked = two_sides(self.name, clips, self.train, self.test)
@@ -268,8 +259,6 @@ class SubjectRatio(Protocol):
     seed: int = 0
 
     def check_parameters(self) -> None:
-        store_names(self, "class_subset")
-        check_subset(self.class_subset)
         number = isinstance(self.ratio, int | float) and not isinstance(self.ratio, bool)
         if not number or not 0 < self.ratio < 1:
             raise ProtocolError(f"ratio={self.ratio!r} is not possible; give a number between 0 and 1, such as 0.8.")
@@ -283,8 +272,7 @@ class SubjectRatio(Protocol):
         if holders.min() < 2:
             code = int(holders.argmin())
             raise ProtocolError(
-                f"protocol {self.name!r}: class {classes[code]!r} comes from one subject only, so it cannot be on both "
-                "sides; leave that class out or use loso."
+                f"protocol {self.name!r}: class {classes[code]!r} has one subject only; leave it out or use loso."
             )
         teachers = min(len(names) - 1, max(1, int(self.ratio * len(names) + 0.5)))
         # Subjects are numbered by name, so the splits do not depend on the order of rows.
@@ -303,6 +291,5 @@ class SubjectRatio(Protocol):
             lacking += ~both
         raise ProtocolError(
             f"protocol {self.name!r}: with {teachers} of {len(held)} subjects on one side, no split in {_ATTEMPTS} "
-            f"tries has every class on both sides, most often for lack of {classes[int(lacking.argmax())]!r}; choose "
-            "another ratio or leave that class out."
+            f"tries has every class on both sides, most often {classes[int(lacking.argmax())]!r}; change the ratio."
         )

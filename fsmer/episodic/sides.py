@@ -32,8 +32,8 @@ def distinct_subjects(what: str, clips: ClipSet, used: Mask) -> Ints:
         one, other = (f"{subject!r} of data set {dataset!r}" for dataset, subject in found[0][:2])
         more = f" (and so with {len(found) - 1} more)" if len(found) > 1 else ""
         raise ProtocolError(
-            f"{what} separates people, but the subjects {one} and {other} look like one person written in two "
-            f"ways{more}; write them alike in the table, or give clips of different people different dataset names."
+            f"{what} separates people, but the subjects {one} and {other} are one person in two spellings{more}; "
+            "write them alike in the table, or give clips of different people different dataset names."
         )
     return units
 
@@ -52,8 +52,8 @@ def subjects_of(protocol: str, clips: ClipSet, codes: Ints) -> tuple[Ints, list[
     return np.maximum(np.cumsum(present) - 1, 0)[units], names
 
 
-def dataset_codes_of(protocol: str, clips: ClipSet, datasets: Iterable[str]) -> list[list[int]]:
-    """For each data set the codes that the clips have for it."""
+def dataset_codes_of(protocol: str, clips: ClipSet, datasets: Iterable[str]) -> list[int]:
+    """Codes that the clips have for some data sets, all of which must be among them."""
     there = [canonical_dataset(name) for name in clips.dataset_names]
     wanted = map(canonical_dataset, datasets)
     places = {name: [code for code, other in enumerate(there) if other == name] for name in wanted}
@@ -66,35 +66,26 @@ def dataset_codes_of(protocol: str, clips: ClipSet, datasets: Iterable[str]) -> 
             f"protocol {protocol!r} needs the data set{'s' * (len(missing) > 1)} {', '.join(missing)}, but the "
             f"clips come from {', '.join(clips.dataset_names)}: {remedy}"
         )
-    return list(places.values())
+    return [code for codes in places.values() for code in codes]
 
 
 def two_sides(
     protocol: str, clips: ClipSet, first: tuple[str, ...] | None, second: tuple[str, ...] | None
 ) -> tuple[Mask, Mask]:
     """Clips of two sides of data sets; a side that is None is everything outside the other."""
-    codes = clips.dataset_codes()
-    masks: list[Mask | None] = []
-    for side in (first, second):
-        if side is None:
-            masks.append(None)
-        else:
-            wanted = [place for places in dataset_codes_of(protocol, clips, side) for place in places]
-            masks.append(np.isin(codes, wanted))
-    one, two = masks
-    if one is None and two is not None:
-        one = ~two
-    if two is None and one is not None:
-        two = ~one
-    if one is None or two is None:
+    if first is None and second is None:
         raise ProtocolError(
-            f"protocol {protocol!r} needs to know its sides; name a source or a target among the data sets "
-            f"{', '.join(clips.dataset_names)}."
+            f"protocol {protocol!r} needs a source or a target among the data sets {', '.join(clips.dataset_names)}."
         )
+
+    def held(side: tuple[str, ...]) -> Mask:
+        return np.isin(clips.dataset_codes(), dataset_codes_of(protocol, clips, side))
+
+    one = ~held(second or ()) if first is None else held(first)
+    two = ~one if second is None else held(second)
     if not one.any() or not two.any():
         raise ProtocolError(
-            f"protocol {protocol!r} needs data sets on two sides, but the clips come from "
-            f"{', '.join(clips.dataset_names)} only; add another data set."
+            f"protocol {protocol!r} needs data sets on two sides, but has {', '.join(clips.dataset_names)} only."
         )
     return one, two
 
