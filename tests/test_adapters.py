@@ -187,7 +187,7 @@ def test_data_sets_are_found_in_any_usual_spelling(spelling: str, name: str) -> 
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'casme2'"):
+    with pytest.raises(UnknownNameError, match="'casme2'"):
         load_adapter("casme22")
 
 
@@ -278,7 +278,7 @@ def test_casme2_reads_crops_past_a_stray_shortcut(tmp_path: Path) -> None:
     assert frame_files(crops.table["path"].iat[0])[0].name == "reg_img46.jpg"
     assert check_dataset("casme2", tmp_path, frames="cropped").frames == "Cropped-updated/Cropped (cropped)"
     shutil.rmtree(tmp_path / "Cropped-updated")
-    with pytest.raises(MissingDatasetError, match="no folder of cropped frames"):
+    with pytest.raises(MissingDatasetError, match="cropped"):
         read_dataset("casme2", tmp_path, frames="cropped")
 
 
@@ -450,11 +450,11 @@ def test_a_folder_of_ones_own_needs_next_to_nothing(tmp_path: Path) -> None:
 def test_a_table_of_ones_own_without_clips_or_with_a_wrong_speed_is_one_sentence(tmp_path: Path) -> None:
     fake_trees.generic(tmp_path)
     (tmp_path / "clips.csv").write_text("subject,label\nanna,happy\n")
-    with pytest.raises(DataError, match="lacks the column clip") as caught:
+    with pytest.raises(DataError, match="column clip") as caught:
         read_dataset("generic", tmp_path)
     one_sentence(caught.value)
     (tmp_path / "clips.csv").write_text("path,fps\nrecordings/anna 1,fast\n")
-    with pytest.raises(DataError, match=r"row 2 .*'fast' frames a second"):
+    with pytest.raises(DataError, match=r"row 2 .*'fast'"):
         read_dataset("generic", tmp_path)
 
 
@@ -546,10 +546,10 @@ def test_the_composite_names_what_is_missing_or_too_much(tmp_path: Path) -> None
     for name in ("casme2", "samm", "mmew"):
         fake_trees.build(name, tmp_path / name)
     casme2, samm, mmew = (read_dataset(name, tmp_path / name) for name in ("casme2", "samm", "mmew"))
-    with pytest.raises(MissingDatasetError, match=r"smic is not given; request SMIC .*Oulu"):
+    with pytest.raises(MissingDatasetError, match=r"smic.*request SMIC .*Oulu"):
         megc2019_composite(casme2, samm)
     fake_trees.build("smic", tmp_path / "smic")
-    with pytest.raises(DataError, match="'mmew' is among the clips"):
+    with pytest.raises(DataError, match="'mmew'"):
         megc2019_composite(casme2, samm, read_dataset("smic", tmp_path / "smic"), mmew)
 
 
@@ -604,7 +604,7 @@ def test_what_is_missing_is_named_clip_by_clip_and_the_rest_is_used(tmp_path: Pa
     assert list(frame) == ["clip", "subject", "problem", "detail", "used"]
     assert len(frame) == len(audit.findings)
     assert json.loads(json.dumps(audit.to_dict()))["problems"]["folder missing"] == 1
-    with pytest.warns(UserWarning, match="3 of 10 clips of CASME II are left out, such as 'sub05_EP05_03'"):
+    with pytest.warns(UserWarning, match=r"3 of 10 clips.*'sub05_EP05_03'"):
         assert len(read_dataset("casme2", tmp_path)) == 7
 
 
@@ -637,12 +637,12 @@ def test_no_usable_clip_is_one_sentence(tmp_path: Path) -> None:
     fake_trees.casme2(tmp_path, cropped=False)
     for file in tmp_path.rglob("*.jpg"):
         file.unlink()
-    with pytest.raises(DataError, match=r"none of the 9 clips of CASME II .* is usable") as caught:
+    with pytest.raises(DataError, match="9 clips of CASME II") as caught:
         read_dataset("casme2", tmp_path)
     one_sentence(caught.value)
     shutil.rmtree(tmp_path / "CASME2_RAW_selected")
     (tmp_path / "CASME2_RAW_selected" / "sub77").mkdir(parents=True)
-    with pytest.raises(MissingDatasetError, match=r"none of the 9 clips .* such as 'EP02_01f'") as caught:
+    with pytest.raises(MissingDatasetError, match=r"9 clips .*'EP02_01f'") as caught:
         read_dataset("casme2", tmp_path)
     one_sentence(caught.value)
 
@@ -739,10 +739,10 @@ def test_corrections_of_ones_own_come_after_the_shipped_ones_and_misspelt_ones_a
     assert problems(audit)["sub07_EP06_01"] == ["corrected", "corrected"]
     assert audit.remarks == ("the correction of clip 'EP18_48' of subject '26' is not used: there is no such clip",)
     table.write_text("dataset,subject,clip,column,value\ncasme2,26,EP18_47,path,x\n")
-    with pytest.raises(DataError, match=r"row 2 .* corrects the column 'path'"):
+    with pytest.raises(DataError, match=r"row 2 .*'path'"):
         read_corrections(table)
     table.write_text("dataset,clip,value\ncasme2,EP18_47,x\n")
-    with pytest.raises(DataError, match="lacks the columns subject, column"):
+    with pytest.raises(DataError, match="subject, column"):
         read_corrections(table)
 
 
@@ -758,14 +758,15 @@ def test_a_sheet_of_another_year_is_one_sentence_that_names_the_missing_columns(
     with pytest.raises(DataError) as caught:
         read_dataset("casme2", tmp_path)
     message = one_sentence(caught.value)
-    assert "lacks the columns OnsetFrame, OffsetFrame of the annotation of CASME II" in message
+    assert "OnsetFrame, OffsetFrame" in message
+    assert "CASME II" in message
     assert "Subject, Filename, Begin" in message
 
 
 def test_a_workbook_of_something_else_is_not_taken_for_casme_squared(tmp_path: Path) -> None:
     fake_trees.casme_squared(tmp_path)
     fake_trees.write_xlsx(tmp_path / "CAS(ME)^2code_final(Updated).xlsx", {"Sheet1": [("a", "b"), (1, 2)]})
-    with pytest.raises(DataError, match="should have the columns participant, clip, onset") as caught:
+    with pytest.raises(DataError, match="participant, clip, onset") as caught:
         read_dataset("casme-squared", tmp_path)
     one_sentence(caught.value)
 
@@ -812,7 +813,7 @@ def test_line_breaks_and_apostrophes_in_column_names_do_not_matter(tmp_path: Pat
         (b"PK\x03\x04 cut short", "cannot be read"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 cut short", "cannot be read"),
         (b"Subject,\xff\xfe", "not UTF-8 text"),
-        (b"nothing of the kind", "lacks the columns Subject"),
+        (b"nothing of the kind", "Subject"),
     ],
 )
 def test_a_damaged_sheet_is_one_sentence(tmp_path: Path, content: bytes, words: str) -> None:
@@ -846,7 +847,7 @@ def test_a_missing_excel_reader_is_one_sentence_that_says_what_to_install(
     fake_trees.casme(tmp_path)
     (tmp_path / "CASME-coded-20190721.xlsx").write_bytes(start + b"....")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match=rf"needs {module}.*pip install 'fsmer\[datasets\]'") as caught:
+    with pytest.raises(DataError, match=rf"{module}.*pip install 'fsmer\[datasets\]'") as caught:
         read_dataset("casme", tmp_path)
     one_sentence(caught.value)
 
@@ -959,7 +960,7 @@ def test_a_small_sheet_that_stands_for_a_huge_one_is_one_sentence(
         part.write(bytes(1 << 21))
     assert read_sheets(tmp_path / "clips.xlsx")
     monkeypatch.setattr(sheets, "UNPACKED_BYTES", 1 << 20)
-    with pytest.raises(DataError, match="unpacks to more than") as caught:
+    with pytest.raises(DataError, match="unpacks") as caught:
         read_sheets(tmp_path / "clips.xlsx")
     one_sentence(caught.value)
 
@@ -993,7 +994,7 @@ def test_a_path_of_a_table_that_leads_out_of_the_root_is_one_sentence(tmp_path: 
     (tmp_path / "root" / "films" / "link").symlink_to(tmp_path / "other" / "a")
     place = place.replace("{root}", str(tmp_path))
     (tmp_path / "root" / "clips.csv").write_text(f"clip,path\na,films/a\nb,{place}\n")
-    with pytest.raises(DataError, match=r"clip 'b'.*leads out of the folder") as caught:
+    with pytest.raises(DataError, match=r"'b'.*folder") as caught:
         read_dataset("generic", tmp_path / "root")
     one_sentence(caught.value)
 

@@ -36,7 +36,7 @@ def opened_image(path: str | os.PathLike[str], most_pixels: int = FRAME_PIXELS) 
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > most_pixels:
                 raise MediaError(
-                    f"{path} has {image.height}x{image.width} pixels, more than the {most_pixels:,} that are read."
+                    f"{path} has {image.height}x{image.width} pixels, more than {most_pixels:,}; make it smaller."
                 )
             yield image
     except MediaError:

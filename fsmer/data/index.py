@@ -57,7 +57,7 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
         clip = values.get("clip", "")
         if len(row) != len(header):
             raise DataError(
-                f"row {number} of {index} (clip {clip!r}) has {len(row)} fields, but the header {len(header)}."
+                f"row {number} of {index} (clip {clip!r}) has {len(row)} fields, its header {len(header)}; correct it."
             )
         for name in filled:
             if not values[name]:

@@ -277,7 +277,7 @@ class EpisodePlan:
         left = int(np.sort(self.counts)[: self.way].sum()) - self.way * sampler.shot
         if left < self._query_total:
             raise ProtocolError(
-                f"a natural query of {self.way} x {sampler.query} clips is asked for, but {left} may be left ({held})."
+                f"a natural query of {self.way} x {sampler.query} clips needs more than {left} clips ({held})."
             )
 
     def _check_subjects(self) -> None:

@@ -287,7 +287,8 @@ class Protocol(ABC):
         chosen = tuple(name for name in names if wanted is None or name in wanted)
         if len(chosen) < 2:
             raise ProtocolError(
-                f"protocol {self.name!r} needs clips of at least two classes, but has {', '.join(chosen) or 'none'}."
+                f"protocol {self.name!r} needs clips of at least two classes, but has {', '.join(chosen) or 'none'}; "
+                "add clips of other classes."
             )
         place = {name: code for code, name in enumerate(chosen)}
         lookup = np.array([*(place.get(name, -1) for name in clips.classes), -1], dtype=np.int64)

@@ -75,7 +75,7 @@ class KShotSampler:
             check_whole("way", self.way, 2)
             if self.classes is not None and self.way > len(self.classes):
                 raise ProtocolError(
-                    f"way={self.way} is more than the {len(self.classes)} named classes ({', '.join(self.classes)})."
+                    f"way={self.way} is too high for the {len(self.classes)} named classes ({', '.join(self.classes)})."
                 )
         check_whole("shot", self.shot, 0)
         if self.query != "rest":

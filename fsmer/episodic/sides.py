@@ -85,7 +85,7 @@ def two_sides(
     two = ~one if second is None else held(second)
     if not one.any() or not two.any():
         raise ProtocolError(
-            f"protocol {protocol!r} needs data sets on two sides, but has {', '.join(clips.dataset_names)} only."
+            f"protocol {protocol!r} needs data sets on two sides; add one to {', '.join(clips.dataset_names)}."
         )
     return one, two
 
