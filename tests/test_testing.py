@@ -166,8 +166,8 @@ def test_a_broken_method_is_found(made: type[ProtoNet], check: str, facts: list[
 class Leaking(LeaveOneSubjectOut):
     """Asks about every person, those of the support too."""
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Any) -> Episodes:
-        fold = super()._split(clips, classes, codes)[0]
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Any) -> Episodes:
+        fold = super().deal(clips, classes, codes)[0]
         half = np.arange(len(clips)) % 4 < 2
         return Once(Episode(np.flatnonzero(half), np.flatnonzero(~half), fold.classes, "halves"), codes)
 
@@ -187,7 +187,7 @@ class Once(Episodes):
 class Doubling(LeaveOneSubjectOut):
     """Asks about clips of the support."""
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Any) -> Episodes:
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Any) -> Episodes:
         units, names = clips.subject_codes(), [str(person) for person in range(len(clips.subject_names))]
         everybody = np.ones(len(names), dtype=bool)
         return FoldEpisodes(classes, codes, units, names, lambda fold: (everybody, np.arange(len(names)) == fold))
