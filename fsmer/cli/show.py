@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,9 @@ from fsmer.cli.console import Console, say_json
 if TYPE_CHECKING:
     from fsmer.evaluation import Report
     from fsmer.published import BenchResult
+
+# The figures that every report has; those of plugins come behind them.
+SHOWN = ("uf1", "uar", "acc")
 
 
 def print_bench(console: Console, result: BenchResult) -> None:
@@ -52,18 +55,18 @@ def show_report(report: Report, out: Path | None, as_json: bool) -> None:
         return say_json(report.to_dict())
     console = Console()
     console.print(f"{report.title}, model {report.model['name']}", style="bold")
-    table = plain_table("clips of", "clips", "UF1", "UAR", "Acc")
-    stamp = "ORACLE " if report.oracle else ""
+    table = plain_table("clips of", "clips", "UF1", "UAR", "Acc", *report.metrics)
+    stamp, metrics = "ORACLE " if report.oracle else "", (*SHOWN, *report.metrics)
     parts = {"all": report.figures | {"clips": report.counts["clips"]}}
     if len(report.per_dataset) > 1:
         parts |= report.per_dataset
     for name, figures in parts.items():
-        table.add_row(name, f"{figures['clips']:,}", *_figures(figures))
+        table.add_row(name, f"{figures['clips']:,}", *_figures(figures, metrics))
     if report.honest is not None and report.gap is not None:
-        table.add_row("honest, same run", f"{report.counts['clips']:,}", *_figures(report.honest))
-        table.add_row("gap", "", *(f"{report.gap[metric]:+.3f}" for metric in ("uf1", "uar", "acc")))
+        table.add_row("honest, same run", f"{report.counts['clips']:,}", *_figures(report.honest, metrics))
+        table.add_row("gap", "", *(f"{report.gap[metric]:+.3f}" for metric in metrics))
     for row in report.per_seed if len(report.per_seed) > 1 else []:
-        table.add_row(f"seed {row['seed']}", "", *(f"{stamp}{row[metric]:.3f}" for metric in ("uf1", "uar", "acc")))
+        table.add_row(f"seed {row['seed']}", "", *(f"{stamp}{row[metric]:.3f}" for metric in metrics))
     console.print(table)
     shown = (f"{stamp}{name}" for name in ("F1", "recall", "precision"))
     classes = plain_table("class", "clips", *shown, *(f"as\n{name}" for name in report.classes))
@@ -83,10 +86,10 @@ def methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
     return table
 
 
-def _figures(figures: Mapping[str, Any]) -> list[str]:
-    """UF1, UAR and accuracy with intervals, short enough for a terminal of 80 columns: ``0.842 [.839, .845]``."""
+def _figures(figures: Mapping[str, Any], metrics: Sequence[str] = SHOWN) -> list[str]:
+    """Figures with intervals, short enough for a terminal of 80 columns: ``0.842 [.839, .845]``."""
     cells = []
-    for metric in ("uf1", "uar", "acc"):
+    for metric in metrics:
         bounds = figures[f"{metric}_interval"]
         shown = "" if bounds is None else " [" + ", ".join(f"{bound:.3f}".removeprefix("0") for bound in bounds) + "]"
         stamp = "ORACLE " if figures.get("oracle") else ""

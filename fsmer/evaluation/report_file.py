@@ -29,7 +29,7 @@ FORMAT_VERSION = 2
 Interval = tuple[float, float] | None
 
 
-class _Scores(TypedDict):
+class _Scores(TypedDict, extra_items=float | Interval):  # type: ignore[call-arg]
     uf1: Fraction
     uar: Fraction
     acc: Fraction
@@ -97,7 +97,7 @@ class _Counts(TypedDict):
     predictions: Count
 
 
-class _ReportFile(_Intervals):
+class _ReportFile(_Intervals, extra_items=Any):  # type: ignore[call-arg]
     """What ``report.json`` holds."""
 
     format_version: Annotated[int, Ge(1), Le(FORMAT_VERSION)]
@@ -118,6 +118,8 @@ class _ReportFile(_Intervals):
     honest: NotRequired[_Intervals]
     notes: NotRequired[list[str]]
     preprocessing: NotRequired[dict[str, list[str]]]
+    # Metrics of plugins, and who registered each, in plain text: nothing is loaded because of it.
+    metrics: NotRequired[dict[str, str]]
     # Earlier versions told of it in run.json alone.
     isolation: NotRequired[Literal["none", "process"]]
     # Digests of the tables; earlier versions wrote none.
@@ -154,7 +156,13 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[pd.DataFrame]]:
     values: Any = checked(held, _ReportFile, path, what="a report", remedy=REMEDY)
     own = values["method"]["params"].get("seed")
     alone = {"seed": own if isinstance(own, int) else 0} | {name: values[name] for name in METRICS}
-    values = {"per_seed": [alone], "selection": {"rule": "fixed"}, "notes": [], "preprocessing": {}} | values
+    values = {
+        "per_seed": [alone],
+        "selection": {"rule": "fixed"},
+        "notes": [],
+        "preprocessing": {},
+        "metrics": {},
+    } | values
     if contradiction := _contradiction(values):
         raise DataError(f"{path} cannot be read as a report ({contradiction}); {REMEDY}.")
     return values, [_read_table(path.with_name(name)) for name in COLUMNS]
@@ -210,7 +218,16 @@ def _contradiction(values: Mapping[str, Any]) -> str:
         return f"per_class has {', '.join(values['per_class'])} where the classes are {', '.join(classes)}"
     if {len(confusion), *map(len, confusion)} != {len(classes)}:
         return f"the confusion matrix is not one of {len(classes)} classes"
+    for name in values["metrics"]:
+        parts = (values, *values["per_dataset"].values(), *values["per_seed"])
+        bounds = values.get(f"{name}_interval") or ()
+        if not all(_is_number(value) for value in (*(part.get(name) for part in parts), *bounds)):
+            return f"the metric {name!r} is no number everywhere"
     return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
