@@ -1,7 +1,7 @@
 """A backbone that fsmer does not know, added by one file.
 
-    fsmer evaluate kshot --episodes 50 --data synthetic:lab --model pooled-flow --method protonet \\
-        --import examples/backbone_from_outside.py
+    fsmer train pooled-flow --data synthetic:lab -p epochs=5 --out OUT --import examples/backbone_from_outside.py
+    fsmer predict OUT --data synthetic:field --import examples/backbone_from_outside.py
 
 Run by itself, this file checks the backbone and evaluates it on synthetic clips.
 """
