@@ -104,6 +104,17 @@ def test_a_protocol_keeps_the_contract(check):
     check(clips=clips_for(check.subject))
 
 
+@pytest.mark.parametrize("name", list_protocols())
+def test_episodes_are_a_sequence_that_is_the_same_each_time(name):
+    protocol = runnable(name)
+    episodes = protocol.split(protocol.prepare(clips_for(protocol)))
+    listed = list(episodes)
+    assert list(episodes) == listed == episodes[:]
+    assert (episodes[-1], episodes[0]) == (listed[-1], listed[0])
+    with pytest.raises(IndexError):
+        episodes[len(episodes)]
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_protocols_are_named_like_their_file_and_cite_their_source(name):
     protocol = load_protocol(name)
