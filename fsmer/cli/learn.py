@@ -26,7 +26,7 @@ def train(
     protocol: Annotated[
         str | None,
         optional(
-            help="Train once for every episode, on its support, and judge on its queries; default: train on all clips."
+            help="Train once for every episode, on its support, and test on its queries; default: train on all clips."
         ),
     ] = None,
     prefix: options.Prefix = [],
@@ -150,7 +150,7 @@ def pretrain(
     frames: Annotated[
         Path | None,
         optional(
-            help="Any tree of frame folders or videos, for models that teach themselves; no labels are read. "
+            help="Any tree of frame folders or videos, for self-supervised models; no labels are read. "
             "Default: synthetic frames."
         ),
     ] = None,
@@ -160,7 +160,7 @@ def pretrain(
             "--param",
             "-p",
             help="A field of the model's recipe as KEY=VALUE, e.g. batch_size=16, learning_rate=1e-4 or "
-            "distance=[3,6], for models that teach themselves; may be repeated.",
+            "distance=[3,6], for self-supervised models; may be repeated.",
         ),
     ] = [],
     argument: options.Argument = [],

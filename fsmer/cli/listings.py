@@ -25,7 +25,7 @@ def demo(
     episodes: Annotated[int, typer.Option(help="Episodes of the comparison.", min=2)] = 200,
     as_json: options.AsJson = False,
 ) -> None:
-    """See it work: synthetic clips of one domain, few labels of another, every method side by side."""
+    """A demonstration without data: synthetic clips of one domain, few labels of another, every method side by side."""
     from fsmer.cli.demo import run_demo
 
     with shown_progress() as progress:
@@ -35,7 +35,7 @@ def demo(
     console = Console()
     console.print(f"5-shot on the synthetic domain {result.target!r}, with {result.source!r} as source", style="bold")
     console.print(methods_table(result.reports))
-    console.print(f"learnt from {result.support} labelled clips, then asked about {result.asked} new ones:")
+    console.print(f"a recognizer learnt from {result.support} labelled clips; its answers on {result.asked} new ones:")
     console.print(f"  {result.right} of {result.asked} right; for example {result.example}")
     for name, path in result.files.items():
         console.print(f"  {name:<12}{path}")
@@ -46,7 +46,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Wildcard, e.g. 'facs*'.")] = "*",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the models and the methods that can be put on them; of a single model, what of its paper is there."""
+    """List the models and methods; of a single model, which parts of its paper are implemented."""
     from fsmer.backbones import list_models
     from fsmer.transfer import list_methods
 
@@ -78,7 +78,7 @@ def models(
 
 @command("fsmer protocols megc2019-cde")
 def protocols(
-    name: Annotated[str | None, typer.Argument(help="Show this one whole.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Show all settings of this one.", show_default=False)] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List the named protocols, or show one of them."""

@@ -61,7 +61,7 @@ def evaluate(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge a method on a model by a protocol: UF1, UAR and accuracy with 95 % intervals."""
+    """Evaluate a method on a model by a protocol: UF1, UAR and accuracy with 95 % intervals."""
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
     from fsmer.evaluation.initial_weights import InitialWeights
@@ -120,7 +120,7 @@ def compare(
     out: Annotated[Path | None, optional(help="Folder for compare.html, .md, .json and pictures.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Put reports side by side: figures, paired tests, and in words what makes them hard to compare."""
+    """Compare reports: figures, paired tests, and warnings where reports are hard to compare."""
     from fsmer.reporting.compare import compare as run
 
     comparison = run(*reports, names=name or None, draws=draws, seed=seed)
@@ -157,7 +157,7 @@ def mmd(
     out: Annotated[Path, typer.Option(help="Picture of both domains.")] = Path("domains.png"),
     as_json: options.AsJson = False,
 ) -> None:
-    """How far two domains are apart: maximum mean discrepancy of their embeddings, with a picture."""
+    """Distance of two domains: maximum mean discrepancy of their embeddings, with a picture."""
     from fsmer.backbones import embed, load_model
     from fsmer.drawing import save_figure
     from fsmer.reporting.plots import domains_figure
@@ -230,7 +230,7 @@ def bench(
     resume: Annotated[bool, typer.Option(help="Keep finished runs of the same settings.")] = True,
     as_json: options.AsJson = False,
 ) -> None:
-    """Run a published table on the data at hand, measured beside published; without a name, list the tables."""
+    """Run a published table on your data, measured figures beside published ones; without a name, list the tables."""
     from fsmer.data import read_clips
     from fsmer.published import list_tables, run_table
 
@@ -267,4 +267,4 @@ def bench(
     for stamp in result.stamps:
         console.print(stamp, style="bold red")
     print_bench(console, result)
-    console.print(f"the whole table with all differences in {folder / 'table.md'}")
+    console.print(f"the table with all differences in {folder / 'table.md'}")

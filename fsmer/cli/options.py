@@ -46,7 +46,7 @@ Describe = Annotated[
     list[str],
     optional(
         "--describe",
-        help="What a class looks like as CLASS=WORDS, e.g. 'smile=cheek raiser, lip corner puller'; may be repeated.",
+        help="Movements of a class as CLASS=WORDS, e.g. 'smile=cheek raiser, lip corner puller'; may be repeated.",
     ),
 ]
 FrameKind = Annotated[Literal["raw", "cropped"] | None, optional(help="raw or cropped, where a download holds both.")]

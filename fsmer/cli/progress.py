@@ -18,7 +18,7 @@ BETWEEN_LINES = 60.0
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with the time left on standard error while it is a terminal; a plain line a minute otherwise."""
+    """What shows progress on standard error: bars on a terminal, a plain line a minute elsewhere."""
     console = Console(stderr=True)
     with _bars(console) if console.is_terminal else _lines() as show:
         yield show
@@ -68,7 +68,7 @@ class _Stage:
     since: float
     first: int
 
-    def told(self, now: float) -> str:
+    def text(self, now: float) -> str:
         left = ""
         if self.first < self.done < self.total:
             seconds = (self.total - self.done) * (now - self.since) / (self.done - self.first)
@@ -108,8 +108,8 @@ class _Lines:
     def line(self) -> str:
         now, stages = self._clock(), self._stages
         going_on = [one for one in stages if one.done < one.total] or stages[-1:]
-        told = ", ".join(one.told(now) for one in going_on) or "getting ready"
-        return f"after {_clock_time(now - self._began)}: {told}"
+        stages_text = ", ".join(one.text(now) for one in going_on) or "getting ready"
+        return f"after {_clock_time(now - self._began)}: {stages_text}"
 
 
 def _clock_time(seconds: float) -> str:
