@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fsmer.backbones import Backbone, ClassDirections, model_hash
 from fsmer.backbones.base import is_trusted
-from fsmer.episodic.samplers import query_orders, random_order
+from fsmer.episodic.shuffles import query_orders, random_order
 from fsmer.evaluation.embedding_cache import content_ids, embed_cached
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fsmer.episodic.episode import Episode
 from fsmer.episodic.episodes import Episodes
-from fsmer.episodic.protocol import people_apart
+from fsmer.episodic.sides import distinct_subjects
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.metrics import confusion_matrix, score_confusion
 from fsmer.transfer import Method, load_method
@@ -172,7 +172,7 @@ class InnerEpisodes(Episodes):
 
     def __init__(self, outer: Episodes, clips: ClipSet) -> None:
         self.classes, self.codes, self.source = outer.classes, outer.codes, outer.source
-        people = people_apart("select='nested'", clips, outer.codes >= 0)
+        people = distinct_subjects("select='nested'", clips, outer.codes >= 0)
         self._folds: list[Episode] = []
         owners: list[int] = []
         for number, episode in enumerate(outer):
