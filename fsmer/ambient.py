@@ -135,7 +135,13 @@ def library_settings() -> Iterator[None]:
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` under `library_settings`; every step of it where it is a generator, and nothing between them."""
     if not inspect.isgeneratorfunction(function):
-        return library_settings()(function)
+        # No object of the context is kept, so that a method of a plugin can be sent to another process.
+        @functools.wraps(function)
+        def settled(*args: Any, **options: Any) -> Any:
+            with library_settings():
+                return function(*args, **options)
+
+        return settled
 
     @functools.wraps(function)
     def steps(*args: Any, **options: Any) -> Iterator[Any]:

@@ -359,7 +359,11 @@ class Report:
         kept = ("averaging", "per_dataset", "per_class", "protocol", "model", "method", "counts", "seed", "versions")
         report = cls(
             **{name: values[name] for name in (*kept, "per_seed", "selection", "preprocessing", "metrics")},
-            figures={key: values[key] for key in (*FIGURES, *others) if key in values},
+            figures={
+                key: tuple(value) if isinstance(value := values[key], list) else value
+                for key in (*FIGURES, *others)
+                if key in values
+            },
             classes=tuple(values["classes"]),
             confusion=np.array(values["confusion"], dtype=np.int64),
             predictions=predictions,

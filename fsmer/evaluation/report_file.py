@@ -156,13 +156,8 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[pd.DataFrame]]:
     values: Any = checked(held, _ReportFile, path, what="a report", remedy=REMEDY)
     own = values["method"]["params"].get("seed")
     alone = {"seed": own if isinstance(own, int) else 0} | {name: values[name] for name in METRICS}
-    values = {
-        "per_seed": [alone],
-        "selection": {"rule": "fixed"},
-        "notes": [],
-        "preprocessing": {},
-        "metrics": {},
-    } | values
+    absent = {"per_seed": [alone], "selection": {"rule": "fixed"}, "notes": [], "preprocessing": {}, "metrics": {}}
+    values = absent | values
     if contradiction := _contradiction(values):
         raise DataError(f"{path} cannot be read as a report ({contradiction}); {REMEDY}.")
     return values, [_read_table(path.with_name(name)) for name in COLUMNS]

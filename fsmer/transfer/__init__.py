@@ -5,7 +5,7 @@ from fsmer.transfer.heads import Head
 from fsmer.transfer.method import Method
 from fsmer.transfer.mmd import MMDResult, mmd
 from fsmer.transfer.recognizer import Recognizer
-from fsmer.transfer.registry import MethodInfo, list_methods, load_method
+from fsmer.transfer.registry import MethodInfo, list_methods, load_method, register_method
 from fsmer.transfer.source_model import MethodError, SourceModel
 from fsmer.transfer.train_model import train
 
@@ -22,5 +22,6 @@ __all__ = [
     "load_method",
     "mmd",
     "recognizer_of_words",
+    "register_method",
     "train",
 ]
