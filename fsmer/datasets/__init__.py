@@ -49,10 +49,8 @@ class DatasetListing:
 
     Parameters
     ----------
-    name : str
-        Name for `read_dataset`.
-    title : str
-        Full name.
+    name, title : str
+        Name for `read_dataset`, and full name.
     clips, subjects : int or None
         What the release holds, where known.
     frames_per_second : float or None
