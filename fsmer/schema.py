@@ -76,15 +76,17 @@ def parse_json(data: str | bytes, schema: type[T], name: object, **words: Unpack
     return checked(values, schema, name, **words)
 
 
-def read_yaml(path: str | os.PathLike[str], schema: type[T], **words: Unpack[Words]) -> T:
-    """Content of a YAML file of at most 1 MiB as `schema` describes it; parameters and errors as for `read_json`.
+def read_yaml(
+    path: str | os.PathLike[str], schema: type[T], *, limit_bytes: int = 1 << 20, **words: Unpack[Words]
+) -> T:
+    """Content of a YAML file as `schema` describes it; parameters and errors as for `read_json`.
 
     Only text, numbers, true and false, null, lists and tables are read: no tags, no dates, no aliases (by which a
     small file can stand for a huge one), no key twice.
     """
     import yaml
 
-    data = _content(path, 1 << 20, **words)
+    data = _content(path, limit_bytes, **words)
     try:
         text = data.decode("utf-8-sig")
         depth = 0

@@ -221,7 +221,12 @@ class ImageStore:
         if spec is None:
             if not self.files:
                 raise DataError("no image file was given, so the size of the maps is unknown; pass a spec.")
-            spec = InputSpec(size=_map_size(self.files[0]))
+            try:
+                with opened_image(self.files[0], MAP_PIXELS) as image:
+                    check_colours(image, self.files[0])
+                    spec = InputSpec(size=(image.height, image.width))
+            except MediaError as error:
+                raise RowError(0, str(error)) from error
         self.spec = spec
 
     def __len__(self) -> int:
@@ -394,12 +399,3 @@ def copied(store: MediaStore, rows: Rows) -> MediaStore:
         A row cannot be read; the number is that of `store`.
     """
     return ArrayStore(store.read(rows), store.spec)
-
-
-def _map_size(file: str) -> tuple[int, int]:
-    try:
-        with opened_image(file, MAP_PIXELS) as image:
-            check_colours(image, file)
-            return image.height, image.width
-    except MediaError as error:
-        raise RowError(0, str(error)) from error

@@ -230,7 +230,12 @@ class Protocol(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of a protocol file; `from_dict` reads them back."""
         words = {"name": self.name, "title": self.title, "paper": self.paper, "notes": self.notes}
-        return {**words, "kind": self.kind, "params": self.params, "data": self._data()}
+        return {
+            **words,
+            "kind": self.kind,
+            "params": self.params,
+            "data": [one.to_dict() for one in (*self.requirements, *self.synthetic)],
+        }
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Protocol:
@@ -264,9 +269,6 @@ class Protocol(ABC):
         return PROTOCOLS[kind](**given, requirements=requirements, synthetic=synthetic, **params)
 
     # ---- shared pieces
-
-    def _data(self) -> list[dict[str, Any]]:
-        return [need.to_dict() for need in self.requirements] + [part.to_dict() for part in self.synthetic]
 
     def _labelling(self, clips: ClipSet) -> tuple[tuple[str, ...], Ints]:
         """Classes of the clips that are judged, and for each clip its index among them or -1."""
