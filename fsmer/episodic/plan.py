@@ -306,8 +306,7 @@ class EpisodePlan:
         return 0 if self.sampler.query == "rest" else self.way * int(self.sampler.query)
 
     def _owners(self, clips: Ints) -> Ints:
-        if self.subject_codes is None:
-            raise ProtocolError("subject_disjoint needs the subject of every clip; give subject_codes.")
+        assert self.subject_codes is not None  # __init__ checks it
         return self.subject_codes[clips]
 
     # ---- drawing B episodes at once; arrays are (draws, columns), a column being a class of an episode or an episode

@@ -230,12 +230,8 @@ class Protocol(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of a protocol file; `from_dict` reads them back."""
         words = {"name": self.name, "title": self.title, "paper": self.paper, "notes": self.notes}
-        return {
-            **words,
-            "kind": self.kind,
-            "params": self.params,
-            "data": [one.to_dict() for one in (*self.requirements, *self.synthetic)],
-        }
+        data = [need.to_dict() for need in self.requirements] + [part.to_dict() for part in self.synthetic]
+        return {**words, "kind": self.kind, "params": self.params, "data": data}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Protocol:
