@@ -32,19 +32,12 @@ TABLES = Path(__file__).parent / "tables" / "schemes"
 SPELLINGS = {"other": "others", "happy": "happiness", "sad": "sadness", "angry": "anger"}
 
 # Keys are lower case with everything but letters, digits and carets removed.
-DATASET_SPELLINGS = {
-    "4dme": "4dme",
-    "casme": "casme",
+DATASET_SPELLINGS = {name: name for name in ("4dme", "casme", "casme2", "casme3", "mmew", "samm", "smic")} | {
     "casmei": "casme",
-    "casme2": "casme2",
     "casmeii": "casme2",
-    "casme3": "casme3",
     "casme^3": "casme3",
     "casme^2": "casme-squared",
     "casmesquared": "casme-squared",
-    "mmew": "mmew",
-    "samm": "samm",
-    "smic": "smic",
     "smichs": "smic",
     "smicvis": "smic-vis",
     "smicnir": "smic-nir",

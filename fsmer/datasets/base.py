@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -159,7 +159,14 @@ class Adapter:
         DataError
             The annotation cannot be read or has other columns.
         """
-        table, places = self._find(root, folders, frames, sheet)
+        files = self._sheet_files(root, folders) if sheet is None else [sheet]
+        places = self.find_places(root, folders, frames)
+        if not files or not places:
+            below = [place for place in places if place != root]
+            raise self.wrong_root(
+                root, frames, [what for what, there in (("sheet", files), ("frames", below)) if not there]
+            )
+        table = self.table(files)
         read = [self.clips(row) for row in table.rows]
         annotations = tuple(one for clips in read for one in clips)
         if not annotations:
@@ -275,26 +282,10 @@ class Adapter:
             f"there or up to three folders below; give the folder to which the release was unpacked{request}."
         )
 
-    def _find(
-        self, root: Path, folders: Folders, frames: FrameKind | None, sheet: Path | None
-    ) -> tuple[SheetTable, list[Path]]:
-        files = self._sheet_files(root, folders) if sheet is None else [sheet]
-        places = self.find_places(root, folders, frames)
-        missing = [
-            what for what, there in (("sheet", files), ("frames", [p for p in places if p != root])) if not there
-        ]
-        if not files or not places:
-            raise self.wrong_root(root, frames, missing)
-        return self.table(files), places
-
     def _sheet_files(self, root: Path, folders: Folders) -> list[Path]:
         files = folders.files(root, SHEET_ENDINGS)
-        named = [
-            file
-            for pattern in self.sheets
-            for file in sorted(files, key=lambda one: one.name, reverse=True)
-            if fnmatch.fnmatchcase(file.name.lower(), pattern.lower())
-        ]
+        newest = sorted(files, key=lambda one: one.name, reverse=True)
+        named = [file for pattern in self.sheets for file in newest if fnmatch(file.name.lower(), pattern.lower())]
         # Users rename sheets, so any other may be it if it has the columns.
         return list(dict.fromkeys([*named, *files]))
 

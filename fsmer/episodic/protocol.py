@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fsmer.data.clips import concat
 from fsmer.data.schemes import canonical_dataset
 from fsmer.episodic.checks import check_subset, described, nearest, refuse_unknown, store_names
 from fsmer.episodic.episode import Ints, Mask
@@ -156,8 +157,6 @@ class Protocol(ABC):
             return clips
         if not self.requirements:
             return clips
-        from fsmer.data.clips import concat
-
         dataset_codes_of(self.name, clips, [need.dataset for need in self.requirements])
         by_scheme: dict[str | None, list[str]] = {}
         for need in self.requirements:
@@ -191,7 +190,6 @@ class Protocol(ABC):
         if not self.synthetic:
             wanted = ", ".join(need.dataset for need in self.requirements) or "labelled clips of your own"
             raise ProtocolError(f"protocol {self.name!r} does not make its clips; give it {wanted}.")
-        from fsmer.data.clips import concat
         from fsmer.synthetic.clips import synthetic_clips
 
         parts = [synthetic_clips(part.domain, n=part.clips, seed=part.seed, **options) for part in self.synthetic]
