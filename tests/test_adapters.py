@@ -147,7 +147,7 @@ def test_a_wrong_folder_is_one_sentence_that_says_what_was_looked_for(name_and_w
     with pytest.raises(MissingDatasetError) as caught:
         read_dataset(name, tmp_path)
     message = one_sentence(caught.value)
-    for word in (str(tmp_path), "looked for", *words):
+    for word in (str(tmp_path), "expected", *words):
         assert word in message
     info = load_adapter(name).info
     if info is not None:

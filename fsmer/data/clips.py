@@ -378,8 +378,8 @@ class ClipSet(Sequence[Clip]):
     def isolated(self, *, labelled: bool = True, in_memory: bool = False) -> ClipSet:
         """The same clips as a set of its own, from which nothing of the set that they were chosen from can be reached.
 
-        Parts share table and media with the whole, so whoever holds one could look up the labels of the others; a set
-        apart is what a learner may hold while those others are to judge it.
+        Parts share table and media with the whole, in which the labels of the other clips can be read. An isolated set
+        holds nothing of them, so that a learner may have it while the others are its queries.
 
         Parameters
         ----------

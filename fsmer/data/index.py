@@ -109,7 +109,7 @@ def files_inside(
     folder: Path, names: Sequence[str], clips: Sequence[str], datasets: Sequence[str], otherwise: str
 ) -> list[str]:
     """Paths of the files that a table names; all are checked before any is opened."""
-    # One listing a folder is much faster than one look-up a file; what is no plain file there is looked at closely.
+    # One listing a folder is much faster than one look-up a file; what is no plain file there is checked by itself.
     plain: dict[str, frozenset[str]] = {}
     found = []
     for name, clip, dataset in zip(names, clips, datasets, strict=True):

@@ -21,7 +21,7 @@ STSTNET_FOLDER = "norm_u_v_os"
 STSTNET_LABELS = {"0": "negative", "1": "positive", "2": "surprise"}
 
 
-# Subjects of the three databases are told apart by how their folders are called: sub17, s03 (or s3), 006.
+# The name of a subject's folder says which of the three databases it is from: sub17, s03 (or s3), 006.
 STSTNET_DATASETS = {r"sub\d+": "casme2", r"s\d+": "smic", r"\d{3}": "samm"}
 
 

@@ -30,7 +30,7 @@ def written_twice(people: Iterable[tuple[str, str]]) -> list[list[tuple[str, str
     spellings: dict[tuple[str, str], list[tuple[str, tuple[str, str]]]] = defaultdict(list)
     for dataset, subject in people:
         word, rest = _parts(subject)
-        # Over data sets the word tells sub05 of one from s05 of another.
+        # Where the data set is unknown, sub05 and s05 are two people.
         spellings[canonical_dataset(dataset), rest if dataset else word + rest].append((word[:1], (dataset, subject)))
     return [group for one in spellings.values() for group in _groups(one) if len(group) > 1]
 

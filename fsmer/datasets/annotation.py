@@ -1,4 +1,4 @@
-"""What a data set says of one clip, before anything on disk is looked at."""
+"""What a data set says of one clip, before its frames are read."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Audit:
     name, title : str
         The adapter's name and the data set's full name.
     root : Path
-        Folder that was looked at.
+        Folder that was checked.
     annotation, frames : str
         Where the annotation is from; folder that holds the frames, and its kind: raw or cropped.
     annotated : int

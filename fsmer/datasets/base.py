@@ -33,7 +33,7 @@ FrameKind = Literal["raw", "cropped"]
 
 @dataclass(frozen=True)
 class Survey:
-    """What an adapter found under a root, before frames are looked at one by one.
+    """What an adapter found under a root, before single frames are checked.
 
     `source` says where the annotations are from, `place` is the folder that holds the frames, and `remarks` are about
     the annotation as a whole.
@@ -155,7 +155,7 @@ class Adapter:
         Raises
         ------
         MissingDatasetError
-            The root holds no annotation or no folder of frames; the message says what was looked for.
+            The root holds no annotation or no folder of frames; the message says what was expected.
         DataError
             The annotation cannot be read or has other columns.
         """
@@ -270,15 +270,15 @@ class Adapter:
         return [place for place in dict.fromkeys(found) if frames in (None, self.kind_of(root, place))]
 
     def wrong_root(self, root: Path, frames: FrameKind | None, missing: Sequence[str]) -> MissingDatasetError:
-        """The error for a root that lacks something: what was looked for, and where to request the data set."""
-        looked = {
-            "sheet": f"no annotation sheet (looked for {_or(self.sheets)})",
-            "frames": f"no folder of {frames or ''}{' ' if frames else ''}frames (looked for {_or(self.places)})",
+        """The error for a root that lacks something: what was expected, and where to request the data set."""
+        lacks = {
+            "sheet": f"no annotation sheet (expected: {_or(self.sheets)})",
+            "frames": f"no folder of {frames or ''}{' ' if frames else ''}frames (expected: {_or(self.places)})",
         }
         info = self.info
         request = "" if info is None else f", or {info.where_to_request()}"
         return MissingDatasetError(
-            f"{root} is not the root of {self.title}: it has {' and '.join(looked[what] for what in missing)}, "
+            f"{root} is not the root of {self.title}: it has {' and '.join(lacks[what] for what in missing)}, "
             f"there or up to three folders below; give the folder to which the release was unpacked{request}."
         )
 
@@ -313,7 +313,7 @@ class Adapter:
         corrections: Sequence[Correction],
         notes: list[tuple[str, str]],
     ) -> dict[str, Any]:
-        # The folder is looked up by what the sheet says: folders are named before anybody corrects anything.
+        # Folders have the names that the sheet gives before corrections.
         path = self.folder(place, clip, folders)
         corrected, applied = apply_corrections(clip.dataset or self.dataset, clip, corrections)
         for one in applied:

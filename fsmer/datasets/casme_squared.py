@@ -89,7 +89,7 @@ class CasmeSquared(Adapter):
             found = folders.descend(place, person, clip.name)
             if found is not None:
                 return found
-        # Own folder first, then everybody's, where one recording strayed to.
+        # Own folder first, then everybody's, since one recording lies in another subject's folder.
         own = folders.child(place, clip.subject)
         people = [*([own] if own else []), *folders.children(place)]
         begins = re.compile(folder_key(f"{clip.subject.removeprefix('s')}_{clip.place}") + r"(?!\d)")

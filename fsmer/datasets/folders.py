@@ -57,7 +57,7 @@ def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
     """Frame files of a folder in the natural order of their names, see `natural_order`.
 
     Padding does not matter (``img9.jpg`` comes before ``img10.jpg``). Files that are no images, hidden files, and
-    images named unlike the rest (a stray ``cover_1.png`` among ``img1.jpg, img2.jpg, ...``) are left out. The indices
+    images named unlike the rest (a ``cover_1.png`` among ``img1.jpg, img2.jpg, ...``) are left out. The indices
     in the table of `read_dataset` count these files.
     """
     frames = list_frames(Path(folder))
@@ -130,7 +130,7 @@ def folder_key(name: str) -> str:
 
 
 class Folders:
-    """Looks folders up by name, each listed once."""
+    """Finds folders by name; each is listed once."""
 
     def __init__(self) -> None:
         self._listed: dict[Path, tuple[Path, ...]] = {}

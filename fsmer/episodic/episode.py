@@ -23,7 +23,7 @@ class Episode:
     support, query : ndarray of int64
         Indices of the clips to learn from and of the clips to be judged on; no clip is in both.
     classes : tuple of str
-        The classes that a recognizer of this episode tells apart.
+        The classes that its clips are recognized as.
     name : str
         What to call it in results, e.g. ``"episode 17"`` or ``"casme2/sub05"``.
     source : ndarray of int64 or None

@@ -255,9 +255,7 @@ class EpisodePlan:
                 raise ProtocolError(f"no clip has the class {absent[0]!r}; the clips have {', '.join(present)}.")
             candidates = np.array(sorted(self.names.index(name) for name in wanted), dtype=np.int64)
         if len(candidates) < 2:
-            raise ProtocolError(
-                f"all clips have one class ({present[0]}); an episode needs at least two to tell apart."
-            )
+            raise ProtocolError(f"all clips have one class ({present[0]}); an episode needs at least two.")
         return candidates
 
     def _check(self) -> None:
@@ -394,17 +392,17 @@ class EpisodePlan:
         quarters = np.array(_SUPPORT_QUARTERS, dtype=np.uint64)[tries % len(_SUPPORT_QUARTERS)]
         sides = child_keys(keys, SUBJECTS)
 
-        def learns(clips: Ints, columns: Ints) -> Mask:
+        def in_support(clips: Ints, columns: Ints) -> Mask:
             coins = child_keys(sides[columns], self._owners(clips))
             return (coins >> np.uint64(62)) < quarters[columns]
 
-        def asked(clips: Ints, columns: Ints) -> Mask:
-            return ~learns(clips, columns)
+        def in_query(clips: Ints, columns: Ints) -> Mask:
+            return ~in_support(clips, columns)
 
-        support, enough = self._draw_each(keys, places, self.sampler.shot, learns)
-        query, left = self._draw_each(keys, places, self._query_each, asked)
+        support, enough = self._draw_each(keys, places, self.sampler.shot, in_support)
+        query, left = self._draw_each(keys, places, self._query_each, in_query)
         if self._query_total and self.sampler.balance == "natural":
-            query, together = self._draw_pooled(keys, places, asked)
+            query, together = self._draw_pooled(keys, places, in_query)
             left = left & together[:, None]
         return support, query, enough & left
 

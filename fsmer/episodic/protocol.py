@@ -96,7 +96,7 @@ class Protocol(ABC):
         ----------
         clips : ClipSet
         classes : tuple of str
-            Classes that are told apart.
+            Classes of the episodes.
         codes : ndarray of int64, shape (N,)
             Class of each clip as an index into `classes`; -1 for clips to leave out.
         """
@@ -130,7 +130,7 @@ class Protocol(ABC):
         return self.deal(clips, *self._labelling(clips))
 
     def classes(self, clips: ClipSet) -> tuple[str, ...]:
-        """Classes that the protocol tells apart on these clips, sorted."""
+        """Classes of the protocol's episodes on these clips, sorted."""
         return self._labelling(clips)[0]
 
     def prepare(self, clips: ClipSet) -> ClipSet:
