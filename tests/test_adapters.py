@@ -1085,7 +1085,14 @@ def test_a_name_of_fsmers_own_cannot_be_registered_again() -> None:
 
         @register_dataset("casme2")
         class Mine(Adapter):
-            title = "mine"
+            title, frames_per_second = "mine", None
+
+
+@pytest.mark.parametrize(("kind", "fact"), [(Adapter, "title"), (int, "Adapter")])
+def test_a_class_that_describes_no_data_set_cannot_be_registered(kind: type, fact: str) -> None:
+    facts = {} if kind is Adapter else {"title": "mine", "frames_per_second": None}
+    with pytest.raises(PluginError, match=fact):
+        register_dataset("half-made")(type("HalfMade", (kind,), facts))
 
 
 def test_a_class_with_several_names_has_a_preset_for_each() -> None:

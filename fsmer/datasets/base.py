@@ -21,7 +21,7 @@ from fsmer.datasets.corrections import Correction, apply_corrections, read_corre
 from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetRow, SheetTable, plain, read_sheets
 from fsmer.datasets.timing import Form, LeftOut, frame_timing, timing_table, video_timing
-from fsmer.errors import DataError, MissingDatasetError
+from fsmer.errors import DataError, MissingDatasetError, PluginError
 from fsmer.plugins import DATASETS
 
 __all__ = ["Adapter", "FrameKind", "Survey", "register_dataset", "release", "roles"]
@@ -63,7 +63,7 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
     Raises
     ------
     PluginError
-        The name is taken by another class.
+        The name is taken by another class, or the class is no `Adapter` that states its title and frames a second.
 
     Examples
     --------
@@ -73,6 +73,10 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
 
     def enter(cls: type[A]) -> type[A]:
         if not preset:
+            lacks = [fact for fact in ("title", "frames_per_second") if not hasattr(cls, fact)]
+            if lacks or not issubclass(cls, Adapter):
+                what = f"states no {lacks[0]}" if lacks else "is no subclass of fsmer.datasets.Adapter"
+                raise PluginError(f"the class {cls.__name__} for data set {name!r} {what}; add it.")
             cls.name, cls.dataset = name, cls.dataset or name
         return DATASETS.register(name, **preset)(cls)
 

@@ -54,7 +54,7 @@ class Protocol(ABC):
     """
 
     kind: ClassVar[str]
-    summary: ClassVar[str]
+    summary: ClassVar[str] = ""
 
     name: str = ""
     title: str = ""
