@@ -375,10 +375,7 @@ def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
 def nameless(store: MediaStore, rows: Rows) -> MediaStore:
     """As `narrowed`, but with the pixels of images in place of the names of their files.
 
-    Raises
-    ------
-    RowError
-        An image cannot be read; the row is that of `store`.
+    `RowError` with the row of `store` where an image cannot be read.
     """
     if isinstance(store, ConcatStore):
         return store.cut(rows, nameless)
@@ -388,14 +385,9 @@ def nameless(store: MediaStore, rows: Rows) -> MediaStore:
 
 
 def copied(store: MediaStore, rows: Rows) -> MediaStore:
-    """As `narrowed`, but read into an array of its own.
+    """As `narrowed`, but read into an array of its own; `RowError` with the row of `store` where one cannot be read.
 
-    Neither the arrays of other rows can be reached from it nor the row numbers, which tell the labels of clips that lie
-    class by class.
-
-    Raises
-    ------
-    RowError
-        A row cannot be read; the number is that of `store`.
+    Neither the arrays of other rows can be reached from it nor the row numbers, which are those of the labels where
+    clips lie class by class.
     """
     return ArrayStore(store.read(rows), store.spec)

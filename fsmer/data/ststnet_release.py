@@ -77,9 +77,9 @@ def read_ststnet(folder: str | os.PathLike[str]) -> ClipSet:
     for person in people:
         if (person / "u_train").is_dir():
             _check_ststnet_train(person, labels, owner)
-    files = [row["file"] for row in rows]
-    frame = pd.DataFrame(rows).drop(columns="file")
-    return ClipSet.from_table(frame, {"flow": image_store(files, frame["clip"].tolist(), frame["dataset"].tolist())})
+    frame = pd.DataFrame(rows)
+    files, clips, datasets = (frame[name].tolist() for name in ("file", "clip", "dataset"))
+    return ClipSet.from_table(frame.drop(columns="file"), {"flow": image_store(files, clips, datasets)})
 
 
 def _ststnet_side(side: Path) -> list[tuple[str, str, Path]]:

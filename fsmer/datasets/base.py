@@ -20,7 +20,7 @@ from fsmer.datasets.catalog import DatasetInfo, dataset_info
 from fsmer.datasets.corrections import Correction, apply_corrections, read_corrections, shipped_corrections
 from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetRow, SheetTable, plain, read_sheets
-from fsmer.datasets.timing import Form, LeftOut, frame_timing, timing_table, video_timing
+from fsmer.datasets.timing import Form, LeftOut, Notes, frame_timing, timing_table, video_timing
 from fsmer.errors import DataError, MissingDatasetError, PluginError
 from fsmer.plugins import DATASETS
 
@@ -209,13 +209,8 @@ class Adapter:
         refused: DataError | None = None
         for file in files:
             try:
-                return SheetTable.of(
-                    read_sheets(file),
-                    self.columns,
-                    needed,
-                    title=f"the annotation of {self.title}",
-                    first=self.worksheet,
-                )
+                title = f"the annotation of {self.title}"
+                return SheetTable.of(read_sheets(file), self.columns, needed, title=title, first=self.worksheet)
             except DataError as error:
                 refused = refused or error
         raise refused or DataError(f"no sheet is given as the annotation of {self.title}.")
@@ -279,8 +274,7 @@ class Adapter:
             "sheet": f"no annotation sheet (expected: {_or(self.sheets)})",
             "frames": f"no folder of {frames or ''}{' ' if frames else ''}frames (expected: {_or(self.places)})",
         }
-        info = self.info
-        request = "" if info is None else f", or {info.where_to_request()}"
+        request = "" if self.info is None else f", or {self.info.where_to_request()}"
         return MissingDatasetError(
             f"{root} is not the root of {self.title}: it has {' and '.join(lacks[what] for what in missing)}, "
             f"there or up to three folders below; give the folder to which the release was unpacked{request}."
@@ -299,7 +293,7 @@ class Adapter:
         records: list[dict[str, Any]] = []
         findings: list[Finding] = []
         for clip, doubled in with_unique_ids(survey.annotations):
-            notes: list[tuple[str, str]] = [("doubled", doubled)] if doubled else []
+            notes: Notes = [("doubled", doubled)] if doubled else []
             used = True
             try:
                 records.append(self._record(clip, survey.place, folders, corrections, notes))
@@ -310,12 +304,7 @@ class Adapter:
         return records, findings
 
     def _record(
-        self,
-        clip: Annotation,
-        place: Path,
-        folders: Folders,
-        corrections: Sequence[Correction],
-        notes: list[tuple[str, str]],
+        self, clip: Annotation, place: Path, folders: Folders, corrections: Sequence[Correction], notes: Notes
     ) -> dict[str, Any]:
         # Folders have the names that the sheet gives before corrections.
         path = self.folder(place, clip, folders)

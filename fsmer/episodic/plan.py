@@ -208,8 +208,11 @@ class EpisodePlan:
             self._check_subjects()
 
     def __repr__(self) -> str:
-        held = ", ".join(f"{self.names[c]} {n}" for c, n in zip(self.candidates, self.counts, strict=True))
-        return f"EpisodePlan({self.sampler}, clips: {held})"
+        return f"EpisodePlan({self.sampler}, clips: {self._held})"
+
+    @property
+    def _held(self) -> str:
+        return ", ".join(f"{self.names[c]} {n}" for c, n in zip(self.candidates, self.counts, strict=True))
 
     def draw(self, start: int, stop: int) -> EpisodeBatch:
         """Draw the episodes `start` to `stop` - 1; an episode is the same in whichever range it is drawn.
@@ -260,7 +263,7 @@ class EpisodePlan:
 
     def _check(self) -> None:
         sampler = self.sampler
-        held = ", ".join(f"{self.names[c]} {n}" for c, n in zip(self.candidates, self.counts, strict=True))
+        held = self._held
         if self.way > len(self.candidates):
             raise ProtocolError(
                 f"way={self.way} is more than the {len(self.candidates)} classes of the clips ({held}); lower it."

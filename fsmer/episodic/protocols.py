@@ -191,7 +191,7 @@ class HoldoutDatabase(Protocol):
     were recorded by two cameras, as the benchmark has it; otherwise the sides share no subject.
     """
 
-    summary = "train on one data set and test on another; by default each data set is tested in test_side"
+    summary = "train on one data set and test on another; by default each data set is tested in turn"
 
     train: tuple[str, ...] | None = None
     test: tuple[str, ...] | None = None
