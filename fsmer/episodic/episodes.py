@@ -19,7 +19,7 @@ __all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
 
 
 class Episodes(Sequence[Episode], ABC):
-    """The episodes of a protocol on a clip set: a sequence of known length whose items are made when query_side for.
+    """The episodes of a protocol on a clip set: a sequence of known length whose items are made when asked for.
 
     It can be iterated again and again and always gives the same episodes.
 
