@@ -13,7 +13,7 @@ import numpy as np
 
 from fsmer.data.clips import concat
 from fsmer.data.schemes import canonical_dataset
-from fsmer.episodic.checks import check_subset, described, nearest, refuse_unknown, store_names
+from fsmer.episodic.checks import described, nearest, refuse_unknown, store_subset
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.requirements import Requirement, SyntheticClips, read_data
@@ -73,9 +73,7 @@ class Protocol(ABC):
         for word in ("name", "title", "paper", "notes"):
             if not isinstance(getattr(self, word), str):
                 raise ProtocolError(f"{word}={getattr(self, word)!r} is not text; put it in quotes.")
-        if getattr(self, "class_subset", None) is not None:
-            store_names(self, "class_subset")
-            check_subset(getattr(self, "class_subset"))  # noqa: B009, not every kind has it
+        store_subset(self)
         for field in fields(self):
             # Numbers of NumPy would hash and print unlike Python's own.
             value = getattr(self, field.name)
