@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from fsmer.errors import DataError, SpecMismatchError
 from fsmer.schema import checked
 
-__all__ = [
-    "CROP_ASPECT",
-    "InputSpec",
-]
-
+__all__ = ["CROP_ASPECT", "InputSpec"]
 
 # Pixels, frames or channels of one clip.
 Length = Annotated[int, Ge(1), Le(1 << 16)]
