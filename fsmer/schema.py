@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeVar, cast
 
 import numpy as np
 from annotated_types import Ge, Le, Len
+from typing_extensions import TypedDict, Unpack
 
 from fsmer.errors import DataError, FsmerError
 from fsmer.io import CHECKSUM, TEXT_BYTES, json_digest, read_bytes
@@ -30,14 +31,16 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 Names = Annotated[list[str], Len(0, 1_000_000)]
 
 
+class Words(TypedDict):
+    """What a file is in the words of messages (``"a report"``), what to do about a bad one, and what to raise."""
+
+    what: str
+    remedy: str
+    error: NotRequired[type[FsmerError]]
+
+
 def read_json(
-    path: str | os.PathLike[str],
-    schema: type[T],
-    *,
-    what: str,
-    remedy: str,
-    error: type[FsmerError] = DataError,
-    limit_bytes: int = TEXT_BYTES,
+    path: str | os.PathLike[str], schema: type[T], *, limit_bytes: int = TEXT_BYTES, **words: Unpack[Words]
 ) -> T:
     """Content of a JSON file as `schema` describes it.
 
@@ -47,54 +50,43 @@ def read_json(
     schema : type
         What pydantic can check strictly: a ``TypedDict`` of ``typing_extensions`` (the result is a plain dict), a
         dataclass, ``dict[str, Any]``.
-    what, remedy : str
-        Words of messages: what the file is (``"a report"``), and what to do about one that cannot be read.
-    error : type of FsmerError
-        What is raised: where the file is missing, no regular file, larger than `limit_bytes`, no JSON, nested too
-        deeply, does not fit the schema, holds a number that is not finite, or was altered after fsmer wrote it.
+    limit_bytes : int
+        Larger files are refused unread.
+    **words
+        ``what`` the file is in messages, the ``remedy`` for a bad one, and the type of ``error`` (default `DataError`)
+        that is raised: where the file is missing, no regular file, too large, no JSON, nested too deeply, does not
+        fit the schema, holds a number that is not finite, or was altered after fsmer wrote it.
     """
-    return parse_json(
-        _content(path, what, remedy, error, limit_bytes), schema, path, what=what, remedy=remedy, error=error
-    )
+    return parse_json(_content(path, limit_bytes, **words), schema, path, **words)
 
 
-def parse_json(
-    data: str | bytes, schema: type[T], name: object, *, what: str, remedy: str, error: type[FsmerError] = DataError
-) -> T:
+def parse_json(data: str | bytes, schema: type[T], name: object, **words: Unpack[Words]) -> T:
     """As `read_json` for content that is at hand; `name` says in messages where it is from."""
     from pydantic_core import from_json
 
     try:
         values = from_json(data, allow_inf_nan=False)
     except ValueError as problem:
-        raise error(
-            f"{name} cannot be read as {what}: it is not valid JSON ({_plain(problem)}); {remedy}."
-        ) from problem
+        raise _refused(name, f"it is not valid JSON ({_plain(problem)})", **words) from problem
     if isinstance(values, dict) and CHECKSUM in values and values[CHECKSUM] != json_digest(values):
-        raise error(
-            f"{name} was altered after fsmer wrote it: its content does not have its checksum; {remedy}, or remove its "
-            f"entry {CHECKSUM!r} if you changed it on purpose."
+        raise words.get("error", DataError)(
+            f"{name} was altered after fsmer wrote it: its content does not have its checksum; {words['remedy']}, or "
+            f"remove its entry {CHECKSUM!r} if you changed it on purpose."
         )
-    return checked(values, schema, name, what=what, remedy=remedy, error=error)
+    return checked(values, schema, name, **words)
 
 
 def read_yaml(
-    path: str | os.PathLike[str],
-    schema: type[T],
-    *,
-    what: str,
-    remedy: str,
-    error: type[FsmerError] = DataError,
-    limit_bytes: int = 1 << 20,
+    path: str | os.PathLike[str], schema: type[T], *, limit_bytes: int = 1 << 20, **words: Unpack[Words]
 ) -> T:
-    """Content of a YAML file as `schema` describes it; parameters and errors are those of `read_json`.
+    """Content of a YAML file as `schema` describes it; parameters and errors as for `read_json`.
 
     Only text, numbers, true and false, null, lists and tables are read: no tags, no dates, no aliases (by which a
     small file can stand for a huge one), no key twice.
     """
     import yaml
 
-    data = _content(path, what, remedy, error, limit_bytes)
+    data = _content(path, limit_bytes, **words)
     try:
         text = data.decode("utf-8-sig")
         depth = 0
@@ -106,18 +98,16 @@ def read_yaml(
                 raise ValueError(f"it refers to another place by *{event.anchor}; write the value out")
         values = yaml.load(text, _yaml_loader())
     except UnicodeDecodeError as problem:
-        raise error(f"{path} cannot be read as {what}: it is not UTF-8 text; save it as UTF-8.") from problem
+        raise _refused(path, "it is not UTF-8 text", **words) from problem
     except (yaml.YAMLError, ValueError, OverflowError) as problem:
-        raise error(f"{path} cannot be read as {what}: it is no valid YAML ({_plain(problem)}); {remedy}.") from problem
-    return checked(values, schema, path, what=what, remedy=remedy, error=error)
+        raise _refused(path, f"it is no valid YAML ({_plain(problem)})", **words) from problem
+    return checked(values, schema, path, **words)
 
 
-def checked(
-    values: Any, schema: type[T], name: object, *, what: str, remedy: str, error: type[FsmerError] = DataError
-) -> T:
+def checked(values: Any, schema: type[T], name: object, **words: Unpack[Words]) -> T:
     """Plain values as `schema` describes them; `name` says in messages where they are from.
 
-    An `error` is raised where they are nested too deeply, do not fit, or hold a number that is not finite.
+    The error is raised where they are nested too deeply, do not fit, or hold a number that is not finite.
     """
     from pydantic import ValidationError
     from pydantic_core import to_json
@@ -135,12 +125,11 @@ def checked(
             given = repr(first["input"])
             shown = given if len(given) <= 60 else f"{given[:57]}..."
             fault = first["msg"].removeprefix("Value error, ")
-            problem = f"{place}: {fault[:1].lower()}{fault[1:]}" + (
-                "" if first["type"] == "missing" else f", not {shown}"
-            )
+            problem = f"{place}: {fault[:1].lower()}{fault[1:]}"
+            problem += "" if first["type"] == "missing" else f", not {shown}"
         except (ValueError, RecursionError) as refused:
             problem = _plain(refused).removeprefix("Error serializing to JSON: DataError: ").removesuffix(".")
-    raise error(f"{name} cannot be read as {what} ({problem}); {remedy}.")
+    raise words.get("error", DataError)(f"{name} cannot be read as {words['what']} ({problem}); {words['remedy']}.")
 
 
 def plain_value(value: Any) -> Any:
@@ -166,12 +155,16 @@ def _adapter(schema: Any) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
 
 
-def _content(path: str | os.PathLike[str], what: str, remedy: str, error: type[FsmerError], limit_bytes: int) -> bytes:
+def _content(path: str | os.PathLike[str], limit_bytes: int, **words: Unpack[Words]) -> bytes:
     try:
         return read_bytes(path, limit_bytes)
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        raise error(f"{Path(path)} cannot be read as {what}: {reason}; {remedy}.") from problem
+        raise _refused(Path(path), getattr(problem, "strerror", None) or problem, **words) from problem
+
+
+def _refused(name: object, reason: object, **words: Unpack[Words]) -> FsmerError:
+    error = words.get("error", DataError)
+    return error(f"{name} cannot be read as {words['what']}: {reason}; {words['remedy']}.")
 
 
 def _unusable(values: Any) -> str:

@@ -129,7 +129,7 @@ def test_a_wrong_folder_is_one_sentence_that_says_what_was_looked_for(name_and_w
     with pytest.raises(MissingDatasetError) as caught:
         read_dataset(name, tmp_path)
     message = one_sentence(caught.value)
-    for word in (str(tmp_path), "looked for", *words):
+    for word in (str(tmp_path), "expected", *words):
         assert word in message
     info = load_adapter(name).info
     if info is not None:
@@ -1058,7 +1058,14 @@ def test_a_name_of_fsmers_own_cannot_be_registered_again() -> None:
 
         @register_dataset("casme2")
         class Mine(Adapter):
-            title = "mine"
+            title, frames_per_second = "mine", None
+
+
+@pytest.mark.parametrize(("kind", "fact"), [(Adapter, "title"), (int, "Adapter")])
+def test_a_class_that_describes_no_data_set_cannot_be_registered(kind: type, fact: str) -> None:
+    facts = {} if kind is Adapter else {"title": "mine", "frames_per_second": None}
+    with pytest.raises(PluginError, match=fact):
+        register_dataset("half-made")(type("HalfMade", (kind,), facts))
 
 
 def test_a_class_with_several_names_has_a_preset_for_each() -> None:

@@ -157,7 +157,7 @@ class ClipSet(Sequence[Clip]):
     @cached_property
     def _table(self) -> pd.DataFrame:
         frame = self._base.frame
-        if self._is_whole:
+        if len(self._rows) == len(frame) and (self._rows[1:] > self._rows[:-1]).all():
             return frame
         part = frame.take(self._rows).reset_index(drop=True)
         # Categories that no clip of this set has would show up as empty groups and zero counts.
@@ -172,10 +172,6 @@ class ClipSet(Sequence[Clip]):
         A view of its own (pandas copies on write): changing it does not change the clip set.
         """
         return self._table.copy(deep=False)
-
-    @property
-    def _is_whole(self) -> bool:
-        return len(self._rows) == len(self._base.frame) and bool((self._rows[1:] > self._rows[:-1]).all())
 
     @cached_property
     def ids(self) -> NDArray[np.object_]:
@@ -382,8 +378,8 @@ class ClipSet(Sequence[Clip]):
     def isolated(self, *, labelled: bool = True, in_memory: bool = False) -> ClipSet:
         """The same clips as a set of its own, from which nothing of the set that they were chosen from can be reached.
 
-        Parts share table and media with the whole, so whoever holds one could look up the labels of the others; a set
-        apart is what a learner may hold while those others are to judge it.
+        Parts share table and media with the whole, in which the labels of the other clips can be read. An isolated set
+        holds nothing of them, so that a learner may have it while the others are its queries.
 
         Parameters
         ----------
@@ -406,15 +402,12 @@ class ClipSet(Sequence[Clip]):
             table = self.table[["dataset", "subject"]]
             table.insert(0, "clip", [f"clip-{row}" for row in range(len(table))])
         cut = copied if in_memory else narrowed if labelled else nameless
-        stores = {kind: self._cut(kind, cut) for kind in self._base.media}
-        columns = table.astype(dict.fromkeys({"dataset", "subject", "label"} & set(table.columns), object))
-        return ClipSet._whole(CodedTable(clean_table(columns), stores))
-
-    def _cut(self, kind: str, cut: Callable[[MediaStore, NDArray[np.int64]], MediaStore]) -> MediaStore:
         try:
-            return cut(self._base.media[kind], self._rows)
+            stores = {kind: cut(store, self._rows) for kind, store in self._base.media.items()}
         except RowError as error:
             raise self._base.media_error(error.row, error.reason) from error
+        columns = table.astype(dict.fromkeys({"dataset", "subject", "label"} & set(table.columns), object))
+        return ClipSet._whole(CodedTable(clean_table(columns), stores))
 
     # -- media --------------------------------------------------------------------------------------------------------
 

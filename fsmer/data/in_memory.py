@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from fsmer.arrays import plain_array
 from fsmer.data.clip import Clip, no_such_kind
-from fsmer.data.media import ArrayStore, ConcatStore, LazyArray, MediaStore
+from fsmer.data.media import ArrayStore, ConcatStore, MediaStore
 from fsmer.data.spec import InputSpec
 from fsmer.data.table import CORE_COLUMNS, plain_texts
 from fsmer.errors import DataError, SpecMismatchError
@@ -51,13 +51,11 @@ def from_clips(clips: Sequence[Clip]) -> tuple[pd.DataFrame, dict[str, MediaStor
     clips = list(clips)
     if not clips:
         raise DataError("the list of clips is empty; a clip set needs at least one clip.")
-    media: dict[str, MediaStore] = {}
-    for kind in clips[0].media:
-        media[kind] = _store_of([_lazy(clip, kind) for clip in clips], clips)
-    for clip in clips:
-        for kind in clip.media:
-            if kind not in media:
-                raise no_such_kind(f"clip {clips[0].id!r} holds", kind, media)
+    for one, other in ((clips[0], clip) for clip in clips):
+        for holds, kind in [(other, kind) for kind in one.media] + [(one, kind) for kind in other.media]:
+            if kind not in holds.media:
+                raise no_such_kind(f"clip {holds.id!r} holds", kind, holds.media)
+    media = {kind: _store_of(kind, clips) for kind in clips[0].media}
     records = [
         {**clip.extra, **{name: getattr(clip, name) for name in CORE_COLUMNS[1:]}, "clip": clip.id} for clip in clips
     ]
@@ -90,25 +88,19 @@ def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[In
     return stores
 
 
-def _lazy(clip: Clip, kind: str) -> LazyArray:
-    if kind not in clip.media:
-        raise no_such_kind(f"clip {clip.id!r} holds", kind, clip.media)
-    return clip.media[kind]
-
-
-def _store_of(lazies: Sequence[LazyArray], clips: Sequence[Clip]) -> MediaStore:
-    stores: dict[int, MediaStore] = {}
-    numbers: dict[int, int] = {}
-    for lazy, clip in zip(lazies, clips, strict=True):
-        if id(lazy.store) not in stores:
-            try:
-                lazy.spec.check_feeds(lazies[0].spec)
-            except SpecMismatchError as error:
-                raise SpecMismatchError(
-                    f"clip {clip.id!r} holds {lazy.spec.describe()}, "
-                    f"but clip {clips[0].id!r} holds {lazies[0].spec.describe()}; prepare all clips with one recipe."
-                ) from error
-            numbers[id(lazy.store)] = len(stores)
-            stores[id(lazy.store)] = lazy.store
+def _store_of(kind: str, clips: Sequence[Clip]) -> MediaStore:
+    lazies, wanted = [clip.media[kind] for clip in clips], clips[0].media[kind].spec
+    stores = {id(lazy.store): (lazy, clip) for lazy, clip in zip(lazies, clips, strict=True)}
+    for lazy, clip in stores.values():
+        try:
+            lazy.spec.check_feeds(wanted)
+        except SpecMismatchError as error:
+            raise SpecMismatchError(
+                f"clip {clip.id!r} holds {lazy.spec.describe()}, but clip {clips[0].id!r} holds {wanted.describe()}; "
+                "prepare all clips with one recipe."
+            ) from error
+    numbers = {store: number for number, store in enumerate(stores)}
     which = np.array([numbers[id(lazy.store)] for lazy in lazies], np.int32)
-    return ConcatStore(list(stores.values()), which, np.array([lazy.row for lazy in lazies], np.int64))
+    return ConcatStore(
+        [lazy.store for lazy, _ in stores.values()], which, np.array([one.row for one in lazies], np.int64)
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fsmer.data.clip import media_error
 from fsmer.data.clips import ClipSet
 from fsmer.data.media import ImageStore, RowError
 from fsmer.data.text_tables import csv_rows, path_inside, read_table_text
@@ -49,33 +50,25 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
     header, rows = _read_csv(index, (*REQUIRED, "label") if labelled else REQUIRED)
     if not rows:
         raise DataError(f"{index} lists no clips; it needs at least one row under its header.")
-    columns: dict[str, list[str]] = {name: [] for name in header}
     filled = [name for name in (*REQUIRED, "label") if name in header and (labelled or name != "label")]
     first_row: dict[str, int] = {}
     for number, row in rows:
         values = dict(zip(header, row, strict=False))
         clip = values.get("clip", "")
+        place = f"row {number} of {index} (clip {clip!r})"
         if len(row) != len(header):
-            raise DataError(
-                f"row {number} of {index} (clip {clip!r}) has {len(row)} fields, its header {len(header)}; correct it."
-            )
-        for name in filled:
-            if not values[name]:
-                raise DataError(
-                    f"row {number} of {index} (clip {clip!r}) has an empty {name}; fill it in or take the row out."
-                )
+            raise DataError(f"{place} has {len(row)} fields, but its header {len(header)}; correct the row.")
+        empty = next((name for name in filled if not values[name]), None)
+        if empty is not None:
+            raise DataError(f"{place} has an empty {empty}; fill it in or take the row out.")
         if clip in first_row:
-            raise DataError(
-                f"row {number} of {index} names clip {clip!r} again, as row {first_row[clip]} does; rename one."
-            )
+            raise DataError(f"{place} has the id of row {first_row[clip]}; give each clip an id of its own.")
         first_row[clip] = number
-        for name, value in values.items():
-            columns[name].append(value)
+    table = pd.DataFrame([row for _, row in rows], columns=header, dtype=object)
+    names, clips, datasets = (table[name].tolist() for name in ("file", "clip", "dataset"))
     otherwise = ", or read the table with fsmer.data.read_frame if you trust it"
-    files = files_inside(index.parent, columns["file"], columns["clip"], columns["dataset"], otherwise)
-    return ClipSet.from_table(
-        pd.DataFrame(columns, dtype=object), {"flow": image_store(files, columns["clip"], columns["dataset"])}
-    )
+    files = files_inside(index.parent, names, clips, datasets, otherwise)
+    return ClipSet.from_table(table, {"flow": image_store(files, clips, datasets)})
 
 
 def _read_csv(index: Path, required: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -109,7 +102,7 @@ def files_inside(
     folder: Path, names: Sequence[str], clips: Sequence[str], datasets: Sequence[str], otherwise: str
 ) -> list[str]:
     """Paths of the files that a table names; all are checked before any is opened."""
-    # One listing a folder is much faster than one look-up a file; what is no plain file there is looked at closely.
+    # One listing a folder is much faster than one look-up a file; what is no plain file there is checked by itself.
     plain: dict[str, frozenset[str]] = {}
     found = []
     for name, clip, dataset in zip(names, clips, datasets, strict=True):
@@ -140,11 +133,12 @@ def _plain_files(folder: Path, head: str) -> frozenset[str]:
 
 
 def _unusable(clip: str, dataset: str, reason: str) -> MediaError:
-    return MediaError(f"clip {clip!r} of data set {dataset!r}: {reason} or take the clip out of the table.")
+    return media_error(clip, dataset, f"{reason} or take the clip out of the table.")
 
 
 def image_store(files: Sequence[str], clips: Sequence[str], datasets: Sequence[str]) -> ImageStore:
+    """The images of clips, whose first one says the size of all."""
     try:
         return ImageStore(files)
     except RowError as error:
-        raise MediaError(f"clip {clips[error.row]!r} of data set {datasets[error.row]!r}: {error.reason}") from error
+        raise media_error(clips[error.row], datasets[error.row], error.reason) from error

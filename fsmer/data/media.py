@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.array_files import map_array
 from fsmer.arrays import plain_array
 from fsmer.data.images import MAP_PIXELS, check_colours, opened_image
-from fsmer.data.media_checks import common_spec, guess_spec, shape_text, size_reason, unit_floats
+from fsmer.data.media_checks import common_spec, flow_map_spec, shape_text, size_reason, unit_floats
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError
 from fsmer.io import BLOCK_BYTES, digest
@@ -37,7 +37,7 @@ Rows = NDArray[np.int64]
 
 
 class RowError(MediaError):
-    """One row of a store cannot be read; a store knows rows, the clip set that owns it adds the clip's name."""
+    """One row of a store cannot be read; the clip set that holds the store adds the clip's name."""
 
     def __init__(self, row: int, reason: str) -> None:
         super().__init__(f"row {row}: {reason}")
@@ -74,7 +74,7 @@ class ArrayStore:
     array : ndarray of shape (N, \\*spec.shape)
         Floats as the spec says, or 8-bit integers, which are read as value / 255.
     spec : InputSpec, optional
-        Default: `guess_spec` of the array.
+        Default: `flow_map_spec` of the array.
 
     Raises
     ------
@@ -83,7 +83,7 @@ class ArrayStore:
     """
 
     def __init__(self, array: NDArray[Any], spec: InputSpec | None = None) -> None:
-        self.spec = guess_spec(array) if spec is None else spec
+        self.spec = flow_map_spec(array) if spec is None else spec
         if array.ndim < 1 or array.shape[1:] != self.spec.shape:
             raise SpecMismatchError(
                 f"the array has shape {shape_text(array.shape)}, but {self.spec.describe()} needs "
@@ -107,7 +107,7 @@ class NpyStore(ArrayStore):
     path : path
         The file.
     spec : InputSpec, optional
-        Default: `guess_spec` of the array.
+        Default: `flow_map_spec` of the array.
     blocks : sequence of str, optional
         Digest of every `block_bytes` of the file, as `fsmer.io.block_digests` gives them. The first is checked here,
         each other one when a row that lies in it is first read.
@@ -221,7 +221,12 @@ class ImageStore:
         if spec is None:
             if not self.files:
                 raise DataError("no image file was given, so the size of the maps is unknown; pass a spec.")
-            spec = InputSpec(size=_map_size(self.files[0]))
+            try:
+                with opened_image(self.files[0], MAP_PIXELS) as image:
+                    check_colours(image, self.files[0])
+                    spec = InputSpec(size=(image.height, image.width))
+            except MediaError as error:
+                raise RowError(0, str(error)) from error
         self.spec = spec
 
     def __len__(self) -> int:
@@ -353,7 +358,7 @@ class LazyArray:
 
 
 def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
-    """A store of these rows alone, in this order, that knows no file name or single array of any other row.
+    """A store of these rows alone, in this order, that holds no file name or single array of any other row.
 
     Rows of one large array are not copied: they stay a view into it. Numbers tell nothing of other clips but their
     pictures, while names of files and folders often hold their labels.
@@ -370,10 +375,7 @@ def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
 def nameless(store: MediaStore, rows: Rows) -> MediaStore:
     """As `narrowed`, but with the pixels of images in place of the names of their files.
 
-    Raises
-    ------
-    RowError
-        An image cannot be read; the row is that of `store`.
+    `RowError` with the row of `store` where an image cannot be read.
     """
     if isinstance(store, ConcatStore):
         return store.cut(rows, nameless)
@@ -383,23 +385,9 @@ def nameless(store: MediaStore, rows: Rows) -> MediaStore:
 
 
 def copied(store: MediaStore, rows: Rows) -> MediaStore:
-    """As `narrowed`, but read into an array of its own.
+    """As `narrowed`, but read into an array of its own; `RowError` with the row of `store` where one cannot be read.
 
-    Neither the arrays of other rows can be reached from it nor the row numbers, which tell the labels of clips that lie
-    class by class.
-
-    Raises
-    ------
-    RowError
-        A row cannot be read; the number is that of `store`.
+    Neither the arrays of other rows can be reached from it nor the row numbers, which are those of the labels where
+    clips lie class by class.
     """
     return ArrayStore(store.read(rows), store.spec)
-
-
-def _map_size(file: str) -> tuple[int, int]:
-    try:
-        with opened_image(file, MAP_PIXELS) as image:
-            check_colours(image, file)
-            return image.height, image.width
-    except MediaError as error:
-        raise RowError(0, str(error)) from error

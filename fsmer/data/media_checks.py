@@ -12,13 +12,13 @@ from fsmer.arrays import as_float32
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, SpecMismatchError
 
-__all__ = ["check_arrays", "guess_spec"]
+__all__ = ["check_arrays", "flow_map_spec"]
 
 # 8-bit maps divided by 255 hit 0 and 1 exactly; interpolation of float maps may overshoot by rounding only.
 RANGE_TOLERANCE = 1e-3
 
 
-def guess_spec(array: NDArray[Any]) -> InputSpec:
+def flow_map_spec(array: NDArray[Any]) -> InputSpec:
     """Spec of flow maps given as a bare array of shape ``(N, channels, height, width)``; `DataError` for others.
 
     Two channels are (u, v), three are (u, v, strain). The normalisation is taken to be ``"minmax"``, as in the public

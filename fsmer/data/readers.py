@@ -15,7 +15,7 @@ from fsmer.arrays import plain_array
 from fsmer.data.clips import Clip, ClipSet
 from fsmer.data.index import INDEX, files_inside, image_store, read_index
 from fsmer.data.media import ListStore, MediaStore
-from fsmer.data.media_checks import guess_spec
+from fsmer.data.media_checks import flow_map_spec
 from fsmer.data.schemes import LabelScheme
 from fsmer.data.spec import InputSpec
 from fsmer.data.ststnet_release import STSTNET_FOLDER, read_ststnet
@@ -136,7 +136,7 @@ def read_frame(
         store = image_store(files, names, datasets)
     elif all(hasattr(cell, "__array__") for cell in cells):
         arrays = [plain_array(cell, f"the map of clip {name!r}") for cell, name in zip(cells, named.ids, strict=True)]
-        store = ListStore(arrays, guess_spec(arrays[0][np.newaxis]) if spec is None else spec)
+        store = ListStore(arrays, flow_map_spec(arrays[0][np.newaxis]) if spec is None else spec)
     else:
         kinds = [isinstance(cell, (str, os.PathLike)) or 2 * hasattr(cell, "__array__") for cell in cells]
         wrong = next(row for row, kind in enumerate(kinds) if not kind or kind != kinds[0])

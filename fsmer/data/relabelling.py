@@ -35,16 +35,11 @@ def relabelled(
     excluded = [(place, reason) for place, reason in _exclusions(scheme, table, rows) if codes[place] >= 0]
     codes[[place for place, _ in excluded]] = -1
     kept = np.bincount(where[codes >= 0], minlength=len(keys)).tolist()
+    whose = list(zip(keys, new, kept, counts.tolist(), strict=True))
     report = RelabelReport(
         scheme.name,
-        mapped={
-            key: (name, kept[index])
-            for index, (key, name) in enumerate(zip(keys, new, strict=True))
-            if name is not None
-        },
-        dropped={
-            key: int(counts[index]) for index, (key, name) in enumerate(zip(keys, new, strict=True)) if name is None
-        },
+        mapped={key: (name, n) for key, name, n, _ in whose if name is not None},
+        dropped={key: n for key, name, _, n in whose if name is None},
         excluded=tuple((table.ids[rows[place]], reason) for place, reason in excluded),
     )
     whole = np.full(len(table.frame), -1, np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -32,19 +32,12 @@ TABLES = Path(__file__).parent / "tables" / "schemes"
 SPELLINGS = {"other": "others", "happy": "happiness", "sad": "sadness", "angry": "anger"}
 
 # Keys are lower case with everything but letters, digits and carets removed.
-DATASET_SPELLINGS = {
-    "4dme": "4dme",
-    "casme": "casme",
+DATASET_SPELLINGS = {name: name for name in ("4dme", "casme", "casme2", "casme3", "mmew", "samm", "smic")} | {
     "casmei": "casme",
-    "casme2": "casme2",
     "casmeii": "casme2",
-    "casme3": "casme3",
     "casme^3": "casme3",
     "casme^2": "casme-squared",
     "casmesquared": "casme-squared",
-    "mmew": "mmew",
-    "samm": "samm",
-    "smic": "smic",
     "smichs": "smic",
     "smicvis": "smic-vis",
     "smicnir": "smic-nir",
@@ -198,13 +191,14 @@ class RelabelReport:
         return sum(self.dropped.values()) + len(self.excluded)
 
     def __str__(self) -> str:
-        lines = [f"label scheme {self.scheme}: kept {self.n_kept} clips, left out {self.n_dropped}"]
-        lines += [f"  {dataset}: {old} -> {new} ({count})" for (dataset, old), (new, count) in self.mapped.items()]
-        lines += [
-            f"  {dataset}: {old or 'no label'} left out ({count})" for (dataset, old), count in self.dropped.items()
-        ]
-        lines += [f"  {clip} left out: {reason}" for clip, reason in self.excluded]
-        return "\n".join(lines)
+        return "\n".join(
+            [
+                f"label scheme {self.scheme}: kept {self.n_kept} clips, left out {self.n_dropped}",
+                *(f"  {dataset}: {old} -> {new} ({n})" for (dataset, old), (new, n) in self.mapped.items()),
+                *(f"  {dataset}: {old or 'no label'} left out ({n})" for (dataset, old), n in self.dropped.items()),
+                *(f"  {clip} left out: {reason}" for clip, reason in self.excluded),
+            ]
+        )
 
 
 def list_schemes() -> tuple[str, ...]:
@@ -233,20 +227,13 @@ def load_scheme(name: str | LabelScheme) -> LabelScheme:
     return _read_scheme(name)
 
 
-class _ExclusionFile(TypedDict):
-    dataset: str
-    subject: str
-    clip: str
-    reason: str
-
-
 class _SchemeFile(TypedDict):
     classes: Names
     labels: dict[str, dict[str, Names]]
     title: str
     source: str
     counts: NotRequired[dict[str, dict[str, Count]]]
-    exclusions: NotRequired[list[_ExclusionFile]]
+    exclusions: NotRequired[list[Exclusion]]
 
 
 @cache
@@ -255,17 +242,16 @@ def _read_scheme(name: str) -> LabelScheme:
     return LabelScheme(
         name=name,
         classes=tuple(values["classes"]),
-        mapping={dataset: _expand(table) for dataset, table in values["labels"].items()},
+        # The files list labels under their class, as papers print them; "left out" gathers the dropped ones.
+        mapping={
+            dataset: {label: None if into == "left out" else into for into, labels in table.items() for label in labels}
+            for dataset, table in values["labels"].items()
+        },
         title=values["title"],
         source=" ".join(values["source"].split()),
         counts=values.get("counts", {}),
-        exclusions=tuple(Exclusion(**entry) for entry in values.get("exclusions", ())),
+        exclusions=tuple(values.get("exclusions", ())),
     )
-
-
-def _expand(table: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
-    # The files list labels under their class, which is how papers print them; "left out" gathers the dropped ones.
-    return {label: None if into == "left out" else into for into, labels in table.items() for label in labels}
 
 
 def _plain(label: Any) -> str:

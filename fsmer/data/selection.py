@@ -42,8 +42,8 @@ def chosen_places(
     if len(places) and (places.min() < -len(ids) or places.max() >= len(ids)):
         raise IndexError(f"an index runs from {places.min()} to {places.max()}, but the set has {len(ids)} clips.")
     places = np.where(places < 0, places + len(ids), places)
-    if _has_doubles(places, len(ids)):
-        values, counts = np.unique(places, return_counts=True)
+    values, counts = np.unique(places, return_counts=True)
+    if len(values) < len(places):
         raise DataError(f"clip {ids[values[counts > 1][0]]!r} was chosen twice; a clip set holds a clip once.")
     return places
 
@@ -53,8 +53,12 @@ def fitting_rows(
 ) -> NDArray[np.bool_]:
     """Which rows fit a condition and have these values; parameters and errors are those of `ClipSet.select`."""
     mask = np.ones(len(table), bool)
-    if where is not None:
-        mask &= _mask_of(where, table.copy(deep=False))
+    if callable(where):
+        mask = np.asarray(where(table.copy(deep=False)))
+        if mask.dtype != bool or mask.shape != (len(table),):
+            raise DataError(f"the function {where!r} gives no yes or no per clip; return table['dataset'] == 'smic'.")
+    elif where is not None:
+        mask = condition_mask(str(where), table)
     for name, value in equals.items():
         if name not in table.columns:
             raise DataError(
@@ -63,24 +67,5 @@ def fitting_rows(
         wanted = list(value) if isinstance(value, (list, tuple, set, frozenset, np.ndarray)) else [value]
         if name in CORE_COLUMNS:
             wanted = [text or (None if name == "label" else "") for text in plain_texts(wanted, name)]
-        mask &= table[name].isin(wanted).to_numpy(bool)
+        mask = mask & table[name].isin(wanted).to_numpy(bool)
     return mask
-
-
-def _mask_of(where: str | Callable[[pd.DataFrame], ArrayLike], table: pd.DataFrame) -> NDArray[np.bool_]:
-    if not callable(where):
-        return condition_mask(str(where), table)
-    mask = np.asarray(where(table))
-    if mask.dtype != bool or mask.shape != (len(table),):
-        raise DataError(
-            f"the function {where!r} gives no yes or no per clip; return for instance table['dataset'] == 'smic'."
-        )
-    return mask
-
-
-def _has_doubles(places: NDArray[np.int64], n: int) -> bool:
-    if len(places) * 16 < n:
-        return len(np.unique(places)) < len(places)
-    seen = np.zeros(n, bool)
-    seen[places] = True
-    return int(seen.sum()) < len(places)

@@ -21,7 +21,7 @@ STSTNET_FOLDER = "norm_u_v_os"
 STSTNET_LABELS = {"0": "negative", "1": "positive", "2": "surprise"}
 
 
-# Subjects of the three databases are told apart by how their folders are called: sub17, s03 (or s3), 006.
+# The name of a subject's folder says which of the three databases it is from: sub17, s03 (or s3), 006.
 STSTNET_DATASETS = {r"sub\d+": "casme2", r"s\d+": "smic", r"\d{3}": "samm"}
 
 
@@ -77,9 +77,9 @@ def read_ststnet(folder: str | os.PathLike[str]) -> ClipSet:
     for person in people:
         if (person / "u_train").is_dir():
             _check_ststnet_train(person, labels, owner)
-    files = [row["file"] for row in rows]
-    frame = pd.DataFrame(rows).drop(columns="file")
-    return ClipSet.from_table(frame, {"flow": image_store(files, frame["clip"].tolist(), frame["dataset"].tolist())})
+    frame = pd.DataFrame(rows)
+    files, clips, datasets = (frame[name].tolist() for name in ("file", "clip", "dataset"))
+    return ClipSet.from_table(frame.drop(columns="file"), {"flow": image_store(files, clips, datasets)})
 
 
 def _ststnet_side(side: Path) -> list[tuple[str, str, Path]]:

@@ -16,21 +16,13 @@ _NUMBERED = re.compile(r"(sub(?:ject)?|s|p|)[\s_-]*0*(\d+)(?:\.0)?")
 def written_twice(people: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
     """Groups of subjects that are one person in several spellings, such as ``6`` and ``006`` of one data set.
 
-    Parameters
-    ----------
-    people : iterable of (str, str)
-        Data set (``""`` where it is not known) and subject of each person, every pair once. A data set may be spelt
-        in several ways as well.
-
-    Returns
-    -------
-    list of list of (str, str)
-        The pairs of each such person, in the order given.
+    `people` are pairs of data set (``""`` where it is not known) and subject, every pair once; a data set may be spelt
+    in several ways as well. The groups have the pairs of each such person, in the order given.
     """
     spellings: dict[tuple[str, str], list[tuple[str, tuple[str, str]]]] = defaultdict(list)
     for dataset, subject in people:
         word, rest = _parts(subject)
-        # Over data sets the word tells sub05 of one from s05 of another.
+        # Where the data set is unknown, sub05 and s05 are two people.
         spellings[canonical_dataset(dataset), rest if dataset else word + rest].append((word[:1], (dataset, subject)))
     return [group for one in spellings.values() for group in _groups(one) if len(group) > 1]
 

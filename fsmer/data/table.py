@@ -62,18 +62,17 @@ def clean_table(frame: pd.DataFrame) -> pd.DataFrame:
         raise DataError(
             f"the table names {int(twice.sum())} clips more than once, such as {shown}; give each its own id."
         )
+    coded = {}
+    for name in ("dataset", "subject", "label"):
+        codes, words = pd.factorize(columns[name], sort=True)
+        coded[name] = pd.Categorical.from_codes(codes, categories=pd.Index(words, dtype="str"))
     clean = {
         "clip": ids,
-        **{name: _categorical(columns[name]) for name in ("dataset", "subject", "label")},
+        **coded,
         "aus": pd.Series(columns["aus"], dtype="str"),
         **{name: _extra(frame[name]) for name in names if name not in CORE_COLUMNS},
     }
     return pd.DataFrame(clean)
-
-
-def _categorical(words: NDArray[np.object_]) -> pd.Categorical:
-    codes, names = pd.factorize(words, sort=True)
-    return pd.Categorical.from_codes(codes, categories=pd.Index(names, dtype="str"))
 
 
 def plain_text(value: Any) -> str | None:
@@ -164,19 +163,11 @@ def cells_as_text(column: pd.Series, name: str) -> NDArray[np.object_]:
     try:
         "".join(words).encode()
     except UnicodeEncodeError as error:
-        row = next(row for row, word in enumerate(words) if not _is_unicode(word))
+        row = next(row for row, word in enumerate(words) if word.encode(errors="ignore").decode() != word)
         raise DataError(
             f"row {row + 1} of column {name!r} holds {words[row]!r}, which has half a character; correct it."
         ) from error
     return values
-
-
-def _is_unicode(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _extra(column: pd.Series) -> pd.Series:

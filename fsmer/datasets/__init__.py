@@ -49,15 +49,13 @@ class DatasetListing:
 
     Parameters
     ----------
-    name : str
-        Name for `read_dataset`.
-    title : str
-        Full name.
+    name, title : str
+        Name for `read_dataset`, and full name.
     clips, subjects : int or None
         What the release holds, where known.
     frames_per_second : float or None
     annotation : str
-        File names that the annotation is looked for under.
+        File names that the annotation may have.
     request : str
         Where to request it, under which licence, and its paper; ``""`` for a folder of one's own.
     """
@@ -72,7 +70,7 @@ class DatasetListing:
 
 
 def list_datasets() -> tuple[DatasetListing, ...]:
-    """Every data set that `read_dataset` knows, and where to request it."""
+    """Every data set that `read_dataset` reads, and where to request it."""
     return tuple(
         DatasetListing(
             name=adapter.name,
@@ -145,7 +143,7 @@ def check_dataset(
     UnknownNameError
         There is no data set of that name.
     MissingDatasetError
-        The root is not that of the data set; the message says what was looked for.
+        The root is not that of the data set; the message says what was expected.
     DataError
         The annotation cannot be read or lacks columns, which the message names.
     """

@@ -1,4 +1,4 @@
-"""What a data set says of one clip, before anything on disk is looked at."""
+"""What a data set says of one clip, before its frames are read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fsmer.data.schemes import SPELLINGS
 from fsmer.datasets.sheets import SheetRow
@@ -28,21 +29,16 @@ class Annotation:
         Who it is, in the data set's one spelling (``"sub01"``, ``"006"``).
     name : str
         The clip's own name in the sheet, or of its folder.
-    label, aus : str
-        Class and action units.
-    onset, apex, offset : str
-        Frame numbers.
+    label, aus, onset, apex, offset : str
+        Class, action units and frame numbers.
     place : str
         Path that the sheet itself states; ``""`` where the data set's layout says where the clip is.
-    dataset : str
-        Name of the data set if the sheet states it, else ``""``.
-    frames_per_second : float or None
-        If the sheet states it.
+    dataset : str, frames_per_second : float or None
+        What the sheet states of them, if it does.
     own : mapping of str to str
         All columns of the sheet -> text.
     named : bool
-        Whether the sheet gives the clip a name; otherwise it is called like its video or folder, in which there may be
-        other clips.
+        Whether the sheet gives the clip a name; otherwise it is called like its video or folder, which may hold others.
     """
 
     clip: str
@@ -62,17 +58,8 @@ class Annotation:
     @classmethod
     def of(cls, row: SheetRow, *, clip: str, subject: str) -> Annotation:
         """The annotation that a row of a sheet states, for adapters whose columns have these names as roles."""
-        return cls(
-            clip=clip,
-            subject=subject,
-            name=row["name"],
-            label=row["label"],
-            aus=row["aus"],
-            onset=row["onset"],
-            apex=row["apex"],
-            offset=row["offset"],
-            own=row.own,
-        )
+        cells: dict[str, Any] = {role: row[role] for role in ("name", "label", "aus", "onset", "apex", "offset")}
+        return cls(clip=clip, subject=subject, own=row.own, **cells)
 
 
 def states_nothing(cell: str) -> bool:

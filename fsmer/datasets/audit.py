@@ -30,10 +30,8 @@ class Finding:
     ----------
     clip, subject : str
         Which clip.
-    problem : str
-        Kind of finding, e.g. ``"folder missing"`` or ``"apex out of range"``.
-    detail : str
-        What was found, and what was done about it.
+    problem, detail : str
+        Kind of finding, e.g. ``"folder missing"``; what was found, and what was done about it.
     used : bool
         Whether the clip is used nevertheless.
     """
@@ -54,11 +52,9 @@ class Audit:
     name, title : str
         The adapter's name and the data set's full name.
     root : Path
-        Folder that was looked at.
-    annotation : str
-        Where the annotation is from.
-    frames : str
-        Folder that holds the frames, and its kind: raw or cropped.
+        Folder that was checked.
+    annotation, frames : str
+        Where the annotation is from; folder that holds the frames, and its kind: raw or cropped.
     annotated : int
         Clips that the annotation lists.
     clips : ClipSet or None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -20,8 +20,8 @@ from fsmer.datasets.catalog import DatasetInfo, dataset_info
 from fsmer.datasets.corrections import Correction, apply_corrections, read_corrections, shipped_corrections
 from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetRow, SheetTable, plain, read_sheets
-from fsmer.datasets.timing import Form, LeftOut, frame_timing, timing_table, video_timing
-from fsmer.errors import DataError, MissingDatasetError
+from fsmer.datasets.timing import Form, LeftOut, Notes, frame_timing, timing_table, video_timing
+from fsmer.errors import DataError, MissingDatasetError, PluginError
 from fsmer.plugins import DATASETS
 
 __all__ = ["Adapter", "FrameKind", "Survey", "register_dataset", "release", "roles"]
@@ -33,7 +33,7 @@ FrameKind = Literal["raw", "cropped"]
 
 @dataclass(frozen=True)
 class Survey:
-    """What an adapter found under a root, before frames are looked at one by one.
+    """What an adapter found under a root, before single frames are checked.
 
     `source` says where the annotations are from, `place` is the folder that holds the frames, and `remarks` are about
     the annotation as a whole.
@@ -63,7 +63,7 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
     Raises
     ------
     PluginError
-        The name is taken by another class.
+        The name is taken by another class, or the class is no `Adapter` that states its title and frames a second.
 
     Examples
     --------
@@ -73,6 +73,10 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
 
     def enter(cls: type[A]) -> type[A]:
         if not preset:
+            lacks = [fact for fact in ("title", "frames_per_second") if not hasattr(cls, fact)]
+            if lacks or not issubclass(cls, Adapter):
+                what = f"states no {lacks[0]}" if lacks else "is no subclass of fsmer.datasets.Adapter"
+                raise PluginError(f"the class {cls.__name__} for data set {name!r} {what}; add it.")
             cls.name, cls.dataset = name, cls.dataset or name
         return DATASETS.register(name, **preset)(cls)
 
@@ -155,11 +159,18 @@ class Adapter:
         Raises
         ------
         MissingDatasetError
-            The root holds no annotation or no folder of frames; the message says what was looked for.
+            The root holds no annotation or no folder of frames; the message says what was expected.
         DataError
             The annotation cannot be read or has other columns.
         """
-        table, places = self._find(root, folders, frames, sheet)
+        files = self._sheet_files(root, folders) if sheet is None else [sheet]
+        places = self.find_places(root, folders, frames)
+        if not files or not places:
+            below = [place for place in places if place != root]
+            raise self.wrong_root(
+                root, frames, [what for what, there in (("sheet", files), ("frames", below)) if not there]
+            )
+        table = self.table(files)
         read = [self.clips(row) for row in table.rows]
         annotations = tuple(one for clips in read for one in clips)
         if not annotations:
@@ -198,13 +209,8 @@ class Adapter:
         refused: DataError | None = None
         for file in files:
             try:
-                return SheetTable.of(
-                    read_sheets(file),
-                    self.columns,
-                    needed,
-                    title=f"the annotation of {self.title}",
-                    first=self.worksheet,
-                )
+                title = f"the annotation of {self.title}"
+                return SheetTable.of(read_sheets(file), self.columns, needed, title=title, first=self.worksheet)
             except DataError as error:
                 refused = refused or error
         raise refused or DataError(f"no sheet is given as the annotation of {self.title}.")
@@ -263,38 +269,21 @@ class Adapter:
         return [place for place in dict.fromkeys(found) if frames in (None, self.kind_of(root, place))]
 
     def wrong_root(self, root: Path, frames: FrameKind | None, missing: Sequence[str]) -> MissingDatasetError:
-        """The error for a root that lacks something: what was looked for, and where to request the data set."""
-        looked = {
-            "sheet": f"no annotation sheet (looked for {_or(self.sheets)})",
-            "frames": f"no folder of {frames or ''}{' ' if frames else ''}frames (looked for {_or(self.places)})",
+        """The error for a root that lacks something: what was expected, and where to request the data set."""
+        lacks = {
+            "sheet": f"no annotation sheet (expected: {_or(self.sheets)})",
+            "frames": f"no folder of {frames or ''}{' ' if frames else ''}frames (expected: {_or(self.places)})",
         }
-        info = self.info
-        request = "" if info is None else f", or {info.where_to_request()}"
+        request = "" if self.info is None else f", or {self.info.where_to_request()}"
         return MissingDatasetError(
-            f"{root} is not the root of {self.title}: it has {' and '.join(looked[what] for what in missing)}, "
+            f"{root} is not the root of {self.title}: it has {' and '.join(lacks[what] for what in missing)}, "
             f"there or up to three folders below; give the folder to which the release was unpacked{request}."
         )
 
-    def _find(
-        self, root: Path, folders: Folders, frames: FrameKind | None, sheet: Path | None
-    ) -> tuple[SheetTable, list[Path]]:
-        files = self._sheet_files(root, folders) if sheet is None else [sheet]
-        places = self.find_places(root, folders, frames)
-        missing = [
-            what for what, there in (("sheet", files), ("frames", [p for p in places if p != root])) if not there
-        ]
-        if not files or not places:
-            raise self.wrong_root(root, frames, missing)
-        return self.table(files), places
-
     def _sheet_files(self, root: Path, folders: Folders) -> list[Path]:
         files = folders.files(root, SHEET_ENDINGS)
-        named = [
-            file
-            for pattern in self.sheets
-            for file in sorted(files, key=lambda one: one.name, reverse=True)
-            if fnmatch.fnmatchcase(file.name.lower(), pattern.lower())
-        ]
+        newest = sorted(files, key=lambda one: one.name, reverse=True)
+        named = [file for pattern in self.sheets for file in newest if fnmatch(file.name.lower(), pattern.lower())]
         # Users rename sheets, so any other may be it if it has the columns.
         return list(dict.fromkeys([*named, *files]))
 
@@ -304,7 +293,7 @@ class Adapter:
         records: list[dict[str, Any]] = []
         findings: list[Finding] = []
         for clip, doubled in with_unique_ids(survey.annotations):
-            notes: list[tuple[str, str]] = [("doubled", doubled)] if doubled else []
+            notes: Notes = [("doubled", doubled)] if doubled else []
             used = True
             try:
                 records.append(self._record(clip, survey.place, folders, corrections, notes))
@@ -315,14 +304,9 @@ class Adapter:
         return records, findings
 
     def _record(
-        self,
-        clip: Annotation,
-        place: Path,
-        folders: Folders,
-        corrections: Sequence[Correction],
-        notes: list[tuple[str, str]],
+        self, clip: Annotation, place: Path, folders: Folders, corrections: Sequence[Correction], notes: Notes
     ) -> dict[str, Any]:
-        # The folder is looked up by what the sheet says: folders are named before anybody corrects anything.
+        # Folders have the names that the sheet gives before corrections.
         path = self.folder(place, clip, folders)
         corrected, applied = apply_corrections(clip.dataset or self.dataset, clip, corrections)
         for one in applied:

@@ -9,7 +9,7 @@ offset of 0 means that the expression ends at its apex. Only micro-expressions a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,14 +54,18 @@ class CasmeSquared(Adapter):
 
     def table(self, files: Sequence[Path]) -> SheetTable:
         sheets = read_sheets(files[0])
-        rows = [(number, row) for number, row in enumerate(sheets[0].rows, 1) if _is_expression(row)]
+        rows = [
+            (number, row)
+            for number, row in enumerate(sheets[0].rows, 1)
+            if len(row) > 7 and row[0].isdecimal() and "expression" in row[7].lower()
+        ]
         if not rows:
             raise DataError(
                 f"{files[0]} is not the annotation of CAS(ME)^2: its first worksheet has no row of "
                 f"{', '.join(HEADER)}; give the sheet of the release."
             )
-        people = {str(number): f"s{folder}" for number, folder in enumerate(PEOPLE, 1)} | dict(_people(sheets))
-        codes = CODES | dict(_codes(sheets))
+        people = {str(number): f"s{folder}" for number, folder in enumerate(PEOPLE, 1)} | _people(sheets)
+        codes = CODES | _codes(sheets)
         found = []
         for number, row in rows:
             cells = dict(zip(ROLES, row, strict=False))
@@ -85,30 +89,24 @@ class CasmeSquared(Adapter):
             found = folders.descend(place, person, clip.name)
             if found is not None:
                 return found
-        # Own folder first, then everybody's, where one recording strayed to.
+        # Own folder first, then everybody's, since one recording lies in another subject's folder.
         own = folders.child(place, clip.subject)
         people = [*([own] if own else []), *folders.children(place)]
         begins = re.compile(folder_key(f"{clip.subject.removeprefix('s')}_{clip.place}") + r"(?!\d)")
-        recordings = (path for person in people for path in (*folders.children(person), *_videos(person, folders)))
+        recordings = (
+            path
+            for person in people
+            for path in (*folders.children(person), *folders.files(person, VIDEO_ENDINGS, depth=0))
+        )
         return next((path for path in recordings if clip.place and begins.match(folder_key(path.name))), None)
 
 
-def _is_expression(row: Sequence[str]) -> bool:
-    return len(row) >= 8 and row[0].isdecimal() and "expression" in row[7].lower()
+def _people(sheets: Sequence[Sheet]) -> dict[str, str]:
+    rows = [row for row in sheets[1].rows if len(row) > 2] if len(sheets) > 1 else []
+    return {row[2]: row[1] for row in rows if row[2].isdecimal() and re.fullmatch(r"s\d+", row[1])}
 
 
-def _people(sheets: Sequence[Sheet]) -> Iterator[tuple[str, str]]:
-    for row in sheets[1].rows if len(sheets) > 1 else ():
-        if len(row) > 2 and row[2].isdecimal() and re.fullmatch(r"s\d+", row[1]):
-            yield row[2], row[1]
-
-
-def _codes(sheets: Sequence[Sheet]) -> Iterator[tuple[str, str]]:
-    for row in sheets[2].rows if len(sheets) > 2 else ():
-        # Numbers lose the zero in front.
-        if len(row) > 1 and row[0].isdecimal() and row[1]:
-            yield row[1].lower(), row[0].zfill(4)
-
-
-def _videos(folder: Path, folders: Folders) -> list[Path]:
-    return folders.files(folder, VIDEO_ENDINGS, depth=0)
+def _codes(sheets: Sequence[Sheet]) -> dict[str, str]:
+    # Numbers lose the zero in front.
+    rows = [row for row in sheets[2].rows if len(row) > 1] if len(sheets) > 2 else []
+    return {row[1].lower(): row[0].zfill(4) for row in rows if row[0].isdecimal() and row[1]}

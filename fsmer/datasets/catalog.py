@@ -23,16 +23,10 @@ class DatasetInfo:
 
     Parameters
     ----------
-    key : str
-        Name in tables and protocols, as `fsmer.data.canonical_dataset` gives it.
-    title : str
-        Full name.
-    owner : str
-        Institution that gives it out.
-    paper : str
-        Paper that introduces it.
-    licence : str
-        Kind of licence.
+    key, title : str
+        Name in tables and protocols, as `fsmer.data.canonical_dataset` gives it, and full name.
+    owner, paper, licence : str
+        Institution that gives it out, paper that introduces it, and kind of licence.
     url : str
         Page with the application form; ``""`` where none is known.
     """

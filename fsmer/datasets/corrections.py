@@ -32,10 +32,8 @@ class Correction:
     ----------
     dataset, subject, clip : str
         Which clip: key of the data set, the subject (its number decides), and the clip's name in the sheet or on disk.
-    column : str
-        onset, apex, offset, label or aus.
-    value : str
-        What the cell should say; ``""`` empties it.
+    column, value : str
+        Which cell (onset, apex, offset, label or aus), and what it should say; ``""`` empties it.
     given : str
         What the cell must say for the correction to apply, so that a later release of the sheet stays as it is.
         ``"out of range"`` stands for any frame that is not between onset and offset, ``""`` for anything.
@@ -70,8 +68,7 @@ class Correction:
 
     def apply(self, annotation: Annotation) -> Annotation:
         """The annotation with the cell put right."""
-        change: dict[str, Any] = {self.column: self.value}
-        return replace(annotation, **change)
+        return replace(annotation, **cast(Any, {self.column: self.value}))
 
 
 @cache

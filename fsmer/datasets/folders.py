@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -56,7 +57,7 @@ def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
     """Frame files of a folder in the natural order of their names, see `natural_order`.
 
     Padding does not matter (``img9.jpg`` comes before ``img10.jpg``). Files that are no images, hidden files, and
-    images named unlike the rest (a stray ``cover_1.png`` among ``img1.jpg, img2.jpg, ...``) are left out. The indices
+    images named unlike the rest (a ``cover_1.png`` among ``img1.jpg, img2.jpg, ...``) are left out. The indices
     in the table of `read_dataset` count these files.
     """
     frames = list_frames(Path(folder))
@@ -65,35 +66,23 @@ def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 def list_frames(folder: Path) -> Frames:
     """Names and numbers of the frame files of a folder; none where it cannot be read."""
-    shapes: dict[tuple[str, ...], list[tuple[int, str]]] = {}
-    uneven: set[tuple[str, ...]] = set()
-    group: list[tuple[int, str]] | None = None
-    start, end = "", ""
+    exact: dict[tuple[str, str, str], list[tuple[int, str]]] = defaultdict(list)
     for name in _names(folder, lambda entry: not entry.is_dir()):
-        # Nearly all names of a folder differ in their last number alone.
-        digits = name[len(start) : len(name) - len(end)]
-        if group is not None and name.startswith(start) and name.endswith(end) and digits.isdecimal():
-            group.append((int(digits), name))
-            continue
         stem, ending = os.path.splitext(name)
-        if name.startswith(".") or ending.lower() not in IMAGE_ENDINGS:
-            continue
         number = re.search(r"(\d+)\D*$", stem)
-        if number is not None:
-            start, end = stem[: number.start()], stem[number.end(1) :] + ending
-            shape = tuple(re.sub(r"\d+", "0", part.lower()) for part in (start, stem[number.end(1) :], ending))
-            # The digits after a dot may be those of a decimal number.
-            if shape in shapes or re.search(r"\d\.$", start):
-                uneven.add(shape)
-            group = shapes.setdefault(shape, [])
-            group.append((int(number[1]), name))
-    # Of groups of one size the first by name.
-    most = max((len(group) for group in shapes.values()), default=0)
-    shape, frames = next(((shape, group) for shape, group in shapes.items() if len(group) == most), ((), []))
-    if shape in uneven or any(number >= 2**63 for number, _ in frames):
+        if number is not None and ending.lower() in IMAGE_ENDINGS and not name.startswith("."):
+            exact[stem[: number.start()], stem[number.end(1) :], ending].append((int(number[1]), name))
+    # Names that differ in numbers and letter case alone belong together; of groups of one size the first by name.
+    shapes: dict[tuple[str, ...], list[tuple[str, str, str]]] = defaultdict(list)
+    for form in exact:
+        shapes[tuple(re.sub(r"\d+", "0", part.lower()) for part in form)].append(form)
+    forms = max(shapes.values(), key=lambda held: sum(len(exact[form]) for form in held), default=[])
+    frames = sorted(frame for form in forms for frame in exact[form])
+    # The digits after a dot may be those of a decimal number.
+    uneven = len(forms) > 1 or any(re.search(r"\d\.$", start) for start, _, _ in forms)
+    if uneven or any(number >= 2**63 for number, _ in frames):
         ordered = natural_order(name for _, name in frames)
         return Frames(folder, tuple(ordered), _frame_numbers(ordered))
-    frames = sorted(frames)
     return Frames(folder, tuple(name for _, name in frames), np.array([number for number, _ in frames], np.int64))
 
 
@@ -141,7 +130,7 @@ def folder_key(name: str) -> str:
 
 
 class Folders:
-    """Looks folders up by name, each listed once."""
+    """Finds folders by name; each is listed once."""
 
     def __init__(self) -> None:
         self._listed: dict[Path, tuple[Path, ...]] = {}

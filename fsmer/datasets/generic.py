@@ -7,7 +7,9 @@ called like their video or folder, with the onset behind it where that has sever
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -51,10 +53,9 @@ class Generic(Adapter):
         try:
             return self.table_with(files, ("name",))
         except DataError as refused:
-            try:
+            with contextlib.suppress(DataError):
                 return self.table_with(files, ("place",))
-            except DataError:
-                raise refused from None
+            raise refused from None
 
     def clips(self, row: SheetRow) -> Sequence[Annotation]:
         place = row["place"]
@@ -63,9 +64,11 @@ class Generic(Adapter):
             return ()
         roles = {plain(known) for names in self.columns.values() for known in names}
         own = {column: text for column, text in row.own.items() if plain(column) not in roles}
+        # Programs write lists the way their language does: [6, 12] or ['AU6', 'AU12'].
+        aus = re.sub(r"['\"]", "", row["aus"][1:-1]) if re.fullmatch(r"\[.*\]", row["aus"]) else row["aus"]
         clip = Annotation.of(row, clip=name, subject=row["subject"])
         clip = replace(clip, name=name, place=place, own=own, named=bool(row["name"]))
-        return (replace(clip, aus=_units(row["aus"]), dataset=row["dataset"], frames_per_second=_speed(row)),)
+        return (replace(clip, aus=aus, dataset=row["dataset"], frames_per_second=_speed(row)),)
 
     def folder(self, place: Path, clip: Annotation, folders: Folders) -> Path | None:
         if clip.place:
@@ -74,25 +77,14 @@ class Generic(Adapter):
             except ValueError as error:
                 raise DataError(f"clip {clip.name!r} of the table: {error}.") from error
             return stated if os.path.isdir(stated) or _is_video(stated) else None
-        tops = [
-            place,
-            *(top for top in (folders.child(place, name) for name in (clip.subject, clip.dataset) if name) if top),
-        ]
-        for top in tops:
+        tops = (place, *(folders.child(place, name) for name in (clip.subject, clip.dataset) if name))
+        for top in filter(None, tops):
             found = folders.child(top, clip.name)
+            videos = folders.files(top, VIDEO_ENDINGS, depth=0) if found is None else []
+            found = found or next((video for video in videos if clip.name in (video.name, video.stem)), None)
             if found is not None:
                 return found
-            for video in folders.files(top, VIDEO_ENDINGS, depth=0):
-                if clip.name in (video.name, video.stem):
-                    return video
         return None
-
-
-def _units(cell: str) -> str:
-    # Programs write lists the way their language does: [6, 12] or ['AU6', 'AU12'].
-    if cell.startswith("[") and cell.endswith("]"):
-        return cell[1:-1].replace("'", "").replace('"', "")
-    return cell
 
 
 def _is_video(path: Path) -> bool:

@@ -18,6 +18,9 @@ __all__ = ["Form", "LeftOut", "frame_timing", "timing_table", "video_timing"]
 
 NUMBERS = ("frames", "first", "last", "onset", "apex", "offset", "onset_index", "apex_index", "offset_index")
 
+# Kind and detail of each thing that is to be said of a clip.
+Notes = list[tuple[str, str]]
+
 
 class LeftOut(Exception):
     """Why one clip cannot be used; stays inside `fsmer.datasets`."""
@@ -37,7 +40,7 @@ class Form:
     first_video_frame: int
 
 
-def frame_timing(frames: Frames, clip: Annotation, notes: list[tuple[str, str]], form: Form) -> dict[str, Any]:
+def frame_timing(frames: Frames, clip: Annotation, notes: Notes, form: Form) -> dict[str, Any]:
     """Columns on the frames of a clip that is a folder; what was replaced is added to `notes`."""
     numbers = frames.numbers
     if len(numbers) < 2:
@@ -91,7 +94,7 @@ def frame_timing(frames: Frames, clip: Annotation, notes: list[tuple[str, str]],
     return {**dict(zip(NUMBERS, counts, strict=True)), "apex_from": apex_from}
 
 
-def video_timing(path: Path, clip: Annotation, notes: list[tuple[str, str]], form: Form) -> dict[str, Any]:
+def video_timing(path: Path, clip: Annotation, notes: Notes, form: Form) -> dict[str, Any]:
     """As `frame_timing` for a clip of a video, whose number of frames is unknown until it is decoded."""
     if path.stat().st_size == 0:
         raise LeftOut("empty file", f"{path} has no bytes")

@@ -12,7 +12,6 @@ from fsmer.data.schemes import canonical_dataset
 from fsmer.errors import ProtocolError
 
 __all__ = [
-    "check_subset",
     "check_text",
     "check_whole",
     "described",
@@ -20,6 +19,7 @@ __all__ = [
     "refuse_unknown",
     "store_datasets",
     "store_names",
+    "store_subset",
 ]
 
 # Clips or episodes of one protocol: more than anybody runs, and few enough that none is asked for by mistake.
@@ -54,10 +54,13 @@ def store_datasets(protocol: Any, *names: str) -> None:
         raise ProtocolError(f"{both[0]!r} is on both sides ({' and '.join(names)}); a data set can be on one only.")
 
 
-def check_subset(classes: tuple[str, ...] | None) -> None:
-    """Refuse a subset of classes that has fewer than two, or one twice."""
-    if classes is not None and len(set(classes)) < max(2, len(classes)):
-        raise ProtocolError(f"class_subset={classes!r} is not possible; name at least two classes, each once.")
+def store_subset(protocol: Any) -> None:
+    """Turn `class_subset` of a protocol, where it has one, into a sorted tuple of at least two classes."""
+    if getattr(protocol, "class_subset", None) is not None:
+        store_names(protocol, "class_subset")
+        classes = protocol.class_subset
+        if len(set(classes)) < max(2, len(classes)):
+            raise ProtocolError(f"class_subset={classes!r} is not possible; name at least two classes, each once.")
 
 
 def check_whole(name: str, value: Any, low: int, high: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ class Episode:
     support, query : ndarray of int64
         Indices of the clips to learn from and of the clips to be judged on; no clip is in both.
     classes : tuple of str
-        The classes that a recognizer of this episode tells apart.
+        The classes that its clips are recognized as.
     name : str
         What to call it in results, e.g. ``"episode 17"`` or ``"casme2/sub05"``.
     source : ndarray of int64 or None
@@ -42,22 +43,17 @@ class Episode:
     source: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "support", np.asarray(self.support, dtype=np.int64))
-        object.__setattr__(self, "query", np.asarray(self.query, dtype=np.int64))
         object.__setattr__(self, "classes", tuple(self.classes))
-        if self.source is not None:
-            object.__setattr__(self, "source", np.asarray(self.source, dtype=np.int64))
+        for name in ("support", "query", "source"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Episode):
-            return NotImplemented
-        return (
-            (self.name, self.classes) == (other.name, other.classes)
-            and np.array_equal(self.support, other.support)
-            and np.array_equal(self.query, other.query)
-            and (self.source is None) == (other.source is None)
-            and (self.source is None or np.array_equal(self.source, other.source))  # type: ignore[arg-type]
-        )
+        return self._plain() == other._plain() if isinstance(other, Episode) else NotImplemented
+
+    def _plain(self) -> tuple[Any, ...]:
+        arrays = (self.support, self.query, self.source)
+        return self.name, self.classes, *(None if one is None else one.tolist() for one in arrays)
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -156,10 +156,10 @@ class FoldEpisodes(Episodes):
         return len(self._names)
 
     def _make(self, index: int) -> Episode:
-        learns, asked = self._sides(index)
+        support_side, query_side = self._sides(index)
         used = self.codes >= 0
-        support = np.flatnonzero(learns[self._units] & used)
-        query = np.flatnonzero(asked[self._units] & used)
+        support = np.flatnonzero(support_side[self._units] & used)
+        query = np.flatnonzero(query_side[self._units] & used)
         return Episode(support, query, self.classes, self._names[index])
 
     def missing_classes(self) -> tuple[tuple[str, str], ...]:

@@ -105,7 +105,7 @@ def _find(name: str) -> Protocol:
 
 
 def _kind_names() -> dict[str, str]:
-    return {kind.replace("_", "-"): kind for kind in PROTOCOLS}
+    return {kind.replace("_", "-").lower(): kind for kind in PROTOCOLS}
 
 
 def _shipped() -> dict[str, Path]:

@@ -90,7 +90,7 @@ def neighbours_of(onset: int, apex: int, offset: int, count: int) -> list[int]:
 class NeighbourFrames:
     """Balances the classes of a training set by neighbours of the apex frame (MERAU, section IV.A and eq. 11).
 
-    Neighbouring frames look alike and show the same expression, so a pair of onset and neighbour gets the clip's label.
+    Neighbouring frames show the same expression, so a pair of onset and neighbour gets the clip's label.
     Use it on training clips alone: a neighbour in a test set would count one clip several times.
 
     Parameters

@@ -208,8 +208,11 @@ class EpisodePlan:
             self._check_subjects()
 
     def __repr__(self) -> str:
-        held = ", ".join(f"{self.names[c]} {n}" for c, n in zip(self.candidates, self.counts, strict=True))
-        return f"EpisodePlan({self.sampler}, clips: {held})"
+        return f"EpisodePlan({self.sampler}, clips: {self._held})"
+
+    @property
+    def _held(self) -> str:
+        return ", ".join(f"{self.names[c]} {n}" for c, n in zip(self.candidates, self.counts, strict=True))
 
     def draw(self, start: int, stop: int) -> EpisodeBatch:
         """Draw the episodes `start` to `stop` - 1; an episode is the same in whichever range it is drawn.
@@ -255,14 +258,12 @@ class EpisodePlan:
                 raise ProtocolError(f"no clip has the class {absent[0]!r}; the clips have {', '.join(present)}.")
             candidates = np.array(sorted(self.names.index(name) for name in wanted), dtype=np.int64)
         if len(candidates) < 2:
-            raise ProtocolError(
-                f"all clips have one class ({present[0]}); an episode needs at least two to tell apart."
-            )
+            raise ProtocolError(f"all clips have one class ({present[0]}); an episode needs at least two.")
         return candidates
 
     def _check(self) -> None:
         sampler = self.sampler
-        held = ", ".join(f"{self.names[c]} {n}" for c, n in zip(self.candidates, self.counts, strict=True))
+        held = self._held
         if self.way > len(self.candidates):
             raise ProtocolError(
                 f"way={self.way} is more than the {len(self.candidates)} classes of the clips ({held}); lower it."
@@ -306,8 +307,7 @@ class EpisodePlan:
         return 0 if self.sampler.query == "rest" else self.way * int(self.sampler.query)
 
     def _owners(self, clips: Ints) -> Ints:
-        if self.subject_codes is None:
-            raise ProtocolError("subject_disjoint needs the subject of every clip; give subject_codes.")
+        assert self.subject_codes is not None  # __init__ checks it
         return self.subject_codes[clips]
 
     # ---- drawing B episodes at once; arrays are (draws, columns), a column being a class of an episode or an episode
@@ -395,17 +395,17 @@ class EpisodePlan:
         quarters = np.array(_SUPPORT_QUARTERS, dtype=np.uint64)[tries % len(_SUPPORT_QUARTERS)]
         sides = child_keys(keys, SUBJECTS)
 
-        def learns(clips: Ints, columns: Ints) -> Mask:
+        def in_support(clips: Ints, columns: Ints) -> Mask:
             coins = child_keys(sides[columns], self._owners(clips))
             return (coins >> np.uint64(62)) < quarters[columns]
 
-        def asked(clips: Ints, columns: Ints) -> Mask:
-            return ~learns(clips, columns)
+        def in_query(clips: Ints, columns: Ints) -> Mask:
+            return ~in_support(clips, columns)
 
-        support, enough = self._draw_each(keys, places, self.sampler.shot, learns)
-        query, left = self._draw_each(keys, places, self._query_each, asked)
+        support, enough = self._draw_each(keys, places, self.sampler.shot, in_support)
+        query, left = self._draw_each(keys, places, self._query_each, in_query)
         if self._query_total and self.sampler.balance == "natural":
-            query, together = self._draw_pooled(keys, places, asked)
+            query, together = self._draw_pooled(keys, places, in_query)
             left = left & together[:, None]
         return support, query, enough & left
 

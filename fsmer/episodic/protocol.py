@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fsmer.data.clips import concat
 from fsmer.data.schemes import canonical_dataset
-from fsmer.episodic.checks import check_subset, described, nearest, refuse_unknown, store_names
+from fsmer.episodic.checks import described, nearest, refuse_unknown, store_subset
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.requirements import Requirement, SyntheticClips, read_data
@@ -53,7 +54,7 @@ class Protocol(ABC):
     """
 
     kind: ClassVar[str]
-    summary: ClassVar[str]
+    summary: ClassVar[str] = ""
 
     name: str = ""
     title: str = ""
@@ -72,9 +73,7 @@ class Protocol(ABC):
         for word in ("name", "title", "paper", "notes"):
             if not isinstance(getattr(self, word), str):
                 raise ProtocolError(f"{word}={getattr(self, word)!r} is not text; put it in quotes.")
-        if getattr(self, "class_subset", None) is not None:
-            store_names(self, "class_subset")
-            check_subset(getattr(self, "class_subset"))  # noqa: B009, not every kind has it
+        store_subset(self)
         for field in fields(self):
             # Numbers of NumPy would hash and print unlike Python's own.
             value = getattr(self, field.name)
@@ -95,7 +94,7 @@ class Protocol(ABC):
         ----------
         clips : ClipSet
         classes : tuple of str
-            Classes that are told apart.
+            Classes of the episodes.
         codes : ndarray of int64, shape (N,)
             Class of each clip as an index into `classes`; -1 for clips to leave out.
         """
@@ -129,7 +128,7 @@ class Protocol(ABC):
         return self.deal(clips, *self._labelling(clips))
 
     def classes(self, clips: ClipSet) -> tuple[str, ...]:
-        """Classes that the protocol tells apart on these clips, sorted."""
+        """Classes of the protocol's episodes on these clips, sorted."""
         return self._labelling(clips)[0]
 
     def prepare(self, clips: ClipSet) -> ClipSet:
@@ -156,8 +155,6 @@ class Protocol(ABC):
             return clips
         if not self.requirements:
             return clips
-        from fsmer.data.clips import concat
-
         dataset_codes_of(self.name, clips, [need.dataset for need in self.requirements])
         by_scheme: dict[str | None, list[str]] = {}
         for need in self.requirements:
@@ -191,7 +188,6 @@ class Protocol(ABC):
         if not self.synthetic:
             wanted = ", ".join(need.dataset for need in self.requirements) or "labelled clips of your own"
             raise ProtocolError(f"protocol {self.name!r} does not make its clips; give it {wanted}.")
-        from fsmer.data.clips import concat
         from fsmer.synthetic.clips import synthetic_clips
 
         parts = [synthetic_clips(part.domain, n=part.clips, seed=part.seed, **options) for part in self.synthetic]
@@ -230,7 +226,8 @@ class Protocol(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of a protocol file; `from_dict` reads them back."""
         words = {"name": self.name, "title": self.title, "paper": self.paper, "notes": self.notes}
-        return {**words, "kind": self.kind, "params": self.params, "data": self._data()}
+        data = [need.to_dict() for need in self.requirements] + [part.to_dict() for part in self.synthetic]
+        return {**words, "kind": self.kind, "params": self.params, "data": data}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Protocol:
@@ -264,9 +261,6 @@ class Protocol(ABC):
         return PROTOCOLS[kind](**given, requirements=requirements, synthetic=synthetic, **params)
 
     # ---- shared pieces
-
-    def _data(self) -> list[dict[str, Any]]:
-        return [need.to_dict() for need in self.requirements] + [part.to_dict() for part in self.synthetic]
 
     def _labelling(self, clips: ClipSet) -> tuple[tuple[str, ...], Ints]:
         """Classes of the clips that are judged, and for each clip its index among them or -1."""

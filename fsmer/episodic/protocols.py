@@ -124,7 +124,7 @@ class SourceTarget(KShot):
 @register_protocol("loso")
 @dataclass(frozen=True)
 class LeaveOneSubjectOut(Protocol):
-    """LOSO: each subject is judged once, by what everybody else teaches.
+    """LOSO: each subject is the query once, with the clips of all others as support.
 
     A subject is a person of one data set: equal names in two data sets are two people. A fold whose support lacks a
     class is kept, and its queries count (see `Episodes.missing_classes`).
@@ -143,9 +143,9 @@ class LeaveOneSubjectOut(Protocol):
         units, names = subjects_of(self.name, clips, codes)
 
         def sides(index: int) -> tuple[Mask, Mask]:
-            asked = np.zeros(len(names), dtype=bool)
-            asked[index] = True
-            return ~asked, asked
+            query_side = np.zeros(len(names), dtype=bool)
+            query_side[index] = True
+            return ~query_side, query_side
 
         return FoldEpisodes(classes, codes, units, names, sides)
 
@@ -181,7 +181,7 @@ class HoldoutDatabase(Protocol):
     ----------
     train, test : tuple of str or None
         Data sets of either side. With one of them None, that side is every other data set. With both None, each data
-        set is tested in turn by what all others teach (leave one database out).
+        set is the test side once, with all others as the train side (leave one database out).
     class_subset : tuple of str or None
         Fixed subset of classes; None takes all that the clips have.
 
@@ -208,22 +208,24 @@ class HoldoutDatabase(Protocol):
     def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         units, names = clips.dataset_codes(), clips.dataset_names
         if self.train is None and self.test is None:
-            turns = [np.arange(len(names)) == code for code in np.unique(units[codes >= 0])]
-            pairs = [(~turn, turn) for turn in turns]
+            test_sides = [np.arange(len(names)) == code for code in np.unique(units[codes >= 0])]
+            pairs = [(~test_side, test_side) for test_side in test_sides]
             if len(pairs) < 2:
                 raise ProtocolError(
                     f"protocol {self.name!r} needs at least two data sets, but has {names[units[0]]} only; use loso."
                 )
         else:
-            learns, asked = two_sides(self.name, clips, self.train, self.test)
-            pairs = [(units_with(units, learns, len(names)), units_with(units, asked, len(names)))]
+            support_side, query_side = two_sides(self.name, clips, self.train, self.test)
+            pairs = [(units_with(units, support_side, len(names)), units_with(units, query_side, len(names)))]
         held = clips_per_unit(codes, units, len(classes))
         titles = []
-        for learns, asked in pairs:
-            taught, tested = held[learns].sum(axis=0), held[asked].sum(axis=0)
-            title = " -> ".join("+".join(names[code] for code in np.flatnonzero(side)) for side in (learns, asked))
-            if np.count_nonzero(taught) < 2 or not tested.any():
-                counts = [f"{name} {n}" for name, n in zip(classes, taught, strict=True)]
+        for support_side, query_side in pairs:
+            trained, tested = held[support_side].sum(axis=0), held[query_side].sum(axis=0)
+            title = " -> ".join(
+                "+".join(names[code] for code in np.flatnonzero(side)) for side in (support_side, query_side)
+            )
+            if np.count_nonzero(trained) < 2 or not tested.any():
+                counts = [f"{name} {n}" for name, n in zip(classes, trained, strict=True)]
                 raise ProtocolError(
                     f"protocol {self.name!r}, {title}: the train side has {', '.join(counts)} and the test side "
                     f"{int(tested.sum())} clips; at least two classes to learn from and one clip to test are needed."
@@ -235,7 +237,7 @@ class HoldoutDatabase(Protocol):
 @register_protocol("ratio")
 @dataclass(frozen=True)
 class SubjectRatio(Protocol):
-    """Subject-disjoint ratio splits: a share of the subjects teaches, the rest is judged, several times over.
+    """Subject-disjoint ratio splits: a share of the subjects is the support, the rest the query, repeated.
 
     Subjects are dealt at random until both sides have clips of every class.
 
@@ -274,22 +276,22 @@ class SubjectRatio(Protocol):
             raise ProtocolError(
                 f"protocol {self.name!r}: class {classes[code]!r} has one subject only; leave it out or use loso."
             )
-        teachers = min(len(names) - 1, max(1, int(self.ratio * len(names) + 0.5)))
+        in_support = min(len(names) - 1, max(1, int(self.ratio * len(names) + 0.5)))
         # Subjects are numbered by name, so the splits do not depend on the order of rows.
-        dealt = [self._deal(held, teachers, repeat, classes) for repeat in range(self.repeats)]
+        dealt = [self._deal(held, in_support, repeat, classes) for repeat in range(self.repeats)]
         titles = [f"split {repeat}" for repeat in range(self.repeats)]
         return FoldEpisodes(classes, codes, units, titles, lambda index: (dealt[index], ~dealt[index]))
 
-    def _deal(self, held: Mask, teachers: int, repeat: int, classes: tuple[str, ...]) -> Mask:
+    def _deal(self, held: Mask, in_support: int, repeat: int, classes: tuple[str, ...]) -> Mask:
         lacking = np.zeros(len(classes), dtype=np.int64)
         for attempt in range(_ATTEMPTS):
-            learns = np.zeros(len(held), dtype=bool)
-            learns[random_order(self.seed, repeat, len(held), attempt)[:teachers]] = True
-            both = held[learns].any(axis=0) & held[~learns].any(axis=0)
+            support_side = np.zeros(len(held), dtype=bool)
+            support_side[random_order(self.seed, repeat, len(held), attempt)[:in_support]] = True
+            both = held[support_side].any(axis=0) & held[~support_side].any(axis=0)
             if both.all():
-                return learns
+                return support_side
             lacking += ~both
         raise ProtocolError(
-            f"protocol {self.name!r}: with {teachers} of {len(held)} subjects on one side, no split in {_ATTEMPTS} "
+            f"protocol {self.name!r}: with {in_support} of {len(held)} subjects on one side, no split in {_ATTEMPTS} "
             f"tries has every class on both sides, most often {classes[int(lacking.argmax())]!r}; change the ratio."
         )

@@ -70,7 +70,7 @@ class KShotSampler:
             if twice:
                 raise ProtocolError(f"classes names {twice[0]!r} more than once; name each class once.")
             if len(self.classes) < 2:
-                raise ProtocolError(f"classes={self.classes!r}: an episode needs at least two classes to tell apart.")
+                raise ProtocolError(f"classes={self.classes!r}: an episode needs at least two classes.")
         if self.way is not None:
             check_whole("way", self.way, 2)
             if self.classes is not None and self.way > len(self.classes):
