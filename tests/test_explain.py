@@ -19,7 +19,8 @@ from fsmer.backbones import Backbone, create_model
 from fsmer.backbones.mmnet import MMNet
 from fsmer.backbones.tcae import Tcae
 from fsmer.data import Clip, ClipSet, InputSpec, LazyArray
-from fsmer.deploy.explain import Explanation, explain
+from fsmer.deploy.explain import explain
+from fsmer.deploy.explanation import Explanation
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, UnknownNameError
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, synthetic_clips, synthetic_maps
 from fsmer.synthetic.flow_maps import clean_flow

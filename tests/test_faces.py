@@ -13,24 +13,16 @@ import pytest
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError, UnknownNameError
-from fsmer.preprocess.faces import (
-    TEMPLATE_POINTS,
-    CascadeDetector,
+from fsmer.preprocess.cascade import CascadeDetector
+from fsmer.preprocess.face_detectors import (
     CroppedFaces,
-    CroppedFrames,
     FaceAlignmentDetector,
     FaceDetector,
-    FacePose,
-    FaceTracker,
     LandmarkFile,
-    NoFaceError,
-    choose_face,
-    crop_face,
     load_detector,
-    locate_face,
-    pose_from_landmarks,
-    track_faces,
 )
+from fsmer.preprocess.face_tracking import CroppedFrames, FaceTracker, choose_face, locate_face, track_faces
+from fsmer.preprocess.faces import TEMPLATE_POINTS, FacePose, NoFaceError, crop_face, pose_from_landmarks
 from fsmer.preprocess.reading import open_frames
 from fsmer.synthetic.recordings import SyntheticVideo, synthetic_videos
 from fsmer.synthetic.scene import Scene

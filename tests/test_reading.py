@@ -19,16 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fsmer.data.media import has_deep_colours
-from fsmer.datasets.folders import frame_files, list_frames
+from fsmer.datasets.folders import frame_files, list_frames, natural_order
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.reading import (
-    FALLBACK_RATE,
-    VideoFile,
-    as_rgb,
-    clean_timestamps,
-    natural_order,
-    open_frames,
-)
+from fsmer.preprocess.pixels import as_rgb
+from fsmer.preprocess.reading import open_frames
+from fsmer.preprocess.timestamps import FALLBACK_RATE, clean_timestamps
+from fsmer.preprocess.video_file import VideoFile
 
 av = pytest.importorskip("av")
 from numbered_videos import number_of, write_numbered  # noqa: E402

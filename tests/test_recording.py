@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 import fsmer
 from fsmer.cli.app import app
-from fsmer.deploy.recording import NO_EXPRESSION, RecordingPrediction, RecordingReader, predict_recording
+from fsmer.deploy.recording import RecordingReader, predict_recording
+from fsmer.deploy.recording_prediction import NO_EXPRESSION, RecordingPrediction
 from fsmer.errors import DataError, MediaError, OutputError, SupportError
 from fsmer.preprocess.faces import NoFaceError
-from fsmer.synthetic.recordings import SyntheticRecording, synthetic_recording
+from fsmer.synthetic.drawn_recording import SyntheticRecording
+from fsmer.synthetic.recordings import synthetic_recording
 from fsmer.synthetic.scene import Camera, Scene
 
 FPS = 25.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, UnknownNameError
 from fsmer.preprocess.prepare import prepare as prepare_specs
-from fsmer.preprocess.prepare_store import Prepared
+from fsmer.preprocess.prepare_report import Prepared
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fsmer.errors import DataError, MediaError, unknown_name
 from fsmer.preprocess.flow import DIS, FlowMethod, head_motion, resize_area
-from fsmer.preprocess.reading import FrameSource, open_frames
+from fsmer.preprocess.frame_source import FrameSource
+from fsmer.preprocess.reading import open_frames
 from fsmer.synthetic.facs_fields import LANDMARKS
 
 __all__ = [

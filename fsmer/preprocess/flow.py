@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
 from fsmer.parameters import typed_value
-from fsmer.preprocess.reading import as_rgb
+from fsmer.preprocess.pixels import as_rgb
 
 __all__ = [
     "DIS",
@@ -228,7 +228,7 @@ def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod =
     Parameters
     ----------
     first, second : images of one size
-        Grey or colour, see `fsmer.preprocess.reading.as_rgb`.
+        Grey or colour, see `fsmer.preprocess.pixels.as_rgb`.
     method : str or FlowMethod
         See `list_flow_methods`.
 

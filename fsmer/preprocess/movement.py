@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.preprocess.faces import FacePose, crop_face
-from fsmer.preprocess.reading import Frame
+from fsmer.preprocess.pixels import Frame
 
 __all__ = [
     "Moment",

@@ -2,102 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
-from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS
+from fsmer.data.facs import ACTION_UNIT_ORDER
+from fsmer.synthetic.individuals import (
+    Array,
+    _Anatomy,
+    _both_halves,
+    _bump_table,
+    _draw_bumps,
+    _draw_expression,
+    _Random,
+)
 
 if TYPE_CHECKING:
     from fsmer.synthetic.domains import Domain
 
 __all__ = [
     "FaceDraw",
-    "Movement",
-    "Person",
     "clean_flow",
-    "draw_crop",
     "draw_faces",
     "optical_strain",
     "render_flow",
 ]
-
-Array = NDArray[np.floating[Any]]
-
-
-# Rows of the face that sit higher or lower and wider or narrower together: brows, eyes, middle face, mouth and chin.
-_ROWS = 4
-_ROW_HEIGHT = np.array([1.2, 1.0, 1.4, 2.0], dtype=np.float32)
-
-
-def _row_of(landmark: str) -> int:
-    if landmark.startswith("brow"):
-        return 0
-    if landmark.startswith(("lid", "eye")):
-        return 1
-    return 3 if landmark.startswith(("mouth", "lip")) else 2
-
-
-_LANDMARK_ROWS = np.array([_row_of(name) for name in LANDMARKS])
-
-
-class _Random:
-    """float32 numbers in the shapes that drawing needs."""
-
-    def __init__(self, generator: np.random.Generator) -> None:
-        self.generator = generator
-
-    def normal(self, *shape: int) -> Array:
-        return self.generator.standard_normal(shape, dtype=np.float32)
-
-    def uniform(self, *shape: int) -> Array:
-        return self.generator.random(shape, dtype=np.float32)
-
-
-def _both_halves(landmark: str, offset: tuple[float, float]) -> list[tuple[int, int, float, tuple[float, float]]]:
-    """Half of the face (0 right, 1 left), landmark number, sign of x and centre of what hangs on a landmark."""
-    number = list(LANDMARKS).index(landmark)
-    x, y = LANDMARKS[landmark][0] + offset[0], LANDMARKS[landmark][1] + offset[1]
-    return [(half, number, sign, (sign * x, y)) for half, sign in enumerate((1.0, -1.0))]
-
-
-@dataclass(frozen=True)
-class _BumpTable:
-    """All bumps of all action units, both sides, flattened to K rows."""
-
-    unit: NDArray[np.int64]
-    side: NDArray[np.int64]
-    landmark: NDArray[np.int64]
-    centres: Array
-    sigmas: Array
-    directions: Array
-
-
-@lru_cache(maxsize=1)
-def _bump_table() -> _BumpTable:
-    unit, side, landmark, centres, sigmas, directions = [], [], [], [], [], []
-    for index, number in enumerate(ACTION_UNIT_ORDER):
-        for bump in FIELDS[number]:
-            for half, place, sign, centre in _both_halves(bump.landmark, bump.offset):
-                unit.append(index)
-                side.append(half)
-                landmark.append(place)
-                centres.append(centre)
-                sigmas.append(bump.sigma)
-                directions.append((sign * bump.direction[0], bump.direction[1]))
-    return _BumpTable(
-        np.array(unit),
-        np.array(side),
-        np.array(landmark),
-        np.array(centres, dtype=np.float32),
-        np.array(sigmas, dtype=np.float32),
-        np.array(directions, dtype=np.float32),
-    )
 
 
 # Where the picture has texture that an estimator can follow: (landmark, offset, sigma, strength).
@@ -211,164 +143,6 @@ class FaceDraw:
     noise_seed: int
 
 
-class _Anatomy:
-    """Individual faces in their crops: where a landmark of the canonical face ends up."""
-
-    def __init__(self, domain: Domain, count: int, random: _Random) -> None:
-        landmarks = len(LANDMARKS)
-        self.random = random
-        self.shift = domain.geometry * random.normal(count, landmarks, 2) * np.array([0.8, 0.7], dtype=np.float32)
-        self.shift[:, :, 1] += (domain.geometry * _ROW_HEIGHT * random.normal(count, _ROWS))[:, _LANDMARK_ROWS]
-        self.spread = 1 + np.float32(0.06) * random.normal(count, _ROWS)
-        self.side_shift = np.float32(0.004) * random.normal(count, landmarks, 2, 2)
-        # The crop is one affine map from the face frame to the picture.
-        scale = np.exp(np.log(domain.crop_scale[0]) + domain.crop_scale[1] * random.normal(count))
-        aspect = np.exp(np.log(domain.crop_aspect[0]) + domain.crop_aspect[1] * random.normal(count))
-        angle = domain.crop_angle * random.normal(count)
-        self.stretch: Array = np.stack([scale / np.sqrt(aspect), scale * np.sqrt(aspect)], axis=-1)
-        rotation = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=-1)
-        self.turn: Array = (rotation.reshape(count, 2, 2) * self.stretch[:, None, :]).transpose(0, 2, 1)
-        offset = np.array(domain.crop_offset, dtype=np.float32)
-        self.offset: Array = offset + np.array(domain.crop_shift, dtype=np.float32) * random.normal(count, 2)
-
-    def to_crop(self, points: Array) -> Array:
-        """Points (B, n, 2) or (B, 2) of the face frame in the picture."""
-        if points.ndim == 2:
-            return self.to_crop(points[:, None])[:, 0]
-        moved: Array = points @ self.turn + self.offset[:, None, :]
-        return moved
-
-    def place(self, centres: Array, landmark: NDArray[np.int64], side: NDArray[np.int64]) -> Array:
-        """Canonical points (n, 2) that hang on landmarks, on every individual face, (B, n, 2), in the face frame."""
-        shift = self.shift[:, landmark]
-        shift[:, :, 0] *= np.where(side == 0, 1.0, -1.0).astype(np.float32)
-        shift += self.side_shift[:, landmark, side]
-        x = centres[None, :, 0] * self.spread[:, _LANDMARK_ROWS[landmark]] + shift[:, :, 0]
-        return np.stack([x, centres[None, :, 1] + shift[:, :, 1]], axis=-1)
-
-
-def _draw_bumps(
-    domain: Domain, anatomy: _Anatomy, strengths: Array, random: _Random
-) -> tuple[Array, Array, Array, Array]:
-    """Centres, sigmas and directions (B, K, 2) of all bumps in their crops, and their amplitudes (B, K)."""
-    count, bumps = len(anatomy.offset), _bump_table()
-    n_bumps = len(bumps.unit)
-
-    # The same action unit moves every face a little differently, both sides mostly alike. Bumps come in pairs, right
-    # then left, see `_bump_table`.
-    def pairs(*shape: int) -> Array:
-        return np.repeat(random.normal(count, n_bumps // 2, *shape), 2, axis=1)
-
-    variety, outward = domain.variety, np.where(bumps.side == 0, 1.0, -1.0)
-    turned = np.stack([outward, np.ones(n_bumps)], axis=-1)
-    wander = 0.015 * turned * pairs(2) + 0.008 * random.normal(count, n_bumps, 2)
-    width = np.exp(variety * (0.25 * pairs() + 0.1 * random.normal(count, 1)))[..., None]
-    bend = 0.2 * turned * pairs(2) + 0.12 * random.normal(count, n_bumps, 2)
-    strength = np.exp(variety * (0.45 * pairs() + 0.15 * random.normal(count, n_bumps)))
-    placed = anatomy.place(bumps.centres, bumps.landmark, bumps.side)
-    centres = anatomy.to_crop(placed + variety * wander)
-    sigmas = bumps.sigmas * width * anatomy.stretch[:, None, :]
-    directions = (bumps.directions + variety * bend) @ anatomy.turn
-    return centres, sigmas, directions, strengths[:, bumps.unit, bumps.side] * strength
-
-
-def draw_crop(domain: Domain, generator: np.random.Generator) -> Array:
-    """How one clip of `domain` is cropped: affine map (2, 3) from the face frame to the crop, in crop widths."""
-    anatomy = _Anatomy(domain, 1, _Random(generator))
-    return np.concatenate([anatomy.turn[0].T, anatomy.offset[0][:, None]], axis=1)
-
-
-class Person:
-    """One individual of `domain`, seen in the face frame: where its landmarks are and how its skin moves.
-
-    Parameters
-    ----------
-    domain : Domain
-        Whose `geometry` the individual varies by.
-    generator : numpy.random.Generator
-        What the individual is drawn from.
-    """
-
-    def __init__(self, domain: Domain, generator: np.random.Generator) -> None:
-        # A crop that changes nothing leaves the face frame.
-        bare = replace(
-            domain,
-            crop_scale=(1.0, 0.0),
-            crop_aspect=(1.0, 0.0),
-            crop_shift=(0.0, 0.0),
-            crop_offset=(0.0, 0.0),
-            crop_angle=0.0,
-        )
-        self._anatomy = _Anatomy(bare, 1, _Random(generator))
-
-    @cached_property
-    def landmarks(self) -> dict[str, Array]:
-        """Every landmark's place on the right and the left half of the picture, each (2, 2), in the face frame."""
-        places: dict[str, Array] = {}
-        for name in LANDMARKS:
-            both = _both_halves(name, (0.0, 0.0))
-            sides, numbers, _, centres = (np.array(column) for column in zip(*both, strict=True))
-            places[name] = self._anatomy.place(centres.astype(np.float32), numbers, sides)[0]
-        return places
-
-    def move(self, domain: Domain, generator: np.random.Generator, units: Sequence[int] | None = None) -> Movement:
-        """Draw one expression of this individual.
-
-        Parameters
-        ----------
-        domain : Domain
-            Which emotions there are and how strongly, one-sidedly and variedly they show.
-        generator : numpy.random.Generator
-        units : sequence of int, optional
-            Action units to show, equally strong; default: those of an emotion of the domain.
-        """
-        if units is None:
-            # Lids that merely happen to close are drawn as such, not as skin that moves.
-            emotions, active, strengths = _draw_expression(replace(domain, blink=0.0), 1, generator)
-            emotion = EMOTION_ORDER[int(emotions[0])]
-        else:
-            emotion, active = "", np.array([[number in units for number in ACTION_UNIT_ORDER]])
-            strengths = np.clip(1 + domain.asymmetry * generator.standard_normal((1, len(ACTION_UNIT_ORDER), 2)), 0, 2)
-            strengths *= active[..., None] * generator.uniform(*domain.intensity)
-            strengths[:, ACTION_UNIT_ORDER.index(46), 1] = 0.0
-        centres, sigmas, directions, amplitudes = _draw_bumps(
-            domain, self._anatomy, strengths.astype(np.float32), _Random(generator)
-        )
-        seen = amplitudes[0] != 0
-        return Movement(emotion, active[0], centres[0, seen], sigmas[0, seen], directions[0, seen], amplitudes[0, seen])
-
-
-@dataclass(frozen=True)
-class Movement:
-    """One expression of one individual at its apex, as displacement of the skin.
-
-    Parameters
-    ----------
-    emotion : str
-        Name in `EMOTION_ORDER`; empty if the action units were asked for by number.
-    units : bool array of shape (len(ACTION_UNIT_ORDER),)
-        Active action units.
-    centres, sigmas, directions : arrays of shape (K, 2)
-        Bumps in the face frame.
-    amplitudes : array of shape (K,)
-        Their strengths; 1 is clearly visible.
-    """
-
-    emotion: str
-    units: NDArray[np.bool_]
-    centres: Array
-    sigmas: Array
-    directions: Array
-    amplitudes: Array
-
-    def field(self, x: Array, y: Array) -> Array:
-        """Displacement (2, len(y), len(x)) at coordinates of the face frame, in units of a clear movement."""
-        across = np.exp(-0.5 * ((x - self.centres[:, :1]) / self.sigmas[:, :1]) ** 2)
-        down = np.exp(-0.5 * ((y - self.centres[:, 1:]) / self.sigmas[:, 1:]) ** 2)
-        weights = self.directions * self.amplitudes[:, None]
-        return np.stack([down.T @ (across * weights[:, c : c + 1]) for c in (0, 1)]).astype(np.float32)
-
-
 def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> FaceDraw:
     """Draw everything random about `count` clips of `domain`."""
     random = _Random(generator)
@@ -451,65 +225,6 @@ def _draw_outline(
     half_height = (along[0] + along[1] * random.normal(count)) * anatomy.stretch[:, 1]
     rows = [*anatomy.to_crop(np.stack([x, y], axis=-1)).T, half_width, half_height]
     return np.stack([*rows, 0.02 + 0.06 * random.uniform(count)] if soft else rows, axis=-1)
-
-
-@dataclass(frozen=True)
-class _PatternTable:
-    """The emotion patterns of a domain as cumulative probabilities."""
-
-    cumulative: NDArray[np.float64]
-    emotion: NDArray[np.int64]
-    units: NDArray[np.bool_]
-    one_sided: NDArray[np.float64]
-
-
-def _pattern_table(domain: Domain) -> _PatternTable:
-    classes = sorted(set(domain.labels.values()))
-    probability, emotion, units, one_sided = [], [], [], []
-    for label in classes:
-        members = [name for name, of in domain.labels.items() if of == label]
-        shares = np.array([domain.emotion_weights.get(name, 1.0) for name in members])
-        for name, share in zip(members, shares / shares.sum(), strict=True):
-            patterns = EMOTION_ACTION_UNITS[name]
-            total = sum(pattern.weight for pattern in patterns)
-            for pattern in patterns:
-                probability.append(share * pattern.weight / total / len(classes))
-                emotion.append(EMOTION_ORDER.index(name))
-                units.append([number in pattern.units for number in ACTION_UNIT_ORDER])
-                one_sided.append(pattern.one_sided)
-    return _PatternTable(np.cumsum(probability), np.array(emotion), np.array(units), np.array(one_sided))
-
-
-def _draw_expression(
-    domain: Domain, count: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
-    """Emotion, active units and the strength of every unit on every side, (B, units, 2)."""
-    table = _pattern_table(domain)
-    choice = np.minimum(np.searchsorted(table.cumulative, rng.random(count)), len(table.emotion) - 1)
-    units = table.units[choice].copy()
-    low, high = domain.intensity
-    overall = low + (high - low) * rng.random((count, 1))
-    strengths = units * overall * np.exp(0.3 * rng.standard_normal(units.shape))
-    # A further unit, weak: faces rarely move in textbook combinations alone.
-    extra = rng.integers(len(ACTION_UNIT_ORDER), size=count)
-    add = rng.random(count) < domain.extra_units
-    strengths[np.arange(count)[add], extra[add]] += 0.35 * overall[add, 0]
-    units[np.arange(count)[add], extra[add]] = True
-
-    sides = np.clip(1 + domain.asymmetry * rng.standard_normal((count, len(ACTION_UNIT_ORDER), 2)), 0.05, 2.0)
-    alone = rng.random(count) < table.one_sided[choice]
-    weak_side = rng.integers(2, size=count)
-    rows = np.arange(count)[alone]
-    sides[rows, :, weak_side[alone]] *= 0.25 * rng.random((len(rows), 1))
-    both = strengths[:, :, None] * sides
-
-    # Blinks are no expression: either direction, both eyes alike, not among the labels.
-    blink = ACTION_UNIT_ORDER.index(45)
-    caught = rng.random(count) < domain.blink
-    both[:, blink] += (caught * rng.choice([-1.0, 1.0], size=count) * (0.2 + 1.2 * rng.random(count) ** 2))[:, None] * (
-        1 + 0.15 * rng.standard_normal((count, 2))
-    )
-    return table.emotion[choice], units, both.astype(np.float32)
 
 
 def _axis(size: int) -> Array:

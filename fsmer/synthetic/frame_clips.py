@@ -15,8 +15,9 @@ from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import Domain, load_domain
+from fsmer.synthetic.drawn_recording import SyntheticRecording
 from fsmer.synthetic.flow_maps import optical_strain
-from fsmer.synthetic.recordings import SyntheticRecording, _check_request, _clip, _script
+from fsmer.synthetic.recordings import _check_request, _clip, _script
 from fsmer.synthetic.scene import Array, Camera, Image, _size
 
 __all__ = [

@@ -31,7 +31,7 @@ from fsmer.backbones import create_model
 from fsmer.data import ClipSet, InputSpec
 from fsmer.datasets import read_corrections, read_dataset
 from fsmer.evaluation.run_folder import PARTS, PartStore, RunSize
-from fsmer.preprocess.faces import LandmarkFile
+from fsmer.preprocess.face_detectors import LandmarkFile
 from fsmer.preprocess.prepare import prepare
 from fsmer.synthetic.class_descriptions import described_units
 

@@ -1,0 +1,204 @@
+"""One clip of a preparation: its media made and put into the store of parts, in a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.data.media import check_arrays
+from fsmer.datasets.folders import list_frames
+from fsmer.errors import DataError, OutputError, SpecMismatchError, UnknownNameError, WeightsError
+from fsmer.preprocess.apex import check_interval
+from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, load_detector
+from fsmer.preprocess.face_tracking import CroppedFrames
+from fsmer.preprocess.image_folder import ImageFolder
+from fsmer.preprocess.media import apex_source, crop_frames, make_media, needs_apex
+from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.prepare_store import _hash, _Job, _Outcome, _stored_type, _Task, _write_part
+from fsmer.preprocess.recipe import PreprocessRecipe
+from fsmer.preprocess.timestamps import FALLBACK_RATE
+from fsmer.preprocess.video_file import VideoFile
+
+# Bytes of decoded frames that a clip keeps, so that its onset is decoded once for face, flow and image.
+KEPT_BYTES = 64 << 20
+
+
+# Arrays below this size stay with the process when they are freed; 32 MiB is as far as glibc can be taught.
+FREED_BYTES = 31 << 20
+
+
+# What goes wrong alike for every clip is no clip's fault.
+FATAL = (SpecMismatchError, UnknownNameError, WeightsError, OutputError)
+
+
+class _Kept:
+    """The frames read last, up to `KEPT_BYTES`: a clip's onset is asked for by its face, its flow and its image."""
+
+    def __init__(self) -> None:
+        self._frames: OrderedDict[int, Frame] = OrderedDict()
+
+    def get(self, index: int, read: Callable[[int], Frame]) -> Frame:
+        if index not in self._frames:
+            self._frames[index] = read(index)
+            while len(self._frames) > 1 and len(self._frames) * self._frames[index].nbytes > KEPT_BYTES:
+                self._frames.popitem(last=False)
+        self._frames.move_to_end(index)
+        return self._frames[index]
+
+
+class _KeptFolder(ImageFolder):
+    def __init__(self, folder: Path, files: Sequence[str] | None) -> None:
+        self._kept = _Kept()
+        # No medium depends on the rate; telling one spares every folder the note that it is unknown.
+        super().__init__(folder, files=files, frames_per_second=FALLBACK_RATE)
+
+    def _decode(self, index: int) -> Frame:
+        return self._kept.get(index, super()._decode)
+
+
+class _KeptVideo(VideoFile):
+    def __init__(self, path: Path) -> None:
+        self._frames_kept = _Kept()
+        super().__init__(path, frames_per_second=FALLBACK_RATE)
+
+    def _frame(self, index: int) -> Frame:
+        return self._frames_kept.get(index, super()._frame)
+
+
+class _KeptCrops(CroppedFrames):
+    def __init__(self, crops: CroppedFrames) -> None:
+        self._kept = _Kept()
+        super().__init__(crops.source, crops.poses, crops.size)
+
+    def _frame(self, index: int) -> Frame:
+        return self._kept.get(index, super()._frame)
+
+
+def _prepare_in_worker(task: _Task, job: _Job) -> _Outcome:
+    with _one_thread():
+        return _prepare_clip(task, job)
+
+
+def _prepare_clip(task: _Task, job: _Job) -> _Outcome:
+    """Make one clip's media and put them into the store of parts, unless they are there."""
+    try:
+        key = _key(task, job)
+        if key == task.finished:
+            return _Outcome(task.clip, key, "finished")
+        if key in task.parts and task.parts[key].whole():
+            return _Outcome(task.clip, key, "part", task.parts[key])
+        arrays, facts = _make(task, job)
+    except FATAL:
+        raise
+    except DataError as error:
+        return _Outcome(task.clip, problem=type(error).__name__, detail=str(error))
+    except Exception as error:  # decoders raise anything on damaged files, and no clip may stop the rest
+        reason = str(error).strip().splitlines()
+        return _Outcome(task.clip, problem=type(error).__name__, detail=reason[0] if reason else "no reason given")
+    return _Outcome(task.clip, key, "made", _write_part(task, key, arrays, facts, job))
+
+
+def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    steps = job.recipe
+    path = Path(task.path)
+    source = _KeptFolder(path, _frame_names(path) or None) if path.is_dir() else _KeptVideo(path)
+    searches = needs_apex(spec for _, specs in job.groups for spec in specs)
+    apex = task.apex if searches and steps.apex in ("given", "annotated") else None
+    onset, offset = check_interval(len(source), task.onset, apex, task.offset, name=source.name)
+    if isinstance(source, ImageFolder):
+        # Its size is known from the onset then, and no further file is opened for it.
+        source[onset]
+    crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
+    if isinstance(crops, CroppedFrames):
+        crops = _KeptCrops(crops)
+    arrays: dict[str, NDArray[Any]] = {}
+    notes: dict[str, None] = {}
+    apex_from = ""
+    # Every group starts from the same crops and the same apex, so both are looked for once.
+    for place, (_, specs) in enumerate(job.groups):
+        inner = replace(job.inner, apex="given") if apex_from else job.inner
+        times = {"onset": onset, "apex": apex, "offset": offset}
+        made = make_media(crops, specs, **times, recipe=inner, detector=CroppedFaces(), eight_bit=True)
+        for spec in specs:
+            array = np.ascontiguousarray(made.media[spec.kind], _stored_type(spec))
+            problem = check_arrays(array[None], spec)
+            if problem is not None:
+                raise DataError(problem[1])
+            arrays[f"{place}-{spec.kind}"] = array
+        notes.update(dict.fromkeys(made.notes))
+        if made.apex is not None and not apex_from:
+            apex, apex_from = made.apex, apex_source(made.apex_method)
+    facts = {
+        "onset_index": onset,
+        "apex_index": apex,
+        "offset_index": offset,
+        "apex_from": apex_from,
+        "notes": " ".join(notes),
+    }
+    return arrays, facts
+
+
+@lru_cache(maxsize=1)
+def _frame_names(folder: Path) -> list[str]:
+    return list(list_frames(folder).names)
+
+
+def _key(task: _Task, job: _Job) -> str:
+    """Hash of all that decides on a clip's media: settings, frame numbers, and the names and sizes of its files."""
+    path = Path(task.path)
+    files: list[tuple[str, int]] = []
+    if path.is_dir():
+        _frame_names.cache_clear()
+        files = [(name, os.stat(f"{task.path}/{name}").st_size) for name in _frame_names(path)]
+    elif path.is_file():
+        files = [(path.name, path.stat().st_size)]
+    return _hash([job.settings, task.clip, task.onset, task.apex, task.offset, files])
+
+
+def _detector(recipe: PreprocessRecipe) -> FaceDetector:
+    return _loaded_detector(recipe.detector, json.dumps(dict(recipe.detector_parameters), sort_keys=True))
+
+
+@lru_cache(maxsize=2)
+def _loaded_detector(name: str, parameters: str) -> FaceDetector:
+    return load_detector(name, json.loads(parameters))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    # Clips are what runs in parallel. Threads below would fight for the same cores, and sums that they split in another
+    # way on another machine would round to other bytes.
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    _keep_freed_memory()
+    try:
+        with _thread_pools().limit(limits=1):
+            yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    # glibc hands arrays of some hundred kilobytes back to the system when they are freed, and a clip's flow then spends
+    # a fifth of its time on getting their pages again. Freeing one large block once teaches it to keep smaller ones.
+    np.empty(FREED_BYTES, np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> Any:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
