@@ -19,11 +19,11 @@ from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.deploy.recording_prediction import (
     UNIT_THRESHOLD,
+    Pictures,
     PredictedInterval,
     RecordingPrediction,
-    _Pictures,
 )
-from fsmer.deploy.timed_frames import _Timed
+from fsmer.deploy.timed_frames import TimedFrames
 from fsmer.errors import MediaError
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import Which
@@ -88,7 +88,7 @@ class RecordingReader:
         progress: Progress | None = None,
     ) -> None:
         self._answerer = _Answerer(model, classes)
-        self._timed = _Timed(source, frames_per_second)
+        self._timed = TimedFrames(source, frames_per_second)
         self._progress = progress
         self._which = which
         self._spotter = MovementSpotter(self._timed.fps, detector=detector, which=which, settings=settings)
@@ -272,14 +272,14 @@ def _shipped() -> FacsFlow:
     return found
 
 
-def _pictures(onset: NDArray[np.uint8], apex: NDArray[np.uint8]) -> _Pictures:
+def _pictures(onset: NDArray[np.uint8], apex: NDArray[np.uint8]) -> Pictures:
     import cv2
 
     small = [
         np.asarray(cv2.resize(one, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)
     ]
     spec = InputSpec(size=(56, 56), normalisation="signed")
-    return _Pictures(
+    return Pictures(
         small[0], small[1], flow_map(optical_flow(onset, apex, UNIT_RECIPE.load_flow()), spec, remove_head=True)
     )
 

@@ -39,7 +39,7 @@ UNIT_THRESHOLD = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class _Pictures:
+class Pictures:
     onset: NDArray[np.uint8]
     apex: NDArray[np.uint8]
     flow: NDArray[np.float32]
@@ -73,7 +73,7 @@ class PredictedInterval:
     aus: tuple[int, ...]
     unit_probabilities: dict[int, float] = field(repr=False)
     energy: float
-    pictures: _Pictures | None = field(default=None, repr=False)
+    pictures: Pictures | None = field(default=None, repr=False)
 
     @property
     def words(self) -> str:

@@ -19,7 +19,7 @@ from fsmer.preprocess.timestamps import FALLBACK_RATE
 RATE_FRAMES = 12
 
 
-class _Timed:
+class TimedFrames:
     """Frames of anything that holds them, each with its time, once, in bounded memory."""
 
     def __init__(self, source: Any, frames_per_second: float | None) -> None:

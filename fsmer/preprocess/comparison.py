@@ -15,7 +15,7 @@ from fsmer.synthetic.facs_fields import LANDMARKS
 
 
 @lru_cache(maxsize=4)
-def _eye_weights(side: int) -> NDArray[np.float32]:
+def eye_weights(side: int) -> NDArray[np.float32]:
     """Mean over what a blink moves, on crops of `side`, flattened."""
     axis = (np.arange(side) + 0.5) / side - 0.5
     x, y = np.abs(axis[None, :]) - LANDMARKS["lid_upper"][0], axis[:, None] - LANDMARKS["lid_upper"][1]
@@ -23,7 +23,7 @@ def _eye_weights(side: int) -> NDArray[np.float32]:
     return (inside / inside.sum()).astype(np.float32).ravel()
 
 
-def _cover(first: Grey, second: Grey, flow: NDArray[np.float32], face: NDArray[np.float32]) -> float:
+def covered_share(first: Grey, second: Grey, flow: NDArray[np.float32], face: NDArray[np.float32]) -> float:
     """Share of the face where the second picture, brought back by the flow, does not look like the first."""
     import cv2
 
@@ -45,7 +45,7 @@ def _cover(first: Grey, second: Grey, flow: NDArray[np.float32], face: NDArray[n
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class Comparison:
     """Onset and apex side by side, in thousandths of the face width: regions apart from the head, the head, the lids;
     and the share of the face that is covered."""
 

@@ -17,7 +17,7 @@ from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.media import (
     ClipMedia,
-    _apex_method,
+    apex_method,
     apex_source,
     checked_specs,
     made_spec,
@@ -166,7 +166,7 @@ def clips_from_frames(
     specs_made = [made_spec(spec, steps) for spec in wanted]
     methods: list[str | None] = [None] * n
     if needs_apex(wanted):
-        methods = [_apex_method(steps, apex) for apex in times["apex"]]
+        methods = [apex_method(steps, apex) for apex in times["apex"]]
     notes = [APEX_NOTES.get(method or "", "") for method in methods]
     if lazy:
         maker = _Maker(make)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.pixels import DIM, Frame, _colours, as_rgb
+from fsmer.preprocess.pixels import DIM, Frame, as_rgb, colour_channels
 
 __all__ = [
     "FrameSource",
@@ -94,7 +94,7 @@ class FrameSource(ABC):
         array, white = np.asarray(image), self._white
         if white is None and array.dtype == np.uint16:
             # Beside a frame of more than 14 bits, a dim one is dark.
-            if self._deep_white is None and _colours(array).max(initial=0) >= DIM:
+            if self._deep_white is None and colour_channels(array).max(initial=0) >= DIM:
                 self._deep_white = 65535.0
             white = self._deep_white
         return as_rgb(array, name, white)
@@ -109,7 +109,7 @@ class FrameSource(ABC):
         return frame
 
 
-class _ListedFrames(FrameSource):
+class ListedFrames(FrameSource):
     """Frames that are listed beforehand: each can be had by its number alone."""
 
     _times: NDArray[np.float64]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.media import has_deep_colours, opened_image
 from fsmer.datasets.folders import natural_order
 from fsmer.errors import MediaError
-from fsmer.preprocess.frame_source import _ListedFrames
+from fsmer.preprocess.frame_source import ListedFrames
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.timestamps import clean_timestamps
 
@@ -32,7 +32,7 @@ ORIENTATION = 0x0112
 SIDEWAYS, LEFTWARDS, UPWARDS = frozenset({5, 6, 7, 8}), frozenset({2, 3, 6, 7}), frozenset({3, 4, 7, 8})
 
 
-class ImageFolder(_ListedFrames):
+class ImageFolder(ListedFrames):
     """A folder with one image a frame, in the natural order of their names, see `natural_order`.
 
     Parameters

@@ -163,7 +163,7 @@ def make_media(
     crops = crop_frames(source, steps, onset=first, detector=detector)
     top, method = None, None
     if searches:
-        method = _apex_method(steps, apex)
+        method = apex_method(steps, apex)
         top = spot_apex(crops, method, onset=first, apex=apex, offset=last).index
     media, notes = _from_crops(crops, wanted, first, top, last, steps)
     held = media if eight_bit else _as_floats(media)
@@ -180,7 +180,7 @@ def apex_source(method: str | None) -> str:
     return "annotation" if method == "annotated" else method or ""
 
 
-def _apex_method(recipe: PreprocessRecipe, apex: int | None) -> str:
+def apex_method(recipe: PreprocessRecipe, apex: int | None) -> str:
     """How the recipe finds the apex of a clip whose annotation is `apex`."""
     if recipe.apex == "given":
         return "flow" if apex is None else "annotated"

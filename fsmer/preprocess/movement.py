@@ -145,7 +145,7 @@ class Movement:
     def steady_pair(self, size: tuple[int, int] = (224, 224)) -> tuple[Frame, Frame]:
         """Face crops of onset and apex, each the mean of a few frames that show the same: half the noise of `pair`."""
         onset, apex = self.near(size)
-        return _mean(_same(onset)), _mean(_same(apex))
+        return mean_picture(_same(onset)), mean_picture(_same(apex))
 
     def near(self, size: tuple[int, int] = (224, 224)) -> tuple[list[Frame], list[Frame]]:
         """Face crops from the onset back into rest, and from the apex to both sides."""
@@ -157,7 +157,7 @@ class Movement:
         return onset, self.crops(sorted(close, key=lambda n: abs(n - self.apex_place)), size)
 
 
-def _mean(pictures: Sequence[Frame]) -> Frame:
+def mean_picture(pictures: Sequence[Frame]) -> Frame:
     return np.round(np.mean(pictures, axis=0, dtype=np.float32)).astype(np.uint8)
 
 

@@ -56,7 +56,7 @@ def as_rgb(frame: ArrayLike, name: str = "the frame", white: float | None = None
     return cast(Frame, np.ascontiguousarray(array))
 
 
-def _colours(image: NDArray[Any]) -> NDArray[Any]:
+def colour_channels(image: NDArray[Any]) -> NDArray[Any]:
     """The channels of an image without alpha."""
     return image[..., :-1] if image.ndim == 3 and image.shape[2] in (2, 4) else image
 
@@ -68,7 +68,7 @@ def _eight_bit(array: NDArray[Any], name: str, white: float | None) -> NDArray[n
         raise MediaError(f"{name} holds values of type {array.dtype}; give uint8, uint16 or floats in 0..1.")
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    low, high = float(_colours(array).min()), float(_colours(array).max())
+    low, high = float(colour_channels(array).min()), float(colour_channels(array).max())
     top = white
     if top is None:
         if kind in "ui" and (kind, bits) not in (("u", 8), ("u", 16)):

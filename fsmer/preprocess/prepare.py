@@ -30,24 +30,24 @@ from fsmer.io import (
     restore_folder,
 )
 from fsmer.preprocess.media import made_spec
-from fsmer.preprocess.prepare_clip import _one_thread, _prepare_clip, _prepare_in_worker
-from fsmer.preprocess.prepare_folder import _Earlier, _finish, _finished
+from fsmer.preprocess.prepare_clip import one_thread, prepare_clip, prepare_in_worker
+from fsmer.preprocess.prepare_folder import EarlierResult, finished_keys, write_result
 from fsmer.preprocess.prepare_report import REPORT_COLUMNS, Prepared, PrepareProgress, PrepareReport
 from fsmer.preprocess.prepare_store import (
     PART_VERSION,
-    _alone,
-    _empty,
-    _hash,
-    _indices,
-    _Job,
-    _named,
-    _numbers,
-    _Outcome,
-    _stored,
-    _Task,
+    Job,
+    Outcome,
+    Task,
+    clear_store,
+    frame_indices,
+    frame_numbers,
+    only_run,
+    settings_hash,
+    stored_parts,
+    with_clip_names,
 )
 from fsmer.preprocess.recipe import PreprocessRecipe
-from fsmer.preprocess.spec_groups import _groups
+from fsmer.preprocess.spec_groups import grouped_specs
 
 __all__ = [
     "prepare",
@@ -139,7 +139,7 @@ def prepare(
     start = time.monotonic()
     if workers is not None and workers < 1:
         raise DataError(f"{workers} workers were asked for; give 1 or more, or None for one a core.")
-    groups = _groups(specs)
+    groups = grouped_specs(specs)
     table, lost, cropped = _clips(source, root, scheme, frames=frames, sheet=sheet, corrections=corrections)
     steps = recipe or PreprocessRecipe(detector="cropped" if cropped else "cascade")
     steps.load_detector()
@@ -153,18 +153,18 @@ def prepare(
         "sets": {name: [spec.to_dict() for spec in wanted] for name, wanted in held},
     }
     check_writable(target.parent)
-    with _alone(target, store):
+    with only_run(target, store):
         restore_folder(target)
-        finished = _finished(target, settings, resume=resume)
-        earlier = _Earlier.of(target, held) if finished else None
+        finished = finished_keys(target, settings, resume=resume)
+        earlier = EarlierResult.of(target, held) if finished else None
         if not resume:
-            _empty(store)
+            clear_store(store)
         inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset")
-        job = _Job(store, held, steps, inner, _hash(settings), uuid.uuid4().hex)
-        parts = _stored(store)
-        onsets, apexes, offsets = (_indices(table[f"{name}_index"]) for name in ("onset", "apex", "offset"))
+        job = Job(store, held, steps, inner, settings_hash(settings), uuid.uuid4().hex)
+        parts = stored_parts(store)
+        onsets, apexes, offsets = (frame_indices(table[f"{name}_index"]) for name in ("onset", "apex", "offset"))
         tasks = [
-            _Task(
+            Task(
                 clip,
                 path,
                 onset,
@@ -184,7 +184,7 @@ def prepare(
                 f"none of the {len(tasks)} clips can be prepared; the first, {first.clip!r}: {first.detail}"
             )
         report = _report(table, lost, outcomes)
-        _finish(target, job, table, report, outcomes, settings, earlier)
+        write_result(target, job, table, report, outcomes, settings, earlier)
     sets = {name: ClipSet.load(target / name if name else target) for name, _ in held}
     reused = sum(one.origin in ("part", "finished") for one in outcomes.values())
     return Prepared(target, MappingProxyType(sets), PrepareReport(report, steps.hash, reused, time.monotonic() - start))
@@ -219,7 +219,7 @@ def _clips(
         given = [name for name, value in how.items() if value is not None]
         if given:
             raise DataError(f"{given[0]!r} is for data sets by name; leave it out for clips that are listed already.")
-        clips = source if isinstance(source, ClipSet) else ClipSet.from_table(_named(source))
+        clips = source if isinstance(source, ClipSet) else ClipSet.from_table(with_clip_names(source))
     table = (clips if scheme is None else clips.relabel(scheme)).table
     if not len(table):
         raise DataError("no clip is left to prepare; check the label scheme.")
@@ -234,7 +234,7 @@ def _clips(
     table["path"] = [os.path.abspath(top / path) for path in table["path"].astype(str)]
     for name in ("onset", "apex", "offset"):
         if f"{name}_index" not in table.columns:
-            table[f"{name}_index"] = _numbers(table, name)
+            table[f"{name}_index"] = frame_numbers(table, name)
     if "apex_from" in table.columns:
         # A middle frame that stands in for a missing annotation is no annotation: the recipe says what to do then.
         table["apex_index"] = table["apex_index"].where(table["apex_from"].astype(str) == "annotation")
@@ -242,16 +242,16 @@ def _clips(
 
 
 def _all_outcomes(
-    tasks: Sequence[_Task],
-    job: _Job,
+    tasks: Sequence[Task],
+    job: Job,
     workers: int | None,
     backend: str | None,
     progress: Callable[[PrepareProgress], None] | None,
     start: float,
-) -> dict[str, _Outcome]:
-    outcomes: dict[str, _Outcome] = {}
+) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
     made = left_out = 0
-    with _one_thread():
+    with one_thread():
         for one in _outcomes(tasks, job, workers, backend):
             outcomes[one.clip] = one
             made += one.origin == "made"
@@ -265,10 +265,10 @@ def _all_outcomes(
     return outcomes
 
 
-def _outcomes(tasks: Sequence[_Task], job: _Job, workers: int | None, backend: str | None) -> Iterator[_Outcome]:
+def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str | None) -> Iterator[Outcome]:
     if backend is None and workers == 1:
         # This process is held to one thread already.
-        yield from (_prepare_clip(task, job) for task in tasks)
+        yield from (prepare_clip(task, job) for task in tasks)
         return
     from joblib import Parallel, cpu_count, delayed, parallel_config  # type: ignore[import-untyped]
     from joblib.externals.loky.process_executor import BrokenProcessPool  # type: ignore[import-untyped]
@@ -284,7 +284,7 @@ def _outcomes(tasks: Sequence[_Task], job: _Job, workers: int | None, backend: s
             f"joblib's backend {backend!r} cannot be used ({error}); start or install it, or leave it out."
         ) from error
     try:
-        yield from run(delayed(_prepare_in_worker)(task, job) for task in tasks)
+        yield from run(delayed(prepare_in_worker)(task, job) for task in tasks)
     except BrokenProcessPool as error:
         raise FsmerError(
             "a worker process died, most likely for lack of memory; run the same again with fewer workers: finished "
@@ -292,7 +292,7 @@ def _outcomes(tasks: Sequence[_Task], job: _Job, workers: int | None, backend: s
         ) from error
 
 
-def _report(table: pd.DataFrame, lost: pd.DataFrame, outcomes: Mapping[str, _Outcome]) -> pd.DataFrame:
+def _report(table: pd.DataFrame, lost: pd.DataFrame, outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     rows = []
     for clip, dataset, subject in zip(table["clip"], table["dataset"], table["subject"], strict=True):
         one = outcomes[clip]

@@ -24,7 +24,7 @@ from fsmer.preprocess.face_tracking import CroppedFrames
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.media import apex_source, crop_frames, make_media, needs_apex
 from fsmer.preprocess.pixels import Frame
-from fsmer.preprocess.prepare_store import _hash, _Job, _Outcome, _stored_type, _Task, _write_part
+from fsmer.preprocess.prepare_store import Job, Outcome, Task, settings_hash, stored_type, write_part
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.timestamps import FALLBACK_RATE
 from fsmer.preprocess.video_file import VideoFile
@@ -84,31 +84,32 @@ class _KeptCrops(CroppedFrames):
         return self._kept.get(index, super()._frame)
 
 
-def _prepare_in_worker(task: _Task, job: _Job) -> _Outcome:
-    with _one_thread():
-        return _prepare_clip(task, job)
+def prepare_in_worker(task: Task, job: Job) -> Outcome:
+    """`prepare_clip` on one thread."""
+    with one_thread():
+        return prepare_clip(task, job)
 
 
-def _prepare_clip(task: _Task, job: _Job) -> _Outcome:
+def prepare_clip(task: Task, job: Job) -> Outcome:
     """Make one clip's media and put them into the store of parts, unless they are there."""
     try:
         key = _key(task, job)
         if key == task.finished:
-            return _Outcome(task.clip, key, "finished")
+            return Outcome(task.clip, key, "finished")
         if key in task.parts and task.parts[key].whole():
-            return _Outcome(task.clip, key, "part", task.parts[key])
+            return Outcome(task.clip, key, "part", task.parts[key])
         arrays, facts = _make(task, job)
     except FATAL:
         raise
     except DataError as error:
-        return _Outcome(task.clip, problem=type(error).__name__, detail=str(error))
+        return Outcome(task.clip, problem=type(error).__name__, detail=str(error))
     except Exception as error:  # decoders raise anything on damaged files, and no clip may stop the rest
         reason = str(error).strip().splitlines()
-        return _Outcome(task.clip, problem=type(error).__name__, detail=reason[0] if reason else "no reason given")
-    return _Outcome(task.clip, key, "made", _write_part(task, key, arrays, facts, job))
+        return Outcome(task.clip, problem=type(error).__name__, detail=reason[0] if reason else "no reason given")
+    return Outcome(task.clip, key, "made", write_part(task, key, arrays, facts, job))
 
 
-def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _make(task: Task, job: Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     steps = job.recipe
     path = Path(task.path)
     source = _KeptFolder(path, _frame_names(path) or None) if path.is_dir() else _KeptVideo(path)
@@ -130,7 +131,7 @@ def _make(task: _Task, job: _Job) -> tuple[dict[str, NDArray[Any]], dict[str, An
         times = {"onset": onset, "apex": apex, "offset": offset}
         made = make_media(crops, specs, **times, recipe=inner, detector=CroppedFaces(), eight_bit=True)
         for spec in specs:
-            array = np.ascontiguousarray(made.media[spec.kind], _stored_type(spec))
+            array = np.ascontiguousarray(made.media[spec.kind], stored_type(spec))
             problem = check_arrays(array[None], spec)
             if problem is not None:
                 raise DataError(problem[1])
@@ -153,7 +154,7 @@ def _frame_names(folder: Path) -> list[str]:
     return list(list_frames(folder).names)
 
 
-def _key(task: _Task, job: _Job) -> str:
+def _key(task: Task, job: Job) -> str:
     """Hash of all that decides on a clip's media: settings, frame numbers, and the names and sizes of its files."""
     path = Path(task.path)
     files: list[tuple[str, int]] = []
@@ -162,7 +163,7 @@ def _key(task: _Task, job: _Job) -> str:
         files = [(name, os.stat(f"{task.path}/{name}").st_size) for name in _frame_names(path)]
     elif path.is_file():
         files = [(path.name, path.stat().st_size)]
-    return _hash([job.settings, task.clip, task.onset, task.apex, task.offset, files])
+    return settings_hash([job.settings, task.clip, task.onset, task.apex, task.offset, files])
 
 
 def _detector(recipe: PreprocessRecipe) -> FaceDetector:
@@ -175,9 +176,12 @@ def _loaded_detector(name: str, parameters: str) -> FaceDetector:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    # Clips are what runs in parallel. Threads below would fight for the same cores, and sums that they split in another
-    # way on another machine would round to other bytes.
+def one_thread() -> Iterator[None]:
+    """Hold OpenCV, BLAS and OpenMP to one thread.
+
+    Clips are what runs in parallel. Threads below would fight for the same cores, and sums that they split in another
+    way on another machine would round to other bytes.
+    """
     import cv2
 
     before = cv2.getNumThreads()

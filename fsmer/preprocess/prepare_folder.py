@@ -19,7 +19,7 @@ from fsmer.data.saved import TABLE, ArrayWriter, read_folder, write_header
 from fsmer.data.table import clean_table, write_table
 from fsmer.errors import DataError, OutputError
 from fsmer.io import atomic_folder, digest, file_digest, read_bytes, write_json, write_text
-from fsmer.preprocess.prepare_store import _cannot_write, _Groups, _Job, _Outcome, _Part, _stored_type
+from fsmer.preprocess.prepare_store import Job, Outcome, Part, SpecGroups, cannot_write, stored_type
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.schema import read_json
 
@@ -43,7 +43,7 @@ class _Settings(TypedDict):
     checksum: NotRequired[str]
 
 
-def _finished(target: Path, settings: Mapping[str, Any], *, resume: bool) -> dict[str, str]:
+def finished_keys(target: Path, settings: Mapping[str, Any], *, resume: bool) -> dict[str, str]:
     """Keys of the clips that a finished folder of the same settings holds, by name."""
     if target.exists() and not target.is_dir():
         raise OutputError(f"cannot write the folder {target}: a file of that name is there; choose another folder.")
@@ -73,14 +73,14 @@ def _finished(target: Path, settings: Mapping[str, Any], *, resume: bool) -> dic
         raise OutputError(f"{target / REPORT} cannot be read as a report of prepare: {reason}; {remedy}.") from error
 
 
-def _finish(
+def write_result(
     target: Path,
-    job: _Job,
+    job: Job,
     table: pd.DataFrame,
     report: pd.DataFrame,
-    outcomes: Mapping[str, _Outcome],
+    outcomes: Mapping[str, Outcome],
     settings: Mapping[str, Any],
-    earlier: _Earlier | None,
+    earlier: EarlierResult | None,
 ) -> None:
     """Put the parts together beside the target, then swap."""
     tables = job.parts / "tables"
@@ -104,7 +104,7 @@ def _finish(
         shutil.rmtree(job.parts, ignore_errors=True)
     except OSError as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        raise _cannot_write(target, cause, job.parts) from error
+        raise cannot_write(target, cause, job.parts) from error
     finally:
         shutil.rmtree(tables, ignore_errors=True)
 
@@ -114,12 +114,12 @@ def _same(files: Sequence[Path], whole: Path, target: Path) -> bool:
     return all(old.is_file() and old.read_bytes() == new.read_bytes() for old, new in zip(there, files, strict=True))
 
 
-def _write_media(whole: Path, job: _Job, readers: Sequence[_Part | _Row]) -> dict[str, list[ArrayWriter]]:
+def _write_media(whole: Path, job: Job, readers: Sequence[Part | _Row]) -> dict[str, list[ArrayWriter]]:
     """Write the arrays of all clips; the writers by folder."""
     with contextlib.ExitStack() as stack:
         arrays = {
             name: [
-                stack.enter_context(ArrayWriter(whole / name, spec, len(readers), _stored_type(spec))) for spec in specs
+                stack.enter_context(ArrayWriter(whole / name, spec, len(readers), stored_type(spec))) for spec in specs
             ]
             for name, specs in job.groups
         }
@@ -131,14 +131,14 @@ def _write_media(whole: Path, job: _Job, readers: Sequence[_Part | _Row]) -> dic
     return arrays
 
 
-def _reader(outcome: _Outcome, earlier: _Earlier | None) -> _Part | _Row:
+def _reader(outcome: Outcome, earlier: EarlierResult | None) -> Part | _Row:
     if earlier is not None and outcome.part is None:
         return _Row(earlier, earlier.rows[outcome.clip])
-    return cast(_Part, outcome.part)
+    return cast(Part, outcome.part)
 
 
 @dataclass(frozen=True)
-class _Earlier:
+class EarlierResult:
     """The clips of a finished folder that are not damaged."""
 
     rows: Mapping[str, int]
@@ -146,7 +146,7 @@ class _Earlier:
     facts: pd.DataFrame
 
     @classmethod
-    def of(cls, target: Path, groups: _Groups) -> _Earlier | None:
+    def of(cls, target: Path, groups: SpecGroups) -> EarlierResult | None:
         """Those in `target`; ``None`` where all must be made again."""
         try:
             folders = [read_folder(target / name) for name, _ in groups]
@@ -182,7 +182,7 @@ def _is_whole(stores: Iterable[NpyStore], row: int) -> bool:
 class _Row:
     """A clip of a finished folder."""
 
-    earlier: _Earlier
+    earlier: EarlierResult
     row: int
 
     def media(self) -> dict[str, memoryview]:
@@ -204,7 +204,7 @@ def _with_facts(table: pd.DataFrame, facts: Sequence[Mapping[str, Any]], recipe:
     return table.assign(**columns, recipe=recipe.hash)
 
 
-def _write_tables(whole: Path, job: _Job, clean: pd.DataFrame) -> tuple[list[Path], dict[str, str]]:
+def _write_tables(whole: Path, job: Job, clean: pd.DataFrame) -> tuple[list[Path], dict[str, str]]:
     """Everything of the folder that does not depend on the content of the arrays, and the columns of the table."""
     files, columns = [], {}
     for name, _ in job.groups:

@@ -46,11 +46,11 @@ class _Head(TypedDict):
 
 
 # The media to make by the sub-folder that they go to.
-_Groups = tuple[tuple[str, tuple[InputSpec, ...]], ...]
+SpecGroups = tuple[tuple[str, tuple[InputSpec, ...]], ...]
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A finished clip in the store of parts, where each worker of a run appends its clips to a file of its own.
 
     There it is a line of JSON, the bytes of its media in the order named in that line, and the digest of all that. A
@@ -83,7 +83,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """One clip: where its frames are, and which of them count."""
 
     clip: str
@@ -93,16 +93,16 @@ class _Task:
     offset: int | None
     finished: str
     """Key under which a finished folder holds the clip; ``""`` where none does."""
-    parts: Mapping[str, _Part]
+    parts: Mapping[str, Part]
     """What stopped runs have made of the clip, by key."""
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What all clips share."""
 
     parts: Path
-    groups: _Groups
+    groups: SpecGroups
     recipe: PreprocessRecipe
     inner: PreprocessRecipe
     """What is left of the recipe once the face is cut out."""
@@ -112,17 +112,17 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class Outcome:
     clip: str
     key: str = ""
     origin: str = ""
     """``"made"``, ``"part"`` or ``"finished"``; ``""`` where the clip is left out."""
-    part: _Part | None = None
+    part: Part | None = None
     problem: str = ""
     detail: str = ""
 
 
-def _write_part(task: _Task, key: str, arrays: Mapping[str, NDArray[Any]], facts: dict[str, Any], job: _Job) -> _Part:
+def write_part(task: Task, key: str, arrays: Mapping[str, NDArray[Any]], facts: dict[str, Any], job: Job) -> Part:
     # Processes on several machines may share the store, and threads a process.
     path = job.parts / f"{job.run}-{platform.node()}-{os.getpid()}-{threading.get_ident()}.clips"
     lengths = {name: array.nbytes for name, array in arrays.items()}
@@ -142,13 +142,13 @@ def _write_part(task: _Task, key: str, arrays: Mapping[str, NDArray[Any]], facts
                 os.truncate(path, start)
             else:
                 path.unlink()
-        raise _cannot_write(job.parts, error) from error
-    return _Part(path, start, len(head), lengths, facts)
+        raise cannot_write(job.parts, error) from error
+    return Part(path, start, len(head), lengths, facts)
 
 
-def _stored(store: Path) -> dict[str, dict[str, _Part]]:
+def stored_parts(store: Path) -> dict[str, dict[str, Part]]:
     """Clips that stopped runs have finished, by name and key."""
-    found: dict[str, dict[str, _Part]] = {}
+    found: dict[str, dict[str, Part]] = {}
     for path in sorted(store.glob("*.clips")):
         # What cannot be read, or ends in the middle, is made again; digests are compared where clips are used.
         with contextlib.suppress(OSError, DataError):
@@ -156,27 +156,27 @@ def _stored(store: Path) -> dict[str, dict[str, _Part]]:
             with path.open("rb") as handle:
                 while line := handle.readline(HEAD_BYTES):
                     head = parse_json(line, _Head, path, what="a finished clip", remedy="it is made again")
-                    part = _Part(path, handle.tell() - len(line), len(line), head["media"], head["facts"])
+                    part = Part(path, handle.tell() - len(line), len(line), head["media"], head["facts"])
                     handle.seek(sum(part.lengths.values()) + DIGEST, os.SEEK_CUR)
                     found.setdefault(head["clip"], {})[head["key"]] = part
     return found
 
 
-def _stored_type(spec: InputSpec) -> str:
+def stored_type(spec: InputSpec) -> str:
     return "|u1" if spec.normalisation == "unit" else "<f4"
 
 
-def _hash(values: Any) -> str:
+def settings_hash(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
+def with_clip_names(frame: pd.DataFrame) -> pd.DataFrame:
     if "clip" in frame.columns or "path" not in frame.columns:
         return frame
     return frame.assign(clip=[Path(str(path)).name for path in frame["path"]])
 
 
-def _numbers(table: pd.DataFrame, name: str) -> Any:
+def frame_numbers(table: pd.DataFrame, name: str) -> Any:
     if name not in table.columns:
         return pd.array([None] * len(table), dtype="Int64")
     values: list[Any] = pd.to_numeric(table[name], errors="coerce").tolist()
@@ -186,12 +186,12 @@ def _numbers(table: pd.DataFrame, name: str) -> Any:
     return pd.array([None if pd.isna(value) else int(value) for value in values], dtype="Int64")
 
 
-def _indices(column: pd.Series) -> list[int | None]:
+def frame_indices(column: pd.Series) -> list[int | None]:
     return [None if pd.isna(value) else int(value) for value in column.tolist()]
 
 
 @contextlib.contextmanager
-def _alone(target: Path, store: Path) -> Iterator[None]:
+def only_run(target: Path, store: Path) -> Iterator[None]:
     """Make the store of parts and keep every other run out of it until this one ends, however it ends."""
     place = store / LOCK
     try:
@@ -201,7 +201,7 @@ def _alone(target: Path, store: Path) -> Iterator[None]:
             f"another run is preparing {target} at the moment; wait until it has ended, or choose another folder."
         ) from error
     except OSError as error:
-        raise _cannot_write(store, error) from error
+        raise cannot_write(store, error) from error
     try:
         yield
     finally:
@@ -246,7 +246,7 @@ def _locked(store: Path) -> int:
         os.close(held)
 
 
-def _empty(store: Path) -> None:
+def clear_store(store: Path) -> None:
     for path in store.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -254,7 +254,7 @@ def _empty(store: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _cannot_write(target: Path, error: OSError, parts: Path | None = None) -> OutputError:
+def cannot_write(target: Path, error: OSError, parts: Path | None = None) -> OutputError:
     return OutputError(
         f"cannot write {target}: {error.strerror or error}; mend that (room, permissions), then run the same again: "
         f"finished clips are kept in {parts or target}."

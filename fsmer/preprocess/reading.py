@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.frame_source import FrameSource, _ListedFrames
+from fsmer.preprocess.frame_source import FrameSource, ListedFrames
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.timestamps import clean_timestamps
@@ -75,7 +75,7 @@ def open_frames(
     )
 
 
-class ArrayFrames(_ListedFrames):
+class ArrayFrames(ListedFrames):
     """Frames that are in memory: an array ``(T, H, W[, channels])`` or a sequence of images; kept, not copied."""
 
     def __init__(

@@ -56,7 +56,7 @@ class EnergyTrace:
         return times, energies, thresholds
 
 
-class _RegionShift:
+class RegionShift:
     """Where the facial regions of a reference crop have come to in later crops, apart from the head.
 
     Lucas & Kanade's least squares (1981), which do not flatten movements of a fraction of a pixel as regularised flow

@@ -101,7 +101,7 @@ class SpotterSettings:
 
 
 @dataclass(frozen=True)
-class _Restlessness:
+class Restlessness:
     """How the regions move while nothing happens.
 
     Parameters
@@ -113,7 +113,7 @@ class _Restlessness:
     whiten: Vectors
 
     @classmethod
-    def learn(cls, steps: Vectors, quiet: float, most: float) -> _Restlessness:
+    def learn(cls, steps: Vectors, quiet: float, most: float) -> Restlessness:
         """From movements between instants, (n, 2R), a share `quiet` of which are rest; `most` is no rest any more."""
         size = steps.shape[1]
         energies = np.linalg.norm(steps, axis=1)

@@ -70,7 +70,9 @@ def _united(held: Mapping[str, InputSpec], specs: Sequence[InputSpec]) -> dict[s
     return found
 
 
-def _groups(specs: InputSpec | Sequence[InputSpec] | Mapping[str, Sequence[InputSpec]]) -> dict[str, list[InputSpec]]:
+def grouped_specs(
+    specs: InputSpec | Sequence[InputSpec] | Mapping[str, Sequence[InputSpec]],
+) -> dict[str, list[InputSpec]]:
     if isinstance(specs, Mapping):
         groups = group_specs(specs)
         named = {name if len(groups) > 1 else "": list(held) for name, held in groups.items()}

@@ -14,14 +14,14 @@ import numpy as np
 
 from fsmer.preprocess.apex import REGIONS, FlowEnergy, facial_regions
 from fsmer.preprocess.cascade import CascadeDetector
-from fsmer.preprocess.comparison import _Comparison, _cover, _eye_weights
+from fsmer.preprocess.comparison import Comparison, covered_share, eye_weights
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import FaceTracker, Which
 from fsmer.preprocess.faces import FacePose, crop_face
-from fsmer.preprocess.movement import STEADY, Moment, Movement, _mean, keep_moment
+from fsmer.preprocess.movement import STEADY, Moment, Movement, keep_moment, mean_picture
 from fsmer.preprocess.pixels import Frame
-from fsmer.preprocess.region_shift import EnergyTrace, Grey, Vectors, _RegionShift, rigid_motion
-from fsmer.preprocess.restlessness import SpotterSettings, _Restlessness
+from fsmer.preprocess.region_shift import EnergyTrace, Grey, RegionShift, Vectors, rigid_motion
+from fsmer.preprocess.restlessness import Restlessness, SpotterSettings
 
 __all__ = [
     "MovementSpotter",
@@ -122,8 +122,8 @@ class MovementSpotter:
         """Begin anew where a face comes into view."""
         self._poses: deque[FacePose] = deque(maxlen=max(5, round(POSED / self._interval)))
         self._crop_pose: FacePose | None = None
-        self._gauge: _RegionShift | None = None
-        self._former: tuple[FacePose, _RegionShift, Vectors] | None = None
+        self._gauge: RegionShift | None = None
+        self._former: tuple[FacePose, RegionShift, Vectors] | None = None
         self._gaps: list[Vectors] = []
         self._base = np.zeros((len(facial_regions(self._energy.side)[0]), 2))
         self._begun = 0.0
@@ -134,7 +134,7 @@ class MovementSpotter:
         self._decided = 0
         self._free = 0
         self._rest: Vectors | None = None
-        self._restless = _Restlessness(np.eye(self._base.size) / self._base.size**0.5)
+        self._restless = Restlessness(np.eye(self._base.size) / self._base.size**0.5)
         self._until_levels = 0
         self._start: int | None = None
         self._above = 0
@@ -239,7 +239,7 @@ class MovementSpotter:
 
     def _refer(self, frame: Frame, pose: FacePose, time: float) -> None:
         self._crop_pose, self._begun = pose, time
-        self._gauge = _RegionShift(self._prepared(frame, pose))
+        self._gauge = RegionShift(self._prepared(frame, pose))
 
     def _prepared(self, frame: Frame, pose: FacePose) -> Grey:
         return self._energy.prepare(crop_face(frame, pose, (self._energy.side,) * 2))
@@ -250,7 +250,7 @@ class MovementSpotter:
         self._decided = place + 1
         if self._until_levels == 0:
             if self._steps:
-                self._restless = _Restlessness.learn(
+                self._restless = Restlessness.learn(
                     np.array(self._steps), self.settings.quiet, self.settings.most / self.settings.times
                 )
             self._until_levels = 8
@@ -370,7 +370,7 @@ class MovementSpotter:
         movement = Movement(moments, apex - onset, 0.0, tuple(steady), before)
         # Means over all of them: what moves on in them anyway, a hand or a head, does not fit the mean.
         at_rest, at_top = movement.near((self._energy.side,) * 2)
-        rest, top = (self._energy.prepare(_mean(some)) for some in (at_rest, at_top))
+        rest, top = (self._energy.prepare(mean_picture(some)) for some in (at_rest, at_top))
         seen = self._compare(rest, top)
         if not self._is_expression(seen, slow, far) or self._is_return(seen.vectors, movement.onset.time):
             return None
@@ -385,11 +385,11 @@ class MovementSpotter:
         halves = at_rest[::2], at_rest[1::2]
         if not halves[1]:
             return 0.0
-        alone = self._compare(*(self._energy.prepare(_mean(some)) for some in halves))
+        alone = self._compare(*(self._energy.prepare(mean_picture(some)) for some in halves))
         fewer = (1 / len(at_rest) + 1 / len(at_top)) / (1 / len(halves[0]) + 1 / len(halves[1]))
         return float(np.linalg.norm(alone.vectors)) * fewer**0.5
 
-    def _is_expression(self, seen: _Comparison, slow: bool, far: float) -> bool:
+    def _is_expression(self, seen: Comparison, slow: bool, far: float) -> bool:
         """Whether this is more than what a head that moved leaves; its crops may be `far` apart (crop widths)."""
         energy = float(np.linalg.norm(seen.vectors))
         least = self.settings.most if slow else self.settings.least
@@ -409,22 +409,22 @@ class MovementSpotter:
             return False
         return _cosine(vectors, self._last[0]) < -0.3
 
-    def _is_covered(self, seen: _Comparison) -> bool:
+    def _is_covered(self, seen: Comparison) -> bool:
         largest = float(np.linalg.norm(seen.vectors, axis=1).max())
         return largest > self.settings.farthest or seen.covered > self.settings.covered
 
-    def _compare(self, first: Grey, second: Grey) -> _Comparison:
+    def _compare(self, first: Grey, second: Grey) -> Comparison:
         side = self._energy.side
         regions, face = facial_regions(side)
         flow = self._energy.method(first, second)
         motion = rigid_motion(flow, face)
         unit = 1000 / side
         still = (flow - motion).reshape(2, -1) * unit
-        return _Comparison(
+        return Comparison(
             vectors=(regions @ still.T).astype(np.float64),
             head=float(np.sqrt((motion**2).sum(axis=0).mean())) * unit,
-            eyes=float(_eye_weights(side) @ np.hypot(*still)),
-            covered=_cover(first, second, flow, face),
+            eyes=float(eye_weights(side) @ np.hypot(*still)),
+            covered=covered_share(first, second, flow, face),
         )
 
     def _smoothed(self, place: int) -> Vectors:

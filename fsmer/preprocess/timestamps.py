@@ -54,7 +54,7 @@ def clean_timestamps(
     good = np.flatnonzero(stamps > before)
     intervals = np.diff(stamps[good]) / np.diff(good) if len(good) > 1 else np.array([])
     if not known and len(intervals):
-        rate = 1.0 / float(_usual(intervals).mean())
+        rate = 1.0 / float(typical_intervals(intervals).mean())
     if rate <= 0:
         rate = FALLBACK_RATE
         notes.append(f"the frame rate is unknown; {FALLBACK_RATE:g} frames a second were assumed.")
@@ -77,7 +77,7 @@ def clean_timestamps(
     return times - times[0], rate, notes
 
 
-def _usual(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
+def typical_intervals(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intervals near their median: those where no frame was dropped, whose mean is free of rounded stamps."""
     # Of two that differ much, none is near their middle.
     for median in (np.median(intervals), np.quantile(intervals, 0.5, method="lower")):

@@ -20,7 +20,7 @@ from fsmer.errors import DataError, MediaError
 from fsmer.io import check_regular
 from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.pixels import Frame, as_rgb
-from fsmer.preprocess.timestamps import FALLBACK_RATE, _usual, clean_timestamps
+from fsmer.preprocess.timestamps import FALLBACK_RATE, clean_timestamps, typical_intervals
 
 __all__ = [
     "VideoFile",
@@ -190,7 +190,7 @@ class VideoFile(FrameSource):
         gaps = np.diff(self._stamps)
         if not len(gaps) or not (gaps > 0).all():
             return next(iter(self._header_rates), None)
-        usual = _usual(gaps)
+        usual = typical_intervals(gaps)
         # Half a percent, and stamps may be rounded to milliseconds.
         allowed = 0.005 * usual.sum() + 2e-3
         return next((rate for rate in self._header_rates if abs(usual.sum() - len(usual) / rate) <= allowed), None)
@@ -266,7 +266,7 @@ class VideoFile(FrameSource):
         if self._promised_seconds is None or not stamps:
             return 0
         gaps = np.diff(np.unique(stamps))
-        interval = float(_usual(gaps).mean()) if len(gaps) else 1 / self._header_rate
+        interval = float(typical_intervals(gaps).mean()) if len(gaps) else 1 / self._header_rate
         zero = 0.0 if 0 <= min(stamps) < LATE_START else min(stamps)
         missing = round((self._promised_seconds + zero - max(end, max(stamps) + interval)) / interval)
         if self._counted:

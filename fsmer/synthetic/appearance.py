@@ -96,7 +96,7 @@ class Appearance:
 
 
 def draw_appearance(rng: np.random.Generator) -> Appearance:
-    """Draw an individual's looks at random."""
+    """Draw an individual's traits at random."""
     tone = rng.random() * (len(_SKIN) - 1)
     skin = np.array([np.interp(tone, np.arange(len(_SKIN)), _SKIN[:, channel]) for channel in range(3)])
     light = tone / (len(_SKIN) - 1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.synthetic.appearance import Appearance
-from fsmer.synthetic.canvas import Array, Points, _as_bytes, _curve
+from fsmer.synthetic.canvas import Array, Points, as_bytes, curve
 
 __all__ = [
     "draw_background",
@@ -17,7 +17,7 @@ __all__ = [
 
 
 def draw_background(
-    size: tuple[int, int], to_pixels: Array, looks: Appearance, rng: np.random.Generator
+    size: tuple[int, int], to_pixels: Array, traits: Appearance, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """What is behind the head: a wall with blurred things, hair that falls, neck, shoulders and clothes.
 
@@ -26,7 +26,7 @@ def draw_background(
     size : (height, width)
     to_pixels : array of shape (2, 3)
         Affine map from the plane of the face to pixels.
-    looks : Appearance
+    traits : Appearance
     rng : numpy.random.Generator
         What the room is drawn from.
 
@@ -37,11 +37,11 @@ def draw_background(
     height, width = size
     small = (max(height // 4, 4), max(width // 4, 4))
     room: Array = np.empty((*small, 3), np.float32)
-    room[:] = looks.wall
+    room[:] = traits.wall
     for _ in range(7):
         x, y = int(rng.integers(small[1])), int(rng.integers(small[0]))
         w, h = int(rng.integers(2, max(small[1] // 3, 3))), int(rng.integers(2, max(small[0] // 2, 3)))
-        colour = np.clip(looks.wall * rng.uniform(0.6, 1.25) + 0.06 * rng.standard_normal(3), 0, 1)
+        colour = np.clip(traits.wall * rng.uniform(0.6, 1.25) + 0.06 * rng.standard_normal(3), 0, 1)
         cv2.rectangle(room, (x - w // 2, y - h // 2), (x + w // 2, y + h // 2), colour.tolist(), -1)
     room = cv2.GaussianBlur(room, (0, 0), 0.025 * max(small))
     slope = 1 + 0.25 * (rng.random() - 0.5) * np.linspace(-1, 1, small[1])[None, :, None]
@@ -62,17 +62,17 @@ def draw_background(
         picture[:] += soft[..., None] * (np.asarray(colour, np.float32) - picture)
 
     def both(right: Sequence[tuple[float, float]]) -> Array:
-        return np.concatenate([_curve(right), _curve(right)[::-1] * (-1, 1)])
+        return np.concatenate([curve(right), curve(right)[::-1] * (-1, 1)])
 
-    if looks.long_hair and not looks.bald:
+    if traits.long_hair and not traits.bald:
         paint(
             both([(0.0, -1.2), (0.72, -0.6), (0.78, 0.1), (0.80, 0.7), (0.72, 1.15), (0.5, 1.25)]),
-            0.6 * looks.hair,
+            0.6 * traits.hair,
             0.01,
         )
     neck = [(0.0, 0.25), (0.42, 0.25), (0.40, 0.80), (0.46, 1.03), (0.75, 1.17), (0.75, 1.65), (0.0, 1.65)]
-    paint(both(neck), looks.skin * (0.74, 0.66, 0.64), 0.006)
-    paint(both([(0.0, 0.6), (0.42, 0.5), (0.38, 0.85), (0.0, 0.97)]), looks.skin * (0.48, 0.40, 0.38), 0.05, 0.8)
+    paint(both(neck), traits.skin * (0.74, 0.66, 0.64), 0.006)
+    paint(both([(0.0, 0.6), (0.42, 0.5), (0.38, 0.85), (0.0, 0.97)]), traits.skin * (0.48, 0.40, 0.38), 0.05, 0.8)
     shoulders = [
         (0.0, 1.33),
         (0.22, 1.27),
@@ -83,8 +83,8 @@ def draw_background(
         (1.6, 4.0),
         (0.0, 4.0),
     ]
-    paint(both(shoulders), looks.clothes, 0.006)
+    paint(both(shoulders), traits.clothes, 0.006)
     for x in rng.uniform(-1.2, 1.2, 5):
         fold = np.array([(x, 1.3), (x + 0.04, 1.3), (1.2 * x + 0.06, 2.6), (1.2 * x, 2.6)])
-        paint(fold, looks.clothes * rng.choice([0.8, 1.15]), 0.03, 0.6)
-    return _as_bytes(picture)
+        paint(fold, traits.clothes * rng.choice([0.8, 1.15]), 0.03, 0.6)
+    return as_bytes(picture)

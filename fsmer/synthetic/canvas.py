@@ -25,7 +25,7 @@ Patch = tuple[tuple[slice, slice], Array]
 _TEXTURED = ((-1.0, -1.6), (1.0, 1.1))
 
 
-class _Canvas:
+class Canvas:
     """Colour and relief of a face that is being drawn."""
 
     def __init__(self, window: tuple[float, float, float, float], density: float) -> None:
@@ -116,21 +116,23 @@ class _Canvas:
             self.colour[where] *= 1 + mask[..., None] * change
 
 
-def _as_bytes(values: Array) -> Image:
+def as_bytes(values: Array) -> Image:
+    """Colours from 0 to 1 as 8-bit values."""
     return np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
-def _cover(cover: Array, patch: Patch | None) -> None:
+def add_cover(cover: Array, patch: Patch | None) -> None:
+    """Add a patch to what the head covers, in place."""
     if patch is not None:
         np.maximum(cover[patch[0]], patch[1], out=cover[patch[0]])
 
 
-def _by(x: float, y: float) -> Array:
+def offset(x: float, y: float) -> Array:
     """A shift that points can be moved by."""
     return np.array((x, y))
 
 
-def _curve(points: Points, count: int = 12, closed: bool = False) -> Array:
+def curve(points: Points, count: int = 12, closed: bool = False) -> Array:
     """Smooth curve through points (Catmull-Rom), `count` pieces between two of them."""
     knots = np.asarray(points, np.float64)
     ends = (knots[-1:], knots[:2]) if closed else (2 * knots[:1] - knots[1:2], 2 * knots[-1:] - knots[-2:-1])
@@ -142,7 +144,7 @@ def _curve(points: Points, count: int = 12, closed: bool = False) -> Array:
     return drawn if closed else np.concatenate([drawn, knots[-1:]])
 
 
-def _grain(canvas: _Canvas, size: float, rng: np.random.Generator) -> Array:
+def lattice_noise(canvas: Canvas, size: float, rng: np.random.Generator) -> Array:
     """Smooth noise of unit variance with features of about `size`, the same at any density."""
     # Nodes stand on a lattice of the plane, so that another window or more pixels show the same texture.
     step = size * 0.75
@@ -158,7 +160,7 @@ def _grain(canvas: _Canvas, size: float, rng: np.random.Generator) -> Array:
     return drawn * np.float32(1.3 * min(1.0, size * canvas.density))
 
 
-def _wide_blur(values: Array, sigma: float) -> Array:
+def wide_blur(values: Array, sigma: float) -> Array:
     """Gaussian blur with a wide kernel, at a lower resolution."""
     step = max(1, int(sigma / 4))
     small = cv2.resize(values, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)

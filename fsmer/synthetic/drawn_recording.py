@@ -25,13 +25,13 @@ from fsmer.synthetic.scene import (
     Image,
     Interval,
     Scene,
-    _apply,
-    _compose,
-    _inverse,
-    _plane_to_pixels,
-    _Waves,
+    Waves,
+    composed,
+    inverted,
+    plane_to_pixels,
+    transformed,
 )
-from fsmer.synthetic.skin import _Skin
+from fsmer.synthetic.skin import MovingSkin
 
 __all__ = [
     "SyntheticRecording",
@@ -65,7 +65,7 @@ class _Actor:
     """One individual, drawn and made ready to be sampled at a picture's resolution."""
 
     person: Person
-    looks: Appearance
+    traits: Appearance
     face: DrawnFace
     layers: Image
     depth: Array
@@ -75,10 +75,10 @@ class _Actor:
 # Faces of a data set's subjects stay in memory: some 2 MB each for pictures of 224.
 @lru_cache(maxsize=24)
 def _actor(geometry: float, key: int, seed: int, subject: int, bust: bool, density: int, sampling: float) -> _Actor:
-    rng = _generator(seed, key, 1, subject)
+    rng = seeded_generator(seed, key, 1, subject)
     person = Person(Domain("", "", geometry=geometry), rng)
-    looks = draw_appearance(rng)
-    face = draw_face(person.landmarks, looks, BUST if bust else CLOSE, density)
+    traits = draw_appearance(rng)
+    face = draw_face(person.landmarks, traits, BUST if bust else CLOSE, density)
 
     def focus(picture: Image) -> Image:
         return cv2.GaussianBlur(picture, (0, 0), 0.4 * sampling).astype(np.uint8, copy=False)
@@ -86,10 +86,10 @@ def _actor(geometry: float, key: int, seed: int, subject: int, bust: bool, densi
     eyes = tuple(EyePatch(eye.where, focus(eye.lid), eye.height) for eye in face.eyes)
     layers = np.dstack([focus(face.picture), focus(face.cover)])
     depth = cv2.resize(face.depth, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA) - np.float32(PIVOT)
-    return _Actor(person, looks, replace(face, eyes=eyes), layers, depth, depth.shape[1] / face.depth.shape[1])
+    return _Actor(person, traits, replace(face, eyes=eyes), layers, depth, depth.shape[1] / face.depth.shape[1])
 
 
-def _generator(*key: int) -> np.random.Generator:
+def seeded_generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
@@ -128,26 +128,26 @@ class SyntheticRecording:
         self._movements = tuple(movements)
         self._amplify = amplify
         self._key = key
-        self._skins: dict[int, _Skin] = {}
+        self._skins: dict[int, MovingSkin] = {}
 
-        self._to_pixels = _plane_to_pixels(place, size)
+        self._to_pixels = plane_to_pixels(place, size)
         # Pixels per crop width decide how finely the face is drawn.
         fine = float(np.sqrt((self._to_pixels[:, :2] ** 2).sum(axis=0)).max())
         corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) * (size[1] - 1, size[0] - 1)
-        seen = _apply(_inverse(self._to_pixels), corners)
+        seen = transformed(inverted(self._to_pixels), corners)
         margin = 0.04
         bust = bool((seen - margin < CLOSE[:2]).any() or (seen + margin > CLOSE[2:]).any())
         density = next((step for step in DENSITIES if step >= 1.4 * fine), DENSITIES[-1])
         self._actor = _actor(*actor, bust, density, round(max(density / fine, 0.7), 1))
         self._mesh = min(max(fine, 64.0), 320.0)
 
-        rng = _generator(*key, 7)
+        rng = seeded_generator(*key, 7)
         drift = rng.random() ** 2 * camera.head * UNIT_DISPLACEMENT / 1000
-        self._sway = _Waves(rng, np.array([1.7, 1.7, 1.1, 1.1, 2.8, 2.8]) * drift)
-        self._lamp = _Waves(rng, np.full(3, camera.light))
+        self._sway = Waves(rng, np.array([1.7, 1.7, 1.1, 1.1, 2.8, 2.8]) * drift)
+        self._lamp = Waves(rng, np.full(3, camera.light))
         self._start = self._sway.at(self.intervals[0].onset / frames_per_second if self.intervals else 0.0)
         self._blinks = self._draw_blinks(rng)
-        self._background = draw_background(size, self._to_pixels, self._actor.looks, rng)
+        self._background = draw_background(size, self._to_pixels, self._actor.traits, rng)
         self._covered = self._always_covered()
         self._noise = _noise_tile(rng, size, camera.noise)
         self._axes = (np.arange(size[1], dtype=np.float32), np.arange(size[0], dtype=np.float32)[:, None])
@@ -245,12 +245,12 @@ class SyntheticRecording:
         """Affine map (2, 3) from the plane of the face to pixels."""
         shift_x, shift_y, roll, scale = (float(value) for value in pose[:4])
         cosine, sine = (1 + scale) * math.cos(roll), (1 + scale) * math.sin(roll)
-        return _compose(self._to_pixels, np.array([(cosine, -sine, shift_x), (sine, cosine, shift_y)]))
+        return composed(self._to_pixels, np.array([(cosine, -sine, shift_x), (sine, cosine, shift_y)]))
 
     def _backward(self, index: int, where: tuple[slice, slice]) -> tuple[Array, Array, Array, Array]:
         """Place at rest, in the plane of the face, of what is seen at every pixel, and the pixels themselves."""
         pose = self.head(index)
-        a, b = _inverse(self._matrix(pose)).astype(np.float32)
+        a, b = inverted(self._matrix(pose)).astype(np.float32)
         across, down = self._axes[0][where[1]], self._axes[1][where[0]]
         x: Array = (a[0] * across + a[2]) + a[1] * down
         y: Array = (b[0] * across + b[2]) + b[1] * down
@@ -297,13 +297,13 @@ class SyntheticRecording:
         cover = cv2.remap(self._actor.layers[..., 3], across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
         return cover > 127
 
-    def _skin(self, index: int) -> tuple[_Skin | None, float]:
+    def _skin(self, index: int) -> tuple[MovingSkin | None, float]:
         """The expression that shows at a frame, and how far it has come."""
         for number, interval in enumerate(self.intervals):
             strength = interval.strength(index)
             if strength > 0:
                 if number not in self._skins:
-                    self._skins = {number: _Skin(self._movements[number], self._mesh, self._amplify)}
+                    self._skins = {number: MovingSkin(self._movements[number], self._mesh, self._amplify)}
                 return self._skins[number], strength
         return None, 0.0
 
@@ -312,7 +312,7 @@ class SyntheticRecording:
         face = self._actor.face
         ends = np.array(face.origin) + np.array([(0, 0), (width, height)]) / face.density
         corners = np.array([(x, y) for x in ends[:, 0] for y in ends[:, 1]])
-        pixels = _apply(self._matrix(self.head(index)), corners)
+        pixels = transformed(self._matrix(self.head(index)), corners)
         low = np.clip(np.floor(pixels.min(axis=0)).astype(int) - 2, 0, (self.size[1] - 1, self.size[0] - 1))
         high = np.clip(np.ceil(pixels.max(axis=0)).astype(int) + 3, low + 1, (self.size[1], self.size[0]))
         return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
@@ -321,7 +321,7 @@ class SyntheticRecording:
         """The whole picture if the head fills it however it moves, else None."""
         face = self._actor.face
         corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) * (self.size[1] - 1, self.size[0] - 1)
-        seen = (_apply(_inverse(self._to_pixels), corners) - face.origin) * face.density - 0.5
+        seen = (transformed(inverted(self._to_pixels), corners) - face.origin) * face.density - 0.5
         reach = 0.04 * face.density
         low, high = np.floor(seen.min(axis=0) - reach).astype(int), np.ceil(seen.max(axis=0) + reach).astype(int)
         cover = self._actor.layers[..., 3]
@@ -365,7 +365,7 @@ class SyntheticRecording:
 
     def _grain(self, index: int) -> Array:
         """One frame's noise: a piece of the tile, turned about."""
-        rng = _generator(*self._key, 11, index)
+        rng = seeded_generator(*self._key, 11, index)
         top, left, flip_y, flip_x = rng.integers([TILE_MARGIN, TILE_MARGIN, 2, 2]).tolist()
         piece = self._noise[top : top + self.size[0], left : left + self.size[1]]
         return piece[:: 1 - 2 * flip_y, :: 1 - 2 * flip_x]

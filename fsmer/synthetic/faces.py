@@ -19,18 +19,18 @@ import numpy as np
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.synthetic.appearance import Appearance
-from fsmer.synthetic.canvas import Array, Image, _as_bytes, _Canvas, _cover, _grain, _wide_blur
+from fsmer.synthetic.canvas import Array, Canvas, Image, add_cover, as_bytes, lattice_noise, wide_blur
 from fsmer.synthetic.face_features import (
     EyePatch,
-    _draw_beard,
-    _draw_brows,
-    _draw_creases,
-    _draw_ears,
-    _draw_eye,
-    _draw_hair,
-    _lid_of,
+    closed_lid,
+    draw_beard,
+    draw_brows,
+    draw_creases,
+    draw_ears,
+    draw_eye,
+    draw_hair,
 )
-from fsmer.synthetic.face_shape import _Eye, _head_outline, _lip_edges, _mirrored, _mouth_line, _shape_head
+from fsmer.synthetic.face_shape import Eye, head_outline, lip_edges, mirrored, mouth_line, shape_head
 
 __all__ = [
     "DrawnFace",
@@ -67,7 +67,7 @@ class DrawnFace:
 
 
 def draw_face(
-    landmarks: Mapping[str, Array], looks: Appearance, window: tuple[float, float, float, float], density: float
+    landmarks: Mapping[str, Array], traits: Appearance, window: tuple[float, float, float, float], density: float
 ) -> DrawnFace:
     """Draw one individual's face at rest.
 
@@ -75,47 +75,47 @@ def draw_face(
     ----------
     landmarks : mapping of str to array of shape (2, 2)
         `fsmer.synthetic.individuals.Person.landmarks`: right and left half of the picture, in the face frame.
-    looks : Appearance
+    traits : Appearance
     window : (left, top, right, bottom)
         Part of the plane that is drawn, within (-1, -1.6, 1, 1.1).
     density : float
         Pixels per crop width.
     """
-    canvas = _Canvas(window, density)
+    canvas = Canvas(window, density)
     places = {name: np.asarray(both, np.float64) * (1, CROP_ASPECT) for name, both in landmarks.items()}
-    rng = np.random.Generator(np.random.PCG64(looks.seed))
-    eyes = [_Eye.of(places, side) for side in (0, 1)]
+    rng = np.random.Generator(np.random.PCG64(traits.seed))
+    eyes = [Eye.of(places, side) for side in (0, 1)]
 
-    _shape_head(canvas, places, eyes, looks)
-    _paint_skin(canvas, places, looks, rng)
-    _paint_lips(canvas, places, looks, rng)
-    shade, depth = _light(canvas, looks)
+    shape_head(canvas, places, eyes, traits)
+    _paint_skin(canvas, places, traits, rng)
+    _paint_lips(canvas, places, traits, rng)
+    shade, depth = _light(canvas, traits)
     canvas.colour *= shade[..., None]
-    _draw_creases(canvas, places, eyes, looks)
-    _draw_brows(canvas, places, looks, rng)
-    _draw_beard(canvas, places, looks, rng)
-    lids = [_lid_of(canvas, eye) for eye in eyes]
+    draw_creases(canvas, places, eyes, traits)
+    draw_brows(canvas, places, traits, rng)
+    draw_beard(canvas, places, traits, rng)
+    lids = [closed_lid(canvas, eye) for eye in eyes]
     for eye in eyes:
-        _draw_eye(canvas, eye, looks, rng)
+        draw_eye(canvas, eye, traits, rng)
 
     cover = np.zeros(canvas.shape, np.float32)
-    _cover(cover, canvas.area(_head_outline(looks), 0.004))
-    _draw_ears(canvas, cover, looks)
-    _draw_hair(canvas, cover, looks, rng)
+    add_cover(cover, canvas.area(head_outline(traits), 0.004))
+    draw_ears(canvas, cover, traits)
+    draw_hair(canvas, cover, traits, rng)
     patches = tuple(lid for lid in lids if lid is not None)
-    return DrawnFace(_as_bytes(canvas.colour), _as_bytes(cover), depth, patches, canvas.origin, density)
+    return DrawnFace(as_bytes(canvas.colour), as_bytes(cover), depth, patches, canvas.origin, density)
 
 
-def _paint_skin(canvas: _Canvas, places: Mapping[str, Array], looks: Appearance, rng: np.random.Generator) -> None:
+def _paint_skin(canvas: Canvas, places: Mapping[str, Array], traits: Appearance, rng: np.random.Generator) -> None:
     """Skin colour: ruddy cheeks and nose, darker around the eyes, and texture at every scale."""
-    canvas.colour[:] = looks.skin
+    canvas.colour[:] = traits.skin
     red, dusk = (1.05, 0.86, 0.84), (0.86, 0.78, 0.78)
     for side in (0, 1):
-        x, y, sign = _mirrored(places, "cheek", side)
+        x, y, sign = mirrored(places, "cheek", side)
         canvas.tint(canvas.bump((x + 0.03 * sign, y + 0.02), 0.12, 0.1), red, 0.5)
-        x, y, _ = _mirrored(places, "lid_lower", side)
-        canvas.tint(canvas.bump((x - 0.02 * sign, y + 0.03), 0.1, 0.03), dusk, 0.35 + 0.3 * looks.age)
-        x, y, _ = _mirrored(places, "lid_upper", side)
+        x, y, _ = mirrored(places, "lid_lower", side)
+        canvas.tint(canvas.bump((x - 0.02 * sign, y + 0.03), 0.1, 0.03), dusk, 0.35 + 0.3 * traits.age)
+        x, y, _ = mirrored(places, "lid_upper", side)
         canvas.tint(canvas.bump((x, y - 0.03), 0.11, 0.035), dusk, 0.35)
     base = places["nose_wing"][:, 1].mean()
     canvas.tint(canvas.bump((0, base - 0.04), 0.06, 0.05), red, 0.5)
@@ -123,20 +123,20 @@ def _paint_skin(canvas: _Canvas, places: Mapping[str, Array], looks: Appearance,
     texture = np.zeros(canvas.shape, np.float32)
     # Blotches, pores and grain, in crop widths: about 13, 4.5, 2.2 and 1.2 pixels on a face of 224.
     for size, amount in ((0.06, 0.016), (0.02, 0.014), (0.010, 0.020), (0.0055, 0.018)):
-        texture += np.float32(amount * (1 + 0.3 * looks.age)) * _grain(canvas, size, rng)
-    warmth = _grain(canvas, 0.05, rng)
+        texture += np.float32(amount * (1 + 0.3 * traits.age)) * lattice_noise(canvas, size, rng)
+    warmth = lattice_noise(canvas, 0.05, rng)
     canvas.colour *= np.exp(texture)[..., None]
     canvas.colour *= 1 + warmth[..., None] * np.array((0.004, -0.008, -0.010), np.float32)
     for share, size in ((0.2, 0.004), (0.4, 0.006), (0.6, 0.008)):
-        count = int(3 + 55 * looks.freckles)
+        count = int(3 + 55 * traits.freckles)
         spots = np.stack([rng.uniform(-0.55, 0.55, count), rng.uniform(-0.45, 0.6, count)], axis=-1)
         canvas.tint(canvas.strokes(np.stack([spots, spots + 0.001], axis=1), size, 0.002), (0.75, 0.62, 0.55), share)
 
 
-def _paint_lips(canvas: _Canvas, places: Mapping[str, Array], looks: Appearance, rng: np.random.Generator) -> None:
-    top, bottom = _lip_edges(places, looks)
-    line = _mouth_line(places)
-    colour = looks.skin * (0.90, 0.62, 0.62) * (1 - 0.05 * looks.age) + np.array((0.03, 0.0, 0.01))
+def _paint_lips(canvas: Canvas, places: Mapping[str, Array], traits: Appearance, rng: np.random.Generator) -> None:
+    top, bottom = lip_edges(places, traits)
+    line = mouth_line(places)
+    colour = traits.skin * (0.90, 0.62, 0.62) * (1 - 0.05 * traits.age) + np.array((0.03, 0.0, 0.01))
     canvas.paint(canvas.area(np.concatenate([top, line[::-1]]), 0.006), colour * 0.92, 0.8)
     canvas.paint(canvas.area(np.concatenate([line, bottom[::-1]]), 0.007), colour, 0.75)
     # Fine upright lines in the lips.
@@ -147,16 +147,16 @@ def _paint_lips(canvas: _Canvas, places: Mapping[str, Array], looks: Appearance,
     canvas.tint(canvas.strokes(upright, 0.0035, 0.002), (0.8, 0.74, 0.74), 0.45)
 
 
-def _light(canvas: _Canvas, looks: Appearance) -> tuple[Array, Array]:
+def _light(canvas: Canvas, traits: Appearance) -> tuple[Array, Array]:
     """Brightness of the relief under the lamp, and the relief itself, smoothed for use as depth."""
     relief = cv2.GaussianBlur(canvas.relief, (0, 0), max(0.006 * canvas.density, 0.6))
     slope_x = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=3, scale=canvas.density / 8)
     slope_y = cv2.Sobel(relief, cv2.CV_32F, 0, 1, ksize=3, scale=canvas.density / 8)
     length = np.sqrt(slope_x**2 + slope_y**2 + 1)
-    lamp = looks.lamp.astype(np.float32)
+    lamp = traits.lamp.astype(np.float32)
     facing = (-lamp[0] * slope_x - lamp[1] * slope_y + lamp[2]) / length
     # What lies lower than its surroundings gets less light from all around.
-    hollow = relief - _wide_blur(relief, 0.05 * canvas.density)
+    hollow = relief - wide_blur(relief, 0.05 * canvas.density)
     shade = 0.50 + 0.58 * np.clip(facing, 0, None) + np.clip(3.0 * hollow, -0.22, 0.10)
     # Skin shines a little.
     half = lamp + np.array((0, 0, 1), np.float32)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.synthetic.individuals import (
+    Anatomy,
     Array,
-    _Anatomy,
-    _both_halves,
-    _bump_table,
-    _draw_bumps,
-    _draw_expression,
-    _Random,
+    Random,
+    both_halves,
+    bump_table,
+    draw_bumps,
+    draw_expression,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class _SpotTable:
 def _spot_table() -> _SpotTable:
     side, landmark, centres, sigmas, strengths = [], [], [], [], []
     for name, offset, sigma, strength in _TEXTURE:
-        for half, place, _, centre in _both_halves(name, offset):
+        for half, place, _, centre in both_halves(name, offset):
             side.append(half)
             landmark.append(place)
             centres.append(centre)
@@ -145,12 +145,12 @@ class FaceDraw:
 
 def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> FaceDraw:
     """Draw everything random about `count` clips of `domain`."""
-    random = _Random(generator)
-    emotions, units, strengths = _draw_expression(domain, count, generator)
-    anatomy = _Anatomy(domain, count, random)
+    random = Random(generator)
+    emotions, units, strengths = draw_expression(domain, count, generator)
+    anatomy = Anatomy(domain, count, random)
     spots = _spot_table()
     n_spots = len(spots.side)
-    centres, sigmas, directions, amplitudes = _draw_bumps(domain, anatomy, strengths, random)
+    centres, sigmas, directions, amplitudes = draw_bumps(domain, anatomy, strengths, random)
 
     spot_centres = anatomy.to_crop(anatomy.place(spots.centres, spots.landmark, spots.side))
     spot_sigmas = spots.sigmas * anatomy.stretch[:, None, :]
@@ -207,7 +207,7 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
 
 
 def _draw_outline(
-    anatomy: _Anatomy,
+    anatomy: Anatomy,
     centre: tuple[float, float],
     across: tuple[float, float, float],
     along: tuple[float, float],
@@ -280,7 +280,7 @@ def _smooth_noise(rng: np.random.Generator, count: int, channels: int, coarse: i
 
 def clean_flow(unit: int, size: int) -> Array:
     """Signed u, v and strain of one action unit on the canonical face, (3, size, size); AU46 closes one eye."""
-    bumps = _bump_table()
+    bumps = bump_table()
     sides = np.array([1.0, 0.0 if unit == 46 else 1.0], dtype=np.float32)
     amplitudes = np.where(bumps.unit == ACTION_UNIT_ORDER.index(unit), sides[bumps.side], np.float32(0))
     flow = _bump_flow(bumps.centres[None], bumps.sigmas[None], bumps.directions[None], amplitudes[None], _axis(size))

@@ -17,8 +17,8 @@ from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import Domain, load_domain
 from fsmer.synthetic.drawn_recording import SyntheticRecording
 from fsmer.synthetic.flow_maps import optical_strain
-from fsmer.synthetic.recordings import _check_request, _clip, _script
-from fsmer.synthetic.scene import Array, Camera, Image, _size
+from fsmer.synthetic.recordings import check_request, draw_clip, draw_script
+from fsmer.synthetic.scene import Array, Camera, Image, checked_size
 
 __all__ = [
     "synthetic_frame_clips",
@@ -56,7 +56,7 @@ class _FrameStore:
         """Draw the asked rows."""
         out = np.empty((len(rows), *self.spec.shape), np.float32)
         for place, row in enumerate(rows.tolist()):
-            out[place] = self._medium(_clip(self.domain, row, size=self.spec.size, **self.options))
+            out[place] = self._medium(draw_clip(self.domain, row, size=self.spec.size, **self.options))
         return out
 
     def _medium(self, recording: SyntheticRecording) -> Array:
@@ -95,7 +95,7 @@ def _check_spec(spec: InputSpec) -> None:
             f"{' or '.join(', '.join(names) for names in channels)}, "
             f"normalisation {' or '.join(normalisations)}{length}."
         )
-    _size(spec.size)
+    checked_size(spec.size)
 
 
 def _channels_first(frame: Image) -> Array:
@@ -142,7 +142,7 @@ def synthetic_frame_clips(
     import pandas as pd
 
     place = load_domain(domain)
-    _check_request(seed, frames, frames_per_second, 1.0)
+    check_request(seed, frames, frames_per_second, 1.0)
     if n < 1 or subjects < 1:
         raise DataError(f"cannot draw {n} clips of {subjects} subjects: both must be 1 or more.")
     if not specs:
@@ -158,7 +158,7 @@ def synthetic_frame_clips(
         "subjects": subjects,
         "camera": camera or Camera.of(place),
     }
-    drawn = [_script(place, seed, index, index % subjects)[2] for index in range(n)]
+    drawn = [draw_script(place, seed, index, index % subjects)[2] for index in range(n)]
     frame = pd.DataFrame(
         {
             "clip": [f"{place.name}_frames_{seed}_{index:06d}" for index in range(n)],

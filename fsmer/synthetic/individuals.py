@@ -44,7 +44,7 @@ def _row_of(landmark: str) -> int:
 _LANDMARK_ROWS = np.array([_row_of(name) for name in LANDMARKS])
 
 
-class _Random:
+class Random:
     """float32 numbers in the shapes that drawing needs."""
 
     def __init__(self, generator: np.random.Generator) -> None:
@@ -57,7 +57,7 @@ class _Random:
         return self.generator.random(shape, dtype=np.float32)
 
 
-def _both_halves(landmark: str, offset: tuple[float, float]) -> list[tuple[int, int, float, tuple[float, float]]]:
+def both_halves(landmark: str, offset: tuple[float, float]) -> list[tuple[int, int, float, tuple[float, float]]]:
     """Half of the face (0 right, 1 left), landmark number, sign of x and centre of what hangs on a landmark."""
     number = list(LANDMARKS).index(landmark)
     x, y = LANDMARKS[landmark][0] + offset[0], LANDMARKS[landmark][1] + offset[1]
@@ -77,11 +77,11 @@ class _BumpTable:
 
 
 @lru_cache(maxsize=1)
-def _bump_table() -> _BumpTable:
+def bump_table() -> _BumpTable:
     unit, side, landmark, centres, sigmas, directions = [], [], [], [], [], []
     for index, number in enumerate(ACTION_UNIT_ORDER):
         for bump in FIELDS[number]:
-            for half, place, sign, centre in _both_halves(bump.landmark, bump.offset):
+            for half, place, sign, centre in both_halves(bump.landmark, bump.offset):
                 unit.append(index)
                 side.append(half)
                 landmark.append(place)
@@ -98,10 +98,10 @@ def _bump_table() -> _BumpTable:
     )
 
 
-class _Anatomy:
+class Anatomy:
     """Individual faces in their crops: where a landmark of the canonical face ends up."""
 
-    def __init__(self, domain: Domain, count: int, random: _Random) -> None:
+    def __init__(self, domain: Domain, count: int, random: Random) -> None:
         landmarks = len(LANDMARKS)
         self.random = random
         self.shift = domain.geometry * random.normal(count, landmarks, 2) * np.array([0.8, 0.7], dtype=np.float32)
@@ -134,15 +134,13 @@ class _Anatomy:
         return np.stack([x, centres[None, :, 1] + shift[:, :, 1]], axis=-1)
 
 
-def _draw_bumps(
-    domain: Domain, anatomy: _Anatomy, strengths: Array, random: _Random
-) -> tuple[Array, Array, Array, Array]:
+def draw_bumps(domain: Domain, anatomy: Anatomy, strengths: Array, random: Random) -> tuple[Array, Array, Array, Array]:
     """Centres, sigmas and directions (B, K, 2) of all bumps in their crops, and their amplitudes (B, K)."""
-    count, bumps = len(anatomy.offset), _bump_table()
+    count, bumps = len(anatomy.offset), bump_table()
     n_bumps = len(bumps.unit)
 
     # The same action unit moves every face a little differently, both sides mostly alike. Bumps come in pairs, right
-    # then left, see `_bump_table`.
+    # then left, see `bump_table`.
     def pairs(*shape: int) -> Array:
         return np.repeat(random.normal(count, n_bumps // 2, *shape), 2, axis=1)
 
@@ -161,7 +159,7 @@ def _draw_bumps(
 
 def draw_crop(domain: Domain, generator: np.random.Generator) -> Array:
     """How one clip of `domain` is cropped: affine map (2, 3) from the face frame to the crop, in crop widths."""
-    anatomy = _Anatomy(domain, 1, _Random(generator))
+    anatomy = Anatomy(domain, 1, Random(generator))
     return np.concatenate([anatomy.turn[0].T, anatomy.offset[0][:, None]], axis=1)
 
 
@@ -186,14 +184,14 @@ class Person:
             crop_offset=(0.0, 0.0),
             crop_angle=0.0,
         )
-        self._anatomy = _Anatomy(bare, 1, _Random(generator))
+        self._anatomy = Anatomy(bare, 1, Random(generator))
 
     @cached_property
     def landmarks(self) -> dict[str, Array]:
         """Every landmark's place on the right and the left half of the picture, each (2, 2), in the face frame."""
         places: dict[str, Array] = {}
         for name in LANDMARKS:
-            both = _both_halves(name, (0.0, 0.0))
+            both = both_halves(name, (0.0, 0.0))
             sides, numbers, _, centres = (np.array(column) for column in zip(*both, strict=True))
             places[name] = self._anatomy.place(centres.astype(np.float32), numbers, sides)[0]
         return places
@@ -211,15 +209,15 @@ class Person:
         """
         if units is None:
             # Lids that merely happen to close are drawn as such, not as skin that moves.
-            emotions, active, strengths = _draw_expression(replace(domain, blink=0.0), 1, generator)
+            emotions, active, strengths = draw_expression(replace(domain, blink=0.0), 1, generator)
             emotion = EMOTION_ORDER[int(emotions[0])]
         else:
             emotion, active = "", np.array([[number in units for number in ACTION_UNIT_ORDER]])
             strengths = np.clip(1 + domain.asymmetry * generator.standard_normal((1, len(ACTION_UNIT_ORDER), 2)), 0, 2)
             strengths *= active[..., None] * generator.uniform(*domain.intensity)
             strengths[:, ACTION_UNIT_ORDER.index(46), 1] = 0.0
-        centres, sigmas, directions, amplitudes = _draw_bumps(
-            domain, self._anatomy, strengths.astype(np.float32), _Random(generator)
+        centres, sigmas, directions, amplitudes = draw_bumps(
+            domain, self._anatomy, strengths.astype(np.float32), Random(generator)
         )
         seen = amplitudes[0] != 0
         return Movement(emotion, active[0], centres[0, seen], sigmas[0, seen], directions[0, seen], amplitudes[0, seen])
@@ -283,7 +281,7 @@ def _pattern_table(domain: Domain) -> _PatternTable:
     return _PatternTable(np.cumsum(probability), np.array(emotion), np.array(units), np.array(one_sided))
 
 
-def _draw_expression(
+def draw_expression(
     domain: Domain, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
     """Emotion, active units and the strength of every unit on every side, (B, units, 2)."""

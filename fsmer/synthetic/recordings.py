@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import Domain, load_domain
-from fsmer.synthetic.drawn_recording import SyntheticRecording, _generator
+from fsmer.synthetic.drawn_recording import SyntheticRecording, seeded_generator
 from fsmer.synthetic.individuals import Movement, Person, draw_crop
 from fsmer.synthetic.scene import (
     Array,
@@ -31,7 +31,7 @@ from fsmer.synthetic.scene import (
     Interval,
     Scene,
     Size,
-    _size,
+    checked_size,
     random_scene,
 )
 
@@ -114,7 +114,7 @@ def _domain_key(domain: Domain) -> int:
 # -- places ------------------------------------------------------------------------------------------------------------
 
 
-def _check_request(seed: int, frames: int, frames_per_second: float, amplify: float) -> None:
+def check_request(seed: int, frames: int, frames_per_second: float, amplify: float) -> None:
     if seed < 0:
         raise DataError(f"seed {seed} is negative: give 0 or more.")
     if frames < 3:
@@ -136,7 +136,7 @@ def _check_units(units: Sequence[int] | None) -> None:
 # -- clips -------------------------------------------------------------------------------------------------------------
 
 
-def _clip(
+def draw_clip(
     place: Domain,
     index: int,
     *,
@@ -152,7 +152,7 @@ def _clip(
 ) -> SyntheticRecording:
     """Clip `index` of a domain as a recording with one expression."""
     key, subject = _domain_key(place), index % subjects
-    rng, crop, movement = _script(place, seed, index, subject, units)
+    rng, crop, movement = draw_script(place, seed, index, subject, units)
     length = float(rng.uniform(*DURATION)) * frames_per_second
     interval = _place_interval(rng, 0, frames, length, movement, place)
     return SyntheticRecording(
@@ -170,17 +170,17 @@ def _clip(
     )
 
 
-def _script(
+def draw_script(
     place: Domain, seed: int, index: int, subject: int, units: Sequence[int] | None = None
 ) -> tuple[np.random.Generator, Array, Movement]:
     """Crop and expression of clip `index`, and the generator for what follows."""
-    rng = _generator(seed, _domain_key(place), 2, index)
+    rng = seeded_generator(seed, _domain_key(place), 2, index)
     crop = draw_crop(place, rng)
     return rng, crop, _person(place, seed, subject).move(place, rng, units)
 
 
 def _person(place: Domain, seed: int, subject: int) -> Person:
-    return Person(place, _generator(seed, _domain_key(place), 1, subject))
+    return Person(place, seeded_generator(seed, _domain_key(place), 1, subject))
 
 
 def _place_interval(
@@ -253,8 +253,8 @@ def synthetic_videos(
         No such domain or action unit.
     """
     place = load_domain(domain)
-    shape = _size(size)
-    _check_request(seed, frames, frames_per_second, amplify)
+    shape = checked_size(size)
+    check_request(seed, frames, frames_per_second, amplify)
     _check_units(units)
     if n < 0 or start < 0 or subjects < 1:
         raise DataError(f"cannot draw {n} videos of {subjects} subjects from {start}: n and start must be 0 or more.")
@@ -263,7 +263,7 @@ def synthetic_videos(
     def drawn() -> Iterator[SyntheticVideo]:
         for index in range(start, start + n):
             yield _video(
-                _clip(
+                draw_clip(
                     place,
                     index,
                     seed=seed,
@@ -357,8 +357,8 @@ def synthetic_recording(
         No such domain or action unit.
     """
     place = load_domain(domain)
-    shape = _size(size)
-    _check_request(seed, 3, frames_per_second, amplify)
+    shape = checked_size(size)
+    check_request(seed, 3, frames_per_second, amplify)
     frames = round(seconds * frames_per_second) if math.isfinite(seconds) else 0
     if frames < 1:
         raise DataError(f"a recording of {seconds} seconds holds no frame: give a length above 0.")
@@ -373,7 +373,7 @@ def synthetic_recording(
         raise DataError(f"there is no subject {subject}: give a number of 0 or more.")
 
     key = _domain_key(place)
-    rng = _generator(seed, key, 4, subject)
+    rng = seeded_generator(seed, key, 4, subject)
     person = _person(place, seed, subject)
     where = scene or random_scene(shape, rng)
     intervals: list[Interval] = []

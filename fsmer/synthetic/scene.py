@@ -126,7 +126,7 @@ def random_scene(
     roll : float
         Largest rotation either way, in degrees.
     """
-    height, width = _size(size)
+    height, width = checked_size(size)
     face = float(rng.uniform(*share)) * min(height, width)
     margin_x, above, below = 0.72 * face, 1.2 * face, 0.8 * face
     x = rng.uniform(min(margin_x, width / 2), max(width - margin_x, width / 2))
@@ -169,7 +169,7 @@ class Interval:
         return share * share * (3 - 2 * share)
 
 
-class _Waves:
+class Waves:
     """Smooth random functions of time that stay bounded: a slow, a middle and a fast wave."""
 
     def __init__(self, rng: np.random.Generator, amplitudes: Array) -> None:
@@ -183,7 +183,7 @@ class _Waves:
         return waves
 
 
-def _plane_to_pixels(place: Scene | Array, size: tuple[int, int]) -> Array:
+def plane_to_pixels(place: Scene | Array, size: tuple[int, int]) -> Array:
     """Affine map (2, 3) from the plane of the face to pixels: of a scene, or of a crop that fills the picture."""
     height, width = size
     if isinstance(place, Scene):
@@ -192,26 +192,26 @@ def _plane_to_pixels(place: Scene | Array, size: tuple[int, int]) -> Array:
         return np.array([(cosine, -sine, place.centre[0]), (sine, cosine, place.centre[1])])
     # Crop coordinates run from -0.5 to 0.5 over the picture.
     to_picture = np.array([(width, 0, width / 2 - 0.5), (0, height, height / 2 - 0.5)], np.float64)
-    return _compose(to_picture, place.astype(np.float64)) / np.array([1, CROP_ASPECT, 1])
+    return composed(to_picture, place.astype(np.float64)) / np.array([1, CROP_ASPECT, 1])
 
 
-def _compose(outer: Array, inner: Array) -> Array:
+def composed(outer: Array, inner: Array) -> Array:
     """The affine map that does `inner` first."""
     linear = outer[:, :2] @ inner[:, :2]
     return np.concatenate([linear, (outer[:, :2] @ inner[:, 2] + outer[:, 2])[:, None]], axis=1)
 
 
-def _inverse(matrix: Array) -> Array:
+def inverted(matrix: Array) -> Array:
     linear = np.linalg.inv(matrix[:, :2])
     return np.concatenate([linear, (-linear @ matrix[:, 2])[:, None]], axis=1)
 
 
-def _apply(matrix: Array, points: Array) -> Array:
+def transformed(matrix: Array, points: Array) -> Array:
     moved: Array = points @ matrix[:, :2].T + matrix[:, 2]
     return moved
 
 
-def _size(size: Size) -> tuple[int, int]:
+def checked_size(size: Size) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if not (16 <= height <= 4320 and 16 <= width <= 7680):
         raise DataError(f"frames of {width}x{height} cannot be drawn: width and height must be 16 to 7680 and 4320.")

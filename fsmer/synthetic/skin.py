@@ -27,7 +27,7 @@ STEEPEST = 0.8
 LEVELS = 6
 
 
-class _Skin:
+class MovingSkin:
     """The displacement of one expression on a mesh over the face, forward and backward.
 
     The mesh lies in the plane of the face with `density` nodes per crop width; displacements are in nodes.
