@@ -10,15 +10,18 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 import fsmer
+from fsmer.backbones import Backbone
 from fsmer.cli.app import app
 from fsmer.deploy.recording import RecordingReader, predict_recording
 from fsmer.deploy.recording_prediction import NO_EXPRESSION, RecordingPrediction
 from fsmer.errors import DataError, MediaError, OutputError, SupportError
 from fsmer.preprocess.faces import NoFaceError
+from fsmer.preprocess.flow import FLOW_METHODS
 from fsmer.synthetic.drawn_recording import SyntheticRecording
 from fsmer.synthetic.recordings import synthetic_recording
 from fsmer.synthetic.scene import Camera, Scene
@@ -171,6 +174,81 @@ def test_other_classes_can_be_asked_for(video: Path) -> None:
     assert found.intervals[0].label == "12"
     with pytest.raises(SupportError, match="two or more"):
         predict_recording(video, classes=["12"])
+
+
+@pytest.fixture
+def estimates(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the flow methods that are called on whole face crops."""
+    called: list[str] = []
+    for name, method in FLOW_METHODS.items():
+        whole = method.__call__
+
+        def counted(self: Any, first: Any, second: Any, name: str = name, whole: Any = whole) -> Any:
+            called.extend([name] if first.shape == (224, 224) else [])
+            return whole(self, first, second)
+
+        monkeypatch.setattr(method, "__call__", counted)
+    return called
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the backbones that are loaded."""
+    names: list[str] = []
+    whole = Backbone.from_pretrained.__func__
+
+    def counted(cls: Any, *args: Any, **options: Any) -> Any:
+        names.append(cls.name)
+        return whole(cls, *args, **options)
+
+    monkeypatch.setattr(Backbone, "from_pretrained", classmethod(counted))
+    return names
+
+
+def fitted(name: str) -> fsmer.Recognizer:
+    backbone = fsmer.load_model(name) if name == "facs-flow" else fsmer.create_model(name)
+    return fsmer.adapt(backbone, fsmer.synthetic_clips("lab", 6, seed=1, specs=backbone.input_specs))
+
+
+def test_flow_of_a_movement_is_computed_once_a_method_and_the_model_loaded_once(
+    video: Path, estimates: list[str], loaded: list[str]
+) -> None:
+    assert len(predict_recording(video).intervals) == 1
+    assert (estimates, loaded) == (["dis"], ["facs-flow"])
+
+
+def test_a_recognizer_on_the_shipped_network_needs_no_second_one(
+    video: Path, estimates: list[str], loaded: list[str]
+) -> None:
+    recognizer = fitted("facs-flow")
+    loaded.clear()
+    (one,) = predict_recording(video, recognizer).intervals
+    assert 12 in one.aus
+    # Its own media by the default recipe, and one for the action units and the picture.
+    assert (sorted(estimates), loaded) == (["dis", "farneback"], [])
+
+
+def test_facs_flow_is_loaded_beside_another_network_once_a_face_moves(
+    smile: SyntheticRecording, video: Path, prediction: RecordingPrediction, estimates: list[str], loaded: list[str]
+) -> None:
+    recognizer = fitted("ststnet")
+    loaded.clear()
+    predict_recording([smile.frame(0)] * 10, recognizer)
+    assert loaded == []
+    (one,) = predict_recording(video, recognizer).intervals
+    assert loaded == ["facs-flow"]
+    assert len(estimates) == len(set(estimates)) == 2
+    assert one.unit_probabilities == prediction.intervals[0].unit_probabilities
+
+
+def test_action_units_of_a_network_that_was_moved_are_those_of_the_shipped_one(
+    video: Path, prediction: RecordingPrediction, loaded: list[str]
+) -> None:
+    recognizer = fitted("facs-flow")
+    with torch.no_grad():
+        next(recognizer.backbone.parameters()).mul_(1.5)
+    (one,) = predict_recording(video, recognizer).intervals
+    assert one.unit_probabilities == prediction.intervals[0].unit_probabilities
 
 
 def test_a_saved_recognizer_answers_with_its_own_classes(video: Path, tmp_path: Path) -> None:

@@ -5,48 +5,42 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, embed, load_model
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
+from fsmer.backbones.weights import WEIGHTS_FILE, read_config
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
-from fsmer.deploy.recording_prediction import (
-    UNIT_THRESHOLD,
-    Pictures,
-    PredictedInterval,
-    RecordingPrediction,
-)
+from fsmer.deploy.recording_prediction import UNIT_THRESHOLD, Pictures, PredictedInterval, RecordingPrediction
 from fsmer.deploy.timed_frames import TimedFrames
 from fsmer.errors import MediaError
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import Which
 from fsmer.preprocess.faces import NoFaceError
-from fsmer.preprocess.flow import flow_map, optical_flow
+from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow
 from fsmer.preprocess.media import media_from_frames, pair_media
 from fsmer.preprocess.movement import Movement
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.restlessness import SpotterSettings
 from fsmer.preprocess.spotting import MovementSpotter
+from fsmer.resources import resource_folder
+from fsmer.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     from fsmer.transfer import Recognizer
 
     Progress = Callable[[int, int], None]
 
-__all__ = [
-    "RecordingReader",
-    "predict_recording",
-]
-
-"""What a recording in which nothing moved is said to show."""
+__all__ = ["RecordingReader", "predict_recording"]
 
 DEFAULT_MODEL = "facs-flow"
 # Movements in the picture, the strongest; pictures of the others are not kept.
@@ -164,7 +158,7 @@ def predict_recording(
     model_or_recognizer
         A recognizer (or its folder), or a backbone that knows classes without labels (its name, or a folder of
         weights). Action units come from the head of a `facs-flow` that is given as a backbone; with anything else they
-        come from the shipped `facs-flow` on the same onset and apex, whatever the recognizer eats.
+        come from the shipped `facs-flow` on the same onset and apex, whatever the inputs of the recognizer are.
     classes : sequence of str, optional
         For a backbone: classes that it knows by name, or by their action units (``"4+7"``); default negative,
         positive, surprise. A recognizer has its own.
@@ -212,16 +206,25 @@ class _Answerer:
 
     def __init__(self, model: Any, classes: Sequence[str] | None) -> None:
         self.recognizer, backbone = _recognizer(model, classes)
-        self.units = backbone if isinstance(backbone, FacsFlow) else _shipped()
+        self._given = backbone
         # A recognizer of the user's saw flow by the default recipe when it was fitted.
         self.recipe = PreprocessRecipe() if backbone is None else UNIT_RECIPE
 
+    @cached_property
+    def units(self) -> FacsFlow:
+        """The network that names action units; the shipped one is loaded only where none at hand is equal to it."""
+        at_hand = self.recognizer.backbone
+        if isinstance(at_hand, FacsFlow) and (self._given is not None or _is_shipped(at_hand)):
+            return at_hand
+        return cast(FacsFlow, load_model(DEFAULT_MODEL))
+
     def __call__(self, movement: Movement) -> PredictedInterval:
         onset, apex = movement.steady_pair(CROP)
+        flow = _FlowOfPair()
         names = [str(name) for name in self.recognizer.classes_]
-        shares = self.recognizer.predict_proba(self._media(movement, onset, apex))[0].tolist()
+        shares = self.recognizer.predict_proba(self._media(movement, onset, apex, flow))[0].tolist()
         probabilities = dict(zip(names, shares, strict=True))
-        unit_media = pair_media(onset, apex, self.units.input_specs, recipe=UNIT_RECIPE)
+        unit_media = pair_media(onset, apex, self.units.input_specs, recipe=UNIT_RECIPE, estimate=flow)
         with torch.inference_mode():
             embedding = embed(self.units, {kind: array[None] for kind, array in unit_media.items()})
             chances = torch.sigmoid(self.units.unit_logits(embedding))[0].tolist()
@@ -235,21 +238,34 @@ class _Answerer:
             aus=tuple(sorted(number for number, chance in by_number.items() if chance > UNIT_THRESHOLD)),
             unit_probabilities=by_number,
             energy=movement.energy,
-            pictures=_pictures(onset, apex),
+            pictures=_pictures(onset, apex, flow(onset, apex, UNIT_RECIPE.load_flow())),
         )
 
-    def _media(self, movement: Movement, onset: Frame, apex: Frame) -> dict[str, NDArray[np.float32]]:
+    def _media(
+        self, movement: Movement, onset: Frame, apex: Frame, flow: _FlowOfPair
+    ) -> dict[str, NDArray[np.float32]]:
         specs = self.recognizer.backbone.input_specs
         if all(spec.frames is None for spec in specs):
-            media = pair_media(onset, apex, specs, recipe=self.recipe)
+            media = pair_media(onset, apex, specs, recipe=self.recipe, estimate=flow)
         else:
-            media = media_from_frames(
-                movement.crops(size=CROP),
-                specs,
-                apex=movement.apex_place,
-                recipe=replace(self.recipe, detector="cropped"),
-            )
+            cropped = replace(self.recipe, detector="cropped")
+            media = media_from_frames(movement.crops(size=CROP), specs, apex=movement.apex_place, recipe=cropped)
         return {kind: array[None] for kind, array in media.items()}
+
+
+class _FlowOfPair:
+    """`optical_flow` between onset and apex of one movement, computed once a method."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[FlowMethod, NDArray[np.float32]]] = []
+
+    def __call__(self, onset: ArrayLike, apex: ArrayLike, method: FlowMethod) -> NDArray[np.float32]:
+        # Methods from outside need not be hashable.
+        flow = next((flow for known, flow in self._found if known == method), None)
+        if flow is None:
+            flow = optical_flow(onset, apex, method)
+            self._found.append((method, flow))
+        return flow
 
 
 def _recognizer(model: Any, classes: Sequence[str] | None) -> tuple[Recognizer, Backbone | None]:
@@ -266,22 +282,19 @@ def _recognizer(model: Any, classes: Sequence[str] | None) -> tuple[Recognizer, 
     return recognizer_of_words(model, {}, others=tuple(classes or COARSE_CLASSES)), model
 
 
-def _shipped() -> FacsFlow:
-    found = load_model(DEFAULT_MODEL)
-    assert isinstance(found, FacsFlow)
-    return found
+def _is_shipped(backbone: FacsFlow) -> bool:
+    """Whether a network has the arguments and weights that ship with fsmer, as one that no fitting has moved."""
+    folder = resource_folder("pretrained") / DEFAULT_MODEL
+    if read_config(folder)["arguments"] != backbone.config:
+        return False
+    own, shipped = backbone.state_dict(), read_tensors(folder / WEIGHTS_FILE)
+    return own.keys() == shipped.keys() and all(torch.equal(own[name].cpu(), shipped[name]) for name in own)
 
 
-def _pictures(onset: NDArray[np.uint8], apex: NDArray[np.uint8]) -> Pictures:
+def _pictures(onset: Frame, apex: Frame, flow: NDArray[np.float32]) -> Pictures:
     import cv2
 
     small = [
         np.asarray(cv2.resize(one, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)
     ]
-    spec = InputSpec(size=(56, 56), normalisation="signed")
-    return Pictures(
-        small[0], small[1], flow_map(optical_flow(onset, apex, UNIT_RECIPE.load_flow()), spec, remove_head=True)
-    )
-
-
-# -- frames with their times ------------------------------------------------------------------------------------------
+    return Pictures(*small, flow_map(flow, InputSpec(size=(56, 56), normalisation="signed"), remove_head=True))

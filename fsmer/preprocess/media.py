@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from fsmer.preprocess.apex import check_interval, spot_apex
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector
 from fsmer.preprocess.face_tracking import CroppedFrames, locate_face, track_faces
 from fsmer.preprocess.faces import FacePose
-from fsmer.preprocess.flow import flow_map, optical_flow, resize_area
+from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow, resize_area
 from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.reading import open_frames
@@ -188,7 +188,12 @@ def apex_method(recipe: PreprocessRecipe, apex: int | None) -> str:
 
 
 def pair_media(
-    onset: ArrayLike, apex: ArrayLike, specs: Sequence[InputSpec] | InputSpec, *, recipe: PreprocessRecipe | None = None
+    onset: ArrayLike,
+    apex: ArrayLike,
+    specs: Sequence[InputSpec] | InputSpec,
+    *,
+    recipe: PreprocessRecipe | None = None,
+    estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
 ) -> dict[str, NDArray[np.float32]]:
     """Media of the kinds flow, onset and apex from two face crops.
 
@@ -197,13 +202,15 @@ def pair_media(
     onset, apex : images of one size
     specs, recipe
         As in `media_from_frames`; only flow, head motion and strain of the recipe matter.
+    estimate : callable
+        What computes flow from onset, apex and a flow method, where it was computed already.
     """
     wanted = checked_specs(specs)
     timed = next((spec.kind for spec in wanted if spec.frames is not None), None)
     if timed is not None:
         raise SpecMismatchError(f"two frames cannot give {timed!r}, which spans a clip; use media_from_frames.")
     source = open_frames([onset, apex])
-    return _as_floats(_from_crops(source, wanted, 0, 1, 1, recipe or PreprocessRecipe())[0])
+    return _as_floats(_from_crops(source, wanted, 0, 1, 1, recipe or PreprocessRecipe(), estimate)[0])
 
 
 def _in_memory(source: FrameSource) -> FrameSource:
@@ -242,6 +249,7 @@ def _from_crops(
     apex: int | None,
     offset: int,
     recipe: PreprocessRecipe,
+    estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     media: dict[str, NDArray[Any]] = {}
     notes: list[str] = []
@@ -250,7 +258,7 @@ def _from_crops(
         if spec.kind == "flow":
             top = onset if apex is None else apex
             method = recipe.load_flow(spec.flow_method)
-            flow = optical_flow(crops[onset], crops[top], method)
+            flow = estimate(crops[onset], crops[top], method)
             _check_moves([flow], f"frames {onset} and {top} of {crops.name}")
             media["flow"] = _map(flow, spec, recipe)
         elif spec.kind in ("onset", "apex"):
