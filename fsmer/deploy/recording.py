@@ -297,4 +297,6 @@ def _pictures(onset: Frame, apex: Frame, flow: NDArray[np.float32]) -> Pictures:
     small = [
         np.asarray(cv2.resize(one, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)
     ]
-    return Pictures(*small, flow_map(flow, InputSpec(size=(56, 56), normalisation="signed"), remove_head=True))
+    return Pictures(
+        small[0], small[1], flow_map(flow, InputSpec(size=(56, 56), normalisation="signed"), remove_head=True)
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from fsmer.errors import MediaError
 from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.pixels import Frame, as_rgb
-from fsmer.preprocess.reading import StreamFrames, open_frames
+from fsmer.preprocess.reading import StreamFrames, open_frames, stamped
 from fsmer.preprocess.timestamps import FALLBACK_RATE
 
 # Frames of a live stream that are waited for to learn its rate.
@@ -45,20 +45,20 @@ class TimedFrames:
 
     def _stream(self, items: Iterator[Any], frames_per_second: float | None) -> Iterator[tuple[float, Frame]]:
         """A live stream's frames; its rate is learnt from the first of them."""
-        first = [_stamped(item) for item in islice(items, RATE_FRAMES)]
-        gaps = np.diff([time for time, _ in first if np.isfinite(time)])
+        first = [stamped(item) for item in islice(items, RATE_FRAMES)]
+        gaps = np.diff([time for _, time, _ in first if np.isfinite(time)])
         usual = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 0.0
         self.fps = frames_per_second or (1 / usual if usual > 0 else FALLBACK_RATE)
         if not frames_per_second and not usual:
             self.notes.append(f"the frame rate is unknown; {self.fps:g} frames a second were assumed.")
         if not first:
             raise MediaError(f"{self.name} gave no frame; check the camera or the generator.")
-        return self._clocked(chain(first, map(_stamped, items)))
+        return self._clocked(chain(first, map(stamped, items)))
 
-    def _clocked(self, items: Iterable[tuple[float, Any]]) -> Iterator[tuple[float, Frame]]:
+    def _clocked(self, items: Iterable[tuple[bool, float, Any]]) -> Iterator[tuple[float, Frame]]:
         size: tuple[int, ...] | None = None
         zero, last = 0.0, -1 / self.fps
-        for number, (stamp, item) in enumerate(items):
+        for number, (_, stamp, item) in enumerate(items):
             frame = as_rgb(item, f"frame {number} of {self.name}")
             size = size or frame.shape
             if frame.shape != size:
@@ -72,10 +72,3 @@ class TimedFrames:
             # A stamp that is missing or goes back is replaced by the usual distance.
             last = time if np.isfinite(time) and time > last else last + 1 / self.fps
             yield last, frame
-
-
-def _stamped(item: Any) -> tuple[float, Any]:
-    """Seconds (NaN where unknown) and image."""
-    if isinstance(item, tuple) and len(item) == 2 and np.ndim(item[0]) == 0:
-        return (float("nan") if item[0] is None else float(item[0])), item[1]
-    return float("nan"), item

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, LandmarkFile
 from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face
-from fsmer.preprocess.frame_source import FrameSource
+from fsmer.preprocess.frame_source import DerivedFrames, FrameSource
 from fsmer.preprocess.pixels import Frame
 
 __all__ = [
@@ -203,7 +203,7 @@ def track_faces(
     return poses, found
 
 
-class CroppedFrames(FrameSource):
+class CroppedFrames(DerivedFrames):
     """The face of a recording, frame by frame, cut out and upright.
 
     Parameters
@@ -218,9 +218,7 @@ class CroppedFrames(FrameSource):
     def __init__(
         self, source: FrameSource, poses: FacePose | Sequence[FacePose], size: tuple[int, int] = (224, 224)
     ) -> None:
-        self.name = source.name
-        self.notes = source.notes
-        self.source = source
+        super().__init__(source)
         self.poses = poses
         self._size = size
 
@@ -228,21 +226,6 @@ class CroppedFrames(FrameSource):
     def size(self) -> tuple[int, int]:
         """Height and width of the crops."""
         return self._size
-
-    @property
-    def count(self) -> int | None:
-        """Number of frames."""
-        return self.source.count
-
-    @property
-    def timestamps(self) -> NDArray[np.float64]:
-        """Seconds since the first frame."""
-        return self.source.timestamps
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frame rate."""
-        return self.source.frames_per_second
 
     def __iter__(self) -> Iterator[Frame]:
         for number, frame in enumerate(self.source):

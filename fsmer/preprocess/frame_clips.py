@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from fsmer.data.media import ArrayStore, MediaStore, RowError
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.face_detectors import FaceDetector
+from fsmer.preprocess.frame_source import Recent
 from fsmer.preprocess.media import (
     ClipMedia,
     apex_method,
@@ -47,24 +47,14 @@ class _Maker:
 
     def __init__(self, make: _ClipMaker) -> None:
         self._make = make
-        self._kept: OrderedDict[int, dict[str, NDArray[np.float32]]] = OrderedDict()
-        self._bytes = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_make": self._make, "_kept": OrderedDict(), "_bytes": 0}
+        self._kept: Recent[ClipMedia] = Recent(KEPT_BYTES, _bytes)
 
     def __call__(self, row: int) -> dict[str, NDArray[np.float32]]:
-        if row not in self._kept:
-            self._kept[row] = self._make(row).media
-            self._bytes += _bytes(self._kept[row])
-            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
-                self._bytes -= _bytes(self._kept.popitem(last=False)[1])
-        self._kept.move_to_end(row)
-        return self._kept[row]
+        return self._kept.get(row, self._make).media
 
 
-def _bytes(media: Mapping[str, NDArray[np.float32]]) -> int:
-    return sum(array.nbytes for array in media.values())
+def _bytes(made: ClipMedia) -> int:
+    return sum(array.nbytes for array in made.media.values())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.pixels import DIM, Frame, as_rgb, colour_channels
 
-__all__ = [
-    "FrameSource",
-]
+__all__ = ["DerivedFrames", "FrameSource", "Recent"]
+
+T = TypeVar("T")
 
 
 class _NoLengthError(DataError, TypeError):
@@ -37,31 +39,35 @@ class FrameSource(ABC):
 
     name: str
     notes: list[str]
+    _size: tuple[int, int]
+    _count: int | None = None
+    _times: NDArray[np.float64]
+    _rate: float
     _white: float | None = None
     _deep_white: float | None = None
 
     @property
-    @abstractmethod
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels, as a viewer sees them (after the rotation flag)."""
+        """Height and width in pixels, as a viewer sees them."""
+        return self._size
 
     @property
-    @abstractmethod
     def count(self) -> int | None:
         """Number of frames; None where it cannot be known beforehand."""
+        return self._count
 
     @property
-    @abstractmethod
     def timestamps(self) -> NDArray[np.float64]:
         """Seconds since the first frame, strictly increasing, one entry a frame."""
+        return self._times
 
     @property
-    @abstractmethod
     def frames_per_second(self) -> float:
         """Frame rate: as told, else of the file, else of the time stamps, else 25 (said in `notes`)."""
+        return self._rate
 
-    @abstractmethod
-    def __iter__(self) -> Iterator[Frame]: ...
+    def __iter__(self) -> Iterator[Frame]:
+        return (self._frame(index) for index in range(len(self)))
 
     @abstractmethod
     def _frame(self, index: int) -> Frame:
@@ -109,22 +115,48 @@ class FrameSource(ABC):
         return frame
 
 
-class ListedFrames(FrameSource):
-    """Frames that are listed beforehand: each can be had by its number alone."""
+class DerivedFrames(FrameSource):
+    """Frames that are made from those of another source."""
 
-    _times: NDArray[np.float64]
-    _rate: float
+    def __init__(self, source: FrameSource) -> None:
+        self.name, self.notes, self.source = source.name, source.notes, source
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.source.size
+
+    @property
+    def count(self) -> int | None:
+        """Number of frames."""
+        return self.source.count
 
     @property
     def timestamps(self) -> NDArray[np.float64]:
         """Seconds since the first frame."""
-        return self._times
+        return self.source.timestamps
 
     @property
     def frames_per_second(self) -> float:
         """Frame rate."""
-        return self._rate
+        return self.source.frames_per_second
 
-    def __iter__(self) -> Iterator[Frame]:
-        for index in range(len(self)):
-            yield self._frame(index)
+
+class Recent(Generic[T]):
+    """What was made last, up to so many bytes (one at least); nothing of it goes to another process."""
+
+    def __init__(self, limit_bytes: int, size_of: Callable[[T], int]) -> None:
+        self._limit, self._size_of = limit_bytes, size_of
+        self._kept: OrderedDict[int, T] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recent, (self._limit, self._size_of)
+
+    def get(self, key: int, make: Callable[[int], T]) -> T:
+        """What is kept under `key`, else what `make` gives for it."""
+        if key not in self._kept:
+            self._kept[key] = make(key)
+            while len(self._kept) > 1 and sum(map(self._size_of, self._kept.values())) > self._limit:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.media import has_deep_colours, opened_image
 from fsmer.datasets.folders import natural_order
 from fsmer.errors import MediaError
-from fsmer.preprocess.frame_source import ListedFrames
+from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.timestamps import clean_timestamps
 
@@ -32,7 +32,7 @@ ORIENTATION = 0x0112
 SIDEWAYS, LEFTWARDS, UPWARDS = frozenset({5, 6, 7, 8}), frozenset({2, 3, 6, 7}), frozenset({3, 4, 7, 8})
 
 
-class ImageFolder(ListedFrames):
+class ImageFolder(FrameSource):
     """A folder with one image a frame, in the natural order of their names, see `natural_order`.
 
     Parameters
@@ -77,6 +77,7 @@ class ImageFolder(ListedFrames):
                 "recording are expected directly in it."
             )
         self.files: tuple[str, ...] = tuple(here)
+        self._count = len(here)
         self._times, self._rate, self.notes = clean_timestamps(timestamps, len(here), frames_per_second)
         self._known_size: tuple[int, int] | None = None
 
@@ -89,11 +90,6 @@ class ImageFolder(ListedFrames):
                 turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
                 self._known_size = (image.width, image.height) if turned else (image.height, image.width)
         return self._known_size
-
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return len(self.files)
 
     def _frame(self, index: int) -> Frame:
         return self._checked(self._decode(index), index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 import uuid
@@ -39,12 +38,9 @@ from fsmer.preprocess.prepare_store import (
     Outcome,
     Task,
     clear_store,
-    frame_indices,
-    frame_numbers,
     only_run,
     settings_hash,
     stored_parts,
-    with_clip_names,
 )
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.spec_groups import grouped_specs
@@ -52,15 +48,6 @@ from fsmer.preprocess.spec_groups import grouped_specs
 __all__ = [
     "prepare",
 ]
-
-
-# -- what is to be made -----------------------------------------------------------------------------------------------
-
-
-# -- one clip (runs in the workers) -----------------------------------------------------------------------------------
-
-
-# -- the whole --------------------------------------------------------------------------------------------------------
 
 
 def prepare(
@@ -162,20 +149,16 @@ def prepare(
         inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset")
         job = Job(store, held, steps, inner, settings_hash(settings), uuid.uuid4().hex)
         parts = stored_parts(store)
-        onsets, apexes, offsets = (frame_indices(table[f"{name}_index"]) for name in ("onset", "apex", "offset"))
+        frame_columns = [table[f"{name}_index"] for name in ("onset", "apex", "offset")]
         tasks = [
             Task(
                 clip,
                 path,
-                onset,
-                apex,
-                offset,
-                finished.get(clip, "") if earlier is not None and clip in earlier.rows else "",
-                parts.get(clip, {}),
+                *(None if pd.isna(number) else int(number) for number in numbers),
+                finished=finished.get(clip, "") if earlier is not None and clip in earlier.rows else "",
+                parts=parts.get(clip, {}),
             )
-            for clip, path, onset, apex, offset in zip(
-                table["clip"], table["path"], onsets, apexes, offsets, strict=True
-            )
+            for clip, path, *numbers in zip(table["clip"], table["path"], *frame_columns, strict=True)
         ]
         outcomes = _all_outcomes(tasks, job, workers, backend, progress, start)
         if not any(one.key for one in outcomes.values()):
@@ -219,7 +202,7 @@ def _clips(
         given = [name for name, value in how.items() if value is not None]
         if given:
             raise DataError(f"{given[0]!r} is for data sets by name; leave it out for clips that are listed already.")
-        clips = source if isinstance(source, ClipSet) else ClipSet.from_table(with_clip_names(source))
+        clips = source if isinstance(source, ClipSet) else ClipSet.from_table(_with_clip_names(source))
     table = (clips if scheme is None else clips.relabel(scheme)).table
     if not len(table):
         raise DataError("no clip is left to prepare; check the label scheme.")
@@ -234,11 +217,27 @@ def _clips(
     table["path"] = [os.path.abspath(top / path) for path in table["path"].astype(str)]
     for name in ("onset", "apex", "offset"):
         if f"{name}_index" not in table.columns:
-            table[f"{name}_index"] = frame_numbers(table, name)
+            table[f"{name}_index"] = _frame_numbers(table, name)
     if "apex_from" in table.columns:
         # A middle frame that stands in for a missing annotation is no annotation: the recipe says what to do then.
         table["apex_index"] = table["apex_index"].where(table["apex_from"].astype(str) == "annotation")
     return table, lost, cropped
+
+
+def _with_clip_names(frame: pd.DataFrame) -> pd.DataFrame:
+    if "clip" in frame.columns or "path" not in frame.columns:
+        return frame
+    return frame.assign(clip=[Path(str(path)).name for path in frame["path"]])
+
+
+def _frame_numbers(table: pd.DataFrame, name: str) -> Any:
+    if name not in table.columns:
+        return pd.array([None] * len(table), dtype="Int64")
+    values: list[Any] = pd.to_numeric(table[name], errors="coerce").tolist()
+    wrong = next((value for value in values if not pd.isna(value) and (value < 0 or value != int(value))), None)
+    if wrong is not None:
+        raise DataError(f"column {name!r} holds {wrong}, but frames counted from 0 are expected; correct it.")
+    return pd.array([None if pd.isna(value) else int(value) for value in values], dtype="Int64")
 
 
 def _all_outcomes(
@@ -257,10 +256,8 @@ def _all_outcomes(
             made += one.origin == "made"
             left_out += not one.origin
             if progress is not None:
-                seconds = time.monotonic() - start
-                open_clips = len(tasks) - len(outcomes)
-                pace = seconds / (made + left_out) if made + left_out else math.nan
-                remaining = None if math.isnan(pace) else pace * open_clips
+                seconds, tried = time.monotonic() - start, made + left_out
+                remaining = seconds / tried * (len(tasks) - len(outcomes)) if tried else None
                 progress(PrepareProgress(len(outcomes), len(tasks), left_out, seconds, remaining))
     return outcomes
 
@@ -298,6 +295,3 @@ def _report(table: pd.DataFrame, lost: pd.DataFrame, outcomes: Mapping[str, Outc
         one = outcomes[clip]
         rows.append((clip, dataset, subject, "prepared" if one.key else "left out", one.problem, one.detail, one.key))
     return pd.concat([pd.DataFrame(rows, columns=list(REPORT_COLUMNS)), lost], ignore_index=True).astype("str")
-
-
-# -- from parts to the folder -----------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fsmer.errors import DataError, OutputError, SpecMismatchError, UnknownNameE
 from fsmer.preprocess.apex import check_interval
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, load_detector
 from fsmer.preprocess.face_tracking import CroppedFrames
+from fsmer.preprocess.frame_source import DerivedFrames, FrameSource, Recent
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.media import apex_source, crop_frames, make_media, needs_apex
 from fsmer.preprocess.pixels import Frame
@@ -41,47 +42,15 @@ FREED_BYTES = 31 << 20
 FATAL = (SpecMismatchError, UnknownNameError, WeightsError, OutputError)
 
 
-class _Kept:
-    """The frames read last, up to `KEPT_BYTES`: a clip's onset is asked for by its face, its flow and its image."""
+class _KeptFrames(DerivedFrames):
+    """A source that keeps the frames read last: a clip's onset is asked for by its face, its flow and its image."""
 
-    def __init__(self) -> None:
-        self._frames: OrderedDict[int, Frame] = OrderedDict()
-
-    def get(self, index: int, read: Callable[[int], Frame]) -> Frame:
-        if index not in self._frames:
-            self._frames[index] = read(index)
-            while len(self._frames) > 1 and len(self._frames) * self._frames[index].nbytes > KEPT_BYTES:
-                self._frames.popitem(last=False)
-        self._frames.move_to_end(index)
-        return self._frames[index]
-
-
-class _KeptFolder(ImageFolder):
-    def __init__(self, folder: Path, files: Sequence[str] | None) -> None:
-        self._kept = _Kept()
-        # No medium depends on the rate; telling one spares every folder the note that it is unknown.
-        super().__init__(folder, files=files, frames_per_second=FALLBACK_RATE)
-
-    def _decode(self, index: int) -> Frame:
-        return self._kept.get(index, super()._decode)
-
-
-class _KeptVideo(VideoFile):
-    def __init__(self, path: Path) -> None:
-        self._frames_kept = _Kept()
-        super().__init__(path, frames_per_second=FALLBACK_RATE)
+    def __init__(self, source: FrameSource) -> None:
+        super().__init__(source)
+        self._kept: Recent[Frame] = Recent(KEPT_BYTES, attrgetter("nbytes"))
 
     def _frame(self, index: int) -> Frame:
-        return self._frames_kept.get(index, super()._frame)
-
-
-class _KeptCrops(CroppedFrames):
-    def __init__(self, crops: CroppedFrames) -> None:
-        self._kept = _Kept()
-        super().__init__(crops.source, crops.poses, crops.size)
-
-    def _frame(self, index: int) -> Frame:
-        return self._kept.get(index, super()._frame)
+        return self._kept.get(index, self.source.__getitem__)
 
 
 def prepare_in_worker(task: Task, job: Job) -> Outcome:
@@ -112,16 +81,20 @@ def prepare_clip(task: Task, job: Job) -> Outcome:
 def _make(task: Task, job: Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     steps = job.recipe
     path = Path(task.path)
-    source = _KeptFolder(path, _frame_names(path) or None) if path.is_dir() else _KeptVideo(path)
+    # No medium depends on the rate; telling one spares every folder the note that it is unknown.
+    if path.is_dir():
+        read: FrameSource = ImageFolder(path, files=_frame_names(path) or None, frames_per_second=FALLBACK_RATE)
+    else:
+        read = VideoFile(path, frames_per_second=FALLBACK_RATE)
+    source = _KeptFrames(read)
     searches = needs_apex(spec for _, specs in job.groups for spec in specs)
     apex = task.apex if searches and steps.apex in ("given", "annotated") else None
     onset, offset = check_interval(len(source), task.onset, apex, task.offset, name=source.name)
-    if isinstance(source, ImageFolder):
-        # Its size is known from the onset then, and no further file is opened for it.
-        source[onset]
+    # The size of a folder is known from the onset then, and no further file is opened for it.
+    source[onset]
     crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
     if isinstance(crops, CroppedFrames):
-        crops = _KeptCrops(crops)
+        crops = _KeptFrames(crops)
     arrays: dict[str, NDArray[Any]] = {}
     notes: dict[str, None] = {}
     apex_from = ""

@@ -23,13 +23,7 @@ from fsmer.preprocess.prepare_store import Job, Outcome, Part, SpecGroups, canno
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.schema import read_json
 
-RECIPE = "recipe.json"
-
-
-REPORT = "report.csv"
-
-
-SETTINGS = "prepare.json"
+RECIPE, REPORT, SETTINGS = "recipe.json", "report.csv", "prepare.json"
 
 
 class _Settings(TypedDict):

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,24 +15,19 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, OutputError
-from fsmer.io import check_regular, digest
+from fsmer.io import check_regular, digest, locked
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.schema import Count, parse_json
 
-__all__: list[str] = []
-
-
-LOCK = "lock"
-
-
 # Raised whenever finished clips of an unfinished run can no longer be used.
 PART_VERSION = 2
+# Characters of the digest after a clip in the store, and the most bytes that the line before its media may have.
+DIGEST, HEAD_BYTES = 32, 1 << 20
 
 
 class _Head(TypedDict):
@@ -65,6 +59,7 @@ class Part:
     facts: Mapping[str, Any]
 
     def media(self) -> dict[str, memoryview]:
+        """Bytes of the clip's arrays by name."""
         ends = list(accumulate(self.lengths.values(), initial=self.head))
         with self.path.open("rb") as handle:
             handle.seek(self.start)
@@ -76,6 +71,7 @@ class Part:
         return {name: held[low:high] for name, (low, high) in zip(self.lengths, pairwise(ends), strict=True)}
 
     def whole(self) -> bool:
+        """Whether the clip can be read as it was written."""
         try:
             return bool(self.media())
         except (OSError, DataError):
@@ -113,6 +109,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
+    """What became of one clip."""
+
     clip: str
     key: str = ""
     origin: str = ""
@@ -123,6 +121,7 @@ class Outcome:
 
 
 def write_part(task: Task, key: str, arrays: Mapping[str, NDArray[Any]], facts: dict[str, Any], job: Job) -> Part:
+    """Add a finished clip to the store."""
     # Processes on several machines may share the store, and threads a process.
     path = job.parts / f"{job.run}-{platform.node()}-{os.getpid()}-{threading.get_ident()}.clips"
     lengths = {name: array.nbytes for name, array in arrays.items()}
@@ -163,103 +162,53 @@ def stored_parts(store: Path) -> dict[str, dict[str, Part]]:
 
 
 def stored_type(spec: InputSpec) -> str:
+    """Type of a medium's array on disk: images keep their 256 values."""
     return "|u1" if spec.normalisation == "unit" else "<f4"
 
 
 def settings_hash(values: Any) -> str:
+    """32 hexadecimal digits that differ when any of the plain `values` does."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
-
-
-def with_clip_names(frame: pd.DataFrame) -> pd.DataFrame:
-    if "clip" in frame.columns or "path" not in frame.columns:
-        return frame
-    return frame.assign(clip=[Path(str(path)).name for path in frame["path"]])
-
-
-def frame_numbers(table: pd.DataFrame, name: str) -> Any:
-    if name not in table.columns:
-        return pd.array([None] * len(table), dtype="Int64")
-    values: list[Any] = pd.to_numeric(table[name], errors="coerce").tolist()
-    wrong = next((value for value in values if not pd.isna(value) and (value < 0 or value != int(value))), None)
-    if wrong is not None:
-        raise DataError(f"column {name!r} holds {wrong}, but frames counted from 0 are expected; correct it.")
-    return pd.array([None if pd.isna(value) else int(value) for value in values], dtype="Int64")
-
-
-def frame_indices(column: pd.Series) -> list[int | None]:
-    return [None if pd.isna(value) else int(value) for value in column.tolist()]
 
 
 @contextlib.contextmanager
 def only_run(target: Path, store: Path) -> Iterator[None]:
     """Make the store of parts and keep every other run out of it until this one ends, however it ends."""
-    place = store / LOCK
-    try:
-        held = _locked(store)
-    except BlockingIOError as error:
-        raise OutputError(
-            f"another run is preparing {target} at the moment; wait until it has ended, or choose another folder."
-        ) from error
-    except OSError as error:
-        raise cannot_write(store, error) from error
-    try:
-        yield
-    finally:
-        # An empty store has nothing to resume from.
-        with contextlib.suppress(OSError):
-            place.unlink()
-        os.close(held)
-        with contextlib.suppress(OSError):
-            store.rmdir()
-
-
-def _locked(store: Path) -> int:
-    """Open file with the store's lock; the system gives up a lock when its process dies, so none is ever stale."""
-    while True:
-        store.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as held:
+        for last in (False, False, True):
+            try:
+                store.mkdir(exist_ok=True)
+                held.enter_context(locked(store, wait=False))
+                break
+            except BlockingIOError as error:
+                # The run before may have removed its store just now.
+                if last:
+                    raise OutputError(
+                        f"another run is preparing {target} at the moment; wait until it has ended, or choose another "
+                        "folder."
+                    ) from error
+            except OSError as error:
+                raise cannot_write(store, error) from error
         try:
-            held = os.open(store / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            # The run before took its store away just now.
-            continue
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(held, msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(held), os.stat(store / LOCK)):
-                return held
-        except FileNotFoundError:
-            # As above, between opening and locking.
-            os.close(held)
-            continue
-        except PermissionError as error:  # Windows' word for a lock that is taken
-            os.close(held)
-            raise BlockingIOError(*error.args) from error
-        except OSError:
-            os.close(held)
-            raise
-        os.close(held)
+            yield
+        finally:
+            # An empty store has nothing to resume from.
+            with contextlib.suppress(OSError):
+                store.rmdir()
 
 
 def clear_store(store: Path) -> None:
+    """Remove what earlier runs left in the store."""
     for path in store.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name != LOCK:
+        else:
             path.unlink(missing_ok=True)
 
 
 def cannot_write(target: Path, error: OSError, parts: Path | None = None) -> OutputError:
+    """One sentence on a place that cannot be written, and what was kept."""
     return OutputError(
         f"cannot write {target}: {error.strerror or error}; mend that (room, permissions), then run the same again: "
         f"finished clips are kept in {parts or target}."
     )
-
-
-# Characters of the digest after a clip in the store, and the most bytes that the line before its media may have.
-DIGEST, HEAD_BYTES = 32, 1 << 20

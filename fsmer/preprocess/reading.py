@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.frame_source import FrameSource, ListedFrames
+from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.timestamps import clean_timestamps
@@ -75,7 +75,7 @@ def open_frames(
     )
 
 
-class ArrayFrames(ListedFrames):
+class ArrayFrames(FrameSource):
     """Frames that are in memory: an array ``(T, H, W[, channels])`` or a sequence of images; kept, not copied."""
 
     def __init__(
@@ -96,19 +96,9 @@ class ArrayFrames(ListedFrames):
             )
         if len(frames) == 0:
             raise MediaError(f"{name} is empty; give at least one frame.")
-        self._frames = frames
+        self._frames, self._count = frames, len(frames)
         self._size = cast(tuple[int, int], self._rgb(frames[0], f"frame 0 of {name}").shape[:2])
         self._times, self._rate, self.notes = clean_timestamps(timestamps, len(frames), frames_per_second)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self._size
-
-    @property
-    def count(self) -> int:
-        """Number of frames."""
-        return len(self._frames)
 
     def _frame(self, index: int) -> Frame:
         return self._checked(self._rgb(self._frames[index], f"frame {index} of {self.name}"), index)
@@ -136,7 +126,7 @@ class StreamFrames(FrameSource):
         self._white = white
         self.notes: list[str] = []
         self._source = iter(frames)
-        self._rate = frames_per_second
+        self._told_rate = frames_per_second
         self._seen: list[float] = []
         self._first: Frame | None = None
         self._timed = False
@@ -144,13 +134,10 @@ class StreamFrames(FrameSource):
 
     def _next(self) -> Frame | None:
         for item in self._source:
-            if isinstance(item, tuple) and len(item) == 2 and np.ndim(item[0]) == 0:
-                self._timed = True
-                self._seen.append(float("nan") if item[0] is None else float(item[0]))
-                item = item[1]
-            else:
-                self._seen.append(float("nan"))
-            return self._rgb(item, f"frame {len(self._seen) - 1} of {self.name}")
+            timed, seconds, image = stamped(item)
+            self._timed |= timed
+            self._seen.append(seconds)
+            return self._rgb(image, f"frame {len(self._seen) - 1} of {self.name}")
         return None
 
     @property
@@ -163,14 +150,9 @@ class StreamFrames(FrameSource):
         return cast(tuple[int, int], self._first.shape[:2])
 
     @property
-    def count(self) -> None:
-        """Not known."""
-        return None
-
-    @property
     def timestamps(self) -> NDArray[np.float64]:
         """Seconds since the first frame, of the frames given so far."""
-        times, _, notes = clean_timestamps(self._seen if self._timed else None, len(self._seen), self._rate)
+        times, _, notes = clean_timestamps(self._seen if self._timed else None, len(self._seen), self._told_rate)
         for sentence in notes:
             self._note(sentence)
         return times
@@ -178,7 +160,7 @@ class StreamFrames(FrameSource):
     @property
     def frames_per_second(self) -> float:
         """Frame rate as told, else that of the times so far, else 25."""
-        return clean_timestamps(self._seen if self._timed else None, len(self._seen), self._rate)[1]
+        return clean_timestamps(self._seen if self._timed else None, len(self._seen), self._told_rate)[1]
 
     def __iter__(self) -> Iterator[Frame]:
         if self._began:
@@ -192,3 +174,10 @@ class StreamFrames(FrameSource):
 
     def _frame(self, index: int) -> Frame:
         raise DataError(f"{self.name} gives its frames once, in order; frame {index} cannot be asked for by index.")
+
+
+def stamped(item: Any) -> tuple[bool, float, Any]:
+    """Whether an item of a stream is a pair with a time, its seconds (NaN where unknown), and its image."""
+    if isinstance(item, tuple) and len(item) == 2 and np.ndim(item[0]) == 0:
+        return True, float("nan") if item[0] is None else float(item[0]), item[1]
+    return False, float("nan"), item

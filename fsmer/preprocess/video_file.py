@@ -154,11 +154,6 @@ class VideoFile(FrameSource):
         return {**self.__dict__, "_reader": None, "_next_index": 0, "_kept": {}}
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels, as a viewer shows them: with square pixels and after rotation."""
-        return self._size
-
-    @property
     def count(self) -> int:
         """Number of frames, counted by reading the file's packets (or, where they do not tell, by decoding it once)."""
         return len(self._stamps)
