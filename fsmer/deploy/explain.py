@@ -28,12 +28,9 @@ from fsmer.transfer.recognizer import Recognizer
 if TYPE_CHECKING:
     Explainable = Clip | ClipSet | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
 
-__all__ = [
-    "explain",
-]
+__all__ = ["explain"]
 
 Tensors = dict[str, Tensor]
-
 # Steps of integrated gradients that pass through the network together; bounds memory for large images.
 _STEPS_AT_ONCE = 8
 # Attributions are averaged over the pixels within this share of the map's width: single pixels say little.
@@ -265,10 +262,7 @@ def _gradient_maps(
 
     with torch.enable_grad():
         attributions = IntegratedGradients(scored).attribute(
-            tuple(inputs.values()),
-            baselines=tuple(still.values()),
-            n_steps=steps,
-            internal_batch_size=_STEPS_AT_ONCE,
+            tuple(inputs.values()), baselines=tuple(still.values()), n_steps=steps, internal_batch_size=_STEPS_AT_ONCE
         )
     maps = {}
     for kind, values in zip(kinds, attributions, strict=True):
@@ -309,6 +303,3 @@ def _as_clips(values: Any, backbone: Backbone) -> tuple[ClipSet | Sequence[Clip]
             f"the arrays are {held}, but {backbone.name!r} eats {wanted}; give one array of each kind."
         )
     return ClipSet.from_arrays(arrays, None, spec=specs, datasets="clip"), alone
-
-
-# -- the picture -------------------------------------------------------------------------------------------------------

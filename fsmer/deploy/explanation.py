@@ -20,17 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Explanation",
-]
-
+__all__ = ["Explanation"]
 
 Array = NDArray[np.float32]
-
-
 Medium = tuple[InputSpec, Array]
-
-
 # What a picture says over maps whose names are a paper's letters.
 MAP_TITLES = {
     "dma": "micro-attention",
@@ -39,8 +32,6 @@ MAP_TITLES = {
     "au_flow": "action unit flow",
     "pose_flow": "head pose flow",
 }
-
-
 # Flow between smaller pictures cannot be estimated.
 _LEAST_FOR_FLOW = 16
 

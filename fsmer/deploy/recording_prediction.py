@@ -23,16 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "NO_EXPRESSION",
-    "PredictedInterval",
-    "RecordingPrediction",
-]
-
+__all__ = ["NO_EXPRESSION", "PredictedInterval", "RecordingPrediction"]
 
 NO_EXPRESSION = "no expression"
-
-
 # Least probability of an action unit in the answer: best F1 on synthetic recordings (domains lab, clinic and field)
 # other than those that the benchmark is measured on.
 UNIT_THRESHOLD = 0.25

@@ -25,7 +25,6 @@ _PUBLIC = {
     }.items()
     for name in names.split()
 }
-
 __all__ = [*_PUBLIC]
 
 

@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 APEX_METHODS = ("annotated", "difference", "flow", "middle")
-
 # The flow spotter works on crops of this side: finer ones cost more and find the same frame.
 SIDE = 128
 # Landmarks around which movement is counted; the lids move with every blink and are left out.

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from fsmer.preprocess.faces import FacePose
 from fsmer.preprocess.pixels import Frame
 
-__all__ = [
-    "CascadeDetector",
-]
+__all__ = ["CascadeDetector"]
 
 # The picture of a face that the cascade's boxes are refined with: where a face is darker (+) or lighter (-) than its
 # neighbourhood. Centre and standard deviations in crop units, strength; what is off the middle is mirrored.
@@ -31,12 +29,8 @@ _SHADES: tuple[tuple[float, float, float, float, float], ...] = (
     (0.25, -0.45, 0.2, 0.05, -0.5),  # forehead
     (0.22, 0.38, 0.08, 0.06, -0.3),  # beside the chin
 )
-
-
 # Side of the template in pixels, and how many crops wide it is.
 _SIDE = 48
-
-
 _EXTENT = 1.25
 
 
@@ -153,11 +147,7 @@ class _Step:
 
 # From a box of the cascade: coarsely near it, then more freely around what was found.
 _COARSE = (_Step(0.15, 0.18, 16, 2), 0.02)
-
-
 _FINE = ((_Step(0.07, 0.10, 6, 2), 0.012), (_Step(0.03, 0.04, 2, 1), 0.006))
-
-
 # From one frame to the next.
 _FOLLOW = (_Step(0.1, 0.04, 4, 1), 0.003)
 

@@ -17,14 +17,7 @@ from fsmer.preprocess.cascade import CascadeDetector
 from fsmer.preprocess.faces import FacePose, pose_from_landmarks
 from fsmer.preprocess.pixels import Frame
 
-__all__ = [
-    "DETECTORS",
-    "CroppedFaces",
-    "FaceAlignmentDetector",
-    "FaceDetector",
-    "LandmarkFile",
-    "load_detector",
-]
+__all__ = ["DETECTORS", "CroppedFaces", "FaceAlignmentDetector", "FaceDetector", "LandmarkFile", "load_detector"]
 
 
 @runtime_checkable

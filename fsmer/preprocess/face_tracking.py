@@ -14,13 +14,7 @@ from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face
 from fsmer.preprocess.frame_source import DerivedFrames, FrameSource
 from fsmer.preprocess.pixels import Frame
 
-__all__ = [
-    "CroppedFrames",
-    "FaceTracker",
-    "choose_face",
-    "locate_face",
-    "track_faces",
-]
+__all__ = ["CroppedFrames", "FaceTracker", "choose_face", "locate_face", "track_faces"]
 
 Which = int | Literal["largest"]
 
@@ -125,12 +119,7 @@ class FaceTracker:
 
 
 def locate_face(
-    source: FrameSource,
-    detector: FaceDetector,
-    number: int = 0,
-    *,
-    which: Which = "largest",
-    around: int = 2,
+    source: FrameSource, detector: FaceDetector, number: int = 0, *, which: Which = "largest", around: int = 2
 ) -> FacePose:
     """Pose of the face in one frame, steadied by the median over its neighbours.
 

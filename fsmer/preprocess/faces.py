@@ -16,12 +16,7 @@ from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.pixels import Frame
 from fsmer.synthetic.facs_fields import LANDMARKS
 
-__all__ = [
-    "FacePose",
-    "NoFaceError",
-    "crop_face",
-    "pose_from_landmarks",
-]
+__all__ = ["FacePose", "NoFaceError", "crop_face", "pose_from_landmarks"]
 
 Points = NDArray[np.float64]
 
@@ -171,12 +166,3 @@ def crop_face(frame: Frame, pose: FacePose, size: tuple[int, int] = (224, 224)) 
     if times > 1:
         cut = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(cut, np.uint8)
-
-
-# -- the offline detector ---------------------------------------------------------------------------------------------
-
-
-# -- other detectors --------------------------------------------------------------------------------------------------
-
-
-# -- one face through a recording -------------------------------------------------------------------------------------

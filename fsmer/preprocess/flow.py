@@ -120,10 +120,7 @@ class TVL1:
 
         if hasattr(cv2, "optflow"):
             solver = cv2.optflow.DualTVL1OpticalFlow_create(
-                theta=self.tightness,
-                warps=self.warps,
-                epsilon=self.tolerance**0.5,
-                innnerIterations=self.iterations,
+                theta=self.tightness, warps=self.warps, epsilon=self.tolerance**0.5, innnerIterations=self.iterations
             )
             solver.setLambda(self.attachment / 255)
             found = solver.calc(first, second, None)

@@ -15,25 +15,13 @@ from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.frame_source import Recent
-from fsmer.preprocess.media import (
-    ClipMedia,
-    apex_method,
-    apex_source,
-    checked_specs,
-    made_spec,
-    make_media,
-    needs_apex,
-)
+from fsmer.preprocess.media import ClipMedia, apex_method, apex_source, checked_specs, made_spec, make_media, needs_apex
 from fsmer.preprocess.recipe import PreprocessRecipe
 
-__all__ = [
-    "clips_from_frames",
-]
+__all__ = ["clips_from_frames"]
 
 # Bytes of finished clips that a lazy clip set keeps, so that its kinds of media are made in one go.
 KEPT_BYTES = 64 << 20
-
-
 # What is said of an apex that nobody annotated, by the method that finds it.
 APEX_NOTES = {
     "flow": "the apex is spotted (flow).",

@@ -17,18 +17,12 @@ from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.timestamps import clean_timestamps
 
-__all__ = [
-    "ImageFolder",
-]
+__all__ = ["ImageFolder"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
-
-
 # EXIF's tag of a camera's turn, and its values for pictures that lie on their side, that are read from right to left
 # and from bottom to top (after they were laid upright).
 ORIENTATION = 0x0112
-
-
 SIDEWAYS, LEFTWARDS, UPWARDS = frozenset({5, 6, 7, 8}), frozenset({2, 3, 6, 7}), frozenset({3, 4, 7, 8})
 
 

@@ -23,14 +23,7 @@ from fsmer.preprocess.reading import open_frames
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.time import resample
 
-__all__ = [
-    "KINDS",
-    "ClipMedia",
-    "crop_frames",
-    "make_media",
-    "media_from_frames",
-    "pair_media",
-]
+__all__ = ["KINDS", "ClipMedia", "crop_frames", "make_media", "media_from_frames", "pair_media"]
 
 KINDS = ("apex", "flow", "flows", "frames", "onset")
 COLOURS = ("red", "green", "blue")

@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 from fsmer.preprocess.faces import FacePose, crop_face
 from fsmer.preprocess.pixels import Frame
 
-__all__ = [
-    "Moment",
-    "Movement",
-]
+__all__ = ["Moment", "Movement"]
 
 # Widest face kept in the buffer, in pixels: what lies above the 224 of a crop is not needed again.
 KEPT_WIDTH = 240
-
-
 # How much of the picture around the crop is kept, in crop widths and heights, for a head that moves on.
 KEPT_REACH = 1.45
 

@@ -9,13 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import MediaError
 
-__all__ = [
-    "as_rgb",
-]
+__all__ = ["as_rgb"]
 
 Frame = NDArray[np.uint8]
-
-
 # 16-bit values that stay below it use no more than 14 bits: a camera's raw values rather than a dark picture.
 DIM = 1 << 14
 

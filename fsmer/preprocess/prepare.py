@@ -19,15 +19,8 @@ from fsmer.data.schemes import LabelScheme
 from fsmer.data.spec import InputSpec
 from fsmer.datasets import check_dataset
 from fsmer.datasets.base import FrameKind
-from fsmer.errors import (
-    DataError,
-    FsmerError,
-    MissingDatasetError,
-)
-from fsmer.io import (
-    check_writable,
-    restore_folder,
-)
+from fsmer.errors import DataError, FsmerError, MissingDatasetError
+from fsmer.io import check_writable, restore_folder
 from fsmer.preprocess.media import made_spec
 from fsmer.preprocess.prepare_clip import one_thread, prepare_clip, prepare_in_worker
 from fsmer.preprocess.prepare_folder import EarlierResult, finished_keys, write_result
@@ -45,9 +38,7 @@ from fsmer.preprocess.prepare_store import (
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.spec_groups import grouped_specs
 
-__all__ = [
-    "prepare",
-]
+__all__ = ["prepare"]
 
 
 def prepare(

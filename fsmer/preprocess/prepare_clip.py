@@ -32,12 +32,8 @@ from fsmer.preprocess.video_file import VideoFile
 
 # Bytes of decoded frames that a clip keeps, so that its onset is decoded once for face, flow and image.
 KEPT_BYTES = 64 << 20
-
-
 # Arrays below this size stay with the process when they are freed; 32 MiB is as far as glibc can be taught.
 FREED_BYTES = 31 << 20
-
-
 # What goes wrong alike for every clip is no clip's fault.
 FATAL = (SpecMismatchError, UnknownNameError, WeightsError, OutputError)
 

@@ -12,11 +12,7 @@ import pandas as pd
 from fsmer.data.clips import ClipSet
 from fsmer.errors import DataError
 
-__all__ = [
-    "PrepareProgress",
-    "PrepareReport",
-    "Prepared",
-]
+__all__ = ["PrepareProgress", "PrepareReport", "Prepared"]
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,7 @@ from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.timestamps import clean_timestamps
 from fsmer.preprocess.video_file import Damaged, VideoFile
 
-__all__ = [
-    "ArrayFrames",
-    "StreamFrames",
-    "open_frames",
-]
+__all__ = ["ArrayFrames", "StreamFrames", "open_frames"]
 
 
 def open_frames(

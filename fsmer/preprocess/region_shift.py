@@ -12,13 +12,9 @@ from fsmer.preprocess.apex import facial_regions
 from fsmer.preprocess.flow import head_motion
 from fsmer.synthetic.facs_fields import LANDMARKS
 
-__all__ = [
-    "EnergyTrace",
-]
+__all__ = ["EnergyTrace"]
 
 Vectors = NDArray[np.float64]
-
-
 Grey = NDArray[np.uint8]
 
 

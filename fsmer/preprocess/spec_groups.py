@@ -9,9 +9,7 @@ from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, SpecMismatchError
 from fsmer.preprocess.media import checked_specs
 
-__all__ = [
-    "group_specs",
-]
+__all__ = ["group_specs"]
 
 
 def group_specs(wanted: Mapping[str, Sequence[InputSpec]]) -> dict[str, tuple[InputSpec, ...]]:

@@ -23,10 +23,7 @@ from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.region_shift import EnergyTrace, Grey, RegionShift, Vectors, rigid_motion
 from fsmer.preprocess.restlessness import Restlessness, SpotterSettings
 
-__all__ = [
-    "MovementSpotter",
-]
-
+__all__ = ["MovementSpotter"]
 
 # Seconds before a movement that are kept, for its onset.
 BEFORE = 0.7

@@ -9,9 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError
 
-__all__ = [
-    "clean_timestamps",
-]
+__all__ = ["clean_timestamps"]
 
 # What is assumed when nobody knows the rate: the slowest of the cameras that the databases were recorded with.
 FALLBACK_RATE = 25.0

@@ -22,33 +22,19 @@ from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.pixels import Frame, as_rgb
 from fsmer.preprocess.timestamps import FALLBACK_RATE, clean_timestamps, typical_intervals
 
-__all__ = [
-    "VideoFile",
-]
+__all__ = ["VideoFile"]
 
 Damaged = Literal["refuse", "keep"]
-
-
 # Random access reads on from where it stands when the wanted frame is this near; seeking costs a key frame's distance.
 READ_ON = 32
-
-
 # Pictures whose time stamps are compared with those of the packets before the packets are trusted.
 PROBED = 8
-
-
 # Bytes that FFmpeg asks of a file at once.
 BUFFER = 1 << 18
-
-
 # Containers that begin within so many seconds count their duration from 0, others from their first frame.
 LATE_START = 0.5
-
-
 # Width of a pixel in its heights that a camera may have; anything else is a damaged header.
 PIXEL_SHAPES = (Fraction(1, 4), Fraction(4))
-
-
 # Frames kept after reading, so that asking twice for the same few frames decodes them once.
 KEPT_FRAMES = 4
 

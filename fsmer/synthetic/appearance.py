@@ -8,10 +8,7 @@ import numpy as np
 
 from fsmer.synthetic.canvas import Array
 
-__all__ = [
-    "Appearance",
-    "draw_appearance",
-]
+__all__ = ["Appearance", "draw_appearance"]
 
 # Skin from very light to very dark, hair and eyes as they occur; sRGB.
 _SKIN = np.array(
@@ -24,8 +21,6 @@ _SKIN = np.array(
         (0.36, 0.25, 0.2),
     ]
 )
-
-
 _HAIR = np.array(
     [
         (0.07, 0.06, 0.06),
@@ -36,8 +31,6 @@ _HAIR = np.array(
         (0.62, 0.60, 0.58),
     ]
 )
-
-
 _IRIS = np.array([(0.20, 0.12, 0.07), (0.30, 0.19, 0.10), (0.36, 0.36, 0.20), (0.33, 0.44, 0.50), (0.28, 0.40, 0.36)])
 
 

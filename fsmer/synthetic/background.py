@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from fsmer.synthetic.appearance import Appearance
 from fsmer.synthetic.canvas import Array, Points, as_bytes, curve
 
-__all__ = [
-    "draw_background",
-]
+__all__ = ["draw_background"]
 
 
 def draw_background(

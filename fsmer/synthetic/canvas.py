@@ -10,17 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-
-
 Image = NDArray[np.uint8]
-
-
 Points = Sequence[tuple[float, float]] | Array
-
-
 Patch = tuple[tuple[slice, slice], Array]
-
-
 # Left upper and right lower corner of what may be drawn.
 _TEXTURED = ((-1.0, -1.6), (1.0, 1.1))
 

@@ -35,7 +35,6 @@ __all__ = [
 
 Array = NDArray[np.floating[Any]]
 Normalisation = Literal["minmax", "signed"]
-
 # Clips are drawn in blocks with a seed of their own, so clip i is the same however many clips are asked for.
 BLOCK = 256
 

@@ -7,18 +7,11 @@ from dataclasses import dataclass, field
 
 from fsmer.errors import unknown_name
 
-__all__ = [
-    "DOMAINS",
-    "Domain",
-    "list_domains",
-    "load_domain",
-]
+__all__ = ["DOMAINS", "Domain", "list_domains", "load_domain"]
 
 # A displacement of 1 in the field tables, in thousandths of the face width: about 2 pixels on a face of 224
 # (micro-expressions move skin by some 0.5 to 4 pixels there).
 UNIT_DISPLACEMENT = 9.0
-
-
 THREE_CLASSES: Mapping[str, str] = {
     "happiness": "positive",
     "surprise": "surprise",
@@ -29,8 +22,6 @@ THREE_CLASSES: Mapping[str, str] = {
     "fear": "negative",
     "sadness": "negative",
 }
-
-
 FIVE_CLASSES: Mapping[str, str] = {name: name for name in ("happiness", "surprise", "disgust", "repression", "others")}
 
 

@@ -33,29 +33,17 @@ from fsmer.synthetic.scene import (
 )
 from fsmer.synthetic.skin import MovingSkin
 
-__all__ = [
-    "SyntheticRecording",
-]
+__all__ = ["SyntheticRecording"]
 
 # Parts of the plane on which faces are drawn: enough for crops, and the whole head.
 CLOSE = (-0.76, -1.02, 0.76, 1.02)
-
-
 BUST = (-0.96, -1.56, 0.96, 0.92)
-
-
 # Pixels per crop width at which faces are drawn; a sequence takes the first that is fine enough for its size.
 DENSITIES = (96, 144, 200, 280, 352, 448, 576, 768, 1024)
-
-
 # Depth about which the head turns.
 PIVOT = 0.45
-
-
 # Seconds of a blink: closing takes about 0.08, opening twice as long.
 BLINK_LENGTH = 0.3
-
-
 # By how many pixels the piece of the noise tile moves from frame to frame, at most.
 TILE_MARGIN = 48
 

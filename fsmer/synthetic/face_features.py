@@ -13,9 +13,7 @@ from fsmer.synthetic.appearance import Appearance
 from fsmer.synthetic.canvas import Array, Canvas, Image, add_cover, as_bytes, curve, lattice_noise, offset
 from fsmer.synthetic.face_shape import Eye, head_outline, lip_edges, mirrored, mouth_line
 
-__all__ = [
-    "EyePatch",
-]
+__all__ = ["EyePatch"]
 
 _IRIS_RADIUS = 0.053
 

@@ -32,10 +32,7 @@ from fsmer.synthetic.face_features import (
 )
 from fsmer.synthetic.face_shape import Eye, head_outline, lip_edges, mirrored, mouth_line, shape_head
 
-__all__ = [
-    "DrawnFace",
-    "draw_face",
-]
+__all__ = ["DrawnFace", "draw_face"]
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
-from fsmer.synthetic.individuals import (
-    Anatomy,
-    Array,
-    Random,
-    both_halves,
-    bump_table,
-    draw_bumps,
-    draw_expression,
-)
+from fsmer.synthetic.individuals import Anatomy, Array, Random, both_halves, bump_table, draw_bumps, draw_expression
 
 if TYPE_CHECKING:
     from fsmer.synthetic.domains import Domain
 
-__all__ = [
-    "FaceDraw",
-    "clean_flow",
-    "draw_faces",
-    "optical_strain",
-    "render_flow",
-]
-
+__all__ = ["FaceDraw", "clean_flow", "draw_faces", "optical_strain", "render_flow"]
 
 # Where the picture has texture that an estimator can follow: (landmark, offset, sigma, strength).
 _TEXTURE: tuple[tuple[str, tuple[float, float], tuple[float, float], float], ...] = (

@@ -20,16 +20,10 @@ from fsmer.synthetic.flow_maps import optical_strain
 from fsmer.synthetic.recordings import check_request, draw_clip, draw_script
 from fsmer.synthetic.scene import Array, Camera, Image, checked_size
 
-__all__ = [
-    "synthetic_frame_clips",
-]
+__all__ = ["synthetic_frame_clips"]
 
 _IMAGE = (("red", "green", "blue"),)
-
-
 _FLOW = (("u", "v"), ("u", "v", "strain"))
-
-
 # Channels, normalisations and whether there is time, of every kind of medium.
 _KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], bool]] = {
     "onset": (_IMAGE, ("unit",), False),

@@ -16,20 +16,11 @@ from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS
 if TYPE_CHECKING:
     from fsmer.synthetic.domains import Domain
 
-__all__ = [
-    "Movement",
-    "Person",
-    "draw_crop",
-]
-
+__all__ = ["Movement", "Person", "draw_crop"]
 
 Array = NDArray[np.floating[Any]]
-
-
 # Rows of the face that sit higher or lower and wider or narrower together: brows, eyes, middle face, mouth and chin.
 _ROWS = 4
-
-
 _ROW_HEIGHT = np.array([1.2, 1.0, 1.4, 2.0], dtype=np.float32)
 
 

@@ -24,23 +24,9 @@ from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import Domain, load_domain
 from fsmer.synthetic.drawn_recording import SyntheticRecording, seeded_generator
 from fsmer.synthetic.individuals import Movement, Person, draw_crop
-from fsmer.synthetic.scene import (
-    Array,
-    Camera,
-    Image,
-    Interval,
-    Scene,
-    Size,
-    checked_size,
-    random_scene,
-)
+from fsmer.synthetic.scene import Array, Camera, Image, Interval, Scene, Size, checked_size, random_scene
 
-__all__ = [
-    "SyntheticVideo",
-    "synthetic_recording",
-    "synthetic_videos",
-]
-
+__all__ = ["SyntheticVideo", "synthetic_recording", "synthetic_videos"]
 
 # Expressions last this long, in seconds, unless the clip is shorter: micro-expressions stay below half a second.
 DURATION = (0.25, 0.5)
@@ -103,12 +89,6 @@ class SyntheticVideo:
 
 def _domain_key(domain: Domain) -> int:
     return int.from_bytes(domain.name.encode()[:8].ljust(8, b"\0"), "little")
-
-
-# -- skin that moves ---------------------------------------------------------------------------------------------------
-
-
-# -- recordings --------------------------------------------------------------------------------------------------------
 
 
 # -- places ------------------------------------------------------------------------------------------------------------
@@ -400,6 +380,3 @@ def synthetic_recording(
         actor=(place.geometry, key, seed, subject),
         key=(seed, key, 5, subject),
     )
-
-
-# -- clip sets ---------------------------------------------------------------------------------------------------------

@@ -14,19 +14,10 @@ from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError
 from fsmer.synthetic.domains import Domain, load_domain
 
-__all__ = [
-    "Camera",
-    "Interval",
-    "Scene",
-    "random_scene",
-]
+__all__ = ["Camera", "Interval", "Scene", "random_scene"]
 
 Array = NDArray[Any]
-
-
 Image = NDArray[np.uint8]
-
-
 Size = int | tuple[int, int]
 
 
@@ -69,10 +60,7 @@ class Camera:
         """The camera of a domain: its head motion, with noise, drift and blinks in proportion; no compression."""
         place = load_domain(domain)
         return cls(
-            noise=0.6 + 4.0 * place.noise,
-            light=0.01 + 0.03 * place.noise,
-            head=place.head,
-            blinks=0.5 * place.blink,
+            noise=0.6 + 4.0 * place.noise, light=0.01 + 0.03 * place.noise, head=place.head, blinks=0.5 * place.blink
         )
 
     @classmethod
@@ -109,11 +97,7 @@ class Scene:
 
 
 def random_scene(
-    size: Size,
-    rng: np.random.Generator,
-    *,
-    share: tuple[float, float] = (0.26, 0.42),
-    roll: float = 8.0,
+    size: Size, rng: np.random.Generator, *, share: tuple[float, float] = (0.26, 0.42), roll: float = 8.0
 ) -> Scene:
     """A head somewhere in a picture, with its face wholly inside.
 

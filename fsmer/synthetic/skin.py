@@ -14,15 +14,9 @@ from fsmer.synthetic.scene import Array
 
 # Largest displacement of a clip, in pixels on a face of 224: what micro-expressions show.
 PEAK = (0.5, 4.0)
-
-
 REFERENCE = 224
-
-
 # Skin must not fold: the largest relative compression that the warp is allowed.
 STEEPEST = 0.8
-
-
 # Steps from rest to apex at which the warp is inverted; between them it is interpolated.
 LEVELS = 6
 
