@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
-from fsmer.synthetic.individuals import Anatomy, Array, Random, both_halves, bump_table, draw_bumps, draw_expression
+from fsmer.synthetic.individuals import (
+    Anatomy,
+    Array,
+    OnLandmarks,
+    Random,
+    bump_table,
+    draw_bumps,
+    draw_expression,
+    on_landmarks,
+)
 
 if TYPE_CHECKING:
     from fsmer.synthetic.domains import Domain
@@ -32,100 +41,39 @@ _TEXTURE: tuple[tuple[str, tuple[float, float], tuple[float, float], float], ...
 )
 
 
-@dataclass(frozen=True)
-class _SpotTable:
-    """The texture spots of both sides, flattened to T rows."""
-
-    side: NDArray[np.int64]
-    landmark: NDArray[np.int64]
-    centres: Array
-    sigmas: Array
-    strengths: Array
-
-
 @lru_cache(maxsize=1)
-def _spot_table() -> _SpotTable:
-    side, landmark, centres, sigmas, strengths = [], [], [], [], []
-    for name, offset, sigma, strength in _TEXTURE:
-        for half, place, _, centre in both_halves(name, offset):
-            side.append(half)
-            landmark.append(place)
-            centres.append(centre)
-            sigmas.append(sigma)
-            strengths.append(strength)
-    return _SpotTable(
-        np.array(side),
-        np.array(landmark),
-        np.array(centres, dtype=np.float32),
-        np.array(sigmas, dtype=np.float32),
-        np.array(strengths, dtype=np.float32),
-    )
+def _spots() -> tuple[OnLandmarks, Array]:
+    """The texture spots and their strengths."""
+    place = on_landmarks([(name, offset, sigma) for name, offset, sigma, _ in _TEXTURE])
+    return place, np.repeat(np.array([strength for *_, strength in _TEXTURE], np.float32), 2)
 
 
 @dataclass(frozen=True)
 class FaceDraw:
-    """The random numbers of B clips: K bumps that move, T spots with texture.
+    """The random numbers of B clips: K bumps that move, T spots with texture; lengths in crop widths."""
 
-    Parameters
-    ----------
-    emotions : int array of shape (B,)
-        Index into `EMOTION_ORDER`.
-    units : bool array of shape (B, len(ACTION_UNIT_ORDER))
-        Active action units.
-    centres, sigmas, directions : arrays of shape (B, K, 2)
-        Bumps in crop widths.
-    amplitudes : array of shape (B, K)
-        Their strengths; 1 is clearly visible.
-    spots, spot_sigmas : arrays of shape (B, T, 2)
-        Where the picture has texture.
-    spot_strengths : array of shape (B, T)
-        How much of it.
-    face : array of shape (B, 5)
-        The head's outline: centre x and y, half width, half height, softness of its edge.
-    nose : array of shape (B, 4)
-        Tip x and y, sigma x and y.
-    motion : array of shape (B, 9)
-        Rigid motion: shift x and y, linear map (ux, uy, vx, vy), yaw, pitch, approach to the camera.
-    follow : array of shape (B,)
-        How much of the head's motion the background takes on.
-    flatness : array of shape (B,)
-        Exponent of the bumps' profiles.
-    veil : array of shape (B, 3)
-        Steepness, level and floor of the damping by skin without texture.
-    reach, trust : arrays of shape (B,)
-        Smoothing of the estimator, its trust in plain skin.
-    noise : array of shape (B, 4)
-        Amplitudes of coarse, middle, fine and pixel errors.
-    steepness, locality : arrays of shape (B,)
-        How steep the rims of error patches are, and how much of the errors sits on features.
-    rarity : array of shape (B, 3)
-        How rare error patches are, by level.
-    noise_seed : int
-        Seed of the error fields themselves.
-    """
-
-    emotions: NDArray[np.int64]
-    units: NDArray[np.bool_]
-    centres: Array
-    sigmas: Array
-    directions: Array
-    amplitudes: Array
-    spots: Array
-    spot_sigmas: Array
-    spot_strengths: Array
-    face: Array
-    nose: Array
-    motion: Array
-    follow: Array
-    flatness: Array
-    veil: Array
-    reach: Array
-    trust: Array
-    noise: Array
-    steepness: Array
-    locality: Array
-    rarity: Array
-    noise_seed: int
+    emotions: NDArray[np.int64]  # (B,), index into EMOTION_ORDER
+    units: NDArray[np.bool_]  # (B, len(ACTION_UNIT_ORDER)), the active ones
+    centres: Array  # (B, K, 2), of bumps
+    sigmas: Array  # (B, K, 2)
+    directions: Array  # (B, K, 2)
+    amplitudes: Array  # (B, K), strengths; 1 is clearly visible
+    spots: Array  # (B, T, 2), where the picture has texture
+    spot_sigmas: Array  # (B, T, 2)
+    spot_strengths: Array  # (B, T)
+    face: Array  # (B, 5), the head's outline: centre x and y, half width, half height, softness of its edge
+    nose: Array  # (B, 4), tip x and y, sigma x and y
+    motion: Array  # (B, 9), rigid: shift x and y, linear map (ux, uy, vx, vy), yaw, pitch, approach to the camera
+    follow: Array  # (B,), share of the head's motion that the background takes on
+    flatness: Array  # (B,), exponent of the bumps' profiles
+    veil: Array  # (B, 3), steepness, level and floor of the damping by skin without texture
+    reach: Array  # (B,), smoothing of the estimator
+    trust: Array  # (B,), its trust in plain skin
+    noise: Array  # (B, 4), amplitudes of coarse, middle, fine and pixel errors
+    steepness: Array  # (B,), of the rims of error patches
+    locality: Array  # (B,), share of the errors that sits on features
+    rarity: Array  # (B, 3), how rare error patches are, by level
+    noise_seed: int  # of the error fields themselves
 
 
 def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> FaceDraw:
@@ -133,13 +81,13 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
     random = Random(generator)
     emotions, units, strengths = draw_expression(domain, count, generator)
     anatomy = Anatomy(domain, count, random)
-    spots = _spot_table()
-    n_spots = len(spots.side)
+    spots, weights = _spots()
+    n_spots = len(weights)
     centres, sigmas, directions, amplitudes = draw_bumps(domain, anatomy, strengths, random)
 
-    spot_centres = anatomy.to_crop(anatomy.place(spots.centres, spots.landmark, spots.side))
+    spot_centres = anatomy.to_crop(anatomy.place(spots))
     spot_sigmas = spots.sigmas * anatomy.stretch[:, None, :]
-    spot_strengths = spots.strengths * np.exp(0.5 * random.normal(count, n_spots))
+    spot_strengths = weights * np.exp(0.5 * random.normal(count, n_spots))
 
     # Features that only seem to move: light on lids, lips and nostrils misleads the estimator, in thin horizontal
     # patches.
@@ -267,8 +215,10 @@ def clean_flow(unit: int, size: int) -> Array:
     """Signed u, v and strain of one action unit on the canonical face, (3, size, size); AU46 closes one eye."""
     bumps = bump_table()
     sides = np.array([1.0, 0.0 if unit == 46 else 1.0], dtype=np.float32)
-    amplitudes = np.where(bumps.unit == ACTION_UNIT_ORDER.index(unit), sides[bumps.side], np.float32(0))
-    flow = _bump_flow(bumps.centres[None], bumps.sigmas[None], bumps.directions[None], amplitudes[None], _axis(size))
+    amplitudes = np.where(bumps.unit == ACTION_UNIT_ORDER.index(unit), sides[bumps.place.side], np.float32(0))
+    flow = _bump_flow(
+        bumps.place.centres[None], bumps.place.sigmas[None], bumps.directions[None], amplitudes[None], _axis(size)
+    )
     return np.concatenate([flow, optical_strain(flow)[:, None]], axis=1)[0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,45 +48,50 @@ class Random:
         return self.generator.random(shape, dtype=np.float32)
 
 
-def both_halves(landmark: str, offset: tuple[float, float]) -> list[tuple[int, int, float, tuple[float, float]]]:
-    """Half of the face (0 right, 1 left), landmark number, sign of x and centre of what hangs on a landmark."""
-    number = list(LANDMARKS).index(landmark)
-    x, y = LANDMARKS[landmark][0] + offset[0], LANDMARKS[landmark][1] + offset[1]
-    return [(half, number, sign, (sign * x, y)) for half, sign in enumerate((1.0, -1.0))]
+class OnLandmarks(NamedTuple):
+    """What is placed by landmarks, each on the right and then on the left half of the face: K rows."""
+
+    side: NDArray[np.int64]  # 0 right, 1 left
+    landmark: NDArray[np.int64]  # number in LANDMARKS
+    centres: Array  # (K, 2) on the canonical face
+    sigmas: Array  # (K, 2)
 
 
-@dataclass(frozen=True)
-class _BumpTable:
-    """All bumps of all action units, both sides, flattened to K rows."""
+Pair = tuple[float, float]
+
+
+def on_landmarks(items: Sequence[tuple[str, Pair, Pair]]) -> OnLandmarks:
+    """Both halves of items that are given by landmark, offset from it and sigmas on the right half."""
+    names, offsets, sigmas = zip(*items, strict=True)
+    return OnLandmarks(
+        np.tile([0, 1], len(items)),
+        np.repeat([list(LANDMARKS).index(name) for name in names], 2),
+        mirrored_pairs([np.add(LANDMARKS[name], offset) for name, offset in zip(names, offsets, strict=True)]),
+        np.repeat(np.array(sigmas, np.float32), 2, axis=0),
+    )
+
+
+def mirrored_pairs(right: Sequence[Any]) -> Array:
+    """Vectors (n, 2) of the right half, each with its mirror image behind it, float32 (2n, 2)."""
+    both = np.repeat(np.array(right, np.float64), 2, axis=0)
+    both[1::2, 0] *= -1
+    return both.astype(np.float32)
+
+
+class _Bumps(NamedTuple):
+    """All bumps of all action units."""
 
     unit: NDArray[np.int64]
-    side: NDArray[np.int64]
-    landmark: NDArray[np.int64]
-    centres: Array
-    sigmas: Array
+    place: OnLandmarks
     directions: Array
 
 
 @lru_cache(maxsize=1)
-def bump_table() -> _BumpTable:
-    unit, side, landmark, centres, sigmas, directions = [], [], [], [], [], []
-    for index, number in enumerate(ACTION_UNIT_ORDER):
-        for bump in FIELDS[number]:
-            for half, place, sign, centre in both_halves(bump.landmark, bump.offset):
-                unit.append(index)
-                side.append(half)
-                landmark.append(place)
-                centres.append(centre)
-                sigmas.append(bump.sigma)
-                directions.append((sign * bump.direction[0], bump.direction[1]))
-    return _BumpTable(
-        np.array(unit),
-        np.array(side),
-        np.array(landmark),
-        np.array(centres, dtype=np.float32),
-        np.array(sigmas, dtype=np.float32),
-        np.array(directions, dtype=np.float32),
-    )
+def bump_table() -> _Bumps:
+    """The bumps of `FIELDS` in the order of `ACTION_UNIT_ORDER`, right then left."""
+    units, bumps = zip(*((i, bump) for i, n in enumerate(ACTION_UNIT_ORDER) for bump in FIELDS[n]), strict=True)
+    place = on_landmarks([(bump.landmark, bump.offset, bump.sigma) for bump in bumps])
+    return _Bumps(np.repeat(units, 2), place, mirrored_pairs([bump.direction for bump in bumps]))
 
 
 class Anatomy:
@@ -116,8 +121,9 @@ class Anatomy:
         moved: Array = points @ self.turn + self.offset[:, None, :]
         return moved
 
-    def place(self, centres: Array, landmark: NDArray[np.int64], side: NDArray[np.int64]) -> Array:
-        """Canonical points (n, 2) that hang on landmarks, on every individual face, (B, n, 2), in the face frame."""
+    def place(self, items: OnLandmarks) -> Array:
+        """Centres of items on every individual face, (B, K, 2), in the face frame."""
+        side, landmark, centres, _ = items
         shift = self.shift[:, landmark]
         shift[:, :, 0] *= np.where(side == 0, 1.0, -1.0).astype(np.float32)
         shift += self.side_shift[:, landmark, side]
@@ -135,17 +141,17 @@ def draw_bumps(domain: Domain, anatomy: Anatomy, strengths: Array, random: Rando
     def pairs(*shape: int) -> Array:
         return np.repeat(random.normal(count, n_bumps // 2, *shape), 2, axis=1)
 
-    variety, outward = domain.variety, np.where(bumps.side == 0, 1.0, -1.0)
+    variety, outward = domain.variety, np.where(bumps.place.side == 0, 1.0, -1.0)
     turned = np.stack([outward, np.ones(n_bumps)], axis=-1)
     wander = 0.015 * turned * pairs(2) + 0.008 * random.normal(count, n_bumps, 2)
     width = np.exp(variety * (0.25 * pairs() + 0.1 * random.normal(count, 1)))[..., None]
     bend = 0.2 * turned * pairs(2) + 0.12 * random.normal(count, n_bumps, 2)
     strength = np.exp(variety * (0.45 * pairs() + 0.15 * random.normal(count, n_bumps)))
-    placed = anatomy.place(bumps.centres, bumps.landmark, bumps.side)
+    placed = anatomy.place(bumps.place)
     centres = anatomy.to_crop(placed + variety * wander)
-    sigmas = bumps.sigmas * width * anatomy.stretch[:, None, :]
+    sigmas = bumps.place.sigmas * width * anatomy.stretch[:, None, :]
     directions = (bumps.directions + variety * bend) @ anatomy.turn
-    return centres, sigmas, directions, strengths[:, bumps.unit, bumps.side] * strength
+    return centres, sigmas, directions, strengths[:, bumps.unit, bumps.place.side] * strength
 
 
 def draw_crop(domain: Domain, generator: np.random.Generator) -> Array:
@@ -180,12 +186,8 @@ class Person:
     @cached_property
     def landmarks(self) -> dict[str, Array]:
         """Every landmark's place on the right and the left half of the picture, each (2, 2), in the face frame."""
-        places: dict[str, Array] = {}
-        for name in LANDMARKS:
-            both = both_halves(name, (0.0, 0.0))
-            sides, numbers, _, centres = (np.array(column) for column in zip(*both, strict=True))
-            places[name] = self._anatomy.place(centres.astype(np.float32), numbers, sides)[0]
-        return places
+        places = self._anatomy.place(on_landmarks([(name, (0.0, 0.0), (1.0, 1.0)) for name in LANDMARKS]))[0]
+        return {name: places[2 * number : 2 * number + 2] for number, name in enumerate(LANDMARKS)}
 
     def move(self, domain: Domain, generator: np.random.Generator, units: Sequence[int] | None = None) -> Movement:
         """Draw one expression of this individual.
