@@ -20,7 +20,6 @@ from fsmer.backbones.weights import WEIGHTS_FILE, read_config
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.deploy.recording_prediction import UNIT_THRESHOLD, Pictures, PredictedInterval, RecordingPrediction
-from fsmer.deploy.timed_frames import TimedFrames
 from fsmer.errors import MediaError
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import Which
@@ -29,6 +28,7 @@ from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow
 from fsmer.preprocess.media import media_from_frames, pair_media
 from fsmer.preprocess.movement import Movement
 from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.reading import TimedFrames
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.restlessness import SpotterSettings
 from fsmer.preprocess.spotting import MovementSpotter

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,19 +30,24 @@ APEX_NOTES = {
 }
 
 
-class _Maker:
-    """Makes the media of one clip when the first of its kinds is read, and keeps a few."""
-
-    def __init__(self, make: _ClipMaker) -> None:
-        self._make = make
-        self._kept: Recent[ClipMedia] = Recent(KEPT_BYTES, _bytes)
-
-    def __call__(self, row: int) -> dict[str, NDArray[np.float32]]:
-        return self._kept.get(row, self._make).media
-
-
 def _bytes(made: ClipMedia) -> int:
     return sum(array.nbytes for array in made.media.values())
+
+
+@dataclass(frozen=True)
+class _ClipMaker:
+    """Makes the media of one clip, all kinds at once, and keeps those of a few clips."""
+
+    sequences: Sequence[Any]
+    specs: tuple[InputSpec, ...]
+    recipe: PreprocessRecipe
+    detector: FaceDetector
+    times: Mapping[str, Sequence[int | None]]
+    kept: Recent[ClipMedia] = field(default_factory=lambda: Recent(KEPT_BYTES, _bytes))
+
+    def __call__(self, row: int) -> ClipMedia:
+        times = {name: values[row] for name, values in self.times.items()}
+        return make_media(self.sequences[row], self.specs, recipe=self.recipe, detector=self.detector, **times)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class FrameMediaStore:
 
     spec: InputSpec
     count: int
-    maker: _Maker
+    maker: _ClipMaker
 
     def __len__(self) -> int:
         return self.count
@@ -61,7 +66,7 @@ class FrameMediaStore:
         out = np.empty((len(rows), *self.spec.shape), np.float32)
         for place, row in enumerate(rows.tolist()):
             try:
-                out[place] = self.maker(row)[self.spec.kind]
+                out[place] = self.maker.kept.get(row, self.maker).media[self.spec.kind]
             except RowError:
                 raise
             except MediaError as error:
@@ -142,16 +147,17 @@ def clips_from_frames(
     make = _ClipMaker(sequences, tuple(wanted), steps, steps.load_detector(), times)
     stores: dict[str, MediaStore] = {}
     specs_made = [made_spec(spec, steps) for spec in wanted]
-    methods: list[str | None] = [None] * n
-    if needs_apex(wanted):
-        methods = [apex_method(steps, apex) for apex in times["apex"]]
+    methods = [apex_method(steps, apex) if needs_apex(wanted) else None for apex in times["apex"]]
     notes = [APEX_NOTES.get(method or "", "") for method in methods]
     if lazy:
-        maker = _Maker(make)
-        stores = {spec.kind: FrameMediaStore(spec, n, maker) for spec in specs_made}
+        stores = {spec.kind: FrameMediaStore(spec, n, make) for spec in specs_made}
     else:
         arrays = {spec.kind: np.empty((n, *spec.shape), np.float32) for spec in specs_made}
-        for row, made in enumerate(_made(make, named, n)):
+        for row in range(n):
+            try:
+                made = make(row)
+            except MediaError as error:
+                raise type(error)(f"clip {named[row]!r}: {error}") from error
             for kind, array in made.media.items():
                 arrays[kind][row] = array
             times["onset"][row], times["apex"][row], times["offset"][row] = made.onset, made.apex, made.offset
@@ -166,36 +172,6 @@ def clips_from_frames(
     frame["recipe"] = steps.hash
     frame["notes"] = notes
     return ClipSet.from_table(frame, stores)
-
-
-@dataclass(frozen=True)
-class _ClipMaker:
-    """All that it takes to make one clip's media by its row."""
-
-    sequences: Sequence[Any]
-    specs: tuple[InputSpec, ...]
-    recipe: PreprocessRecipe
-    detector: FaceDetector
-    times: Mapping[str, Sequence[int | None]]
-
-    def __call__(self, row: int) -> ClipMedia:
-        return make_media(
-            self.sequences[row],
-            self.specs,
-            recipe=self.recipe,
-            detector=self.detector,
-            onset=self.times["onset"][row],
-            apex=self.times["apex"][row],
-            offset=self.times["offset"][row],
-        )
-
-
-def _made(make: _ClipMaker, names: Sequence[str], n: int) -> Iterator[ClipMedia]:
-    for row in range(n):
-        try:
-            yield make(row)
-        except MediaError as error:
-            raise type(error)(f"clip {names[row]!r}: {error}") from error
 
 
 def _per_clip(name: str, values: Iterable[int | None] | None, n: int) -> list[int | None]:

@@ -149,7 +149,10 @@ def make_media(
     """
     wanted = checked_specs(specs)
     steps = recipe or PreprocessRecipe()
-    source = _in_memory(open_frames(frames))
+    source = open_frames(frames)
+    if source.count is None:
+        # A stream gives its frames once, but a clip needs its onset again; clips are short.
+        source = open_frames(list(source), timestamps=source.timestamps)
     searches = needs_apex(wanted)
     given = apex if searches and steps.apex in ("given", "annotated") else None
     first, last = check_interval(len(source), onset, given, offset, name=source.name)
@@ -199,16 +202,11 @@ def pair_media(
         What computes flow from onset, apex and a flow method, where it was computed already.
     """
     wanted = checked_specs(specs)
-    timed = next((spec.kind for spec in wanted if spec.frames is not None), None)
-    if timed is not None:
-        raise SpecMismatchError(f"two frames cannot give {timed!r}, which spans a clip; use media_from_frames.")
+    for spec in wanted:
+        if spec.frames is not None:
+            raise SpecMismatchError(f"two frames cannot give {spec.kind!r}, which spans a clip; use media_from_frames.")
     source = open_frames([onset, apex])
     return _as_floats(_from_crops(source, wanted, 0, 1, 1, recipe or PreprocessRecipe(), estimate)[0])
-
-
-def _in_memory(source: FrameSource) -> FrameSource:
-    # A stream gives its frames once, but a clip needs its onset again; clips are short.
-    return source if source.count is not None else open_frames(list(source), timestamps=source.timestamps)
 
 
 def checked_specs(specs: Sequence[InputSpec] | InputSpec) -> list[InputSpec]:
@@ -229,9 +227,10 @@ def checked_specs(specs: Sequence[InputSpec] | InputSpec) -> list[InputSpec]:
                 f"images cannot be made as {spec.describe()}: channels red, green, blue and normalisation 'unit' are "
                 "expected."
             )
-    twice = next((spec.kind for spec in wanted if [one.kind for one in wanted].count(spec.kind) > 1), None)
-    if twice is not None:
-        raise SpecMismatchError(f"two different media of kind {twice!r} were asked for; a clip holds one a kind.")
+        if [one.kind for one in wanted].count(spec.kind) > 1:
+            raise SpecMismatchError(
+                f"two different media of kind {spec.kind!r} were asked for; a clip holds one a kind."
+            )
     return wanted
 
 
@@ -245,33 +244,31 @@ def _from_crops(
     estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     media: dict[str, NDArray[Any]] = {}
-    notes: list[str] = []
-    count = offset - onset + 1
+    notes: dict[str, None] = {}
+    count, top = offset - onset + 1, onset if apex is None else apex
     for spec in specs:
         if spec.kind == "flow":
-            top = onset if apex is None else apex
-            method = recipe.load_flow(spec.flow_method)
-            flow = estimate(crops[onset], crops[top], method)
+            flow = estimate(crops[onset], crops[top], recipe.load_flow(spec.flow_method))
             _check_moves([flow], f"frames {onset} and {top} of {crops.name}")
             media["flow"] = _map(flow, spec, recipe)
         elif spec.kind in ("onset", "apex"):
-            number = onset if spec.kind == "onset" or apex is None else apex
-            media[spec.kind] = _image(crops[number], spec.size)
-        elif spec.kind == "frames":
-            length = spec.frames or 1
-            images = (resize_area(np.moveaxis(crops[n], 2, 0), spec.size) for n in range(onset, offset + 1))
-            media["frames"] = _eight_bit(resample(images, count, length, method=recipe.time).frames)
-            notes += _made_up(count, length, recipe.time)
+            media[spec.kind] = _image(crops[onset if spec.kind == "onset" else top], spec.size)
         else:
             length = spec.frames or 2
-            resampled = resample((crops[n] for n in range(onset, offset + 1)), count, length, method=recipe.time).frames
+            images: Iterable[NDArray[Any]] = (crops[number] for number in range(onset, offset + 1))
+            if spec.kind == "frames":
+                images = (resize_area(np.moveaxis(image, 2, 0), spec.size) for image in images)
+            resampled = resample(images, count, length, method=recipe.time)
+            if resampled.interpolated:
+                notes[f"the clip has {count} frames; {length} were interpolated from them ({recipe.time})."] = None
+            media[spec.kind] = _eight_bit(resampled.frames)
+        if spec.kind == "flows":
             method = recipe.load_flow(spec.flow_method)
-            steps = [optical_flow(one, two, method) for one, two in pairwise(_eight_bit(resampled))]
+            steps = [optical_flow(one, two, method) for one, two in pairwise(media["flows"])]
             _check_moves(steps, f"frames {onset} and {offset} of {crops.name}")
             maps = [_map(step, spec, recipe) for step in steps]
             media["flows"] = np.stack([*maps, maps[-1]])
-            notes += _made_up(count, length, recipe.time)
-    return media, list(dict.fromkeys(notes))
+    return media, list(notes)
 
 
 def _map(flow: NDArray[np.float32], spec: InputSpec, recipe: PreprocessRecipe) -> NDArray[np.float32]:
@@ -288,16 +285,10 @@ def _check_moves(flows: Sequence[NDArray[np.float32]], where: str) -> None:
         )
 
 
-def _made_up(count: int, length: int, method: str) -> list[str]:
-    if count >= length:
-        return []
-    return [f"the clip has {count} frames; {length} were interpolated from them ({method})."]
-
-
 def _image(crop: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
     import cv2
 
-    planes: NDArray[np.uint8] = np.stack(cv2.split(crop)).astype(np.uint8, copy=False)
+    planes = np.stack(cv2.split(crop)).astype(np.uint8, copy=False)
     return planes if planes.shape[1:] == size else _eight_bit(resize_area(planes, size))
 
 
@@ -310,9 +301,6 @@ def _as_floats(media: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         kind: array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else array
         for kind, array in media.items()
     }
-
-
-# -- clip sets --------------------------------------------------------------------------------------------------------
 
 
 def made_spec(spec: InputSpec, recipe: PreprocessRecipe) -> InputSpec:

@@ -145,9 +145,9 @@ def prepare(
             Task(
                 clip,
                 path,
-                *(None if pd.isna(number) else int(number) for number in numbers),
-                finished=finished.get(clip, "") if earlier is not None and clip in earlier.rows else "",
-                parts=parts.get(clip, {}),
+                tuple(None if pd.isna(number) else int(number) for number in numbers),
+                finished.get(clip, "") if earlier is not None and clip in earlier.rows else "",
+                parts.get(clip, {}),
             )
             for clip, path, *numbers in zip(table["clip"], table["path"], *frame_columns, strict=True)
         ]

@@ -84,8 +84,9 @@ def _make(task: Task, job: Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
         read = VideoFile(path, frames_per_second=FALLBACK_RATE)
     source = _KeptFrames(read)
     searches = needs_apex(spec for _, specs in job.groups for spec in specs)
-    apex = task.apex if searches and steps.apex in ("given", "annotated") else None
-    onset, offset = check_interval(len(source), task.onset, apex, task.offset, name=source.name)
+    first, top, last = task.frames
+    apex = top if searches and steps.apex in ("given", "annotated") else None
+    onset, offset = check_interval(len(source), first, apex, last, name=source.name)
     # The size of a folder is known from the onset then, and no further file is opened for it.
     source[onset]
     crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
@@ -132,7 +133,7 @@ def _key(task: Task, job: Job) -> str:
         files = [(name, os.stat(f"{task.path}/{name}").st_size) for name in _frame_names(path)]
     elif path.is_file():
         files = [(path.name, path.stat().st_size)]
-    return settings_hash([job.settings, task.clip, task.onset, task.apex, task.offset, files])
+    return settings_hash([job.settings, task.clip, *task.frames, files])
 
 
 def _detector(recipe: PreprocessRecipe) -> FaceDetector:

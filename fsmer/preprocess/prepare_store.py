@@ -84,9 +84,8 @@ class Task:
 
     clip: str
     path: str
-    onset: int | None
-    apex: int | None
-    offset: int | None
+    frames: tuple[int | None, ...]
+    """Onset, apex and offset as annotated."""
     finished: str
     """Key under which a finished folder holds the clip; ``""`` where none does."""
     parts: Mapping[str, Part]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.image_folder import ImageFolder
-from fsmer.preprocess.pixels import Frame
-from fsmer.preprocess.timestamps import clean_timestamps
+from fsmer.preprocess.pixels import Frame, as_rgb
+from fsmer.preprocess.timestamps import FALLBACK_RATE, clean_timestamps
 from fsmer.preprocess.video_file import Damaged, VideoFile
 
-__all__ = ["ArrayFrames", "StreamFrames", "open_frames"]
+__all__ = ["ArrayFrames", "StreamFrames", "TimedFrames", "open_frames"]
+
+# Frames of a live stream that are waited for to learn its rate.
+RATE_FRAMES = 12
 
 
 def open_frames(
@@ -61,14 +65,19 @@ def open_frames(
         if path.is_dir():
             return ImageFolder(path, frames_per_second=frames_per_second, timestamps=timestamps, white=white)
         return VideoFile(path, frames_per_second=frames_per_second, damaged=damaged, white=white)
-    if isinstance(source, (np.ndarray, Sequence)) or hasattr(source, "__array__"):
+    if _is_stream(source):
+        return StreamFrames(cast(Any, source), frames_per_second=frames_per_second, white=white)
+    if isinstance(source, Sequence) or hasattr(source, "__array__"):
         return ArrayFrames(cast(Any, source), frames_per_second=frames_per_second, timestamps=timestamps, white=white)
-    if isinstance(source, Iterable):
-        return StreamFrames(source, frames_per_second=frames_per_second, white=white)
     raise DataError(
         f"frames cannot be read from {type(source).__name__}; give a video file, a folder of images, an array of shape "
         "(T, H, W, 3) or an iterable of images."
     )
+
+
+def _is_stream(source: Any) -> bool:
+    at_hand = isinstance(source, (str, os.PathLike, FrameSource, Sequence)) or hasattr(source, "__array__")
+    return isinstance(source, Iterable) and not at_hand
 
 
 class ArrayFrames(FrameSource):
@@ -130,7 +139,7 @@ class StreamFrames(FrameSource):
 
     def _next(self) -> Frame | None:
         for item in self._source:
-            timed, seconds, image = stamped(item)
+            timed, seconds, image = _stamped(item)
             self._timed |= timed
             self._seen.append(seconds)
             return self._rgb(image, f"frame {len(self._seen) - 1} of {self.name}")
@@ -172,8 +181,61 @@ class StreamFrames(FrameSource):
         raise DataError(f"{self.name} gives its frames once, in order; frame {index} cannot be asked for by index.")
 
 
-def stamped(item: Any) -> tuple[bool, float, Any]:
+def _stamped(item: Any) -> tuple[bool, float, Any]:
     """Whether an item of a stream is a pair with a time, its seconds (NaN where unknown), and its image."""
     if isinstance(item, tuple) and len(item) == 2 and np.ndim(item[0]) == 0:
         return True, float("nan") if item[0] is None else float(item[0]), item[1]
     return False, float("nan"), item
+
+
+class TimedFrames:
+    """Frames of anything that holds them, each with its time, once, in bounded memory."""
+
+    def __init__(self, source: Any, frames_per_second: float | None) -> None:
+        self.notes: list[str] = []
+        self.count: int | None = None
+        if isinstance(source, StreamFrames):
+            # Its own clock keeps every stamp.
+            self.fps, self.name = source.frames_per_second, source.name
+            self._frames: Iterator[tuple[float, Frame]] = ((n / self.fps, frame) for n, frame in enumerate(source))
+        elif _is_stream(source):
+            self.name = "the stream"
+            self._frames = self._stream(iter(source), frames_per_second)
+        else:
+            opened = open_frames(source, frames_per_second=frames_per_second)
+            self.name, self.count, self.fps = opened.name, opened.count, opened.frames_per_second
+            self._frames = zip(opened.timestamps.tolist(), opened, strict=False)
+            self.notes += opened.notes
+
+    def __iter__(self) -> Iterator[tuple[float, Frame]]:
+        return self._frames
+
+    def _stream(self, items: Iterator[Any], frames_per_second: float | None) -> Iterator[tuple[float, Frame]]:
+        """A live stream's frames; its rate is learnt from the first of them."""
+        first = [_stamped(item) for item in islice(items, RATE_FRAMES)]
+        gaps = np.diff([time for _, time, _ in first if np.isfinite(time)])
+        usual = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 0.0
+        self.fps = frames_per_second or (1 / usual if usual > 0 else FALLBACK_RATE)
+        if not frames_per_second and not usual:
+            self.notes.append(f"the frame rate is unknown; {self.fps:g} frames a second were assumed.")
+        if not first:
+            raise MediaError(f"{self.name} gave no frame; check the camera or the generator.")
+        return self._clocked(chain(first, map(_stamped, items)))
+
+    def _clocked(self, items: Iterable[tuple[bool, float, Any]]) -> Iterator[tuple[float, Frame]]:
+        size: tuple[int, ...] | None = None
+        zero, last = 0.0, -1 / self.fps
+        for number, (_, stamp, item) in enumerate(items):
+            frame = as_rgb(item, f"frame {number} of {self.name}")
+            size = size or frame.shape
+            if frame.shape != size:
+                raise MediaError(
+                    f"frame {number} of {self.name} is {frame.shape[0]}x{frame.shape[1]} pixels, but the first one is "
+                    f"{size[0]}x{size[1]}; the frames of one recording must have one size."
+                )
+            if number == 0 and np.isfinite(stamp):
+                zero = stamp
+            time = stamp - zero
+            # A stamp that is missing or goes back is replaced by the usual distance.
+            last = time if np.isfinite(time) and time > last else last + 1 / self.fps
+            yield last, frame

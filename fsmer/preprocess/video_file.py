@@ -120,6 +120,7 @@ class VideoFile(FrameSource):
         with self._open() as container:
             stream = container.streams.video[0]
             self._header_rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+            self._header_rate = next(iter(self._header_rates), FALLBACK_RATE)
             self._promised_seconds = _promised_seconds(container, stream)
             self._counted = int(stream.frames)
             self._codec = stream.codec_context.name
@@ -142,7 +143,7 @@ class VideoFile(FrameSource):
     @property
     def count(self) -> int:
         """Number of frames, counted by reading the file's packets (or, where they do not tell, by decoding it once)."""
-        return len(self._stamps)
+        return len(self._index[0])
 
     @property
     def timestamps(self) -> NDArray[np.float64]:
@@ -156,30 +157,20 @@ class VideoFile(FrameSource):
 
     @cached_property
     def _timing(self) -> tuple[NDArray[np.float64], float]:
-        times, found, notes = clean_timestamps(self._stamps, self.count, self._told_rate or self._agreed_rate)
+        times, found, notes = clean_timestamps(self._index[0], self.count, self._told_rate or self._agreed_rate())
         for sentence in notes:
             self._note(sentence)
         return times, found
 
-    @property
-    def _header_rate(self) -> float:
-        return self._header_rates[0] if self._header_rates else FALLBACK_RATE
-
-    @property
     def _agreed_rate(self) -> float | None:
         """The first rate in the header that the time stamps do not contradict."""
-        gaps = np.diff(self._stamps)
+        gaps = np.diff(self._index[0])
         if not len(gaps) or not (gaps > 0).all():
             return next(iter(self._header_rates), None)
         usual = typical_intervals(gaps)
         # Half a percent, and stamps may be rounded to milliseconds.
         allowed = 0.005 * usual.sum() + 2e-3
         return next((rate for rate in self._header_rates if abs(usual.sum() - len(usual) / rate) <= allowed), None)
-
-    @property
-    def _stamps(self) -> NDArray[np.float64]:
-        """Time of every frame in seconds, NaN where it is unknown."""
-        return self._index[0]
 
     @cached_property
     def _listed(self) -> list[tuple[int, float, bool]] | None:

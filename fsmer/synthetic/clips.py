@@ -198,9 +198,8 @@ def action_unit_maps(unit: int, *, size: int = 56) -> Array:
 
 
 def _blocks(n: int, start: int, seed: int, domain: Domain) -> Iterator[tuple[int, int, np.random.Generator]]:
-    key = int.from_bytes(domain.name.encode()[:8].ljust(8, b"\0"), "little")
     for begin in range(0, n, BLOCK):
-        sequence = np.random.SeedSequence([seed, key, (start + begin) // BLOCK])
+        sequence = np.random.SeedSequence([seed, domain.key, (start + begin) // BLOCK])
         yield begin, min(begin + BLOCK, n), np.random.Generator(np.random.PCG64(sequence))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fsmer.errors import unknown_name
 
@@ -96,23 +96,30 @@ class Domain:
     smoothness: tuple[float, float] = (0.006, 0.045)
     extra_units: float = 0.12
 
+    @property
+    def key(self) -> int:
+        """Number that keeps the draws of one domain apart from those of others."""
+        return int.from_bytes(self.name.encode()[:8].ljust(8, b"\0"), "little")
 
+
+_LAB = Domain(
+    "lab",
+    "high-speed laboratory camera: tight frontal crops, little head motion, clean flow",
+    crop_scale=(1.0, 0.04),
+    crop_shift=(0.01, 0.015),
+    crop_angle=0.02,
+    variety=0.5,
+    head=0.35,
+    blink=0.2,
+    noise=0.15,
+    smoothness=(0.012, 0.03),
+)
+_FIVE = "the laboratory with five classes: happiness, surprise, disgust, repression, others"
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
     for domain in (
         Domain("broad", "every camera, crop and estimator at once: what facs-flow is pretrained on"),
-        Domain(
-            "lab",
-            "high-speed laboratory camera: tight frontal crops, little head motion, clean flow",
-            crop_scale=(1.0, 0.04),
-            crop_shift=(0.01, 0.015),
-            crop_angle=0.02,
-            variety=0.5,
-            head=0.35,
-            blink=0.2,
-            noise=0.15,
-            smoothness=(0.012, 0.03),
-        ),
+        _LAB,
         Domain(
             "clinic",
             "consulting room: loose crops from above, talking heads, weak expressions, smoother flow",
@@ -138,19 +145,7 @@ DOMAINS: dict[str, Domain] = {
             noise=0.6,
             smoothness=(0.02, 0.06),
         ),
-        Domain(
-            "lab-five",
-            "the laboratory with five classes: happiness, surprise, disgust, repression, others",
-            labels=FIVE_CLASSES,
-            crop_scale=(1.0, 0.04),
-            crop_shift=(0.01, 0.015),
-            crop_angle=0.02,
-            variety=0.5,
-            head=0.35,
-            blink=0.2,
-            noise=0.15,
-            smoothness=(0.012, 0.03),
-        ),
+        replace(_LAB, name="lab-five", summary=_FIVE, labels=FIVE_CLASSES),
     )
 }
 

@@ -89,6 +89,10 @@ class SyntheticRecording:
 
     def __init__(
         self,
+        domain: Domain,
+        seed: int,
+        subject: int,
+        key: tuple[int, int],
         *,
         size: tuple[int, int],
         frames: int,
@@ -97,10 +101,7 @@ class SyntheticRecording:
         movements: Sequence[Movement],
         place: Scene | Array,
         camera: Camera,
-        amplify: float,
-        subject: str,
-        actor: tuple[float, int, int, int],
-        key: tuple[int, ...],
+        amplify: float = 1.0,
     ) -> None:
         self.size = size
         """Height and width in pixels."""
@@ -108,14 +109,14 @@ class SyntheticRecording:
         """Frame rate."""
         self.intervals = tuple(intervals)
         """Every expression, in order of time."""
-        self.subject = subject
+        self.subject = f"{domain.name}{subject + 1:03d}"
         """Whose face it is."""
         self.camera = camera
         """What the recording adds to the moving face."""
         self._frames = frames
         self._movements = tuple(movements)
         self._amplify = amplify
-        self._key = key
+        self._key = (seed, domain.key, *key)
         self._skins: dict[int, MovingSkin] = {}
 
         self._to_pixels = plane_to_pixels(place, size)
@@ -126,10 +127,12 @@ class SyntheticRecording:
         margin = 0.04
         bust = bool((seen - margin < CLOSE[:2]).any() or (seen + margin > CLOSE[2:]).any())
         density = next((step for step in DENSITIES if step >= 1.4 * fine), DENSITIES[-1])
-        self._actor = _actor(*actor, bust, density, round(max(density / fine, 0.7), 1))
+        self._actor = _actor(
+            domain.geometry, domain.key, seed, subject, bust, density, round(max(density / fine, 0.7), 1)
+        )
         self._mesh = min(max(fine, 64.0), 320.0)
 
-        rng = seeded_generator(*key, 7)
+        rng = seeded_generator(*self._key, 7)
         drift = rng.random() ** 2 * camera.head * UNIT_DISPLACEMENT / 1000
         self._sway = Waves(rng, np.array([1.7, 1.7, 1.1, 1.1, 2.8, 2.8]) * drift)
         self._lamp = Waves(rng, np.full(3, camera.light))

@@ -136,7 +136,7 @@ def synthetic_frame_clips(
     import pandas as pd
 
     place = load_domain(domain)
-    check_request(seed, frames, frames_per_second, 1.0)
+    check_request(seed, frames, frames_per_second)
     if n < 1 or subjects < 1:
         raise DataError(f"cannot draw {n} clips of {subjects} subjects: both must be 1 or more.")
     if not specs:

@@ -247,8 +247,7 @@ class Movement:
         return np.stack([down.T @ (across * weights[:, c : c + 1]) for c in (0, 1)]).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _PatternTable:
+class _Patterns(NamedTuple):
     """The emotion patterns of a domain as cumulative probabilities."""
 
     cumulative: NDArray[np.float64]
@@ -257,28 +256,26 @@ class _PatternTable:
     one_sided: NDArray[np.float64]
 
 
-def _pattern_table(domain: Domain) -> _PatternTable:
+def _patterns_of(domain: Domain) -> _Patterns:
     classes = sorted(set(domain.labels.values()))
-    probability, emotion, units, one_sided = [], [], [], []
+    rows = []
     for label in classes:
         members = [name for name, of in domain.labels.items() if of == label]
         shares = np.array([domain.emotion_weights.get(name, 1.0) for name in members])
         for name, share in zip(members, shares / shares.sum(), strict=True):
             patterns = EMOTION_ACTION_UNITS[name]
             total = sum(pattern.weight for pattern in patterns)
-            for pattern in patterns:
-                probability.append(share * pattern.weight / total / len(classes))
-                emotion.append(EMOTION_ORDER.index(name))
-                units.append([number in pattern.units for number in ACTION_UNIT_ORDER])
-                one_sided.append(pattern.one_sided)
-    return _PatternTable(np.cumsum(probability), np.array(emotion), np.array(units), np.array(one_sided))
+            rows += [(share * one.weight / total / len(classes), EMOTION_ORDER.index(name), one) for one in patterns]
+    probabilities, emotions, found = zip(*rows, strict=True)
+    units = np.array([np.isin(ACTION_UNIT_ORDER, one.units) for one in found])
+    return _Patterns(np.cumsum(probabilities), np.array(emotions), units, np.array([one.one_sided for one in found]))
 
 
 def draw_expression(
     domain: Domain, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
     """Emotion, active units and the strength of every unit on every side, (B, units, 2)."""
-    table = _pattern_table(domain)
+    table = _patterns_of(domain)
     choice = np.minimum(np.searchsorted(table.cumulative, rng.random(count)), len(table.emotion) - 1)
     units = table.units[choice].copy()
     low, high = domain.intensity

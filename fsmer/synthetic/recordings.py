@@ -3,9 +3,8 @@
 A face (`fsmer.synthetic.faces`) of one of many made-up individuals is warped over time by the fields that the
 synthetic flow maps are made of (`fsmer.synthetic.flow_maps`): from onset over apex to offset, with the peak
 displacement of micro-expressions. Head motion, blinks, drifting light, sensor noise and compression come on top. The
-sequences are
-cropped as the flow maps are, or show a whole recording: a head somewhere in a larger picture, with rest between
-expressions. Everything is drawn frame by frame when it is asked for.
+sequences are cropped as the flow maps are, or show a whole recording: a head somewhere in a larger picture, with rest
+between expressions. Everything is drawn frame by frame when it is asked for.
 
 Times are in frames from 0, places in pixels with the centre of the first pixel at 0.
 """
@@ -15,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,17 +84,8 @@ class SyntheticVideo:
     landmarks: dict[str, Array]
 
 
-# -- the face, cached --------------------------------------------------------------------------------------------------
-
-
-def _domain_key(domain: Domain) -> int:
-    return int.from_bytes(domain.name.encode()[:8].ljust(8, b"\0"), "little")
-
-
-# -- places ------------------------------------------------------------------------------------------------------------
-
-
-def check_request(seed: int, frames: int, frames_per_second: float, amplify: float) -> None:
+def check_request(seed: int, frames: int, frames_per_second: float, amplify: float = 1.0) -> None:
+    """Raise `DataError` for a number that is out of range."""
     if seed < 0:
         raise DataError(f"seed {seed} is negative: give 0 or more.")
     if frames < 3:
@@ -113,40 +104,24 @@ def _check_units(units: Sequence[int] | None) -> None:
         raise DataError("no action unit was given: name at least one, or leave `units` out to draw an emotion.")
 
 
-# -- clips -------------------------------------------------------------------------------------------------------------
-
-
 def draw_clip(
     place: Domain,
     index: int,
     *,
     seed: int,
-    size: tuple[int, int],
-    frames: int,
-    frames_per_second: float,
     subjects: int,
-    camera: Camera,
     scene: Scene | None = None,
     units: Sequence[int] | None = None,
-    amplify: float = 1.0,
+    **options: Any,
 ) -> SyntheticRecording:
-    """Clip `index` of a domain as a recording with one expression."""
-    key, subject = _domain_key(place), index % subjects
+    """Clip `index` of a domain as a recording with one expression; further options are those of the recording."""
+    subject = index % subjects
     rng, crop, movement = draw_script(place, seed, index, subject, units)
-    length = float(rng.uniform(*DURATION)) * frames_per_second
-    interval = _place_interval(rng, 0, frames, length, movement, place)
+    length = float(rng.uniform(*DURATION)) * options["frames_per_second"]
+    interval = _place_interval(rng, 0, options["frames"], length, movement, place)
+    shown = crop if scene is None else scene
     return SyntheticRecording(
-        size=size,
-        frames=frames,
-        frames_per_second=frames_per_second,
-        intervals=(interval,),
-        movements=(movement,),
-        place=crop if scene is None else scene,
-        camera=camera,
-        amplify=amplify,
-        subject=f"{place.name}{subject + 1:03d}",
-        actor=(place.geometry, key, seed, subject),
-        key=(seed, key, 3, index),
+        place, seed, subject, (3, index), intervals=[interval], movements=[movement], place=shown, **options
     )
 
 
@@ -154,13 +129,13 @@ def draw_script(
     place: Domain, seed: int, index: int, subject: int, units: Sequence[int] | None = None
 ) -> tuple[np.random.Generator, Array, Movement]:
     """Crop and expression of clip `index`, and the generator for what follows."""
-    rng = seeded_generator(seed, _domain_key(place), 2, index)
+    rng = seeded_generator(seed, place.key, 2, index)
     crop = draw_crop(place, rng)
     return rng, crop, _person(place, seed, subject).move(place, rng, units)
 
 
 def _person(place: Domain, seed: int, subject: int) -> Person:
-    return Person(place, seeded_generator(seed, _domain_key(place), 1, subject))
+    return Person(place, seeded_generator(seed, place.key, 1, subject))
 
 
 def _place_interval(
@@ -238,27 +213,18 @@ def synthetic_videos(
     _check_units(units)
     if n < 0 or start < 0 or subjects < 1:
         raise DataError(f"cannot draw {n} videos of {subjects} subjects from {start}: n and start must be 0 or more.")
-    shown = camera or Camera.of(place)
-
-    def drawn() -> Iterator[SyntheticVideo]:
-        for index in range(start, start + n):
-            yield _video(
-                draw_clip(
-                    place,
-                    index,
-                    seed=seed,
-                    size=shape,
-                    frames=frames,
-                    frames_per_second=frames_per_second,
-                    subjects=subjects,
-                    camera=shown,
-                    scene=scene,
-                    units=units,
-                    amplify=amplify,
-                )
-            )
-
-    return drawn()
+    options = {
+        "seed": seed,
+        "subjects": subjects,
+        "scene": scene,
+        "units": units,
+        "size": shape,
+        "frames": frames,
+        "frames_per_second": frames_per_second,
+        "camera": camera or Camera.of(place),
+        "amplify": amplify,
+    }
+    return (_video(draw_clip(place, index, **options)) for index in range(start, start + n))
 
 
 def _video(recording: SyntheticRecording) -> SyntheticVideo:
@@ -345,15 +311,12 @@ def synthetic_recording(
     for low, high in (rest, duration):
         if not 0 <= low <= high < math.inf:
             raise DataError(f"rest={rest} and duration={duration} must each be (low, high) seconds of 0 or more.")
-    for wanted in units or ():
+    for wanted in [[]] if units is not None and not len(units) else units or ():
         _check_units(wanted)
-    if units is not None and not len(units):
-        raise DataError("no action units were given: name those of one expression at least, or leave `units` out.")
     if subject < 0:
         raise DataError(f"there is no subject {subject}: give a number of 0 or more.")
 
-    key = _domain_key(place)
-    rng = seeded_generator(seed, key, 4, subject)
+    rng = seeded_generator(seed, place.key, 4, subject)
     person = _person(place, seed, subject)
     where = scene or random_scene(shape, rng)
     intervals: list[Interval] = []
@@ -368,6 +331,10 @@ def synthetic_recording(
         movements.append(movement)
         onset = intervals[-1].offset + round(float(rng.uniform(*rest)) * frames_per_second)
     return SyntheticRecording(
+        place,
+        seed,
+        subject,
+        (5, subject),
         size=shape,
         frames=frames,
         frames_per_second=frames_per_second,
@@ -376,7 +343,4 @@ def synthetic_recording(
         place=where,
         camera=camera or Camera.of(place),
         amplify=amplify,
-        subject=f"{place.name}{subject + 1:03d}",
-        actor=(place.geometry, key, seed, subject),
-        key=(seed, key, 5, subject),
     )
