@@ -1,4 +1,4 @@
-"""Where a network looks in a clip: its own maps, or integrated gradients, beside the pictures they belong to."""
+"""Which parts of a clip a network uses: its own maps, or integrated gradients, beside the pictures they belong to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["explain"]
 Tensors = dict[str, Tensor]
 # Steps of integrated gradients that pass through the network together; bounds memory for large images.
 _STEPS_AT_ONCE = 8
-# Attributions are averaged over the pixels within this share of the map's width: single pixels say little.
+# Attributions are averaged over the pixels within this share of the map's width: single pixels are noise.
 _REACH = 1 / 28
 _MISSING = (
     "a gradient map needs the package captum, which is not installed; run: pip install 'fsmer[explain]', "
@@ -51,7 +51,7 @@ def explain(
     target: str | None = None,
     steps: int = 16,
 ) -> Explanation | list[Explanation]:
-    """Show where a network looks in a clip.
+    """Show which parts of a clip a network uses.
 
     Where the backbone has maps of its own (MMNet's attention, for example), these are shown. Otherwise the map is the
     integrated gradient (Sundararajan et al. 2017, by captum) along the way from the same clip without movement to the
@@ -69,7 +69,7 @@ def explain(
     model : Recognizer or Backbone
         Used in evaluation mode; its training mode is restored afterwards.
     clips : Clip, ClipSet, sequence of Clip, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
-        What to explain. Media of a clip that the backbone does not eat are drawn too, and flow is estimated where a
+        What to explain. Media of a clip that are no input of the backbone are drawn too, and flow is estimated where a
         clip has pictures alone. A single `Clip`, or arrays without the axis of clips, give one explanation, everything
         else a list.
     out : path, optional
@@ -88,7 +88,7 @@ def explain(
     Raises
     ------
     SpecMismatchError
-        A clip lacks a medium that the backbone eats.
+        A clip lacks a medium that the backbone expects.
     MediaError
         A medium cannot be read, or nothing moves in the clip.
     FsmerError
@@ -101,7 +101,7 @@ def explain(
 
     Notes
     -----
-    A plain gradient would not do: on synthetic clips it makes `facs-flow` look at skin that stands still (area under
+    A plain gradient would not do: on synthetic clips it marks skin that stands still for `facs-flow` (area under
     the ROC curve 0.30 for skin that the expression moves; 0.92 for the integrated gradient with 16 steps).
 
     Examples
@@ -257,7 +257,7 @@ def _gradient_maps(
 
     def scored(*values: Tensor) -> Tensor:
         found = score(network.feed(dict(zip(kinds, values, strict=True))))
-        # Nothing is added; but autograd refuses a medium that the network does not look at (TCAE: the onset).
+        # Nothing is added; but autograd refuses a medium that the network does not use (TCAE: the onset).
         return found + sum((0 * value).flatten(1).sum(dim=1).float().cpu() for value in values)
 
     with torch.enable_grad():
@@ -300,6 +300,6 @@ def _as_clips(values: Any, backbone: Backbone) -> tuple[ClipSet | Sequence[Clip]
     if unfit or len(arrays) > len(specs):
         held = ", ".join(f"{kind} {array.shape}" for kind, array in arrays.items()) or "nothing"
         raise SpecMismatchError(
-            f"the arrays are {held}, but {backbone.name!r} eats {wanted}; give one array of each kind."
+            f"the arrays are {held}, but {backbone.name!r} expects {wanted}; give one array of each kind."
         )
     return ClipSet.from_arrays(arrays, None, spec=specs, datasets="clip"), alone

@@ -24,7 +24,7 @@ __all__ = ["Explanation"]
 
 Array = NDArray[np.float32]
 Medium = tuple[InputSpec, Array]
-# What a picture says over maps whose names are a paper's letters.
+# Titles of maps whose names are a paper's letters.
 MAP_TITLES = {
     "dma": "micro-attention",
     "poi": "patch of interest",
@@ -38,7 +38,7 @@ _LEAST_FOR_FLOW = 16
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a network looked at in one clip, and what it answered.
+    """Which parts of one clip a network used, and what it answered.
 
     In a notebook it shows itself as a picture.
 
@@ -47,7 +47,7 @@ class Explanation:
     clip : str
         Id of the clip.
     maps : mapping of str to float32 array of shape (h, w)
-        Where the network looked, in 0..1, each at its own size.
+        How much the network used each place, in 0..1, each map at its own size.
     about : str
         What the maps are, in words.
     media : mapping of str to (InputSpec, array)

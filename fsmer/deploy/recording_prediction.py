@@ -40,7 +40,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class PredictedInterval:
-    """One movement of the face and what it seems to be.
+    """One movement of the face and its most probable class.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class RecordingPrediction:
     intervals : tuple of PredictedInterval
         In order of time; empty when nothing moved.
     notes : tuple of str
-        What had to be assumed, one sentence each.
+        What was assumed, one sentence each.
     trace : tuple of arrays
         Times, energies (in multiples of the recording's usual restlessness) and thresholds, for the picture.
     """

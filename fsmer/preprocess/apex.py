@@ -69,13 +69,7 @@ class ApexSpot:
 def check_interval(
     count: int, onset: int | None, apex: int | None, offset: int | None, *, name: str = "the clip"
 ) -> tuple[int, int]:
-    """Onset and offset within a sequence of `count` frames; the defaults are its ends.
-
-    Raises
-    ------
-    MediaError
-        They are out of order or out of range, or there is nothing between them; the sentence names the clip.
-    """
+    """Onset and offset within a sequence of `count` frames (default its ends); `MediaError` where they cannot be so."""
     first = 0 if onset is None else int(onset)
     last = count - 1 if offset is None else int(offset)
     asked = f"onset {first}, apex {'unknown' if apex is None else apex}, offset {last}"

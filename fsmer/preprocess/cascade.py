@@ -55,7 +55,7 @@ def _contrast(patch: NDArray[Any], floor: float) -> NDArray[np.float32]:
     crop = _SIDE / _EXTENT
     smooth = cv2.GaussianBlur(patch.astype(np.float32), (0, 0), 0.02 * crop)
     darker = cv2.GaussianBlur(smooth, (0, 0), 0.08 * crop) - smooth
-    # Hair and collar are so strong that they would drown the features beside them.
+    # Hair and collar are so strong that the features beside them would not count.
     usual = 2.5 * (float(np.median(np.abs(darker))) + floor)
     darker = np.clip(darker, -usual, usual)
     spread = np.sqrt(cv2.GaussianBlur(darker * darker, (0, 0), 0.15 * crop))
@@ -73,7 +73,7 @@ def _peak(values: NDArray[Any], place: int) -> float:
 
 @dataclass(frozen=True)
 class _Prior:
-    """Where the face is expected, and how dearly (in correlation) one spread's distance from there is paid."""
+    """Where the face is expected, and the price in correlation of one spread's distance from there."""
 
     pose: FacePose
     price: float
@@ -106,7 +106,7 @@ def _fit(grey: NDArray[np.uint8], pose: FacePose, step: _Step, floor: float, pri
     for i, scale in enumerate(scales):
         for j, roll in enumerate(rolls):
             turned = replace(pose, width=pose.width * float(scale), roll=pose.roll + float(roll))
-            # The same axes, over a field as large as the template may wander.
+            # The same axes, over a field as large as the template may be shifted in.
             field_pose = replace(turned, width=turned.width * _EXTENT * side / _SIDE)
             patch = cv2.warpAffine(
                 grey,
@@ -134,7 +134,7 @@ def _fit(grey: NDArray[np.uint8], pose: FacePose, step: _Step, floor: float, pri
 
 @dataclass(frozen=True)
 class _Step:
-    """How far one fit looks: in crop widths, in relative size, in degrees, with so many values to either side."""
+    """How far one fit searches: in crop widths, in relative size, in degrees, with so many values to either side."""
 
     reach: float
     scale: float
@@ -165,11 +165,11 @@ class CascadeDetector:
     longest_side : int
         Larger frames are searched at this size (pixels); the crop itself is cut from the full frame.
     smallest : float
-        Smallest face looked for, as a share of the shorter side.
+        Smallest face searched for, as a share of the shorter side.
     turns : tuple of float
         Degrees by which the picture is turned, one after the other, until a face is found.
     threshold : float
-        Least correlation. Most faces score 0.2 to 0.4, other things that the cascade falls for below 0.1.
+        Least correlation. Most faces score 0.2 to 0.4, other things that the cascade mistakes for faces below 0.1.
     """
 
     longest_side: int = 480
@@ -178,7 +178,7 @@ class CascadeDetector:
     threshold: float = 0.12
 
     def detect(self, frame: Frame, number: int = 0) -> list[FacePose]:
-        """Every face in `frame`, largest first; `number` has no say."""
+        """Every face in `frame`, largest first; `number` is not used."""
         grey, scale = self._prepare(frame)
         floor = _noise_floor(grey)
         # Coarse steps in size first; fine ones cost as much as all turns together.
@@ -209,7 +209,7 @@ class CascadeDetector:
         return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8), scale
 
     def _boxes(self, grey: NDArray[np.uint8], turn: float, *, fine: bool) -> list[FacePose]:
-        """The cascade's boxes on the picture turned by `turn` degrees, as first guesses of the crop."""
+        """The cascade's boxes on the picture turned by `turn` degrees, as first estimates of the crop."""
         import cv2
 
         # A face near the border is missed by a cascade that needs its surroundings.
@@ -236,21 +236,21 @@ class CascadeDetector:
             min_size=(least, least),
             max_size=(shorter, shorter),
         )
-        guesses = []
+        crops = []
         for box in found:
             # Place and width of the crop in the cascade's boxes, measured on drawn faces and on a recording.
             middle = np.array([box["c"] + 0.5 * box["width"], box["r"] + 0.6 * box["height"]])
             x, y = field_pose.to_frame((middle + 0.5) / np.array([size[1], size[0]]) - 0.5)
-            guesses.append(FacePose(float(x), float(y), 0.685 * float(box["width"]), roll))
-        return sorted(guesses, key=lambda pose: -pose.width)[:8]
+            crops.append(FacePose(float(x), float(y), 0.685 * float(box["width"]), roll))
+        return sorted(crops, key=lambda pose: -pose.width)[:8]
 
-    def _refine(self, grey: NDArray[np.uint8], guess: FacePose, floor: float) -> FacePose:
+    def _refine(self, grey: NDArray[np.uint8], start: FacePose, floor: float) -> FacePose:
         step, price = _COARSE
-        pose = _fit(grey, guess, step, floor, _Prior(guess, price))
+        pose = _fit(grey, start, step, floor, _Prior(start, price))
         if pose.score < 0.5 * self.threshold:
             return pose
         for step, price in _FINE:
-            pose = _fit(grey, pose, step, floor, _Prior(guess, price))
+            pose = _fit(grey, pose, step, floor, _Prior(start, price))
         return pose
 
 

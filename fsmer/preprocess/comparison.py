@@ -24,7 +24,7 @@ def eye_weights(side: int) -> NDArray[np.float32]:
 
 
 def covered_share(first: Grey, second: Grey, flow: NDArray[np.float32], face: NDArray[np.float32]) -> float:
-    """Share of the face where the second picture, brought back by the flow, does not look like the first."""
+    """Share of the face where the second picture, brought back by the flow, differs from the first."""
     import cv2
 
     side = len(first)

@@ -123,7 +123,7 @@ class FaceAlignmentDetector:
     device: str = "cpu"
 
     def detect(self, frame: Frame, number: int = 0) -> list[FacePose]:
-        """Every face in `frame`, largest first; `number` has no say."""
+        """Every face in `frame`, largest first; `number` is not used."""
         import warnings
 
         with warnings.catch_warnings():

@@ -20,21 +20,12 @@ Which = int | Literal["largest"]
 
 
 def choose_face(faces: Sequence[FacePose], which: Which = "largest", *, where: str = "the frame") -> FacePose:
-    """One of the faces of a frame.
-
-    Parameters
-    ----------
-    faces : sequence of FacePose
-        Largest first.
-    which : "largest" or int
-        Index counted from the largest, 0.
-    where : str
-        What messages call the frame.
+    """One of the faces of a frame, given largest first: the largest, or the one of that index.
 
     Raises
     ------
     NoFaceError
-        There is none, or not so many.
+        There is none, or not so many; the sentence calls the frame `where`.
     """
     if not faces:
         raise NoFaceError(
@@ -71,7 +62,7 @@ class FaceTracker:
     renew : int
         Detect afresh after so many frames of following.
     pause : int
-        While no face is seen, look for one in every so-manieth frame only: looking costs more than following.
+        While no face is seen, search for one only every so many frames: searching costs more than following.
     """
 
     detector: FaceDetector
@@ -131,7 +122,7 @@ def locate_face(
         The frame.
     which : "largest" or int
     around : int
-        How many frames before and after it to look at.
+        How many frames before and after it are used.
 
     Raises
     ------
@@ -193,16 +184,7 @@ def track_faces(
 
 
 class CroppedFrames(DerivedFrames):
-    """The face of a recording, frame by frame, cut out and upright.
-
-    Parameters
-    ----------
-    source : FrameSource
-    poses : FacePose or sequence of FacePose
-        One for all frames or one a frame.
-    size : tuple of int
-        Height and width of the crops.
-    """
+    """The face of a recording, cut out upright at `size` (height, width), by one pose for all frames or one a frame."""
 
     def __init__(
         self, source: FrameSource, poses: FacePose | Sequence[FacePose], size: tuple[int, int] = (224, 224)

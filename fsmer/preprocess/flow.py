@@ -1,4 +1,4 @@
-"""Optical flow between two frames, head motion taken out of it, its strain, and the maps that backbones eat."""
+"""Optical flow between two frames, head motion taken out of it, its strain, and the maps that backbones take as input."""
 
 from __future__ import annotations
 
@@ -256,18 +256,11 @@ def _grey(image: ArrayLike, name: str) -> Grey:
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """Affine motion that most of a flow field follows.
+    """Affine motion that most of a flow field follows."""
 
-    Parameters
-    ----------
-    matrix : float64 array of shape (2, 3)
-        ``(u, v) = matrix @ (x, y, 1)`` with x and y in crop widths from the centre and u, v in the flow's unit.
-    inliers : float
-        Share of the field's weight that follows it, 0..1.
-    """
-
+    # (2, 3), ``(u, v) = matrix @ (x, y, 1)`` with x and y in crop widths from the centre and u, v in the flow's unit
     matrix: NDArray[np.float64]
-    inliers: float
+    inliers: float  # share of the field's weight that follows it, 0..1
 
     def field(self, size: tuple[int, int]) -> Flow:
         """The motion on a grid, (2, height, width)."""
@@ -279,7 +272,7 @@ class HeadMotion:
 
 
 def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: int = 20) -> HeadMotion:
-    """Fit one affine motion to a flow field, so that what moves against the rest of the face has no say in it.
+    """Fit one affine motion to a flow field, without regard to what moves against the rest of the face.
 
     Affine motions through triples of coarse cells are tried (always the same triples) and the one with the smallest
     median residual is kept; iteratively reweighted least squares with Geman-McClure weights then refine it. Up to half
@@ -293,7 +286,7 @@ def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: i
     iterations : int
     """
     _, height, width = flow.shape
-    # A grid of some 50 x 50 points says as much as every pixel.
+    # A grid of some 50 x 50 points gives as good a fit as every pixel.
     step = max(1, min(height, width) // 50)
     columns, rows = (axis[::step] for axis in _axes((height, width)))
     x, y = (part.ravel() for part in np.meshgrid(columns, rows))

@@ -22,7 +22,7 @@ __all__ = ["clips_from_frames"]
 
 # Bytes of finished clips that a lazy clip set keeps, so that its kinds of media are made in one go.
 KEPT_BYTES = 64 << 20
-# What is said of an apex that nobody annotated, by the method that finds it.
+# Notes on an apex that is not annotated, by the method that finds it.
 APEX_NOTES = {
     "flow": "the apex is spotted (flow).",
     "difference": "the apex is spotted (difference).",
@@ -46,7 +46,7 @@ class _ClipMaker:
     kept: Recent[ClipMedia] = field(default_factory=lambda: Recent(KEPT_BYTES, _bytes))
 
     def __call__(self, row: int) -> ClipMedia:
-        times = {name: values[row] for name, values in self.times.items()}
+        times: dict[str, Any] = {name: values[row] for name, values in self.times.items()}
         return make_media(self.sequences[row], self.specs, recipe=self.recipe, detector=self.detector, **times)
 
 
@@ -113,7 +113,7 @@ def clips_from_frames(
     ClipSet
         Its table has the columns ``onset``, ``apex``, ``offset`` (as used; as given when lazy), ``apex_from``
         (``"annotation"``, the method that finds it, or empty where no medium needs it), ``recipe`` (the hash) and
-        ``notes``, which tell an apex that is spotted or stood in for and (unless lazy) frames that were made up.
+        ``notes``, on an apex that is spotted or replaced and (unless lazy) on frames that were interpolated.
 
     Raises
     ------

@@ -34,7 +34,7 @@ class FrameSource(ABC):
     name : str
         What messages call it.
     notes : list of str
-        What had to be assumed or mended while reading, one sentence each.
+        What was assumed or corrected while reading, one sentence each.
     """
 
     name: str
@@ -48,7 +48,7 @@ class FrameSource(ABC):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels, as a viewer sees them."""
+        """Height and width in pixels, as a viewer shows them."""
         return self._size
 
     @property
@@ -63,7 +63,7 @@ class FrameSource(ABC):
 
     @property
     def frames_per_second(self) -> float:
-        """Frame rate: as told, else of the file, else of the time stamps, else 25 (said in `notes`)."""
+        """Frame rate: as given, else of the file, else of the time stamps, else 25 (see `notes`)."""
         return self._rate
 
     def __iter__(self) -> Iterator[Frame]:
@@ -96,7 +96,7 @@ class FrameSource(ABC):
             self.notes.append(sentence)
 
     def _rgb(self, image: ArrayLike, name: str) -> Frame:
-        """An image as `as_rgb` gives it; the first one of 16 bits says how all of the source are read."""
+        """An image as `as_rgb` gives it; the first one of 16 bits decides how all of the source are read."""
         array, white = np.asarray(image), self._white
         if white is None and array.dtype == np.uint16:
             # Beside a frame of more than 14 bits, a dim one is dark.

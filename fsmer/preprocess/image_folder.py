@@ -33,7 +33,7 @@ class ImageFolder(FrameSource):
     ----------
     folder : path
     frames_per_second, timestamps
-        Images carry no time; without either, 25 frames a second are assumed (said in `notes`).
+        Images carry no time; without either, 25 frames a second are assumed (see `notes`).
     files : sequence of str, optional
         Names inside the folder, in time's order; default every image in it, hidden files left out.
     white : float, optional
@@ -79,7 +79,7 @@ class ImageFolder(FrameSource):
     def size(self) -> tuple[int, int]:
         """Height and width in pixels: of the first frame that was read, else of the first file."""
         if self._known_size is None:
-            # The head of the file tells; its picture need not be one that anybody asks for.
+            # The header of the file is enough; its picture may never be asked for.
             with opened_image(self._path(0)) as image:
                 turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
                 self._known_size = (image.width, image.height) if turned else (image.height, image.width)
@@ -97,7 +97,7 @@ class ImageFolder(FrameSource):
             pixels = _pixels(image, path)
             turn = image.getexif().get(ORIENTATION, 1)
         if index and pixels.dtype == np.uint16 and self._white is None and self._deep_white is None:
-            # Whichever is asked for first, the first of the folder says how 16 bits are read.
+            # Whichever is asked for first, the first of the folder decides how 16 bits are read.
             self._decode(0)
         if turn in SIDEWAYS:
             pixels = np.swapaxes(pixels, 0, 1)

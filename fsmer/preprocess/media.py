@@ -59,16 +59,7 @@ class ClipMedia:
 def crop_frames(
     frames: FrameSource | Any, recipe: PreprocessRecipe, *, onset: int = 0, detector: FaceDetector | None = None
 ) -> FrameSource:
-    """The face of a sequence as the recipe crops it, cut lazily.
-
-    Parameters
-    ----------
-    frames : FrameSource or anything that `open_frames` takes
-    recipe : PreprocessRecipe
-    onset : int
-        Frame that decides on the crop of the whole clip.
-    detector : FaceDetector, optional
-        Made already; default the recipe's.
+    """The face of a sequence as the recipe crops it, cut lazily; frame `onset` decides on the crop of the whole clip.
 
     Raises
     ------
@@ -107,7 +98,7 @@ def media_from_frames(
         One a kind: ``"flow"`` (onset to apex), ``"onset"``, ``"apex"``, ``"frames"`` and ``"flows"`` (onset to offset,
         resampled; entry t leads from resampled frame t to t + 1, the last repeats the one before it).
     onset, apex, offset : int, optional
-        Frame numbers from 0; the defaults are the first frame, what the recipe says, and the last frame.
+        Frame numbers from 0; the defaults are the first frame, the recipe's apex, and the last frame.
     recipe : PreprocessRecipe, optional
         Default: face found by the cascade, apex as given or spotted by flow, Farneback, TIM.
 
@@ -144,8 +135,8 @@ def make_media(
 ) -> ClipMedia:
     """As `media_from_frames`, with the frames used and notes on what was assumed or interpolated.
 
-    With `eight_bit`, images (kinds ``"onset"``, ``"apex"`` and ``"frames"``) come as uint8, a quarter of the bytes that
-    say the same: brightness is always rounded to one of 256 values, and value / 255 is what comes otherwise.
+    With `eight_bit`, images (kinds ``"onset"``, ``"apex"`` and ``"frames"``) come as uint8, a quarter of the bytes
+    without any loss: brightness is always rounded to one of 256 values, and value / 255 is what comes otherwise.
     """
     wanted = checked_specs(specs)
     steps = recipe or PreprocessRecipe()
@@ -172,7 +163,7 @@ def needs_apex(specs: Iterable[InputSpec]) -> bool:
 
 
 def apex_source(method: str | None) -> str:
-    """Where an apex that `method` found is from, as tables of clips say it."""
+    """Where an apex that `method` found is from, as tables of clips name it."""
     return "annotation" if method == "annotated" else method or ""
 
 

@@ -21,30 +21,14 @@ KEPT_REACH = 1.45
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One frame as the spotter keeps it: the face with its surroundings, no larger than needed.
+    """One frame as the spotter keeps it: the face with its surroundings, no larger than needed."""
 
-    Parameters
-    ----------
-    number : int
-        Place in the recording.
-    time : float
-        Seconds since the first frame.
-    picture : uint8 array of shape (h, w, 3)
-        Part of the frame, maybe scaled down.
-    pose : FacePose
-        The face in `picture`.
-    corner : array of shape (2,)
-        Upper left corner of `picture` in the frame, pixels.
-    scale : float
-        Pixels of `picture` a pixel of the frame.
-    """
-
-    number: int
-    time: float
-    picture: Frame
-    pose: FacePose
-    corner: NDArray[np.float64]
-    scale: float
+    number: int  # place in the recording
+    time: float  # seconds since the first frame
+    picture: Frame  # (h, w, 3), part of the frame, maybe scaled down
+    pose: FacePose  # the face in `picture`
+    corner: NDArray[np.float64]  # (2,), upper left corner of `picture` in the frame, pixels
+    scale: float  # pixels of `picture` a pixel of the frame
 
     def of_frame(self, pose: FacePose) -> FacePose:
         """A pose in this moment's picture as one in the frame."""
@@ -89,28 +73,15 @@ def keep_moment(frame: Frame, pose: FacePose, number: int, time: float) -> Momen
 
 @dataclass(frozen=True, eq=False)
 class Movement:
-    """One movement of the face.
+    """One movement of the face."""
 
-    Parameters
-    ----------
-    moments : tuple of Moment
-        From onset to offset.
-    apex_place : int
-        Place of the apex among them.
-    energy : float
-        How far the facial regions have moved at the apex, thousandths of the face width.
-    poses : tuple of FacePose
-        Crop of every moment in pixels of the frame: the onset's, unless the head moved so far that flow would lose it;
-        then each moment's own.
-    before : tuple of Moment
-        The face at rest, shortly before the onset.
-    """
-
-    moments: tuple[Moment, ...] = field(repr=False)
-    apex_place: int
-    energy: float
+    moments: tuple[Moment, ...] = field(repr=False)  # from onset to offset
+    apex_place: int  # place of the apex among them
+    energy: float  # how far the facial regions have moved at the apex, thousandths of the face width
+    # Crop of every moment in pixels of the frame: the onset's, unless the head moved so far that flow would lose it;
+    # then each moment's own
     poses: tuple[FacePose, ...] = field(repr=False)
-    before: tuple[Moment, ...] = field(default=(), repr=False)
+    before: tuple[Moment, ...] = field(default=(), repr=False)  # the face at rest, shortly before the onset
 
     @property
     def onset(self) -> Moment:

@@ -210,7 +210,7 @@ def _clips(
         if f"{name}_index" not in table.columns:
             table[f"{name}_index"] = _frame_numbers(table, name)
     if "apex_from" in table.columns:
-        # A middle frame that stands in for a missing annotation is no annotation: the recipe says what to do then.
+        # A middle frame that stands in for a missing annotation is no annotation: the recipe decides what to do then.
         table["apex_index"] = table["apex_index"].where(table["apex_from"].astype(str) == "annotation")
     return table, lost, cropped
 
@@ -261,7 +261,7 @@ def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str
     from joblib import Parallel, cpu_count, delayed, parallel_config  # type: ignore[import-untyped]
     from joblib.externals.loky.process_executor import BrokenProcessPool  # type: ignore[import-untyped]
 
-    # A cluster knows best how many it is.
+    # A cluster has a number of workers of its own.
     count = workers if workers is not None else -1 if backend is not None else cpu_count()
     try:
         chosen = contextlib.nullcontext() if backend is None else parallel_config(backend=backend)

@@ -95,7 +95,7 @@ def _make(task: Task, job: Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     arrays: dict[str, NDArray[Any]] = {}
     notes: dict[str, None] = {}
     apex_from = ""
-    # Every group starts from the same crops and the same apex, so both are looked for once.
+    # Every group starts from the same crops and the same apex, so both are determined once.
     for place, (_, specs) in enumerate(job.groups):
         inner = replace(job.inner, apex="given") if apex_from else job.inner
         times = {"onset": onset, "apex": apex, "offset": offset}
@@ -149,7 +149,7 @@ def _loaded_detector(name: str, parameters: str) -> FaceDetector:
 def one_thread() -> Iterator[None]:
     """Hold OpenCV, BLAS and OpenMP to one thread.
 
-    Clips are what runs in parallel. Threads below would fight for the same cores, and sums that they split in another
+    Clips are what runs in parallel. Threads below would compete for the same cores, and sums that they split in another
     way on another machine would round to other bytes.
     """
     import cv2

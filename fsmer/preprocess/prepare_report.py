@@ -1,4 +1,4 @@
-"""What a preparation tells: its progress, its report and its result."""
+"""Progress, report and result of a preparation."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def open_frames(
         A video file, a folder of images, an array of shape ``(T, H, W)`` or ``(T, H, W, channels)``, a list of images,
         or a generator of images or of ``(seconds, image)`` pairs such as a webcam gives.
     frames_per_second : float, optional
-        Overrides what the source says.
+        Overrides the source's own.
     timestamps : sequence of float, optional
         Seconds of each frame, for arrays and folders.
     damaged : {"refuse", "keep"}
@@ -164,7 +164,7 @@ class StreamFrames(FrameSource):
 
     @property
     def frames_per_second(self) -> float:
-        """Frame rate as told, else that of the times so far, else 25."""
+        """Frame rate as given, else that of the times so far, else 25."""
         return clean_timestamps(self._seen if self._timed else None, len(self._seen), self._told_rate)[1]
 
     def __iter__(self) -> Iterator[Frame]:

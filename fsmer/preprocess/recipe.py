@@ -1,4 +1,4 @@
-"""Everything that was done to a recording before a backbone saw it, in one frozen dataclass with a hash."""
+"""All that is done to a recording before a backbone gets it, in one frozen dataclass with a hash."""
 
 from __future__ import annotations
 

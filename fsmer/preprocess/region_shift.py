@@ -19,13 +19,7 @@ Grey = NDArray[np.uint8]
 
 
 class EnergyTrace:
-    """A curve over time of bounded length: when full, neighbours are joined and the larger one stays.
-
-    Parameters
-    ----------
-    capacity : int
-        Points at most.
-    """
+    """A curve over time of at most `capacity` points: when full, neighbours are joined and the larger one stays."""
 
     def __init__(self, capacity: int = 2048) -> None:
         self.capacity = capacity
@@ -57,7 +51,7 @@ class RegionShift:
 
     Lucas & Kanade's least squares (1981), which do not flatten movements of a fraction of a pixel as regularised flow
     does: first one motion of a rigid head (affine, and what its relief adds when it turns) and one change of light for
-    the whole face, robustly, so that what moves otherwise has no say in it; then, in the picture that was brought back
+    the whole face, robustly, without regard to what moves otherwise; then, in the picture that was brought back
     by it, one vector for every region.
 
     Parameters
@@ -111,7 +105,7 @@ class RegionShift:
             step = np.linalg.solve(weighted.T @ self.basis + 1e-3 * np.eye(10, dtype=np.float32), weighted.T @ error)
             self.head = self.head - step[:8]
         if float(np.abs(self.head).max()) > 0.5 * len(current):
-            # Lost; the next picture is looked for afresh.
+            # Lost; the next picture is aligned from the start.
             self.head = np.zeros(8, np.float32)
         error = self._back(picture, (slice(None),) * 2) - self.picture
         # Light that changes from place to place.
@@ -121,7 +115,7 @@ class RegionShift:
         return moved
 
     def _back(self, picture: NDArray[np.float32], where: tuple[slice, slice]) -> NDArray[np.float32]:
-        """The picture as it would look had the head not moved."""
+        """The picture with the motion of the head taken out."""
         import cv2
 
         x, y, high = self.x[where], self.y[where], self.relief[where]
@@ -168,18 +162,9 @@ def head_relief(side: int) -> NDArray[np.float32]:
 
 
 def rigid_motion(flow: NDArray[np.float32], face: NDArray[np.float32], *, iterations: int = 8) -> NDArray[np.float32]:
-    """What a head of average relief does in a flow field between two crops, robustly: affine, and its turning.
+    """What a head of average relief does in a flow field (2, side, side), robustly: affine motion and turning.
 
-    Parameters
-    ----------
-    flow : array of shape (2, side, side)
-    face : array of shape (side, side)
-        How much each pixel counts.
-    iterations : int
-
-    Returns
-    -------
-    float32 array of shape (2, side, side)
+    `face` (side, side) is how much each pixel counts.
     """
     side = flow.shape[1]
     affine = head_motion(flow, face, iterations=iterations).field((side, side))

@@ -23,10 +23,10 @@ class SpotterSettings:
     Parameters
     ----------
     rate : float
-        Recordings with more frames a second are looked at in every second, third ... frame, so that no less than this
+        Of recordings with more frames a second, every second, third ... frame is used, so that no less than this
         many a second remain.
     settle : float
-        What is listened to before the first decision, to learn how restless the face is.
+        What is observed before the first decision, to learn how restless the face is.
     memory : float
         Over how long the rest level is learnt.
     step : float
@@ -46,7 +46,7 @@ class SpotterSettings:
     farthest : float
         No skin moves so far (thousandths of the face width): something else came before the face.
     covered : float
-        Share of the face that may look unlike its onset, moved; more is a hand before it.
+        Share of the face that may differ from its moved onset; more is a hand before it.
     minimum, longest : float
         Shortest movement, and the longest: what lasts longer ends there.
     hold : float
@@ -117,7 +117,7 @@ class Restlessness:
             kept = steps[energies <= np.quantile(energies, quiet)]
             spread = kept.T @ kept / len(kept)
             level = np.trace(spread) / size
-            # A few steps say little about how the regions move together.
+            # A few steps are too few to learn how the regions move together.
             blind = 40 / (40 + len(kept))
             variances, axes = np.linalg.eigh((1 - blind) * spread + (blind * level + FLOOR**2) * np.eye(size))
             whiten = (axes / np.sqrt(np.minimum(variances, most**2 / size))) @ axes.T

@@ -22,7 +22,7 @@ def group_specs(wanted: Mapping[str, Sequence[InputSpec]]) -> dict[str, tuple[In
     Parameters
     ----------
     wanted : mapping of str to sequence of InputSpec
-        Name -> what it eats.
+        Name -> its input specs.
 
     Returns
     -------

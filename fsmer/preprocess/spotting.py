@@ -312,7 +312,7 @@ class MovementSpotter:
         before = np.flatnonzero(earlier <= max(0.12, noise))
         onset = self._free + (int(before[-1]) if len(before) else int(earlier.argmin()) if len(earlier) else 0)
         rise = self._readings[apex].moment.time - self._readings[onset].moment.time
-        # A head that drifts takes its time.
+        # A head that drifts is slow.
         slow = self._peak < self.settings.times * rise / self.settings.slow
         doubt = self.settings.held if held else 1.0
         moved = whitened[apex]
@@ -390,7 +390,7 @@ class MovementSpotter:
         """Whether this is more than what a head that moved leaves; its crops may be `far` apart (crop widths)."""
         energy = float(np.linalg.norm(seen.vectors))
         least = self.settings.most if slow else self.settings.least
-        # A turn that is large or takes its time leaves more of itself beside the motion of an average head.
+        # A turn that is large or slow leaves more of itself beside the motion of an average head.
         head = seen.head * max(1 + (seen.head / TURNED) ** 2, 1.75 if slow else 1.0) + FOLLOWED * 1000 * far
         if energy < least or energy / len(seen.vectors) ** 0.5 < self.settings.turn * head:
             return False

@@ -82,13 +82,7 @@ TIME_METHODS = {"linear": linear_weights, "tim": tim_weights}
 
 
 def time_weights(source: int, count: int, method: str = "tim") -> Weights:
-    """Weights of `method`, (count, source); the identity when the numbers agree.
-
-    Raises
-    ------
-    UnknownNameError
-        No method of that name.
-    """
+    """Weights of `method`, (count, source); the identity when the numbers agree."""
     if method not in TIME_METHODS:
         raise unknown_name("time interpolation", method, TIME_METHODS)
     return TIME_METHODS[method](source, count)

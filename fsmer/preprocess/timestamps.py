@@ -11,7 +11,7 @@ from fsmer.errors import DataError
 
 __all__ = ["clean_timestamps"]
 
-# What is assumed when nobody knows the rate: the slowest of the cameras that the databases were recorded with.
+# What is assumed when the rate is unknown: the slowest of the cameras that the databases were recorded with.
 FALLBACK_RATE = 25.0
 
 
@@ -36,7 +36,7 @@ def clean_timestamps(
     rate : float
         Frames a second: as given, else the usual distance of the stamps, else 25.
     notes : list of str
-        What was assumed or mended.
+        What was assumed or corrected.
     """
     notes: list[str] = []
     known = frames_per_second is not None and np.isfinite(frames_per_second) and frames_per_second > 0

@@ -55,7 +55,7 @@ class _Ticks:
             # Pictures before a key frame may lack what they are made from.
             if place is None and picture.key_frame:
                 place = int(np.searchsorted(self.ticks, picture.pts))
-                # MPEG program streams give wrong times after a seek, which only the key frame betrays.
+                # MPEG program streams give wrong times after a seek, which shows at the key frame alone.
                 if not self.keys[place]:
                     return None
             if place is not None:
@@ -142,7 +142,7 @@ class VideoFile(FrameSource):
 
     @property
     def count(self) -> int:
-        """Number of frames, counted by reading the file's packets (or, where they do not tell, by decoding it once)."""
+        """Number of frames, counted by reading the file's packets (or, where they are not enough, by decoding it once)."""
         return len(self._index[0])
 
     @property
@@ -152,7 +152,7 @@ class VideoFile(FrameSource):
 
     @property
     def frames_per_second(self) -> float:
-        """Frame rate: as told, else the file's average where its time stamps agree, else that of the time stamps."""
+        """Frame rate: as given, else the file's average where its time stamps agree, else that of the time stamps."""
         return self._told_rate or self._timing[1]
 
     @cached_property
@@ -174,7 +174,7 @@ class VideoFile(FrameSource):
 
     @cached_property
     def _listed(self) -> list[tuple[int, float, bool]] | None:
-        """What the packets say of the frames, where that can be relied on."""
+        """Times and key flags of the frames by their packets, where these can be relied on."""
         return self._packet_times() if self._damaged == "refuse" else None
 
     @cached_property
@@ -278,7 +278,7 @@ class VideoFile(FrameSource):
                     "copy or record it again."
                 ) from error
             if not container.streams.video:
-                raise MediaError(f"{self.path} holds no picture track, so there is no face to see; give a video file.")
+                raise MediaError(f"{self.path} holds no picture track; give a video file with pictures.")
             stream = container.streams.video[0]
             decoder = stream.codec_context
             if decoder is None:

@@ -36,56 +36,26 @@ _IRIS = np.array([(0.20, 0.12, 0.07), (0.30, 0.19, 0.10), (0.36, 0.36, 0.20), (0
 
 @dataclass(frozen=True)
 class Appearance:
-    """What an individual looks like, apart from where its landmarks are.
+    """What an individual looks like, apart from where its landmarks are."""
 
-    Parameters
-    ----------
-    skin, hair, iris : arrays of shape (3,)
-        Colours, red, green, blue, 0..1.
-    outline : array of shape (5,)
-        Relative widths of forehead, cheekbones, jaw and chin, and length of the chin.
-    brows, lips, nose : float
-        Relative thickness of the brows and fullness of the lips, height of the nose.
-    hairline : float
-        Height of the forehead above the brows.
-    volume : float
-        Thickness of the hair on the head.
-    long_hair : bool
-        Whether the hair falls to the shoulders.
-    bald : bool
-        Whether there is no hair on the head.
-    beard : float
-        Density of beard and moustache, 0 to 1.
-    age : float
-        Depth of folds and unevenness of skin, 0 to 1.
-    freckles : float
-        How many, 0 to 1.
-    lamp : array of shape (3,)
-        Direction to the light.
-    clothes, wall : arrays of shape (3,)
-        Colours of what surrounds the face.
-    seed : int
-        Seed of texture and strokes.
-    """
-
-    skin: Array
-    hair: Array
-    iris: Array
-    outline: Array
-    brows: float
+    skin: Array  # (3,), colours, red, green, blue, 0..1
+    hair: Array  # (3,)
+    iris: Array  # (3,)
+    outline: Array  # (5,), relative widths of forehead, cheekbones, jaw and chin, and length of the chin
+    brows: float  # relative thickness of the brows and fullness of the lips, height of the nose
     lips: float
     nose: float
-    hairline: float
-    volume: float
-    long_hair: bool
-    bald: bool
-    beard: float
-    age: float
-    freckles: float
-    lamp: Array
-    clothes: Array
-    wall: Array
-    seed: int
+    hairline: float  # height of the forehead above the brows
+    volume: float  # thickness of the hair on the head
+    long_hair: bool  # whether the hair falls to the shoulders
+    bald: bool  # whether there is no hair on the head
+    beard: float  # density of beard and moustache, 0 to 1
+    age: float  # depth of folds and unevenness of skin, 0 to 1
+    freckles: float  # how many, 0 to 1
+    lamp: Array  # (3,), direction to the light
+    clothes: Array  # (3,), colours of what surrounds the face
+    wall: Array  # (3,)
+    seed: int  # seed of texture and strokes
 
 
 def draw_appearance(rng: np.random.Generator) -> Appearance:

@@ -17,20 +17,9 @@ __all__ = ["draw_background"]
 def draw_background(
     size: tuple[int, int], to_pixels: Array, traits: Appearance, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """What is behind the head: a wall with blurred things, hair that falls, neck, shoulders and clothes.
+    """What is behind the head: a wall with blurred things, falling hair, neck, shoulders and clothes, uint8 (h, w, 3).
 
-    Parameters
-    ----------
-    size : (height, width)
-    to_pixels : array of shape (2, 3)
-        Affine map from the plane of the face to pixels.
-    traits : Appearance
-    rng : numpy.random.Generator
-        What the room is drawn from.
-
-    Returns
-    -------
-    uint8 array of shape (height, width, 3)
+    `to_pixels` is the affine map (2, 3) from the plane of the face to pixels; the room is drawn from `rng`.
     """
     height, width = size
     small = (max(height // 4, 4), max(width // 4, 4))

@@ -42,18 +42,12 @@ class Canvas:
 
     def area(self, points: Points, blur: float = 0.0) -> Patch | None:
         """Filled polygon, softened."""
-        return self._mask(np.asarray(points)[None], blur, 0.0)
+        return self.line(points, 0.0, blur)
 
     def line(self, points: Points, width: float, blur: float = 0.0) -> Patch | None:
-        """Stroke along points, softened."""
-        return self._mask(np.asarray(points)[None], blur, width)
-
-    def strokes(self, lines: Array, width: float, blur: float = 0.0) -> Patch | None:
-        """Many strokes (n, points, 2) at once, softened."""
-        return self._mask(lines, blur, width)
-
-    def _mask(self, lines: Array, blur: float, width: float) -> Patch | None:
-        pixels = self.pixels(lines)
+        """Stroke along points, or many strokes (n, points, 2) at once, softened; without a width, the area inside."""
+        lines = np.asarray(points)
+        pixels = self.pixels(lines if lines.ndim == 3 else lines[None])
         where = self.box(pixels.reshape(-1, 2), (3 * blur + width) * self.density + 2)
         if where is None:
             return None

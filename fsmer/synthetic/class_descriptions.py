@@ -1,4 +1,4 @@
-"""What the name of a class says of the action units that it shows."""
+"""Action units that a class shows, by its name."""
 
 from __future__ import annotations
 

@@ -41,21 +41,11 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class SyntheticMaps:
-    """Arrays of a synthetic draw.
+    """Arrays of a synthetic draw."""
 
-    Parameters
-    ----------
-    maps : float32 array of shape (N, 3, size, size)
-        u, v, strain.
-    units : bool array of shape (N, len(ACTION_UNIT_ORDER))
-        Which action units were active.
-    emotions : int array of shape (N,)
-        Index into `EMOTION_ORDER`.
-    """
-
-    maps: Array
-    units: NDArray[np.bool_]
-    emotions: NDArray[np.int64]
+    maps: Array  # (N, 3, size, size), u, v, strain
+    units: NDArray[np.bool_]  # (N, len(ACTION_UNIT_ORDER)), which action units were active
+    emotions: NDArray[np.int64]  # (N,), index into `EMOTION_ORDER`
 
 
 def synthetic_maps(

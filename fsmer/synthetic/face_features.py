@@ -20,20 +20,11 @@ _IRIS_RADIUS = 0.053
 
 @dataclass(frozen=True)
 class EyePatch:
-    """One eye of a drawn face, ready to be closed.
+    """One eye of a drawn face, ready to be closed."""
 
-    Parameters
-    ----------
-    where : tuple of slice
-        Rows and columns of the face's picture.
-    lid : uint8 array of shape (h, w, 3)
-        The same place with the eye closed.
-    height : float32 array of shape (h, w)
-        0 on the margin of the upper lid, 1 on that of the lower; beyond the corners of the eye above 2.
-    """
-
-    where: tuple[slice, slice]
-    lid: Image
+    where: tuple[slice, slice]  # rows and columns of the face's picture
+    lid: Image  # (h, w, 3), the same place with the eye closed
+    # (h, w), 0 on the margin of the upper lid, 1 on that of the lower; beyond the corners of the eye above 2
     height: Array
 
 
@@ -104,7 +95,7 @@ def draw_brows(canvas: Canvas, places: Mapping[str, Array], traits: Appearance, 
             lean = np.interp(place, (0, 0.25, 0.6, 1), (-1.25, -0.75, -0.25, 0.35)) + 0.18 * rng.standard_normal(count)
             reach = 0.026 * rng.uniform(0.7, 1.3, count)
             tips = roots + reach[:, None] * np.stack([sign * np.cos(lean), np.sin(lean)], axis=-1)
-            canvas.paint(canvas.strokes(np.stack([roots, tips], axis=1), 0.0032), shade * colour, 0.6)
+            canvas.paint(canvas.line(np.stack([roots, tips], axis=1), 0.0032), shade * colour, 0.6)
 
 
 def draw_beard(canvas: Canvas, places: Mapping[str, Array], traits: Appearance, rng: np.random.Generator) -> None:

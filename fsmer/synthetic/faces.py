@@ -37,46 +37,23 @@ __all__ = ["DrawnFace", "draw_face"]
 
 @dataclass(frozen=True)
 class DrawnFace:
-    """A face at rest, seen from the front.
+    """A face at rest, seen from the front."""
 
-    Parameters
-    ----------
-    picture : uint8 array of shape (h, w, 3)
-        Red, green, blue.
-    cover : uint8 array of shape (h, w)
-        255 where the head covers what is behind it.
-    depth : float32 array of shape (h, w)
-        Height of the relief towards the camera.
-    eyes : tuple of EyePatch
-        Right and left half of the picture.
-    origin : tuple of float
-        Place of the picture's left upper corner.
-    density : float
-        Pixels per crop width.
-    """
-
-    picture: Image
-    cover: Image
-    depth: Array
-    eyes: tuple[EyePatch, ...]
-    origin: tuple[float, float]
-    density: float
+    picture: Image  # (h, w, 3), red, green, blue
+    cover: Image  # (h, w), 255 where the head covers what is behind it
+    depth: Array  # (h, w), height of the relief towards the camera
+    eyes: tuple[EyePatch, ...]  # right and left half of the picture
+    origin: tuple[float, float]  # place of the picture's left upper corner
+    density: float  # pixels per crop width
 
 
 def draw_face(
     landmarks: Mapping[str, Array], traits: Appearance, window: tuple[float, float, float, float], density: float
 ) -> DrawnFace:
-    """Draw one individual's face at rest.
+    """One individual's face at rest, by its `Person.landmarks`.
 
-    Parameters
-    ----------
-    landmarks : mapping of str to array of shape (2, 2)
-        `fsmer.synthetic.individuals.Person.landmarks`: right and left half of the picture, in the face frame.
-    traits : Appearance
-    window : (left, top, right, bottom)
-        Part of the plane that is drawn, within (-1, -1.6, 1, 1.1).
-    density : float
-        Pixels per crop width.
+    `window` is the part of the plane that is drawn (left, top, right, bottom; within -1, -1.6, 1, 1.1), `density` the
+    pixels per crop width.
     """
     canvas = Canvas(window, density)
     places = {name: np.asarray(both, np.float64) * (1, CROP_ASPECT) for name, both in landmarks.items()}
@@ -127,7 +104,7 @@ def _paint_skin(canvas: Canvas, places: Mapping[str, Array], traits: Appearance,
     for share, size in ((0.2, 0.004), (0.4, 0.006), (0.6, 0.008)):
         count = int(3 + 55 * traits.freckles)
         spots = np.stack([rng.uniform(-0.55, 0.55, count), rng.uniform(-0.45, 0.6, count)], axis=-1)
-        canvas.tint(canvas.strokes(np.stack([spots, spots + 0.001], axis=1), size, 0.002), (0.75, 0.62, 0.55), share)
+        canvas.tint(canvas.line(np.stack([spots, spots + 0.001], axis=1), size, 0.002), (0.75, 0.62, 0.55), share)
 
 
 def _paint_lips(canvas: Canvas, places: Mapping[str, Array], traits: Appearance, rng: np.random.Generator) -> None:
@@ -141,7 +118,7 @@ def _paint_lips(canvas: Canvas, places: Mapping[str, Array], traits: Appearance,
     start, edge = np.interp(x, line[:, 0], line[:, 1]), np.interp(x, bottom[:, 0], bottom[:, 1])
     ends = np.stack([1.06 * x, start + 0.75 * (edge - start)], axis=-1)
     upright = np.stack([np.stack([x, start], axis=-1), ends], axis=1)
-    canvas.tint(canvas.strokes(upright, 0.0035, 0.002), (0.8, 0.74, 0.74), 0.45)
+    canvas.tint(canvas.line(upright, 0.0035, 0.002), (0.8, 0.74, 0.74), 0.45)
 
 
 def _light(canvas: Canvas, traits: Appearance) -> tuple[Array, Array]:

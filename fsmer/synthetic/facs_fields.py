@@ -44,44 +44,23 @@ LANDMARKS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Bump:
-    """One Gaussian displacement: ``direction`` at the centre, fading with ``sigma``.
+    """One Gaussian displacement: ``direction`` at the centre, fading with ``sigma``."""
 
-    Parameters
-    ----------
-    landmark : str
-        Key of `LANDMARKS`.
-    sigma : tuple of float
-        Standard deviations in x and y, in crop widths.
-    direction : tuple of float
-        Displacement (dx, dy) at the centre on the right half (outward and down positive); dx changes sign on the left
-        half.
-    offset : tuple of float
-        Centre relative to the landmark.
-    """
-
-    landmark: str
-    sigma: tuple[float, float]
+    landmark: str  # key of `LANDMARKS`
+    sigma: tuple[float, float]  # standard deviations in x and y, in crop widths
+    # Displacement (dx, dy) at the centre on the right half (outward and down positive); dx changes sign on the left
+    # half
     direction: tuple[float, float]
-    offset: tuple[float, float] = (0.0, 0.0)
+    offset: tuple[float, float] = (0.0, 0.0)  # centre relative to the landmark
 
 
 @dataclass(frozen=True)
 class EmotionPattern:
-    """One combination of action units that an emotion is seen with.
+    """One combination of action units that an emotion is seen with."""
 
-    Parameters
-    ----------
-    units : tuple of int
-        Action unit numbers.
-    weight : float
-        How often, relative to the emotion's other patterns.
-    one_sided : float
-        Probability that only one half of the face shows it.
-    """
-
-    units: tuple[int, ...]
-    weight: float
-    one_sided: float = 0.12
+    units: tuple[int, ...]  # action unit numbers
+    weight: float  # how often, relative to the emotion's other patterns
+    one_sided: float = 0.12  # probability that only one half of the face shows it
 
 
 TABLES = Path(__file__).parent / "tables"

@@ -161,15 +161,7 @@ def draw_crop(domain: Domain, generator: np.random.Generator) -> Array:
 
 
 class Person:
-    """One individual of `domain`, seen in the face frame: where its landmarks are and how its skin moves.
-
-    Parameters
-    ----------
-    domain : Domain
-        Whose `geometry` the individual varies by.
-    generator : numpy.random.Generator
-        What the individual is drawn from.
-    """
+    """One individual of `domain` in the face frame: where its landmarks are and how its skin moves."""
 
     def __init__(self, domain: Domain, generator: np.random.Generator) -> None:
         # A crop that changes nothing leaves the face frame.
@@ -190,15 +182,9 @@ class Person:
         return {name: places[2 * number : 2 * number + 2] for number, name in enumerate(LANDMARKS)}
 
     def move(self, domain: Domain, generator: np.random.Generator, units: Sequence[int] | None = None) -> Movement:
-        """Draw one expression of this individual.
+        """One expression of this individual: of an emotion of `domain`, or of action units that are equally strong.
 
-        Parameters
-        ----------
-        domain : Domain
-            Which emotions there are and how strongly, one-sidedly and variedly they show.
-        generator : numpy.random.Generator
-        units : sequence of int, optional
-            Action units to show, equally strong; default: those of an emotion of the domain.
+        The domain says how strongly, one-sidedly and variedly expressions show.
         """
         if units is None:
             # Lids that merely happen to close are drawn as such, not as skin that moves.
@@ -218,26 +204,14 @@ class Person:
 
 @dataclass(frozen=True)
 class Movement:
-    """One expression of one individual at its apex, as displacement of the skin.
+    """One expression of one individual at its apex, as displacement of the skin."""
 
-    Parameters
-    ----------
-    emotion : str
-        Name in `EMOTION_ORDER`; empty if the action units were asked for by number.
-    units : bool array of shape (len(ACTION_UNIT_ORDER),)
-        Active action units.
-    centres, sigmas, directions : arrays of shape (K, 2)
-        Bumps in the face frame.
-    amplitudes : array of shape (K,)
-        Their strengths; 1 is clearly visible.
-    """
-
-    emotion: str
-    units: NDArray[np.bool_]
-    centres: Array
-    sigmas: Array
-    directions: Array
-    amplitudes: Array
+    emotion: str  # name in `EMOTION_ORDER`; empty if the action units were asked for by number
+    units: NDArray[np.bool_]  # (len(ACTION_UNIT_ORDER),), active action units
+    centres: Array  # (K, 2), bumps in the face frame
+    sigmas: Array  # (K, 2)
+    directions: Array  # (K, 2)
+    amplitudes: Array  # (K,), their strengths; 1 is clearly visible
 
     def field(self, x: Array, y: Array) -> Array:
         """Displacement (2, len(y), len(x)) at coordinates of the face frame, in units of a clear movement."""

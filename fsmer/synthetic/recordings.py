@@ -34,54 +34,29 @@ DURATION = (0.25, 0.5)
 
 @dataclass(frozen=True, eq=False)
 class SyntheticVideo:
-    """One drawn expression with everything that is true about it.
+    """One drawn expression with everything that is true about it."""
 
-    Parameters
-    ----------
-    frames : uint8 array of shape (T, height, width, 3)
-        Red, green, blue.
-    onset, apex, offset : int
-        See `Interval`.
-    flow : float32 array of shape (2, height, width)
-        Displacement from onset to apex in pixels, u right and v down, on the onset's grid, head motion included; 0
-        where no head is.
-    expression_flow : float32 array of shape (2, height, width)
-        The same as if the head had kept still.
-    moving : bool array of shape (height, width)
-        Where the expression moves by at least a fifth of its largest displacement.
-    units : bool array of shape (len(ACTION_UNIT_ORDER),)
-        Active action units.
-    emotion, label, subject : str
-        Emotion, its label in the domain's scheme, and whose face it is.
-    head : float32 array of shape (T, 6)
-        Pose relative to the first onset: shift x and y in crop widths, roll in radian, relative scale, yaw and pitch in
-        radian.
-    closure : float32 array of shape (T,)
-        How far the lids are closed by blinks, 0 to 1.
-    crop : float array of shape (2, 3)
-        Affine map from the face frame (see `fsmer.synthetic.facs_fields`) to pixels, at onset.
-    box : (left, top, width, height)
-        The canonical crop at onset, turned upright about its centre.
-    landmarks : dict of str to array of shape (2, 2)
-        Landmarks at onset in pixels, right and left half of the picture.
-    """
-
-    frames: Image
-    onset: int
+    frames: Image  # (T, height, width, 3), red, green, blue
+    onset: int  # see `Interval`
     apex: int
     offset: int
+    # (2, height, width), displacement from onset to apex in pixels, u right and v down, on the onset's grid, head
+    # motion included; 0 where no head is
     flow: Array
-    expression_flow: Array
+    expression_flow: Array  # (2, height, width), the same as if the head had kept still
+    # (height, width), where the expression moves by at least a fifth of its largest displacement
     moving: NDArray[np.bool_]
-    units: NDArray[np.bool_]
-    emotion: str
+    units: NDArray[np.bool_]  # (len(ACTION_UNIT_ORDER),), active action units
+    emotion: str  # emotion, its label in the domain's scheme, and whose face it is
     label: str
     subject: str
+    # (T, 6), pose relative to the first onset: shift x and y in crop widths, roll in radian, relative scale, yaw and
+    # pitch in radian
     head: Array
-    closure: Array
-    crop: Array
-    box: tuple[float, float, float, float]
-    landmarks: dict[str, Array]
+    closure: Array  # (T,), how far the lids are closed by blinks, 0 to 1
+    crop: Array  # (2, 3), affine map from the face frame (see `fsmer.synthetic.facs_fields`) to pixels, at onset
+    box: tuple[float, float, float, float]  # the canonical crop at onset, turned upright about its centre
+    landmarks: dict[str, Array]  # (2, 2), landmarks at onset in pixels, right and left half of the picture
 
 
 def check_request(seed: int, frames: int, frames_per_second: float, amplify: float = 1.0) -> None:
@@ -213,7 +188,7 @@ def synthetic_videos(
     _check_units(units)
     if n < 0 or start < 0 or subjects < 1:
         raise DataError(f"cannot draw {n} videos of {subjects} subjects from {start}: n and start must be 0 or more.")
-    options = {
+    options: dict[str, Any] = {
         "seed": seed,
         "subjects": subjects,
         "scene": scene,

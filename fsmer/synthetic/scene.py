@@ -120,23 +120,13 @@ def random_scene(
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """One expression of a recording.
+    """One expression of a recording."""
 
-    Parameters
-    ----------
-    onset, apex, offset : int
-        Frame before the first movement, frame of the strongest, first frame at rest again.
-    units : bool array of shape (len(ACTION_UNIT_ORDER),)
-        Active action units.
-    emotion, label : str
-        Emotion and its label in the domain's scheme; empty if the action units were given by number.
-    """
-
-    onset: int
+    onset: int  # frame before the first movement, frame of the strongest, first frame at rest again
     apex: int
     offset: int
-    units: NDArray[np.bool_]
-    emotion: str
+    units: NDArray[np.bool_]  # (len(ACTION_UNIT_ORDER),), active action units
+    emotion: str  # emotion and its label in the domain's scheme; empty if the action units were given by number
     label: str
 
     @property
