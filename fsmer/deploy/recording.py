@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -292,8 +293,6 @@ def _is_shipped(backbone: FacsFlow) -> bool:
 
 
 def _pictures(onset: Frame, apex: Frame, flow: NDArray[np.float32]) -> Pictures:
-    import cv2
-
     small = [
         np.asarray(cv2.resize(one, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)
     ]

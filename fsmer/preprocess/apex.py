@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -144,8 +145,6 @@ def spot_apex(
 
 def frame_differences(frames: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
     """Mean absolute difference of every frame's grey picture from the first's, in grey levels (FR eq. 1)."""
-    import cv2
-
     scores: list[float] = []
     first: NDArray[np.uint8] | None = None
     for frame in frames:
@@ -238,8 +237,6 @@ class FlowEnergy:
 
     def prepare(self, frame: NDArray[Any]) -> NDArray[np.uint8]:
         """A crop as the small grey picture that `between` compares."""
-        import cv2
-
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         return np.round(resize_area(grey[None], (self.side, self.side))[0]).astype(np.uint8)
 
@@ -250,5 +247,4 @@ class FlowEnergy:
             return np.zeros((len(regions), 2))
         flow = self.method(first, second)
         still = flow - head_motion(flow, face).field((self.side, self.side))
-        means: NDArray[np.float64] = (regions @ still.reshape(2, -1).T).astype(np.float64) * 1000 / self.side
-        return means
+        return np.asarray((regions @ still.reshape(2, -1).T).astype(np.float64) * 1000 / self.side)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.preprocess.faces import FacePose
+from fsmer.preprocess.faces import FacePose, sampled, shrunk
 from fsmer.preprocess.pixels import Frame
 
 __all__ = ["CascadeDetector"]
@@ -50,8 +51,6 @@ def _template() -> NDArray[np.float32]:
 
 def _contrast(patch: NDArray[Any], floor: float) -> NDArray[np.float32]:
     """Darkness against the neighbourhood in units of its local spread; `floor` is the spread that counts as noise."""
-    import cv2
-
     crop = _SIDE / _EXTENT
     smooth = cv2.GaussianBlur(patch.astype(np.float32), (0, 0), 0.02 * crop)
     darker = cv2.GaussianBlur(smooth, (0, 0), 0.08 * crop) - smooth
@@ -90,14 +89,11 @@ class _Prior:
         other = (np.log(pose.width / self.pose.width) / self.width) ** 2 + (
             (pose.roll - self.pose.roll) / self.roll
         ) ** 2
-        cost: NDArray[Any] = self.price * (far + other)
-        return cost
+        return np.asarray(self.price * (far + other))
 
 
 def _fit(grey: NDArray[np.uint8], pose: FacePose, step: _Step, floor: float, prior: _Prior | None = None) -> FacePose:
     """Best place of the template around `pose`; its `score` is the correlation alone, without the prior."""
-    import cv2
-
     side = int(np.ceil(_SIDE * (1 + 2 * step.reach / _EXTENT)))
     shifts = (np.arange(side - _SIDE + 1) - (side - _SIDE) / 2) * _EXTENT / _SIDE
     scales, rolls = np.exp(step.axis(step.scale)), step.axis(np.deg2rad(step.roll))
@@ -108,13 +104,7 @@ def _fit(grey: NDArray[np.uint8], pose: FacePose, step: _Step, floor: float, pri
             turned = replace(pose, width=pose.width * float(scale), roll=pose.roll + float(roll))
             # The same axes, over a field as large as the template may be shifted in.
             field_pose = replace(turned, width=turned.width * _EXTENT * side / _SIDE)
-            patch = cv2.warpAffine(
-                grey,
-                field_pose.matrix((side, side)),
-                (side, side),
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
+            patch = sampled(grey, field_pose, (side, side))
             score = cv2.matchTemplate(_contrast(patch, floor), _template(), cv2.TM_CCORR)
             merit = score if prior is None else score - prior.cost(turned, shifts, shifts)
             row, column = (int(one) for one in np.unravel_index(int(merit.argmax()), merit.shape))
@@ -199,19 +189,12 @@ class CascadeDetector:
         return pose if pose.score >= self.threshold else None
 
     def _prepare(self, frame: Frame) -> tuple[NDArray[np.uint8], float]:
-        import cv2
-
         scale = min(1.0, self.longest_side / max(frame.shape[:2]))
-        small = frame
-        if scale < 1:
-            size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
-            small = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+        small = shrunk(frame, scale) if scale < 1 else frame
         return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8), scale
 
     def _boxes(self, grey: NDArray[np.uint8], turn: float, *, fine: bool) -> list[FacePose]:
         """The cascade's boxes on the picture turned by `turn` degrees, as first estimates of the crop."""
-        import cv2
-
         # A face near the border is missed by a cascade that needs its surroundings.
         height, width = grey.shape
         margin = round(0.12 * min(height, width))
@@ -220,13 +203,7 @@ class CascadeDetector:
             (width - 1) / 2, (height - 1) / 2, width + 2 * margin, roll, (height + 2 * margin) / (width + 2 * margin)
         )
         size = (height + 2 * margin, width + 2 * margin)
-        turned = cv2.warpAffine(
-            grey,
-            field_pose.matrix(size),
-            (size[1], size[0]),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        turned = sampled(grey, field_pose, size)
         shorter = min(size)
         least = max(24, round(self.smallest * min(height, width)))
         found = _cascade().detect_multi_scale(

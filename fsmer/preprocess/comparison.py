@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +26,6 @@ def eye_weights(side: int) -> NDArray[np.float32]:
 
 def covered_share(first: Grey, second: Grey, flow: NDArray[np.float32], face: NDArray[np.float32]) -> float:
     """Share of the face where the second picture, brought back by the flow, differs from the first."""
-    import cv2
-
     side = len(first)
     axis = np.arange(side, dtype=np.float32)
     columns, rows = np.meshgrid(axis, axis)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, LandmarkFile
-from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face
+from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face, median_pose
 from fsmer.preprocess.frame_source import DerivedFrames, FrameSource
 from fsmer.preprocess.pixels import Frame
 
@@ -38,12 +38,6 @@ def choose_face(faces: Sequence[FacePose], which: Which = "largest", *, where: s
             f"face {index} was asked for, but {where} shows {len(faces)} (counted from 0, largest first)."
         )
     return faces[index]
-
-
-def _median_pose(poses: Sequence[FacePose]) -> FacePose:
-    middle = {name: float(np.median([getattr(pose, name) for pose in poses])) for name in ("x", "y", "width", "score")}
-    # Rolls lie far from the jump at half a turn, so their plain median is one.
-    return replace(poses[0], roll=float(np.median([pose.roll for pose in poses])), **middle)
 
 
 @dataclass
@@ -138,7 +132,7 @@ def locate_face(
             faces = detector.detect(source[other], other)
             near = [pose for pose in faces if np.hypot(pose.x - first.x, pose.y - first.y) < 0.3 * first.width]
             poses.extend(near[:1])
-    return _median_pose(poses)
+    return median_pose(poses)
 
 
 def track_faces(
@@ -179,7 +173,7 @@ def track_faces(
         for number in range(len(seen))
     ]
     reach = smooth // 2
-    poses = [_median_pose(filled[max(0, number - reach) : number + reach + 1]) for number in range(len(seen))]
+    poses = [median_pose(filled[max(0, number - reach) : number + reach + 1]) for number in range(len(seen))]
     return poses, found
 
 

@@ -6,8 +6,11 @@ to a square picture, with the features where `fsmer.synthetic.facs_fields.LANDMA
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -85,13 +88,11 @@ class FacePose:
 
     def to_frame(self, points: ArrayLike) -> Points:
         """Points in crop units (x, y from -0.5 to 0.5) as pixels of the frame, (..., 2)."""
-        placed: Points = np.asarray(points, np.float64) @ self.axes.T + self.centre
-        return placed
+        return np.asarray(np.asarray(points, np.float64) @ self.axes.T + self.centre)
 
     def to_crop(self, points: ArrayLike) -> Points:
         """Pixels of the frame in crop units, (..., 2)."""
-        inside: Points = (np.asarray(points, np.float64) - self.centre) @ np.linalg.inv(self.axes).T
-        return inside
+        return np.asarray((np.asarray(points, np.float64) - self.centre) @ np.linalg.inv(self.axes).T)
 
     @property
     def corners(self) -> Points:
@@ -151,18 +152,28 @@ def crop_face(frame: Frame, pose: FacePose, size: tuple[int, int] = (224, 224)) 
     Where the crop reaches beyond the frame, its edge is continued. Faces much larger than the crop are averaged down,
     not sampled.
     """
-    import cv2
-
     height, width = size
     times = max(1, round(min(pose.width / width, pose.width * pose.aspect / height)))
     large = (height * times, width * times)
-    cut = cv2.warpAffine(
-        frame,
-        pose.matrix(large),
-        (large[1], large[0]),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    cut = sampled(frame, pose, large)
     if times > 1:
         cut = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(cut, np.uint8)
+
+
+def sampled(picture: NDArray[np.uint8], pose: FacePose, size: tuple[int, int]) -> Any:
+    """What lies at a pose, upright at `size`, without averaging; beyond the picture its edge is continued."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(picture, pose.matrix(size), size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def shrunk(picture: Frame, scale: float) -> Frame:
+    """A picture at `scale` of its size, below 1, by area averages."""
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def median_pose(poses: Sequence[FacePose]) -> FacePose:
+    """The median of each number; rolls lie far from the jump at half a turn, so their plain median is one."""
+    names = ("x", "y", "width", "roll", "score")
+    return replace(poses[0], **{name: float(np.median([getattr(pose, name) for pose in poses])) for name in names})

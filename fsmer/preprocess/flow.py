@@ -1,4 +1,4 @@
-"""Optical flow between two frames, head motion taken out of it, its strain, and the maps that backbones take as input."""
+"""Optical flow between two frames, head motion taken out of it, its strain, and the maps that backbones expect."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -68,8 +69,6 @@ class Farneback:
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         """Displacement in pixels, (2, H, W)."""
-        import cv2
-
         flow = cv2.calcOpticalFlowFarneback(
             first,
             second,
@@ -116,8 +115,6 @@ class TVL1:
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         """Displacement in pixels, (2, H, W)."""
-        import cv2
-
         if hasattr(cv2, "optflow"):
             solver = cv2.optflow.DualTVL1OpticalFlow_create(
                 theta=self.tightness, warps=self.warps, epsilon=self.tolerance**0.5, innnerIterations=self.iterations
@@ -171,8 +168,6 @@ class DIS:
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         """Displacement in pixels, (2, H, W)."""
-        import cv2
-
         solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         solver.setFinestScale(self.finest_scale)
         solver.setPatchSize(self.patch_size)
@@ -249,8 +244,6 @@ def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod =
 
 
 def _grey(image: ArrayLike, name: str) -> Grey:
-    import cv2
-
     return np.asarray(cv2.cvtColor(as_rgb(image, name), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
@@ -322,14 +315,12 @@ def _steadiest_motion(
     motions = np.concatenate(tried)
     some = random.integers(len(basis), size=judges)
     errors = np.linalg.norm(values[some] - basis[some] @ motions, axis=2)
-    best: NDArray[np.float64] = motions[int(np.median(errors, axis=1).argmin())]
-    return best
+    return np.asarray(motions[int(np.median(errors, axis=1).argmin())])
 
 
 def remove_head_motion(flow: Flow, weight: NDArray[Any] | None = None) -> Flow:
     """The flow less its `head_motion`."""
-    removed: Flow = flow - head_motion(flow, weight).field((flow.shape[1], flow.shape[2]))
-    return removed
+    return np.asarray(flow - head_motion(flow, weight).field((flow.shape[1], flow.shape[2])))
 
 
 def _axes(size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -367,14 +358,11 @@ def optical_strain(flow: Flow, *, shear: float = 0.5) -> NDArray[np.float32]:
     vy *= vy
     ux += vy
     ux += uy
-    strain: NDArray[np.float32] = np.sqrt(ux)
-    return strain
+    return np.asarray(np.sqrt(ux))
 
 
 def resize_area(maps: NDArray[Any] | Sequence[NDArray[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize maps (channels, H, W) by area averages (linearly where they grow); values keep their unit."""
-    import cv2
-
     height, width = size
     if maps[0].shape == (height, width):
         return np.asarray(maps, np.float32)

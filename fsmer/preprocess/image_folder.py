@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -111,8 +112,6 @@ class ImageFolder(FrameSource):
 def _pixels(image: Any, path: str) -> NDArray[Any]:
     """Pixels of an opened picture in their own depth."""
     if has_deep_colours(image):
-        import cv2
-
         deep = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is None or deep.ndim != 3:
             raise MediaError(f"{path} cannot be read as an image of 16 bits a channel; save it with 8 bits.")

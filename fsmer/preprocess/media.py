@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -267,8 +268,6 @@ def _map(flow: NDArray[np.float32], spec: InputSpec, recipe: PreprocessRecipe) -
 
 
 def _check_moves(flows: Sequence[NDArray[np.float32]], where: str) -> None:
-    import cv2
-
     if max(cv2.mean(cv2.magnitude(*flow))[0] for flow in flows) < STILL:
         raise MediaError(
             f"there is no movement between {where} (a still picture?), so there is no flow to recognise; give the "
@@ -277,8 +276,6 @@ def _check_moves(flows: Sequence[NDArray[np.float32]], where: str) -> None:
 
 
 def _image(crop: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
-    import cv2
-
     planes = np.stack(cv2.split(crop)).astype(np.uint8, copy=False)
     return planes if planes.shape[1:] == size else _eight_bit(resize_area(planes, size))
 

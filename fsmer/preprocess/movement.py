@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.preprocess.faces import FacePose, crop_face
+from fsmer.preprocess.faces import FacePose, crop_face, shrunk
 from fsmer.preprocess.pixels import Frame
 
 __all__ = ["Moment", "Movement"]
@@ -54,19 +54,13 @@ class Moment:
 
 def keep_moment(frame: Frame, pose: FacePose, number: int, time: float) -> Moment:
     """The part of a frame around a face that a later crop may need."""
-    import cv2
-
     reach = np.abs(pose.axes) @ np.array([0.5, 0.5]) * KEPT_REACH
     height, width = frame.shape[:2]
     left, top = np.clip(np.floor(pose.centre - reach), 0, (width - 1, height - 1)).astype(int)
     right, bottom = np.clip(np.ceil(pose.centre + reach) + 1, (left + 1, top + 1), (width, height)).astype(int)
     part = frame[top:bottom, left:right]
     scale = min(1.0, KEPT_WIDTH / pose.width)
-    if scale < 1:
-        size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
-        picture = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
-    else:
-        picture = part.copy()
+    picture = shrunk(part, scale) if scale < 1 else part.copy()
     kept = Moment(number, time, picture, pose, np.array([left, top], np.float64), scale)
     return replace(kept, pose=kept.of_picture(pose))
 

@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -152,8 +153,6 @@ def one_thread() -> Iterator[None]:
     Clips are what runs in parallel. Threads below would compete for the same cores, and sums that they split in another
     way on another machine would round to other bytes.
     """
-    import cv2
-
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     _keep_freed_memory()

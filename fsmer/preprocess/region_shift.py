@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,8 +63,6 @@ class RegionShift:
     blur, coarse, iterations = 1.2, 2, 4
 
     def __init__(self, reference: Grey) -> None:
-        import cv2
-
         side = len(reference)
         self.regions, face = facial_regions(side)
         self.picture = self._smooth(reference)
@@ -92,8 +91,6 @@ class RegionShift:
 
     def __call__(self, current: Grey) -> Vectors:
         """Mean movement of every region, (R, 2), thousandths of the crop width."""
-        import cv2
-
         picture = self._smooth(current)
         here = self.picture[self.some].ravel()[self.counted]
         for turn in range(self.iterations):
@@ -111,13 +108,10 @@ class RegionShift:
         # Light that changes from place to place.
         error -= cv2.blur(cv2.blur(error, (31, 31)), (31, 31))
         pulls = self.regions @ (self.slopes * error.reshape(-1, 1))
-        moved: Vectors = -np.einsum("rij,rj->ri", self.inverse, pulls).astype(np.float64) * 1000 / len(current)
-        return moved
+        return np.asarray(-np.einsum("rij,rj->ri", self.inverse, pulls).astype(np.float64) * 1000 / len(current))
 
     def _back(self, picture: NDArray[np.float32], where: tuple[slice, slice]) -> NDArray[np.float32]:
         """The picture with the motion of the head taken out."""
-        import cv2
-
         x, y, high = self.x[where], self.y[where], self.relief[where]
         a, b, c, d, e, f, yaw, pitch = (float(value) for value in self.head)
         columns = self.columns[where] + (a * x + b * y + c + yaw * high)
@@ -127,8 +121,6 @@ class RegionShift:
         )
 
     def _smooth(self, picture: Grey) -> NDArray[np.float32]:
-        import cv2
-
         return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), self.blur))
 
 
@@ -143,8 +135,7 @@ def head_relief(side: int) -> NDArray[np.float32]:
     x, y = axis[None, :], CROP_ASPECT * axis[:, None]
 
     def bump(across: float, down: float, width: float, height: float) -> Vectors:
-        one: Vectors = np.exp(-0.5 * (((np.abs(x) - across) / width) ** 2 + ((y - down) / height) ** 2))
-        return one
+        return np.asarray(np.exp(-0.5 * (((np.abs(x) - across) / width) ** 2 + ((y - down) / height) ** 2)))
 
     skull = 0.64 * np.sqrt(np.clip(1 - (x / 0.69) ** 2 - ((y + 0.25) / 1.1) ** 2, 0.01, None))
     eye_x, eye_y = LANDMARKS["lid_upper"]
@@ -157,8 +148,7 @@ def head_relief(side: int) -> NDArray[np.float32]:
     )
     basis = np.stack(np.broadcast_arrays(x, y, np.ones((side, side))), axis=-1).reshape(-1, 3)
     plane = np.linalg.lstsq(basis, relief.ravel(), rcond=None)[0]
-    high: NDArray[np.float32] = (relief - (basis @ plane).reshape(side, side)).astype(np.float32)
-    return high
+    return np.asarray((relief - (basis @ plane).reshape(side, side)).astype(np.float32))
 
 
 def rigid_motion(flow: NDArray[np.float32], face: NDArray[np.float32], *, iterations: int = 8) -> NDArray[np.float32]:
@@ -179,8 +169,7 @@ def rigid_motion(flow: NDArray[np.float32], face: NDArray[np.float32], *, iterat
         scale = 1.5 * float(np.median(error[weight > 0])) + 1e-9
         trusted = some * (weight / (1 + (error / scale) ** 2) ** 2)[:, None]
         solved = np.linalg.solve(trusted.T @ some + 1e-9 * np.eye(len(solved)), trusted.T @ values)
-    turned: NDArray[np.float32] = affine + (basis @ solved).T.reshape(flow.shape).astype(np.float32)
-    return turned
+    return np.asarray(affine + (basis @ solved).T.reshape(flow.shape).astype(np.float32))
 
 
 @lru_cache(maxsize=4)

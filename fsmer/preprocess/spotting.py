@@ -17,7 +17,7 @@ from fsmer.preprocess.cascade import CascadeDetector
 from fsmer.preprocess.comparison import Comparison, covered_share, eye_weights
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import FaceTracker, Which
-from fsmer.preprocess.faces import FacePose, crop_face
+from fsmer.preprocess.faces import FacePose, crop_face, median_pose
 from fsmer.preprocess.movement import STEADY, Moment, Movement, keep_moment, mean_picture
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.region_shift import EnergyTrace, Grey, RegionShift, Vectors, rigid_motion
@@ -197,7 +197,7 @@ class MovementSpotter:
     def _read(self, frame: Frame, pose: FacePose, number: int, time: float) -> _Reading:
         self._since = time if self._since is None else self._since
         self._poses.append(pose)
-        steady = _middle(list(self._poses))
+        steady = median_pose(list(self._poses))
         moment = keep_moment(frame, pose, number, time)
         reading = _Reading(moment, self._measure(frame, steady, time))
         self._recent.append(reading.place)
@@ -356,7 +356,7 @@ class MovementSpotter:
             return None
         found = [reading.moment.of_frame(reading.moment.pose) for reading in readings]
         reach = max(2, round(POSED / self._interval) // 2)
-        steady = [_middle(found[max(0, n - reach) : n + reach + 1]) for n in range(onset, offset + 1)]
+        steady = [median_pose(found[max(0, n - reach) : n + reach + 1]) for n in range(onset, offset + 1)]
         far = _distance(steady[0], steady[apex - onset])
         if far < FAR:
             far, steady = 0.0, [steady[0]] * len(steady)
@@ -427,8 +427,7 @@ class MovementSpotter:
     def _smoothed(self, place: int) -> Vectors:
         first, last = max(0, place - self._reach), min(len(self._readings), place + self._reach + 1)
         some = [self._readings[n].place for n in range(first, last)]
-        mean: Vectors = np.mean(some, axis=0)
-        return mean
+        return np.asarray(np.mean(some, axis=0))
 
     def _forget_until(self, time: float) -> None:
         while len(self._readings) > 1 and self._decided > 1 and self._readings[0].moment.time < time:
@@ -441,11 +440,6 @@ def _mouth_share(vectors: Vectors) -> float:
     """Share of a movement that the regions around the mouth have in it."""
     squares = (vectors**2).sum(axis=1).reshape(len(REGIONS), 2).sum(axis=1)
     return float(squares[[name in MOUTH_REGIONS for name in REGIONS]].sum() / (squares.sum() + 1e-12))
-
-
-def _middle(poses: Sequence[FacePose]) -> FacePose:
-    middle = {name: float(np.median([getattr(pose, name) for pose in poses])) for name in ("x", "y", "width", "roll")}
-    return replace(poses[-1], **middle)
 
 
 def _distance(one: FacePose, other: FacePose) -> float:

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +38,7 @@ LATE_START = 0.5
 PIXEL_SHAPES = (Fraction(1, 4), Fraction(4))
 # Frames kept after reading, so that asking twice for the same few frames decodes them once.
 KEPT_FRAMES = 4
+DECODER_ERRORS: tuple[type[Exception], ...] = (av.error.FFmpegError, EOFError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class VideoFile(FrameSource):
             self._pixel_shape = self._checked_shape(stream)
             try:
                 first = next(iter(container.decode(stream)), None)
-            except _decoder_errors() as error:
+            except DECODER_ERRORS as error:
                 raise MediaError(
                     f"no frame of the video {self.path} can be decoded ({_reason(error)}): it is damaged, or its "
                     f"frames have more than {FRAME_PIXELS:,} pixels; copy it again, or make them smaller."
@@ -142,7 +144,7 @@ class VideoFile(FrameSource):
 
     @property
     def count(self) -> int:
-        """Number of frames, counted by reading the file's packets (or, where they are not enough, by decoding it once)."""
+        """Number of frames, counted by reading the file's packets (or, if need be, by decoding it once)."""
         return len(self._index[0])
 
     @property
@@ -218,7 +220,7 @@ class VideoFile(FrameSource):
                     self._note_damage(packet)
                     found.append((packet.pts, float(packet.pts * stream.time_base), packet.is_keyframe))
                     end = max(end, _end(packet, stream))
-            except _decoder_errors() as error:
+            except DECODER_ERRORS as error:
                 self._report_break(len(found), error)
             if "mp4" in container.format.name and packets < self._counted:
                 self._note(f"the header promises {self._counted} frames, but {packets} are there.")
@@ -250,7 +252,6 @@ class VideoFile(FrameSource):
     @contextlib.contextmanager
     def _open(self, strict: bool = False) -> Iterator[Any]:
         """The file opened by FFmpeg; a `strict` decoder ends at what another one conceals."""
-        import av
 
         def refuse(url: str, flags: int, options: dict[str, str]) -> Any:
             raise MediaError(f"{self.path} is a list that points to {url}; give the video file itself.")
@@ -336,8 +337,6 @@ class VideoFile(FrameSource):
         """Decoded pictures from number `start` on; fewer, or none, where a seek does not lead to them."""
         number, end = start, 0.0
         stamps: list[float] = []
-        # Looked up now: a reader that is given up while Python shuts down can import nothing any more.
-        errors = _decoder_errors()
         with self._open(strict=start > 0) as container:
             stream = container.streams.video[0]
             try:
@@ -347,7 +346,7 @@ class VideoFile(FrameSource):
                         end = max(end, _end(picture, stream))
                     yield picture
                     number += 1
-            except errors as error:
+            except DECODER_ERRORS as error:
                 # After a seek, the caller reads from the start what did not come.
                 if not start:
                     self._report_break(number, error)
@@ -361,13 +360,13 @@ class VideoFile(FrameSource):
 
     def _decoded(self, container: Any, stream: Any, *, sought: bool = False) -> Iterator[Any]:
         """Pictures from where the container stands; after a seek, those before a key frame may lack what they need."""
-        errors, waiting, key = _decoder_errors(), sought, None
+        waiting, key = sought, None
         for packet in container.demux(stream):
             if not waiting:
                 self._note_damage(packet)
             try:
                 pictures = packet.decode()
-            except errors:
+            except DECODER_ERRORS:
                 if not sought or (key is not None and (packet.pts is None or packet.pts >= key)):
                     raise
                 continue
@@ -389,14 +388,13 @@ class VideoFile(FrameSource):
         index = cast("_Ticks", self._index[1])
         ticks, back = index.ticks, 0
         wanted = int(ticks[start])
-        errors = _decoder_errors()
         # Many containers lead to a place between key frames, or behind the wanted one: then further back.
         while wanted - back > ticks[0]:
             try:
                 container.seek(wanted - back, stream=stream)
                 pictures = self._decoded(container, stream, sought=True)
                 found = index.reached(pictures, start)
-            except errors:
+            except DECODER_ERRORS:
                 found = None
             if self._damage_noted:
                 return
@@ -470,12 +468,6 @@ def _promised_seconds(container: Any, stream: Any) -> float | None:
     if container.duration and len(container.streams) == 1:
         return float(container.duration / 1e6)
     return None
-
-
-def _decoder_errors() -> tuple[type[Exception], ...]:
-    import av
-
-    return (av.error.FFmpegError, EOFError, ValueError)
 
 
 def _reason(error: Exception) -> str:

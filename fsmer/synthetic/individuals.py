@@ -118,8 +118,7 @@ class Anatomy:
         """Points (B, n, 2) or (B, 2) of the face frame in the picture."""
         if points.ndim == 2:
             return self.to_crop(points[:, None])[:, 0]
-        moved: Array = points @ self.turn + self.offset[:, None, :]
-        return moved
+        return np.asarray(points @ self.turn + self.offset[:, None, :])
 
     def place(self, items: OnLandmarks) -> Array:
         """Centres of items on every individual face, (B, K, 2), in the face frame."""

@@ -153,8 +153,7 @@ class Waves:
         self._weights = np.asarray(amplitudes)[:, None] * (2.2, 1.0, 0.3) * rng.uniform(0.5, 1.5, (count, 3))
 
     def at(self, time: float) -> Array:
-        waves: Array = (self._weights * np.sin(self._rates * time + self._phases)).sum(axis=1)
-        return waves
+        return np.asarray((self._weights * np.sin(self._rates * time + self._phases)).sum(axis=1))
 
 
 def plane_to_pixels(place: Scene | Array, size: tuple[int, int]) -> Array:
@@ -181,8 +180,7 @@ def inverted(matrix: Array) -> Array:
 
 
 def transformed(matrix: Array, points: Array) -> Array:
-    moved: Array = points @ matrix[:, :2].T + matrix[:, 2]
-    return moved
+    return np.asarray(points @ matrix[:, :2].T + matrix[:, 2])
 
 
 def checked_size(size: Size) -> tuple[int, int]:
