@@ -126,9 +126,6 @@ def explain(
     return found[0] if alone else found
 
 
-# -- the network -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Network:
     """A backbone with the head on it, where there is one."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,10 +144,7 @@ class _Panel:
 
 def _media_panels(media: Mapping[str, Medium]) -> list[_Panel]:
     """One panel a picture that the clip has; without flow, that between onset and apex, and their difference."""
-    panels = []
-    for kind in ("onset", "apex"):
-        if kind in media:
-            panels.append(_image_panel(kind, media[kind][1]))
+    panels = [_image_panel(kind, media[kind][1]) for kind in ("onset", "apex") if kind in media]
     if "frames" in media:
         frames, most = media["frames"][1], _most_moved(media)
         if "onset" not in media:
@@ -219,12 +216,19 @@ def _background(media: Mapping[str, Medium]) -> Array:
     return np.asarray(1 - 0.6 * amount / max(float(amount.max()), 1e-12))
 
 
-def _image_panel(title: str, image: Array) -> _Panel:
-    def draw(axes: Axes) -> None:
-        axes.imshow(np.clip(np.moveaxis(image, 0, 2), 0, 1))
-        _bare(axes)
+def _picture_panel(title: str, note: str, *layers: tuple[Array, dict[str, Any]]) -> _Panel:
+    """Pictures on top of each other, each with the options of ``imshow``."""
 
-    return _Panel(title, "", draw)
+    def draw(axes: Axes) -> None:
+        for picture, options in layers:
+            axes.imshow(picture, **options)
+        without_axes(axes)
+
+    return _Panel(title, note, draw)
+
+
+def _image_panel(title: str, image: Array) -> _Panel:
+    return _picture_panel(title, "", (np.clip(np.moveaxis(image, 0, 2), 0, 1), {}))
 
 
 def _flow_panel(title: str, flow: Array, note: str = "") -> _Panel:
@@ -237,30 +241,22 @@ def _flow_panel(title: str, flow: Array, note: str = "") -> _Panel:
 def _difference_panel(title: str, first: Array, second: Array) -> _Panel:
     change = (second - first).mean(axis=0)
     limit = max(float(np.quantile(np.abs(change), 0.995)), 1e-6)
-
-    def draw(axes: Axes) -> None:
-        axes.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        _bare(axes)
-
-    return _Panel(title, f"darker (blue), brighter (red), ±{limit:.1%}", draw)
+    note = f"darker (blue), brighter (red), ±{limit:.1%}"
+    return _picture_panel(title, note, (change, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}))
 
 
 def _map_panel(title: str, values: Array, back: Array) -> _Panel:
     low, middle, top = float(values.min()), float(np.median(values)), float(values.max())
-    height, width = back.shape
-
-    def draw(axes: Axes) -> None:
-        axes.imshow(back, cmap="gray", vmin=0, vmax=1)
-        share = np.clip((values - middle) / (top - middle), 0, 1) if top > middle else np.zeros_like(values)
-        place = (-0.5, width - 0.5, height - 0.5, -0.5)
-        axes.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=0.85 * share, extent=place, interpolation="bilinear")
-        _bare(axes)
-
-    rows, columns = values.shape
-    return _Panel(title, f"{rows}×{columns}, {low:.2g} to {top:.2g}", draw)
+    share = np.clip((values - middle) / (top - middle), 0, 1) if top > middle else np.zeros_like(values)
+    place = (-0.5, back.shape[1] - 0.5, back.shape[0] - 0.5, -0.5)
+    unit = {"vmin": 0, "vmax": 1}
+    over = {"cmap": "inferno", "alpha": 0.85 * share, "extent": place, "interpolation": "bilinear", **unit}
+    note = f"{values.shape[0]}×{values.shape[1]}, {low:.2g} to {top:.2g}"
+    return _picture_panel(title, note, (back, {"cmap": "gray", **unit}), (share, over))
 
 
-def _bare(axes: Axes) -> None:
+def without_axes(axes: Axes) -> None:
+    """Leave only a light frame of the axes."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color(LIGHT)

@@ -199,9 +199,6 @@ def predict_recording(
     return reader.prediction
 
 
-# -- the answer on one movement ---------------------------------------------------------------------------------------
-
-
 class _Answerer:
     """From a movement to class probabilities and action units."""
 

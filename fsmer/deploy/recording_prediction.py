@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs import action_unit, describe_aus
+from fsmer.deploy.explanation import without_axes
 from fsmer.drawing import BLUE, DPI, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.io import atomic_path, check_writable, write_json
 from fsmer.text import write_csv
@@ -178,7 +179,7 @@ class RecordingPrediction:
             for row, picture in ((1, one.pictures.onset), (2, one.pictures.apex)):
                 axes = figure.add_subplot(grid[row, column])
                 axes.imshow(picture)
-                _bare(axes)
+                without_axes(axes)
                 if row == 1:
                     axes.set_title(f"{column + 1}: {one.label} {one.probabilities[one.label]:.0%}", fontsize=8)
                 time = one.onset_s if row == 1 else one.apex_s
@@ -237,12 +238,6 @@ class RecordingPrediction:
         with atomic_path(files["csv"]) as temporary:
             write_csv(self.to_frame(), temporary)
         return files
-
-
-def _bare(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color(LIGHT)
 
 
 def _draw_units(axes: Axes, one: PredictedInterval) -> None:

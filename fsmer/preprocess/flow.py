@@ -68,7 +68,6 @@ class Farneback:
     gaussian: bool = False
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
-        """Displacement in pixels, (2, H, W)."""
         flow = cv2.calcOpticalFlowFarneback(
             first,
             second,
@@ -114,7 +113,6 @@ class TVL1:
     tolerance: float = 1e-4
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
-        """Displacement in pixels, (2, H, W)."""
         if hasattr(cv2, "optflow"):
             solver = cv2.optflow.DualTVL1OpticalFlow_create(
                 theta=self.tightness, warps=self.warps, epsilon=self.tolerance**0.5, innnerIterations=self.iterations
@@ -167,7 +165,6 @@ class DIS:
     gamma: float = 10.0
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
-        """Displacement in pixels, (2, H, W)."""
         solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         solver.setFinestScale(self.finest_scale)
         solver.setPatchSize(self.patch_size)

@@ -144,8 +144,6 @@ class MovementSpotter:
         # How the regions moved last, and when that ended.
         self._last: tuple[Vectors, float] | None = None
 
-    # -- frame by frame -----------------------------------------------------------------------------------------------
-
     def update(self, frame: Frame, time: float) -> list[Movement]:
         """Take the next frame, uint8 RGB, shown at `time` seconds; movements that ended meanwhile."""
         number = self.frames
@@ -191,8 +189,6 @@ class MovementSpotter:
         found = [] if len(self._spoken) >= WORDS else self._spoken
         self._spoken = []
         return found
-
-    # -- where the face has come to -----------------------------------------------------------------------------------
 
     def _read(self, frame: Frame, pose: FacePose, number: int, time: float) -> _Reading:
         self._since = time if self._since is None else self._since
@@ -240,8 +236,6 @@ class MovementSpotter:
 
     def _prepared(self, frame: Frame, pose: FacePose) -> Grey:
         return self._energy.prepare(crop_face(frame, pose, (self._energy.side,) * 2))
-
-    # -- rest and movement --------------------------------------------------------------------------------------------
 
     def _decide(self, place: int) -> list[Movement]:
         self._decided = place + 1

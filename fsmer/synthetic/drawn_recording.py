@@ -156,8 +156,6 @@ class SyntheticRecording:
             f"{len(self.intervals)} expressions)"
         )
 
-    # -- what is true -----------------------------------------------------------------------------------------------
-
     def head(self, index: int) -> Array:
         """Pose of the head at a frame, (6,), see `SyntheticVideo`."""
         return self._sway.at(index / self.frames_per_second) - self._start
@@ -206,8 +204,6 @@ class SyntheticRecording:
         flow = np.stack([there_x - here_x, there_y - here_y]).astype(np.float32)
         flow[:, ~self._cover(x, y)] = 0
         return flow
-
-    # -- drawing ----------------------------------------------------------------------------------------------------
 
     def frame(self, index: int) -> Image:
         """Draw one frame, uint8 (height, width, 3), RGB."""

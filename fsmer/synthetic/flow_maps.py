@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
+from fsmer.synthetic.domains import Domain
 from fsmer.synthetic.individuals import (
     Anatomy,
     Array,
@@ -20,9 +21,6 @@ from fsmer.synthetic.individuals import (
     draw_expression,
     on_landmarks,
 )
-
-if TYPE_CHECKING:
-    from fsmer.synthetic.domains import Domain
 
 __all__ = ["FaceDraw", "clean_flow", "draw_faces", "optical_strain", "render_flow"]
 

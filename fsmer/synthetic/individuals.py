@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
+from fsmer.synthetic.domains import Domain
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS
-
-if TYPE_CHECKING:
-    from fsmer.synthetic.domains import Domain
 
 __all__ = ["Movement", "Person", "draw_crop"]
 
