@@ -314,7 +314,7 @@ def test_flow_is_estimated_for_the_picture_of_a_clip_that_has_none(monkeypatch):
     video = next(synthetic_videos(1, seed=6, size=96, frames=12, camera=Camera.perfect(), amplify=1.5))
     pair = {"onset": video.frames[video.onset], "apex": video.frames[video.apex]}
     drawn: list[np.ndarray] = []
-    monkeypatch.setattr("fsmer.deploy.explain.draw_flow", lambda axes, flow, arrows: drawn.append(flow))
+    monkeypatch.setattr("fsmer.deploy.explanation.draw_flow", lambda axes, flow, arrows: drawn.append(flow))
     found = explain(Linear(images(96)), {kind: np.moveaxis(frame, 2, 0) for kind, frame in pair.items()}, steps=1)
     assert titles(found) == ["onset", "apex", "flow", "apex − onset", "gradient of the apex"]
     assert [axes.get_xlabel() for axes in found.figure().axes][2] == "estimated (Farnebäck)"
@@ -421,12 +421,12 @@ def test_something_else_than_a_model_is_refused(clip):
         (
             Clip("a", media={"onset": LazyArray.of(random(3, 14, 14), images()[0])}),
             SpecMismatchError,
-            "the clips hold onset",
+            "onset",
         ),
-        (random(3, 20, 20), SpecMismatchError, r"the arrays are flow \(3, 20, 20\)"),
-        ({"onset": random(3, 14, 14)}, SpecMismatchError, r"the arrays are onset \(3, 14, 14\)"),
-        (np.full((3, 28, 28), np.nan, np.float32), MediaError, "NaN"),
-        ([[1, 2], [3]], SpecMismatchError, "arrays of"),
+        (random(3, 20, 20), SpecMismatchError, r"\(3, 20, 20\).*\(N, 3, 28, 28\)"),
+        ({"onset": random(3, 14, 14)}, SpecMismatchError, "flow.*missing"),
+        (np.full((3, 28, 28), np.nan, np.float32), MediaError, "not finite"),
+        ([[1, 2], [3]], SpecMismatchError, r"\(N, 3, 28, 28\)"),
     ],
 )
 def test_clips_that_do_not_fit_are_refused_in_one_sentence(given, error, said, recognizer):

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from fsmer.ambient import library_settings
 from fsmer.arrays import plain_array
 from fsmer.backbones import Backbone
-from fsmer.backbones.embedding import check_clips, read_inputs
+from fsmer.backbones.embedding import check_clips, check_inputs, read_inputs
 from fsmer.data import Clip, ClipSet, InputSpec
 from fsmer.deploy.explanation import Explanation
-from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, unknown_name
+from fsmer.errors import DataError, FsmerError, MediaError, unknown_name
 from fsmer.transfer.heads import Head
 from fsmer.transfer.recognizer import Recognizer
 
@@ -283,20 +283,9 @@ def _as_clips(values: Any, backbone: Backbone) -> tuple[ClipSet | Sequence[Clip]
         if not len(values):
             raise DataError("there is no clip to explain; give at least one.")
         return values, False
-    specs = backbone.input_specs
-    given = dict(values) if isinstance(values, Mapping) else {specs[0].kind: values}
-    wanted = " and ".join(f"{spec.describe()}, shape (N, {', '.join(map(str, spec.shape))})" for spec in specs)
-    try:
-        arrays = {kind: plain_array(array) for kind, array in given.items()}
-    except DataError as error:
-        raise SpecMismatchError(f"clips of {backbone.name!r} are arrays of {wanted}: {error}") from error
-    alone = all(spec.kind in arrays and arrays[spec.kind].shape == spec.shape for spec in specs)
-    if alone:
-        arrays = {kind: array[None] for kind, array in arrays.items()}
-    unfit = [spec.kind for spec in specs if spec.kind not in arrays or arrays[spec.kind].shape[1:] != spec.shape]
-    if unfit or len(arrays) > len(specs):
-        held = ", ".join(f"{kind} {array.shape}" for kind, array in arrays.items()) or "nothing"
-        raise SpecMismatchError(
-            f"the arrays are {held}, but {backbone.name!r} expects {wanted}; give one array of each kind."
-        )
-    return ClipSet.from_arrays(arrays, None, spec=specs, datasets="clip"), alone
+    arrays = check_inputs(backbone, values)
+    given = values if isinstance(values, Mapping) else dict.fromkeys(arrays, values)
+    alone = all(np.ndim(given[spec.kind]) == len(spec.shape) for spec in backbone.input_specs)
+    # In their own type, since 8-bit values are divided by 255.
+    own = {kind: plain_array(given[kind]).reshape(array.shape) for kind, array in arrays.items()}
+    return ClipSet.from_arrays(own, None, spec=backbone.input_specs, datasets="clip"), alone
