@@ -375,7 +375,7 @@ def test_a_picture_that_cannot_be_written_leaves_nothing_behind(recognizer, clip
 def test_without_captum_the_extra_is_named(recognizer, clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(FsmerError, match=r"needs the package captum.*pip install 'fsmer\[explain\]'") as error:
+    with pytest.raises(FsmerError, match=r"captum.*pip install 'fsmer\[explain\]'") as error:
         explain(recognizer, clip)
     assert "\n" not in str(error.value)
 
@@ -386,17 +386,17 @@ def test_a_clip_in_which_nothing_moves_is_refused_by_name():
     pair = {spec.kind: LazyArray.of(picture, spec) for spec in images()}
     film = {"frames": LazyArray.of(np.repeat(picture[None], 3, axis=0), frames)}
     for specs, media in ((images(), pair), ([frames], film)):
-        with pytest.raises(MediaError, match=r"nothing moves in clip 'still' of data set 'home'"):
+        with pytest.raises(MediaError, match=r"clip 'still' of data set 'home'"):
             explain(Linear(specs), Clip("still", dataset="home", media=media))
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"method": "own"}, FsmerError, "'tiny-for-tests' has no maps of its own"),
-        ({"method": "saliency"}, UnknownNameError, "unknown method of explaining 'saliency'"),
-        ({"target": "postive"}, UnknownNameError, "did you mean 'positive'"),
-        ({"steps": 0}, DataError, "steps is 0"),
+        ({"method": "own"}, FsmerError, "'tiny-for-tests'.*'gradient'"),
+        ({"method": "saliency"}, UnknownNameError, "'saliency'"),
+        ({"target": "postive"}, UnknownNameError, "'positive'"),
+        ({"steps": 0}, DataError, "steps.*0"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, error, said, recognizer, clip):
@@ -405,12 +405,12 @@ def test_arguments_that_make_no_sense_are_refused(arguments, error, said, recogn
 
 
 def test_a_bare_backbone_has_no_class_to_explain(clip):
-    with pytest.raises(DataError, match="give a Recognizer"):
+    with pytest.raises(DataError, match="Recognizer"):
         explain(create_model("tiny-for-tests"), clip, target="positive")
 
 
 def test_something_else_than_a_model_is_refused(clip):
-    with pytest.raises(DataError, match="a str cannot be explained"):
+    with pytest.raises(DataError, match=r"str .*Recognizer"):
         explain("facs-flow", clip)  # type: ignore[arg-type]
 
 

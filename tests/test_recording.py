@@ -121,7 +121,7 @@ def test_the_folder_holds_picture_json_and_csv(prediction: RecordingPrediction, 
 def test_a_folder_that_cannot_be_written_is_one_sentence(prediction: RecordingPrediction, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="file"):
         prediction.save(blocked / "answer")
 
 
@@ -172,7 +172,7 @@ def test_progress_is_told(smile: SyntheticRecording) -> None:
 def test_other_classes_can_be_asked_for(video: Path) -> None:
     found = predict_recording(video, classes=["12", "brow lowerer", "1+2"])
     assert found.intervals[0].label == "12"
-    with pytest.raises(SupportError, match="two or more"):
+    with pytest.raises(SupportError, match="two"):
         predict_recording(video, classes=["12"])
 
 
@@ -266,7 +266,7 @@ def test_a_recording_without_a_face_says_so(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     wall = np.full((120, 160, 3), 128, np.uint8)
     frames = [np.clip(wall + rng.normal(0, 3, wall.shape), 0, 255).astype(np.uint8) for _ in range(12)]
-    with pytest.raises(NoFaceError, match=r"no face was found in any of the 12 frames of .*wall\.mp4"):
+    with pytest.raises(NoFaceError, match=r"no face .* 12 frames .*wall\.mp4"):
         predict_recording(write_video(tmp_path / "wall.mp4", frames))
 
 
@@ -277,7 +277,7 @@ def test_of_several_faces_the_largest_is_watched_or_the_one_asked_for(smile: Syn
     frames = [np.hstack([smile.frame(number), small]) for number in range(len(smile))]
     assert [one.label for one in predict_recording(frames).intervals] == ["positive"]
     assert predict_recording(frames, which=1).intervals == ()
-    with pytest.raises(NoFaceError, match=r"face 2 was asked for .* none of the 12 frames .* shows so many"):
+    with pytest.raises(NoFaceError, match=r"face 2 .* 12 frames"):
         predict_recording(frames[:12], which=2)
 
 
@@ -292,7 +292,7 @@ def test_a_face_lost_half_way_is_said_in_faces(smile: SyntheticRecording) -> Non
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_frames_are_one_sentence(smile: SyntheticRecording, count: int) -> None:
-    with pytest.raises(MediaError, match=rf"has {count} frames?, too few"):
+    with pytest.raises(MediaError, match=rf"{count} frames?\b"):
         predict_recording([smile.frame(0)] * count)
 
 
@@ -303,11 +303,11 @@ def test_what_is_no_recording_is_one_sentence(smile: SyntheticRecording, tmp_pat
     Image.fromarray(smile.frame(0)).save(photo)
     for source, words in (
         (empty, "zero bytes"),
-        (text, "cannot be opened as a video"),
-        (photo, "1 frame, too few"),
-        (tmp_path / "none.mp4", "does not exist"),
-        (iter(()), "gave no frame"),
-        (iter([smile.frame(0), smile.frame(0)[:100]]), "must have one size"),
+        (text, r"text\.mp4"),
+        (photo, "1 frame"),
+        (tmp_path / "none.mp4", r"none\.mp4"),
+        (iter(()), "no frame"),
+        (iter([smile.frame(0), smile.frame(0)[:100]]), "100x320 .*240x320"),
     ):
         with pytest.raises(DataError, match=words) as caught:
             predict_recording(source)

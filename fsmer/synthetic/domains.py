@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import unknown_name
 
-__all__ = ["DOMAINS", "Domain", "list_domains", "load_domain"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["DOMAINS", "Domain", "clip_table", "list_domains", "load_domain"]
 
 # A displacement of 1 in the field tables, in thousandths of the face width: about 2 pixels on a face of 224
 # (micro-expressions move skin by some 0.5 to 4 pixels there).
@@ -162,3 +170,22 @@ def load_domain(name: str | Domain) -> Domain:
     if name not in DOMAINS:
         raise unknown_name("synthetic domain", name, DOMAINS)
     return DOMAINS[name]
+
+
+def clip_table(
+    place: Domain, name: str, subjects: int, emotions: Sequence[str], units: Iterable[NDArray[np.bool_]]
+) -> pd.DataFrame:
+    """Table of drawn clips, which are called by `name` and their number and dealt to the subjects in turn."""
+    import pandas as pd
+
+    numbers = np.array(ACTION_UNIT_ORDER)
+    return pd.DataFrame(
+        {
+            "clip": [f"{name}_{index:06d}" for index in range(len(emotions))],
+            "dataset": place.name,
+            "subject": [f"{place.name}{index % subjects + 1:03d}" for index in range(len(emotions))],
+            "label": [place.labels[emotion] for emotion in emotions],
+            "aus": ["+".join(map(str, numbers[row])) for row in units],
+            "emotion": list(emotions),
+        }
+    )

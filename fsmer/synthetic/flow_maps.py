@@ -22,7 +22,7 @@ from fsmer.synthetic.individuals import (
     on_landmarks,
 )
 
-__all__ = ["FaceDraw", "clean_flow", "draw_faces", "optical_strain", "render_flow"]
+__all__ = ["FaceDraw", "clean_flow", "draw_faces", "min_max", "optical_strain", "render_flow"]
 
 # Where the picture has texture that an estimator can follow: (landmark, offset, sigma, strength).
 _TEXTURE: tuple[tuple[str, tuple[float, float], tuple[float, float], float], ...] = (
@@ -193,6 +193,12 @@ def optical_strain(flow: Array) -> Array:
     ux, vx = (size * np.diff(flow[:, c], axis=2, append=flow[:, c, :, -1:]) for c in (0, 1))
     uy, vy = (size * np.diff(flow[:, c], axis=1, append=flow[:, c, -1:, :]) for c in (0, 1))
     return np.sqrt(ux**2 + vy**2 + 0.5 * (uy + vx) ** 2).astype(np.float32)
+
+
+def min_max(maps: Array) -> Array:
+    """Every channel of maps (N, C, h, w) scaled to 0..1 by itself; one without any movement is all 0."""
+    low = maps.min(axis=(2, 3), keepdims=True)
+    return (maps - low) / np.maximum(maps.max(axis=(2, 3), keepdims=True) - low, 1e-12)
 
 
 @lru_cache(maxsize=64)

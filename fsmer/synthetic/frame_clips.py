@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.clips import ClipSet
-from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, unknown_name
-from fsmer.synthetic.domains import Domain, load_domain
+from fsmer.synthetic.domains import Domain, clip_table, load_domain
 from fsmer.synthetic.drawn_recording import SyntheticRecording
-from fsmer.synthetic.flow_maps import optical_strain
+from fsmer.synthetic.flow_maps import min_max, optical_strain
 from fsmer.synthetic.recordings import check_request, draw_clip, draw_script
 from fsmer.synthetic.scene import Array, Camera, Image, checked_size
 
@@ -70,10 +69,7 @@ class _FrameStore:
         maps = flow * np.float32(1000 / self.spec.size[1])
         if "strain" in self.spec.channels:
             maps = np.concatenate([maps, optical_strain(maps)[:, None]], axis=1)
-        if self.spec.normalisation == "signed":
-            return maps
-        low = maps.min(axis=(2, 3), keepdims=True)
-        return (maps - low) / np.maximum(maps.max(axis=(2, 3), keepdims=True) - low, 1e-12)
+        return maps if self.spec.normalisation == "signed" else min_max(maps)
 
 
 def _check_spec(spec: InputSpec) -> None:
@@ -133,8 +129,6 @@ def synthetic_frame_clips(
     DataError
         A number is out of range, or a medium cannot be drawn.
     """
-    import pandas as pd
-
     place = load_domain(domain)
     check_request(seed, frames, frames_per_second)
     if n < 1 or subjects < 1:
@@ -153,15 +147,7 @@ def synthetic_frame_clips(
         "camera": camera or Camera.of(place),
     }
     drawn = [draw_script(place, seed, index, index % subjects)[2] for index in range(n)]
-    frame = pd.DataFrame(
-        {
-            "clip": [f"{place.name}_frames_{seed}_{index:06d}" for index in range(n)],
-            "dataset": place.name,
-            "subject": [f"{place.name}{index % subjects + 1:03d}" for index in range(n)],
-            "label": [place.labels[movement.emotion] for movement in drawn],
-            "aus": ["+".join(str(ACTION_UNIT_ORDER[i]) for i in np.flatnonzero(movement.units)) for movement in drawn],
-            "emotion": [movement.emotion for movement in drawn],
-        }
-    )
+    emotions, units = [movement.emotion for movement in drawn], [movement.units for movement in drawn]
+    frame = clip_table(place, f"{place.name}_frames_{seed}", subjects, emotions, units)
     stores = {spec.kind: _FrameStore(replace(spec, flow_method=None), place, n, options) for spec in specs}
     return ClipSet.from_table(frame, media=stores)
