@@ -130,9 +130,7 @@ class Explanation:
         axes.spines[:].set_visible(False)
 
     def _repr_png_(self) -> bytes:
-        stream = io.BytesIO()
-        self.figure().savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-        return stream.getvalue()
+        return png_bytes(self.figure())
 
 
 @dataclass(frozen=True)
@@ -253,6 +251,13 @@ def _map_panel(title: str, values: Array, back: Array) -> _Panel:
     over = {"cmap": "inferno", "alpha": 0.85 * share, "extent": place, "interpolation": "bilinear", **unit}
     note = f"{values.shape[0]}×{values.shape[1]}, {low:.2g} to {top:.2g}"
     return _picture_panel(title, note, (back, {"cmap": "gray", **unit}), (share, over))
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """A figure as PNG, the same bytes each time."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return stream.getvalue()
 
 
 def without_axes(axes: Axes) -> None:

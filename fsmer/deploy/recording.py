@@ -104,16 +104,17 @@ class RecordingReader:
                 f"{name} has {frames} frame{'s' if frames > 1 else ''}, too few to see a movement; give a recording of "
                 "a second or more."
             )
-        if not self._spotter.faces and self._which not in ("largest", 0):
+        if self._spotter.faces:
+            return
+        if self._which not in ("largest", 0):
             raise NoFaceError(
                 f"face {self._which} was asked for (counted from 0, largest first), but none of the {frames} frames of "
                 f"{name} shows so many; ask for a smaller number."
             )
-        if not self._spotter.faces:
-            raise NoFaceError(
-                f"no face was found in any of the {frames} frames of {name}; give a recording that shows a face from "
-                "the front."
-            )
+        raise NoFaceError(
+            f"no face was found in any of the {frames} frames of {name}; give a recording that shows a face from the "
+            "front."
+        )
 
     def _answer(self, movement: Movement) -> PredictedInterval:
         found = self._answerer(movement)

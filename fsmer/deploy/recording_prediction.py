@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs import action_unit, describe_aus
-from fsmer.deploy.explanation import without_axes
-from fsmer.drawing import BLUE, DPI, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
+from fsmer.deploy.explanation import png_bytes, without_axes
+from fsmer.drawing import BLUE, GREY, LIGHT, ORANGE, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.io import atomic_path, check_writable, write_json
 from fsmer.text import write_csv
 
@@ -213,9 +212,7 @@ class RecordingPrediction:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=6, frameon=False, ncols=2)
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.figure().savefig(buffer, format="png", dpi=DPI)
-        return buffer.getvalue()
+        return png_bytes(self.figure())
 
     def save(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
         """Write ``timeline.png``, ``recording.json`` and ``intervals.csv``, each whole or not at all.

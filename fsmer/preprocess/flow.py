@@ -287,14 +287,26 @@ def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: i
     if len(counted) < 3:
         return HeadMotion(np.zeros((2, 3)), 0.0)
     solved = _steadiest_motion(basis[counted], values[counted])
+    solved, trust = robust_fit(basis, values, base, solved, iterations)
+    return HeadMotion(np.ascontiguousarray(solved.T), float(trust.sum() / base.sum()))
+
+
+def robust_fit(
+    basis: NDArray[np.float64],
+    values: NDArray[np.float64],
+    weight: NDArray[Any],
+    solved: NDArray[np.float64],
+    iterations: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Iteratively reweighted least squares with Geman-McClure weights, from `solved` on; and the last weights."""
     for _ in range(iterations):
         error = np.linalg.norm(values - basis @ solved, axis=1)
-        scale = 1.5 * float(np.median(error[counted])) + 1e-9
-        trust = base / (1 + (error / scale) ** 2) ** 2
+        scale = 1.5 * float(np.median(error[weight > 0])) + 1e-9
+        trust = weight / (1 + (error / scale) ** 2) ** 2
         weighted = basis * trust[:, None]
         # The small ridge keeps a field of one point or line solvable.
-        solved = np.linalg.solve(weighted.T @ basis + 1e-9 * np.eye(3), weighted.T @ values)
-    return HeadMotion(np.ascontiguousarray(solved.T), float(trust.sum() / base.sum()))
+        solved = np.linalg.solve(weighted.T @ basis + 1e-9 * np.eye(len(solved)), weighted.T @ values)
+    return solved, trust
 
 
 def _steadiest_motion(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.preprocess.apex import facial_regions
-from fsmer.preprocess.flow import head_motion
+from fsmer.preprocess.flow import head_motion, robust_fit
 from fsmer.synthetic.facs_fields import LANDMARKS
 
 __all__ = ["EnergyTrace"]
@@ -163,12 +163,7 @@ def rigid_motion(flow: NDArray[np.float32], face: NDArray[np.float32], *, iterat
     some = basis.reshape(side, side, -1)[::step, ::step].reshape(-1, basis.shape[1])
     values = (flow - affine)[:, ::step, ::step].reshape(2, -1).T.astype(np.float64)
     weight = face[::step, ::step].ravel()
-    solved = np.zeros((basis.shape[1], 2))
-    for _ in range(iterations):
-        error = np.linalg.norm(values - some @ solved, axis=1)
-        scale = 1.5 * float(np.median(error[weight > 0])) + 1e-9
-        trusted = some * (weight / (1 + (error / scale) ** 2) ** 2)[:, None]
-        solved = np.linalg.solve(trusted.T @ some + 1e-9 * np.eye(len(solved)), trusted.T @ values)
+    solved, _ = robust_fit(some, values, weight, np.zeros((basis.shape[1], 2)), iterations)
     return np.asarray(affine + (basis @ solved).T.reshape(flow.shape).astype(np.float32))
 
 

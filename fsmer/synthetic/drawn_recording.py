@@ -103,16 +103,11 @@ class SyntheticRecording:
         camera: Camera,
         amplify: float = 1.0,
     ) -> None:
-        self.size = size
-        """Height and width in pixels."""
-        self.frames_per_second = frames_per_second
-        """Frame rate."""
-        self.intervals = tuple(intervals)
-        """Every expression, in order of time."""
-        self.subject = f"{domain.name}{subject + 1:03d}"
-        """Whose face it is."""
-        self.camera = camera
-        """What the recording adds to the moving face."""
+        self.size = size  # height and width in pixels
+        self.frames_per_second = frames_per_second  # frame rate
+        self.intervals = tuple(intervals)  # every expression, in order of time
+        self.subject = f"{domain.name}{subject + 1:03d}"  # whose face it is
+        self.camera = camera  # what the recording adds to the moving face
         self._frames = frames
         self._movements = tuple(movements)
         self._amplify = amplify
