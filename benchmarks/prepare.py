@@ -21,7 +21,8 @@ from joblib import Parallel, delayed
 
 from fsmer.data.spec import InputSpec
 from fsmer.preprocess import PreprocessRecipe
-from fsmer.preprocess.faces import CascadeDetector, FacePose
+from fsmer.preprocess.cascade import CascadeDetector
+from fsmer.preprocess.faces import FacePose
 from fsmer.preprocess.flow import Farneback
 from fsmer.preprocess.prepare import prepare
 from fsmer.synthetic.recordings import synthetic_videos

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from fsmer.preprocess.apex import spot_apex
-from fsmer.preprocess.faces import CascadeDetector, FacePose
+from fsmer.preprocess.cascade import CascadeDetector
+from fsmer.preprocess.faces import FacePose
 from fsmer.preprocess.flow import list_flow_methods, optical_flow, remove_head_motion
 from fsmer.synthetic.recordings import SyntheticVideo, synthetic_videos
 from fsmer.synthetic.scene import random_scene

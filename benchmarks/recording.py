@@ -21,10 +21,12 @@ from threadpoolctl import threadpool_limits
 from fsmer.backbones import embed, load_model
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow
 from fsmer.data.facs import ACTION_UNIT_ORDER
-from fsmer.deploy.recording import UNIT_THRESHOLD, RecordingPrediction, predict_recording
+from fsmer.deploy.recording import predict_recording
+from fsmer.deploy.recording_prediction import UNIT_THRESHOLD, RecordingPrediction
 from fsmer.preprocess.faces import FacePose
 from fsmer.preprocess.flow import flow_map
-from fsmer.synthetic.recordings import SyntheticRecording, synthetic_recording
+from fsmer.synthetic.drawn_recording import SyntheticRecording
+from fsmer.synthetic.recordings import synthetic_recording
 from fsmer.synthetic.scene import Interval
 from fsmer.transfer import Recognizer, recognizer_of_words
 

@@ -365,9 +365,19 @@ def _lines(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until nobody else holds `folder`, and hold it, where the system has locks."""
-    lock = _lock(folder, wait=True)
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold `folder` where the system has locks, once nobody else does.
+
+    Raises
+    ------
+    BlockingIOError
+        Somebody else holds it, or it was removed just now, and `wait` is False.
+    """
+    lock = None
+    with contextlib.suppress(_NoLocksError):
+        lock = _lock(folder, wait=wait)
+        if lock is None and not wait:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(folder))
     try:
         yield
     finally:
@@ -391,9 +401,11 @@ def _lock(folder: Path, *, wait: bool = False) -> int | None:
         if fcntl is None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if not os.path.samestat(os.fstat(handle), os.stat(folder)):
+            raise BlockingIOError(errno.EWOULDBLOCK, "its holder has replaced it")
     except OSError as error:
         os.close(handle)
-        if wait or isinstance(error, BlockingIOError):
+        if wait or isinstance(error, (BlockingIOError, FileNotFoundError)):
             return None
         raise _NoLocksError(error.errno, error.strerror) from error
     return handle

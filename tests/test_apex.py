@@ -84,22 +84,22 @@ def test_annotated_and_middle_take_what_they_are_told() -> None:
     assert spot_apex(frames, "annotated", apex=3).index == 3
     assert spot_apex(frames, "middle").index == 4
     assert spot_apex(frames, "middle", onset=2, offset=7).index == 5
-    with pytest.raises(MediaError, match="no annotated apex"):
+    with pytest.raises(MediaError, match=r"annotated.*apex='flow'"):
         spot_apex(frames, "annotated")
-    with pytest.raises(UnknownNameError, match="did you mean 'middle'"):
+    with pytest.raises(UnknownNameError, match="'middle'"):
         spot_apex(frames, "midle")
 
 
 @pytest.mark.parametrize(
     ("count", "times", "message"),
     [
-        (1, (None, None, None), "has 1 frame, but a movement needs 2"),
-        (9, (4, 4, 8), r"is its onset \(frame 4\)"),
-        (9, (4, 2, 8), "apex .* lies outside its interval"),
-        (9, (4, 8, 6), "apex .* lies outside its interval"),
-        (9, (0, 3, 9), r"has 9 frames \(0 to 8\) but onset 0, apex 3, offset 9"),
+        (1, (None, None, None), "1 frame"),
+        (9, (4, 4, 8), "onset .*frame 4"),
+        (9, (4, 2, 8), r"onset 4, apex \d, offset \d"),
+        (9, (4, 8, 6), r"onset 4, apex \d, offset \d"),
+        (9, (0, 3, 9), r"9 frames .*onset 0, apex 3, offset 9"),
         (9, (-1, 3, 8), "onset -1"),
-        (9, (5, None, 5), "must lie in this order"),
+        (9, (5, None, 5), "onset 5, apex unknown, offset 5"),
     ],
 )
 def test_impossible_intervals_are_refused(count, times, message) -> None:

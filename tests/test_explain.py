@@ -19,7 +19,8 @@ from fsmer.backbones import Backbone, create_model
 from fsmer.backbones.mmnet import MMNet
 from fsmer.backbones.tcae import Tcae
 from fsmer.data import Clip, ClipSet, InputSpec, LazyArray
-from fsmer.deploy.explain import Explanation, explain
+from fsmer.deploy.explain import explain
+from fsmer.deploy.explanation import Explanation
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, UnknownNameError
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, synthetic_clips, synthetic_maps
 from fsmer.synthetic.flow_maps import clean_flow
@@ -313,7 +314,7 @@ def test_flow_is_estimated_for_the_picture_of_a_clip_that_has_none(monkeypatch):
     video = next(synthetic_videos(1, seed=6, size=96, frames=12, camera=Camera.perfect(), amplify=1.5))
     pair = {"onset": video.frames[video.onset], "apex": video.frames[video.apex]}
     drawn: list[np.ndarray] = []
-    monkeypatch.setattr("fsmer.deploy.explain.draw_flow", lambda axes, flow, arrows: drawn.append(flow))
+    monkeypatch.setattr("fsmer.deploy.explanation.draw_flow", lambda axes, flow, arrows: drawn.append(flow))
     found = explain(Linear(images(96)), {kind: np.moveaxis(frame, 2, 0) for kind, frame in pair.items()}, steps=1)
     assert titles(found) == ["onset", "apex", "flow", "apex − onset", "gradient of the apex"]
     assert [axes.get_xlabel() for axes in found.figure().axes][2] == "estimated (Farnebäck)"
@@ -374,7 +375,7 @@ def test_a_picture_that_cannot_be_written_leaves_nothing_behind(recognizer, clip
 def test_without_captum_the_extra_is_named(recognizer, clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(FsmerError, match=r"needs the package captum.*pip install 'fsmer\[explain\]'") as error:
+    with pytest.raises(FsmerError, match=r"captum.*pip install 'fsmer\[explain\]'") as error:
         explain(recognizer, clip)
     assert "\n" not in str(error.value)
 
@@ -385,17 +386,17 @@ def test_a_clip_in_which_nothing_moves_is_refused_by_name():
     pair = {spec.kind: LazyArray.of(picture, spec) for spec in images()}
     film = {"frames": LazyArray.of(np.repeat(picture[None], 3, axis=0), frames)}
     for specs, media in ((images(), pair), ([frames], film)):
-        with pytest.raises(MediaError, match=r"nothing moves in clip 'still' of data set 'home'"):
+        with pytest.raises(MediaError, match=r"clip 'still' of data set 'home'"):
             explain(Linear(specs), Clip("still", dataset="home", media=media))
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"method": "own"}, FsmerError, "'tiny-for-tests' has no maps of its own"),
-        ({"method": "saliency"}, UnknownNameError, "unknown method of explaining 'saliency'"),
-        ({"target": "postive"}, UnknownNameError, "did you mean 'positive'"),
-        ({"steps": 0}, DataError, "steps is 0"),
+        ({"method": "own"}, FsmerError, "'tiny-for-tests'.*'gradient'"),
+        ({"method": "saliency"}, UnknownNameError, "'saliency'"),
+        ({"target": "postive"}, UnknownNameError, "'positive'"),
+        ({"steps": 0}, DataError, "steps.*0"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, error, said, recognizer, clip):
@@ -404,7 +405,7 @@ def test_arguments_that_make_no_sense_are_refused(arguments, error, said, recogn
 
 
 def test_a_bare_backbone_has_no_class_to_explain(clip):
-    with pytest.raises(DataError, match="give a Recognizer"):
+    with pytest.raises(DataError, match="Recognizer"):
         explain(create_model("tiny-for-tests"), clip, target="positive")
 
 
@@ -420,12 +421,12 @@ def test_something_else_than_a_model_is_refused(clip):
         (
             Clip("a", media={"onset": LazyArray.of(random(3, 14, 14), images()[0])}),
             SpecMismatchError,
-            "the clips hold onset",
+            "onset",
         ),
-        (random(3, 20, 20), SpecMismatchError, r"the arrays are flow \(3, 20, 20\)"),
-        ({"onset": random(3, 14, 14)}, SpecMismatchError, r"the arrays are onset \(3, 14, 14\)"),
-        (np.full((3, 28, 28), np.nan, np.float32), MediaError, "NaN"),
-        ([[1, 2], [3]], SpecMismatchError, "arrays of"),
+        (random(3, 20, 20), SpecMismatchError, r"\(3, 20, 20\).*\(N, 3, 28, 28\)"),
+        ({"onset": random(3, 14, 14)}, SpecMismatchError, "flow.*missing"),
+        (np.full((3, 28, 28), np.nan, np.float32), MediaError, "not finite"),
+        ([[1, 2], [3]], SpecMismatchError, r"\(N, 3, 28, 28\)"),
     ],
 )
 def test_clips_that_do_not_fit_are_refused_in_one_sentence(given, error, said, recognizer):

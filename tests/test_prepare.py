@@ -26,7 +26,8 @@ from fsmer.data import ClipSet, InputSpec
 from fsmer.datasets import read_dataset
 from fsmer.errors import DataError, MissingDatasetError, OutputError, SpecMismatchError, UnknownNameError
 from fsmer.preprocess import CascadeDetector, PreprocessRecipe, make_media
-from fsmer.preprocess.prepare import group_specs, prepare
+from fsmer.preprocess.prepare import prepare
+from fsmer.preprocess.spec_groups import group_specs
 from fsmer.synthetic.recordings import synthetic_videos
 from fsmer.synthetic.scene import Scene
 
@@ -312,7 +313,7 @@ def test_other_settings_do_not_overwrite_an_earlier_result(root, tmp_path):
     out = tmp_path / "out"
     make(root, out)
     before = hashes(out)
-    with pytest.raises(OutputError, match="other media or another recipe"):
+    with pytest.raises(OutputError, match=r"recipe .*resuming"):
         make(root, out, recipe=PreprocessRecipe(detector="cropped", flow="dis"))
     assert hashes(out) == before
     replaced = make(root, out, recipe=PreprocessRecipe(detector="cropped", flow="dis"), resume=False)
@@ -414,7 +415,7 @@ def test_a_damaged_record_of_a_finished_folder_is_one_sentence_and_can_be_made_a
     shutil.copytree(whole.folder, out)
     text = (out / name).read_text()
     (out / name).write_text(change(text))
-    with pytest.raises(OutputError, match="start anew without resuming") as refused:
+    with pytest.raises(OutputError, match="without resuming") as refused:
         make(root, out)
     assert name in str(refused.value)
     make(root, out, resume=False)
@@ -466,7 +467,7 @@ def test_a_store_that_is_cut_short_during_the_run_never_becomes_a_result(root, w
             (held,) = (tmp_path / "out.parts").glob("*.clips")
             os.truncate(held, held.stat().st_size - 40)
 
-    with pytest.raises(DataError, match="cut short meanwhile; run the same again"):
+    with pytest.raises(DataError, match="run the same again"):
         make(root, out, progress=cut)
     assert not out.exists()
     assert make(root, out).report.reused == 7
@@ -479,7 +480,7 @@ def test_a_read_only_place_is_refused_before_any_work(root, tmp_path, monkeypatc
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     seen = []
-    with pytest.raises(OutputError, match=r"Read-only file system; choose a folder that you may write to"):
+    with pytest.raises(OutputError, match="Read-only file system"):
         make(root, tmp_path / "out", progress=seen.append)
     assert not seen
     assert not list(tmp_path.iterdir())
@@ -489,7 +490,7 @@ def test_wrong_roots_say_so_and_write_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingDatasetError, match="CASME II"):
         make(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(MissingDatasetError, match="does not exist"):
+    with pytest.raises(MissingDatasetError, match="exist"):
         make(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(UnknownNameError):
         prepare("casme22", tmp_path, tmp_path / "out", specs=SPECS)
@@ -522,7 +523,7 @@ def test_a_table_of_paths_is_enough(tmp_path):
     assert "does not exist" in done.report.left_out["detail"].iloc[0]
     with pytest.raises(DataError, match="'path'"):
         prepare(table.drop(columns="path").assign(clip=list("abc")), tmp_path, tmp_path / "two", specs=FLOW)
-    with pytest.raises(DataError, match="none of the 1 clips"):
+    with pytest.raises(DataError, match="1 clip"):
         prepare(table[2:], tmp_path, tmp_path / "two", specs=FLOW, workers=1)
     assert not (tmp_path / "two").exists()
     assert not (tmp_path / "two.parts").exists()
@@ -546,7 +547,7 @@ def test_backbones_that_want_different_media_of_one_kind_get_a_folder_each(root,
         shared = done.folder / "small+images" / f"{kind}.npy"
         assert shared.read_bytes() == (whole.folder / f"{kind}.npy").read_bytes()
     assert ClipSet.load(done.folder / "large").media().shape == (8, 2, 40, 40)
-    with pytest.raises(DataError, match="choose one"):
+    with pytest.raises(DataError, match="2 clip sets"):
         _ = done.clips
     with pytest.raises(SpecMismatchError, match="mapping"):
         make(root, tmp_path / "two", specs=[FLOW, larger])
@@ -612,7 +613,7 @@ def test_a_dask_cluster_takes_over_and_gives_the_same_bytes(root, whole, tmp_pat
 
 
 def test_a_backend_that_is_not_there_is_one_sentence(root, tmp_path):
-    with pytest.raises(DataError, match="backend 'flink' cannot be used"):
+    with pytest.raises(DataError, match="'flink'"):
         make(root, tmp_path / "out", backend="flink")
     assert not (tmp_path / "out.parts").exists()
 
@@ -715,5 +716,5 @@ def test_no_face_and_a_face_that_is_lost_half_way_are_said_by_name(tmp_path):
     assert "of the 8 frames" in said["leaves"]
     assert done.clips.ids.tolist() == ["good"]
     second = PreprocessRecipe(face=1, crop="onset")
-    with pytest.raises(DataError, match=r"face 1 was asked for, but frame 0 of .*good shows 1 \(counted from 0"):
+    with pytest.raises(DataError, match=r"face 1 .*frame 0 .*good"):
         prepare(table[2:], tmp_path, tmp_path / "two", specs=FLOW, recipe=second, workers=1)

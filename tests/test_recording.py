@@ -10,15 +10,20 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 import fsmer
+from fsmer.backbones import Backbone
 from fsmer.cli.app import app
-from fsmer.deploy.recording import NO_EXPRESSION, RecordingPrediction, RecordingReader, predict_recording
+from fsmer.deploy.recording import RecordingReader, predict_recording
+from fsmer.deploy.recording_prediction import NO_EXPRESSION, RecordingPrediction
 from fsmer.errors import DataError, MediaError, OutputError, SupportError
 from fsmer.preprocess.faces import NoFaceError
-from fsmer.synthetic.recordings import SyntheticRecording, synthetic_recording
+from fsmer.preprocess.flow import FLOW_METHODS
+from fsmer.synthetic.drawn_recording import SyntheticRecording
+from fsmer.synthetic.recordings import synthetic_recording
 from fsmer.synthetic.scene import Camera, Scene
 
 FPS = 25.0
@@ -116,7 +121,7 @@ def test_the_folder_holds_picture_json_and_csv(prediction: RecordingPrediction, 
 def test_a_folder_that_cannot_be_written_is_one_sentence(prediction: RecordingPrediction, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="file"):
         prediction.save(blocked / "answer")
 
 
@@ -167,8 +172,83 @@ def test_progress_is_told(smile: SyntheticRecording) -> None:
 def test_other_classes_can_be_asked_for(video: Path) -> None:
     found = predict_recording(video, classes=["12", "brow lowerer", "1+2"])
     assert found.intervals[0].label == "12"
-    with pytest.raises(SupportError, match="two or more"):
+    with pytest.raises(SupportError, match="two"):
         predict_recording(video, classes=["12"])
+
+
+@pytest.fixture
+def estimates(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the flow methods that are called on whole face crops."""
+    called: list[str] = []
+    for name, method in FLOW_METHODS.items():
+        whole = method.__call__
+
+        def counted(self: Any, first: Any, second: Any, name: str = name, whole: Any = whole) -> Any:
+            called.extend([name] if first.shape == (224, 224) else [])
+            return whole(self, first, second)
+
+        monkeypatch.setattr(method, "__call__", counted)
+    return called
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the backbones that are loaded."""
+    names: list[str] = []
+    whole = Backbone.from_pretrained.__func__
+
+    def counted(cls: Any, *args: Any, **options: Any) -> Any:
+        names.append(cls.name)
+        return whole(cls, *args, **options)
+
+    monkeypatch.setattr(Backbone, "from_pretrained", classmethod(counted))
+    return names
+
+
+def fitted(name: str) -> fsmer.Recognizer:
+    backbone = fsmer.load_model(name) if name == "facs-flow" else fsmer.create_model(name)
+    return fsmer.adapt(backbone, fsmer.synthetic_clips("lab", 6, seed=1, specs=backbone.input_specs))
+
+
+def test_flow_of_a_movement_is_computed_once_a_method_and_the_model_loaded_once(
+    video: Path, estimates: list[str], loaded: list[str]
+) -> None:
+    assert len(predict_recording(video).intervals) == 1
+    assert (estimates, loaded) == (["dis"], ["facs-flow"])
+
+
+def test_a_recognizer_on_the_shipped_network_needs_no_second_one(
+    video: Path, estimates: list[str], loaded: list[str]
+) -> None:
+    recognizer = fitted("facs-flow")
+    loaded.clear()
+    (one,) = predict_recording(video, recognizer).intervals
+    assert 12 in one.aus
+    # Its own media by the default recipe, and one for the action units and the picture.
+    assert (sorted(estimates), loaded) == (["dis", "farneback"], [])
+
+
+def test_facs_flow_is_loaded_beside_another_network_once_a_face_moves(
+    smile: SyntheticRecording, video: Path, prediction: RecordingPrediction, estimates: list[str], loaded: list[str]
+) -> None:
+    recognizer = fitted("ststnet")
+    loaded.clear()
+    predict_recording([smile.frame(0)] * 10, recognizer)
+    assert loaded == []
+    (one,) = predict_recording(video, recognizer).intervals
+    assert loaded == ["facs-flow"]
+    assert len(estimates) == len(set(estimates)) == 2
+    assert one.unit_probabilities == prediction.intervals[0].unit_probabilities
+
+
+def test_action_units_of_a_network_that_was_moved_are_those_of_the_shipped_one(
+    video: Path, prediction: RecordingPrediction, loaded: list[str]
+) -> None:
+    recognizer = fitted("facs-flow")
+    with torch.no_grad():
+        next(recognizer.backbone.parameters()).mul_(1.5)
+    (one,) = predict_recording(video, recognizer).intervals
+    assert one.unit_probabilities == prediction.intervals[0].unit_probabilities
 
 
 def test_a_saved_recognizer_answers_with_its_own_classes(video: Path, tmp_path: Path) -> None:
@@ -186,7 +266,7 @@ def test_a_recording_without_a_face_says_so(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     wall = np.full((120, 160, 3), 128, np.uint8)
     frames = [np.clip(wall + rng.normal(0, 3, wall.shape), 0, 255).astype(np.uint8) for _ in range(12)]
-    with pytest.raises(NoFaceError, match=r"no face was found in any of the 12 frames of .*wall\.mp4"):
+    with pytest.raises(NoFaceError, match=r"no face .* 12 frames .*wall\.mp4"):
         predict_recording(write_video(tmp_path / "wall.mp4", frames))
 
 
@@ -197,7 +277,7 @@ def test_of_several_faces_the_largest_is_watched_or_the_one_asked_for(smile: Syn
     frames = [np.hstack([smile.frame(number), small]) for number in range(len(smile))]
     assert [one.label for one in predict_recording(frames).intervals] == ["positive"]
     assert predict_recording(frames, which=1).intervals == ()
-    with pytest.raises(NoFaceError, match=r"face 2 was asked for .* none of the 12 frames .* shows so many"):
+    with pytest.raises(NoFaceError, match=r"face 2 .* 12 frames"):
         predict_recording(frames[:12], which=2)
 
 
@@ -212,7 +292,7 @@ def test_a_face_lost_half_way_is_said_in_faces(smile: SyntheticRecording) -> Non
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_frames_are_one_sentence(smile: SyntheticRecording, count: int) -> None:
-    with pytest.raises(MediaError, match=rf"has {count} frames?, too few"):
+    with pytest.raises(MediaError, match=rf"{count} frames?\b"):
         predict_recording([smile.frame(0)] * count)
 
 
@@ -223,11 +303,11 @@ def test_what_is_no_recording_is_one_sentence(smile: SyntheticRecording, tmp_pat
     Image.fromarray(smile.frame(0)).save(photo)
     for source, words in (
         (empty, "zero bytes"),
-        (text, "cannot be opened as a video"),
-        (photo, "1 frame, too few"),
-        (tmp_path / "none.mp4", "does not exist"),
-        (iter(()), "gave no frame"),
-        (iter([smile.frame(0), smile.frame(0)[:100]]), "must have one size"),
+        (text, r"text\.mp4"),
+        (photo, "1 frame"),
+        (tmp_path / "none.mp4", r"none\.mp4"),
+        (iter(()), "no frame"),
+        (iter([smile.frame(0), smile.frame(0)[:100]]), "100x320 .*240x320"),
     ):
         with pytest.raises(DataError, match=words) as caught:
             predict_recording(source)

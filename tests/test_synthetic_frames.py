@@ -430,17 +430,17 @@ def test_recordings_out_of_range_are_refused_in_one_sentence(options: dict):
 
 
 def test_cameras_scenes_and_media_out_of_range_are_refused_in_one_sentence():
-    with pytest.raises(DataError, match="give finite numbers"):
+    with pytest.raises(DataError, match="finite"):
         Camera(noise=-1)
     with pytest.raises(DataError, match="1 to 100"):
         Camera(jpeg=0)
     with pytest.raises(DataError, match="12 pixels"):
         Scene((10, 10), 3)
-    with pytest.raises(DataError, match="at least one InputSpec"):
+    with pytest.raises(DataError, match="InputSpec"):
         synthetic_frame_clips(specs=[])
-    with pytest.raises(DataError, match="one spec a kind"):
+    with pytest.raises(DataError, match="kind"):
         synthetic_frame_clips(specs=[SPECS[0], SPECS[0]])
-    with pytest.raises(DataError, match="frames or more"):
+    with pytest.raises(DataError, match="frames"):
         synthetic_frame_clips(specs=[InputSpec("frames", (32, 32), RGB, "unit")])
     with pytest.raises(DataError, match="red, green, blue"):
         synthetic_frame_clips(specs=[InputSpec("apex", (32, 32))])

@@ -81,9 +81,9 @@ def test_a_short_clip_says_that_frames_were_interpolated() -> None:
 
 
 def test_impossible_requests_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
+    with pytest.raises(UnknownNameError, match="'linear'"):
         time_weights(3, 4, "liner")
     with pytest.raises(DataError, match="1 or more"):
         tim_weights(0, 4)
-    with pytest.raises(DataError, match="5 frames were announced but 3 came"):
+    with pytest.raises(DataError, match=r"5 frames.* 3 "):
         resample(np.zeros((3, 2)), 5, 4)

@@ -1,4 +1,4 @@
-"""Preparing clips for backbones by name: what `fsmer.preprocess.prepare` does, with the media that the models eat."""
+"""Preparing clips for backbones by name: what `fsmer.preprocess.prepare` does, with the input specs of models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, UnknownNameError
 from fsmer.preprocess.prepare import prepare as prepare_specs
-from fsmer.preprocess.prepare_store import Prepared
+from fsmer.preprocess.prepare_report import Prepared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def prepare(
 
 
 def specs_of_models(models: str | Sequence[str]) -> dict[str, tuple[InputSpec, ...]]:
-    """What backbones eat, by name; nothing is trained or loaded for names of backbones.
+    """The input specs of backbones, by name; nothing is trained or loaded for names of backbones.
 
     Raises
     ------

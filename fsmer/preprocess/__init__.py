@@ -6,42 +6,32 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Name -> module. Nothing is imported before it is asked for: the steps use libraries that take their time to load.
+# Module -> names. Nothing is imported before it is asked for: the steps use libraries that take their time to load.
 _PUBLIC = {
-    "ApexSpot": "fsmer.preprocess.apex",
-    "CascadeDetector": "fsmer.preprocess.faces",
-    "ClipMedia": "fsmer.preprocess.media",
-    "FacePose": "fsmer.preprocess.faces",
-    "FaceTracker": "fsmer.preprocess.faces",
-    "FrameSource": "fsmer.preprocess.reading",
-    "NoFaceError": "fsmer.preprocess.faces",
-    "PreprocessRecipe": "fsmer.preprocess.recipe",
-    "clips_from_frames": "fsmer.preprocess.media",
-    "crop_face": "fsmer.preprocess.faces",
-    "list_flow_methods": "fsmer.preprocess.flow",
-    "load_detector": "fsmer.preprocess.faces",
-    "load_flow_method": "fsmer.preprocess.flow",
-    "locate_face": "fsmer.preprocess.faces",
-    "make_media": "fsmer.preprocess.media",
-    "media_from_frames": "fsmer.preprocess.media",
-    "open_frames": "fsmer.preprocess.reading",
-    "optical_flow": "fsmer.preprocess.flow",
-    "pair_media": "fsmer.preprocess.media",
-    "pose_from_landmarks": "fsmer.preprocess.faces",
-    "resample": "fsmer.preprocess.time",
-    "spot_apex": "fsmer.preprocess.apex",
-    "track_faces": "fsmer.preprocess.faces",
+    name: f"fsmer.preprocess.{module}"
+    for module, names in {
+        "apex": "ApexSpot spot_apex",
+        "cascade": "CascadeDetector",
+        "face_detectors": "load_detector",
+        "face_tracking": "FaceTracker locate_face track_faces",
+        "faces": "FacePose NoFaceError crop_face pose_from_landmarks",
+        "flow": "list_flow_methods load_flow_method optical_flow",
+        "frame_clips": "clips_from_frames",
+        "frame_source": "FrameSource",
+        "media": "ClipMedia make_media media_from_frames pair_media",
+        "reading": "open_frames",
+        "recipe": "PreprocessRecipe",
+        "time": "resample",
+    }.items()
+    for name in names.split()
 }
-
 __all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'fsmer.preprocess' has no attribute {name!r}")
-    value = getattr(import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
+    return globals().setdefault(name, getattr(import_module(_PUBLIC[name]), name))
 
 
 def __dir__() -> list[str]:
@@ -50,19 +40,14 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from fsmer.preprocess.apex import ApexSpot, spot_apex
-    from fsmer.preprocess.faces import (
-        CascadeDetector,
-        FacePose,
-        FaceTracker,
-        NoFaceError,
-        crop_face,
-        load_detector,
-        locate_face,
-        pose_from_landmarks,
-        track_faces,
-    )
+    from fsmer.preprocess.cascade import CascadeDetector
+    from fsmer.preprocess.face_detectors import load_detector
+    from fsmer.preprocess.face_tracking import FaceTracker, locate_face, track_faces
+    from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face, pose_from_landmarks
     from fsmer.preprocess.flow import list_flow_methods, load_flow_method, optical_flow
-    from fsmer.preprocess.media import ClipMedia, clips_from_frames, make_media, media_from_frames, pair_media
-    from fsmer.preprocess.reading import FrameSource, open_frames
+    from fsmer.preprocess.frame_clips import clips_from_frames
+    from fsmer.preprocess.frame_source import FrameSource
+    from fsmer.preprocess.media import ClipMedia, make_media, media_from_frames, pair_media
+    from fsmer.preprocess.reading import open_frames
     from fsmer.preprocess.recipe import PreprocessRecipe
     from fsmer.preprocess.time import resample

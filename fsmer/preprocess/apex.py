@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.errors import DataError, MediaError, unknown_name
 from fsmer.preprocess.flow import DIS, FlowMethod, head_motion, resize_area
-from fsmer.preprocess.reading import FrameSource, open_frames
+from fsmer.preprocess.frame_source import FrameSource
+from fsmer.preprocess.reading import open_frames
 from fsmer.synthetic.facs_fields import LANDMARKS
 
 __all__ = [
@@ -26,7 +28,6 @@ __all__ = [
 ]
 
 APEX_METHODS = ("annotated", "difference", "flow", "middle")
-
 # The flow spotter works on crops of this side: finer ones cost more and find the same frame.
 SIDE = 128
 # Landmarks around which movement is counted; the lids move with every blink and are left out.
@@ -69,13 +70,7 @@ class ApexSpot:
 def check_interval(
     count: int, onset: int | None, apex: int | None, offset: int | None, *, name: str = "the clip"
 ) -> tuple[int, int]:
-    """Onset and offset within a sequence of `count` frames; the defaults are its ends.
-
-    Raises
-    ------
-    MediaError
-        They are out of order or out of range, or there is nothing between them; the sentence names the clip.
-    """
+    """Onset and offset within a sequence of `count` frames (default its ends); `MediaError` where they cannot be so."""
     first = 0 if onset is None else int(onset)
     last = count - 1 if offset is None else int(offset)
     asked = f"onset {first}, apex {'unknown' if apex is None else apex}, offset {last}"
@@ -150,8 +145,6 @@ def spot_apex(
 
 def frame_differences(frames: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
     """Mean absolute difference of every frame's grey picture from the first's, in grey levels (FR eq. 1)."""
-    import cv2
-
     scores: list[float] = []
     first: NDArray[np.uint8] | None = None
     for frame in frames:
@@ -244,8 +237,6 @@ class FlowEnergy:
 
     def prepare(self, frame: NDArray[Any]) -> NDArray[np.uint8]:
         """A crop as the small grey picture that `between` compares."""
-        import cv2
-
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         return np.round(resize_area(grey[None], (self.side, self.side))[0]).astype(np.uint8)
 
@@ -256,5 +247,4 @@ class FlowEnergy:
             return np.zeros((len(regions), 2))
         flow = self.method(first, second)
         still = flow - head_motion(flow, face).field((self.side, self.side))
-        means: NDArray[np.float64] = (regions @ still.reshape(2, -1).T).astype(np.float64) * 1000 / self.side
-        return means
+        return np.asarray((regions @ still.reshape(2, -1).T).astype(np.float64) * 1000 / self.side)

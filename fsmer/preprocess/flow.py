@@ -1,4 +1,4 @@
-"""Optical flow between two frames, head motion taken out of it, its strain, and the maps that backbones eat."""
+"""Optical flow between two frames, head motion taken out of it, its strain, and the maps that backbones expect."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
 from fsmer.parameters import typed_value
-from fsmer.preprocess.reading import as_rgb
+from fsmer.preprocess.pixels import as_rgb
 
 __all__ = [
     "DIS",
@@ -67,9 +68,6 @@ class Farneback:
     gaussian: bool = False
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
-        """Displacement in pixels, (2, H, W)."""
-        import cv2
-
         flow = cv2.calcOpticalFlowFarneback(
             first,
             second,
@@ -115,15 +113,9 @@ class TVL1:
     tolerance: float = 1e-4
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
-        """Displacement in pixels, (2, H, W)."""
-        import cv2
-
         if hasattr(cv2, "optflow"):
             solver = cv2.optflow.DualTVL1OpticalFlow_create(
-                theta=self.tightness,
-                warps=self.warps,
-                epsilon=self.tolerance**0.5,
-                innnerIterations=self.iterations,
+                theta=self.tightness, warps=self.warps, epsilon=self.tolerance**0.5, innnerIterations=self.iterations
             )
             solver.setLambda(self.attachment / 255)
             found = solver.calc(first, second, None)
@@ -173,9 +165,6 @@ class DIS:
     gamma: float = 10.0
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
-        """Displacement in pixels, (2, H, W)."""
-        import cv2
-
         solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         solver.setFinestScale(self.finest_scale)
         solver.setPatchSize(self.patch_size)
@@ -228,7 +217,7 @@ def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod =
     Parameters
     ----------
     first, second : images of one size
-        Grey or colour, see `fsmer.preprocess.reading.as_rgb`.
+        Grey or colour, see `fsmer.preprocess.pixels.as_rgb`.
     method : str or FlowMethod
         See `list_flow_methods`.
 
@@ -252,25 +241,16 @@ def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod =
 
 
 def _grey(image: ArrayLike, name: str) -> Grey:
-    import cv2
-
     return np.asarray(cv2.cvtColor(as_rgb(image, name), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """Affine motion that most of a flow field follows.
+    """Affine motion that most of a flow field follows."""
 
-    Parameters
-    ----------
-    matrix : float64 array of shape (2, 3)
-        ``(u, v) = matrix @ (x, y, 1)`` with x and y in crop widths from the centre and u, v in the flow's unit.
-    inliers : float
-        Share of the field's weight that follows it, 0..1.
-    """
-
+    # (2, 3), ``(u, v) = matrix @ (x, y, 1)`` with x and y in crop widths from the centre and u, v in the flow's unit
     matrix: NDArray[np.float64]
-    inliers: float
+    inliers: float  # share of the field's weight that follows it, 0..1
 
     def field(self, size: tuple[int, int]) -> Flow:
         """The motion on a grid, (2, height, width)."""
@@ -282,7 +262,7 @@ class HeadMotion:
 
 
 def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: int = 20) -> HeadMotion:
-    """Fit one affine motion to a flow field, so that what moves against the rest of the face has no say in it.
+    """Fit one affine motion to a flow field, without regard to what moves against the rest of the face.
 
     Affine motions through triples of coarse cells are tried (always the same triples) and the one with the smallest
     median residual is kept; iteratively reweighted least squares with Geman-McClure weights then refine it. Up to half
@@ -296,7 +276,7 @@ def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: i
     iterations : int
     """
     _, height, width = flow.shape
-    # A grid of some 50 x 50 points says as much as every pixel.
+    # A grid of some 50 x 50 points gives as good a fit as every pixel.
     step = max(1, min(height, width) // 50)
     columns, rows = (axis[::step] for axis in _axes((height, width)))
     x, y = (part.ravel() for part in np.meshgrid(columns, rows))
@@ -307,14 +287,26 @@ def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: i
     if len(counted) < 3:
         return HeadMotion(np.zeros((2, 3)), 0.0)
     solved = _steadiest_motion(basis[counted], values[counted])
+    solved, trust = robust_fit(basis, values, base, solved, iterations)
+    return HeadMotion(np.ascontiguousarray(solved.T), float(trust.sum() / base.sum()))
+
+
+def robust_fit(
+    basis: NDArray[np.float64],
+    values: NDArray[np.float64],
+    weight: NDArray[Any],
+    solved: NDArray[np.float64],
+    iterations: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Iteratively reweighted least squares with Geman-McClure weights, from `solved` on; and the last weights."""
     for _ in range(iterations):
         error = np.linalg.norm(values - basis @ solved, axis=1)
-        scale = 1.5 * float(np.median(error[counted])) + 1e-9
-        trust = base / (1 + (error / scale) ** 2) ** 2
+        scale = 1.5 * float(np.median(error[weight > 0])) + 1e-9
+        trust = weight / (1 + (error / scale) ** 2) ** 2
         weighted = basis * trust[:, None]
         # The small ridge keeps a field of one point or line solvable.
-        solved = np.linalg.solve(weighted.T @ basis + 1e-9 * np.eye(3), weighted.T @ values)
-    return HeadMotion(np.ascontiguousarray(solved.T), float(trust.sum() / base.sum()))
+        solved = np.linalg.solve(weighted.T @ basis + 1e-9 * np.eye(len(solved)), weighted.T @ values)
+    return solved, trust
 
 
 def _steadiest_motion(
@@ -332,14 +324,12 @@ def _steadiest_motion(
     motions = np.concatenate(tried)
     some = random.integers(len(basis), size=judges)
     errors = np.linalg.norm(values[some] - basis[some] @ motions, axis=2)
-    best: NDArray[np.float64] = motions[int(np.median(errors, axis=1).argmin())]
-    return best
+    return np.asarray(motions[int(np.median(errors, axis=1).argmin())])
 
 
 def remove_head_motion(flow: Flow, weight: NDArray[Any] | None = None) -> Flow:
     """The flow less its `head_motion`."""
-    removed: Flow = flow - head_motion(flow, weight).field((flow.shape[1], flow.shape[2]))
-    return removed
+    return np.asarray(flow - head_motion(flow, weight).field((flow.shape[1], flow.shape[2])))
 
 
 def _axes(size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -377,14 +367,11 @@ def optical_strain(flow: Flow, *, shear: float = 0.5) -> NDArray[np.float32]:
     vy *= vy
     ux += vy
     ux += uy
-    strain: NDArray[np.float32] = np.sqrt(ux)
-    return strain
+    return np.asarray(np.sqrt(ux))
 
 
 def resize_area(maps: NDArray[Any] | Sequence[NDArray[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize maps (channels, H, W) by area averages (linearly where they grow); values keep their unit."""
-    import cv2
-
     height, width = size
     if maps[0].shape == (height, width):
         return np.asarray(maps, np.float32)

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fsmer.data.clips import ClipSet
-from fsmer.data.media import ArrayStore, MediaStore, RowError
 from fsmer.data.spec import COLOURS, InputKind, InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError
 from fsmer.plugins import INPUT_KINDS
 from fsmer.preprocess.apex import check_interval, spot_apex
-from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, FacePose, locate_face, track_faces
-from fsmer.preprocess.flow import flow_map, optical_flow, resize_area
-from fsmer.preprocess.reading import Frame, FrameSource, open_frames
+from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector
+from fsmer.preprocess.face_tracking import CroppedFrames, locate_face, track_faces
+from fsmer.preprocess.faces import FacePose
+from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow, resize_area
+from fsmer.preprocess.frame_source import FrameSource
+from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.reading import open_frames
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.time import resample
 
-__all__ = ["KINDS", "ClipMedia", "clips_from_frames", "crop_frames", "make_media", "media_from_frames", "pair_media"]
+__all__ = ["KINDS", "ClipMedia", "crop_frames", "make_media", "media_from_frames", "pair_media"]
 
 KINDS = ("apex", "flow", "flows", "frames", "onset")
 # Mean movement in pixels of the crop: two equal pictures stay below (Farneback's rounding gives 0.001), and a third of
 # a grey level of noise is above.
 STILL = 0.003
-# Bytes of finished clips that a lazy clip set keeps, so that its kinds of media are made in one go.
-KEPT_BYTES = 64 << 20
-# What is said of an apex that nobody annotated, by the method that finds it.
-APEX_NOTES = {
-    "flow": "the apex is spotted (flow).",
-    "difference": "the apex is spotted (difference).",
-    "middle": "the middle frame stands for the apex.",
-}
 
 
 @dataclass(frozen=True)
@@ -66,16 +60,7 @@ class ClipMedia:
 def crop_frames(
     frames: FrameSource | Any, recipe: PreprocessRecipe, *, onset: int = 0, detector: FaceDetector | None = None
 ) -> FrameSource:
-    """The face of a sequence as the recipe crops it, cut lazily.
-
-    Parameters
-    ----------
-    frames : FrameSource or anything that `open_frames` takes
-    recipe : PreprocessRecipe
-    onset : int
-        Frame that decides on the crop of the whole clip.
-    detector : FaceDetector, optional
-        Made already; default the recipe's.
+    """The face of a sequence as the recipe crops it, cut lazily; frame `onset` decides on the crop of the whole clip.
 
     Raises
     ------
@@ -114,7 +99,7 @@ def media_from_frames(
         One a kind: ``"flow"`` (onset to apex), ``"onset"``, ``"apex"``, ``"frames"`` and ``"flows"`` (onset to offset,
         resampled; entry t leads from resampled frame t to t + 1, the last repeats the one before it).
     onset, apex, offset : int, optional
-        Frame numbers from 0; the defaults are the first frame, what the recipe says, and the last frame.
+        Frame numbers from 0; the defaults are the first frame, the recipe's apex, and the last frame.
     recipe : PreprocessRecipe, optional
         Default: face found by the cascade, apex as given or spotted by flow, Farneback, TIM.
 
@@ -151,19 +136,22 @@ def make_media(
 ) -> ClipMedia:
     """As `media_from_frames`, with the frames used and notes on what was assumed or interpolated.
 
-    With `eight_bit`, images (kinds ``"onset"``, ``"apex"`` and ``"frames"``) come as uint8, a quarter of the bytes that
-    say the same: brightness is always rounded to one of 256 values, and value / 255 is what comes otherwise.
+    With `eight_bit`, images (kinds ``"onset"``, ``"apex"`` and ``"frames"``) come as uint8, a quarter of the bytes
+    without any loss: brightness is always rounded to one of 256 values, and value / 255 is what comes otherwise.
     """
     wanted = checked_specs(specs)
     steps = recipe or PreprocessRecipe()
-    source = _in_memory(open_frames(frames))
+    source = open_frames(frames)
+    if source.count is None:
+        # A stream gives its frames once, but a clip needs its onset again; clips are short.
+        source = open_frames(list(source), timestamps=source.timestamps)
     searches = needs_apex(wanted)
     given = apex if searches and steps.apex in ("given", "annotated") else None
     first, last = check_interval(len(source), onset, given, offset, name=source.name)
     crops = crop_frames(source, steps, onset=first, detector=detector)
     top, method = None, None
     if searches:
-        method = _apex_method(steps, apex)
+        method = apex_method(steps, apex)
         top = spot_apex(crops, method, onset=first, apex=apex, offset=last).index
     media, notes = _from_crops(crops, wanted, first, top, last, steps)
     held = media if eight_bit else _as_floats(media)
@@ -176,11 +164,11 @@ def needs_apex(specs: Iterable[InputSpec]) -> bool:
 
 
 def apex_source(method: str | None) -> str:
-    """Where an apex that `method` found is from, as tables of clips say it."""
+    """Where an apex that `method` found is from, as tables of clips name it."""
     return "annotation" if method == "annotated" else method or ""
 
 
-def _apex_method(recipe: PreprocessRecipe, apex: int | None) -> str:
+def apex_method(recipe: PreprocessRecipe, apex: int | None) -> str:
     """How the recipe finds the apex of a clip whose annotation is `apex`."""
     if recipe.apex == "given":
         return "flow" if apex is None else "annotated"
@@ -188,7 +176,12 @@ def _apex_method(recipe: PreprocessRecipe, apex: int | None) -> str:
 
 
 def pair_media(
-    onset: ArrayLike, apex: ArrayLike, specs: Sequence[InputSpec] | InputSpec, *, recipe: PreprocessRecipe | None = None
+    onset: ArrayLike,
+    apex: ArrayLike,
+    specs: Sequence[InputSpec] | InputSpec,
+    *,
+    recipe: PreprocessRecipe | None = None,
+    estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
 ) -> dict[str, NDArray[np.float32]]:
     """Media of the kinds flow, onset and apex from two face crops.
 
@@ -197,18 +190,15 @@ def pair_media(
     onset, apex : images of one size
     specs, recipe
         As in `media_from_frames`; only flow, head motion and strain of the recipe matter.
+    estimate : callable
+        What computes flow from onset, apex and a flow method, where it was computed already.
     """
     wanted = checked_specs(specs)
-    timed = next((spec.kind for spec in wanted if spec.frames is not None), None)
-    if timed is not None:
-        raise SpecMismatchError(f"two frames cannot give {timed!r}, which spans a clip; use media_from_frames.")
+    for spec in wanted:
+        if spec.frames is not None:
+            raise SpecMismatchError(f"two frames cannot give {spec.kind!r}, which spans a clip; use media_from_frames.")
     source = open_frames([onset, apex])
-    return _as_floats(_from_crops(source, wanted, 0, 1, 1, recipe or PreprocessRecipe())[0])
-
-
-def _in_memory(source: FrameSource) -> FrameSource:
-    # A stream gives its frames once, but a clip needs its onset again; clips are short.
-    return source if source.count is not None else open_frames(list(source), timestamps=source.timestamps)
+    return _as_floats(_from_crops(source, wanted, 0, 1, 1, recipe or PreprocessRecipe(), estimate)[0])
 
 
 def checked_specs(specs: Sequence[InputSpec] | InputSpec) -> list[InputSpec]:
@@ -230,9 +220,10 @@ def checked_specs(specs: Sequence[InputSpec] | InputSpec) -> list[InputSpec]:
                 f"images cannot be made as {spec.describe()}: channels red, green, blue and normalisation 'unit' are "
                 "expected."
             )
-    twice = next((spec.kind for spec in wanted if [one.kind for one in wanted].count(spec.kind) > 1), None)
-    if twice is not None:
-        raise SpecMismatchError(f"two different media of kind {twice!r} were asked for; a clip holds one a kind.")
+        if [one.kind for one in wanted].count(spec.kind) > 1:
+            raise SpecMismatchError(
+                f"two different media of kind {spec.kind!r} were asked for; a clip holds one a kind."
+            )
     return wanted
 
 
@@ -243,39 +234,38 @@ def _from_crops(
     apex: int | None,
     offset: int,
     recipe: PreprocessRecipe,
+    estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     media: dict[str, NDArray[Any]] = {}
-    notes: list[str] = []
-    count = offset - onset + 1
+    notes: dict[str, None] = {}
+    count, top = offset - onset + 1, onset if apex is None else apex
     for spec in specs:
         if spec.kind not in KINDS:
             kind: InputKind = INPUT_KINDS[spec.kind]
             place = None if apex is None or not kind.needs_apex else apex - onset
             media[spec.kind] = kind.media(np.stack([crops[n] for n in range(onset, offset + 1)]), spec, place)
         elif spec.kind == "flow":
-            top = onset if apex is None else apex
-            method = recipe.load_flow(spec.flow_method)
-            flow = optical_flow(crops[onset], crops[top], method)
+            flow = estimate(crops[onset], crops[top], recipe.load_flow(spec.flow_method))
             _check_moves([flow], f"frames {onset} and {top} of {crops.name}")
             media["flow"] = _map(flow, spec, recipe)
         elif spec.kind in ("onset", "apex"):
-            number = onset if spec.kind == "onset" or apex is None else apex
-            media[spec.kind] = _image(crops[number], spec.size)
-        elif spec.kind == "frames":
-            length = spec.frames or 1
-            images = (resize_area(np.moveaxis(crops[n], 2, 0), spec.size) for n in range(onset, offset + 1))
-            media["frames"] = _eight_bit(resample(images, count, length, method=recipe.time).frames)
-            notes += _made_up(count, length, recipe.time)
+            media[spec.kind] = _image(crops[onset if spec.kind == "onset" else top], spec.size)
         else:
             length = spec.frames or 2
-            resampled = resample((crops[n] for n in range(onset, offset + 1)), count, length, method=recipe.time).frames
+            images: Iterable[NDArray[Any]] = (crops[number] for number in range(onset, offset + 1))
+            if spec.kind == "frames":
+                images = (resize_area(np.moveaxis(image, 2, 0), spec.size) for image in images)
+            resampled = resample(images, count, length, method=recipe.time)
+            if resampled.interpolated:
+                notes[f"the clip has {count} frames; {length} were interpolated from them ({recipe.time})."] = None
+            media[spec.kind] = _eight_bit(resampled.frames)
+        if spec.kind == "flows":
             method = recipe.load_flow(spec.flow_method)
-            steps = [optical_flow(one, two, method) for one, two in pairwise(_eight_bit(resampled))]
+            steps = [optical_flow(one, two, method) for one, two in pairwise(media["flows"])]
             _check_moves(steps, f"frames {onset} and {offset} of {crops.name}")
             maps = [_map(step, spec, recipe) for step in steps]
             media["flows"] = np.stack([*maps, maps[-1]])
-            notes += _made_up(count, length, recipe.time)
-    return media, list(dict.fromkeys(notes))
+    return media, list(notes)
 
 
 def _map(flow: NDArray[np.float32], spec: InputSpec, recipe: PreprocessRecipe) -> NDArray[np.float32]:
@@ -283,8 +273,6 @@ def _map(flow: NDArray[np.float32], spec: InputSpec, recipe: PreprocessRecipe) -
 
 
 def _check_moves(flows: Sequence[NDArray[np.float32]], where: str) -> None:
-    import cv2
-
     if max(cv2.mean(cv2.magnitude(*flow))[0] for flow in flows) < STILL:
         raise MediaError(
             f"there is no movement between {where} (a still picture?), so there is no flow to recognise; give the "
@@ -292,16 +280,8 @@ def _check_moves(flows: Sequence[NDArray[np.float32]], where: str) -> None:
         )
 
 
-def _made_up(count: int, length: int, method: str) -> list[str]:
-    if count >= length:
-        return []
-    return [f"the clip has {count} frames; {length} were interpolated from them ({method})."]
-
-
 def _image(crop: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
-    import cv2
-
-    planes: NDArray[np.uint8] = np.stack(cv2.split(crop)).astype(np.uint8, copy=False)
+    planes = np.stack(cv2.split(crop)).astype(np.uint8, copy=False)
     return planes if planes.shape[1:] == size else _eight_bit(resize_area(planes, size))
 
 
@@ -314,196 +294,6 @@ def _as_floats(media: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         kind: array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else array
         for kind, array in media.items()
     }
-
-
-# -- clip sets --------------------------------------------------------------------------------------------------------
-
-
-class _Maker:
-    """Makes the media of one clip when the first of its kinds is read, and keeps a few."""
-
-    def __init__(self, make: _ClipMaker) -> None:
-        self._make = make
-        self._kept: OrderedDict[int, dict[str, NDArray[np.float32]]] = OrderedDict()
-        self._bytes = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_make": self._make, "_kept": OrderedDict(), "_bytes": 0}
-
-    def __call__(self, row: int) -> dict[str, NDArray[np.float32]]:
-        if row not in self._kept:
-            self._kept[row] = self._make(row).media
-            self._bytes += _bytes(self._kept[row])
-            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
-                self._bytes -= _bytes(self._kept.popitem(last=False)[1])
-        self._kept.move_to_end(row)
-        return self._kept[row]
-
-
-def _bytes(media: Mapping[str, NDArray[np.float32]]) -> int:
-    return sum(array.nbytes for array in media.values())
-
-
-@dataclass(frozen=True)
-class FrameMediaStore:
-    """One kind of medium of clips that are made from their recordings when they are read."""
-
-    spec: InputSpec
-    count: int
-    maker: _Maker
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Make the asked rows; a recording that cannot be used raises `RowError`, which the clip set names."""
-        out = np.empty((len(rows), *self.spec.shape), np.float32)
-        for place, row in enumerate(rows.tolist()):
-            try:
-                out[place] = self.maker(row)[self.spec.kind]
-            except RowError:
-                raise
-            except MediaError as error:
-                raise RowError(row, str(error)) from error
-        return out
-
-
-def clips_from_frames(
-    sequences: Sequence[Any],
-    labels: Sequence[str | None] | None,
-    *,
-    specs: Sequence[InputSpec] | InputSpec,
-    onsets: Sequence[int | None] | None = None,
-    apexes: Sequence[int | None] | None = None,
-    offsets: Sequence[int | None] | None = None,
-    subjects: Sequence[str] | str | None = None,
-    datasets: Sequence[str] | str = "mine",
-    ids: Sequence[str] | None = None,
-    aus: Sequence[str] | None = None,
-    recipe: PreprocessRecipe | None = None,
-    lazy: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> ClipSet:
-    """Make a clip set of recordings, one frame sequence a clip.
-
-    Parameters
-    ----------
-    sequences : sequence of N recordings
-        Video files, folders of images, arrays or lists of images, see `open_frames`.
-    labels : sequence of N labels or None, or None
-    specs : InputSpec or sequence of InputSpec
-        The media to make, one a kind, e.g. a backbone's `input_specs`.
-    onsets, apexes, offsets : sequence of N frame numbers or None, optional
-    subjects, datasets, ids, aus
-        As in `ClipSet.from_arrays`.
-    recipe : PreprocessRecipe, optional
-    lazy : bool
-        Make each clip's media when they are read (and again when they are read again) instead of now.
-    progress : callable, optional
-        Called with (clips done, clips in all).
-
-    Returns
-    -------
-    ClipSet
-        Its table has the columns ``onset``, ``apex``, ``offset`` (as used; as given when lazy), ``apex_from``
-        (``"annotation"``, the method that finds it, or empty where no medium needs it), ``recipe`` (the hash) and
-        ``notes``, which tell an apex that is spotted or stood in for and (unless lazy) frames that were made up.
-
-    Raises
-    ------
-    MediaError
-        A recording cannot be used; the message names the clip. Lazily made clips raise when they are read.
-    DataError
-        Lengths that differ, a doubled id.
-    """
-    import pandas as pd
-
-    wanted = checked_specs(specs)
-    steps = recipe or PreprocessRecipe()
-    n = len(sequences)
-    if not n:
-        raise DataError("there are no recordings; a clip set needs at least one clip.")
-    times = {
-        name: _per_clip(name, values, n) for name, values in (("onset", onsets), ("apex", apexes), ("offset", offsets))
-    }
-    dataset = [datasets] * n if isinstance(datasets, str) else list(datasets)
-    named = list(ids) if ids is not None else [f"{dataset[row]}-{row:0{len(str(n - 1))}d}" for row in range(n)]
-    columns: dict[str, Sequence[Any]] = {
-        "clip": named,
-        "dataset": dataset,
-        "subject": [subjects or ""] * n if subjects is None or isinstance(subjects, str) else list(subjects),
-        "label": [None] * n if labels is None else list(labels),
-        "aus": [""] * n if aus is None else list(aus),
-    }
-    for name, values in columns.items():
-        if len(values) != n:
-            raise DataError(f"there are {n} recordings but {len(values)} entries of {name!r}; give one a clip.")
-    make = _ClipMaker(sequences, tuple(wanted), steps, steps.load_detector(), times)
-    stores: dict[str, MediaStore] = {}
-    specs_made = [made_spec(spec, steps) for spec in wanted]
-    methods: list[str | None] = [None] * n
-    if needs_apex(wanted):
-        methods = [_apex_method(steps, apex) for apex in times["apex"]]
-    notes = [APEX_NOTES.get(method or "", "") for method in methods]
-    if lazy:
-        maker = _Maker(make)
-        stores = {spec.kind: FrameMediaStore(spec, n, maker) for spec in specs_made}
-    else:
-        arrays = {spec.kind: np.empty((n, *spec.shape), np.float32) for spec in specs_made}
-        for row, made in enumerate(_made(make, named, n)):
-            for kind, array in made.media.items():
-                arrays[kind][row] = array
-            times["onset"][row], times["apex"][row], times["offset"][row] = made.onset, made.apex, made.offset
-            notes[row] = " ".join(filter(None, (notes[row], *made.notes)))
-            if progress is not None:
-                progress(row + 1, n)
-        stores = {spec.kind: ArrayStore(arrays[spec.kind], spec) for spec in specs_made}
-    frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
-    for name, values in times.items():
-        frame[name] = pd.array(values, dtype="Int64")
-    frame["apex_from"] = [apex_source(method) for method in methods]
-    frame["recipe"] = steps.hash
-    frame["notes"] = notes
-    return ClipSet.from_table(frame, stores)
-
-
-@dataclass(frozen=True)
-class _ClipMaker:
-    """All that it takes to make one clip's media by its row."""
-
-    sequences: Sequence[Any]
-    specs: tuple[InputSpec, ...]
-    recipe: PreprocessRecipe
-    detector: FaceDetector
-    times: Mapping[str, Sequence[int | None]]
-
-    def __call__(self, row: int) -> ClipMedia:
-        return make_media(
-            self.sequences[row],
-            self.specs,
-            recipe=self.recipe,
-            detector=self.detector,
-            onset=self.times["onset"][row],
-            apex=self.times["apex"][row],
-            offset=self.times["offset"][row],
-        )
-
-
-def _made(make: _ClipMaker, names: Sequence[str], n: int) -> Iterator[ClipMedia]:
-    for row in range(n):
-        try:
-            yield make(row)
-        except MediaError as error:
-            raise type(error)(f"clip {names[row]!r}: {error}") from error
-
-
-def _per_clip(name: str, values: Iterable[int | None] | None, n: int) -> list[int | None]:
-    if values is None:
-        return [None] * n
-    listed = [None if value is None or value != value else int(value) for value in values]
-    if len(listed) != n:
-        raise DataError(f"there are {n} recordings but {len(listed)} {name} frames; give one a clip, or None.")
-    return listed
 
 
 def made_spec(spec: InputSpec, recipe: PreprocessRecipe) -> InputSpec:

@@ -8,48 +8,27 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.preprocess.faces import FacePose, crop_face
-from fsmer.preprocess.reading import Frame
+from fsmer.preprocess.faces import FacePose, crop_face, shrunk
+from fsmer.preprocess.pixels import Frame
 
-__all__ = [
-    "Moment",
-    "Movement",
-]
+__all__ = ["Moment", "Movement"]
 
 # Widest face kept in the buffer, in pixels: what lies above the 224 of a crop is not needed again.
 KEPT_WIDTH = 240
-
-
 # How much of the picture around the crop is kept, in crop widths and heights, for a head that moves on.
 KEPT_REACH = 1.45
 
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One frame as the spotter keeps it: the face with its surroundings, no larger than needed.
+    """One frame as the spotter keeps it: the face with its surroundings, no larger than needed."""
 
-    Parameters
-    ----------
-    number : int
-        Place in the recording.
-    time : float
-        Seconds since the first frame.
-    picture : uint8 array of shape (h, w, 3)
-        Part of the frame, maybe scaled down.
-    pose : FacePose
-        The face in `picture`.
-    corner : array of shape (2,)
-        Upper left corner of `picture` in the frame, pixels.
-    scale : float
-        Pixels of `picture` a pixel of the frame.
-    """
-
-    number: int
-    time: float
-    picture: Frame
-    pose: FacePose
-    corner: NDArray[np.float64]
-    scale: float
+    number: int  # place in the recording
+    time: float  # seconds since the first frame
+    picture: Frame  # (h, w, 3), part of the frame, maybe scaled down
+    pose: FacePose  # the face in `picture`
+    corner: NDArray[np.float64]  # (2,), upper left corner of `picture` in the frame, pixels
+    scale: float  # pixels of `picture` a pixel of the frame
 
     def of_frame(self, pose: FacePose) -> FacePose:
         """A pose in this moment's picture as one in the frame."""
@@ -75,47 +54,28 @@ class Moment:
 
 def keep_moment(frame: Frame, pose: FacePose, number: int, time: float) -> Moment:
     """The part of a frame around a face that a later crop may need."""
-    import cv2
-
     reach = np.abs(pose.axes) @ np.array([0.5, 0.5]) * KEPT_REACH
     height, width = frame.shape[:2]
     left, top = np.clip(np.floor(pose.centre - reach), 0, (width - 1, height - 1)).astype(int)
     right, bottom = np.clip(np.ceil(pose.centre + reach) + 1, (left + 1, top + 1), (width, height)).astype(int)
     part = frame[top:bottom, left:right]
     scale = min(1.0, KEPT_WIDTH / pose.width)
-    if scale < 1:
-        size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
-        picture = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
-    else:
-        picture = part.copy()
+    picture = shrunk(part, scale) if scale < 1 else part.copy()
     kept = Moment(number, time, picture, pose, np.array([left, top], np.float64), scale)
     return replace(kept, pose=kept.of_picture(pose))
 
 
 @dataclass(frozen=True, eq=False)
 class Movement:
-    """One movement of the face.
+    """One movement of the face."""
 
-    Parameters
-    ----------
-    moments : tuple of Moment
-        From onset to offset.
-    apex_place : int
-        Place of the apex among them.
-    energy : float
-        How far the facial regions have moved at the apex, thousandths of the face width.
-    poses : tuple of FacePose
-        Crop of every moment in pixels of the frame: the onset's, unless the head moved so far that flow would lose it;
-        then each moment's own.
-    before : tuple of Moment
-        The face at rest, shortly before the onset.
-    """
-
-    moments: tuple[Moment, ...] = field(repr=False)
-    apex_place: int
-    energy: float
+    moments: tuple[Moment, ...] = field(repr=False)  # from onset to offset
+    apex_place: int  # place of the apex among them
+    energy: float  # how far the facial regions have moved at the apex, thousandths of the face width
+    # Crop of every moment in pixels of the frame: the onset's, unless the head moved so far that flow would lose it;
+    # then each moment's own
     poses: tuple[FacePose, ...] = field(repr=False)
-    before: tuple[Moment, ...] = field(default=(), repr=False)
+    before: tuple[Moment, ...] = field(default=(), repr=False)  # the face at rest, shortly before the onset
 
     @property
     def onset(self) -> Moment:
@@ -145,7 +105,7 @@ class Movement:
     def steady_pair(self, size: tuple[int, int] = (224, 224)) -> tuple[Frame, Frame]:
         """Face crops of onset and apex, each the mean of a few frames that show the same: half the noise of `pair`."""
         onset, apex = self.near(size)
-        return _mean(_same(onset)), _mean(_same(apex))
+        return mean_picture(_same(onset)), mean_picture(_same(apex))
 
     def near(self, size: tuple[int, int] = (224, 224)) -> tuple[list[Frame], list[Frame]]:
         """Face crops from the onset back into rest, and from the apex to both sides."""
@@ -157,7 +117,7 @@ class Movement:
         return onset, self.crops(sorted(close, key=lambda n: abs(n - self.apex_place)), size)
 
 
-def _mean(pictures: Sequence[Frame]) -> Frame:
+def mean_picture(pictures: Sequence[Frame]) -> Frame:
     return np.round(np.mean(pictures, axis=0, dtype=np.float32)).astype(np.uint8)
 
 

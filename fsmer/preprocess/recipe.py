@@ -1,4 +1,4 @@
-"""Everything that was done to a recording before a backbone saw it, in one frozen dataclass with a hash."""
+"""All that is done to a recording before a backbone gets it, in one frozen dataclass with a hash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from fsmer.errors import DataError, unknown_name
 from fsmer.io import CHECKSUM, write_json
 from fsmer.preprocess.apex import APEX_METHODS
-from fsmer.preprocess.faces import DETECTORS, FaceDetector, load_detector
+from fsmer.preprocess.face_detectors import DETECTORS, FaceDetector, load_detector
 from fsmer.preprocess.flow import FlowMethod, load_flow_method
 from fsmer.preprocess.time import TIME_METHODS
 from fsmer.schema import Count, checked, plain_value, read_json
@@ -77,7 +77,7 @@ class PreprocessRecipe:
     Parameters
     ----------
     detector : str
-        See `fsmer.preprocess.faces.DETECTORS`; ``"cropped"`` where frames show nothing but the face.
+        See `fsmer.preprocess.face_detectors.DETECTORS`; ``"cropped"`` where frames show nothing but the face.
     detector_parameters : mapping
         Arguments of the detector, e.g. ``{"path": "landmarks.csv"}``.
     face : "largest" or int

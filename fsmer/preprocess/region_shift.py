@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.preprocess.apex import facial_regions
-from fsmer.preprocess.flow import head_motion
+from fsmer.preprocess.flow import head_motion, robust_fit
 from fsmer.synthetic.facs_fields import LANDMARKS
 
-__all__ = [
-    "EnergyTrace",
-]
+__all__ = ["EnergyTrace"]
 
 Vectors = NDArray[np.float64]
-
-
 Grey = NDArray[np.uint8]
 
 
 class EnergyTrace:
-    """A curve over time of bounded length: when full, neighbours are joined and the larger one stays.
-
-    Parameters
-    ----------
-    capacity : int
-        Points at most.
-    """
+    """A curve over time of at most `capacity` points: when full, neighbours are joined and the larger one stays."""
 
     def __init__(self, capacity: int = 2048) -> None:
         self.capacity = capacity
@@ -56,12 +47,12 @@ class EnergyTrace:
         return times, energies, thresholds
 
 
-class _RegionShift:
+class RegionShift:
     """Where the facial regions of a reference crop have come to in later crops, apart from the head.
 
     Lucas & Kanade's least squares (1981), which do not flatten movements of a fraction of a pixel as regularised flow
     does: first one motion of a rigid head (affine, and what its relief adds when it turns) and one change of light for
-    the whole face, robustly, so that what moves otherwise has no say in it; then, in the picture that was brought back
+    the whole face, robustly, without regard to what moves otherwise; then, in the picture that was brought back
     by it, one vector for every region.
 
     Parameters
@@ -72,8 +63,6 @@ class _RegionShift:
     blur, coarse, iterations = 1.2, 2, 4
 
     def __init__(self, reference: Grey) -> None:
-        import cv2
-
         side = len(reference)
         self.regions, face = facial_regions(side)
         self.picture = self._smooth(reference)
@@ -102,8 +91,6 @@ class _RegionShift:
 
     def __call__(self, current: Grey) -> Vectors:
         """Mean movement of every region, (R, 2), thousandths of the crop width."""
-        import cv2
-
         picture = self._smooth(current)
         here = self.picture[self.some].ravel()[self.counted]
         for turn in range(self.iterations):
@@ -115,19 +102,16 @@ class _RegionShift:
             step = np.linalg.solve(weighted.T @ self.basis + 1e-3 * np.eye(10, dtype=np.float32), weighted.T @ error)
             self.head = self.head - step[:8]
         if float(np.abs(self.head).max()) > 0.5 * len(current):
-            # Lost; the next picture is looked for afresh.
+            # Lost; the next picture is aligned from the start.
             self.head = np.zeros(8, np.float32)
         error = self._back(picture, (slice(None),) * 2) - self.picture
         # Light that changes from place to place.
         error -= cv2.blur(cv2.blur(error, (31, 31)), (31, 31))
         pulls = self.regions @ (self.slopes * error.reshape(-1, 1))
-        moved: Vectors = -np.einsum("rij,rj->ri", self.inverse, pulls).astype(np.float64) * 1000 / len(current)
-        return moved
+        return np.asarray(-np.einsum("rij,rj->ri", self.inverse, pulls).astype(np.float64) * 1000 / len(current))
 
     def _back(self, picture: NDArray[np.float32], where: tuple[slice, slice]) -> NDArray[np.float32]:
-        """The picture as it would look had the head not moved."""
-        import cv2
-
+        """The picture with the motion of the head taken out."""
         x, y, high = self.x[where], self.y[where], self.relief[where]
         a, b, c, d, e, f, yaw, pitch = (float(value) for value in self.head)
         columns = self.columns[where] + (a * x + b * y + c + yaw * high)
@@ -137,8 +121,6 @@ class _RegionShift:
         )
 
     def _smooth(self, picture: Grey) -> NDArray[np.float32]:
-        import cv2
-
         return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), self.blur))
 
 
@@ -153,8 +135,7 @@ def head_relief(side: int) -> NDArray[np.float32]:
     x, y = axis[None, :], CROP_ASPECT * axis[:, None]
 
     def bump(across: float, down: float, width: float, height: float) -> Vectors:
-        one: Vectors = np.exp(-0.5 * (((np.abs(x) - across) / width) ** 2 + ((y - down) / height) ** 2))
-        return one
+        return np.asarray(np.exp(-0.5 * (((np.abs(x) - across) / width) ** 2 + ((y - down) / height) ** 2)))
 
     skull = 0.64 * np.sqrt(np.clip(1 - (x / 0.69) ** 2 - ((y + 0.25) / 1.1) ** 2, 0.01, None))
     eye_x, eye_y = LANDMARKS["lid_upper"]
@@ -167,23 +148,13 @@ def head_relief(side: int) -> NDArray[np.float32]:
     )
     basis = np.stack(np.broadcast_arrays(x, y, np.ones((side, side))), axis=-1).reshape(-1, 3)
     plane = np.linalg.lstsq(basis, relief.ravel(), rcond=None)[0]
-    high: NDArray[np.float32] = (relief - (basis @ plane).reshape(side, side)).astype(np.float32)
-    return high
+    return np.asarray((relief - (basis @ plane).reshape(side, side)).astype(np.float32))
 
 
 def rigid_motion(flow: NDArray[np.float32], face: NDArray[np.float32], *, iterations: int = 8) -> NDArray[np.float32]:
-    """What a head of average relief does in a flow field between two crops, robustly: affine, and its turning.
+    """What a head of average relief does in a flow field (2, side, side), robustly: affine motion and turning.
 
-    Parameters
-    ----------
-    flow : array of shape (2, side, side)
-    face : array of shape (side, side)
-        How much each pixel counts.
-    iterations : int
-
-    Returns
-    -------
-    float32 array of shape (2, side, side)
+    `face` (side, side) is how much each pixel counts.
     """
     side = flow.shape[1]
     affine = head_motion(flow, face, iterations=iterations).field((side, side))
@@ -192,14 +163,8 @@ def rigid_motion(flow: NDArray[np.float32], face: NDArray[np.float32], *, iterat
     some = basis.reshape(side, side, -1)[::step, ::step].reshape(-1, basis.shape[1])
     values = (flow - affine)[:, ::step, ::step].reshape(2, -1).T.astype(np.float64)
     weight = face[::step, ::step].ravel()
-    solved = np.zeros((basis.shape[1], 2))
-    for _ in range(iterations):
-        error = np.linalg.norm(values - some @ solved, axis=1)
-        scale = 1.5 * float(np.median(error[weight > 0])) + 1e-9
-        trusted = some * (weight / (1 + (error / scale) ** 2) ** 2)[:, None]
-        solved = np.linalg.solve(trusted.T @ some + 1e-9 * np.eye(len(solved)), trusted.T @ values)
-    turned: NDArray[np.float32] = affine + (basis @ solved).T.reshape(flow.shape).astype(np.float32)
-    return turned
+    solved, _ = robust_fit(some, values, weight, np.zeros((basis.shape[1], 2)), iterations)
+    return np.asarray(affine + (basis @ solved).T.reshape(flow.shape).astype(np.float32))
 
 
 @lru_cache(maxsize=4)

@@ -9,24 +9,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fsmer.preprocess.apex import BLINK_REACH, REGIONS, FlowEnergy, facial_regions
-from fsmer.preprocess.faces import CascadeDetector, FaceDetector, FacePose, FaceTracker, Which, crop_face
-from fsmer.preprocess.movement import STEADY, Moment, Movement, _mean, keep_moment
-from fsmer.preprocess.reading import Frame
-from fsmer.preprocess.region_shift import EnergyTrace, Grey, Vectors, _RegionShift, rigid_motion
-from fsmer.synthetic.facs_fields import LANDMARKS
+from fsmer.preprocess.apex import REGIONS, FlowEnergy, facial_regions
+from fsmer.preprocess.cascade import CascadeDetector
+from fsmer.preprocess.comparison import Comparison, covered_share, eye_weights
+from fsmer.preprocess.face_detectors import FaceDetector
+from fsmer.preprocess.face_tracking import FaceTracker, Which
+from fsmer.preprocess.faces import FacePose, crop_face, median_pose
+from fsmer.preprocess.movement import STEADY, Moment, Movement, keep_moment, mean_picture
+from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.region_shift import EnergyTrace, Grey, RegionShift, Vectors, rigid_motion
+from fsmer.preprocess.restlessness import Restlessness, SpotterSettings
 
-__all__ = [
-    "MovementSpotter",
-    "SpotterSettings",
-]
-
+__all__ = ["MovementSpotter"]
 
 # Seconds before a movement that are kept, for its onset.
 BEFORE = 0.7
@@ -39,8 +36,6 @@ AGE, SHIFTED, OVERLAP = 2.0, 0.06, 5
 POSED = 0.5
 # Seconds over which rest is averaged; what begins sooner after a face came into view has no rest to be told from.
 REST = 0.4
-# Least spread of noise in a coordinate of a region, thousandths of the face width.
-FLOOR = 0.1
 # Motion of the head, thousandths of the face width, at which twice the share of it is left as of a small one.
 TURNED = 40.0
 # Share of the way between two crops that counts as motion of the head in them.
@@ -55,122 +50,6 @@ MOUTH_REGIONS = ("nose_wing", "cheek", "nasolabial", "mouth_corner", "lip_upper"
 # A face that talks all the time: least movement of the mouth (root of the sum of squares, thousandths of the face
 # width), and the share of it that the mouth usually moves the same way or back between two instants.
 CHATTER = (8.0, 0.12)
-# How much more than the quiet share of the instants the usual one may move and still be rest.
-UNREST = 1.3
-
-
-@dataclass(frozen=True)
-class SpotterSettings:
-    """How movements are told from rest; times in seconds.
-
-    Parameters
-    ----------
-    rate : float
-        Recordings with more frames a second are looked at in every second, third ... frame, so that no less than this
-        many a second remain.
-    settle : float
-        What is listened to before the first decision, to learn how restless the face is.
-    memory : float
-        Over how long the rest level is learnt.
-    step : float
-        Between these instants movement is measured for the rest level.
-    smooth : float
-        Regions are averaged over so long.
-    quiet : float
-        Share of the instants that count as rest.
-    times : float
-        A movement must be so many times the usual restlessness, each direction in which the regions move together
-        measured by its own.
-    least : float
-        And move the regions together by this much (root of the sum of squares, thousandths of the face width); half
-        a pixel on a face of 224 is 2.2.
-    most : float
-        This much is a movement on however restless a face.
-    farthest : float
-        No skin moves so far (thousandths of the face width): something else came before the face.
-    covered : float
-        Share of the face that may look unlike its onset, moved; more is a hand before it.
-    minimum, longest : float
-        Shortest movement, and the longest: what lasts longer ends there.
-    hold : float
-        A face that stays as it is for so long has got a new rest.
-    held : float
-        A movement that does not come back, as what only drifts does not, must reach so many times `times` (or `most`),
-        as many times `noise`, and its square times `least`.
-    slow : float
-        Seconds; a movement that takes longer from onset to apex, as a head that drifts does, must be larger by as many
-        times, or reach `most`.
-    turn : float
-        A movement must be larger, a region, than this share of what the head has moved in the meantime.
-    noise : float
-        And so many times what frames at rest differ from each other in the same measure.
-    blink : float
-        Where the lids move so many times as far as any other region, it was a blink.
-    renew : int
-        Frames between two searches for the face.
-
-    Notes
-    -----
-    `turn` was chosen on drawn recordings of 20 s (seeds 501 to 508, three of each), `noise` and `held` on dark and
-    compressed drawings of faces at rest (seeds 7001 to 7004) and on the former; what a talking mouth is, on drawings
-    that talk (seed 7013). The growth of `turn` with the motion of the head, `covered`, and that `most` is enough for
-    `held`, were also tried on a film of a real performance. Nothing was chosen on seeds of the benchmark from 11 on.
-    """
-
-    rate: float = 50.0
-    settle: float = 1.6
-    memory: float = 30.0
-    step: float = 0.2
-    smooth: float = 0.12
-    quiet: float = 0.6
-    times: float = 2.1
-    least: float = 2.0
-    most: float = 16.0
-    farthest: float = 90.0
-    covered: float = 0.12
-    minimum: float = 0.1
-    longest: float = 2.0
-    hold: float = 0.5
-    held: float = 1.5
-    slow: float = 0.2
-    turn: float = 0.05
-    noise: float = 2.0
-    blink: float = 2.0
-    renew: int = 50
-
-
-@dataclass(frozen=True)
-class _Restlessness:
-    """How the regions move while nothing happens.
-
-    Parameters
-    ----------
-    whiten : array of shape (2R, 2R)
-        Brings movements, flattened, to coordinates in which rest moves equally in all of them, its usual length 1.
-    """
-
-    whiten: Vectors
-
-    @classmethod
-    def learn(cls, steps: Vectors, quiet: float, most: float) -> _Restlessness:
-        """From movements between instants, (n, 2R), a share `quiet` of which are rest; `most` is no rest any more."""
-        size = steps.shape[1]
-        energies = np.linalg.norm(steps, axis=1)
-        for _ in range(3):
-            kept = steps[energies <= np.quantile(energies, quiet)]
-            spread = kept.T @ kept / len(kept)
-            level = np.trace(spread) / size
-            # A few steps say little about how the regions move together.
-            blind = 40 / (40 + len(kept))
-            variances, axes = np.linalg.eigh((1 - blind) * spread + (blind * level + FLOOR**2) * np.eye(size))
-            whiten = (axes / np.sqrt(np.minimum(variances, most**2 / size))) @ axes.T
-            energies = np.linalg.norm(steps @ whiten, axis=1)
-        # At rest exactly the floor alone would make the level vanish; on a face that never rests it would be movement.
-        return cls(whiten / (size**0.5 * float(np.clip(np.quantile(energies, 0.5) / size**0.5, 0.5, UNREST))))
-
-    def of(self, vectors: Vectors) -> Vectors:
-        """Movements (..., R, 2) in its coordinates, (..., 2R)."""
-        return vectors.reshape(*vectors.shape[:-2], -1) @ self.whiten.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,36 +58,6 @@ class _Reading:
 
     moment: Moment
     place: Vectors
-
-
-@lru_cache(maxsize=4)
-def _eye_weights(side: int) -> NDArray[np.float32]:
-    """Mean over what a blink moves, on crops of `side`, flattened."""
-    axis = (np.arange(side) + 0.5) / side - 0.5
-    x, y = np.abs(axis[None, :]) - LANDMARKS["lid_upper"][0], axis[:, None] - LANDMARKS["lid_upper"][1]
-    inside = (x / BLINK_REACH[0]) ** 2 + (y / BLINK_REACH[1]) ** 2 < 0.6
-    return (inside / inside.sum()).astype(np.float32).ravel()
-
-
-def _cover(first: Grey, second: Grey, flow: NDArray[np.float32], face: NDArray[np.float32]) -> float:
-    """Share of the face where the second picture, brought back by the flow, does not look like the first."""
-    import cv2
-
-    side = len(first)
-    axis = np.arange(side, dtype=np.float32)
-    columns, rows = np.meshgrid(axis, axis)
-    back = cv2.remap(second, columns + flow[0], rows + flow[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    window = (side // 8 | 1,) * 2
-
-    def mean(values: Any) -> NDArray[np.float32]:
-        return np.asarray(cv2.blur(values, window), np.float32)
-
-    one, two = (cv2.GaussianBlur(part.astype(np.float32), (0, 0), 1.0) for part in (first, back))
-    mean_one, mean_two = mean(one), mean(two)
-    spread_one, spread_two = mean(one * one) - mean_one**2, mean(two * two) - mean_two**2
-    # Textures weaker than some grey levels are noise, which is like nothing.
-    alike = (mean(one * two) - mean_one * mean_two + 9) / np.sqrt((spread_one + 9) * (spread_two + 9))
-    return float((face * (alike < 0.5)).sum() / face.sum())
 
 
 class MovementSpotter:
@@ -270,8 +119,8 @@ class MovementSpotter:
         """Begin anew where a face comes into view."""
         self._poses: deque[FacePose] = deque(maxlen=max(5, round(POSED / self._interval)))
         self._crop_pose: FacePose | None = None
-        self._gauge: _RegionShift | None = None
-        self._former: tuple[FacePose, _RegionShift, Vectors] | None = None
+        self._gauge: RegionShift | None = None
+        self._former: tuple[FacePose, RegionShift, Vectors] | None = None
         self._gaps: list[Vectors] = []
         self._base = np.zeros((len(facial_regions(self._energy.side)[0]), 2))
         self._begun = 0.0
@@ -282,7 +131,7 @@ class MovementSpotter:
         self._decided = 0
         self._free = 0
         self._rest: Vectors | None = None
-        self._restless = _Restlessness(np.eye(self._base.size) / self._base.size**0.5)
+        self._restless = Restlessness(np.eye(self._base.size) / self._base.size**0.5)
         self._until_levels = 0
         self._start: int | None = None
         self._above = 0
@@ -294,8 +143,6 @@ class MovementSpotter:
         self._spoken: list[Movement] = []
         # How the regions moved last, and when that ended.
         self._last: tuple[Vectors, float] | None = None
-
-    # -- frame by frame -----------------------------------------------------------------------------------------------
 
     def update(self, frame: Frame, time: float) -> list[Movement]:
         """Take the next frame, uint8 RGB, shown at `time` seconds; movements that ended meanwhile."""
@@ -343,12 +190,10 @@ class MovementSpotter:
         self._spoken = []
         return found
 
-    # -- where the face has come to -----------------------------------------------------------------------------------
-
     def _read(self, frame: Frame, pose: FacePose, number: int, time: float) -> _Reading:
         self._since = time if self._since is None else self._since
         self._poses.append(pose)
-        steady = _middle(list(self._poses))
+        steady = median_pose(list(self._poses))
         moment = keep_moment(frame, pose, number, time)
         reading = _Reading(moment, self._measure(frame, steady, time))
         self._recent.append(reading.place)
@@ -387,18 +232,16 @@ class MovementSpotter:
 
     def _refer(self, frame: Frame, pose: FacePose, time: float) -> None:
         self._crop_pose, self._begun = pose, time
-        self._gauge = _RegionShift(self._prepared(frame, pose))
+        self._gauge = RegionShift(self._prepared(frame, pose))
 
     def _prepared(self, frame: Frame, pose: FacePose) -> Grey:
         return self._energy.prepare(crop_face(frame, pose, (self._energy.side,) * 2))
-
-    # -- rest and movement --------------------------------------------------------------------------------------------
 
     def _decide(self, place: int) -> list[Movement]:
         self._decided = place + 1
         if self._until_levels == 0:
             if self._steps:
-                self._restless = _Restlessness.learn(
+                self._restless = Restlessness.learn(
                     np.array(self._steps), self.settings.quiet, self.settings.most / self.settings.times
                 )
             self._until_levels = 8
@@ -463,7 +306,7 @@ class MovementSpotter:
         before = np.flatnonzero(earlier <= max(0.12, noise))
         onset = self._free + (int(before[-1]) if len(before) else int(earlier.argmin()) if len(earlier) else 0)
         rise = self._readings[apex].moment.time - self._readings[onset].moment.time
-        # A head that drifts takes its time.
+        # A head that drifts is slow.
         slow = self._peak < self.settings.times * rise / self.settings.slow
         doubt = self.settings.held if held else 1.0
         moved = whitened[apex]
@@ -507,7 +350,7 @@ class MovementSpotter:
             return None
         found = [reading.moment.of_frame(reading.moment.pose) for reading in readings]
         reach = max(2, round(POSED / self._interval) // 2)
-        steady = [_middle(found[max(0, n - reach) : n + reach + 1]) for n in range(onset, offset + 1)]
+        steady = [median_pose(found[max(0, n - reach) : n + reach + 1]) for n in range(onset, offset + 1)]
         far = _distance(steady[0], steady[apex - onset])
         if far < FAR:
             far, steady = 0.0, [steady[0]] * len(steady)
@@ -518,7 +361,7 @@ class MovementSpotter:
         movement = Movement(moments, apex - onset, 0.0, tuple(steady), before)
         # Means over all of them: what moves on in them anyway, a hand or a head, does not fit the mean.
         at_rest, at_top = movement.near((self._energy.side,) * 2)
-        rest, top = (self._energy.prepare(_mean(some)) for some in (at_rest, at_top))
+        rest, top = (self._energy.prepare(mean_picture(some)) for some in (at_rest, at_top))
         seen = self._compare(rest, top)
         if not self._is_expression(seen, slow, far) or self._is_return(seen.vectors, movement.onset.time):
             return None
@@ -533,15 +376,15 @@ class MovementSpotter:
         halves = at_rest[::2], at_rest[1::2]
         if not halves[1]:
             return 0.0
-        alone = self._compare(*(self._energy.prepare(_mean(some)) for some in halves))
+        alone = self._compare(*(self._energy.prepare(mean_picture(some)) for some in halves))
         fewer = (1 / len(at_rest) + 1 / len(at_top)) / (1 / len(halves[0]) + 1 / len(halves[1]))
         return float(np.linalg.norm(alone.vectors)) * fewer**0.5
 
-    def _is_expression(self, seen: _Comparison, slow: bool, far: float) -> bool:
+    def _is_expression(self, seen: Comparison, slow: bool, far: float) -> bool:
         """Whether this is more than what a head that moved leaves; its crops may be `far` apart (crop widths)."""
         energy = float(np.linalg.norm(seen.vectors))
         least = self.settings.most if slow else self.settings.least
-        # A turn that is large or takes its time leaves more of itself beside the motion of an average head.
+        # A turn that is large or slow leaves more of itself beside the motion of an average head.
         head = seen.head * max(1 + (seen.head / TURNED) ** 2, 1.75 if slow else 1.0) + FOLLOWED * 1000 * far
         if energy < least or energy / len(seen.vectors) ** 0.5 < self.settings.turn * head:
             return False
@@ -557,29 +400,28 @@ class MovementSpotter:
             return False
         return _cosine(vectors, self._last[0]) < -0.3
 
-    def _is_covered(self, seen: _Comparison) -> bool:
+    def _is_covered(self, seen: Comparison) -> bool:
         largest = float(np.linalg.norm(seen.vectors, axis=1).max())
         return largest > self.settings.farthest or seen.covered > self.settings.covered
 
-    def _compare(self, first: Grey, second: Grey) -> _Comparison:
+    def _compare(self, first: Grey, second: Grey) -> Comparison:
         side = self._energy.side
         regions, face = facial_regions(side)
         flow = self._energy.method(first, second)
         motion = rigid_motion(flow, face)
         unit = 1000 / side
         still = (flow - motion).reshape(2, -1) * unit
-        return _Comparison(
+        return Comparison(
             vectors=(regions @ still.T).astype(np.float64),
             head=float(np.sqrt((motion**2).sum(axis=0).mean())) * unit,
-            eyes=float(_eye_weights(side) @ np.hypot(*still)),
-            covered=_cover(first, second, flow, face),
+            eyes=float(eye_weights(side) @ np.hypot(*still)),
+            covered=covered_share(first, second, flow, face),
         )
 
     def _smoothed(self, place: int) -> Vectors:
         first, last = max(0, place - self._reach), min(len(self._readings), place + self._reach + 1)
         some = [self._readings[n].place for n in range(first, last)]
-        mean: Vectors = np.mean(some, axis=0)
-        return mean
+        return np.asarray(np.mean(some, axis=0))
 
     def _forget_until(self, time: float) -> None:
         while len(self._readings) > 1 and self._decided > 1 and self._readings[0].moment.time < time:
@@ -588,26 +430,10 @@ class MovementSpotter:
             self._free = max(0, self._free - 1)
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Onset and apex side by side, in thousandths of the face width: regions apart from the head, the head, the lids;
-    and the share of the face that is covered."""
-
-    vectors: Vectors
-    head: float
-    eyes: float
-    covered: float
-
-
 def _mouth_share(vectors: Vectors) -> float:
     """Share of a movement that the regions around the mouth have in it."""
     squares = (vectors**2).sum(axis=1).reshape(len(REGIONS), 2).sum(axis=1)
     return float(squares[[name in MOUTH_REGIONS for name in REGIONS]].sum() / (squares.sum() + 1e-12))
-
-
-def _middle(poses: Sequence[FacePose]) -> FacePose:
-    middle = {name: float(np.median([getattr(pose, name) for pose in poses])) for name in ("x", "y", "width", "roll")}
-    return replace(poses[-1], **middle)
 
 
 def _distance(one: FacePose, other: FacePose) -> float:

@@ -67,8 +67,7 @@ def tim_weights(source: int, count: int) -> Weights:
     known = curve(np.arange(1, source + 1) / source)
     inverse = known / (known**2).sum(axis=0)
     start = 1.0 if count == 1 else 1.0 / source
-    weights: Weights = curve(np.linspace(start, 1.0, count)) @ inverse.T + 1.0 / source
-    return weights
+    return np.asarray(curve(np.linspace(start, 1.0, count)) @ inverse.T + 1.0 / source)
 
 
 def linear_weights(source: int, count: int) -> Weights:
@@ -82,13 +81,7 @@ TIME_METHODS = {"linear": linear_weights, "tim": tim_weights}
 
 
 def time_weights(source: int, count: int, method: str = "tim") -> Weights:
-    """Weights of `method`, (count, source); the identity when the numbers agree.
-
-    Raises
-    ------
-    UnknownNameError
-        No method of that name.
-    """
+    """Weights of `method`, (count, source); the identity when the numbers agree."""
     if method not in TIME_METHODS:
         raise unknown_name("time interpolation", method, TIME_METHODS)
     return TIME_METHODS[method](source, count)

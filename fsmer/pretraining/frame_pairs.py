@@ -12,8 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.datasets.folders import natural_order
 from fsmer.errors import DataError
-from fsmer.preprocess.reading import IMAGE_SUFFIXES, FrameSource, ImageFolder, VideoFile, natural_order
+from fsmer.preprocess.frame_source import FrameSource
+from fsmer.preprocess.image_folder import IMAGE_SUFFIXES, ImageFolder
+from fsmer.preprocess.video_file import VideoFile
 
 __all__ = ["FolderPairs", "FramePairs", "Recording", "SyntheticPairs", "find_recordings"]
 

@@ -638,7 +638,7 @@ def _card(facts: _Facts, name: str, judged: ClipSet | None) -> Html:
 
 def _clip_picture(clip: Clip) -> Html | None:
     """The clip's flow; None where it holds pictures of a face alone."""
-    from fsmer.deploy.explain import flows_of
+    from fsmer.deploy.explanation import flows_of
 
     kinds = [kind for kind in ("flow", "flows") if kind in clip.media]
     if not kinds:

@@ -1,4 +1,4 @@
-"""What the name of a class says of the action units that it shows."""
+"""Action units that a class shows, by its name."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def unit_shares(name: str, coarse: Mapping[str, str] = THREE_CLASSES) -> NDArray
     """
     emotions = emotions_of(name, coarse)
     if emotions:
-        shares: NDArray[np.float32] = np.mean([_emotion_shares(emotion) for emotion in emotions], axis=0)
-        return shares
+        return np.asarray(np.mean([_emotion_shares(emotion) for emotion in emotions], axis=0))
     numbers = described_units(name)
     if not numbers:
         return None

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, unknown_name
-from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, load_domain
-from fsmer.synthetic.flow_maps import clean_flow, draw_faces, optical_strain, render_flow
+from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, clip_table, load_domain
+from fsmer.synthetic.flow_maps import clean_flow, draw_faces, min_max, optical_strain, render_flow
 
 if TYPE_CHECKING:
     from fsmer.data.clips import ClipSet
@@ -35,28 +35,17 @@ __all__ = [
 
 Array = NDArray[np.floating[Any]]
 Normalisation = Literal["minmax", "signed"]
-
 # Clips are drawn in blocks with a seed of their own, so clip i is the same however many clips are asked for.
 BLOCK = 256
 
 
 @dataclass(frozen=True)
 class SyntheticMaps:
-    """Arrays of a synthetic draw.
+    """Arrays of a synthetic draw."""
 
-    Parameters
-    ----------
-    maps : float32 array of shape (N, 3, size, size)
-        u, v, strain.
-    units : bool array of shape (N, len(ACTION_UNIT_ORDER))
-        Which action units were active.
-    emotions : int array of shape (N,)
-        Index into `EMOTION_ORDER`.
-    """
-
-    maps: Array
-    units: NDArray[np.bool_]
-    emotions: NDArray[np.int64]
+    maps: Array  # (N, 3, size, size), u, v, strain
+    units: NDArray[np.bool_]  # (N, len(ACTION_UNIT_ORDER)), which action units were active
+    emotions: NDArray[np.int64]  # (N,), index into `EMOTION_ORDER`
 
 
 def synthetic_maps(
@@ -150,8 +139,6 @@ def synthetic_clips(
     >>> len(clips), clips.classes
     (12, ('negative', 'positive', 'surprise'))
     """
-    import pandas as pd
-
     from fsmer.data.clips import ClipSet
     from fsmer.data.media import ArrayStore
 
@@ -165,17 +152,7 @@ def synthetic_clips(
     place = load_domain(domain)
     drawn = synthetic_maps(n, domain=place, seed=seed, size=size, normalisation=normalisation)
     emotions = [EMOTION_ORDER[index] for index in drawn.emotions]
-    numbers = np.array(ACTION_UNIT_ORDER)
-    frame = pd.DataFrame(
-        {
-            "clip": [f"{place.name}_{seed}_{index:06d}" for index in range(n)],
-            "dataset": place.name,
-            "subject": [f"{place.name}{index % subjects + 1:03d}" for index in range(n)],
-            "label": [place.labels[emotion] for emotion in emotions],
-            "aus": ["+".join(map(str, numbers[row])) for row in drawn.units],
-            "emotion": emotions,
-        }
-    )
+    frame = clip_table(place, f"{place.name}_{seed}", subjects, emotions, drawn.units)
     spec = InputSpec(size=(size, size), normalisation=normalisation, flow_method=None)
     return ClipSet.from_table(frame, media={"flow": ArrayStore(drawn.maps, spec)})
 
@@ -199,15 +176,11 @@ def action_unit_maps(unit: int, *, size: int = 56) -> Array:
 
 
 def _blocks(n: int, start: int, seed: int, domain: Domain) -> Iterator[tuple[int, int, np.random.Generator]]:
-    key = int.from_bytes(domain.name.encode()[:8].ljust(8, b"\0"), "little")
     for begin in range(0, n, BLOCK):
-        sequence = np.random.SeedSequence([seed, key, (start + begin) // BLOCK])
+        sequence = np.random.SeedSequence([seed, domain.key, (start + begin) // BLOCK])
         yield begin, min(begin + BLOCK, n), np.random.Generator(np.random.PCG64(sequence))
 
 
 def _maps(flow: Array, normalisation: Normalisation) -> Array:
     maps = np.concatenate([flow, optical_strain(flow)[:, None]], axis=1)
-    if normalisation == "signed":
-        return maps * np.float32(UNIT_DISPLACEMENT)
-    low = maps.min(axis=(2, 3), keepdims=True)
-    return (maps - low) / np.maximum(maps.max(axis=(2, 3), keepdims=True) - low, 1e-12)
+    return maps * np.float32(UNIT_DISPLACEMENT) if normalisation == "signed" else min_max(maps)

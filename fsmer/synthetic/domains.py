@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import unknown_name
 
-__all__ = [
-    "DOMAINS",
-    "Domain",
-    "list_domains",
-    "load_domain",
-]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["DOMAINS", "Domain", "clip_table", "list_domains", "load_domain"]
 
 # A displacement of 1 in the field tables, in thousandths of the face width: about 2 pixels on a face of 224
 # (micro-expressions move skin by some 0.5 to 4 pixels there).
 UNIT_DISPLACEMENT = 9.0
-
-
 THREE_CLASSES: Mapping[str, str] = {
     "happiness": "positive",
     "surprise": "surprise",
@@ -29,8 +30,6 @@ THREE_CLASSES: Mapping[str, str] = {
     "fear": "negative",
     "sadness": "negative",
 }
-
-
 FIVE_CLASSES: Mapping[str, str] = {name: name for name in ("happiness", "surprise", "disgust", "repression", "others")}
 
 
@@ -105,23 +104,30 @@ class Domain:
     smoothness: tuple[float, float] = (0.006, 0.045)
     extra_units: float = 0.12
 
+    @property
+    def key(self) -> int:
+        """Number that keeps the draws of one domain apart from those of others."""
+        return int.from_bytes(self.name.encode()[:8].ljust(8, b"\0"), "little")
 
+
+_LAB = Domain(
+    "lab",
+    "high-speed laboratory camera: tight frontal crops, little head motion, clean flow",
+    crop_scale=(1.0, 0.04),
+    crop_shift=(0.01, 0.015),
+    crop_angle=0.02,
+    variety=0.5,
+    head=0.35,
+    blink=0.2,
+    noise=0.15,
+    smoothness=(0.012, 0.03),
+)
+_FIVE = "the laboratory with five classes: happiness, surprise, disgust, repression, others"
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
     for domain in (
         Domain("broad", "every camera, crop and estimator at once: what facs-flow is pretrained on"),
-        Domain(
-            "lab",
-            "high-speed laboratory camera: tight frontal crops, little head motion, clean flow",
-            crop_scale=(1.0, 0.04),
-            crop_shift=(0.01, 0.015),
-            crop_angle=0.02,
-            variety=0.5,
-            head=0.35,
-            blink=0.2,
-            noise=0.15,
-            smoothness=(0.012, 0.03),
-        ),
+        _LAB,
         Domain(
             "clinic",
             "consulting room: loose crops from above, talking heads, weak expressions, smoother flow",
@@ -147,19 +153,7 @@ DOMAINS: dict[str, Domain] = {
             noise=0.6,
             smoothness=(0.02, 0.06),
         ),
-        Domain(
-            "lab-five",
-            "the laboratory with five classes: happiness, surprise, disgust, repression, others",
-            labels=FIVE_CLASSES,
-            crop_scale=(1.0, 0.04),
-            crop_shift=(0.01, 0.015),
-            crop_angle=0.02,
-            variety=0.5,
-            head=0.35,
-            blink=0.2,
-            noise=0.15,
-            smoothness=(0.012, 0.03),
-        ),
+        replace(_LAB, name="lab-five", summary=_FIVE, labels=FIVE_CLASSES),
     )
 }
 
@@ -176,3 +170,22 @@ def load_domain(name: str | Domain) -> Domain:
     if name not in DOMAINS:
         raise unknown_name("synthetic domain", name, DOMAINS)
     return DOMAINS[name]
+
+
+def clip_table(
+    place: Domain, name: str, subjects: int, emotions: Sequence[str], units: Iterable[NDArray[np.bool_]]
+) -> pd.DataFrame:
+    """Table of drawn clips, which are called by `name` and their number and dealt to the subjects in turn."""
+    import pandas as pd
+
+    numbers = np.array(ACTION_UNIT_ORDER)
+    return pd.DataFrame(
+        {
+            "clip": [f"{name}_{index:06d}" for index in range(len(emotions))],
+            "dataset": place.name,
+            "subject": [f"{place.name}{index % subjects + 1:03d}" for index in range(len(emotions))],
+            "label": [place.labels[emotion] for emotion in emotions],
+            "aus": ["+".join(map(str, numbers[row])) for row in units],
+            "emotion": list(emotions),
+        }
+    )

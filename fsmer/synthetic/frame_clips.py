@@ -11,24 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.clips import ClipSet
-from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, unknown_name
-from fsmer.synthetic.domains import Domain, load_domain
-from fsmer.synthetic.flow_maps import optical_strain
-from fsmer.synthetic.recordings import SyntheticRecording, _check_request, _clip, _script
-from fsmer.synthetic.scene import Array, Camera, Image, _size
+from fsmer.synthetic.domains import Domain, clip_table, load_domain
+from fsmer.synthetic.drawn_recording import SyntheticRecording
+from fsmer.synthetic.flow_maps import min_max, optical_strain
+from fsmer.synthetic.recordings import check_request, draw_clip, draw_script
+from fsmer.synthetic.scene import Array, Camera, Image, checked_size
 
-__all__ = [
-    "synthetic_frame_clips",
-]
+__all__ = ["synthetic_frame_clips"]
 
 _IMAGE = (("red", "green", "blue"),)
-
-
 _FLOW = (("u", "v"), ("u", "v", "strain"))
-
-
 # Channels, normalisations and whether there is time, of every kind of medium.
 _KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], bool]] = {
     "onset": (_IMAGE, ("unit",), False),
@@ -55,7 +49,7 @@ class _FrameStore:
         """Draw the asked rows."""
         out = np.empty((len(rows), *self.spec.shape), np.float32)
         for place, row in enumerate(rows.tolist()):
-            out[place] = self._medium(_clip(self.domain, row, size=self.spec.size, **self.options))
+            out[place] = self._medium(draw_clip(self.domain, row, size=self.spec.size, **self.options))
         return out
 
     def _medium(self, recording: SyntheticRecording) -> Array:
@@ -75,10 +69,7 @@ class _FrameStore:
         maps = flow * np.float32(1000 / self.spec.size[1])
         if "strain" in self.spec.channels:
             maps = np.concatenate([maps, optical_strain(maps)[:, None]], axis=1)
-        if self.spec.normalisation == "signed":
-            return maps
-        low = maps.min(axis=(2, 3), keepdims=True)
-        return (maps - low) / np.maximum(maps.max(axis=(2, 3), keepdims=True) - low, 1e-12)
+        return maps if self.spec.normalisation == "signed" else min_max(maps)
 
 
 def _check_spec(spec: InputSpec) -> None:
@@ -94,7 +85,7 @@ def _check_spec(spec: InputSpec) -> None:
             f"{' or '.join(', '.join(names) for names in channels)}, "
             f"normalisation {' or '.join(normalisations)}{length}."
         )
-    _size(spec.size)
+    checked_size(spec.size)
 
 
 def _channels_first(frame: Image) -> Array:
@@ -138,10 +129,8 @@ def synthetic_frame_clips(
     DataError
         A number is out of range, or a medium cannot be drawn.
     """
-    import pandas as pd
-
     place = load_domain(domain)
-    _check_request(seed, frames, frames_per_second, 1.0)
+    check_request(seed, frames, frames_per_second)
     if n < 1 or subjects < 1:
         raise DataError(f"cannot draw {n} clips of {subjects} subjects: both must be 1 or more.")
     if not specs:
@@ -157,16 +146,8 @@ def synthetic_frame_clips(
         "subjects": subjects,
         "camera": camera or Camera.of(place),
     }
-    drawn = [_script(place, seed, index, index % subjects)[2] for index in range(n)]
-    frame = pd.DataFrame(
-        {
-            "clip": [f"{place.name}_frames_{seed}_{index:06d}" for index in range(n)],
-            "dataset": place.name,
-            "subject": [f"{place.name}{index % subjects + 1:03d}" for index in range(n)],
-            "label": [place.labels[movement.emotion] for movement in drawn],
-            "aus": ["+".join(str(ACTION_UNIT_ORDER[i]) for i in np.flatnonzero(movement.units)) for movement in drawn],
-            "emotion": [movement.emotion for movement in drawn],
-        }
-    )
+    drawn = [draw_script(place, seed, index, index % subjects)[2] for index in range(n)]
+    emotions, units = [movement.emotion for movement in drawn], [movement.units for movement in drawn]
+    frame = clip_table(place, f"{place.name}_frames_{seed}", subjects, emotions, units)
     stores = {spec.kind: _FrameStore(replace(spec, flow_method=None), place, n, options) for spec in specs}
     return ClipSet.from_table(frame, media=stores)

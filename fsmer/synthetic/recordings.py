@@ -3,9 +3,8 @@
 A face (`fsmer.synthetic.faces`) of one of many made-up individuals is warped over time by the fields that the
 synthetic flow maps are made of (`fsmer.synthetic.flow_maps`): from onset over apex to offset, with the peak
 displacement of micro-expressions. Head motion, blinks, drifting light, sensor noise and compression come on top. The
-sequences are
-cropped as the flow maps are, or show a whole recording: a head somewhere in a larger picture, with rest between
-expressions. Everything is drawn frame by frame when it is asked for.
+sequences are cropped as the flow maps are, or show a whole recording: a head somewhere in a larger picture, with rest
+between expressions. Everything is drawn frame by frame when it is asked for.
 
 Times are in frames from 0, places in pixels with the centre of the first pixel at 0.
 """
@@ -14,548 +13,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
-from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError, unknown_name
-from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, load_domain
-from fsmer.synthetic.faces import Appearance, DrawnFace, EyePatch, draw_appearance, draw_background, draw_face
-from fsmer.synthetic.flow_maps import Movement, Person, draw_crop
-from fsmer.synthetic.scene import (
-    Array,
-    Camera,
-    Image,
-    Interval,
-    Scene,
-    Size,
-    _apply,
-    _compose,
-    _inverse,
-    _plane_to_pixels,
-    _size,
-    _Waves,
-    random_scene,
-)
+from fsmer.synthetic.domains import Domain, load_domain
+from fsmer.synthetic.drawn_recording import SyntheticRecording, seeded_generator
+from fsmer.synthetic.individuals import Movement, Person, draw_crop
+from fsmer.synthetic.scene import Array, Camera, Image, Interval, Scene, Size, checked_size, random_scene
 
-__all__ = [
-    "SyntheticRecording",
-    "SyntheticVideo",
-    "synthetic_recording",
-    "synthetic_videos",
-]
+__all__ = ["SyntheticVideo", "synthetic_recording", "synthetic_videos"]
 
-
-# Largest displacement of a clip, in pixels on a face of 224: what micro-expressions show.
-PEAK = (0.5, 4.0)
-REFERENCE = 224
 # Expressions last this long, in seconds, unless the clip is shorter: micro-expressions stay below half a second.
 DURATION = (0.25, 0.5)
-# Skin must not fold: the largest relative compression that the warp is allowed.
-STEEPEST = 0.8
-# Steps from rest to apex at which the warp is inverted; between them it is interpolated.
-LEVELS = 6
-# Parts of the plane on which faces are drawn: enough for crops, and the whole head.
-CLOSE = (-0.76, -1.02, 0.76, 1.02)
-BUST = (-0.96, -1.56, 0.96, 0.92)
-# Pixels per crop width at which faces are drawn; a sequence takes the first that is fine enough for its size.
-DENSITIES = (96, 144, 200, 280, 352, 448, 576, 768, 1024)
-# Depth about which the head turns.
-PIVOT = 0.45
-# Seconds of a blink: closing takes about 0.08, opening twice as long.
-BLINK_LENGTH = 0.3
-# By how many pixels the piece of the noise tile moves from frame to frame, at most.
-TILE_MARGIN = 48
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticVideo:
-    """One drawn expression with everything that is true about it.
+    """One drawn expression with everything that is true about it."""
 
-    Parameters
-    ----------
-    frames : uint8 array of shape (T, height, width, 3)
-        Red, green, blue.
-    onset, apex, offset : int
-        See `Interval`.
-    flow : float32 array of shape (2, height, width)
-        Displacement from onset to apex in pixels, u right and v down, on the onset's grid, head motion included; 0
-        where no head is.
-    expression_flow : float32 array of shape (2, height, width)
-        The same as if the head had kept still.
-    moving : bool array of shape (height, width)
-        Where the expression moves by at least a fifth of its largest displacement.
-    units : bool array of shape (len(ACTION_UNIT_ORDER),)
-        Active action units.
-    emotion, label, subject : str
-        Emotion, its label in the domain's scheme, and whose face it is.
-    head : float32 array of shape (T, 6)
-        Pose relative to the first onset: shift x and y in crop widths, roll in radian, relative scale, yaw and pitch in
-        radian.
-    closure : float32 array of shape (T,)
-        How far the lids are closed by blinks, 0 to 1.
-    crop : float array of shape (2, 3)
-        Affine map from the face frame (see `fsmer.synthetic.facs_fields`) to pixels, at onset.
-    box : (left, top, width, height)
-        The canonical crop at onset, turned upright about its centre.
-    landmarks : dict of str to array of shape (2, 2)
-        Landmarks at onset in pixels, right and left half of the picture.
-    """
-
-    frames: Image
-    onset: int
+    frames: Image  # (T, height, width, 3), red, green, blue
+    onset: int  # see `Interval`
     apex: int
     offset: int
+    # (2, height, width), displacement from onset to apex in pixels, u right and v down, on the onset's grid, head
+    # motion included; 0 where no head is
     flow: Array
-    expression_flow: Array
+    expression_flow: Array  # (2, height, width), the same as if the head had kept still
+    # (height, width), where the expression moves by at least a fifth of its largest displacement
     moving: NDArray[np.bool_]
-    units: NDArray[np.bool_]
-    emotion: str
+    units: NDArray[np.bool_]  # (len(ACTION_UNIT_ORDER),), active action units
+    emotion: str  # emotion, its label in the domain's scheme, and whose face it is
     label: str
     subject: str
+    # (T, 6), pose relative to the first onset: shift x and y in crop widths, roll in radian, relative scale, yaw and
+    # pitch in radian
     head: Array
-    closure: Array
-    crop: Array
-    box: tuple[float, float, float, float]
-    landmarks: dict[str, Array]
+    closure: Array  # (T,), how far the lids are closed by blinks, 0 to 1
+    crop: Array  # (2, 3), affine map from the face frame (see `fsmer.synthetic.facs_fields`) to pixels, at onset
+    box: tuple[float, float, float, float]  # the canonical crop at onset, turned upright about its centre
+    landmarks: dict[str, Array]  # (2, 2), landmarks at onset in pixels, right and left half of the picture
 
 
-# -- the face, cached --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Actor:
-    """One individual, drawn and made ready to be sampled at a picture's resolution."""
-
-    person: Person
-    looks: Appearance
-    face: DrawnFace
-    layers: Image
-    depth: Array
-    depth_scale: float
-
-
-# Faces of a data set's subjects stay in memory: some 2 MB each for pictures of 224.
-@lru_cache(maxsize=24)
-def _actor(geometry: float, key: int, seed: int, subject: int, bust: bool, density: int, sampling: float) -> _Actor:
-    rng = _generator(seed, key, 1, subject)
-    person = Person(Domain("", "", geometry=geometry), rng)
-    looks = draw_appearance(rng)
-    face = draw_face(person.landmarks, looks, BUST if bust else CLOSE, density)
-
-    def focus(picture: Image) -> Image:
-        return cv2.GaussianBlur(picture, (0, 0), 0.4 * sampling).astype(np.uint8, copy=False)
-
-    eyes = tuple(EyePatch(eye.where, focus(eye.lid), eye.height) for eye in face.eyes)
-    layers = np.dstack([focus(face.picture), focus(face.cover)])
-    depth = cv2.resize(face.depth, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA) - np.float32(PIVOT)
-    return _Actor(person, looks, replace(face, eyes=eyes), layers, depth, depth.shape[1] / face.depth.shape[1])
-
-
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-
-
-def _domain_key(domain: Domain) -> int:
-    return int.from_bytes(domain.name.encode()[:8].ljust(8, b"\0"), "little")
-
-
-# -- skin that moves ---------------------------------------------------------------------------------------------------
-
-
-class _Skin:
-    """The displacement of one expression on a mesh over the face, forward and backward.
-
-    The mesh lies in the plane of the face with `density` nodes per crop width; displacements are in nodes.
-    """
-
-    def __init__(self, movement: Movement, density: float, amplify: float) -> None:
-        self.density = density
-        reach_x, reach_y = 0.72, 0.64
-        columns, rows = int(2 * reach_x * density) + 1, int(2 * reach_y * CROP_ASPECT * density) + 1
-        x = (np.arange(columns, dtype=np.float32) / np.float32(density)) - np.float32(reach_x)
-        y = (np.arange(rows, dtype=np.float32) / np.float32(density * CROP_ASPECT)) - np.float32(reach_y)
-        field = movement.field(x, y) * np.float32(UNIT_DISPLACEMENT / 1000)
-        peak = float(np.sqrt((field**2).sum(axis=0)).max()) * REFERENCE
-        self.scale = amplify * float(np.clip(peak, *PEAK)) / max(peak, 1e-9)
-        field[1] *= CROP_ASPECT
-        field *= density * self.scale
-        # The largest singular value of the gradient bounds how steeply the skin is compressed.
-        (uy, ux), (vy, vx) = np.gradient(field[0]), np.gradient(field[1])
-        total, part = ux**2 + uy**2 + vx**2 + vy**2, ux * vy - uy * vx
-        steepest = math.sqrt(float((total / 2 + np.sqrt(np.maximum((total / 2) ** 2 - part**2, 0))).max()))
-        if steepest > STEEPEST:
-            self.scale *= STEEPEST / steepest
-            field *= STEEPEST / steepest
-        moved = np.abs(field).max(axis=0) >= min(0.004 * density / REFERENCE, float(np.abs(field).max()))
-        down, across = np.flatnonzero(moved.any(axis=1)), np.flatnonzero(moved.any(axis=0))
-        where = (slice(max(down[0] - 2, 0), down[-1] + 3), slice(max(across[0] - 2, 0), across[-1] + 3))
-        self.left, self.top = float(x[where[1].start]), float(y[where[0].start]) * CROP_ASPECT
-        self.field = np.ascontiguousarray(field[:, where[0], where[1]].transpose(1, 2, 0))
-        height, width = self.field.shape[:2]
-        self._nodes = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
-        self._levels: dict[int, Array] = {}
-
-    def _at(self, field: Array, x: Array, y: Array) -> Array:
-        nodes_x = (x - np.float32(self.left)) * np.float32(self.density)
-        nodes_y = (y - np.float32(self.top)) * np.float32(self.density)
-        drawn = cv2.remap(field, nodes_x, nodes_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        return drawn * np.float32(1 / self.density)
-
-    def forward(self, x: Array, y: Array, strength: float) -> Array:
-        """Displacement (h, w, 2) in crop widths of skin that rests at `x`, `y`."""
-        return self._at(self.field, x, y) * np.float32(strength)
-
-    def backward(self, x: Array, y: Array, strength: float) -> Array:
-        """Displacement (h, w, 2) back to rest of skin that has come to `x`, `y`."""
-        below = min(int(strength * LEVELS), LEVELS - 1)
-        share = strength * LEVELS - below
-        blended = cv2.addWeighted(self._level(below), 1 - share, self._level(below + 1), share, 0)
-        return self._at(blended, x, y)
-
-    def _level(self, level: int) -> Array:
-        """The inverse of the warp at one level, solved from scratch: it must not depend on what was asked before."""
-        if level not in self._levels:
-            strength = np.float32(level / LEVELS)
-            back: Array = -strength * self.field
-            for _ in range(40 if level else 0):
-                place = self._nodes + back
-                solved: Array = -strength * cv2.remap(
-                    self.field, place[..., 0], place[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
-                )
-                change = float(cv2.norm(solved, back, cv2.NORM_INF))
-                back = solved
-                if change < 0.004 * self.density / REFERENCE:
-                    break
-            self._levels[level] = back
-        return self._levels[level]
-
-
-# -- recordings --------------------------------------------------------------------------------------------------------
-
-
-class SyntheticRecording:
-    """A sequence of drawn frames, made one by one when asked for; iterating gives uint8 (height, width, 3), RGB.
-
-    Make one with `synthetic_recording`. Memory does not grow with the number of frames.
-    """
-
-    def __init__(
-        self,
-        *,
-        size: tuple[int, int],
-        frames: int,
-        frames_per_second: float,
-        intervals: Sequence[Interval],
-        movements: Sequence[Movement],
-        place: Scene | Array,
-        camera: Camera,
-        amplify: float,
-        subject: str,
-        actor: tuple[float, int, int, int],
-        key: tuple[int, ...],
-    ) -> None:
-        self.size = size
-        """Height and width in pixels."""
-        self.frames_per_second = frames_per_second
-        """Frame rate."""
-        self.intervals = tuple(intervals)
-        """Every expression, in order of time."""
-        self.subject = subject
-        """Whose face it is."""
-        self.camera = camera
-        """What the recording adds to the moving face."""
-        self._frames = frames
-        self._movements = tuple(movements)
-        self._amplify = amplify
-        self._key = key
-        self._skins: dict[int, _Skin] = {}
-
-        self._to_pixels = _plane_to_pixels(place, size)
-        # Pixels per crop width decide how finely the face is drawn.
-        fine = float(np.sqrt((self._to_pixels[:, :2] ** 2).sum(axis=0)).max())
-        corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) * (size[1] - 1, size[0] - 1)
-        seen = _apply(_inverse(self._to_pixels), corners)
-        margin = 0.04
-        bust = bool((seen - margin < CLOSE[:2]).any() or (seen + margin > CLOSE[2:]).any())
-        density = next((step for step in DENSITIES if step >= 1.4 * fine), DENSITIES[-1])
-        self._actor = _actor(*actor, bust, density, round(max(density / fine, 0.7), 1))
-        self._mesh = min(max(fine, 64.0), 320.0)
-
-        rng = _generator(*key, 7)
-        drift = rng.random() ** 2 * camera.head * UNIT_DISPLACEMENT / 1000
-        self._sway = _Waves(rng, np.array([1.7, 1.7, 1.1, 1.1, 2.8, 2.8]) * drift)
-        self._lamp = _Waves(rng, np.full(3, camera.light))
-        self._start = self._sway.at(self.intervals[0].onset / frames_per_second if self.intervals else 0.0)
-        self._blinks = self._draw_blinks(rng)
-        self._background = draw_background(size, self._to_pixels, self._actor.looks, rng)
-        self._covered = self._always_covered()
-        self._noise = _noise_tile(rng, size, camera.noise)
-        self._axes = (np.arange(size[1], dtype=np.float32), np.arange(size[0], dtype=np.float32)[:, None])
-
-    def __len__(self) -> int:
-        return self._frames
-
-    def __iter__(self) -> Iterator[Image]:
-        return (self.frame(index) for index in range(self._frames))
-
-    def __repr__(self) -> str:
-        height, width = self.size
-        return (
-            f"SyntheticRecording({self._frames} frames of {width}x{height} at {self.frames_per_second:g} a second, "
-            f"{len(self.intervals)} expressions)"
-        )
-
-    # -- what is true -----------------------------------------------------------------------------------------------
-
-    def head(self, index: int) -> Array:
-        """Pose of the head at a frame, (6,), see `SyntheticVideo`."""
-        return self._sway.at(index / self.frames_per_second) - self._start
-
-    def closure(self, index: int) -> float:
-        """How far a blink has closed the lids at a frame, 0 to 1."""
-        time = index / self.frames_per_second
-        return max((_blink_profile(time - start) for start in self._blinks), default=0.0)
-
-    def crop(self, index: int = 0) -> Array:
-        """Affine map (2, 3) from the face frame to pixels at a frame, the turning of the head left out."""
-        matrix = self._matrix(self.head(index))
-        return matrix * (1, CROP_ASPECT, 1)
-
-    def box(self, index: int = 0) -> tuple[float, float, float, float]:
-        """Left, top, width and height of the canonical crop at a frame, turned upright about its centre."""
-        crop = self.crop(index)
-        width, height = np.sqrt((crop[:, :2] ** 2).sum(axis=0)).tolist()
-        x, y = crop[:, 2].tolist()
-        return x - width / 2, y - height / 2, width, height
-
-    def landmarks(self, index: int = 0) -> dict[str, Array]:
-        """Landmarks in pixels at a frame, right and left half of the picture, each (2, 2)."""
-        places = {}
-        for name, both in self._actor.person.landmarks.items():
-            points = (both * np.array([1, CROP_ASPECT], np.float32)).astype(np.float32)
-            x, y = self._forward(points[:, :1], points[:, 1:], index)
-            places[name] = np.concatenate([x, y], axis=1)
-        return places
-
-    def flow(self, first: int, second: int, *, head: bool = True) -> Array:
-        """True displacement from one frame to another in pixels, float32 (2, height, width), on the first one's grid.
-
-        0 where no head is. Lids that blink are not in it.
-
-        Parameters
-        ----------
-        first, second : int
-            Frames.
-        head : bool
-            Whether head motion is included; otherwise the head keeps the first frame's pose.
-        """
-        first, second = self._check(first), self._check(second)
-        x, y, here_x, here_y = self._backward(first, (slice(0, self.size[0]), slice(0, self.size[1])))
-        there_x, there_y = self._forward(x, y, second, None if head else first)
-        flow = np.stack([there_x - here_x, there_y - here_y]).astype(np.float32)
-        flow[:, ~self._cover(x, y)] = 0
-        return flow
-
-    # -- drawing ----------------------------------------------------------------------------------------------------
-
-    def frame(self, index: int) -> Image:
-        """Draw one frame, uint8 (height, width, 3), RGB."""
-        index = self._check(index)
-        where = self._covered or self._around_head(index)
-        x, y, _, _ = self._backward(index, where)
-        x, y = self._on_face(x, y)
-        layers = self._blinking(self.closure(index))
-        if self._covered:
-            picture: Array = cv2.remap(layers[..., :3], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        else:
-            drawn = cv2.remap(layers, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-            picture = self._background.copy()
-            behind = picture[where]
-            share = cv2.merge([drawn[..., 3]] * 3).astype(np.float32) * np.float32(1 / 255)
-            mixed = cv2.multiply(share, cv2.subtract(drawn[..., :3], behind, dtype=cv2.CV_32F))
-            picture[where] = cv2.add(behind, mixed, dtype=cv2.CV_8U)
-        return self._expose(picture, index)
-
-    def _check(self, index: int) -> int:
-        if not -self._frames <= index < self._frames:
-            raise DataError(f"there is no frame {index}: the recording has {self._frames} frames, counted from 0.")
-        return index % self._frames
-
-    def _matrix(self, pose: Array) -> Array:
-        """Affine map (2, 3) from the plane of the face to pixels."""
-        shift_x, shift_y, roll, scale = (float(value) for value in pose[:4])
-        cosine, sine = (1 + scale) * math.cos(roll), (1 + scale) * math.sin(roll)
-        return _compose(self._to_pixels, np.array([(cosine, -sine, shift_x), (sine, cosine, shift_y)]))
-
-    def _backward(self, index: int, where: tuple[slice, slice]) -> tuple[Array, Array, Array, Array]:
-        """Place at rest, in the plane of the face, of what is seen at every pixel, and the pixels themselves."""
-        pose = self.head(index)
-        a, b = _inverse(self._matrix(pose)).astype(np.float32)
-        across, down = self._axes[0][where[1]], self._axes[1][where[0]]
-        x: Array = (a[0] * across + a[2]) + a[1] * down
-        y: Array = (b[0] * across + b[2]) + b[1] * down
-        if pose[4] or pose[5]:
-            yaw, pitch = np.float32(pose[4]), np.float32(pose[5])
-            # The relief is smooth and the turn small: two steps of the fixed point leave nothing to see.
-            depth = self._depth(x, y)
-            depth = self._depth(x - yaw * depth, y - pitch * depth)
-            x -= yaw * depth
-            y -= pitch * depth
-        skin, strength = self._skin(index)
-        if skin is not None:
-            back = skin.backward(x, y, strength)
-            x += back[..., 0]
-            y += back[..., 1]
-        return x, y, across, down
-
-    def _forward(self, x: Array, y: Array, index: int, pose_of: int | None = None) -> tuple[Array, Array]:
-        """Pixels at a frame of what rests at `x`, `y`; `pose_of` takes the head's pose from another frame."""
-        pose = self.head(index if pose_of is None else pose_of)
-        skin, strength = self._skin(index)
-        if skin is not None:
-            moved = skin.forward(x, y, strength)
-            x, y = x + moved[..., 0], y + moved[..., 1]
-        if pose[4] or pose[5]:
-            depth = self._depth(x, y)
-            x, y = x + np.float32(pose[4]) * depth, y + np.float32(pose[5]) * depth
-        a, b = self._matrix(pose)
-        return a[0] * x + a[1] * y + a[2], b[0] * x + b[1] * y + b[2]
-
-    def _on_face(self, x: Array, y: Array, scale: float = 1.0) -> tuple[Array, Array]:
-        """Pixels of the drawn face, of one that is smaller by `scale`, for places in the plane of the face."""
-        face = self._actor.face
-        density = np.float32(face.density * scale)
-        left, top = (np.float32(edge * face.density * scale + 0.5) for edge in face.origin)
-        return x * density - left, y * density - top
-
-    def _depth(self, x: Array, y: Array) -> Array:
-        across, down = self._on_face(x, y, self._actor.depth_scale)
-        return cv2.remap(self._actor.depth, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-    def _cover(self, x: Array, y: Array) -> NDArray[np.bool_]:
-        across, down = self._on_face(x, y)
-        cover = cv2.remap(self._actor.layers[..., 3], across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        return cover > 127
-
-    def _skin(self, index: int) -> tuple[_Skin | None, float]:
-        """The expression that shows at a frame, and how far it has come."""
-        for number, interval in enumerate(self.intervals):
-            strength = interval.strength(index)
-            if strength > 0:
-                if number not in self._skins:
-                    self._skins = {number: _Skin(self._movements[number], self._mesh, self._amplify)}
-                return self._skins[number], strength
-        return None, 0.0
-
-    def _around_head(self, index: int) -> tuple[slice, slice]:
-        height, width = self._actor.layers.shape[:2]
-        face = self._actor.face
-        ends = np.array(face.origin) + np.array([(0, 0), (width, height)]) / face.density
-        corners = np.array([(x, y) for x in ends[:, 0] for y in ends[:, 1]])
-        pixels = _apply(self._matrix(self.head(index)), corners)
-        low = np.clip(np.floor(pixels.min(axis=0)).astype(int) - 2, 0, (self.size[1] - 1, self.size[0] - 1))
-        high = np.clip(np.ceil(pixels.max(axis=0)).astype(int) + 3, low + 1, (self.size[1], self.size[0]))
-        return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
-
-    def _always_covered(self) -> tuple[slice, slice] | None:
-        """The whole picture if the head fills it however it moves, else None."""
-        face = self._actor.face
-        corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) * (self.size[1] - 1, self.size[0] - 1)
-        seen = (_apply(_inverse(self._to_pixels), corners) - face.origin) * face.density - 0.5
-        reach = 0.04 * face.density
-        low, high = np.floor(seen.min(axis=0) - reach).astype(int), np.ceil(seen.max(axis=0) + reach).astype(int)
-        cover = self._actor.layers[..., 3]
-        inside = (low >= 0).all() and (high < cover.shape[::-1]).all()
-        if not inside or cover[low[1] : high[1], low[0] : high[0]].min() < 255:
-            return None
-        return slice(0, self.size[0]), slice(0, self.size[1])
-
-    def _blinking(self, closure: float) -> Image:
-        """The drawn face with its lids as far closed as `closure` says."""
-        if closure <= 0:
-            return self._actor.layers
-        layers = self._actor.layers.copy()
-        for eye in self._actor.face.eyes:
-            edge = np.float32(1.08 * closure)
-            share = np.clip((edge - eye.height) / np.float32(0.14) + np.float32(0.5), 0, 1)
-            lash = np.exp(-0.5 * ((eye.height - edge) / np.float32(0.1)) ** 2)
-            closed = eye.lid * (1 - np.float32(0.7) * lash[..., None])
-            part = layers[..., :3][eye.where]
-            part[:] = (part + share[..., None] * (closed - part) + np.float32(0.5)).astype(np.uint8)
-        return layers
-
-    def _expose(self, picture: Image, index: int) -> Image:
-        """Light, noise and compression."""
-        if self.camera.light or self.camera.noise:
-            exposed: Array = picture.astype(np.float32)
-            if self.camera.light:
-                level, across, down = self._lamp.at(index / self.frames_per_second)
-                height, width = self.size
-                columns = np.linspace(-across, across, width, dtype=np.float32)[None, :]
-                rows = np.linspace(-down, down, height, dtype=np.float32)[:, None]
-                gain = columns + (rows + np.float32(1 + level))
-                exposed = cv2.multiply(exposed, cv2.merge([gain] * 3))
-            if self.camera.noise:
-                exposed += self._grain(index)
-            picture = _to_bytes(exposed)
-        if self.camera.jpeg is not None:
-            coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.camera.jpeg])[1]
-            picture = np.ascontiguousarray(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1])
-        return picture
-
-    def _grain(self, index: int) -> Array:
-        """One frame's noise: a piece of the tile, turned about."""
-        rng = _generator(*self._key, 11, index)
-        top, left, flip_y, flip_x = rng.integers([TILE_MARGIN, TILE_MARGIN, 2, 2]).tolist()
-        piece = self._noise[top : top + self.size[0], left : left + self.size[1]]
-        return piece[:: 1 - 2 * flip_y, :: 1 - 2 * flip_x]
-
-    def _draw_blinks(self, rng: np.random.Generator) -> tuple[float, ...]:
-        """When blinks begin, in seconds, apart from each other and from onsets and apexes."""
-        length = self._frames / self.frames_per_second
-        count = int(rng.poisson(self.camera.blinks * length))
-        kept = [
-            moment / self.frames_per_second for interval in self.intervals for moment in (interval.onset, interval.apex)
-        ]
-        starts: list[float] = []
-        for start in np.sort(rng.uniform(-BLINK_LENGTH / 2, length, count)).tolist():
-            apart = not starts or start - starts[-1] > 2 * BLINK_LENGTH
-            if apart and not any(start <= moment <= start + BLINK_LENGTH for moment in kept):
-                starts.append(start)
-        return tuple(starts)
-
-
-def _blink_profile(time: float) -> float:
-    share = float(np.interp(time, (0.0, 0.08, 0.13, BLINK_LENGTH), (0.0, 1.0, 1.0, 0.0)))
-    return share * share * (3 - 2 * share)
-
-
-def _to_bytes(values: Array) -> Image:
-    np.clip(values, 0, 255, out=values)
-    values += np.float32(0.5)
-    return values.astype(np.uint8)
-
-
-def _noise_tile(rng: np.random.Generator, size: tuple[int, int], level: float) -> Array:
-    """Noise from which every frame takes a piece of its own."""
-    if not level:
-        return np.zeros((0, 0, 3), np.float32)
-    shape = (size[0] + TILE_MARGIN, size[1] + TILE_MARGIN)
-    grey = rng.standard_normal((*shape, 1), dtype=np.float32)
-    tile = 0.7 * grey + 0.7 * rng.standard_normal((*shape, 3), dtype=np.float32)
-    return tile * np.float32(level)
-
-
-# -- places ------------------------------------------------------------------------------------------------------------
-
-
-def _check_request(seed: int, frames: int, frames_per_second: float, amplify: float) -> None:
+def check_request(seed: int, frames: int, frames_per_second: float, amplify: float = 1.0) -> None:
+    """Raise `DataError` for a number that is out of range."""
     if seed < 0:
         raise DataError(f"seed {seed} is negative: give 0 or more.")
     if frames < 3:
@@ -574,54 +79,38 @@ def _check_units(units: Sequence[int] | None) -> None:
         raise DataError("no action unit was given: name at least one, or leave `units` out to draw an emotion.")
 
 
-# -- clips -------------------------------------------------------------------------------------------------------------
-
-
-def _clip(
+def draw_clip(
     place: Domain,
     index: int,
     *,
     seed: int,
-    size: tuple[int, int],
-    frames: int,
-    frames_per_second: float,
     subjects: int,
-    camera: Camera,
     scene: Scene | None = None,
     units: Sequence[int] | None = None,
-    amplify: float = 1.0,
+    **options: Any,
 ) -> SyntheticRecording:
-    """Clip `index` of a domain as a recording with one expression."""
-    key, subject = _domain_key(place), index % subjects
-    rng, crop, movement = _script(place, seed, index, subject, units)
-    length = float(rng.uniform(*DURATION)) * frames_per_second
-    interval = _place_interval(rng, 0, frames, length, movement, place)
+    """Clip `index` of a domain as a recording with one expression; further options are those of the recording."""
+    subject = index % subjects
+    rng, crop, movement = draw_script(place, seed, index, subject, units)
+    length = float(rng.uniform(*DURATION)) * options["frames_per_second"]
+    interval = _place_interval(rng, 0, options["frames"], length, movement, place)
+    shown = crop if scene is None else scene
     return SyntheticRecording(
-        size=size,
-        frames=frames,
-        frames_per_second=frames_per_second,
-        intervals=(interval,),
-        movements=(movement,),
-        place=crop if scene is None else scene,
-        camera=camera,
-        amplify=amplify,
-        subject=f"{place.name}{subject + 1:03d}",
-        actor=(place.geometry, key, seed, subject),
-        key=(seed, key, 3, index),
+        place, seed, subject, (3, index), intervals=[interval], movements=[movement], place=shown, **options
     )
 
 
-def _script(
+def draw_script(
     place: Domain, seed: int, index: int, subject: int, units: Sequence[int] | None = None
 ) -> tuple[np.random.Generator, Array, Movement]:
     """Crop and expression of clip `index`, and the generator for what follows."""
-    rng = _generator(seed, _domain_key(place), 2, index)
+    rng = seeded_generator(seed, place.key, 2, index)
     crop = draw_crop(place, rng)
     return rng, crop, _person(place, seed, subject).move(place, rng, units)
 
 
 def _person(place: Domain, seed: int, subject: int) -> Person:
-    return Person(place, _generator(seed, _domain_key(place), 1, subject))
+    return Person(place, seeded_generator(seed, place.key, 1, subject))
 
 
 def _place_interval(
@@ -694,32 +183,23 @@ def synthetic_videos(
         No such domain or action unit.
     """
     place = load_domain(domain)
-    shape = _size(size)
-    _check_request(seed, frames, frames_per_second, amplify)
+    shape = checked_size(size)
+    check_request(seed, frames, frames_per_second, amplify)
     _check_units(units)
     if n < 0 or start < 0 or subjects < 1:
         raise DataError(f"cannot draw {n} videos of {subjects} subjects from {start}: n and start must be 0 or more.")
-    shown = camera or Camera.of(place)
-
-    def drawn() -> Iterator[SyntheticVideo]:
-        for index in range(start, start + n):
-            yield _video(
-                _clip(
-                    place,
-                    index,
-                    seed=seed,
-                    size=shape,
-                    frames=frames,
-                    frames_per_second=frames_per_second,
-                    subjects=subjects,
-                    camera=shown,
-                    scene=scene,
-                    units=units,
-                    amplify=amplify,
-                )
-            )
-
-    return drawn()
+    options: dict[str, Any] = {
+        "seed": seed,
+        "subjects": subjects,
+        "scene": scene,
+        "units": units,
+        "size": shape,
+        "frames": frames,
+        "frames_per_second": frames_per_second,
+        "camera": camera or Camera.of(place),
+        "amplify": amplify,
+    }
+    return (_video(draw_clip(place, index, **options)) for index in range(start, start + n))
 
 
 def _video(recording: SyntheticRecording) -> SyntheticVideo:
@@ -798,23 +278,20 @@ def synthetic_recording(
         No such domain or action unit.
     """
     place = load_domain(domain)
-    shape = _size(size)
-    _check_request(seed, 3, frames_per_second, amplify)
+    shape = checked_size(size)
+    check_request(seed, 3, frames_per_second, amplify)
     frames = round(seconds * frames_per_second) if math.isfinite(seconds) else 0
     if frames < 1:
         raise DataError(f"a recording of {seconds} seconds holds no frame: give a length above 0.")
     for low, high in (rest, duration):
         if not 0 <= low <= high < math.inf:
             raise DataError(f"rest={rest} and duration={duration} must each be (low, high) seconds of 0 or more.")
-    for wanted in units or ():
+    for wanted in [[]] if units is not None and not len(units) else units or ():
         _check_units(wanted)
-    if units is not None and not len(units):
-        raise DataError("no action units were given: name those of one expression at least, or leave `units` out.")
     if subject < 0:
         raise DataError(f"there is no subject {subject}: give a number of 0 or more.")
 
-    key = _domain_key(place)
-    rng = _generator(seed, key, 4, subject)
+    rng = seeded_generator(seed, place.key, 4, subject)
     person = _person(place, seed, subject)
     where = scene or random_scene(shape, rng)
     intervals: list[Interval] = []
@@ -829,6 +306,10 @@ def synthetic_recording(
         movements.append(movement)
         onset = intervals[-1].offset + round(float(rng.uniform(*rest)) * frames_per_second)
     return SyntheticRecording(
+        place,
+        seed,
+        subject,
+        (5, subject),
         size=shape,
         frames=frames,
         frames_per_second=frames_per_second,
@@ -837,10 +318,4 @@ def synthetic_recording(
         place=where,
         camera=camera or Camera.of(place),
         amplify=amplify,
-        subject=f"{place.name}{subject + 1:03d}",
-        actor=(place.geometry, key, seed, subject),
-        key=(seed, key, 5, subject),
     )
-
-
-# -- clip sets ---------------------------------------------------------------------------------------------------------

@@ -14,19 +14,10 @@ from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError
 from fsmer.synthetic.domains import Domain, load_domain
 
-__all__ = [
-    "Camera",
-    "Interval",
-    "Scene",
-    "random_scene",
-]
+__all__ = ["Camera", "Interval", "Scene", "random_scene"]
 
 Array = NDArray[Any]
-
-
 Image = NDArray[np.uint8]
-
-
 Size = int | tuple[int, int]
 
 
@@ -69,10 +60,7 @@ class Camera:
         """The camera of a domain: its head motion, with noise, drift and blinks in proportion; no compression."""
         place = load_domain(domain)
         return cls(
-            noise=0.6 + 4.0 * place.noise,
-            light=0.01 + 0.03 * place.noise,
-            head=place.head,
-            blinks=0.5 * place.blink,
+            noise=0.6 + 4.0 * place.noise, light=0.01 + 0.03 * place.noise, head=place.head, blinks=0.5 * place.blink
         )
 
     @classmethod
@@ -109,11 +97,7 @@ class Scene:
 
 
 def random_scene(
-    size: Size,
-    rng: np.random.Generator,
-    *,
-    share: tuple[float, float] = (0.26, 0.42),
-    roll: float = 8.0,
+    size: Size, rng: np.random.Generator, *, share: tuple[float, float] = (0.26, 0.42), roll: float = 8.0
 ) -> Scene:
     """A head somewhere in a picture, with its face wholly inside.
 
@@ -126,7 +110,7 @@ def random_scene(
     roll : float
         Largest rotation either way, in degrees.
     """
-    height, width = _size(size)
+    height, width = checked_size(size)
     face = float(rng.uniform(*share)) * min(height, width)
     margin_x, above, below = 0.72 * face, 1.2 * face, 0.8 * face
     x = rng.uniform(min(margin_x, width / 2), max(width - margin_x, width / 2))
@@ -136,23 +120,13 @@ def random_scene(
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """One expression of a recording.
+    """One expression of a recording."""
 
-    Parameters
-    ----------
-    onset, apex, offset : int
-        Frame before the first movement, frame of the strongest, first frame at rest again.
-    units : bool array of shape (len(ACTION_UNIT_ORDER),)
-        Active action units.
-    emotion, label : str
-        Emotion and its label in the domain's scheme; empty if the action units were given by number.
-    """
-
-    onset: int
+    onset: int  # frame before the first movement, frame of the strongest, first frame at rest again
     apex: int
     offset: int
-    units: NDArray[np.bool_]
-    emotion: str
+    units: NDArray[np.bool_]  # (len(ACTION_UNIT_ORDER),), active action units
+    emotion: str  # emotion and its label in the domain's scheme; empty if the action units were given by number
     label: str
 
     @property
@@ -169,7 +143,7 @@ class Interval:
         return share * share * (3 - 2 * share)
 
 
-class _Waves:
+class Waves:
     """Smooth random functions of time that stay bounded: a slow, a middle and a fast wave."""
 
     def __init__(self, rng: np.random.Generator, amplitudes: Array) -> None:
@@ -179,11 +153,10 @@ class _Waves:
         self._weights = np.asarray(amplitudes)[:, None] * (2.2, 1.0, 0.3) * rng.uniform(0.5, 1.5, (count, 3))
 
     def at(self, time: float) -> Array:
-        waves: Array = (self._weights * np.sin(self._rates * time + self._phases)).sum(axis=1)
-        return waves
+        return np.asarray((self._weights * np.sin(self._rates * time + self._phases)).sum(axis=1))
 
 
-def _plane_to_pixels(place: Scene | Array, size: tuple[int, int]) -> Array:
+def plane_to_pixels(place: Scene | Array, size: tuple[int, int]) -> Array:
     """Affine map (2, 3) from the plane of the face to pixels: of a scene, or of a crop that fills the picture."""
     height, width = size
     if isinstance(place, Scene):
@@ -192,26 +165,25 @@ def _plane_to_pixels(place: Scene | Array, size: tuple[int, int]) -> Array:
         return np.array([(cosine, -sine, place.centre[0]), (sine, cosine, place.centre[1])])
     # Crop coordinates run from -0.5 to 0.5 over the picture.
     to_picture = np.array([(width, 0, width / 2 - 0.5), (0, height, height / 2 - 0.5)], np.float64)
-    return _compose(to_picture, place.astype(np.float64)) / np.array([1, CROP_ASPECT, 1])
+    return composed(to_picture, place.astype(np.float64)) / np.array([1, CROP_ASPECT, 1])
 
 
-def _compose(outer: Array, inner: Array) -> Array:
+def composed(outer: Array, inner: Array) -> Array:
     """The affine map that does `inner` first."""
     linear = outer[:, :2] @ inner[:, :2]
     return np.concatenate([linear, (outer[:, :2] @ inner[:, 2] + outer[:, 2])[:, None]], axis=1)
 
 
-def _inverse(matrix: Array) -> Array:
+def inverted(matrix: Array) -> Array:
     linear = np.linalg.inv(matrix[:, :2])
     return np.concatenate([linear, (-linear @ matrix[:, 2])[:, None]], axis=1)
 
 
-def _apply(matrix: Array, points: Array) -> Array:
-    moved: Array = points @ matrix[:, :2].T + matrix[:, 2]
-    return moved
+def transformed(matrix: Array, points: Array) -> Array:
+    return np.asarray(points @ matrix[:, :2].T + matrix[:, 2])
 
 
-def _size(size: Size) -> tuple[int, int]:
+def checked_size(size: Size) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if not (16 <= height <= 4320 and 16 <= width <= 7680):
         raise DataError(f"frames of {width}x{height} cannot be drawn: width and height must be 16 to 7680 and 4320.")

@@ -43,7 +43,7 @@ from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
     from fsmer.data import Clip, ClipSet
-    from fsmer.deploy.explain import Explanation
+    from fsmer.deploy.explanation import Explanation
     from fsmer.transfer.method import Method
 
     Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]

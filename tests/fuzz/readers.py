@@ -31,7 +31,7 @@ from fsmer.backbones import create_model
 from fsmer.data import ClipSet, InputSpec
 from fsmer.datasets import read_corrections, read_dataset
 from fsmer.evaluation.run_folder import PARTS, PartStore, RunSize
-from fsmer.preprocess.faces import LandmarkFile
+from fsmer.preprocess.face_detectors import LandmarkFile
 from fsmer.preprocess.prepare import prepare
 from fsmer.synthetic.class_descriptions import described_units
 
@@ -753,12 +753,12 @@ def _prepare(out: Path) -> ClipSet:
 def _write_prepared(folder: Path) -> None:
     module = importlib.import_module("fsmer.preprocess.prepare")
 
-    finish, module._finish = module._finish, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    finish, module.write_result = module.write_result, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     try:
         with suppress(KeyboardInterrupt):
             _prepare(folder / "out")
     finally:
-        module._finish = finish
+        module.write_result = finish
     parts = sorted((folder / _STORE).glob("*.clips"))
     assert parts, list(folder.rglob("*"))
     for number, path in enumerate(parts):
