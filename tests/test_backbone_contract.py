@@ -127,7 +127,7 @@ def test_every_trainable_parameter_gets_a_gradient_from_the_training_loss(backbo
 def test_a_clip_whose_apex_is_its_onset_is_refused_by_name(backbone, clips):
     kinds = [spec.kind for spec in backbone.input_specs]
     if not {"onset", "apex"} <= set(kinds):
-        pytest.skip("it does not eat both")
+        pytest.skip("it does not expect both")
     media = {kind: clips.media(kind).copy() for kind in kinds}
     media["apex"][7] = media["onset"][7]
     still = fsmer.ClipSet.from_arrays(media, clips.labels, ids=clips.ids, datasets="home", spec=backbone.input_specs)
@@ -236,7 +236,7 @@ def test_media_of_another_kind_or_size_or_not_finite_are_refused(backbone, clips
             )
         ],
     )
-    with pytest.raises(SpecMismatchError, match=f"{backbone.name}.*eats"):
+    with pytest.raises(SpecMismatchError, match=f"{backbone.name}.*expects"):
         embed(backbone, missing)
     arrays = {one.kind: np.zeros((2, *one.shape), dtype=np.float32) for one in backbone.input_specs}
     arrays[spec.kind][1].flat[0] = np.nan

@@ -82,7 +82,7 @@ def test_constructor_arguments_are_checked_by_name_and_by_value():
 
 def test_a_backbone_of_several_media_has_no_single_spec():
     model = create_model("tcae", size=32, width=8, code_dim=16)
-    with pytest.raises(SpecMismatchError, match=r"'tcae' eats several media \(onset, apex\)"):
+    with pytest.raises(SpecMismatchError, match=r"'tcae' expects several media \(onset, apex\)"):
         _ = model.input_spec
     with pytest.raises(SpecMismatchError, match="apex is missing"):
         embed(model, {"onset": np.zeros((1, 3, 32, 32))})

@@ -619,7 +619,7 @@ def test_likeness_at_the_start_sees_texture_as_much_as_brightness():
     [
         ({"image_size": 30}, "multiple of patch_size"),
         ({"width": 18}, "multiple of four"),
-        ({"attention": "some"}, "attention is 'some'"),
+        ({"attention": "some"}, r"attention 'some'.*diagonal"),
         ({"attention": "none"}, "set interest=False"),
         ({"swap_ratio": 0.0}, "swap_ratio 0.0"),
         ({"crop_area": (0.9, 0.4)}, "crop_area"),
@@ -634,11 +634,11 @@ def test_arguments_that_cannot_be_are_refused_in_one_sentence(arguments, message
 
 def test_frames_that_do_not_fit_are_refused():
     network = model()
-    with pytest.raises(SpecMismatchError, match="only onset"):
+    with pytest.raises(SpecMismatchError, match=r"onset .*apex .*given onset of shape"):
         network({"onset": frames()})
-    with pytest.raises(SpecMismatchError, match="onset and apex, but was given Tensor"):
+    with pytest.raises(SpecMismatchError, match=r"onset .*apex .*given Tensor"):
         network(frames())
     with pytest.raises(SpecMismatchError, match=r"\(2, 3, 16, 16\)"):
         network.pretraining_loss(frames(2, 16), frames(2, 16), done=0.0, generator=seeded())
-    with pytest.raises(SpecMismatchError, match="2 onsets and 1 apexes"):
+    with pytest.raises(SpecMismatchError, match=r"one B, but was given onset of shape \(2, .*apex of shape \(1, "):
         network({"onset": frames(2), "apex": frames(1)})

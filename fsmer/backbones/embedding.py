@@ -44,7 +44,7 @@ def embed(
     backbone : Backbone, str or path
         Or the name or folder of one. Used in evaluation mode; its training mode is restored afterwards.
     clips : ClipSet, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
-        A clip set's media is read batch by batch, so memory stays bounded. A mapping is for backbones that eat several
+        A clip set's media is read batch by batch, so memory stays bounded. A mapping is for backbones that expect several
         media.
     batch_size : int, optional
         Clips a forward pass; default as many as 16 MiB of media hold, at most 256.
@@ -56,7 +56,7 @@ def embed(
     Raises
     ------
     SpecMismatchError
-        The clips' media is not what the backbone eats.
+        The clips' media is not what the backbone expects.
     MediaError
         An array has values that are not finite, a clip's media cannot be read, or its embedding is not finite.
     WeightsError
@@ -163,12 +163,12 @@ def batch_of(backbone: Backbone) -> int:
 
 
 def check_clips(backbone: Backbone, clips: Any) -> None:
-    """Raise `SpecMismatchError` unless the clip set holds all media that the backbone eats."""
+    """Raise `SpecMismatchError` unless the clip set holds all media that the backbone expects."""
     for wanted in backbone.input_specs:
         if wanted.kind not in clips.specs:
             held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
             raise SpecMismatchError(
-                f"the clips hold {held}, but {backbone.name!r} eats {wanted.describe()}; prepare that media."
+                f"the clips hold {held}, but {backbone.name!r} expects {wanted.describe()}; prepare that media."
             )
         clips.specs[wanted.kind].check_feeds(wanted, who=repr(backbone.name))
 
@@ -203,7 +203,7 @@ def check_inputs(backbone: Backbone, values: ArrayLike | Mapping[str, ArrayLike]
     missing = [spec.kind for spec in specs if spec.kind not in given]
     if missing:
         raise SpecMismatchError(
-            f"{backbone.name!r} eats {', '.join(spec.describe() for spec in specs)}, but {', '.join(missing)} "
+            f"{backbone.name!r} expects {', '.join(spec.describe() for spec in specs)}, but {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing; give a dict with one array a kind."
         )
     arrays = {spec.kind: _checked(backbone, spec, given[spec.kind]) for spec in specs}
@@ -228,7 +228,7 @@ def _checked(backbone: Backbone, spec: InputSpec, values: Any) -> NDArray[np.flo
         array = array[None]
     if array.shape[1:] != spec.shape:
         raise SpecMismatchError(
-            f"the array has shape {array.shape}, but {backbone.name!r} eats {spec.describe()}, "
+            f"the array has shape {array.shape}, but {backbone.name!r} expects {spec.describe()}, "
             f"shape {wanted}; prepare the clips with that recipe."
         )
     broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))

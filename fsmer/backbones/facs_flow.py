@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections
+from fsmer.backbones.base import Backbone, ClassDirections, constructor_arguments
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
@@ -198,14 +198,7 @@ class FacsFlow(Backbone):
         super().__init__(
             input_spec=InputSpec(kind="flow", size=(SIDE, SIDE), channels=("u", "v", "strain"), normalisation="minmax"),
             embed_dim=branch_dim * len(pools),
-            config={
-                "widths": list(widths),
-                "branch_dim": branch_dim,
-                "pools": list(pools),
-                "scale": scale,
-                "smooth": smooth,
-                "mirror": mirror,
-            },
+            config=constructor_arguments(locals()),
         )
         self.scale = scale
         self.smooth = smooth
@@ -294,18 +287,8 @@ class FacsFlow(Backbone):
         combinations that the emotion is seen with.
         """
         found = [self._direction(name) for name in classes]
-        known = torch.tensor([direction is not None for direction in found])
-        if not bool(known.any()):
-            return None
         blank = torch.zeros(self.embed_dim)
-        return ClassDirections(
-            weight=torch.stack([blank if direction is None else direction for direction in found]),
-            bias=torch.zeros(len(found)),
-            known=known,
-            scale=self.scale,
-            centre=blank,
-            precision=self.precision.cpu(),
-        )
+        return ClassDirections.of(found, scale=self.scale, centre=blank, precision=self.precision.cpu())
 
     def _direction(self, name: str) -> Tensor | None:
         """The joined direction of one class, of unit length, or None."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones.base import Backbone, constructor_arguments
 from fsmer.backbones.mubert_networks import (
     Encoded,
     MicroAttention,
@@ -22,8 +23,8 @@ from fsmer.backbones.mubert_networks import (
 from fsmer.backbones.mubert_pretraining import DinoAgreement, draw_blocks, random_crops, swap_mask
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.backbones.registry import register_backbone
-from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, SpecMismatchError
+from fsmer.data.spec import image_spec
+from fsmer.errors import FsmerError
 
 __all__ = [
     "MuBert",
@@ -205,13 +206,9 @@ class MuBert(Backbone):
         regions: int = 1,
         changes: int = 0,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        config["crop_area"] = list(crop_area)
+        config = constructor_arguments(locals())
         _check_arguments(config)
-        specs = [
-            InputSpec(kind=kind, size=(image_size, image_size), channels=("red", "green", "blue"), normalisation="unit")
-            for kind in ("onset", "apex")
-        ]
+        specs = [image_spec("onset", image_size), image_spec("apex", image_size)]
         super().__init__(input_spec=specs, embed_dim=width * regions**2 + changes**2, config=config)
         self.patch_size = patch_size
         self.side = image_size // patch_size
@@ -289,7 +286,8 @@ class MuBert(Backbone):
         dict
             ``"loss"`` (eq. 13), and detached ``"reconstruction"`` (eq. 14) and ``"agreement"`` (eq. 15).
         """
-        first, second = self._normalised(first), self._normalised(second)
+        pair = self.media_of({"onset": first, "apex": second})
+        first, second = ((frames - self.mean) / self.deviation for frames in pair)
         views = [self.swap(first, second, generator), second]
         if self.interest and self.dino is None:
             views.append(random_crops(second, second.shape[-1], self.crop_area, generator))
@@ -378,23 +376,9 @@ class MuBert(Backbone):
 
     def _encode(self, inputs: dict[str, Tensor]) -> tuple[Encoded, Encoded]:
         """Onset and apex through the encoder."""
-        if not isinstance(inputs, dict) or not {"onset", "apex"} <= inputs.keys():
-            given = f"only {', '.join(inputs) or 'nothing'}" if isinstance(inputs, dict) else type(inputs).__name__
-            raise SpecMismatchError(f"{self.name!r} eats onset and apex, but was given {given}; give a dict with both.")
-        onset, apex = self._normalised(inputs["onset"]), self._normalised(inputs["apex"])
-        if len(onset) != len(apex):
-            raise SpecMismatchError(f"there are {len(onset)} onsets and {len(apex)} apexes; give one of each a clip.")
-        encoded = self.encoder(torch.cat([onset, apex])).split(len(onset))
-        return encoded[0], encoded[1]
-
-    def _normalised(self, frames: Tensor) -> Tensor:
-        wanted = self.input_specs[0].shape
-        if frames.ndim != 4 or tuple(frames.shape[1:]) != wanted:
-            raise SpecMismatchError(
-                f"{self.name!r} eats frames of shape (B, {', '.join(map(str, wanted))}), but was given "
-                f"{tuple(frames.shape)}; resize the frames or set image_size."
-            )
-        return (frames - self.mean) / self.deviation
+        frames = torch.cat(self.media_of(inputs))
+        onset, apex = self.encoder((frames - self.mean) / self.deviation).split(len(frames) // 2)
+        return onset, apex
 
     def _weighed(self, second: Encoded, swapped: Encoded, *, relative: bool = False) -> Tensor:
         """P_dma (eq. 9 or 12), or the patches of I_{t/s} as they are where there is no micro-attention."""
@@ -419,6 +403,22 @@ class MuBert(Backbone):
             [random_crops(frames, size, self.crop_area, generator) for _ in range(2)],
             [random_crops(frames, small, (0.05, self.crop_area[0]), generator) for _ in range(self.small_crops)],
         )
+
+
+TINY: Mapping[str, Any] = {
+    "image_size": 112,
+    "width": 128,
+    "depth": 2,
+    "decoder_depth": 2,
+    "normalise_patches": True,
+    "similarity": "cosine",
+    "noise": 0.5,
+    "start": "likeness",
+    "reading": "relative",
+    "both_ways": True,
+    "regions": 4,
+    "changes": 7,
+}
 
 
 @register_backbone("mubert_tiny")
@@ -475,36 +475,17 @@ class MuBertTiny(MuBert):
         clip_gradient=1.0,
     )
 
-    def __init__(
-        self,
-        image_size: int = 112,
-        patch_size: int = 8,
-        width: int = 128,
-        depth: int = 2,
-        heads: int = 4,
-        decoder_depth: int = 2,
-        mlp_ratio: float = 4.0,
-        attention: Literal["diagonal", "full", "none"] = "diagonal",
-        interest: bool = True,
-        agreement: Literal["mse", "dino"] = "mse",
-        reconstruction_weight: float = 1.0,
-        agreement_weight: float = 1.0,
-        swap_ratio: float = 0.5,
-        min_block: float = 16.0,
-        min_aspect: float = 0.3,
-        crop_area: Sequence[float] = (0.4, 1.0),
-        small_crops: int = 8,
-        head_width: int = 2048,
-        normalise_patches: bool = True,
-        similarity: Literal["dot", "cosine"] = "cosine",
-        noise: float = 0.5,
-        start: Literal["xavier", "likeness"] = "likeness",
-        reading: Literal["diagonal", "relative"] = "relative",
-        both_ways: bool = True,
-        regions: int = 4,
-        changes: int = 7,
-    ) -> None:
-        super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{**TINY, **arguments})
+
+
+# `MuBert`'s own arguments with other defaults.
+MuBertTiny.__signature__ = inspect.signature(MuBert).replace(  # type: ignore[attr-defined]
+    parameters=[
+        one.replace(default=TINY.get(name, one.default), kind=one.KEYWORD_ONLY)
+        for name, one in inspect.signature(MuBert).parameters.items()
+    ]
+)
 
 
 def begin_with_likeness(model: MuBert) -> None:
@@ -566,15 +547,6 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
             f"width {width} cannot be split into {arguments['heads']} heads and two-dimensional positions; choose a "
             "multiple of four and of the heads."
         )
-    for name, choices in (
-        ("attention", ("diagonal", "full", "none")),
-        ("agreement", ("mse", "dino")),
-        ("similarity", ("dot", "cosine")),
-        ("start", ("xavier", "likeness")),
-        ("reading", ("diagonal", "relative")),
-    ):
-        if arguments[name] not in choices:
-            raise FsmerError(f"{name} is {arguments[name]!r}, but must be one of {', '.join(choices)}.")
     if arguments["attention"] == "none" and arguments["interest"]:
         raise FsmerError("patches of interest weigh micro-attention, but attention is 'none'; set interest=False too.")
     if not (0 < arguments["swap_ratio"] <= 1 and 0 < arguments["min_aspect"] <= 1 and arguments["min_block"] >= 1):

@@ -51,7 +51,7 @@ class ModelInfo:
         Floating-point operations of embedding one clip (a multiplication and an addition count as two).
     embed_dim : int
     input_specs : tuple of InputSpec
-        What it eats, one entry a medium.
+        What it expects, one entry a medium.
     pretrained : bool
         Whether weights ship with fsmer.
     notes : str

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, SpecMismatchError
+from fsmer.errors import FsmerError
 
 __all__ = [
     "AuEncoder",
@@ -100,24 +98,6 @@ def check_frame_size(size: int) -> None:
             f"TCAE's frame size is {size}, but its convolutions halve the frame down to one pixel; give a power of "
             f"two from {2 ** (BRANCH_DEPTH + 1)} on (the paper's is 256)."
         )
-
-
-def frame_spec(kind: str, size: int) -> InputSpec:
-    """What TCAE eats: one colour image in 0..1, without further normalisation."""
-    return InputSpec(kind=kind, size=(size, size), channels=("red", "green", "blue"), normalisation="unit")
-
-
-def frames_of(inputs: Any, kind: str, size: int, who: str) -> Tensor:
-    """The frames of one kind, (B, 3, size, size), or `SpecMismatchError`."""
-    if not isinstance(inputs, dict) or kind not in inputs:
-        raise SpecMismatchError(f"{who!r} eats {kind} frames; give a dict with a tensor (B, 3, {size}, {size}) for it.")
-    frames: Tensor = inputs[kind]
-    if frames.shape[1:] != (3, size, size):
-        raise SpecMismatchError(
-            f"the {kind} frames have shape {tuple(frames.shape)}, but {who!r} eats (B, 3, {size}, {size}); prepare "
-            "them at that size."
-        )
-    return frames
 
 
 def _down(before: int, after: int) -> nn.Sequential:
