@@ -126,7 +126,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
     ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label),
     `training_loss` (when the paper trains with more than cross-entropy), `set_classes` (parts that depend on the
-    classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (where they look) and
+    classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (which pixels they use) and
     `recipe` (how the paper trains). Those that teach themselves have a ``pretraining_recipe`` and a
     ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
 
@@ -141,12 +141,13 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     classes : tuple of str
         What it was last trained on with labels; empty for none. Stored too, so that parts which depend on the classes
         are not made anew when training goes on with the same.
+    trusted : bool
+        Of a class: its code embeds each clip by its media alone, remembers no label from one training to the next, and
+        draws the random numbers of a training step with `fsmer.kernels.noise` only. It then needs no isolation. Each
+        class declares it for itself; what it extends does not count.
     """
 
     name: ClassVar[str] = ""
-    # Whether the code is known to embed each clip by its media alone, to remember no label from one training to the
-    # next, and to draw random numbers of a training step with `fsmer.kernels.noise` only. A class says so itself: what
-    # it extends does not count (see `is_trusted`).
     trusted: ClassVar[bool] = False
     recipe: ClassVar[TrainRecipe] = TrainRecipe()
     # Whether copies can be trained as one: all randomness of a training step comes from `fsmer.kernels.noise`, and
@@ -253,7 +254,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         """Keep what training taught and drop what it alone needed, such as a text tower; called once at its end."""
 
     def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
-        """The network's own maps of what its answer rests on, each (B, h, w) in 0..1, by name; none by default."""
+        """The network's own maps of which pixels it uses, each (B, h, w) in 0..1, by name; none by default."""
         return {}
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
@@ -267,7 +268,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         folder.
         """
         target = Path(folder)
-        # Both files are ready before the first takes its place: a reader seldom meets the one without the other.
+        # Both files are ready before the first takes its place: a reader seldom finds the one without the other.
         with atomic_path(target / CONFIG_FILE) as config, atomic_path(target / WEIGHTS_FILE) as weights:
             write_tensors(weights, self.state_dict())
             write_json(config, self.describe_config(file_sha256(weights)), sealed=True)

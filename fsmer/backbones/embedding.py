@@ -16,7 +16,7 @@ from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones.base import Backbone, Inputs, check_weights
 from fsmer.backbones.registry import as_backbone
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, reason_of
 from fsmer.memory import out_of_memory
 
 __all__ = ["check_clips", "check_inputs", "embed", "mirror_media", "read_inputs"]
@@ -44,8 +44,8 @@ def embed(
     backbone : Backbone, str or path
         Or the name or folder of one. Used in evaluation mode; its training mode is restored afterwards.
     clips : ClipSet, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
-        A clip set's media is read batch by batch, so memory stays bounded. A mapping is for backbones that expect several
-        media.
+        A clip set's media is read batch by batch, so memory stays bounded. A mapping is for backbones that expect
+        several media.
     batch_size : int, optional
         Clips a forward pass; default as many as 16 MiB of media hold, at most 256.
     mirror : bool
@@ -123,10 +123,9 @@ def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise FsmerError(
             f"the model {backbone.name or type(backbone).__name__!r} cannot embed the media that it was made for, "
-            f"{', '.join(spec.describe() for spec in backbone.input_specs)} ({reason}); make it with other arguments, "
+            f"{', '.join(spec.describe() for spec in backbone.input_specs)} ({reason_of(error)}); make it with other arguments, "
             "or mend its forward."
         ) from error
     clips = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))

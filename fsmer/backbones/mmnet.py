@@ -35,18 +35,10 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.S
 class CABlock(nn.Module):
     """Continuous-attention block (section 2.2, Fig. 3b), or one of the two blocks that Tables 3 and 4 compare it with.
 
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels.
-    stride : int
-        Of the 3x3 convolution and of the shortcut.
-    attention : {"continuous", "independent", "none"}
-        ``"continuous"``: the map is multiplied by the map of the block before (eq. 1). ``"independent"``: it is not
-        (Table 4). ``"none"``: ResNet18's building block, two 3x3 convolutions and no map (baseline of Table 3).
-    identity_shortcut : bool
-        Whether a block that changes neither size nor channels adds its input as it is, as ResNet18 and the published
-        code do, in place of the 1x1 convolution that eq. 2 gives every block.
+    With ``"continuous"`` attention the map is multiplied by the map of the block before (eq. 1), with ``"independent"``
+    it is not (Table 4); ``"none"`` is ResNet18's building block, two 3x3 convolutions and no map (baseline of Table 3).
+    `stride` is that of the 3x3 convolution and of the shortcut. With `identity_shortcut` a block that changes neither
+    size nor channels adds its input as it is, in place of the 1x1 convolution that eq. 2 gives every block.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, attention: Attention, identity_shortcut: bool) -> None:
@@ -77,13 +69,7 @@ class CABlock(nn.Module):
 class TransformerBlock(nn.Module):
     """Encoder block of ViT with normalisation first: self-attention, then two linear layers, each added to its input.
 
-    Parameters
-    ----------
-    width, heads : int
-    mlp_ratio : float
-        Width of the hidden layer over `width`.
-    drop_path : float
-        Probability in training that a clip skips a branch (stochastic depth).
+    In training each branch is left out of a clip with probability `drop_path` (stochastic depth).
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
@@ -119,19 +105,10 @@ class TransformerBlock(nn.Module):
 
 
 class PositionCalibration(nn.Module):
-    """Position-calibration module (section 2.3): a shallow ViT whose patches are the pixels of a tiny onset.
+    """Position-calibration module (section 2.3): a shallow ViT on an onset of `grid` x `grid` pixels, a patch each.
 
-    Parameters
-    ----------
-    grid : int
-        Height and width of the onset it sees, and of its output.
-    width : int
-        Length of a patch embedding; the channels of the main branch's last map.
-    layers, heads : int
-        N_L and N_H of Table 5.
-    mlp_ratio : float
-    drop_path : float
-        Of the last layer; rises evenly from 0 in the first.
+    `width` is the number of channels of the main branch's last map; `layers` and `heads` are N_L and N_H of Table 5.
+    `drop_path` is that of the last layer and rises evenly from 0 in the first.
     """
 
     def __init__(self, grid: int, width: int, layers: int, heads: int, mlp_ratio: float, drop_path: float) -> None:

@@ -1,14 +1,13 @@
-"""`mubert_small` and `mubert_tiny`: Micron-BERT, which looks for the patches that changed between onset and apex."""
+"""`mubert_small` and `mubert_tiny`: Micron-BERT, whose attention finds the patches that changed between onset and apex."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone, constructor_arguments
@@ -17,7 +16,7 @@ from fsmer.backbones.mubert_networks import (
     MicroAttention,
     MicroDecoder,
     MicroEncoder,
-    TransformerBlock,
+    begin_with_likeness,
     patchify,
 )
 from fsmer.backbones.mubert_pretraining import DinoAgreement, draw_blocks, random_crops, swap_mask
@@ -29,7 +28,6 @@ from fsmer.errors import FsmerError
 __all__ = [
     "MuBert",
     "MuBertTiny",
-    "begin_with_likeness",
 ]
 
 # Mean and deviation of ImageNet's red, green and blue, as the published code takes them.
@@ -38,27 +36,6 @@ IMAGE_DEVIATION = (0.229, 0.224, 0.225)
 # Where the embedding joins both: distances between clips are then no longer those of P_dma's many entries alone.
 FEATURE_GAIN = 0.25
 CHANGE_GAIN = 20.0
-
-
-# --- Algorithm 1: blockwise swapping ----------------------------------------------------------------------------------
-
-
-# --- patches and positions --------------------------------------------------------------------------------------------
-
-
-# --- the diagonal of attention without the map ------------------------------------------------------------------------
-
-
-# --- encoder and decoder ----------------------------------------------------------------------------------------------
-
-
-# --- diagonal micro-attention -----------------------------------------------------------------------------------------
-
-
-# --- the agreement of the published code ------------------------------------------------------------------------------
-
-
-# --- the backbone -----------------------------------------------------------------------------------------------------
 
 
 @register_backbone("mubert_small")
@@ -229,7 +206,7 @@ class MuBert(Backbone):
         self.micro_attention = None if attention == "none" else MicroAttention(width, attention, similarity)
         self.decoder = MicroDecoder(self.side, patch_size, width, decoder_depth, heads, mlp_ratio)
         if start == "likeness":
-            begin_with_likeness(self)
+            begin_with_likeness(self.encoder, self.decoder, self.micro_attention)
         self.dino = DinoAgreement(self.encoder, hidden=head_width) if interest and agreement == "dino" else None
         # Labels do not reach what serves training without them; `begin_pretraining` gives it back.
         self.decoder.requires_grad_(False)
@@ -345,7 +322,7 @@ class MuBert(Backbone):
     def change(self, onset: Encoded, apex: Encoded) -> Tensor:
         """How much each patch changed according to the diagonal, (B, N) from 0 to 1.
 
-        With ``reading="diagonal"`` this is ``1 - diag(Â) / max diag(Â)``. A patch that looks like its neighbours has
+        With ``reading="diagonal"`` this is ``1 - diag(Â) / max diag(Â)``. A patch that resembles its neighbours has
         a low diagonal without moving, though. ``"relative"`` takes the logarithm of the diagonal from onset to apex and
         from apex to onset less that of each frame with itself; half that sum, at most zero, is c and the map
         ``1 - exp(c)``.
@@ -358,21 +335,6 @@ class MuBert(Backbone):
         across = diagonal + attention.log_diagonal(before, after)
         still = attention.log_diagonal(before, before) + attention.log_diagonal(after, after)
         return -torch.expm1(((across - still) / 2).clamp(max=0))
-
-    def attention_map(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The whole Â of eq. 8, (B, N, N): patches of the apex down, of the onset across.
-
-        Raises
-        ------
-        FsmerError
-            The network was built with ``attention="none"``.
-        """
-        if self.micro_attention is None:
-            raise FsmerError(
-                f"{self.name!r} was built with attention='none' and has no map; give 'diagonal' or 'full'."
-            )
-        onset, apex = self._encode(inputs)
-        return self.micro_attention.map(apex.patches, onset.patches)
 
     def _encode(self, inputs: dict[str, Tensor]) -> tuple[Encoded, Encoded]:
         """Onset and apex through the encoder."""
@@ -486,50 +448,6 @@ MuBertTiny.__signature__ = inspect.signature(MuBert).replace(  # type: ignore[at
         for name, one in inspect.signature(MuBert).parameters.items()
     ]
 )
-
-
-def begin_with_likeness(model: MuBert) -> None:
-    """Set initial weights with which a short training already tells small differences.
-
-    The patch embedding is a randomly turned cosine transform of each patch (grey and two colour differences, the lowest
-    `width` frequencies) whose gain grows with frequency, as the spectrum of pictures falls: patches then differ by
-    texture as much as by brightness. Query and key of the micro-attention are equal, so that it begins as likeness.
-    Value, output and decoder embedding are rotations, and the branches of all blocks begin small, so that the way to
-    the decoder is open. The queries of the encoder begin small too: no patch is of interest before there is a reason.
-    """
-    encoder, decoder = model.encoder, model.decoder
-    size = model.patch_size
-    waves = _cosine_transform(size)
-    colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]), dim=1)
-    steps = torch.arange(size, dtype=torch.float32)
-    frequency = (steps[:, None].square() + steps.square()).sqrt().expand(3, size, size)
-    # Colour is coarser than grey in pictures: its frequencies come later, and it is weaker.
-    coloured = torch.tensor([0.0, 1.0, 1.0]).view(3, 1, 1).expand_as(frequency)
-    order = (frequency + size / 2 * coloured).flatten().argsort(stable=True)[: encoder.width]
-    basis = torch.einsum("kc,im,jn->kijcmn", colours, waves, waves).flatten(0, 2)
-    gains = 0.3 * (frequency + 0.5) * (1 + coloured)
-    weight = torch.zeros(encoder.width, *basis.shape[1:])
-    weight[: len(order)] = (gains.flatten()[:, None, None, None] * basis)[order]
-    with torch.no_grad():
-        turn = nn.init.orthogonal_(torch.empty(encoder.width, encoder.width))
-        encoder.patch_embedding.weight.copy_((turn @ weight.flatten(1)).view_as(encoder.patch_embedding.weight))
-        for block in (*encoder.blocks, *decoder.blocks):
-            block.attention.out.weight.mul_(0.1)
-            block.mlp[-1].weight.mul_(0.1)
-        for block in encoder.blocks:
-            cast(TransformerBlock, block).attention.query_key_value.weight[: encoder.width].mul_(0.1)
-    nn.init.orthogonal_(decoder.embedding.weight)
-    if model.micro_attention is not None:
-        nn.init.orthogonal_(model.micro_attention.value.weight)
-        nn.init.orthogonal_(model.micro_attention.out.weight)
-        model.micro_attention.key.load_state_dict(model.micro_attention.query.state_dict())
-
-
-def _cosine_transform(size: int) -> Tensor:
-    """Orthonormal cosine waves (DCT-II), one a row."""
-    steps = torch.arange(size, dtype=torch.float32)
-    waves = torch.cos(math.pi * steps[:, None] * (steps + 0.5) / size) * math.sqrt(2 / size)
-    return torch.cat([waves[:1] / math.sqrt(2), waves[1:]])
 
 
 def _over_largest(values: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.backbones.weights import CONFIG_FILE, fetch_weights, load_folder
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError, unknown_name
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError, reason_of, unknown_name
 from fsmer.io import restore_folder
 from fsmer.kernels.noise import Draws
 from fsmer.memory import out_of_memory
@@ -109,7 +109,7 @@ def create_model(name: str, **arguments: object) -> Backbone:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
         raise FsmerError(
-            f"{name!r} cannot be made with {_listed(arguments) or 'its defaults'} ({str(error).splitlines()[0]}); "
+            f"{name!r} cannot be made with {_listed(arguments) or 'its defaults'} ({reason_of(error)}); "
             "check the values against its documentation."
         ) from error
 

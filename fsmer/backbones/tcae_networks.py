@@ -23,14 +23,8 @@ WIDEST = 8
 class AuEncoder(nn.Module):
     """From a frame to its action unit code: stride-2 convolutions, the last `BRANCH_DEPTH` on a branch of their own.
 
-    Parameters
-    ----------
-    size : int
-        Side of the frame, a power of two; log2(size) convolutions bring it to 1x1.
-    width : int
-        Channels after the first convolution; doubled by each further one up to 8 times.
-    code_dim : int
-        Length of the code.
+    log2(size) of them bring the frame to 1x1; `width` channels after the first are doubled by each further one up to 8
+    times.
     """
 
     def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
@@ -66,11 +60,6 @@ class FlowDecoder(nn.Module):
 
     log2(size) times bilinear upsampling by 2 and a 3x3 convolution, with batch normalisation and ReLU in between and
     tanh at the end.
-
-    Parameters
-    ----------
-    size, width, code_dim : int
-        As in `AuEncoder`.
     """
 
     def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone, check_saveable
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, reason_of
 from fsmer.memory import out_of_memory
 
 __all__ = ["wrap"]
@@ -101,9 +101,8 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
     except Exception as error:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SpecMismatchError(
-            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason}); give the InputSpec of what it "
+            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason_of(error)}); give the InputSpec of what it "
             "takes, or correct its forward."
         ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
