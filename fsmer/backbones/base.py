@@ -92,12 +92,7 @@ class ClassDirections:
 
     @classmethod
     def of(
-        cls,
-        directions: Sequence[Tensor | None],
-        *,
-        scale: float,
-        centre: Tensor,
-        precision: Tensor | None = None,
+        cls, directions: Sequence[Tensor | None], *, scale: float, centre: Tensor, precision: Tensor | None = None
     ) -> ClassDirections | None:
         """Of classes with these directions, (D,) each, None where one is unknown; None where all are."""
         known = torch.tensor([direction is not None for direction in directions])
@@ -126,8 +121,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
     ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label),
     `training_loss` (when the paper trains with more than cross-entropy), `set_classes` (parts that depend on the
-    classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (which pixels they use) and
-    `recipe` (how the paper trains). Those that teach themselves have a ``pretraining_recipe`` and a
+    classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (which pixels they use)
+    and `recipe` (how the paper trains). Those that teach themselves have a ``pretraining_recipe`` and a
     ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
 
     Attributes

@@ -125,8 +125,8 @@ def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
             raise
         raise FsmerError(
             f"the model {backbone.name or type(backbone).__name__!r} cannot embed the media that it was made for, "
-            f"{', '.join(spec.describe() for spec in backbone.input_specs)} ({reason_of(error)}); make it with other arguments, "
-            "or mend its forward."
+            f"{', '.join(spec.describe() for spec in backbone.input_specs)} ({reason_of(error)}); make it with other "
+            "arguments, or mend its forward."
         ) from error
     clips = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
     if found.shape != (clips, backbone.embed_dim):

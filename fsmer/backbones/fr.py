@@ -20,11 +20,7 @@ from fsmer.errors import FsmerError
 from fsmer.kernels.dense import OneDnnLinear
 from fsmer.kernels.noise import dropout
 
-__all__ = [
-    "CDMER_RECIPE",
-    "FR",
-    "BasicInception",
-]
+__all__ = ["CDMER_RECIPE", "FR", "BasicInception"]
 
 
 @register_backbone("fr")

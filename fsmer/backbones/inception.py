@@ -13,12 +13,7 @@ from torch.nn import functional as F
 from fsmer.kernels.dense import OneDnnLinear
 from fsmer.kernels.inception import compiled_features
 
-__all__ = [
-    "InceptionBlock",
-    "InceptionStream",
-    "ProposalModule",
-    "proposal_loss",
-]
+__all__ = ["InceptionBlock", "InceptionStream", "ProposalModule", "proposal_loss"]
 
 L = TypeVar("L", nn.Conv2d, nn.Linear)
 

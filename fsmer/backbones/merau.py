@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -103,17 +104,11 @@ class Merau(Backbone):
     """
 
     trusted: ClassVar[bool] = True
-    recipe: ClassVar[TrainRecipe] = TrainRecipe(
+    recipe: ClassVar[TrainRecipe] = replace(
+        FlowResNet18.recipe,
         source="MERAU, Table 2 (rates) and section IV.A (crops and rotations); optimiser, epochs, batch size and the "
         "sizes of the augmentations are open there",
-        optimizer="adam",
-        learning_rate=1.2e-3,
-        weight_decay=0.0,
         rates={"flow_encoder": 1e-5, "projection": 1.2e-3, "classifier": 1.2e-3},
-        epochs=30,
-        batch_size=32,
-        schedule="constant",
-        augment=("crop", "rotate"),
     )
 
     # Mean logit of each unit: over all clips the detector was trained on, those without the unit, those with it.
@@ -231,7 +226,7 @@ class Merau(Backbone):
         weight, bias = layer.weight.detach().cpu().float(), layer.bias.detach().cpu().float()
         zeros = torch.zeros(self.embed_dim - layer.out_features)
         resting = F.relu(weight @ overall + bias)
-        directions = []
+        directions: list[Tensor | None] = []
         for share in map(self._shares, classes):
             if share is None:
                 directions.append(None)

@@ -1,9 +1,10 @@
-"""`mubert_small` and `mubert_tiny`: Micron-BERT, whose attention finds the patches that changed between onset and apex."""
+"""`mubert_small` and `mubert_tiny`: Micron-BERT, whose attention finds the patches that changed from onset to apex."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -25,10 +26,7 @@ from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 
-__all__ = [
-    "MuBert",
-    "MuBertTiny",
-]
+__all__ = ["MuBert", "MuBertTiny"]
 
 # Mean and deviation of ImageNet's red, green and blue, as the published code takes them.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -413,27 +411,21 @@ class MuBertTiny(MuBert):
     """
 
     trusted: ClassVar[bool] = True
-    recipe: ClassVar[TrainRecipe] = TrainRecipe(
+    recipe: ClassVar[TrainRecipe] = replace(
+        MuBert.recipe,
         source="fsmer's own choice for a network of this size",
-        optimizer="adamw",
         learning_rate=5e-4,
-        weight_decay=0.05,
         epochs=30,
-        batch_size=16,
-        schedule="cosine",
         warmup_epochs=2,
-        clip_gradient=1.0,
     )
-    pretraining_recipe: ClassVar[PretrainRecipe] = PretrainRecipe(
+    pretraining_recipe: ClassVar[PretrainRecipe] = replace(
+        MuBert.pretraining_recipe,
         source="distance as in Micron-BERT Sec. 5.2; the rest is fsmer's own choice for two processor cores",
-        optimizer="adamw",
         learning_rate=1e-3,
         weight_decay=0.05,
         steps=1000,
         batch_size=8,
-        distance=(5, 11),
         warmup_steps=30,
-        schedule="cosine",
         clip_gradient=1.0,
     )
 

@@ -244,10 +244,7 @@ class MicroAttention(nn.Module):
     """
 
     def __init__(
-        self,
-        width: int,
-        kind: Literal["diagonal", "full"] = "diagonal",
-        similarity: Literal["dot", "cosine"] = "dot",
+        self, width: int, kind: Literal["diagonal", "full"] = "diagonal", similarity: Literal["dot", "cosine"] = "dot"
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -294,8 +291,8 @@ class MicroAttention(nn.Module):
         """
         if self.kind == "full":
             query, key = self.scored(second, swapped)
-            parts = (part[:, None] for part in (key, query, self.value(swapped)))
-            mixed = F.scaled_dot_product_attention(*parts, scale=1.0).squeeze(1)
+            rows, columns, value = (part[:, None] for part in (key, query, self.value(swapped)))
+            mixed = F.scaled_dot_product_attention(rows, columns, value, scale=1.0).squeeze(1)
             weight = None if interest is None else interest.shape[1] * interest
         else:
             weight = self.log_diagonal(second, swapped).exp()

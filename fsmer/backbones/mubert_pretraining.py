@@ -13,12 +13,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones.mubert_networks import MicroEncoder
 
-__all__ = [
-    "Block",
-    "draw_blocks",
-    "random_crops",
-    "swap_mask",
-]
+__all__ = ["Block", "draw_blocks", "random_crops", "swap_mask"]
 
 
 class Block(NamedTuple):

@@ -9,9 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "ResNet3D",
-]
+__all__ = ["ResNet3D"]
 
 # Table I: blocks of conv2_x to conv5_x.
 DEPTHS: Mapping[int, tuple[int, int, int, int]] = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}

@@ -26,12 +26,7 @@ from fsmer.errors import DataError, FsmerError, WeightsError
 from fsmer.synthetic.class_descriptions import emotions_of
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS
 
-__all__ = [
-    "R3D10Attribute",
-    "R3D18Attribute",
-    "R3D34Attribute",
-    "cross_modal_contrastive",
-]
+__all__ = ["R3D10Attribute", "R3D18Attribute", "R3D34Attribute", "cross_modal_contrastive"]
 
 # Brightness of Kinetics videos, which the cited 3D-ResNets are fed with.
 RGB_MEAN = (0.4345, 0.4051, 0.3775)

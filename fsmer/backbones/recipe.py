@@ -10,10 +10,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from fsmer.errors import FsmerError, unknown_name
 from fsmer.parameters import typed_value
 
-__all__ = [
-    "PretrainRecipe",
-    "TrainRecipe",
-]
+__all__ = ["PretrainRecipe", "TrainRecipe"]
 
 AUGMENTATIONS = ("crop", "flip", "rotate")
 

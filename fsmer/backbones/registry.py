@@ -29,13 +29,7 @@ from fsmer.memory import out_of_memory
 from fsmer.plugins import BACKBONES
 from fsmer.resources import resource_folder
 
-__all__ = [
-    "ModelInfo",
-    "create_model",
-    "list_models",
-    "load_model",
-    "register_backbone",
-]
+__all__ = ["ModelInfo", "create_model", "list_models", "load_model", "register_backbone"]
 
 
 @dataclass(frozen=True)

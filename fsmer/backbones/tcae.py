@@ -24,12 +24,7 @@ from fsmer.backbones.tcae_networks import Encoder, FlowDecoder, check_frame_size
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 
-__all__ = [
-    "Tcae",
-    "curriculum_mean",
-    "curriculum_window",
-    "warp",
-]
+__all__ = ["Tcae", "curriculum_mean", "curriculum_window", "warp"]
 
 
 # Training crops: a square whose side is 200 to 223 of 256 pixels, inside the central 224 (published data loader).
@@ -139,9 +134,7 @@ class Tcae(Backbone):
         if pose_grid is not None and not 2 <= pose_grid <= size:
             raise FsmerError(f"tcae's pose_grid is {pose_grid}, but it must be 2 to {size} points a side, or None.")
         super().__init__(
-            input_spec=[image_spec("onset", size), image_spec("apex", size)],
-            embed_dim=code_dim,
-            config=config,
+            input_spec=[image_spec("onset", size), image_spec("apex", size)], embed_dim=code_dim, config=config
         )
         self.pose_grid = pose_grid
         self.embedding = embedding

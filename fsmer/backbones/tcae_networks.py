@@ -9,11 +9,7 @@ from torch import Tensor, nn
 
 from fsmer.errors import FsmerError
 
-__all__ = [
-    "AuEncoder",
-    "Encoder",
-    "FlowDecoder",
-]
+__all__ = ["AuEncoder", "Encoder", "FlowDecoder"]
 
 # Stride-2 convolutions of each branch; those before them are shared.
 BRANCH_DEPTH = 3

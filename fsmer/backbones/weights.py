@@ -353,6 +353,6 @@ def fetch_weights(folder: str | Path, revision: str | None = None) -> str | Path
         return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise WeightsError(
-            f"the hub repository {repository} could not be fetched or found in the cache ({reason_of(error)}); check the name "
-            "and the network, or give a folder that save_pretrained made."
+            f"the hub repository {repository} could not be fetched or found in the cache ({reason_of(error)}); check "
+            "the name and the network, or give a folder that save_pretrained made."
         ) from error

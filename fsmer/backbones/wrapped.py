@@ -38,7 +38,7 @@ class WrappedModule(Backbone):
         found = self.module(inputs)
         if isinstance(found, Tensor) and found.ndim > 2 and found.shape[2:].numel() == 1:
             return found.flatten(1)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> Path:  # type: ignore[override]
         """Refused: saved weights cannot name the code that they belong to."""
@@ -102,8 +102,8 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
         raise SpecMismatchError(
-            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason_of(error)}); give the InputSpec of what it "
-            "takes, or correct its forward."
+            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason_of(error)}); give the "
+            "InputSpec of what it takes, or correct its forward."
         ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"

@@ -16,14 +16,7 @@ from fsmer.memory import out_of_memory
 from fsmer.plugins import INPUT_KINDS
 from fsmer.schema import checked
 
-__all__ = [
-    "COLOURS",
-    "CROP_ASPECT",
-    "InputKind",
-    "InputSpec",
-    "image_spec",
-    "register_input_kind",
-]
+__all__ = ["COLOURS", "CROP_ASPECT", "InputKind", "InputSpec", "image_spec", "register_input_kind"]
 
 
 # Pixels, frames or channels of one clip.
