@@ -127,7 +127,7 @@ def test_every_trainable_parameter_gets_a_gradient_from_the_training_loss(backbo
 def test_a_clip_whose_apex_is_its_onset_is_refused_by_name(backbone, clips):
     kinds = [spec.kind for spec in backbone.input_specs]
     if not {"onset", "apex"} <= set(kinds):
-        pytest.skip("it does not expect both")
+        pytest.skip("it does not take both")
     media = {kind: clips.media(kind).copy() for kind in kinds}
     media["apex"][7] = media["onset"][7]
     still = fsmer.ClipSet.from_arrays(media, clips.labels, ids=clips.ids, datasets="home", spec=backbone.input_specs)

@@ -18,7 +18,6 @@ from fsmer.schema import checked
 
 __all__ = ["COLOURS", "CROP_ASPECT", "InputKind", "InputSpec", "image_spec", "register_input_kind"]
 
-
 # Pixels, frames or channels of one clip.
 Length = Annotated[int, Ge(1), Le(1 << 16)]
 
