@@ -30,10 +30,9 @@ class _Recipe:
                 wanted = "positive" if name in positive else "0 or more"
                 raise FsmerError(f"the recipe's {name} is {value}, but it must be {wanted}.")
         for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                raise FsmerError(
-                    f"the recipe's {name} is {getattr(self, name)!r}, but must be one of {', '.join(get_args(kind))}."
-                )
+            value, choices = getattr(self, name), get_args(kind)
+            if get_origin(kind) is Literal and value not in choices:
+                raise FsmerError(f"the recipe's {name} is {value!r}, but it must be one of {', '.join(choices)}.")
 
 
 @dataclass(frozen=True)
