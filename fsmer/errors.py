@@ -69,6 +69,11 @@ class PluginError(FsmerError, ValueError):
     """A plugin cannot be loaded, or registers a name that is taken."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error says, without its full stop, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
 def unknown_name(kind: str, given: object, choices: Iterable[str], *, of: str = "") -> UnknownNameError:
     """Build the error for an unknown name (`of` something), suggesting the nearest known ones."""
     owner = f" of {of}" if of else ""

@@ -1,4 +1,4 @@
-"""Every registered backbone at a size that tests can afford, with clips that it eats."""
+"""Every registered backbone at a size that tests can afford, with clips with media that it expects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def small_model(name: str, seed: int = 0) -> Backbone:
 
 
 def clips_for(backbone: Backbone, n: int = 12, *, seed: int = 1, domain: str = "lab") -> fsmer.ClipSet:
-    """Synthetic clips with the media that the backbone eats."""
+    """Synthetic clips with the media that the backbone expects."""
     return fsmer.synthetic_clips(domain, n, seed=seed, specs=backbone.input_specs)
 
 

@@ -148,7 +148,7 @@ def test_media_of_another_kind_or_size_or_not_finite_are_refused(backbone, clips
             )
         ],
     )
-    with pytest.raises(SpecMismatchError, match=f"{backbone.name}.*eats"):
+    with pytest.raises(SpecMismatchError, match=f"{backbone.name}.*expects"):
         embed(backbone, missing)
     arrays = {one.kind: np.zeros((2, *one.shape), dtype=np.float32) for one in backbone.input_specs}
     arrays[spec.kind][1].flat[0] = np.nan

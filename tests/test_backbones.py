@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_backbone  # noqa: F401  (registers a backbone)
+import tiny_backbone
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -25,7 +25,8 @@ from fsmer.backbones import create_model, embed, list_models, load_model, model_
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, smoothed
 from fsmer.backbones.registry import fresh_model
-from fsmer.errors import MediaError, SpecMismatchError, UnknownNameError, WeightsError
+from fsmer.errors import FsmerError, MediaError, SpecMismatchError, UnknownNameError, WeightsError
+from fsmer.plugins import BACKBONES
 from fsmer.pretraining import PRETRAINERS, load_pretrainer
 from fsmer.pretraining.facs_flow import Recipe
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER, synthetic_maps
@@ -82,7 +83,7 @@ def test_constructor_arguments_are_checked_by_name_and_by_value():
 
 def test_a_backbone_of_several_media_has_no_single_spec():
     model = create_model("tcae", size=32, width=8, code_dim=16)
-    with pytest.raises(SpecMismatchError, match=r"'tcae' eats several media \(onset, apex\)"):
+    with pytest.raises(SpecMismatchError, match=r"'tcae' expects several media \(onset, apex\)"):
         _ = model.input_spec
     with pytest.raises(SpecMismatchError, match="apex is missing"):
         embed(model, {"onset": np.zeros((1, 3, 32, 32))})
@@ -570,3 +571,13 @@ def test_the_recipe_of_the_code_is_the_one_that_made_the_shipped_weights(reposit
     history = json.loads((repository / "pretrained" / "facs-flow" / "history.json").read_text())
     assert history["recipe"] == json.loads(json.dumps(asdict(Recipe())))
     assert history["seed"] == 0
+
+
+def test_a_constructor_that_fails_without_a_word_is_refused_with_the_type_of_its_error(monkeypatch: pytest.MonkeyPatch):
+    class Silent(tiny_backbone.TinyBackbone):
+        def __init__(self) -> None:
+            raise ValueError
+
+    monkeypatch.setitem(BACKBONES._held, "silent", Silent)
+    with pytest.raises(FsmerError, match=r"'silent'.*ValueError"):
+        create_model("silent")

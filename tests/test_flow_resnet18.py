@@ -1,4 +1,4 @@
-"""`flow_resnet18` eats flow of any size, channels and scale, and starts from given weights or says why it cannot."""
+"""`flow_resnet18` expects flow of any size, channels and scale, and starts from given weights or says why it cannot."""
 
 from __future__ import annotations
 

@@ -180,8 +180,8 @@ def test_arguments_out_of_range_are_refused(arguments):
 @pytest.mark.parametrize(
     ("media", "message"),
     [
-        (inputs()["flow"], "flow and apex"),
-        ({"apex": inputs()["apex"]}, "flow and apex"),
+        (inputs()["flow"], r"flow .* and apex "),
+        ({"apex": inputs()["apex"]}, r"flow .* and apex "),
         ({"flow": inputs()["flow"]}, "apex"),
         ({**inputs(), "apex": torch.zeros(4, 3, 32, 32)}, r"\(4, 3, 32, 32\)"),
     ],
@@ -303,7 +303,7 @@ def test_clips_without_annotation_are_left_out_and_none_at_all_are_refused():
     assert model_hash(half) == model_hash(whole)
     with pytest.raises(DataError, match="0 of 40 clips have annotated action units"):
         fit_au_detector(tiny(), au_clips(40, aus=[""] * 40))
-    with pytest.raises(SpecMismatchError, match="the detector eats apex"):
+    with pytest.raises(SpecMismatchError, match="the detector expects apex"):
         fit_au_detector(tiny(), au_clips(40, size=32))
 
 

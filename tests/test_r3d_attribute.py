@@ -554,15 +554,15 @@ def test_other_media_are_refused_in_one_sentence():
         {**good, "flows": good["flows"][:, :4]},
         {**good, "frames": good["frames"].transpose(1, 2)},
     ):
-        with pytest.raises(SpecMismatchError, match="'r3d10_attribute' eats a dict of frames and flows"):
+        with pytest.raises(SpecMismatchError, match=r"'r3d10_attribute' expects a dict .*frames .*flows"):
             model(wrong)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stem": "wide"}, "stem is 'wide', but 'table' or 'hara'"),
-        ({"shortcut": "C"}, "shortcut is 'C', but 'A' or 'B'"),
+        ({"stem": "wide"}, r"stem 'wide'.*hara.*table"),
+        ({"shortcut": "C"}, r"shortcut 'C'.*A, B"),
         ({"frames": 0}, "frames is 0, but 1 or more"),
         ({"alpha": 1.2}, "alpha is 1.2"),
         ({"temperature": 0.0}, "temperature is 0.0"),

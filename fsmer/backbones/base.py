@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -28,7 +28,7 @@ from fsmer.backbones.weights import (
     load_folder,
 )
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError
+from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError, unknown_name
 from fsmer.io import atomic_path, write_json
 from fsmer.plugins import BACKBONES, declared, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
@@ -43,6 +43,7 @@ __all__ = [
     "as_device",
     "check_saveable",
     "check_weights",
+    "constructor_arguments",
     "is_trusted",
     "model_hash",
 ]
@@ -89,6 +90,18 @@ class ClassDirections:
             if value is not None:
                 object.__setattr__(self, name, value.detach().float())
 
+    @classmethod
+    def of(
+        cls, directions: Sequence[Tensor | None], *, scale: float, centre: Tensor, precision: Tensor | None = None
+    ) -> ClassDirections | None:
+        """Of classes with these directions, (D,) each, None where one is unknown; None where all are."""
+        known = torch.tensor([direction is not None for direction in directions])
+        if not bool(known.any()):
+            return None
+        blank = torch.zeros(len(centre))
+        weight = torch.stack([blank if direction is None else direction for direction in directions])
+        return cls(weight, torch.zeros(len(weight)), known, scale, centre, precision)
+
     def logits(self, embeddings: Tensor) -> Tensor:
         """Class scores of shape (..., C) for `embeddings` of shape (..., D).
 
@@ -108,14 +121,14 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
     ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label),
     `training_loss` (when the paper trains with more than cross-entropy), `set_classes` (parts that depend on the
-    classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (what they look at) and
-    `recipe` (how the paper trains). Those that teach themselves have a ``pretraining_recipe`` and a
+    classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (which pixels they use)
+    and `recipe` (how the paper trains). Those that teach themselves have a ``pretraining_recipe`` and a
     ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
 
     Attributes
     ----------
     input_specs : tuple of InputSpec
-        What the network eats, one entry a medium.
+        What the network expects, one entry a medium.
     embed_dim : int
         Length of the embedding.
     config : dict
@@ -123,12 +136,13 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     classes : tuple of str
         What it was last trained on with labels; empty for none. Stored too, so that parts which depend on the classes
         are not made anew when training goes on with the same.
+    trusted : bool
+        Of a class: its code embeds each clip by its media alone, remembers no label from one training to the next, and
+        draws the random numbers of a training step with `fsmer.kernels.noise` only. It then needs no isolation. Each
+        class declares it for itself; what it extends does not count.
     """
 
     name: ClassVar[str] = ""
-    # Whether the code is known to embed each clip by its media alone, to remember no label from one training to the
-    # next, and to draw random numbers of a training step with `fsmer.kernels.noise` only. A class says so itself: what
-    # it extends does not count (see `is_trusted`).
     trusted: ClassVar[bool] = False
     recipe: ClassVar[TrainRecipe] = TrainRecipe()
     # Whether copies can be trained as one: all randomness of a training step comes from `fsmer.kernels.noise`, and
@@ -152,25 +166,46 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
     @property
     def input_spec(self) -> InputSpec:
-        """The one medium that the network eats.
+        """The one medium that the network expects.
 
         Raises
         ------
         SpecMismatchError
-            It eats several; see `input_specs`.
+            It expects several; see `input_specs`.
         """
         if len(self.input_specs) > 1:
             kinds = ", ".join(spec.kind for spec in self.input_specs)
-            raise SpecMismatchError(f"{self.name!r} eats several media ({kinds}); use input_specs.")
+            raise SpecMismatchError(f"{self.name!r} expects several media ({kinds}); use input_specs.")
         return self.input_specs[0]
 
     @abstractmethod
     def forward(self, inputs: Any) -> Tensor:
         """Embeddings of shape (B, embed_dim).
 
-        `inputs` is a tensor of shape (B, \\*spec.shape) where the network eats one medium, and a dict of such tensors
-        by kind where it eats several.
+        `inputs` is a tensor of shape (B, \\*spec.shape) where the network expects one medium, and a dict of such
+        tensors by kind where it expects several.
         """
+
+    def media_of(self, inputs: Any, *kinds: str) -> list[Tensor]:
+        """Media of `kinds` (default all) in the order of `input_specs`, each (B, \\*spec.shape), from a dict by kind.
+
+        Raises
+        ------
+        SpecMismatchError
+            One is missing, has another shape, or is of another number of clips.
+        """
+        held = inputs if isinstance(inputs, Mapping) else {}
+        specs = [spec for spec in self.input_specs if not kinds or spec.kind in kinds]
+        shapes = {kind: tuple(medium.shape) for kind, medium in held.items()}
+        lengths = {shapes[spec.kind][:1] for spec in specs if spec.kind in held}
+        if len(lengths) > 1 or any(shapes.get(spec.kind, ())[1:] != spec.shape for spec in specs):
+            wanted = " and ".join(f"{one.kind} (B, {', '.join(map(str, one.shape))})" for one in self.input_specs)
+            found = ", ".join(f"{kind} of shape {shape}" for kind, shape in shapes.items()) or type(inputs).__name__
+            raise SpecMismatchError(
+                f"{self.name!r} expects a dict of tensors, {wanted} with one B, but was given {found}; prepare "
+                "the clips with that recipe."
+            )
+        return [held[spec.kind] for spec in specs]
 
     def training_loss(self, inputs: Any, targets: Targets, classifier: nn.Module) -> Tensor:
         """Loss of one batch in supervised training; cross-entropy of ``classifier(self(inputs))`` by default.
@@ -214,7 +249,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         """Keep what training taught and drop what it alone needed, such as a text tower; called once at its end."""
 
     def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
-        """The network's own maps of what it looks at, each (B, h, w) in 0..1, by name; none by default."""
+        """The network's own maps of which pixels it uses, each (B, h, w) in 0..1, by name; none by default."""
         return {}
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
@@ -228,7 +263,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         folder.
         """
         target = Path(folder)
-        # Both files are ready before the first takes its place: a reader seldom meets the one without the other.
+        # Both files are ready before the first takes its place: a reader seldom finds the one without the other.
         with atomic_path(target / CONFIG_FILE) as config, atomic_path(target / WEIGHTS_FILE) as weights:
             write_tensors(weights, self.state_dict())
             write_json(config, self.describe_config(file_sha256(weights)), sealed=True)
@@ -279,6 +314,28 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         prefix = "backbone." if "recognizer" in held.config else ""
         model = held.make(cls, prefix)
         return held.load(model, held.tensors(unbounded=OPEN_TENSORS if prefix else ()), prefix)
+
+
+def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a backbone's constructor, from its ``locals()``, as `Backbone.config` holds them.
+
+    Raises
+    ------
+    UnknownNameError
+        One is none of the choices that its annotation ``Literal[...]`` lists.
+    """
+    backbone = values["self"]
+    kinds = get_type_hints(values["__class__"].__init__)
+    found = {name: value for name, value in values.items() if name not in ("self", "__class__")}
+    for name, value in found.items():
+        if get_origin(kinds[name]) is Literal and value not in get_args(kinds[name]):
+            raise unknown_name(name, value, get_args(kinds[name]), of=backbone.name)
+    return {name: _listed(value) for name, value in found.items()}
+
+
+def _listed(value: Any) -> Any:
+    """Sequences as lists, as they come back from JSON."""
+    return [_listed(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def as_device(name: str | torch.device) -> torch.device:

@@ -16,7 +16,7 @@ from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones.base import Backbone, Inputs, check_weights
 from fsmer.backbones.registry import as_backbone
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, reason_of
 from fsmer.memory import out_of_memory
 
 __all__ = ["check_clips", "check_inputs", "embed", "mirror_media", "read_inputs"]
@@ -44,8 +44,8 @@ def embed(
     backbone : Backbone, str or path
         Or the name or folder of one. Used in evaluation mode; its training mode is restored afterwards.
     clips : ClipSet, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
-        A clip set's media is read batch by batch, so memory stays bounded. A mapping is for backbones that eat several
-        media.
+        A clip set's media is read batch by batch, so memory stays bounded. A mapping is for backbones that expect
+        several media.
     batch_size : int, optional
         Clips a forward pass; default as many as 16 MiB of media hold, at most 256.
     mirror : bool
@@ -56,7 +56,7 @@ def embed(
     Raises
     ------
     SpecMismatchError
-        The clips' media is not what the backbone eats.
+        The clips' media is not what the backbone expects.
     MediaError
         An array has values that are not finite, a clip's media cannot be read, or its embedding is not finite.
     WeightsError
@@ -123,11 +123,10 @@ def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise FsmerError(
             f"the model {backbone.name or type(backbone).__name__!r} cannot embed the media that it was made for, "
-            f"{', '.join(spec.describe() for spec in backbone.input_specs)} ({reason}); make it with other arguments, "
-            "or mend its forward."
+            f"{', '.join(spec.describe() for spec in backbone.input_specs)} ({reason_of(error)}); make it with other "
+            "arguments, or mend its forward."
         ) from error
     clips = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
     if found.shape != (clips, backbone.embed_dim):
@@ -163,12 +162,12 @@ def batch_of(backbone: Backbone) -> int:
 
 
 def check_clips(backbone: Backbone, clips: Any) -> None:
-    """Raise `SpecMismatchError` unless the clip set holds all media that the backbone eats."""
+    """Raise `SpecMismatchError` unless the clip set holds all media that the backbone expects."""
     for wanted in backbone.input_specs:
         if wanted.kind not in clips.specs:
             held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
             raise SpecMismatchError(
-                f"the clips hold {held}, but {backbone.name!r} eats {wanted.describe()}; prepare that media."
+                f"the clips hold {held}, but {backbone.name!r} expects {wanted.describe()}; prepare that media."
             )
         clips.specs[wanted.kind].check_feeds(wanted, who=repr(backbone.name))
 
@@ -203,7 +202,7 @@ def check_inputs(backbone: Backbone, values: ArrayLike | Mapping[str, ArrayLike]
     missing = [spec.kind for spec in specs if spec.kind not in given]
     if missing:
         raise SpecMismatchError(
-            f"{backbone.name!r} eats {', '.join(spec.describe() for spec in specs)}, but {', '.join(missing)} "
+            f"{backbone.name!r} expects {', '.join(spec.describe() for spec in specs)}, but {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing; give a dict with one array a kind."
         )
     arrays = {spec.kind: _checked(backbone, spec, given[spec.kind]) for spec in specs}
@@ -228,7 +227,7 @@ def _checked(backbone: Backbone, spec: InputSpec, values: Any) -> NDArray[np.flo
         array = array[None]
     if array.shape[1:] != spec.shape:
         raise SpecMismatchError(
-            f"the array has shape {array.shape}, but {backbone.name!r} eats {spec.describe()}, "
+            f"the array has shape {array.shape}, but {backbone.name!r} expects {spec.describe()}, "
             f"shape {wanted}; prepare the clips with that recipe."
         )
     broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))

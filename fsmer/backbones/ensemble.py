@@ -52,7 +52,7 @@ class Ensemble(Backbone):
     Absent: adversarial training (section 2.3).
 
     The recipe is that of the members (shown here: of ``fr``, the default), and the loss is the sum of theirs. Members
-    begin with fresh weights, also where some ship; what they know of classes without labels is not asked, lower layers
+    begin with fresh weights, also where some ship; what they know of classes without labels is not used, lower layers
     are trained as all others are, and there is no training without labels.
     """
 
@@ -135,17 +135,7 @@ class Ensemble(Backbone):
 
 
 class _Columns(nn.Module):
-    """The classifier of an ensemble as one member meets it: on the member's own part of the embedding.
-
-    Parameters
-    ----------
-    classifier : nn.Module
-        From embeddings of all members.
-    place : int
-        Number of the member.
-    width : int
-        Length of the embedding of all members.
-    """
+    """The classifier of an ensemble on one member's part of the embedding, whose whole length is `width`."""
 
     def __init__(self, classifier: nn.Module, place: int, width: int) -> None:
         super().__init__()

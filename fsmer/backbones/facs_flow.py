@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections
+from fsmer.backbones.base import Backbone, ClassDirections, constructor_arguments
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
@@ -43,19 +43,10 @@ class ConvBlock(nn.Sequential):
 
 
 class FlowBranch(nn.Module):
-    """One network of the ensemble with its own heads.
+    """One network of the ensemble with its own heads; `pool` 2 averages the map over 2x2 pixels first.
 
     Each map is standardised and joined by two coordinate channels; four stages of two 3x3 convolutions bring it down to
     4x4; a linear layer gives the embedding. On it sit one logit an action unit and one direction a class.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        Channels of the stages.
-    embed_dim : int
-        Length of the embedding.
-    pool : int
-        1 looks at the full map, 2 at the map averaged over 2x2 pixels (and halves it one stage less later on).
     """
 
     def __init__(self, widths: Sequence[int], embed_dim: int, pool: int) -> None:
@@ -106,14 +97,9 @@ class FlowBranch(nn.Module):
 
 
 class SideBySide:
-    """Branches of one resolution run as a single network of grouped convolutions, with batch normalisation folded in.
+    """Branches of one `pool` run as a single network of grouped convolutions, with batch normalisation folded in.
 
     Gives what the branches give one after the other in evaluation mode, in fewer and larger operations.
-
-    Parameters
-    ----------
-    branches : list of FlowBranch
-        All with the same `pool`.
     """
 
     def __init__(self, branches: list[FlowBranch]) -> None:
@@ -150,7 +136,7 @@ class FacsFlow(Backbone):
 
     The embedding joins those of the branches, each scaled to unit length, so that the cosine with the joined class
     directions is the mean of the branches' cosines: the ensemble is one cosine classifier (MERAU eq. 6-7 with a scale).
-    Those directions are what `class_directions` hands out. Half of the branches look at the map at half its resolution,
+    Those directions are what `class_directions` hands out. Half of the branches take the map at half its resolution,
     which makes their errors differ.
 
     Parameters
@@ -198,14 +184,7 @@ class FacsFlow(Backbone):
         super().__init__(
             input_spec=InputSpec(kind="flow", size=(SIDE, SIDE), channels=("u", "v", "strain"), normalisation="minmax"),
             embed_dim=branch_dim * len(pools),
-            config={
-                "widths": list(widths),
-                "branch_dim": branch_dim,
-                "pools": list(pools),
-                "scale": scale,
-                "smooth": smooth,
-                "mirror": mirror,
-            },
+            config=constructor_arguments(locals()),
         )
         self.scale = scale
         self.smooth = smooth
@@ -223,8 +202,8 @@ class FacsFlow(Backbone):
             return self._upper(inputs)
         if self.training:
             return self._embed(inputs).to(inputs.dtype)
-        looks = self._looks(inputs)
-        return self._embed(looks).view(-1, len(inputs), self.embed_dim).mean(dim=0).to(inputs.dtype)
+        views = self._views(inputs)
+        return self._embed(views).view(-1, len(inputs), self.embed_dim).mean(dim=0).to(inputs.dtype)
 
     def lower_layers(self) -> list[nn.Module]:
         """All stages of the branches but the last.
@@ -235,10 +214,10 @@ class FacsFlow(Backbone):
         return [stage for branch in self.networks for stage in list(branch.stages)[:-1]]
 
     def lower(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Features of each branch, (B, looks, C, h, w); in evaluation mode a look at the mirrored face comes second."""
-        looks = inputs if self.training else self._looks(inputs)
+        """Features of each branch, (B, views, C, h, w); in evaluation mode the mirrored face is the second view."""
+        views = inputs if self.training else self._views(inputs)
         return {
-            str(number): branch.lower(looks).unflatten(0, (-1, len(inputs))).transpose(0, 1)
+            str(number): branch.lower(views).unflatten(0, (-1, len(inputs))).transpose(0, 1)
             for number, branch in enumerate(self.networks)
         }
 
@@ -248,8 +227,8 @@ class FacsFlow(Backbone):
             parts.append(branch.upper(part.flatten(0, 1)).unflatten(0, part.shape[:2]).mean(dim=1))
         return torch.cat(parts, dim=-1) / len(parts) ** 0.5
 
-    def _looks(self, inputs: Tensor) -> Tensor:
-        """Maps as evaluation mode looks at them: smoothed, then mirrored as well, (looks * B, 3, 28, 28)."""
+    def _views(self, inputs: Tensor) -> Tensor:
+        """Maps as evaluation mode embeds them: smoothed, then mirrored as well, (views * B, 3, 28, 28)."""
         maps = smoothed(inputs, self.smooth)
         return torch.cat([maps, mirror_media(maps, self.input_spec)]) if self.mirror else maps
 
@@ -294,18 +273,8 @@ class FacsFlow(Backbone):
         combinations that the emotion is seen with.
         """
         found = [self._direction(name) for name in classes]
-        known = torch.tensor([direction is not None for direction in found])
-        if not bool(known.any()):
-            return None
         blank = torch.zeros(self.embed_dim)
-        return ClassDirections(
-            weight=torch.stack([blank if direction is None else direction for direction in found]),
-            bias=torch.zeros(len(found)),
-            known=known,
-            scale=self.scale,
-            centre=blank,
-            precision=self.precision.cpu(),
-        )
+        return ClassDirections.of(found, scale=self.scale, centre=blank, precision=self.precision.cpu())
 
     def _direction(self, name: str) -> Tensor | None:
         """The joined direction of one class, of unit length, or None."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones.base import Backbone, constructor_arguments
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.weights import refuse_other_files
 from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, WeightsError, unknown_name
+from fsmer.errors import FsmerError, WeightsError
 from fsmer.tensor_files import read_tensors
 
 __all__ = ["PUBLISHED_RATES", "FlowResNet18"]
@@ -106,23 +106,13 @@ class FlowResNet18(Backbone):
         depths: Sequence[int] = DEPTHS,
         weights: str | None = None,
     ) -> None:
-        if normalisation not in ("signed", "minmax"):
-            raise unknown_name("normalisation", normalisation, ("signed", "minmax"), of=self.name)
+        config = constructor_arguments(locals()) | {"weights": None}
         if not channels:
             raise FsmerError(f"{self.name!r} was given no channels; name one or more, such as u and v.")
         super().__init__(
             input_spec=InputSpec(kind="flow", size=(size, size), channels=tuple(channels), normalisation=normalisation),
             embed_dim=projection_dim or widths[-1],
-            config={
-                "size": size,
-                "channels": list(channels),
-                "normalisation": normalisation,
-                "inner_size": inner_size,
-                "projection_dim": projection_dim,
-                "widths": list(widths),
-                "depths": list(depths),
-                "weights": None,
-            },
+            config=config,
         )
         import timm  # only here: it takes seconds to import
 

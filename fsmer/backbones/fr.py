@@ -10,24 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones.base import Backbone, constructor_arguments
 from fsmer.backbones.inception import InceptionStream, ProposalModule, keras_start, proposal_loss
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.targets import Targets
 from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, unknown_name
+from fsmer.errors import FsmerError
 from fsmer.kernels.dense import OneDnnLinear
 from fsmer.kernels.noise import dropout
 
-__all__ = [
-    "CDMER_RECIPE",
-    "FR",
-    "BasicInception",
-]
-
-VARIANTS = ("fr", "fr_fc", "basic_inception")
-FUSIONS = ("sum", "concat")
+__all__ = ["CDMER_RECIPE", "FR", "BasicInception"]
 
 
 @register_backbone("fr")
@@ -121,10 +114,7 @@ class FR(Backbone):
         balance: float = 0.85,
         size: int = 28,
     ) -> None:
-        if variant not in VARIANTS:
-            raise unknown_name("variant", variant, VARIANTS, of=self.name)
-        if fusion not in FUSIONS:
-            raise unknown_name("fusion", fusion, FUSIONS, of=self.name)
+        config = constructor_arguments(locals())
         if branches < 2:
             raise FsmerError(
                 f"{self.name!r} tells two or more classes apart, but branches is {branches}; give two or more."
@@ -137,18 +127,7 @@ class FR(Backbone):
         super().__init__(
             input_spec=InputSpec(kind="flow", size=(size, size), channels=("u", "v"), normalisation="minmax"),
             embed_dim=shared_width,
-            config={
-                "variant": variant,
-                "fusion": fusion,
-                "branches": branches,
-                "filters": list(filters),
-                "shared_width": shared_width,
-                "detector_width": detector_width,
-                "hidden_width": hidden_width,
-                "dropout": dropout,
-                "balance": balance,
-                "size": size,
-            },
+            config=config,
         )
         self.variant = variant
         self.fusion = fusion

@@ -13,12 +13,7 @@ from torch.nn import functional as F
 from fsmer.kernels.dense import OneDnnLinear
 from fsmer.kernels.inception import compiled_features
 
-__all__ = [
-    "InceptionBlock",
-    "InceptionStream",
-    "ProposalModule",
-    "proposal_loss",
-]
+__all__ = ["InceptionBlock", "InceptionStream", "ProposalModule", "proposal_loss"]
 
 L = TypeVar("L", nn.Conv2d, nn.Linear)
 
@@ -45,14 +40,7 @@ class InceptionBlock(nn.Module):
     """Inception-V1 block of four paths, each with the same number of filters (FR section 3.1).
 
     The paths are a 1x1 convolution, 1x1 then 3x3, 1x1 then 5x5, and 3x3 max pooling then 1x1; every convolution is
-    followed by ReLU and the paths are joined along the channels.
-
-    Parameters
-    ----------
-    inputs : int
-        Channels coming in.
-    filters : int
-        Filters of every convolution; ``4 * filters`` channels go out.
+    followed by ReLU and the paths are joined along the channels, ``4 * filters`` in all.
     """
 
     def __init__(self, inputs: int, filters: int) -> None:
@@ -111,18 +99,8 @@ class InceptionStream(nn.Sequential):
 class ProposalModule(nn.Module):
     """K branches, each with its own attention and its own detector of one class (FR section 3.2).
 
-    Branches lie side by side in single tensors, so that all of them cost one matrix product a layer.
-
-    Parameters
-    ----------
-    width : int
-        Length of the expression-shared feature.
-    branches : int
-        K, one for each class.
-    detector_width : int
-        Hidden units of each detector.
-    attention : bool
-        Softmax attention (eq. 2-3); False makes the features by fully connected layers alone (FR-fc, section 4.3).
+    Branches lie side by side in single tensors, so that all of them cost one matrix product a layer. With `attention`
+    False, fully connected layers alone make their features (FR-fc, section 4.3).
     """
 
     def __init__(self, width: int, branches: int, detector_width: int, attention: bool) -> None:
@@ -157,13 +135,7 @@ def proposal_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over the detectors of their binary cross-entropies, "this class or not" (FR eq. 4-5).
 
     The paper sums over clips; here it is their mean, as in the classification loss beside it, so that the balance of
-    the two is the paper's whatever the size of a batch.
-
-    Parameters
-    ----------
-    logits : Tensor of shape (B, K)
-        Of the detectors, before the sigmoid.
-    labels : int64 Tensor of shape (B,)
+    the two is the paper's whatever the size of a batch. `logits` are (B, K), before the sigmoid; `labels` int64, (B,).
     """
     truth = (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, truth)

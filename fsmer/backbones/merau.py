@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,22 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections
+from fsmer.backbones.base import Backbone, ClassDirections, constructor_arguments
 from fsmer.backbones.flow_resnet18 import FlowResNet18
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.targets import action_unit_targets
 from fsmer.backbones.tcae import Tcae
-from fsmer.backbones.tcae_networks import AuEncoder, check_frame_size, frame_spec, frames_of
+from fsmer.backbones.tcae_networks import AuEncoder, check_frame_size
 from fsmer.backbones.weights import refuse_other_files
 from fsmer.data.facs import ACTION_UNIT_ORDER
+from fsmer.data.spec import image_spec
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
 from fsmer.kernels.noise import Draws
 from fsmer.synthetic.class_descriptions import unit_shares
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -106,17 +104,11 @@ class Merau(Backbone):
     """
 
     trusted: ClassVar[bool] = True
-    recipe: ClassVar[TrainRecipe] = TrainRecipe(
+    recipe: ClassVar[TrainRecipe] = replace(
+        FlowResNet18.recipe,
         source="MERAU, Table 2 (rates) and section IV.A (crops and rotations); optimiser, epochs, batch size and the "
         "sizes of the augmentations are open there",
-        optimizer="adam",
-        learning_rate=1.2e-3,
-        weight_decay=0.0,
         rates={"flow_encoder": 1e-5, "projection": 1.2e-3, "classifier": 1.2e-3},
-        epochs=30,
-        batch_size=32,
-        schedule="constant",
-        augment=("crop", "rotate"),
     )
 
     # Mean logit of each unit: over all clips the detector was trained on, those without the unit, those with it.
@@ -132,12 +124,13 @@ class Merau(Backbone):
         flow: Mapping[str, Any] | None = None,
         tcae: str | None = None,
     ) -> None:
+        config = constructor_arguments(locals()) | {"tcae": None}
         trained = None
         if tcae is not None:
             refuse_other_files("tcae")
             trained = Tcae.from_pretrained(tcae)
-        if trained is not None:
             frame_size, frame_width, code_dim = (trained.config[name] for name in TCAE_SIZES)
+            config |= {"frame_size": frame_size, "frame_width": frame_width, "code_dim": code_dim}
         check_frame_size(frame_size)
         if not units or len(set(units)) < len(units) or not set(units) <= set(ACTION_UNIT_ORDER):
             raise FsmerError(
@@ -146,17 +139,9 @@ class Merau(Backbone):
             )
         flow_encoder = FlowResNet18(**{**(flow or {}), "projection_dim": 0})
         super().__init__(
-            input_spec=[flow_encoder.input_spec, frame_spec("apex", frame_size)],
+            input_spec=[flow_encoder.input_spec, image_spec("apex", frame_size)],
             embed_dim=3 * projection_dim,
-            config={
-                "frame_size": frame_size,
-                "frame_width": frame_width,
-                "code_dim": code_dim,
-                "units": list(units),
-                "projection_dim": projection_dim,
-                "flow": flow_encoder.config,
-                "tcae": None,
-            },
+            config=config | {"flow": flow_encoder.config},
         )
         self.frame_size = frame_size
         self.units = tuple(units)
@@ -174,11 +159,10 @@ class Merau(Backbone):
 
     def forward(self, inputs: Any) -> Tensor:
         """Embeddings (B, 3 * projection_dim) for a dict of ``flow`` and ``apex``."""
-        if not isinstance(inputs, dict) or "flow" not in inputs:
-            raise SpecMismatchError("'merau' eats flow and apex; give a dict with a tensor for each.")
+        (flow,) = self.media_of(inputs, "flow")
         code, logits = self.au_features(inputs)
         parts = (
-            self.projection_flow(self.flow_encoder(inputs["flow"])),
+            self.projection_flow(self.flow_encoder(flow)),
             self.projection_code(code),
             self.projection_logits(logits),
         )
@@ -186,7 +170,7 @@ class Merau(Backbone):
 
     def au_features(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Action unit code (B, code_dim) and logits (B, units) of the ``apex`` frames in `inputs`."""
-        code = self.au_encoder(frames_of(inputs, "apex", self.frame_size, "merau"))
+        code = self.au_encoder(*self.media_of(inputs, "apex"))
         return code, self.au_detector(code)
 
     def train(self, mode: bool = True) -> Merau:
@@ -235,30 +219,21 @@ class Merau(Backbone):
         action units (``"4+7"``, ``"lip corner puller"``) just these. The logits expected for them go through
         ``projection_logits``; the other two projections say nothing about a class yet and are left out (zero).
         """
-        shares = [self._shares(name) for name in classes]
-        known = torch.tensor([share is not None for share in shares])
-        if not bool(known.any()) or not bool(self.unit_logits.any()):
+        if not bool(self.unit_logits.any()):
             return None
         overall, absent, present = self.unit_logits.detach().cpu().float()
         layer = self.projection_logits
         weight, bias = layer.weight.detach().cpu().float(), layer.bias.detach().cpu().float()
-        blank = torch.zeros(self.embed_dim)
-        centre = blank.clone()
-        centre[-layer.out_features :] = F.relu(weight @ overall + bias)
-        directions = []
-        for share in shares:
-            direction = blank.clone()
-            if share is not None:
+        zeros = torch.zeros(self.embed_dim - layer.out_features)
+        resting = F.relu(weight @ overall + bias)
+        directions: list[Tensor | None] = []
+        for share in map(self._shares, classes):
+            if share is None:
+                directions.append(None)
+            else:
                 expected = F.relu(weight @ (absent + share * (present - absent)) + bias)
-                direction[-layer.out_features :] = expected - centre[-layer.out_features :]
-            directions.append(direction)
-        return ClassDirections(
-            weight=torch.stack(directions),
-            bias=torch.zeros(len(shares)),
-            known=known,
-            scale=DIRECTION_SCALE,
-            centre=centre,
-        )
+                directions.append(torch.cat([zeros, expected - resting]))
+        return ClassDirections.of(directions, scale=DIRECTION_SCALE, centre=torch.cat([zeros, resting]))
 
     def _shares(self, name: str) -> Tensor | None:
         """How often the class shows each of the units, (units,), or None where nothing is known or none is detected."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones.base import Backbone, constructor_arguments
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
-from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, SpecMismatchError
+from fsmer.data.spec import image_spec
+from fsmer.errors import FsmerError
 from fsmer.kernels.noise import own_generator
 
 __all__ = ["THREE_CLASS_ARGUMENTS", "THREE_CLASS_RECIPE", "MMNet"]
@@ -35,18 +35,10 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.S
 class CABlock(nn.Module):
     """Continuous-attention block (section 2.2, Fig. 3b), or one of the two blocks that Tables 3 and 4 compare it with.
 
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels.
-    stride : int
-        Of the 3x3 convolution and of the shortcut.
-    attention : {"continuous", "independent", "none"}
-        ``"continuous"``: the map is multiplied by the map of the block before (eq. 1). ``"independent"``: it is not
-        (Table 4). ``"none"``: ResNet18's building block, two 3x3 convolutions and no map (baseline of Table 3).
-    identity_shortcut : bool
-        Whether a block that changes neither size nor channels adds its input as it is, as ResNet18 and the published
-        code do, in place of the 1x1 convolution that eq. 2 gives every block.
+    With ``"continuous"`` attention the map is multiplied by the map of the block before (eq. 1), with ``"independent"``
+    it is not (Table 4); ``"none"`` is ResNet18's building block, two 3x3 convolutions and no map (baseline of Table 3).
+    `stride` is that of the 3x3 convolution and of the shortcut. With `identity_shortcut` a block that changes neither
+    size nor channels adds its input as it is, in place of the 1x1 convolution that eq. 2 gives every block.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, attention: Attention, identity_shortcut: bool) -> None:
@@ -77,13 +69,7 @@ class CABlock(nn.Module):
 class TransformerBlock(nn.Module):
     """Encoder block of ViT with normalisation first: self-attention, then two linear layers, each added to its input.
 
-    Parameters
-    ----------
-    width, heads : int
-    mlp_ratio : float
-        Width of the hidden layer over `width`.
-    drop_path : float
-        Probability in training that a clip skips a branch (stochastic depth).
+    In training each branch is left out of a clip with probability `drop_path` (stochastic depth).
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
@@ -119,19 +105,10 @@ class TransformerBlock(nn.Module):
 
 
 class PositionCalibration(nn.Module):
-    """Position-calibration module (section 2.3): a shallow ViT whose patches are the pixels of a tiny onset.
+    """Position-calibration module (section 2.3): a shallow ViT on an onset of `grid` x `grid` pixels, a patch each.
 
-    Parameters
-    ----------
-    grid : int
-        Height and width of the onset it sees, and of its output.
-    width : int
-        Length of a patch embedding; the channels of the main branch's last map.
-    layers, heads : int
-        N_L and N_H of Table 5.
-    mlp_ratio : float
-    drop_path : float
-        Of the last layer; rises evenly from 0 in the first.
+    `width` is the number of channels of the main branch's last map; `layers` and `heads` are N_L and N_H of Table 5.
+    `drop_path` is that of the last layer and rises evenly from 0 in the first.
     """
 
     def __init__(self, grid: int, width: int, layers: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
@@ -259,33 +236,19 @@ class MMNet(Backbone):
         identity_shortcut: bool = False,
         pool: int | None = None,
     ) -> None:
+        config = constructor_arguments(locals())
         grid = size
         for _, stride in (*stem, *stages):
             grid = (grid - 1) // stride + 1
         width = stages[-1][0]
-        if attention not in get_args(Attention):
-            raise FsmerError(f"attention is {attention!r}, but it must be one of {', '.join(get_args(Attention))}.")
         if position and width % heads:
             raise FsmerError(f"{heads} heads do not divide the last stage's {width} channels; choose another number.")
         if pool is not None and not 1 <= pool <= grid:
             raise FsmerError(f"pool is {pool}, but the last map is {grid}x{grid}; give 1 to {grid}, or None for all.")
-        images = {"size": (size, size), "channels": ("red", "green", "blue"), "normalisation": "unit"}
         super().__init__(
-            input_spec=[InputSpec(kind="onset", **images), InputSpec(kind="apex", **images)],  # type: ignore[arg-type]
+            input_spec=[image_spec("onset", size), image_spec("apex", size)],
             embed_dim=width * (grid if pool is None else pool) ** 2,
-            config={
-                "size": size,
-                "stem": [list(pair) for pair in stem],
-                "stages": [list(pair) for pair in stages],
-                "attention": attention,
-                "position": position,
-                "layers": layers,
-                "heads": heads,
-                "mlp_ratio": mlp_ratio,
-                "drop_path": drop_path,
-                "identity_shortcut": identity_shortcut,
-                "pool": pool,
-            },
+            config=config,
         )
         self.pool = pool
         self.mean: Tensor
@@ -315,7 +278,7 @@ class MMNet(Backbone):
         SpecMismatchError
             An image is missing or of another shape.
         """
-        onset, apex = self._images(inputs)
+        onset, apex = self.media_of(inputs)
         fused, _ = self.motion(onset, apex)
         if self.position is not None:
             fused = fused + self.position((onset - self.mean) / self.sd)
@@ -347,20 +310,8 @@ class MMNet(Backbone):
 
         Empty with ``attention="none"``.
         """
-        _, maps = self.motion(*self._images(inputs))
+        _, maps = self.motion(*self.media_of(inputs))
         return {f"attention {number}": found[:, 0].float() for number, found in enumerate(maps, 1)}
-
-    def _images(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        wanted = self.input_specs[0].shape
-        given = inputs if isinstance(inputs, Mapping) else {}
-        for kind in ("onset", "apex"):
-            if kind not in given or tuple(given[kind].shape[1:]) != wanted:
-                held = f"shape {tuple(given[kind].shape)}" if kind in given else "none"
-                raise SpecMismatchError(
-                    f"'mmnet' eats a dict of 'onset' and 'apex', each (clips, {', '.join(map(str, wanted))}) in 0..1, "
-                    f"but got as {kind}: {held}; prepare clips with both images at that size."
-                )
-        return given["onset"], given["apex"]
 
 
 # What the published code changes to tell three classes apart; the paper itself names one setting for all experiments.

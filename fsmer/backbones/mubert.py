@@ -1,35 +1,32 @@
-"""`mubert_small` and `mubert_tiny`: Micron-BERT, which looks for the patches that changed between onset and apex."""
+"""`mubert_small` and `mubert_tiny`: Micron-BERT, whose attention finds the patches that changed from onset to apex."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones.base import Backbone, constructor_arguments
 from fsmer.backbones.mubert_networks import (
     Encoded,
     MicroAttention,
     MicroDecoder,
     MicroEncoder,
-    TransformerBlock,
+    begin_with_likeness,
     patchify,
 )
 from fsmer.backbones.mubert_pretraining import DinoAgreement, draw_blocks, random_crops, swap_mask
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.backbones.registry import register_backbone
-from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, SpecMismatchError
+from fsmer.data.spec import image_spec
+from fsmer.errors import FsmerError
 
-__all__ = [
-    "MuBert",
-    "MuBertTiny",
-    "begin_with_likeness",
-]
+__all__ = ["MuBert", "MuBertTiny"]
 
 # Mean and deviation of ImageNet's red, green and blue, as the published code takes them.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -37,27 +34,6 @@ IMAGE_DEVIATION = (0.229, 0.224, 0.225)
 # Where the embedding joins both: distances between clips are then no longer those of P_dma's many entries alone.
 FEATURE_GAIN = 0.25
 CHANGE_GAIN = 20.0
-
-
-# --- Algorithm 1: blockwise swapping ----------------------------------------------------------------------------------
-
-
-# --- patches and positions --------------------------------------------------------------------------------------------
-
-
-# --- the diagonal of attention without the map ------------------------------------------------------------------------
-
-
-# --- encoder and decoder ----------------------------------------------------------------------------------------------
-
-
-# --- diagonal micro-attention -----------------------------------------------------------------------------------------
-
-
-# --- the agreement of the published code ------------------------------------------------------------------------------
-
-
-# --- the backbone -----------------------------------------------------------------------------------------------------
 
 
 @register_backbone("mubert_small")
@@ -205,13 +181,9 @@ class MuBert(Backbone):
         regions: int = 1,
         changes: int = 0,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        config["crop_area"] = list(crop_area)
+        config = constructor_arguments(locals())
         _check_arguments(config)
-        specs = [
-            InputSpec(kind=kind, size=(image_size, image_size), channels=("red", "green", "blue"), normalisation="unit")
-            for kind in ("onset", "apex")
-        ]
+        specs = [image_spec("onset", image_size), image_spec("apex", image_size)]
         super().__init__(input_spec=specs, embed_dim=width * regions**2 + changes**2, config=config)
         self.patch_size = patch_size
         self.side = image_size // patch_size
@@ -232,7 +204,7 @@ class MuBert(Backbone):
         self.micro_attention = None if attention == "none" else MicroAttention(width, attention, similarity)
         self.decoder = MicroDecoder(self.side, patch_size, width, decoder_depth, heads, mlp_ratio)
         if start == "likeness":
-            begin_with_likeness(self)
+            begin_with_likeness(self.encoder, self.decoder, self.micro_attention)
         self.dino = DinoAgreement(self.encoder, hidden=head_width) if interest and agreement == "dino" else None
         # Labels do not reach what serves training without them; `begin_pretraining` gives it back.
         self.decoder.requires_grad_(False)
@@ -289,7 +261,8 @@ class MuBert(Backbone):
         dict
             ``"loss"`` (eq. 13), and detached ``"reconstruction"`` (eq. 14) and ``"agreement"`` (eq. 15).
         """
-        first, second = self._normalised(first), self._normalised(second)
+        pair = self.media_of({"onset": first, "apex": second})
+        first, second = ((frames - self.mean) / self.deviation for frames in pair)
         views = [self.swap(first, second, generator), second]
         if self.interest and self.dino is None:
             views.append(random_crops(second, second.shape[-1], self.crop_area, generator))
@@ -347,7 +320,7 @@ class MuBert(Backbone):
     def change(self, onset: Encoded, apex: Encoded) -> Tensor:
         """How much each patch changed according to the diagonal, (B, N) from 0 to 1.
 
-        With ``reading="diagonal"`` this is ``1 - diag(Â) / max diag(Â)``. A patch that looks like its neighbours has
+        With ``reading="diagonal"`` this is ``1 - diag(Â) / max diag(Â)``. A patch that resembles its neighbours has
         a low diagonal without moving, though. ``"relative"`` takes the logarithm of the diagonal from onset to apex and
         from apex to onset less that of each frame with itself; half that sum, at most zero, is c and the map
         ``1 - exp(c)``.
@@ -361,40 +334,11 @@ class MuBert(Backbone):
         still = attention.log_diagonal(before, before) + attention.log_diagonal(after, after)
         return -torch.expm1(((across - still) / 2).clamp(max=0))
 
-    def attention_map(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The whole Â of eq. 8, (B, N, N): patches of the apex down, of the onset across.
-
-        Raises
-        ------
-        FsmerError
-            The network was built with ``attention="none"``.
-        """
-        if self.micro_attention is None:
-            raise FsmerError(
-                f"{self.name!r} was built with attention='none' and has no map; give 'diagonal' or 'full'."
-            )
-        onset, apex = self._encode(inputs)
-        return self.micro_attention.map(apex.patches, onset.patches)
-
     def _encode(self, inputs: dict[str, Tensor]) -> tuple[Encoded, Encoded]:
         """Onset and apex through the encoder."""
-        if not isinstance(inputs, dict) or not {"onset", "apex"} <= inputs.keys():
-            given = f"only {', '.join(inputs) or 'nothing'}" if isinstance(inputs, dict) else type(inputs).__name__
-            raise SpecMismatchError(f"{self.name!r} eats onset and apex, but was given {given}; give a dict with both.")
-        onset, apex = self._normalised(inputs["onset"]), self._normalised(inputs["apex"])
-        if len(onset) != len(apex):
-            raise SpecMismatchError(f"there are {len(onset)} onsets and {len(apex)} apexes; give one of each a clip.")
-        encoded = self.encoder(torch.cat([onset, apex])).split(len(onset))
-        return encoded[0], encoded[1]
-
-    def _normalised(self, frames: Tensor) -> Tensor:
-        wanted = self.input_specs[0].shape
-        if frames.ndim != 4 or tuple(frames.shape[1:]) != wanted:
-            raise SpecMismatchError(
-                f"{self.name!r} eats frames of shape (B, {', '.join(map(str, wanted))}), but was given "
-                f"{tuple(frames.shape)}; resize the frames or set image_size."
-            )
-        return (frames - self.mean) / self.deviation
+        frames = torch.cat(self.media_of(inputs))
+        onset, apex = self.encoder((frames - self.mean) / self.deviation).split(len(frames) // 2)
+        return onset, apex
 
     def _weighed(self, second: Encoded, swapped: Encoded, *, relative: bool = False) -> Tensor:
         """P_dma (eq. 9 or 12), or the patches of I_{t/s} as they are where there is no micro-attention."""
@@ -419,6 +363,22 @@ class MuBert(Backbone):
             [random_crops(frames, size, self.crop_area, generator) for _ in range(2)],
             [random_crops(frames, small, (0.05, self.crop_area[0]), generator) for _ in range(self.small_crops)],
         )
+
+
+TINY: Mapping[str, Any] = {
+    "image_size": 112,
+    "width": 128,
+    "depth": 2,
+    "decoder_depth": 2,
+    "normalise_patches": True,
+    "similarity": "cosine",
+    "noise": 0.5,
+    "start": "likeness",
+    "reading": "relative",
+    "both_ways": True,
+    "regions": 4,
+    "changes": 7,
+}
 
 
 @register_backbone("mubert_tiny")
@@ -451,104 +411,35 @@ class MuBertTiny(MuBert):
     """
 
     trusted: ClassVar[bool] = True
-    recipe: ClassVar[TrainRecipe] = TrainRecipe(
+    recipe: ClassVar[TrainRecipe] = replace(
+        MuBert.recipe,
         source="fsmer's own choice for a network of this size",
-        optimizer="adamw",
         learning_rate=5e-4,
-        weight_decay=0.05,
         epochs=30,
-        batch_size=16,
-        schedule="cosine",
         warmup_epochs=2,
-        clip_gradient=1.0,
     )
-    pretraining_recipe: ClassVar[PretrainRecipe] = PretrainRecipe(
+    pretraining_recipe: ClassVar[PretrainRecipe] = replace(
+        MuBert.pretraining_recipe,
         source="distance as in Micron-BERT Sec. 5.2; the rest is fsmer's own choice for two processor cores",
-        optimizer="adamw",
         learning_rate=1e-3,
         weight_decay=0.05,
         steps=1000,
         batch_size=8,
-        distance=(5, 11),
         warmup_steps=30,
-        schedule="cosine",
         clip_gradient=1.0,
     )
 
-    def __init__(
-        self,
-        image_size: int = 112,
-        patch_size: int = 8,
-        width: int = 128,
-        depth: int = 2,
-        heads: int = 4,
-        decoder_depth: int = 2,
-        mlp_ratio: float = 4.0,
-        attention: Literal["diagonal", "full", "none"] = "diagonal",
-        interest: bool = True,
-        agreement: Literal["mse", "dino"] = "mse",
-        reconstruction_weight: float = 1.0,
-        agreement_weight: float = 1.0,
-        swap_ratio: float = 0.5,
-        min_block: float = 16.0,
-        min_aspect: float = 0.3,
-        crop_area: Sequence[float] = (0.4, 1.0),
-        small_crops: int = 8,
-        head_width: int = 2048,
-        normalise_patches: bool = True,
-        similarity: Literal["dot", "cosine"] = "cosine",
-        noise: float = 0.5,
-        start: Literal["xavier", "likeness"] = "likeness",
-        reading: Literal["diagonal", "relative"] = "relative",
-        both_ways: bool = True,
-        regions: int = 4,
-        changes: int = 7,
-    ) -> None:
-        super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{**TINY, **arguments})
 
 
-def begin_with_likeness(model: MuBert) -> None:
-    """Set initial weights with which a short training already tells small differences.
-
-    The patch embedding is a randomly turned cosine transform of each patch (grey and two colour differences, the lowest
-    `width` frequencies) whose gain grows with frequency, as the spectrum of pictures falls: patches then differ by
-    texture as much as by brightness. Query and key of the micro-attention are equal, so that it begins as likeness.
-    Value, output and decoder embedding are rotations, and the branches of all blocks begin small, so that the way to
-    the decoder is open. The queries of the encoder begin small too: no patch is of interest before there is a reason.
-    """
-    encoder, decoder = model.encoder, model.decoder
-    size = model.patch_size
-    waves = _cosine_transform(size)
-    colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]), dim=1)
-    steps = torch.arange(size, dtype=torch.float32)
-    frequency = (steps[:, None].square() + steps.square()).sqrt().expand(3, size, size)
-    # Colour is coarser than grey in pictures: its frequencies come later, and it is weaker.
-    coloured = torch.tensor([0.0, 1.0, 1.0]).view(3, 1, 1).expand_as(frequency)
-    order = (frequency + size / 2 * coloured).flatten().argsort(stable=True)[: encoder.width]
-    basis = torch.einsum("kc,im,jn->kijcmn", colours, waves, waves).flatten(0, 2)
-    gains = 0.3 * (frequency + 0.5) * (1 + coloured)
-    weight = torch.zeros(encoder.width, *basis.shape[1:])
-    weight[: len(order)] = (gains.flatten()[:, None, None, None] * basis)[order]
-    with torch.no_grad():
-        turn = nn.init.orthogonal_(torch.empty(encoder.width, encoder.width))
-        encoder.patch_embedding.weight.copy_((turn @ weight.flatten(1)).view_as(encoder.patch_embedding.weight))
-        for block in (*encoder.blocks, *decoder.blocks):
-            block.attention.out.weight.mul_(0.1)
-            block.mlp[-1].weight.mul_(0.1)
-        for block in encoder.blocks:
-            cast(TransformerBlock, block).attention.query_key_value.weight[: encoder.width].mul_(0.1)
-    nn.init.orthogonal_(decoder.embedding.weight)
-    if model.micro_attention is not None:
-        nn.init.orthogonal_(model.micro_attention.value.weight)
-        nn.init.orthogonal_(model.micro_attention.out.weight)
-        model.micro_attention.key.load_state_dict(model.micro_attention.query.state_dict())
-
-
-def _cosine_transform(size: int) -> Tensor:
-    """Orthonormal cosine waves (DCT-II), one a row."""
-    steps = torch.arange(size, dtype=torch.float32)
-    waves = torch.cos(math.pi * steps[:, None] * (steps + 0.5) / size) * math.sqrt(2 / size)
-    return torch.cat([waves[:1] / math.sqrt(2), waves[1:]])
+# `MuBert`'s own arguments with other defaults.
+MuBertTiny.__signature__ = inspect.signature(MuBert).replace(  # type: ignore[attr-defined]
+    parameters=[
+        one.replace(default=TINY.get(name, one.default), kind=one.KEYWORD_ONLY)
+        for name, one in inspect.signature(MuBert).parameters.items()
+    ]
+)
 
 
 def _over_largest(values: Tensor) -> Tensor:
@@ -566,15 +457,6 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
             f"width {width} cannot be split into {arguments['heads']} heads and two-dimensional positions; choose a "
             "multiple of four and of the heads."
         )
-    for name, choices in (
-        ("attention", ("diagonal", "full", "none")),
-        ("agreement", ("mse", "dino")),
-        ("similarity", ("dot", "cosine")),
-        ("start", ("xavier", "likeness")),
-        ("reading", ("diagonal", "relative")),
-    ):
-        if arguments[name] not in choices:
-            raise FsmerError(f"{name} is {arguments[name]!r}, but must be one of {', '.join(choices)}.")
     if arguments["attention"] == "none" and arguments["interest"]:
         raise FsmerError("patches of interest weigh micro-attention, but attention is 'none'; set interest=False too.")
     if not (0 < arguments["swap_ratio"] <= 1 and 0 < arguments["min_aspect"] <= 1 and arguments["min_block"] >= 1):

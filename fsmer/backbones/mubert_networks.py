@@ -11,7 +11,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 __all__ = [
+    "Encoded",
     "MicroAttention",
+    "MicroDecoder",
+    "MicroEncoder",
+    "begin_with_likeness",
     "log_diagonal_attention",
     "patchify",
     "sine_positions",
@@ -29,17 +33,10 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def sine_positions(width: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """Fixed two-dimensional sine positions, (len(rows) * len(columns), width), row by row.
+    """Fixed two-dimensional sine positions, (len(rows) * len(columns), width), row by row; `width` a multiple of four.
 
-    The first half of the entries speaks of the column, the second of the row; each half is the sines and then the
-    cosines of ``x / 10000 ** (4 k / width)`` with k = 0 ... width / 4 - 1.
-
-    Parameters
-    ----------
-    width : int
-        Length of one position; a multiple of four.
-    rows, columns : Tensor of shape (rows,) and (columns,)
-        Coordinates in patches.
+    The first half of the entries describes the column, the second the row (in patches); each half is the sines and then
+    the cosines of ``x / 10000 ** (4 k / width)`` with k = 0 ... width / 4 - 1.
     """
     steps = torch.arange(width // 4, dtype=torch.float64)
     frequencies = 10000.0 ** (-4 * steps / width)
@@ -169,13 +166,7 @@ class Encoded(NamedTuple):
 
 
 class MicroEncoder(nn.Module):
-    """The µ-Encoder (Sec. 4.2) with the contextual token of Sec. 4.6.
-
-    Parameters
-    ----------
-    image_size, patch_size, width, depth, heads : int
-    mlp_ratio : float
-    """
+    """The µ-Encoder (Sec. 4.2) with the contextual token of Sec. 4.6."""
 
     positions: Tensor
 
@@ -213,15 +204,7 @@ class MicroEncoder(nn.Module):
 
 
 class MicroDecoder(nn.Module):
-    """The µ-Decoder: blocks like the encoder's and a linear layer to the pixels of each patch (eq. 5-6).
-
-    Parameters
-    ----------
-    side : int
-        Patches along one side of the frame.
-    patch_size, width, depth, heads : int
-    mlp_ratio : float
-    """
+    """The µ-Decoder for `side` x `side` patches: blocks as in the encoder, a linear layer to the pixels (eq. 5-6)."""
 
     positions: Tensor
 
@@ -255,20 +238,13 @@ def _initialise(module: nn.Module) -> None:
 class MicroAttention(nn.Module):
     """Diagonal micro-attention (Sec. 4.5, eq. 8-9, with patch of interest eq. 12), one head.
 
-    Parameters
-    ----------
-    width : int
-    kind : {"diagonal", "full"}
-        ``"full"`` is the cross attention of the published code: every patch gathers the values of all.
-    similarity : {"dot", "cosine"}
-        Scores are products over the root of `width`, or cosines times the logarithm of the number of patches.
+    `kind` ``"full"`` is the cross attention of the published code: every patch gathers the values of all. Scores are
+    products over the root of `width` (``"dot"``), or cosines times the logarithm of the number of patches
+    (``"cosine"``).
     """
 
     def __init__(
-        self,
-        width: int,
-        kind: Literal["diagonal", "full"] = "diagonal",
-        similarity: Literal["dot", "cosine"] = "dot",
+        self, width: int, kind: Literal["diagonal", "full"] = "diagonal", similarity: Literal["dot", "cosine"] = "dot"
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -315,8 +291,8 @@ class MicroAttention(nn.Module):
         """
         if self.kind == "full":
             query, key = self.scored(second, swapped)
-            asking, asked, value = (part[:, None] for part in (key, query, self.value(swapped)))
-            mixed = F.scaled_dot_product_attention(asking, asked, value, scale=1.0).squeeze(1)
+            rows, columns, value = (part[:, None] for part in (key, query, self.value(swapped)))
+            mixed = F.scaled_dot_product_attention(rows, columns, value, scale=1.0).squeeze(1)
             weight = None if interest is None else interest.shape[1] * interest
         else:
             weight = self.log_diagonal(second, swapped).exp()
@@ -328,3 +304,46 @@ class MicroAttention(nn.Module):
                 weight = weight / weight.mean(dim=1, keepdim=True)
             mixed = mixed * weight[..., None].to(mixed.dtype)
         return cast(Tensor, self.out(mixed))
+
+
+def begin_with_likeness(encoder: MicroEncoder, decoder: MicroDecoder, attention: MicroAttention | None) -> None:
+    """Set initial weights with which a short training already tells small differences.
+
+    The patch embedding is a randomly turned cosine transform of each patch (grey and two colour differences, the lowest
+    `width` frequencies) whose gain grows with frequency, as the spectrum of pictures falls: patches then differ by
+    texture as much as by brightness. Query and key of the micro-attention are equal, so that it begins as likeness.
+    Value, output and decoder embedding are rotations, and the branches of all blocks begin small, so that the way to
+    the decoder is open. The queries of the encoder begin small too: no patch is of interest before there is a reason.
+    """
+    size = encoder.patch_embedding.kernel_size[0]
+    waves = _cosine_transform(size)
+    colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]), dim=1)
+    steps = torch.arange(size, dtype=torch.float32)
+    frequency = (steps[:, None].square() + steps.square()).sqrt().expand(3, size, size)
+    # Colour is coarser than grey in pictures: its frequencies come later, and it is weaker.
+    coloured = torch.tensor([0.0, 1.0, 1.0]).view(3, 1, 1).expand_as(frequency)
+    order = (frequency + size / 2 * coloured).flatten().argsort(stable=True)[: encoder.width]
+    basis = torch.einsum("kc,im,jn->kijcmn", colours, waves, waves).flatten(0, 2)
+    gains = 0.3 * (frequency + 0.5) * (1 + coloured)
+    weight = torch.zeros(encoder.width, *basis.shape[1:])
+    weight[: len(order)] = (gains.flatten()[:, None, None, None] * basis)[order]
+    with torch.no_grad():
+        turn = nn.init.orthogonal_(torch.empty(encoder.width, encoder.width))
+        encoder.patch_embedding.weight.copy_((turn @ weight.flatten(1)).view_as(encoder.patch_embedding.weight))
+        for block in (*encoder.blocks, *decoder.blocks):
+            block.attention.out.weight.mul_(0.1)
+            block.mlp[-1].weight.mul_(0.1)
+        for block in encoder.blocks:
+            cast(TransformerBlock, block).attention.query_key_value.weight[: encoder.width].mul_(0.1)
+    nn.init.orthogonal_(decoder.embedding.weight)
+    if attention is not None:
+        nn.init.orthogonal_(attention.value.weight)
+        nn.init.orthogonal_(attention.out.weight)
+        attention.key.load_state_dict(attention.query.state_dict())
+
+
+def _cosine_transform(size: int) -> Tensor:
+    """Orthonormal cosine waves (DCT-II), one a row."""
+    steps = torch.arange(size, dtype=torch.float32)
+    waves = torch.cos(math.pi * steps[:, None] * (steps + 0.5) / size) * math.sqrt(2 / size)
+    return torch.cat([waves[:1] / math.sqrt(2), waves[1:]])

@@ -13,12 +13,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones.mubert_networks import MicroEncoder
 
-__all__ = [
-    "Block",
-    "draw_blocks",
-    "random_crops",
-    "swap_mask",
-]
+__all__ = ["Block", "draw_blocks", "random_crops", "swap_mask"]
 
 
 class Block(NamedTuple):
@@ -111,15 +106,6 @@ class DinoAgreement(nn.Module):
 
     Cross-entropy between the sharpened, centred scores of the teacher on two large crops and those of the student on
     all other crops; the teacher follows the student by a moving average.
-
-    Parameters
-    ----------
-    encoder : MicroEncoder
-        Copied to be the teacher.
-    outputs : int
-        Length of the scores.
-    hidden : int
-        Hidden width of the head.
     """
 
     centre: Tensor

@@ -9,9 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "ResNet3D",
-]
+__all__ = ["ResNet3D"]
 
 # Table I: blocks of conv2_x to conv5_x.
 DEPTHS: Mapping[int, tuple[int, int, int, int]] = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -23,14 +21,8 @@ Shortcut = Literal["A", "B"]
 class BasicBlock(nn.Module):
     """Two 3x3x3 convolutions with batch normalisation and a shortcut (Table I; He et al. 2016).
 
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels.
-    stride : int
-        Of the first convolution, in time, height and width.
-    shortcut : {"A", "B"}
-        Where the shape changes: subsampling and empty channels, or a 1x1x1 convolution with batch normalisation.
+    The first has the `stride`. Where the shape changes, shortcut ``"A"`` subsamples and adds empty channels, ``"B"`` is
+    a 1x1x1 convolution with batch normalisation.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> None:
@@ -61,23 +53,10 @@ class BasicBlock(nn.Module):
 class ResNet3D(nn.Sequential):
     """One stream: the 3D-ResNet of Table I with a linear layer in place of its softmax.
 
-    The layers carry the table's names: ``conv1``, ``conv2_x`` to ``conv5_x``, ``average_pool``, ``fc``.
-
-    Parameters
-    ----------
-    channels : int
-        Of the input: 3 for frames, 2 for flow.
-    depth : {10, 18, 34}
-    width : int
-        Channels of conv1 and conv2_x, doubled at every later stage.
-    embed_dim : int
-        Length of the output.
-    stem : {"table", "hara"}
-        ``"table"``: 3x7x7 convolution of stride 1x2x2, then a maximum over three frames with stride 2, which gives the
-        8x56x56 of Table I. ``"hara"``: 7x7x7 convolution of stride 1x2x2, then 3x3x3 max pooling of stride 2 in all
-        three axes (8x28x28), as in the code of the cited 3D-ResNets.
-    shortcut : {"A", "B"}
-        See `BasicBlock`.
+    The layers carry the table's names: ``conv1``, ``conv2_x`` to ``conv5_x`` (`width` channels, doubled at every later
+    stage), ``average_pool``, ``fc``. Stem ``"table"``: 3x7x7 convolution of stride 1x2x2, then a maximum over three
+    frames with stride 2, which gives the 8x56x56 of Table I; ``"hara"``: 7x7x7 convolution of stride 1x2x2, then 3x3x3
+    max pooling of stride 2 in all three axes (8x28x28), as in the code of the cited 3D-ResNets.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections
+from fsmer.backbones.base import Backbone, ClassDirections, constructor_arguments
 from fsmer.backbones.r3d import ResNet3D, Shortcut, Stem
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
@@ -22,16 +22,11 @@ from fsmer.backbones.text_tower import OWN_TOWERS, TextTower
 from fsmer.backbones.weights import made_from_folder
 from fsmer.data.facs import ACTION_UNIT_ORDER, describe_aus, units_of_description
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError
+from fsmer.errors import DataError, FsmerError, WeightsError
 from fsmer.synthetic.class_descriptions import emotions_of
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS
 
-__all__ = [
-    "R3D10Attribute",
-    "R3D18Attribute",
-    "R3D34Attribute",
-    "cross_modal_contrastive",
-]
+__all__ = ["R3D10Attribute", "R3D18Attribute", "R3D34Attribute", "cross_modal_contrastive"]
 
 # Brightness of Kinetics videos, which the cited 3D-ResNets are fed with.
 RGB_MEAN = (0.4345, 0.4051, 0.3775)
@@ -95,23 +90,9 @@ class R3DAttribute(Backbone):
         text: str = "auto",
         train_text: bool = True,
     ) -> None:
-        config = {
-            "width": width,
-            "size": size,
-            "frames": frames,
-            "stream_dim": stream_dim,
-            "stem": stem,
-            "shortcut": shortcut,
-            "alpha": alpha,
-            "temperature": temperature,
-            "text": text,
-            "train_text": train_text,
-        }
-        for name, allowed in (("stem", ("table", "hara")), ("shortcut", ("A", "B"))):
-            if config[name] not in allowed:
-                raise FsmerError(f"{name} is {config[name]!r}, but {' or '.join(map(repr, allowed))} is expected.")
+        config = constructor_arguments(locals())
         for name in ("width", "size", "frames", "stream_dim"):
-            if config[name] < 1:  # type: ignore[operator]
+            if config[name] < 1:
                 raise FsmerError(f"{name} is {config[name]}, but 1 or more is expected.")
         if not 0 <= alpha <= 1:
             raise FsmerError(f"alpha is {alpha}, but a weight from 0 (no text) to 1 (text alone) is expected.")
@@ -154,20 +135,9 @@ class R3DAttribute(Backbone):
         inputs : mapping
             ``"frames"``, (B, T, 3, H, W), 0..1, and ``"flows"``, (B, T, 2, H, W), thousandths of the face width.
         """
-        frames, flows = self._media(inputs)
+        # Channels before time.
+        frames, flows = (medium.transpose(1, 2) for medium in self.media_of(inputs))
         return torch.cat([self.rgb((frames - self.mean) / self.std), self.flow(flows)], dim=-1)
-
-    def _media(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Frames and flows with channels before time."""
-        given = {kind: tuple(media.shape) for kind, media in inputs.items()} if isinstance(inputs, Mapping) else {}
-        for spec in self.input_specs:
-            if given.get(spec.kind, ())[1:] != spec.shape:
-                found = ", ".join(f"{kind} of shape {shape}" for kind, shape in given.items()) or "none by kind"
-                raise SpecMismatchError(
-                    f"{self.name!r} eats a dict of frames and flows, {spec.kind} as (clips, "
-                    f"{', '.join(map(str, spec.shape))}), but was given {found}; prepare the clips with that recipe."
-                )
-        return [inputs[spec.kind].transpose(1, 2) for spec in self.input_specs]
 
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make the text side ready for training: the tower if there is none yet, and its classifier (eq. 7) anew.
@@ -313,17 +283,7 @@ class R3DAttribute(Backbone):
         self._keep_phrases()
         units = F.normalize(self.unit_embeddings.detach().float().cpu(), dim=-1)
         found = [_direction(name, units) for name in classes]
-        known = torch.tensor([direction is not None for direction in found])
-        if not bool(known.any()):
-            return None
-        blank = torch.zeros(self.embed_dim)
-        return ClassDirections(
-            weight=torch.stack([blank if direction is None else direction for direction in found]),
-            bias=torch.zeros(len(found)),
-            known=known,
-            scale=SCALE,
-            centre=blank,
-        )
+        return ClassDirections.of(found, scale=SCALE, centre=torch.zeros(self.embed_dim))
 
 
 def _direction(name: str, units: Tensor) -> Tensor | None:

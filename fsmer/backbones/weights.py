@@ -1,7 +1,7 @@
 """Folders of weights: read so that config and tensors belong together, and networks made that are no larger than them.
 
 A config decides how large a network is made, and it is a text that anybody can write. So the tensors' names and shapes,
-which the header of their file tells, are looked at first, and a network that needs more than them is given up on.
+which the header of their file tells, are read first, and the making of a network that needs more is ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from typing_extensions import TypedDict
 
-from fsmer.errors import FsmerError, WeightsError
+from fsmer.errors import FsmerError, WeightsError, reason_of
 from fsmer.io import check_regular, restore_folder
 from fsmer.kernels.noise import Draws, Redirected
 from fsmer.memory import out_of_memory
@@ -56,7 +56,7 @@ FORMAT_VERSION = 1
 # Of a recognizer; minus infinity there stands for a class of which nothing is known.
 OPEN_TENSORS = ("head.bias", "source.bias")
 
-# Before the id of a repository on the Hugging Face hub, what can be such an id, and what looks like one but is a file.
+# Before the id of a repository on the Hugging Face hub, what can be such an id, and endings of files, which are none.
 HUB = "hf://"
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 ENDINGS = (".safetensors", ".json", ".yaml", ".csv", ".npz")
@@ -67,7 +67,7 @@ TRIES, MOMENT_SECONDS = 20, 0.02
 # While a network is made some tensors are made on the way to others, or not stored.
 ELEMENTS_AN_ELEMENT, FURTHER_ELEMENTS = 8, 4 << 20
 OPERATIONS_A_TENSOR, FURTHER_OPERATIONS = 32, 2_000
-# Results up to this size are not looked at closely.
+# A result up to this size is counted by a bound.
 SMALL = 1 << 16
 
 T = TypeVar("T")
@@ -135,9 +135,8 @@ class WeightsFolder:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise WeightsError(
-                f"the arguments in {self.folder / CONFIG_FILE} do not fit {cls.name!r} ({reason[0].rstrip('.')}); "
+                f"the arguments in {self.folder / CONFIG_FILE} do not fit {cls.name!r} ({reason_of(error)}); "
                 "use weights and fsmer of the same version."
             ) from error
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -355,8 +354,7 @@ def fetch_weights(folder: str | Path, revision: str | None = None) -> str | Path
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(" .") if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"the hub repository {repository} could not be fetched or found in the cache ({reason}); check the name "
-            "and the network, or give a folder that save_pretrained made."
+            f"the hub repository {repository} could not be fetched or found in the cache ({reason_of(error)}); check "
+            "the name and the network, or give a folder that save_pretrained made."
         ) from error

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone, check_saveable
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, reason_of
 from fsmer.memory import out_of_memory
 
 __all__ = ["wrap"]
@@ -38,7 +38,7 @@ class WrappedModule(Backbone):
         found = self.module(inputs)
         if isinstance(found, Tensor) and found.ndim > 2 and found.shape[2:].numel() == 1:
             return found.flatten(1)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> Path:  # type: ignore[override]
         """Refused: saved weights cannot name the code that they belong to."""
@@ -101,10 +101,9 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
     except Exception as error:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SpecMismatchError(
-            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason}); give the InputSpec of what it "
-            "takes, or correct its forward."
+            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason_of(error)}); give the "
+            "InputSpec of what it takes, or correct its forward."
         ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"

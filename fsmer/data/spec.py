@@ -186,7 +186,7 @@ def register_input_kind(
     timed : bool
         Whether media have a length in frames.
     needs_apex : bool
-        Whether `make` is told the apex, which is looked for where it is not annotated.
+        Whether `make` is told the apex, which is spotted where it is not annotated.
     make : callable, optional
         ``make(frames, spec, apex)``: an array of ``spec.shape`` from the cropped face in each frame from onset to
         offset, uint8 of shape (T, H, W, 3); `apex` is the apex's place among them, or None. Without it, clips with

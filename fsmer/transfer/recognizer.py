@@ -368,7 +368,7 @@ def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recog
     if (
         isinstance(model, (str, os.PathLike))
         and os.path.isfile(Path(model, CONFIG_FILE))
-        and "recognizer" in read_config(model)
+        and "recognizer" in read_config(Path(model))
     ):
         return Recognizer.load(os.fspath(model))
     return as_backbone(model)
