@@ -36,12 +36,12 @@ from fsmer.data import ClipSet, concat
 from fsmer.data.media import ConcatStore, ImageStore, ListStore
 from fsmer.episodic import load_protocol
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, ProtocolError, UnknownNameError, WeightsError
-from fsmer.evaluation import METRICS, Report, evaluate, score
-from fsmer.evaluation import episodes_run as runner
+from fsmer.evaluation import METRICS, Report, evaluate, score, training_folds
 from fsmer.evaluation.embedding_cache import cache_folder, clear_cache, embed_cached
+from fsmer.evaluation.episode_results import EpisodeResults, RunSize
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.predictions import Predictions
-from fsmer.evaluation.run_folder import EpisodeResults, RunFolder, RunSize
+from fsmer.evaluation.run_folder import RunFolder
 from fsmer.evaluation.selection import InnerEpisodes
 from fsmer.reporting.plots import methods_figure
 from fsmer.synthetic.clips import synthetic_clips
@@ -1246,8 +1246,8 @@ def test_a_surrounding_configuration_decides_where_folds_run(
 ) -> None:
     alone = evaluate("loso", backbone, tuned(), clips=clips, seeds=2)
     used: list[int] = []
-    fold = runner._fold_in_process
-    monkeypatch.setattr(runner, "_fold_in_process", lambda *task: used.append(task[0]) or fold(*task))
+    fold = training_folds.fold_in_process
+    monkeypatch.setattr(training_folds, "fold_in_process", lambda *task: used.append(task[0]) or fold(*task))
     with joblib.parallel_config(backend="threading", n_jobs=2):
         report = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, out=tmp_path)
         assert sorted(used) == sorted([*range(6)] * 2)
@@ -1263,7 +1263,7 @@ def test_fewer_folds_go_on_at_a_time_when_memory_runs_out(
 ) -> None:
     alone = evaluate("loso", backbone, tuned(), clips=clips)
     at_once = [0]
-    fold = runner._fold_in_process
+    fold = training_folds.fold_in_process
 
     def hungry(number: int, *rest: Any) -> Any:
         at_once.append(at_once[-1] + 1)
@@ -1275,7 +1275,7 @@ def test_fewer_folds_go_on_at_a_time_when_memory_runs_out(
         finally:
             at_once.append(at_once[-1] - 1)
 
-    monkeypatch.setattr(runner, "_fold_in_process", hungry)
+    monkeypatch.setattr(training_folds, "fold_in_process", hungry)
     with (
         joblib.parallel_config(backend="threading"),
         pytest.warns(UserWarning, match=r"ran out with 4 folds at a time .*; going on with 2 at a time") as heard,
@@ -1285,7 +1285,7 @@ def test_fewer_folds_go_on_at_a_time_when_memory_runs_out(
     assert report.to_dict() == alone.to_dict()
     assert report.predictions.equals(alone.predictions)
     # Down to one, which is this process.
-    monkeypatch.setattr(runner, "_fold_in_process", lambda *task: (_ for _ in ()).throw(how))
+    monkeypatch.setattr(training_folds, "fold_in_process", lambda *task: (_ for _ in ()).throw(how))
     with joblib.parallel_config(backend="threading"), pytest.warns(UserWarning, match="going on with 1 at a time"):
         assert evaluate("loso", backbone, tuned(), clips=clips, jobs=2).to_dict() == alone.to_dict()
 
@@ -1320,7 +1320,7 @@ def test_a_worker_that_is_killed_leaves_its_folds_to_fewer(clips: ClipSet, tmp_p
 def test_other_errors_of_a_worker_are_not_taken_for_a_lack_of_memory(
     backbone: Backbone, clips: ClipSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_fold_in_process", lambda *task: (_ for _ in ()).throw(Stop()))
+    monkeypatch.setattr(training_folds, "fold_in_process", lambda *task: (_ for _ in ()).throw(Stop()))
     with joblib.parallel_config(backend="threading"), pytest.raises(Stop):
         evaluate("loso", backbone, tuned(), clips=clips, jobs=2)
 
@@ -1331,16 +1331,16 @@ def test_auto_takes_processes_where_there_is_more_to_do_than_they_take_to_start(
     alone = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, jobs=1)
     asked: list[tuple[list[int], int]] = []
 
-    def here(self: Any, numbers: Any, count: int) -> Any:
+    def here(self: Any, task: Any, numbers: Any, count: int) -> Any:
         asked.append((numbers.tolist(), count))
         return numbers
         yield
 
-    monkeypatch.setattr(runner._Run, "_in_processes", here)
+    monkeypatch.setattr(training_folds.TrainingFolds, "in_processes", here)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
     assert evaluate("loso", backbone, tuned(), clips=clips, seeds=2, jobs="auto").to_dict() == alone.to_dict()
     assert asked == []  # a moment of work
-    monkeypatch.setattr(runner, "START_SECONDS", 0.0)
+    monkeypatch.setattr(training_folds, "START_SECONDS", 0.0)
     report = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, jobs="auto")
     # The first fold of the first seed told how long one takes.
     assert asked == [([1, 2, 3, 4, 5], 3), ([0, 1, 2, 3, 4, 5], 3)]
@@ -1348,15 +1348,19 @@ def test_auto_takes_processes_where_there_is_more_to_do_than_they_take_to_start(
     assert report.predictions.equals(alone.predictions)
     asked.clear()
     weights = 4 * sum(value.numel() for value in backbone.parameters())
-    monkeypatch.setattr(runner, "free_memory", lambda: int(2.5 * (runner.WORKER_BYTES + runner.COPIES * weights)))
+    monkeypatch.setattr(
+        training_folds,
+        "free_memory",
+        lambda: int(2.5 * (training_folds.WORKER_BYTES + training_folds.COPIES * weights)),
+    )
     evaluate("loso", backbone, tuned(), clips=clips, jobs="auto")
     assert [count for _, count in asked] == [2]
-    monkeypatch.setattr(runner, "free_memory", lambda: 1)
+    monkeypatch.setattr(training_folds, "free_memory", lambda: 1)
     evaluate("loso", backbone, tuned(), clips=clips, jobs="auto")
     # Methods from outside may hold what cannot be sent to another process.
     monkeypatch.undo()
-    monkeypatch.setattr(runner._Run, "_in_processes", here)
-    monkeypatch.setattr(runner, "START_SECONDS", 0.0)
+    monkeypatch.setattr(training_folds.TrainingFolds, "in_processes", here)
+    monkeypatch.setattr(training_folds, "START_SECONDS", 0.0)
     evaluate("loso", backbone, Careless(), clips=clips, jobs="auto")
     assert len(asked) == 1
 
@@ -1408,7 +1412,7 @@ def test_folds_in_processes_and_on_a_cluster_give_the_same_report(
     if where == "processes":
         report = evaluate("loso", start, method, clips=clips, seeds=2, jobs=2, out=tmp_path)
     elif where == "auto":
-        monkeypatch.setattr(runner, "START_SECONDS", 0.0)
+        monkeypatch.setattr(training_folds, "START_SECONDS", 0.0)
         monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
         report = evaluate("loso", start, method, clips=clips, seeds=2, jobs="auto", out=tmp_path)
     else:

@@ -27,8 +27,7 @@ from fsmer.backbones import Backbone
 from fsmer.cli.app import app
 from fsmer.data import ClipSet
 from fsmer.errors import FsmerError, OutputError, ProtocolError, SupportError
-from fsmer.evaluation import Report, evaluate, isolated
-from fsmer.evaluation import episodes_run as runner
+from fsmer.evaluation import Report, evaluate, isolated, seed_runs
 from fsmer.evaluation.isolated import ProcessEnded, Processes
 from fsmer.kernels.compiled import compiled
 from fsmer.plugins import METHODS
@@ -118,7 +117,7 @@ def _one_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     class Shared(Processes):
         call = held.call
 
-    monkeypatch.setattr(runner, "Processes", Shared)
+    monkeypatch.setattr(seed_runs, "Processes", Shared)
 
 
 @pytest.fixture(scope="module")

@@ -29,31 +29,43 @@ from fsmer.transfer.source_model import require
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
-    from fsmer.evaluation.run_folder import EpisodeResults
+    from fsmer.evaluation.episode_results import EpisodeResults
 
-__all__ = ["INNER_FOLDS", "RULES", "GridPoint", "InnerEpisodes", "Rule", "TrainingRun", "best", "describe", "families"]
+__all__ = [
+    "INNER_FOLDS",
+    "RULES",
+    "GridPoint",
+    "InnerEpisodes",
+    "Rule",
+    "TrainingRun",
+    "best_points",
+    "describe_selection",
+    "plan_grid",
+]
 
 Rule = Literal["fixed", "nested", "oracle"]
 RULES: tuple[Rule, ...] = ("fixed", "nested", "oracle")
 # Into how many parts the subjects of a support are dealt.
 INNER_FOLDS = 3
-# How often a fine-tuning is looked at on its way when nothing else is asked.
-LOOKS = 20
+# At how many steps a fine-tuning is evaluated when nothing else is asked.
+CHECKPOINTS = 20
+# In place of a checkpoint step: the end of the training.
+END = 0
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Candidates that one training answers for.
+    """One training, which answers for the grid points of all its checkpoint steps.
 
     Parameters
     ----------
     method : Method
-    stages : tuple of int
-        Epochs or steps after which it is looked at; empty: at its end alone.
+    checkpoint_steps : tuple of int
+        Epochs or steps after which it is evaluated; empty: at its end alone.
     """
 
     method: Method
-    stages: tuple[int, ...] = ()
+    checkpoint_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,20 +74,20 @@ class GridPoint:
 
     Parameters
     ----------
-    family : int
+    training : int
         Which `TrainingRun`.
-    stage : int
-        After which epoch or step; 0 is the end.
+    checkpoint_step : int
+        After which epoch or step; `END` is the end.
     values : mapping of str to plain value
         The parameters that it stands for.
     """
 
-    family: int
-    stage: int
+    training: int
+    checkpoint_step: int
     values: Mapping[str, Any]
 
 
-def families(
+def plan_grid(
     method: Method, backbone: Backbone, rule: str, grid: Mapping[str, Sequence[Any]] | None
 ) -> tuple[list[TrainingRun], list[GridPoint]]:
     """What is to be tried, the method's own values first.
@@ -89,8 +101,8 @@ def families(
     grid : mapping of str to sequence, optional
         Parameter of the method -> values, as numbers or text. The method's own value of each is tried too. The length
         of a training is different (``epochs`` of ``train``, ``steps`` of a fine-tuning of the backbone): it is planned
-        for the largest value and looked at after the others on its way, so that they cost nothing; its own value is
-        that end. Default: every epoch, or 20 looks at a fine-tuning.
+        for the largest value and evaluated after each of the others too, so that they cost nothing; its own value is
+        that end. Default: every epoch, or 20 steps of a fine-tuning.
 
     Raises
     ------
@@ -106,13 +118,13 @@ def families(
             raise ProtocolError(
                 f"a grid ({', '.join(grid)}) was given, but select='fixed' chooses nothing; use select='nested'."
             )
-        return [TrainingRun(method)], [GridPoint(0, 0, {})]
+        return [TrainingRun(method)], [GridPoint(0, END, {})]
     asked = dict(grid or {})
     length = _length(method)
     if not asked and isinstance(method, Train):
         asked = {length: range(1, method.recipe(backbone).epochs + 1)}
     elif not asked and isinstance(method, FineTuning) and length:
-        asked = {length: sorted({math.ceil(method.steps * look / LOOKS) for look in range(1, LOOKS + 1)})}
+        asked = {length: sorted({math.ceil(method.steps * part / CHECKPOINTS) for part in range(1, CHECKPOINTS + 1)})}
     for name, values in asked.items():
         if isinstance(values, str) or not len(values):
             raise ProtocolError(f"the grid of {name!r} is {values!r}; give a list with at least one value.")
@@ -124,10 +136,10 @@ def families(
     lengths = asked.pop(length, ()) if length else ()
     given = [getattr(load_method(method, **{length: value}), length) for value in lengths]
     require(None not in given, f"the grid of {length!r} holds none; give whole numbers.")
-    stages: list[int] = sorted(set(given))
-    if stages:
-        require(stages[0] > 0, f"the grid of {length!r} holds {stages[0]}; give whole numbers above 0.")
-        method = load_method(method, **{length: stages[-1]})
+    steps: list[int] = sorted(set(given))
+    if steps:
+        require(steps[0] > 0, f"the grid of {length!r} holds {steps[0]}; give whole numbers above 0.")
+        method = load_method(method, **{length: steps[-1]})
     own = {name: getattr(method, name) for name in asked if name in method.get_params()}
     listed: dict[str, list[Any]] = {}
     for name, values in asked.items():
@@ -137,9 +149,9 @@ def families(
     tried: list[GridPoint] = []
     for chosen in itertools.product(*listed.values()):
         settings = dict(zip(listed, chosen, strict=True))
-        tried += [GridPoint(len(found), stage, settings | {length: stage}) for stage in stages[::-1]]
-        tried += [] if stages else [GridPoint(len(found), 0, settings)]
-        found.append(TrainingRun(load_method(method, **settings), tuple(stages)))
+        tried += [GridPoint(len(found), step, settings | {length: step}) for step in steps[::-1]]
+        tried += [] if steps else [GridPoint(len(found), END, settings)]
+        found.append(TrainingRun(load_method(method, **settings), tuple(steps)))
     return found, tried
 
 
@@ -194,39 +206,43 @@ class InnerEpisodes(Episodes):
         return self._folds[index]
 
 
-def best(
+def best_points(
     answers: Sequence[EpisodeResults],
-    truth: NDArray[np.int64],
+    episodes: Episodes,
     owner: NDArray[np.int64],
-    among: NDArray[np.bool_],
     figure: Literal["uf1", "acc"],
 ) -> NDArray[np.int64]:
-    """Which of the candidates is best for each episode; the first of equals.
+    """Which of the grid points is best for each episode; the first of equals.
 
     Parameters
     ----------
     answers : sequence of EpisodeResults
-        One a candidate, all about the same episodes.
-    truth : int64 array of shape (N,)
-        Class of each clip.
+        One a grid point, all about the same episodes.
+    episodes : Episodes
+        Those that are chosen for.
     owner : int64 array
-        For each episode of `answers` the episode that is chosen for.
-    among : bool array of shape (E, C)
-        Classes of the episodes that are chosen for.
+        For each episode of `answers` the number of the one that is chosen for.
     figure : {"uf1", "acc"}
         From the answers of all episodes of one owner pooled.
     """
+    among = np.zeros((len(episodes), len(episodes.classes)), dtype=bool)
+    for number, episode in enumerate(episodes):
+        among[number, [episodes.classes.index(name) for name in episode.classes]] = True
     scores = []
     for part in answers:
         said = part.predictions
         counts = confusion_matrix(
-            truth[said.clip], said.predicted, among.shape[1], groups=owner[said.episode], n_groups=len(among)
+            episodes.codes[said.clip],
+            said.predicted,
+            among.shape[1],
+            groups=owner[said.episode],
+            n_groups=len(among),
         )
         scores.append(getattr(score_confusion(counts, among), figure))
     return np.argmax(np.stack(scores), axis=0)
 
 
-def describe(
+def describe_selection(
     rule: str, candidates: Sequence[GridPoint], seeds: Mapping[int, tuple[Sequence[str], Any]]
 ) -> dict[str, Any]:
     """What a report says of the choice.
