@@ -30,6 +30,8 @@ __all__ = [
 PARTS, KEPT = ".parts-", ".kept-"
 # Part of what is compared: goes up when parts on disk can no longer be read.
 FORMAT_VERSION = 3
+# Entries of an identity that earlier versions did not write: where one of two runs lacks it, they are the same.
+OPTIONAL = ("arithmetic",)
 
 
 class _About(TypedDict):
@@ -110,14 +112,16 @@ class RunFolder:
             elif refusal:
                 raise OutputError(refusal)
         held = run_of(folder) or {}
-        self.finished = resume and held.get("identity") == self.identity and held.get("seeds") == self.seeds
+        same = "identity" in held and not self._another(held["identity"])
+        self.finished = resume and same and held.get("seeds") == self.seeds
         if not resume:
             self._remove(self._held(KEPT))
 
     def store(self, size: RunSize, **member: Any) -> PartStore:
         """The store of one part of the run, such as a seed."""
         about = {"format": "fsmer-run", "format_version": FORMAT_VERSION, "run": self.identity, "part": member}
-        key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        named = about | {"run": {name: value for name, value in self.identity.items() if name not in OPTIONAL}}
+        key = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:16]
         kept = self.folder / f"{KEPT}{key}"
         return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about, size)
 
@@ -173,12 +177,8 @@ class RunFolder:
                 f"{self.folder} holds {_words_of(path)}, of which no {RUN_FILE} says how it was made, and would now "
                 f"get that of {self.identity['method']} on {self.identity['model']}; {remedy}."
             )
-        for name in dict.fromkeys([*self.identity, *held["identity"]]):
-            before, value = held["identity"].get(name, "none"), self.identity.get(name, "none")
-            if before != value:
-                raise OutputError(
-                    f"{self.folder} holds {_words_of(path)} with another {name} ({_change(before, value)}); {remedy}."
-                )
+        if another := self._another(held["identity"]):
+            raise OutputError(f"{self.folder} holds {_words_of(path)} with {another}; {remedy}.")
         if not set(held["seeds"]) <= set(self.seeds):
             known, asked = (", ".join(map(str, some)) for some in (held["seeds"], self.seeds))
             raise OutputError(
@@ -203,13 +203,19 @@ class RunFolder:
                 f"{RUN_FILE}, whose episodes cannot be taken over; choose another folder or start anew with "
                 "--no-resume (resume=False)."
             )
-        for name in dict.fromkeys([*self.identity, *about["run"]]):
-            before, value = about["run"].get(name, "none"), self.identity.get(name, "none")
+        another = self._another(about["run"])
+        return another and (
+            f"{self.folder} holds an unfinished run with {another}, and results of the two must not be mixed; {remedy}."
+        )
+
+    def _another(self, identity: Mapping[str, str]) -> str:
+        """The first entry in which another run differs from this one, in words; nothing where it is the same."""
+        for name in dict.fromkeys([*self.identity, *identity]):
+            if name in OPTIONAL and not (name in identity and name in self.identity):
+                continue
+            before, value = identity.get(name, "none"), self.identity.get(name, "none")
             if before != value:
-                return (
-                    f"{self.folder} holds an unfinished run with another {name} "
-                    f"({_change(before, value)}), and results of the two must not be mixed; {remedy}."
-                )
+                return f"another {name} ({_change(before, value)})"
         return ""
 
 

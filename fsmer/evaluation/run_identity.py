@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer import kernels
 from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.setup import Evaluation
+from fsmer.evaluation.training_folds import on_cpu
 from fsmer.version import __version__
 
-__all__ = ["run_identity"]
+__all__ = ["arithmetic", "run_identity"]
 
 
 def run_identity(one: Evaluation, options: RunOptions, content: NDArray[np.uint8]) -> dict[str, str]:
@@ -35,7 +37,15 @@ def run_identity(one: Evaluation, options: RunOptions, content: NDArray[np.uint8
         # The media too: flow that was extracted anew under the same ids is another run.
         "content of the media": f"hash {_hash(content.tobytes())}",
     }
+    if found := arithmetic(one):
+        identity["arithmetic"] = f"kernels with {json.dumps(found)}"
     return identity | ({"isolation": "process"} if options.isolated else {})
+
+
+def arithmetic(one: Evaluation) -> dict[str, str]:
+    """What of the machine's arithmetic can change a digit: of trainings on a CPU `kernels.describe`, else nothing."""
+    trains = one.episodes.source is not None or not one.method.keeps_backbone
+    return kernels.describe() if trains and on_cpu(one.backbone) else {}
 
 
 def _hash(value: Any) -> str:

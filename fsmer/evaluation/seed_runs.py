@@ -224,7 +224,7 @@ class SeedRuns:
             and self.evaluation.episodes.source is None
             and (self.options.jobs == "auto" or process_count(self.options.jobs) is None)
             and can_stack(backbone)
-            and not on_cpu(SourceModel.wrap(backbone))
+            and not on_cpu(backbone)
         )
 
     def _later_seeds(self, seed: int) -> list[OtherSeed]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fsmer.backbones import Backbone
 from fsmer.evaluation.answers import EpisodeTask, Fold, trusted
 from fsmer.evaluation.episode_results import EpisodeResults, PartStore
 from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes
@@ -88,13 +89,13 @@ class TrainingFolds:
         """How many processes this machine has cores and memory for; one where the folds cannot leave this process."""
         from joblib import cpu_count  # type: ignore[import-untyped]
 
-        if not on_cpu(task.model) or not (task.trusted or task.processes):
+        if not on_cpu(task.model.backbone) or not (task.trusted or task.processes):
             return 1
         weights = sum(value.numel() * value.element_size() for value in task.model.backbone.parameters())
         return max(1, min(int(cpu_count()), folds, free_memory() // (WORKER_BYTES + COPIES * weights)))
 
     def _in_process(self, task: EpisodeTask, numbers: NDArray[np.int64], others: Sequence[OtherSeed]) -> Results:
-        with _one_thread() if on_cpu(task.model) else contextlib.nullcontext():
+        with _one_thread() if on_cpu(task.model.backbone) else contextlib.nullcontext():
             if task.trusted and not task.checkpoint_steps:
                 yield from self._side_by_side(task, numbers, others)
                 return
@@ -222,9 +223,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def on_cpu(model: SourceModel) -> bool:
+def on_cpu(backbone: Backbone) -> bool:
     """Whether all weights are on the CPU."""
-    return all(value.device.type == "cpu" for value in model.backbone.parameters())
+    return all(value.device.type == "cpu" for value in backbone.parameters())
 
 
 def process_count(jobs: int | str | None) -> int | None:
