@@ -16,6 +16,7 @@ import fsmer
 from fsmer.backbones import Backbone
 from fsmer.data import ClipSet
 from fsmer.episodic import load_protocol
+from fsmer.errors import OutputError
 from fsmer.evaluation import evaluate
 from fsmer.evaluation.embedding_cache import cache_folder, clear_cache, embed_cached
 
