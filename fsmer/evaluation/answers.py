@@ -18,6 +18,7 @@ from fsmer.episodic.samplers import query_orders
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Processes
 from fsmer.evaluation.predictions import Predictions
+from fsmer.evaluation.selection import TrainingRun
 from fsmer.plugins import is_own
 from fsmer.transfer import Method
 from fsmer.transfer.recognizer import check_answers
@@ -40,30 +41,21 @@ def trusted(method: Method) -> bool:
 
 @dataclass(frozen=True)
 class EpisodeTask:
-    """One training of a method on some episodes.
+    """One training of a method, from one model, on some episodes."""
 
-    Attributes
-    ----------
-    method : Method
-    checkpoint_steps : tuple of int
-        Epochs or steps after which queries are answered; empty: at the end of the training alone.
-    model : SourceModel
-        What learning starts from.
-    clips : ClipSet
-    episodes : Episodes
-    query_seed : int
-        Of the orders in which queries are handed over.
-    processes : Processes or None
-        Where every fold has a process of its own.
-    """
-
-    method: Method
-    checkpoint_steps: tuple[int, ...]
+    training: TrainingRun
     model: SourceModel
     clips: ClipSet
     episodes: Episodes
+    # Of the orders in which queries are handed over.
     query_seed: int
+    # Where every fold has a process of its own.
     processes: Processes | None
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        return self.training.method
 
     @property
     def trusted(self) -> bool:
@@ -87,7 +79,7 @@ class EpisodeTask:
         """All that learning one fold and answering its queries takes."""
         episode = self.episodes[number]
         support = self.isolated(episode.support)
-        return *self.learner(), support, self.query(number), episode.classes, self.checkpoint_steps
+        return *self.learner(), support, self.query(number), episode.classes, self.training.checkpoint_steps
 
     def fold_results(self, number: int, classes: Sequence[str], answers: NDArray[np.float32]) -> EpisodeResults:
         """The answers (Q, way) to `query` about these classes."""

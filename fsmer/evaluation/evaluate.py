@@ -2,7 +2,7 @@
 
 The code that fits and scores is the one that `fsmer.adapt` deploys, and what learns gets a support set of its own:
 nothing that it holds leads to a label of the query side. What each step does is in the module that it is from: `setup`
-(what is evaluated), `run_identity`, `run_folder`, `seed_runs` (with `solving` and `training_folds`) and `run_report`.
+(what is evaluated, and its identity), `run_folder`, `seed_runs` (with `solving` and `training_folds`) and `run_report`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.predictions import REPORT_FILE
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_folder import RunFolder
-from fsmer.evaluation.run_identity import run_identity
 from fsmer.evaluation.run_options import Progress, RunOptions, no_progress
 from fsmer.evaluation.run_report import run_account, run_report
 from fsmer.evaluation.seed_runs import SeedRuns
@@ -215,7 +214,7 @@ def evaluate(
         check_writable(options.out)
         # Whether all is there already is seen without embedding anything.
         content = runs.content(embed=not (options.out / REPORT_FILE).is_file())
-        run["identity"], run["seeds"] = run_identity(evaluation, options, content), numbers
+        run["identity"], run["seeds"] = evaluation.identity(content, isolate), numbers
         folder = runs.folder = RunFolder(
             options.out, run["identity"], numbers, resume=resume, overwrite=overwrite, keep=not solver.keeps_backbone
         )

@@ -84,10 +84,8 @@ class Processes:
 
         Raises
         ------
-        ProcessEnded
-            The process has ended without an answer.
         FsmerError
-            An argument cannot be sent to a process.
+            An argument cannot be sent to a process, or that ended without an answer (`ProcessEnded`).
         Exception
             What the function raised, as the same type where that is loaded here.
         """
@@ -104,7 +102,10 @@ class Processes:
         parts = [part for one in args for part in (one, getattr(one, "backbone", None))]
         modules = sorted({function.__module__, *(type(part).__module__ for part in parts)} - {"__main__", "builtins"})
         told = {"path": sys.path, "modules": modules, "threads": threads, "forks": FORKS}
-        server = self._idle.pop() if self._idle else self._start()
+        if self._idle:
+            server = self._idle.pop()
+        else:
+            self._all.append(server := _Server())
         try:
             answer = server.ask(json.dumps(told).encode(), task)
         except BaseException:
@@ -120,11 +121,6 @@ class Processes:
         """End all processes, those that are at a call too."""
         for server in tuple(self._all):
             self._end(server)
-
-    def _start(self) -> _Server:
-        server = _Server()
-        self._all.append(server)
-        return server
 
     def _end(self, server: _Server) -> None:
         for held in (self._idle, self._all):
@@ -180,35 +176,29 @@ def _read(answer: bytes, about: str) -> list[Answer]:
         category = _class_of(warned, Warning) or UserWarning
         warnings.warn(warned["text"], category, stacklevel=2)
     if "ended" in told:
-        how = "" if told["ended"] is None else f" ({told['ended']})"
+        how = f" ({told['ended']})" if told["ended"] else ""
         raise ProcessEnded(
             f"the process of {about} has ended without an answer{how}, often because memory ran out; "
             "run the same call again, which goes on from what is finished, with fewer jobs or more memory."
         )
     if "error" in told:
         raise _error_of(told["error"]) from _Traceback(told["traceback"])
-    found: list[Answer] = []
-    start = 0
-    for number, classes, shape in told["pieces"]:
-        count = int(np.prod(shape))
-        values = np.frombuffer(numbers, "<f4", count, offset=start).reshape(shape)
-        found.append((number, classes, values.astype(np.float32)))
-        start += 4 * count
-    return found
+    pieces = told["pieces"]
+    ends = np.cumsum([int(np.prod(shape)) for _, _, shape in pieces], dtype=int)
+    values = np.split(np.frombuffer(numbers, "<f4").astype(np.float32), ends)
+    return [(number, names, part.reshape(shape)) for (number, names, shape), part in zip(pieces, values, strict=False)]
 
 
 def _error_of(told: dict[str, Any]) -> Exception:
     """An error as the same type, where that is loaded here."""
     kind = _class_of(told, Exception)
-    if kind is not None:
-        error: Exception
-        try:
-            error = kind(*told["args"])
-        except Exception:
-            # Its constructor takes something else than what it keeps.
-            error = kind.__new__(kind, *told["args"])
-        return error
-    return FsmerError(f"a process of its own ended with {told['name']}: {', '.join(map(str, told['args']))}")
+    if kind is None:
+        return FsmerError(f"a process of its own ended with {told['name']}: {', '.join(map(str, told['args']))}")
+    try:
+        return kind(*told["args"])
+    except Exception:
+        # Its constructor takes something else than what it keeps.
+        return kind.__new__(kind, *told["args"])
 
 
 def _class_of(told: dict[str, Any], base: type[T]) -> type[T] | None:

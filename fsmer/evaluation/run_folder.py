@@ -103,19 +103,18 @@ class RunFolder:
         self._refuse_report()
         # A run that was killed before its first episode was finished left nothing to go on with.
         self.drop_empty()
-        if not resume:
-            self._remove(self._held(PARTS))
-        for other in self._held(PARTS, KEPT):
-            refusal = self._difference(other)
-            if refusal and overwrite:
-                self._remove([other])
-            elif refusal:
-                raise OutputError(refusal)
+        for other in _stores(folder, PARTS, KEPT):
+            if not resume and other.name.startswith(PARTS):
+                remove_folder(other)
+            elif refusal := self._difference(other):
+                if not overwrite:
+                    raise OutputError(refusal)
+                remove_folder(other)
         held = run_of(folder) or {}
         same = "identity" in held and not self._another(held["identity"])
         self.finished = resume and same and held.get("seeds") == self.seeds
-        if not resume:
-            self._remove(self._held(KEPT))
+        for other in [] if resume else _stores(folder, KEPT):
+            remove_folder(other)
 
     def store(self, size: RunSize, **member: Any) -> PartStore:
         """The store of one part of the run, such as a seed."""
@@ -143,27 +142,21 @@ class RunFolder:
 
     def finalize(self) -> None:
         """The report is there: keep the episodes of this run, in case more seeds are asked for, or drop them."""
-        for folder in self._held(PARTS):
+        for folder in _stores(self.folder, PARTS):
             if self._difference(folder):
                 continue  # of another run that goes on beside this one
             kept = folder.with_name(f"{KEPT}{folder.name.removeprefix(PARTS)}")
             if self.keep and not kept.exists():
                 folder.rename(kept)
             else:
-                self._remove([folder])
+                # At once: no other run may find half of a store.
+                remove_folder(folder)
 
     def drop_empty(self) -> None:
         """Remove stores without a finished episode."""
-        self._remove([folder for folder in self._held(PARTS, KEPT) if not stored_files(folder)])
-
-    def _held(self, *kinds: str) -> list[Path]:
-        return _stores(self.folder, *kinds)
-
-    @staticmethod
-    def _remove(folders: Sequence[Path]) -> None:
-        for folder in folders:
-            # No other run may find half of a store.
-            remove_folder(folder)
+        for folder in _stores(self.folder, PARTS, KEPT):
+            if not stored_files(folder):
+                remove_folder(folder)
 
     def _refuse_report(self) -> None:
         """Refuse to replace a finished report by that of anything else than the same run with more seeds."""

@@ -15,7 +15,6 @@ import numpy as np
 from fsmer.backbones import Backbone
 from fsmer.evaluation.answers import trusted
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.run_identity import arithmetic
 from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.seed_runs import SeedResult
 from fsmer.evaluation.selection import describe_selection
@@ -88,7 +87,7 @@ def run_report(one: Evaluation, results: Mapping[int, SeedResult], options: RunO
         honest=make(honest).figures if honest else None,
         notes=[*([note] if note else []), *_notes(one, results, options)],
     )
-    return replace(report, isolation=options.isolate or "none", versions={**report.versions, **arithmetic(one)})
+    return replace(report, isolation=options.isolate or "none", versions={**report.versions, **one.arithmetic})
 
 
 def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str, Any]:

@@ -40,35 +40,19 @@ FLUSH_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed gave.
-
-    Attributes
-    ----------
-    answers : EpisodeResults
-    weights : str
-        Hash of the weights that learning started from.
-    honest : EpisodeResults or None
-        Of an oracle, the answers with the method's own values.
-    chosen : int64 array of shape (E,) or None
-        Grid point of each episode, where one was chosen.
-    """
+    """What one seed gave."""
 
     answers: EpisodeResults
+    # Hash of the weights that learning started from.
     weights: str
+    # Of an oracle, the answers with the method's own values.
     honest: EpisodeResults | None = None
+    # Grid point of each episode, where one was chosen.
     chosen: NDArray[np.int64] | None = None
 
 
 class SeedRuns:
-    """Solves an evaluation seed by seed.
-
-    Attributes
-    ----------
-    folder : RunFolder or None
-        Where finished episodes are kept.
-    resumed : int
-        Episodes that an earlier start had finished.
-    """
+    """Solves an evaluation seed by seed; `resumed` counts the episodes that an earlier start had finished."""
 
     def __init__(self, evaluation: Evaluation, options: RunOptions) -> None:
         self.evaluation = evaluation
@@ -118,7 +102,7 @@ class SeedRuns:
         backbone = one.start.backbone(seed)
         weights = model_hash(backbone)
         solve = functools.partial(self._solve, self._model(backbone), seed, weights)
-        trainings = [TrainingRun(with_seed(run.method, seed), run.checkpoint_steps) for run in one.trainings]
+        trainings = [TrainingRun(run.method.seeded(seed), run.checkpoint_steps) for run in one.trainings]
         if one.rule == "fixed":
             others = self._later_seeds(seed) if self._stacks(backbone) else []
             return SeedResult(solve(trainings[0], one.episodes, others=others)[END], weights)
@@ -157,7 +141,7 @@ class SeedRuns:
     ) -> dict[int, EpisodeResults]:
         """Answers of one training by checkpoint step: those of an earlier start from its store, the others anew."""
         one, steps = self.evaluation, run.checkpoint_steps or (END,)
-        task = EpisodeTask(run.method, run.checkpoint_steps, model, one.clips, episodes, one.seed, self._processes)
+        task = EpisodeTask(run, model, one.clips, episodes, one.seed, self._processes)
         stores = {step: store for step in steps if (store := self._store(seed, weights, run.method, episodes, step))}
         prefetched = self._training.prefetched.pop(seed, [])
         progress = functools.partial(
@@ -232,14 +216,9 @@ class SeedRuns:
         one, others = self.evaluation, []
         for number in one.seeds[one.seeds.index(seed) + 1 :]:
             backbone = one.start.backbone(number)
-            store = self._store(number, model_hash(backbone), with_seed(one.method, number), one.episodes)
+            store = self._store(number, model_hash(backbone), one.method.seeded(number), one.episodes)
             missing = np.ones(len(one.episodes), dtype=bool)
             for part in [*self._training.prefetched.get(number, []), *([] if store is None else store.read())]:
                 missing[part.numbers] = False
             others.append(OtherSeed(number, self._model(backbone), np.flatnonzero(missing), store))
         return others
-
-
-def with_seed(method: Method, seed: int) -> Method:
-    """The method with this seed, where it has one."""
-    return method.set_params(seed=seed) if "seed" in method.get_params() else method

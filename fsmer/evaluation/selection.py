@@ -145,14 +145,14 @@ def plan_grid(
     for name, values in asked.items():
         typed = [getattr(load_method(method, **{name: value}), name) for value in values]
         listed[name] = list(dict.fromkeys([own[name], *typed]))
-    found: list[TrainingRun] = []
-    tried: list[GridPoint] = []
+    trainings: list[TrainingRun] = []
+    points: list[GridPoint] = []
     for chosen in itertools.product(*listed.values()):
         settings = dict(zip(listed, chosen, strict=True))
-        tried += [GridPoint(len(found), step, settings | {length: step}) for step in steps[::-1]]
-        tried += [] if steps else [GridPoint(len(found), END, settings)]
-        found.append(TrainingRun(load_method(method, **settings), tuple(steps)))
-    return found, tried
+        own_points = [(step, settings | {length: step}) for step in steps[::-1]] or [(END, settings)]
+        points += [GridPoint(len(trainings), step, values) for step, values in own_points]
+        trainings.append(TrainingRun(load_method(method, **settings), tuple(steps)))
+    return trainings, points
 
 
 def _length(method: Method) -> str:
@@ -163,18 +163,7 @@ def _length(method: Method) -> str:
 
 
 class InnerEpisodes(Episodes):
-    """Subject-disjoint folds inside the supports of other episodes.
-
-    Parameters
-    ----------
-    outer : Episodes
-    clips : ClipSet
-        What both point into.
-
-    Attributes
-    ----------
-    owner : int64 array
-        Number of the outer episode to which each inner one belongs.
+    """Subject-disjoint folds inside the supports of other episodes; `owner` has the number of that of each fold.
 
     Raises
     ------
@@ -188,7 +177,7 @@ class InnerEpisodes(Episodes):
         self._folds: list[Episode] = []
         owners: list[int] = []
         for number, episode in enumerate(outer):
-            folds = _dealt(episode, people, outer.codes)
+            folds = _subject_folds(episode, people, outer.codes)
             if not folds:
                 raise ProtocolError(
                     f"select='nested' needs supports that can be dealt by subjects, but that of {episode.name!r} "
@@ -212,16 +201,14 @@ def best_points(
     owner: NDArray[np.int64],
     figure: Literal["uf1", "acc"],
 ) -> NDArray[np.int64]:
-    """Which of the grid points is best for each episode; the first of equals.
+    """Which of the grid points is best for each of `episodes`; the first of equals.
 
     Parameters
     ----------
     answers : sequence of EpisodeResults
         One a grid point, all about the same episodes.
-    episodes : Episodes
-        Those that are chosen for.
     owner : int64 array
-        For each episode of `answers` the number of the one that is chosen for.
+        For each episode of `answers` the number of that of `episodes` which it chooses for.
     figure : {"uf1", "acc"}
         From the answers of all episodes of one owner pooled.
     """
@@ -243,16 +230,9 @@ def best_points(
 
 
 def describe_selection(
-    rule: str, candidates: Sequence[GridPoint], seeds: Mapping[int, tuple[Sequence[str], Any]]
+    rule: str, points: Sequence[GridPoint], seeds: Mapping[int, tuple[Sequence[str], Any]]
 ) -> dict[str, Any]:
-    """What a report says of the choice.
-
-    Parameters
-    ----------
-    rule : {"fixed", "nested", "oracle"}
-    candidates : sequence of GridPoint
-    seeds : mapping of int to (names of the episodes, index of the chosen candidate for each)
-    """
+    """What a report says of the choice; `seeds` have the names of the episodes and the chosen grid point of each."""
     if rule == "fixed":
         return {"rule": rule}
     by = (
@@ -263,16 +243,16 @@ def describe_selection(
     return {
         "rule": rule,
         "by": by,
-        "candidates": [dict(one.values) for one in candidates],
+        "candidates": [dict(one.values) for one in points],
         "chosen": [
-            {"seed": seed, "episode": name, **candidates[int(place)].values}
+            {"seed": seed, "episode": name, **points[int(place)].values}
             for seed, (names, places) in seeds.items()
             for name, place in zip(names, places, strict=True)
         ],
     }
 
 
-def _dealt(episode: Episode, people: NDArray[np.int64], codes: NDArray[np.int64]) -> list[Episode]:
+def _subject_folds(episode: Episode, people: NDArray[np.int64], codes: NDArray[np.int64]) -> list[Episode]:
     """The subjects of a support in parts of about as many clips; the largest go first, each to the smallest part."""
     support = episode.support
     subjects, member, counts = np.unique(people[support], return_inverse=True, return_counts=True)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fsmer import kernels
 from fsmer.backbones import Backbone
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.answers import trusted
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.selection import GridPoint, Rule, TrainingRun
+from fsmer.evaluation.training_folds import on_cpu
 from fsmer.transfer import Method
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
+from fsmer.version import __version__
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -31,27 +37,10 @@ MAX_ANSWERS = 50_000_000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that the answers depend on.
+    """All that the answers depend on; see `fsmer.evaluate`.
 
-    Attributes
-    ----------
-    protocol : Protocol
-    seed : int
-        Of the episodes, of the orders of their queries, and of the bootstrap.
-    clips : ClipSet
-    episodes : Episodes
-    start : InitialWeights
-    backbone : Backbone
-        What the first seed starts from.
-    descriptions : dict of str to str
-        What classes look like in words.
-    method : Method
-    seeds : list of int
-        Of the method.
-    rule : {"fixed", "nested", "oracle"}
-        How grid points are chosen.
-    trainings : list of TrainingRun
-    grid_points : list of GridPoint
+    `seed` is that of episodes, of the orders of their queries and of the bootstrap, `seeds` are those of the method;
+    `backbone` is what the first seed starts from; by `rule`, one of `grid_points` is chosen for each episode.
     """
 
     protocol: Protocol
@@ -66,6 +55,48 @@ class Evaluation:
     rule: Rule
     trainings: list[TrainingRun]
     grid_points: list[GridPoint]
+
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """What of this machine can change a digit: for trainings on a CPU `kernels.describe`, else nothing."""
+        trains = self.episodes.source is not None or not self.method.keeps_backbone
+        return kernels.describe() if trains and on_cpu(self.backbone) else {}
+
+    def identity(self, content: NDArray[np.uint8], isolate: str | None) -> dict[str, str]:
+        """What must be the same for a run to go on with the finished episodes of another, in the words of messages.
+
+        Parameters
+        ----------
+        content : uint8 array of shape (N, 16)
+            Content ids of the clips.
+        isolate : str or None
+            As for `evaluate`.
+        """
+        clips, table = self.clips, hashlib.sha256()
+        for values in (clips.ids, clips.datasets, clips.subjects, clips.labels, clips.table["aus"].to_numpy(object)):
+            table.update("\n".join(map(str, values.tolist())).encode() + b"\0")
+        tried = json.dumps([[point.checkpoint_step, dict(point.values)] for point in self.grid_points], default=str)
+        names = ", ".join(clips.dataset_names)
+        params = {name: value for name, value in self.method.get_params().items() if name != "seed"}
+        identity = {
+            "version of fsmer": __version__,
+            "protocol": f"{self.protocol.name}, hash {self.protocol.hash}",
+            "description of classes": _hash(json.dumps(self.descriptions, sort_keys=True).encode()),
+            "model": self.start.describe(),
+            "method": f"{self.method.name} with {json.dumps(params, sort_keys=True, default=str)}",
+            "seed of episodes and bootstrap": str(self.seed),
+            "selection": f"{self.rule}, hash {_hash(tried.encode())[:8]}",
+            "table of clips": f"{len(clips):,} clips of {names}, hash {table.hexdigest()[:16]}",
+            # The media too: flow that was extracted anew under the same ids is another run.
+            "content of the media": f"hash {_hash(content.tobytes())}",
+        }
+        if arithmetic := self.arithmetic:
+            identity["arithmetic"] = f"kernels with {json.dumps(arithmetic)}"
+        return identity | ({"isolation": isolate} if isolate == "process" else {})
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def resolved_protocol(protocol: Protocol | str | os.PathLike[str], seed: int | None) -> Protocol:

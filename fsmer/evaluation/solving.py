@@ -30,41 +30,22 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some episodes as arrays.
-
-    Attributes
-    ----------
-    first : int
-        Number of the first.
-    names : tuple of str
-    classes : int64 array of shape (E, way)
-    support, labels : int64 arrays of shape (E, S)
-        Clips and the places of their classes; -1 where the support is shorter.
-    query : int64 array of shape (E, Q) or None
-        Clips; ``None``: a column for every clip.
-    asked : bool array of shape (E, Q)
-        The cells of `query` that are asked about, which come before the others.
-    """
+    """Some episodes as arrays, from number `first`."""
 
     first: int
     names: tuple[str, ...]
+    # (E, way)
     classes: Indices
+    # Clips and the places of their classes, (E, S); -1 where the support is shorter.
     support: Indices
     labels: Indices
+    # Clips, (E, Q), and which cells are asked about, which come before the others; `None`: a column for every clip.
     query: Indices | None
     asked: NDArray[np.bool_]
 
 
 def solve_episodes(task: EpisodeTask, embeddings: Tensor, todo: NDArray[np.bool_]) -> Iterator[EpisodeResults]:
-    """Answers of the episodes in `todo` and of such as are solved with them.
-
-    Parameters
-    ----------
-    task : EpisodeTask
-    embeddings : Tensor of shape (N, D)
-        Of all clips.
-    todo : bool array of shape (E,)
-    """
+    """Answers of the episodes in `todo` (E,) and of such as are solved with them; `embeddings` (N, D) of all clips."""
     prior = task.model.class_directions(task.episodes.classes)
     for batch in (_uniform if task.episodes.uniform else _folds)(task, todo):
         yield from _solve_batch(task, embeddings, prior, batch)

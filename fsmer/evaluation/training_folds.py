@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -49,17 +49,12 @@ class OtherSeed:
 
 
 class TrainingFolds:
-    """Trains and answers folds, for all seeds of an evaluation.
-
-    Attributes
-    ----------
-    prefetched : dict of int to list of EpisodeResults
-        Results of later seeds that were trained in one stack with those of an earlier one.
-    """
+    """Trains and answers folds, for all seeds of an evaluation."""
 
     def __init__(self, options: RunOptions) -> None:
         self.jobs = options.jobs
         self.memory = options.memory
+        # Results of later seeds that were trained in one stack with those of an earlier one.
         self.prefetched: dict[int, list[EpisodeResults]] = {}
         # How long the first fold took, once it was timed.
         self._fold_seconds: float | None = None
@@ -96,11 +91,11 @@ class TrainingFolds:
 
     def _in_process(self, task: EpisodeTask, numbers: NDArray[np.int64], others: Sequence[OtherSeed]) -> Results:
         with _one_thread() if on_cpu(task.model.backbone) else contextlib.nullcontext():
-            if task.trusted and not task.checkpoint_steps:
+            if task.trusted and not task.training.checkpoint_steps:
                 yield from self._side_by_side(task, numbers, others)
                 return
             for number in numbers.tolist():
-                if task.checkpoint_steps:
+                if task.training.checkpoint_steps:
                     for step, classes, answers in _fold_answers(*task.fold(number)):
                         yield step, task.fold_results(number, classes, answers)
                     continue
@@ -176,11 +171,7 @@ class _Supports(Sequence["ClipSet"]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> ClipSet: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[ClipSet]: ...
-    def __getitem__(self, index: int | slice) -> ClipSet | list[ClipSet]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         return self._task.isolated(self._task.episodes[self._numbers[index]].support)
