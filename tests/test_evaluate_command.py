@@ -171,7 +171,7 @@ def test_a_run_killed_before_its_first_part_leaves_nothing_beside_the_next(folde
     given = killed(folder, tmp_path / "cut", "-p", "steps=5000", parts=0)
     (left,) = (tmp_path / "cut").glob(".parts-*")
     assert [path.name for path in left.iterdir()] == ["run.json"]
-    with pytest.raises(DataError, match="unfinished run with no finished part yet and no report"):
+    with pytest.raises(DataError, match=r"unfinished run.*no finished part"):
         Report.load(tmp_path / "cut")
     command(*(("steps=2" if word == "steps=5000" else word) for word in given[1:]))
     assert not list((tmp_path / "cut").glob(".parts-*"))

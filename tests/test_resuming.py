@@ -143,7 +143,7 @@ def test_more_seeds_go_on_from_a_finished_run(
     assert contents(tmp_path / "out")["report.json"] == contents(tmp_path / "whole")["report.json"]
     assert contents(tmp_path / "out")["predictions.csv"] == contents(tmp_path / "whole")["predictions.csv"]
     # Fewer would throw a seed away.
-    with pytest.raises(OutputError, match=r"of the seeds 0, 1, 2, but the seeds 0 are asked for.*--overwrite"):
+    with pytest.raises(OutputError, match=r"seeds 0, 1, 2, .*seeds 0 .*--overwrite"):
         evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path / "out")
 
 
@@ -162,9 +162,7 @@ def test_a_finished_report_of_something_else_is_replaced_only_on_demand(
     ]
     for changed, words in changes:
         asked = {"protocol": "loso", "model": backbone, "method": tuned(), "clips": clips} | changed
-        with pytest.raises(
-            OutputError, match=f"the finished report of finetune on random-tiny.* by loso with {words}.*--overwrite"
-        ) as refused:
+        with pytest.raises(OutputError, match=f"finetune on random-tiny.* loso with {words}.*--overwrite") as refused:
             evaluate(**asked, out=tmp_path)
         assert str(refused.value).count(". ") == 0
         assert contents(tmp_path) == before
@@ -202,10 +200,10 @@ def test_a_report_that_was_saved_over_another_is_not_taken_for_it(
     evaluate("loso", backbone, "logistic", clips=clips).save(tmp_path)
     call = "fsmer.evaluate('loso', 'random-tiny-for-tests', 'logistic', select='fixed')"
     assert Report.load(tmp_path).run["call"] == call
-    with pytest.raises(OutputError, match=r"finished report of logistic on random-tiny.*no run\.json says"):
+    with pytest.raises(OutputError, match=r"logistic on random-tiny.*run\.json"):
         evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
     (tmp_path / "report.json").write_text("{")
-    with pytest.raises(OutputError, match="holds a report that cannot be read"):
+    with pytest.raises(OutputError, match=r"cannot be read.*--overwrite"):
         evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
 
 
@@ -249,9 +247,7 @@ def test_a_run_is_not_continued_under_another_arithmetic(
     assert "kernels" not in evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path / "frozen").versions
     other = kernels.describe() | {"kernels": "elsewhere", "compiler": "another one"}
     monkeypatch.setattr(kernels, "describe", lambda: other)
-    with pytest.raises(
-        OutputError, match=r"another arithmetic \(kernels: kernels was .*, is \"elsewhere\" now"
-    ) as told:
+    with pytest.raises(OutputError, match=r"another arithmetic .* is \"elsewhere\" now") as told:
         evaluate("loso", backbone, tuned(), clips=clips, seeds=2, out=tmp_path)
     assert str(told.value).count(". ") == 0
     # What is unfinished is refused too.
@@ -274,13 +270,13 @@ def test_runs_of_before_the_arithmetic_was_written_go_on(
     assert fitted == []
     again = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, out=tmp_path)
     assert set(fitted) == {1}  # the episodes of the first seed are taken over
-    assert again.run["identity"]["arithmetic"].startswith("kernels with {")
+    assert again.run["identity"]["arithmetic"].startswith("this machine with {")
 
 
 def test_a_report_without_its_tables_is_refused(backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:
     evaluate("loso", backbone, "protonet", clips=clips, out=tmp_path)
     (tmp_path / "predictions.csv").unlink()
-    with pytest.raises(DataError, match="holds no whole report"):
+    with pytest.raises(DataError, match=r"predictions\.csv is missing"):
         Report.load(tmp_path)
 
 
@@ -293,7 +289,7 @@ def test_a_finished_report_with_a_cut_table_is_made_again(
     first = evaluate("loso", backbone, method, clips=clips, out=tmp_path)
     before = contents(tmp_path)
     (tmp_path / name).write_text("".join((tmp_path / name).read_text().splitlines(keepends=True)[:3]))
-    with pytest.raises(DataError, match=f"{name} has 2 rows, but report.json tells of .*run the same evaluation again"):
+    with pytest.raises(DataError, match=f"{name} has 2 rows.*run the same evaluation again"):
         Report.load(tmp_path)
     fitted = untrained(monkeypatch)
     again = evaluate("loso", backbone, method, clips=clips, out=tmp_path)

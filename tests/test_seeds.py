@@ -125,7 +125,7 @@ def test_fine_tuning_from_elsewhere_is_not_replaced(clips: ClipSet) -> None:
 
 
 def test_random_weights_that_nothing_trains_are_not_judged(backbone: Backbone, clips: ClipSet) -> None:
-    with pytest.raises(WeightsError, match=r"'cosine' would judge random ones.*--train-backbone"):
+    with pytest.raises(WeightsError, match=r"'cosine'.*--train-backbone"):
         evaluate("loso", "random-tiny-for-tests", "cosine", clips=clips)
 
 
@@ -141,7 +141,7 @@ def test_arguments_with_weights_that_are_there_already_are_refused(
         for nothing in (None, {}):
             assert InitialWeights.of(model, load_method("protonet"), nothing).given is not None
     start = InitialWeights.of("random-tiny-for-tests", tuned(), {"embed_dim": 6})
-    with pytest.raises(WeightsError, match="embed_dim came with a starting point"):
+    with pytest.raises(WeightsError, match="embed_dim"):
         evaluate("loso", start, tuned(), clips=clips, arguments={"embed_dim": 5})
     assert InitialWeights.of(start, tuned()).backbone(0).embed_dim == 6
 

@@ -51,8 +51,6 @@ def test_subjects_that_are_numbers_in_one_set_and_text_in_the_other_are_people_o
 def test_two_data_sets_with_the_same_clip_id_are_refused_with_a_remedy(clips: ClipSet) -> None:
     one = clips[clips.datasets == "one"]
     other = ClipSet.from_arrays(one.media(), one.labels, subjects=one.subjects, datasets="other", ids=one.ids)
-    with pytest.raises(
-        DataError, match=r"24 clip ids are in more than one set, such as 'one-00'.*with_prefix.*--prefix"
-    ):
+    with pytest.raises(DataError, match=r"24 clip ids .*'one-00'.*with_prefix.*--prefix"):
         concat([one, other])
     assert len(concat([one.with_prefix(), other.with_prefix()])) == 48

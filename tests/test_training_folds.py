@@ -72,7 +72,7 @@ def test_fewer_folds_go_on_at_a_time_when_memory_runs_out(
     monkeypatch.setattr(training_folds, "fold_in_process", hungry)
     with (
         joblib.parallel_config(backend="threading"),
-        pytest.warns(UserWarning, match=r"ran out with 4 folds at a time .*; going on with 2 at a time") as heard,
+        pytest.warns(UserWarning, match=r"memory .* 4 folds .* 2 at a time") as heard,
     ):
         report = evaluate("loso", backbone, tuned(), clips=clips, jobs=4, out=tmp_path)
     assert len(heard) == 1
@@ -80,7 +80,7 @@ def test_fewer_folds_go_on_at_a_time_when_memory_runs_out(
     assert report.predictions.equals(alone.predictions)
     # Down to one, which is this process.
     monkeypatch.setattr(training_folds, "fold_in_process", lambda *task: (_ for _ in ()).throw(how))
-    with joblib.parallel_config(backend="threading"), pytest.warns(UserWarning, match="going on with 1 at a time"):
+    with joblib.parallel_config(backend="threading"), pytest.warns(UserWarning, match="1 at a time"):
         assert evaluate("loso", backbone, tuned(), clips=clips, jobs=2).to_dict() == alone.to_dict()
 
 
@@ -112,7 +112,7 @@ def test_a_worker_that_is_killed_leaves_its_folds_to_fewer(clips: ClipSet, tmp_p
     method = Killed(train_backbone=True, steps=1, flag=str(tmp_path / "flag"))
     alone = evaluate("loso", start, method, clips=clips)
     (tmp_path / "flag").touch()
-    with pytest.warns(UserWarning, match=r"memory ran out with 2 folds at a time \(TerminatedWorkerError\)"):
+    with pytest.warns(UserWarning, match=r"memory .* 2 folds .*TerminatedWorkerError"):
         report = evaluate("loso", start, method, clips=clips, jobs=2, out=tmp_path / "out")
     assert report.to_dict() == alone.to_dict()
 
@@ -184,7 +184,7 @@ def test_folds_are_trained_on_one_thread_so_that_the_machine_changes_no_digit(
 
 
 def test_jobs_without_any_training_are_said_to_have_no_effect(backbone: Backbone, clips: ClipSet) -> None:
-    with pytest.warns(UserWarning, match="jobs=2 has no effect: 'protonet' keeps the network as it is"):
+    with pytest.warns(UserWarning, match=r"jobs=2 has no effect.*'protonet'"):
         evaluate("loso", backbone, "protonet", clips=clips, jobs=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,10 +83,9 @@ def content_ids(backbone: Backbone, clips: ClipSet, *, progress: Progress | None
         As for `fsmer.embed`.
     """
     check_clips(backbone, clips)
-    ids, size = np.zeros((len(clips), ID_BYTES), np.uint8), batch_of(backbone)
-    for start in range(0, len(clips), size):
-        stop = min(start + size, len(clips))
-        ids[start:stop] = _hashes(_read(backbone, clips, start, stop))
+    ids = np.zeros((len(clips), ID_BYTES), np.uint8)
+    for start, stop, arrays in _batches(backbone, clips):
+        ids[start:stop] = _hashes(arrays)
         if progress is not None:
             progress(stop, len(clips))
     return ids
@@ -119,18 +118,18 @@ def embed_cached(
     """
     check_clips(backbone, clips)
     kept = None if folder is None else _KeptEmbeddings(Path(folder), backbone)
-    total, size = len(clips), batch_of(backbone)
+    total = len(clips)
     ids, embeddings = np.zeros((total, ID_BYTES), np.uint8), torch.zeros(total, backbone.embed_dim)
     try:
-        for start in range(0, total, size):
-            stop = min(start + size, total)
-            arrays = _read(backbone, clips, start, stop)
+        for start, stop, arrays in _batches(backbone, clips):
             ids[start:stop] = _hashes(arrays)
             missing = np.arange(stop - start)
             if kept is not None:
                 missing = kept.fill(ids[start:stop], embeddings[start:stop])
             if len(missing):
-                found = embed(backbone, {kind: array[missing] for kind, array in arrays.items()}, batch_size=size)
+                found = embed(
+                    backbone, {kind: array[missing] for kind, array in arrays.items()}, batch_size=batch_of(backbone)
+                )
                 embeddings[torch.from_numpy(start + missing)] = found
                 if kept is not None:
                     kept.add(ids[start + missing], found)
@@ -223,10 +222,14 @@ class _KeptEmbeddings:
         self._written = time.monotonic()
 
 
-def _read(backbone: Backbone, clips: ClipSet, start: int, stop: int) -> dict[str, NDArray[np.float32]]:
-    inputs = read_inputs(backbone, clips, np.arange(start, stop))
-    by_kind = inputs if isinstance(inputs, dict) else {backbone.input_specs[0].kind: inputs}
-    return {kind: value.numpy() for kind, value in by_kind.items()}
+def _batches(backbone: Backbone, clips: ClipSet) -> Iterator[tuple[int, int, dict[str, NDArray[np.float32]]]]:
+    """First and last row of every batch, and its media by kind."""
+    size = batch_of(backbone)
+    for start in range(0, len(clips), size):
+        stop = min(start + size, len(clips))
+        inputs = read_inputs(backbone, clips, np.arange(start, stop))
+        by_kind = inputs if isinstance(inputs, dict) else {backbone.input_specs[0].kind: inputs}
+        yield start, stop, {kind: value.numpy() for kind, value in by_kind.items()}
 
 
 def _hashes(arrays: dict[str, NDArray[np.float32]]) -> Ids:

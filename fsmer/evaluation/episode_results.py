@@ -26,23 +26,14 @@ PART_BYTES = 16 << 30
 
 @dataclass(frozen=True)
 class EpisodeResults:
-    """Answers of some episodes.
+    """Answers of some episodes."""
 
-    Parameters
-    ----------
-    numbers : int64 array of shape (E,)
-        Which episodes, each once.
-    names : tuple of str
-        One name an episode.
-    among : bool array of shape (E, C)
-        The classes that each episode is about.
-    predictions : Predictions
-        Those of these episodes, one episode after the other.
-    """
-
+    # Which episodes, each once, (E,).
     numbers: NDArray[np.int64]
     names: tuple[str, ...]
+    # The classes that each episode is about, (E, C).
     among: NDArray[np.bool_]
+    # One episode after the other.
     predictions: Predictions
 
     @classmethod
@@ -79,12 +70,7 @@ class RunSize:
 class PartStore:
     """Finished episodes of one run, each file whole or not there, with the digest of its content in its name.
 
-    Parameters
-    ----------
-    folder : Path
-    about : mapping
-        What the run is, written beside the episodes.
-    size : RunSize
+    `about` is what the run is, written beside the episodes.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any], size: RunSize) -> None:
@@ -140,14 +126,7 @@ class PartStore:
 class FinishedEpisodes:
     """The finished episodes of one training at each of its checkpoint steps: those in its stores and those added.
 
-    Parameters
-    ----------
-    stores : mapping of int to PartStore
-        By checkpoint step; empty: nothing is written.
-    steps : sequence of int
-        All checkpoint steps.
-    wanted : bool array of shape (E,)
-        The episodes to be finished; others are passed over.
+    Without `stores` nothing is written; of the episodes (E,) only those that are `wanted` count.
     """
 
     def __init__(self, stores: Mapping[int, PartStore], steps: Sequence[int], wanted: NDArray[np.bool_]) -> None:

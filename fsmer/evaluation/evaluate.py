@@ -105,7 +105,7 @@ def evaluate(
         query side itself, which is what many published scripts do and no estimate (see `fsmer.evaluation.selection`).
     grid : mapping of str to sequence, optional
         Parameters of the method and the values to choose from; default, for methods that train the backbone, how long
-        (see `fsmer.evaluation.selection.families`).
+        (see `fsmer.evaluation.selection.plan_grid`).
     jobs : int or "auto", optional
         Folds trained at a time in processes of their own (-1: one a core), for methods that train the backbone; when
         memory runs out, fewer go on. ``"auto"``: one a core as far as memory goes, once the first fold has shown that
@@ -117,7 +117,7 @@ def evaluate(
         nothing on from fold to fold (folds that a method of fsmer solves together share one). It costs less than a
         second a fold and some seconds at the start; see ``docs/honesty.md``. Default ``"none"``.
     memory : int, optional
-        Bytes that folds trained side by side on a GPU may take together; on a CPU they take turns.
+        Bytes that folds trained side by side on a GPU may take together; on a CPU they are trained one by one.
     device : str or torch.device, optional
         Where the network is trained and asked, such as ``"cuda"``; default where it is, which for names and folders is
         the CPU.
@@ -231,7 +231,7 @@ def evaluate(
         if folder is not None:
             folder.drop_empty()
         if isinstance(error, MediaError):
-            # Queries are asked about under no name: looking through all clips says whose medium it is.
+            # Queries are asked about under no name: reading all clips finds the one whose medium it is.
             content_ids(backbone, clips[episodes.codes >= 0])
         raise
     finally:

@@ -80,7 +80,7 @@ _REPORT = _entries(
         "honest": NotRequired[_entries(_FIGURES)],
         "notes": NotRequired[list[str]],
         "preprocessing": NotRequired[dict[str, list[str]]],
-        # Earlier versions told of it in run.json alone.
+        # Earlier versions wrote it to run.json alone.
         "isolation": NotRequired[Literal["none", "process"]],
         # Digests of the tables; earlier versions wrote none.
         "files": NotRequired[dict[str, str]],
@@ -222,11 +222,11 @@ def unsound_rows(report: Report) -> NDArray[np.bool_]:
     if not set(columns) <= set(report.predictions):
         return np.zeros(len(report.predictions), dtype=bool)
     values = report.predictions[columns].to_numpy(dtype=np.float64)
-    told = ~np.isnan(values)
-    said = report.predictions["predicted"].map({name: code for code, name in enumerate(report.classes)})
-    given = said.notna().to_numpy()
-    answered = told[np.arange(len(values)), said.fillna(0).to_numpy(dtype=np.int64)]
-    unsound: NDArray[np.bool_] = unsound_answers(np.where(told, values, 0.0)) | (given & ~answered)
+    given = ~np.isnan(values)
+    predicted = report.predictions["predicted"].map({name: code for code, name in enumerate(report.classes)})
+    known = predicted.notna().to_numpy()
+    answered = given[np.arange(len(values)), predicted.fillna(0).to_numpy(dtype=np.int64)]
+    unsound: NDArray[np.bool_] = unsound_answers(np.where(given, values, 0.0)) | (known & ~answered)
     return unsound
 
 
@@ -236,23 +236,23 @@ def contradicting_tables(report: Report) -> str:
 
     answers, episodes = report.predictions, report.episodes
     known = {"label": report.classes, "predicted": report.classes, "seed": [row["seed"] for row in report.per_seed]}
-    for name, table, told in (
+    for name, table, counted in (
         (PREDICTIONS_FILE, answers, int(report.counts["predictions"])),
         (EPISODES_FILE, episodes, int(report.counts["episodes"]) * len(report.per_seed)),
     ):
-        if len(table) != told:
-            return f"{name} has {len(table):,} rows, but {REPORT_FILE} tells of {told:,}"
+        if len(table) != counted:
+            return f"{name} has {len(table):,} rows, but {REPORT_FILE} counts {counted:,}"
         if ("seed" in table) != (len(report.per_seed) > 1):
-            return f"{REPORT_FILE} tells of {len(report.per_seed):,} seeds, but {name} of another number"
+            return f"{REPORT_FILE} counts {len(report.per_seed):,} seeds, but {name} another number"
     keys = [name for name in ("seed", "episode") if name in answers]
     asked = episodes[episodes["clips"] > 0]
     if answers.groupby(keys).size().to_dict() != asked.set_index(keys)["clips"].to_dict():
-        return f"{EPISODES_FILE} tells of other numbers of clips than {PREDICTIONS_FILE} has"
+        return f"{EPISODES_FILE} counts other numbers of clips than {PREDICTIONS_FILE} has"
     codes = {}
     for name in (name for name in known if name in answers):
         codes[name] = pd.Index(list(known[name])).get_indexer(answers[name])
         if (codes[name] < 0).any():
-            return f"{PREDICTIONS_FILE} has a {name} of which {REPORT_FILE} does not tell"
+            return f"{PREDICTIONS_FILE} has a {name} that {REPORT_FILE} does not name"
     by_seed = confusion_matrix(
         codes["label"],
         codes["predicted"],
@@ -266,15 +266,15 @@ def contradicting_tables(report: Report) -> str:
     if lacking:
         return f"{PREDICTIONS_FILE} lacks the column {lacking[0]!r}"
     if not episodes["episode"].between(0, report.counts["episodes"] - 1).all():
-        return f"{EPISODES_FILE} has an episode of which {REPORT_FILE} does not tell"
+        return f"{EPISODES_FILE} has an episode that {REPORT_FILE} does not name"
     if not ((episodes[list(METRICS)] >= 0) & (episodes[list(METRICS)] <= 1)).all(axis=None):
         return f"{EPISODES_FILE} has a figure that is not from 0 to 1"
     if answers.duplicated([*keys, "dataset", "clip"]).any():
         return f"{PREDICTIONS_FILE} has two answers for one clip of an episode"
     judged = len(answers.drop_duplicates(["dataset", "clip"]))
     if judged != report.counts["clips"]:
-        told = report.counts["clips"]
-        return f"{PREDICTIONS_FILE} has answers for {judged:,} clips, but {REPORT_FILE} tells of {told:,}"
+        counted = report.counts["clips"]
+        return f"{PREDICTIONS_FILE} has answers for {judged:,} clips, but {REPORT_FILE} counts {counted:,}"
     scores = score_confusion(by_seed)
     for name in METRICS:
         found = float(np.mean(asked[name] if report.averaging == "episodes" else getattr(scores, name)))

@@ -205,5 +205,8 @@ def report_markdown(report: Report) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    head, *rows = ([markdown(show_cell(cell)) for cell in row] for row in (table.head, *table.rows))
+    head, *rows = (
+        [markdown(cell) if isinstance(cell, str) else show_cell(cell) for cell in row]
+        for row in (table.head, *table.rows)
+    )
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

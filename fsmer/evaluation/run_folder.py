@@ -21,10 +21,7 @@ from fsmer.io import (
 )
 from fsmer.schema import read_json
 
-__all__ = [
-    "RunFolder",
-    "unfinished_words",
-]
+__all__ = ["RunFolder", "unfinished_words"]
 
 # Folders with the episodes of a run that is not finished, and of the one that made the report.
 PARTS, KEPT = ".parts-", ".kept-"
@@ -34,9 +31,8 @@ FORMAT_VERSION = 3
 OPTIONAL = ("arithmetic",)
 
 
+# What is read of a store's ``run.json``, and what messages say of a report.
 class _About(TypedDict):
-    """What is read of a store's ``run.json``."""
-
     format_version: int
     run: dict[str, str]
 
@@ -46,8 +42,6 @@ class _Named(TypedDict):
 
 
 class _Names(TypedDict):
-    """What messages say of a report."""
-
     method: _Named
     model: _Named
     protocol: _Named

@@ -76,7 +76,7 @@ class SeedRuns:
         if embed and one.method.keeps_backbone:
             self._embeddings(one.backbone)
         else:
-            progress = functools.partial(self.options.progress, "looking at clips")
+            progress = functools.partial(self.options.progress, "reading clips")
             self._content = content_ids(one.backbone, one.clips[one.episodes.codes >= 0], progress=progress)
         return self._content
 

@@ -45,7 +45,7 @@ __all__ = [
 
 Rule = Literal["fixed", "nested", "oracle"]
 RULES: tuple[Rule, ...] = ("fixed", "nested", "oracle")
-# Into how many parts the subjects of a support are dealt.
+# Into how many parts the subjects of a support are divided.
 INNER_FOLDS = 3
 # At how many steps a fine-tuning is evaluated when nothing else is asked.
 CHECKPOINTS = 20
@@ -55,32 +55,16 @@ END = 0
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training, which answers for the grid points of all its checkpoint steps.
-
-    Parameters
-    ----------
-    method : Method
-    checkpoint_steps : tuple of int
-        Epochs or steps after which it is evaluated; empty: at its end alone.
-    """
+    """One training, which answers for the grid points of all its checkpoint steps."""
 
     method: Method
+    # Epochs or steps after which it is evaluated; empty: at its end alone.
     checkpoint_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One choice.
-
-    Parameters
-    ----------
-    training : int
-        Which `TrainingRun`.
-    checkpoint_step : int
-        After which epoch or step; `END` is the end.
-    values : mapping of str to plain value
-        The parameters that it stands for.
-    """
+    """One choice: the values of parameters, and the number and checkpoint step of the training that has them."""
 
     training: int
     checkpoint_step: int
@@ -168,7 +152,7 @@ class InnerEpisodes(Episodes):
     Raises
     ------
     ProtocolError
-        The support of an episode cannot be dealt by subjects into folds that teach two classes.
+        The support of an episode cannot be divided by subjects into folds that teach two classes.
     """
 
     def __init__(self, outer: Episodes, clips: ClipSet) -> None:
@@ -180,7 +164,7 @@ class InnerEpisodes(Episodes):
             folds = _subject_folds(episode, people, outer.codes)
             if not folds:
                 raise ProtocolError(
-                    f"select='nested' needs supports that can be dealt by subjects, but that of {episode.name!r} "
+                    f"select='nested' needs supports that can be divided by subjects, but that of {episode.name!r} "
                     f"({len(episode.support)} clips of {len(np.unique(people[episode.support]))} subjects) leaves "
                     "fewer than two classes to learn from; use select='fixed'."
                 )
@@ -217,14 +201,9 @@ def best_points(
         among[number, [episodes.classes.index(name) for name in episode.classes]] = True
     scores = []
     for part in answers:
-        said = part.predictions
-        counts = confusion_matrix(
-            episodes.codes[said.clip],
-            said.predicted,
-            among.shape[1],
-            groups=owner[said.episode],
-            n_groups=len(among),
-        )
+        found, groups = part.predictions, owner[part.predictions.episode]
+        truth, count = episodes.codes[found.clip], among.shape[1]
+        counts = confusion_matrix(truth, found.predicted, count, groups=groups, n_groups=len(among))
         scores.append(getattr(score_confusion(counts, among), figure))
     return np.argmax(np.stack(scores), axis=0)
 

@@ -91,7 +91,7 @@ class Evaluation:
             "content of the media": f"hash {_hash(content.tobytes())}",
         }
         if arithmetic := self.arithmetic:
-            identity["arithmetic"] = f"kernels with {json.dumps(arithmetic)}"
+            identity["arithmetic"] = f"this machine with {json.dumps(arithmetic)}"
         return identity | ({"isolation": isolate} if isolate == "process" else {})
 
 
