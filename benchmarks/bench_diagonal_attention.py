@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.figures import Figure, best_rates, peak_memory
-from fsmer.backbones.mubert import log_diagonal_attention
+from fsmer.backbones.mubert_networks import log_diagonal_attention
 
 PATCHES = 784
 WIDTH = 512

@@ -49,6 +49,7 @@ _PUBLIC = {
     "list_models": "fsmer.backbones",
     "create_model": "fsmer.backbones",
     "embed": "fsmer.backbones",
+    "wrap": "fsmer.backbones",
     # transfer
     "Recognizer": "fsmer.transfer",
     "adapt": "fsmer.transfer",
@@ -88,7 +89,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from fsmer.auditing import audit
-    from fsmer.backbones import Backbone, create_model, embed, list_models, load_model
+    from fsmer.backbones import Backbone, create_model, embed, list_models, load_model, wrap
     from fsmer.data import (
         Clip,
         ClipSet,

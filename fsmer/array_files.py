@@ -23,12 +23,8 @@ __all__ = ["map_array", "read_arrays"]
 def map_array(path: str | os.PathLike[str]) -> np.memmap[Any, Any]:
     """The array of a ``.npy`` file, mapped into memory.
 
-    Raises
-    ------
-    OSError
-        The file is missing, no regular file, or cannot be read.
-    ValueError
-        It is no ``.npy`` file, cut short, or holds Python objects.
+    An ``OSError`` is raised where it is missing, no regular file or unreadable, a ``ValueError`` where it is no
+    ``.npy`` file, cut short, or holds Python objects.
     """
     check_regular(path)
     with _plain_errors():
@@ -38,10 +34,7 @@ def map_array(path: str | os.PathLike[str]) -> np.memmap[Any, Any]:
 def read_arrays(content: bytes, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The arrays of these names in the content of a ``.npz`` file that `numpy.savez` wrote.
 
-    Raises
-    ------
-    ValueError
-        It is no such file, is compressed or cut short, lacks one of them, or holds Python objects.
+    A ``ValueError`` is raised where it is none, is compressed or cut short, lacks one of them, or holds Python objects.
     """
     with _plain_errors(), zipfile.ZipFile(io.BytesIO(content)) as held:
         return {name: _array(held, f"{name}.npy") for name in names}

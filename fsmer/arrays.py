@@ -16,18 +16,9 @@ __all__ = ["as_float32", "plain_array"]
 def plain_array(values: Any, what: str = "the array") -> NDArray[Any]:
     """Real numbers as a plain array of the machine's byte order; what is one already is not copied.
 
-    Parameters
-    ----------
-    values : array-like
-        NumPy arrays and their kinds (masked without a masked value, object, big-endian), torch tensors (on any device,
-        with a gradient, sparse, quantised, of any real type), lists of these, tables, buffers.
-    what : str
-        What they are, in the words of messages.
-
-    Raises
-    ------
-    DataError
-        They are no array of real numbers, or nobody can tell what they are (masked values, tensors without data).
+    Taken are NumPy arrays and their kinds (masked without a masked value, object, big-endian), torch tensors (on any
+    device, with a gradient, sparse, quantised, of any real type), lists of these, tables and buffers. Anything else,
+    and what has no known values (masked ones, tensors without data), is a `DataError`; `what` names it in the message.
     """
     try:
         array = _as_numpy(values)

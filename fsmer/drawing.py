@@ -19,21 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "confusion_figure",
-    "flow_figure",
-    "loss_figure",
-    "save_figure",
-]
-
+__all__ = ["confusion_figure", "flow_figure", "loss_figure", "save_figure"]
 
 # Two hues that people with colour-blindness tell apart, and greys for everything that is not data.
 BLUE, ORANGE = "#0072b2", "#d55e00"
-
-
 GREY, LIGHT = "#666666", "#dddddd"
-
-
 DPI = 150
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "MediaError",
     "MissingDatasetError",
     "OutputError",
+    "PluginError",
     "ProtocolError",
     "SpecMismatchError",
     "SupportError",
@@ -62,6 +63,10 @@ class DeviceError(FsmerError, ValueError):
 
 class OutputError(FsmerError, OSError):
     """A file or folder cannot be written."""
+
+
+class PluginError(FsmerError, ValueError):
+    """A plugin cannot be loaded, or registers a name that is taken."""
 
 
 def unknown_name(kind: str, given: object, choices: Iterable[str], *, of: str = "") -> UnknownNameError:

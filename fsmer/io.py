@@ -76,24 +76,15 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_regular(path: str | os.PathLike[str], limit_bytes: int | None = None) -> None:
-    """Raise `OSError` unless `path` is a file of at most `limit_bytes`; a named pipe or a device is never opened.
+    """Raise ``OSError`` unless `path` is a file of at most `limit_bytes`; a named pipe or a device is never opened.
 
-    Raises
-    ------
-    OSError
-        It is not there, no regular file, or too large; ``strerror`` says which.
+    Its ``strerror`` says what is wrong.
     """
     _check_status(os.stat(path), path, limit_bytes)
 
 
 def read_bytes(path: str | os.PathLike[str], limit_bytes: int = TEXT_BYTES) -> bytes:
-    """Content of a regular file.
-
-    Raises
-    ------
-    OSError
-        As for `check_regular`, or it cannot be read.
-    """
+    """Content of a regular file; ``OSError`` as for `check_regular`, or where it cannot be read."""
     # Without O_NONBLOCK, opening a named pipe would wait for somebody to write into it.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -149,12 +140,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` on success and is removed on any failure.
 
     The file gets the permissions that the umask gives to new files. A symbolic link of that name is replaced rather
-    than followed: in a folder that somebody else made, it may lead anywhere.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be made or written, `path` is a folder, pipe or device, or the disk is full.
+    than followed: in a folder that somebody else made, it may lead anywhere. An `OutputError` is raised where the
+    folder cannot be made or written, `path` is a folder, pipe or device, or the disk is full.
     """
     target = Path(os.path.realpath(Path(path).parent)) / Path(path).name
     if target.is_dir():
@@ -175,12 +162,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The two folders are exchanged in one step. Where the system cannot (a mount point, some network drives), the files
     are moved one by one, and what a kill leaves half moved is finished by `restore_folder`. A symbolic link is
-    followed. Folder and files get the permissions that the umask gives to new ones.
-
-    Raises
-    ------
-    OutputError
-        The parent folder cannot be made or written, `path` is a file, or the disk is full.
+    followed. Folder and files get the permissions that the umask gives to new ones. An `OutputError` is raised where
+    the parent folder cannot be made or written, `path` is a file, or the disk is full.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_dir():
@@ -263,13 +246,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 def write_json(path: str | os.PathLike[str], values: Any, *, sealed: bool = False) -> Path:
     """Write `values` as indented JSON, atomically.
 
-    Parameters
-    ----------
-    path : path
-    values : plain values
-        A mapping where it is sealed.
-    sealed : bool
-        Add the entry `CHECKSUM`, by which `fsmer.schema.read_json` finds out that a value was altered.
+    With `sealed`, a mapping gets the entry `CHECKSUM`, by which `fsmer.schema.read_json` finds that a value was
+    altered.
     """
     return write_text(path, json_text(values, sealed=sealed))
 
@@ -403,10 +381,7 @@ class _NoLocksError(OSError):
 def _lock(folder: Path, *, wait: bool = False) -> int | None:
     """A lock on `folder` that ends with its process; ``None`` where it cannot be had.
 
-    Raises
-    ------
-    _NoLocksError
-        There are none here, which only who does not wait has to know.
+    `_NoLocksError` where there are none here, which only who does not wait has to know.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -19,20 +19,11 @@ _EXPECTED = {
 
 
 def typed_value(value: Any, kind: str) -> Any:
-    """`value` as the type that the annotation `kind` names.
+    """`value` as the type that the annotation `kind` names; ``ValueError`` with what was expected where it cannot be.
 
-    Parameters
-    ----------
-    value : object
-        Text is read as that type, so that a command line can hand values on: ``"50"``, ``"none"``.
-    kind : str
-        ``bool``, ``int``, ``float``, ``str`` or ``tuple[int, int]``, with `` | None`` behind it if that may be; a value
-        of any other type comes back as it is.
-
-    Raises
-    ------
-    ValueError
-        It cannot be read so; the message is what was expected.
+    Text is read as that type, so that a command line can hand values on: ``"50"``, ``"none"``. `kind` is ``bool``,
+    ``int``, ``float``, ``str`` or ``tuple[int, int]``, with `` | None`` behind it if that may be; a value of any other
+    type comes back as it is.
     """
     base, _, optional = kind.partition(" | ")
     if base not in _EXPECTED:

@@ -1,79 +1,150 @@
-"""Names under which backbones, methods and kinds of protocols are found, and where what has the name comes from."""
+"""Names under which things that others can add are found, where each comes from, and how plugins are loaded.
+
+A plugin is a file or module that calls ``register_...`` when it is imported. An installed one is found by its entry
+point in the group ``fsmer.plugins``, any other one is named by its user (`import_plugin`, ``--import`` on the command
+line). No file that fsmer reads can name one: a saved recognizer says in plain text who registered its parts, and loads
+where that plugin is there already.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import import_module
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
-from fsmer.errors import unknown_name
+from fsmer.errors import PluginError, UnknownNameError, unknown_name
 
-__all__ = ["BACKBONES", "METHODS", "PROTOCOLS", "Registry", "is_own"]
+__all__ = [
+    "BACKBONES",
+    "DATASETS",
+    "GROUP",
+    "INPUT_KINDS",
+    "METHODS",
+    "METRICS",
+    "OWN",
+    "PROTOCOLS",
+    "Registry",
+    "declared",
+    "import_plugin",
+    "outside_origin",
+    "plugin_entry",
+]
 
-C = TypeVar("C", bound=type[Any])
+C = TypeVar("C")
+
+# Group of the entry points that installed plugins are found by.
+GROUP = "fsmer.plugins"
+# Origin of what is part of fsmer.
+OWN = "fsmer"
+_REGISTRIES: list[Registry] = []
+_INSTALLED: list[str] = []
+# Name of the plugin that is being imported, by which its registrations are known.
+_LOADING: ContextVar[str | None] = ContextVar("fsmer_plugin", default=None)
 
 
-class Registry(Mapping[str, type[Any]]):
-    """Classes of one kind by name: fsmer's own, whose modules are imported on first use, and those from outside.
+class Registry(Mapping[str, Any]):
+    """Things of one kind by name: fsmer's own, whose modules are imported on first use, and those of plugins.
 
     Parameters
     ----------
     kind : str
-        What the classes are, in the words of messages.
+        What they are, in the words of messages.
     modules : sequence of str
-        Modules of fsmer that register classes of this kind when they are imported.
-    attribute : str
-        Attribute of a class that says its name.
+        Modules of fsmer that register things of this kind when they are imported.
+    attribute : str or None
+        Attribute of a thing that its name is written to.
     """
 
-    def __init__(self, kind: str, modules: Sequence[str], attribute: str = "name") -> None:
+    def __init__(self, kind: str, modules: Sequence[str], attribute: str | None = "name") -> None:
         self.kind = kind
         self.modules = tuple(modules)
         self.attribute = attribute
-        self._held: dict[str, type[Any]] = {}
+        self._held: dict[str, Any] = {}
         self._preset: dict[str, Mapping[str, Any]] = {}
+        self._origins: dict[str, str] = {}
+        _REGISTRIES.append(self)
 
     def register(self, name: str, **preset: Any) -> Callable[[C], C]:
-        """Class decorator that enters a class under `name` and writes the name into the class.
+        """Decorator that enters a class (or function, or other thing) under `name` and writes the name into it.
 
-        With `preset`, values of its parameters, the name is a second one for the class with these values.
+        With `preset`, values of its parameters, the name is a second one for the thing with these values.
 
         Raises
         ------
-        ValueError
-            The name is taken by another class.
+        PluginError
+            The name is taken by something else; also a ``ValueError``.
         """
 
-        def enter(cls: C) -> C:
+        def enter(thing: C) -> C:
+            place = _place(thing)
+            if place[0] not in self.modules:
+                # Names of fsmer's own are taken, whether they were asked for before or not.
+                self._import_own()
             taken = self._held.get(name)
-            if taken is not None and taken.__qualname__ != cls.__qualname__:
-                raise ValueError(
-                    f"a {self.kind} named {name!r} is registered already ({taken.__qualname__}); choose another name."
+            # The same place once more is a module that is imported anew, or a cell of a notebook.
+            if taken is not None and _place(taken) != place:
+                raise PluginError(
+                    f"a {self.kind} named {name!r} is registered already ({_place(taken)[1]} of "
+                    f"{self._origins[name]}); choose another name."
                 )
-            if not preset:
-                setattr(cls, self.attribute, name)
-            self._held[name] = cls
+            if not preset and self.attribute is not None:
+                setattr(thing, self.attribute, name)
+            self._held[name] = thing
             self._preset[name] = preset
-            return cls
+            self._origins[name] = OWN if place[0] in self.modules else _LOADING.get() or place[0]
+            return thing
 
         return enter
 
-    def find(self, name: str) -> type[Any]:
-        """The class of that name; `UnknownNameError` with the nearest names for any other."""
+    def find(self, name: str, plugin: object = None) -> Any:
+        """The thing of that name.
+
+        Parameters
+        ----------
+        name : str
+        plugin : str, optional
+            Who registered it where a file that names it was written.
+
+        Raises
+        ------
+        UnknownNameError
+            Nothing has the name; the message has the nearest names, or the plugin that has to be loaded.
+        """
         self._fill()
-        if name not in self._held:
-            raise unknown_name(self.kind, name, self._held)
-        return self._held[name]
+        if name in self._held:
+            return self._held[name]
+        if isinstance(plugin, str) and plugin:
+            raise UnknownNameError(
+                f"the {self.kind} {name!r} is registered by the plugin {plugin[:200]!r}, which is not loaded here; "
+                "install it, or import it (--import FILE_OR_MODULE, fsmer.plugins.import_plugin)."
+            )
+        raise unknown_name(self.kind, name, self._held)
 
     def preset(self, name: str) -> dict[str, Any]:
         """Values of parameters that the name implies."""
         return dict(self._preset[name])
 
-    def outside(self) -> set[str]:
-        """Names of registered classes that are not fsmer's own; imports nothing."""
-        return {name for name, cls in self._held.items() if not is_own(cls)}
+    def origin(self, name: str) -> str:
+        """Where the thing of that name is from: ``"fsmer"``, a distribution with its entry point, a file, a module."""
+        self._fill()
+        return self._origins[name]
 
-    def __getitem__(self, name: str) -> type[Any]:
+    def outside(self) -> set[str]:
+        """Names of registered things that are not fsmer's own; imports nothing."""
+        return {name for name, origin in self._origins.items() if origin != OWN}
+
+    def __getitem__(self, name: str) -> Any:
         self._fill()
         return self._held[name]
 
@@ -85,14 +156,143 @@ class Registry(Mapping[str, type[Any]]):
         self._fill()
         return len(self._held)
 
-    def _fill(self) -> None:
+    def _import_own(self) -> None:
         for module in self.modules:
-            import_module(module)
+            importlib.import_module(module)
+
+    def _fill(self) -> None:
+        self._import_own()
+        _load_installed()
+
+    def _forget(self, names: set[str]) -> None:
+        for held in (self._held, self._preset, self._origins):
+            for name in names:
+                held.pop(name, None)
 
 
-def is_own(cls: type) -> bool:
-    """Whether a class is of fsmer, and not from outside."""
-    return cls.__module__.partition(".")[0] == "fsmer"
+def outside_origin(registry: Registry, thing: Any) -> str:
+    """Where something of that kind is from, registered or not; nothing where it is fsmer's own."""
+    module = _place(thing)[0]
+    if module in registry.modules:
+        return ""
+    return next((registry._origins.get(name, module) for name, held in registry._held.items() if held is thing), module)
+
+
+def plugin_entry(registry: Registry, thing: Any) -> dict[str, Any]:
+    """What a saved file says, as plain text, of a thing that a plugin has registered; nothing of any other."""
+    held = any(one is thing for one in registry._held.values())
+    return {"plugin": outside_origin(registry, thing)} if held and _place(thing)[0] not in registry.modules else {}
+
+
+def declared(cls: type, name: str) -> bool:
+    """Whether a class itself says that `name` is true of it: what a class that it extends says does not count."""
+    return vars(cls).get(name) is True
+
+
+def import_plugin(target: str | os.PathLike[str]) -> ModuleType:
+    """Import a plugin, so that what it registers is found by name, in processes of folds too.
+
+    Parameters
+    ----------
+    target : str or path
+        A ``.py`` file, or the name of a module that Python can import. What was imported already stays as it is.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    PluginError
+        There is no such file or module, it is no valid Python, it raises an error, or it registers a name that is
+        taken; the message names the plugin and the error.
+
+    Examples
+    --------
+    >>> fsmer.plugins.import_plugin("my_method.py")  # doctest: +SKIP
+    """
+    text = os.fspath(target)
+    path = Path(text)
+    if path.suffix != ".py" and len(path.parts) == 1 and not path.is_file():
+        with _plugin(text, text):
+            return importlib.import_module(text)
+    if not path.is_file():
+        raise PluginError(f"the plugin {text} is not a file here; give the path of a .py file or the name of a module.")
+    path = path.resolve()
+    # A name of its own, so that a file called like an installed module does not stand in its way.
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"the plugin {text} is no Python file; give one whose name ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with _plugin(text, path.name):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    # Worker processes cannot import it by this name: its classes travel whole. Older versions of joblib have a
+    # cloudpickle of their own.
+    for pickles in ("cloudpickle", "joblib.externals.cloudpickle"):
+        with suppress(ImportError):
+            importlib.import_module(pickles).register_pickle_by_value(module)
+    return module
+
+
+def _load_installed() -> None:
+    """Load the plugins of installed distributions once; a broken one is a warning."""
+    if _INSTALLED:
+        return
+    _INSTALLED.append(GROUP)  # first, since plugins may ask registries themselves
+    for entry in entry_points(group=GROUP):
+        try:
+            _load_entry(entry)
+        except PluginError as error:
+            warnings.warn(f"{str(error).rstrip('.')}; until then its names are missing.", stacklevel=4)
+
+
+def _load_entry(entry: EntryPoint) -> None:
+    of = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+    with _plugin(f"{entry.name!r}{of}", f"{entry.dist.name if entry.dist else entry.value} ({entry.name})"):
+        found = entry.load()
+        if callable(found):
+            found()
+
+
+@contextmanager
+def _plugin(shown: str, origin: str) -> Iterator[None]:
+    """Know what is registered meanwhile as from `origin`; after an error nothing of it stays registered."""
+    before = [set(registry._held) for registry in _REGISTRIES]
+    token = _LOADING.set(origin)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        for registry, names in zip(_REGISTRIES, before, strict=True):
+            registry._forget({name for name in registry.outside() - names if registry._origins[name] == origin})
+        raise PluginError(
+            f"the plugin {shown} cannot be loaded ({_reason(error)}); repair it or leave it out."
+        ) from error
+    finally:
+        _LOADING.reset(token)
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, (ModuleNotFoundError, SyntaxError)):
+        return f"{type(error).__name__}: {text}"
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]
+    where = f", line {inside[0].lineno} of {Path(inside[0].filename).name}" if inside else ""
+    return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
+
+
+def _place(thing: Any) -> tuple[str, str]:
+    """Module and qualified name of a class, of a function, or of the class of anything else."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return named.__module__, named.__qualname__
 
 
 BACKBONES = Registry(
@@ -118,7 +318,25 @@ METHODS = Registry(
         "fsmer.transfer.linear_head",
         "fsmer.transfer.logistic",
         "fsmer.transfer.protonet",
+        "fsmer.transfer.sklearn_methods",
         "fsmer.transfer.zero_shot",
     ],
 )
 PROTOCOLS = Registry("kind of protocol", ["fsmer.episodic.protocols"], attribute="kind")
+DATASETS = Registry(
+    "data set",
+    [
+        "fsmer.datasets.casme",
+        "fsmer.datasets.casme2",
+        "fsmer.datasets.casme_squared",
+        "fsmer.datasets.casme3",
+        "fsmer.datasets.samm",
+        "fsmer.datasets.smic",
+        "fsmer.datasets.mmew",
+        "fsmer.datasets.fourdme",
+        "fsmer.datasets.generic",
+    ],
+    attribute=None,
+)
+METRICS = Registry("metric", ["fsmer.evaluation.metrics"], attribute=None)
+INPUT_KINDS = Registry("kind of medium", ["fsmer.data.spec"], attribute=None)

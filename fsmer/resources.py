@@ -14,12 +14,8 @@ _PACKAGE = Path(__file__).resolve().parent
 def resource_folder(name: str) -> Path:
     """Folder of shipped resources, e.g. ``"episodes"`` or ``"pretrained"``.
 
-    An installed wheel carries them as ``fsmer/_resources/<name>``, a checkout has them beside the package.
-
-    Raises
-    ------
-    FsmerError
-        Neither place has it: the installation is incomplete.
+    An installed wheel carries them as ``fsmer/_resources/<name>``, a checkout has them beside the package. A
+    `FsmerError` is raised where neither is there: the installation is incomplete.
     """
     places = (_PACKAGE / "_resources" / name, _PACKAGE.parent / name)
     for folder in places:

@@ -47,20 +47,11 @@ def read_json(
     schema : type
         What pydantic can check strictly: a ``TypedDict`` of ``typing_extensions`` (the result is a plain dict), a
         dataclass, ``dict[str, Any]``.
-    what : str
-        What the file is in the words of messages, with its article: ``"a report"``.
-    remedy : str
-        What to do about a file that cannot be read.
+    what, remedy : str
+        Words of messages: what the file is (``"a report"``), and what to do about one that cannot be read.
     error : type of FsmerError
-        What is raised.
-    limit_bytes : int
-        Larger files are refused unread.
-
-    Raises
-    ------
-    FsmerError
-        Of the type `error`: the file is missing, no regular file, too large, no JSON, nested too deeply, does not fit
-        the schema, holds a number that is not finite, or was altered after fsmer wrote it.
+        What is raised: where the file is missing, no regular file, larger than `limit_bytes`, no JSON, nested too
+        deeply, does not fit the schema, holds a number that is not finite, or was altered after fsmer wrote it.
     """
     return parse_json(
         _content(path, what, remedy, error, limit_bytes), schema, path, what=what, remedy=remedy, error=error
@@ -68,13 +59,7 @@ def read_json(
 
 
 def parse_json(
-    data: str | bytes,
-    schema: type[T],
-    name: object,
-    *,
-    what: str,
-    remedy: str,
-    error: type[FsmerError] = DataError,
+    data: str | bytes, schema: type[T], name: object, *, what: str, remedy: str, error: type[FsmerError] = DataError
 ) -> T:
     """As `read_json` for content that is at hand; `name` says in messages where it is from."""
     from pydantic_core import from_json
@@ -132,10 +117,7 @@ def checked(
 ) -> T:
     """Plain values as `schema` describes them; `name` says in messages where they are from.
 
-    Raises
-    ------
-    FsmerError
-        Of the type `error`: they are nested too deeply, do not fit, or hold a number that is not finite.
+    An `error` is raised where they are nested too deeply, do not fit, or hold a number that is not finite.
     """
     from pydantic import ValidationError
     from pydantic_core import to_json

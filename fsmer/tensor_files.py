@@ -28,12 +28,8 @@ def write_tensors(
 ) -> None:
     """Write tensors to `path` (give a path of `fsmer.io.atomic_path`); those in `unbounded` may hold minus infinity.
 
-    Raises
-    ------
-    WeightsError
-        A tensor holds a number that is not finite, so that nothing could read it again.
-    OSError
-        The disk is full or the file cannot be written.
+    A `WeightsError` is raised where one holds another number that is not finite, an ``OSError`` where the file cannot
+    be written.
     """
     check_finite(tensors, "the weights to be saved", unbounded=unbounded)
     # Tensors that share memory (views of one class table, tied weights) cannot be stored as they are.
@@ -48,13 +44,7 @@ def write_tensors(
 
 
 def tensor_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in a file by their names, from its header alone.
-
-    Raises
-    ------
-    WeightsError
-        The file is missing or no safetensors file.
-    """
+    """Shapes of the tensors in a file by their names, from its header alone; `WeightsError` where it cannot be read."""
     with _readable(path), safe_open(str(path), framework="pt") as held:
         return {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
 
@@ -62,10 +52,7 @@ def tensor_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
 def read_tensors(path: str | os.PathLike[str], *, unbounded: Collection[str] = ()) -> dict[str, Tensor]:
     """Tensors of a file by their names; those in `unbounded` may hold minus infinity.
 
-    Raises
-    ------
-    WeightsError
-        The file is missing, no safetensors file, or holds a number that is not finite.
+    A `WeightsError` is raised where it is missing, no safetensors file, or holds a number that is not finite.
     """
     with _readable(path):
         tensors = load_file(str(path))

@@ -202,7 +202,7 @@ def test_a_path_that_is_not_there_is_asked_of_nobody(
     path: str, parent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fsmer.backbones.base.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr("fsmer.backbones.weights.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     if parent:
         Path("out").mkdir()
     for load in (load_model, FacsFlow.from_pretrained):
@@ -240,7 +240,7 @@ def test_a_hub_repository_is_fetched_by_its_mark(saved: Path, monkeypatch: pytes
         asked.append((repository, options["revision"]))
         return str(saved)
 
-    monkeypatch.setattr("fsmer.backbones.base.snapshot_download", fetch)
+    monkeypatch.setattr("fsmer.backbones.weights.snapshot_download", fetch)
     assert (
         type(load_model("hf://lab/tiny")).from_pretrained("hf://lab/tiny", revision="v1").name == load_model(saved).name
     )
@@ -253,7 +253,7 @@ def test_what_the_hub_says_is_part_of_one_sentence(monkeypatch: pytest.MonkeyPat
     def fail(*_: object, **__: object) -> str:
         raise OSError("Cannot find 'lab/tiny'. \nMore.")
 
-    monkeypatch.setattr("fsmer.backbones.base.snapshot_download", fail)
+    monkeypatch.setattr("fsmer.backbones.weights.snapshot_download", fail)
     with pytest.raises(WeightsError, match=r"\(Cannot find 'lab/tiny'\); check"):
         load_model("hf://lab/tiny")
 

@@ -31,6 +31,7 @@ from fsmer.backbones.facs_flow import FacsFlow
 from fsmer.cli.app import app
 from fsmer.episodic import list_protocols
 from fsmer.evaluation import Report
+from fsmer.plugins import METHODS
 from fsmer.synthetic.clips import synthetic_clips
 
 COMMANDS = (
@@ -89,6 +90,46 @@ def test_every_command_has_help_with_an_example(run: Run) -> None:
         assert command in page
         shown = run(command, "--help").stdout
         assert f"Example: fsmer {command}" in shown
+        assert "--import" in shown
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+from fsmer.transfer.linear_head import Finetune
+from fsmer.transfer.registry import register_method
+
+@register_method("from-a-file")
+@dataclass(frozen=True)
+class FromAFile(Finetune):
+    """Registered by a file that the command line names."""
+'''
+
+
+def test_commands_use_what_an_imported_file_registers(run: Run, weights: str, tmp_path: Path) -> None:
+    plugin = tmp_path / "my_method.py"
+    plugin.write_text(PLUGIN)
+    given = ("kshot", "--episodes", 3, "--data", "synthetic:lab:40", "--model", weights, "--method", "from-a-file")
+    try:
+        assert "from-a-file" in run("evaluate", *given, code=1).stderr
+        held = json.loads(run("evaluate", *given, "-p", "steps=5", "--import", plugin, "--json").stdout)
+        assert held["method"]["name"] == "from-a-file"
+        assert "from-a-file" in run("models", "--import", plugin, "--import", plugin).stdout
+    finally:
+        METHODS._forget({"from-a-file"})
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"), [(None, "not a file"), ("1 / 0", "ZeroDivisionError"), ("import no_such_part", "no_such_part")]
+)
+def test_a_plugin_that_cannot_be_imported_is_refused_by_name(
+    run: Run, tmp_path: Path, text: str | None, fact: str
+) -> None:
+    plugin = tmp_path / "broken.py"
+    if text is not None:
+        plugin.write_text(text)
+    said = run("protocols", "--import", plugin, code=1).stderr
+    assert "broken.py" in said
+    assert fact in said
 
 
 def test_version_and_wrong_command_lines(run: Run) -> None:
@@ -605,7 +646,7 @@ def test_long_work_shows_bars_with_the_time_left_on_a_terminal(monkeypatch: pyte
 
     shown = io.StringIO()
     monkeypatch.setattr(bars, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))
-    with bars._progress() as progress:
+    with bars.shown_progress() as progress:
         for done in range(4):
             progress("training loss 0.5", done, 3)
             time.sleep(0.15)
@@ -656,12 +697,12 @@ def test_lines_about_long_work_come_on_standard_error_and_short_work_has_none(
     from fsmer.cli import progress as bars
 
     assert (bars.FIRST_LINE, bars.BETWEEN_LINES) == (30, 60)
-    with bars._progress() as progress:
+    with bars.shown_progress() as progress:
         progress("episodes", 0, 3)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(bars, "FIRST_LINE", 0.02)
     said, latest = "", time.monotonic() + 20
-    with bars._progress() as progress:
+    with bars.shown_progress() as progress:
         # A single fold may take longer than the time between two lines, so the line comes without a call.
         progress("episodes", 0, 3)
         while not said and time.monotonic() < latest:

@@ -126,7 +126,7 @@ def test_codes_follow_the_asked_class_order() -> None:
 
 
 def test_a_label_outside_the_classes_names_clip_and_label() -> None:
-    with pytest.raises(DataError, match="'mine_2' has the label 'surprise'"):
+    with pytest.raises(DataError, match=r"'mine_2'.*'surprise'"):
         clip_set(3).codes(["negative", "positive"])
 
 
@@ -135,7 +135,7 @@ def test_an_unlabelled_clip_is_refused_where_labels_are_needed() -> None:
     assert clips.labels.tolist() == ["a", None]
     assert clips[1].label is None
     assert clips.classes == ("a",)
-    with pytest.raises(DataError, match="'two' has no label"):
+    with pytest.raises(DataError, match=r"'two'.*label"):
         clips.codes()
 
 
@@ -193,13 +193,13 @@ def test_choosing_what_is_not_there_is_refused() -> None:
         clips[12]
     with pytest.raises(IndexError, match="12 clips"):
         clips[[0, 12]]
-    with pytest.raises(DataError, match="mask has 3 entries, but the set has 12"):
+    with pytest.raises(DataError, match=r"mask.*\b3\b.*\b12\b"):
         clips[np.array([True, False, True])]
-    with pytest.raises(DataError, match="'nobody' is not in this set"):
+    with pytest.raises(DataError, match="'nobody'"):
         clips[["nobody"]]
-    with pytest.raises(DataError, match="'mine_3' was chosen twice"):
+    with pytest.raises(DataError, match=r"'mine_3'.*twice"):
         clips[[3, 1, -9]]
-    with pytest.raises(DataError, match="not by a float"):
+    with pytest.raises(DataError, match="a float"):
         clips[0.5]  # type: ignore[call-overload]
 
 
@@ -255,13 +255,11 @@ def test_a_condition_that_cannot_be_used_is_refused_in_one_sentence(where: str) 
 
 
 def test_a_condition_without_matches_says_what_there_is() -> None:
-    with pytest.raises(
-        DataError, match=r"no clip matches dataset == 'samm'.*data sets mine.*negative, positive, surprise"
-    ):
+    with pytest.raises(DataError, match=r"dataset == 'samm'.*mine.*negative, positive, surprise"):
         clip_set().select("dataset == 'samm'")
     with pytest.raises(DataError, match="subject == '006'"):
         clip_set().select("subject == 1")
-    with pytest.raises(DataError, match="no column 'nope'"):
+    with pytest.raises(DataError, match="'nope'"):
         clip_set().select(nope=1)
 
 
@@ -368,7 +366,7 @@ def test_joining_media_of_another_form_names_both() -> None:
     with pytest.raises(SpecMismatchError, match=r"flow 8x8.*flow 4x5"):
         concat([clip_set(3), other])
     bare = ClipSet.from_table(pd.DataFrame({"clip": ["z"]}))
-    with pytest.raises(SpecMismatchError, match="holds none, but flow is expected"):
+    with pytest.raises(SpecMismatchError, match=r"none.*flow.*kinds="):
         concat([clip_set(3), bare])
     assert concat([clip_set(3), bare], kinds=[]).specs == {}
 
@@ -385,7 +383,7 @@ def test_joining_flow_of_two_estimators_is_refused_and_an_unknown_one_stays_unkn
 
 
 def test_joining_nothing_is_refused() -> None:
-    with pytest.raises(DataError, match="no clips to join"):
+    with pytest.raises(DataError, match="no clips"):
         concat([])
     assert len(concat([clip_set(3), clip_set(3, "b")[:0]])) == 3
 
@@ -422,19 +420,19 @@ def test_8_bit_maps_are_scaled_to_one() -> None:
         ({"media": np.zeros((3, 3, 4, 5), np.int64)}, "integers of type int64"),
         ({"labels": ["a", "b"]}, "3 clips but 2 labels"),
         ({"subjects": ["1"]}, "3 clips but 1 subjects"),
-        ({"ids": ["x", "y", "x"]}, "more than once, such as 'x'"),
-        ({"ids": ["x", "", "z"]}, "row 2 of the table has no clip id"),
-        ({"labels": [{}, "a", "b"]}, "row 1 of column 'label' holds a dict"),
-        ({"spec": InputSpec(size=(9, 9))}, "reshape the array"),
-        ({"media": {}}, "mapping of media is empty"),
-        ({"media": {"onset": np.zeros((3, 3, 4, 5))}}, "what the arrays of kind 'onset' hold"),
-        ({"media": {"flow": np.zeros((0, 3, 4, 5))}}, "array of flow is empty"),
+        ({"ids": ["x", "y", "x"]}, "'x'"),
+        ({"ids": ["x", "", "z"]}, "row 2"),
+        ({"labels": [{}, "a", "b"]}, "row 1.*'label'.*dict"),
+        ({"spec": InputSpec(size=(9, 9))}, "9, 9"),
+        ({"media": {}}, "media.*empty"),
+        ({"media": {"onset": np.zeros((3, 3, 4, 5))}}, "'onset'.*spec"),
+        ({"media": {"flow": np.zeros((0, 3, 4, 5))}}, "flow.*empty"),
         (
             {
                 "media": {"flow": maps(3), "apex": maps(2)},
                 "spec": [InputSpec("apex", (4, 5), ("red", "green", "blue"), "unit")],
             },
-            "its apex has 2 rows",
+            "apex.*2 rows",
         ),
     ],
 )
@@ -446,7 +444,7 @@ def test_arrays_that_cannot_be_clips_are_refused(change: dict, message: str) -> 
 
 def test_people_cannot_be_told_apart_when_a_part_of_a_data_set_has_no_subject() -> None:
     mixed = ClipSet.from_arrays(maps(3), list("aba"), subjects=["1", "", "2"])
-    with pytest.raises(DataError, match="'mine-1' of data set 'mine' has no subject"):
+    with pytest.raises(DataError, match=r"'mine-1'.*'mine'.*subject"):
         mixed.subject_codes()
     assert mixed[[0, 2]].subject_codes().tolist() == [0, 1]
     clips = ClipSet.from_arrays(maps(3), list("aba"), subjects=["1", "", "2"], datasets=["a", "b", "a"])
@@ -457,11 +455,11 @@ def test_people_cannot_be_told_apart_when_a_part_of_a_data_set_has_no_subject() 
 def test_a_table_without_clips_or_ids_is_refused() -> None:
     with pytest.raises(DataError, match="no rows"):
         ClipSet.from_table(pd.DataFrame({"clip": []}))
-    with pytest.raises(DataError, match="no column 'clip'"):
+    with pytest.raises(DataError, match="'clip'"):
         ClipSet.from_table(pd.DataFrame({"name": ["a"]}))
-    with pytest.raises(DataError, match="2 clips but its flow has 3 rows"):
+    with pytest.raises(DataError, match=r"\b2 clips.*flow.*\b3 rows"):
         ClipSet.from_table(pd.DataFrame({"clip": ["a", "b"]}), {"flow": ArrayStore(maps(3))})
-    with pytest.raises(DataError, match="name them by their kind"):
+    with pytest.raises(DataError, match="kind"):
         ClipSet.from_table(pd.DataFrame({"clip": ["a", "b", "c"]}), {"video": ArrayStore(maps(3))})
 
 
@@ -477,12 +475,12 @@ def test_single_clips_make_a_set_again() -> None:
 
 def test_single_clips_of_different_form_are_refused_by_name() -> None:
     clips = clip_set(2)
-    with pytest.raises(SpecMismatchError, match=r"clip 'odd' holds flow 6x6.*clip 'mine_0' holds flow 4x5"):
+    with pytest.raises(SpecMismatchError, match=r"'odd'.*6x6.*'mine_0'.*4x5"):
         ClipSet.from_clips([clips[0], Clip("odd", media={"flow": np.random.default_rng(0).random((3, 6, 6))})])
-    with pytest.raises(SpecMismatchError, match="clip 'bare' holds no 'flow' media"):
+    with pytest.raises(SpecMismatchError, match=r"'bare'.*'flow'"):
         ClipSet.from_clips([clips[0], Clip("bare")])
     frames = LazyArray.of(maps(1)[0], replace(SMALL, kind="frames"))
-    with pytest.raises(SpecMismatchError, match="'mine_0' holds no 'frames' media"):
+    with pytest.raises(SpecMismatchError, match=r"'mine_0'.*'frames'"):
         ClipSet.from_clips([clips[0], replace(clips[1], media={**clips[1].media, "frames": frames})])
     with pytest.raises(DataError, match="'mine_0'"):
         ClipSet.from_clips([clips[0], clips[0]])
@@ -619,7 +617,7 @@ def test_a_loaded_set_can_be_saved_over_itself(tmp_path: Path) -> None:
 
 def test_saving_never_replaces_a_folder_of_other_things(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="holds other files"):
+    with pytest.raises(OutputError, match="other files"):
         clip_set(3).save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -689,19 +687,19 @@ def put(folder: Path, array: np.ndarray) -> None:
             lambda folder: (
                 np.savez(folder / "flow.npy", a=maps(4)) or os.replace(folder / "flow.npy.npz", folder / "flow.npy")
             ),
-            "no .npy file",
+            "flow.npy",
         ),
-        (lambda folder: np.save(folder / "flow.npy", maps(4)[::-1]), "flow.npy is damaged, or of another saving"),
+        (lambda folder: np.save(folder / "flow.npy", maps(4)[::-1]), "flow.npy is damaged"),
         (lambda folder: replace_bytes(folder / "flow.npy", b"}", b"("), "flow.npy"),
         (lambda folder: edit(folder, clips="4"), "clips: "),
         (lambda folder: edit(folder, clips=10**30), "clips: "),
         (lambda folder: edit(folder, columns={"clip": "date"}), "columns"),
         (lambda folder: edit(folder, media=None), "media"),
         (lambda folder: edit(folder, block_bytes=0), "block_bytes"),
-        (lambda folder: edit(folder, files={"table.csv": []}), "not the table that was saved"),
+        (lambda folder: edit(folder, files={"table.csv": []}), "table.csv"),
         (lambda folder: edit(folder, files={"flow.npy": []}), "another saving"),
         (lambda folder: (folder / "clips.json").write_text("[" * 100_000), "cannot be read"),
-        (lambda folder: relabel_by_hand(folder), "not the table that was saved"),
+        (lambda folder: relabel_by_hand(folder), "table.csv"),
         (lambda folder: replace_text(folder / "clips.json", '"clips": 4', '"clips": 3'), "altered"),
     ],
 )

@@ -525,8 +525,8 @@ def test_an_audit_opens_no_file_outside_the_folder_of_its_table(tmp_path: Path) 
 
 
 def test_arguments_of_the_command_line_are_plain_json_or_text() -> None:
-    from fsmer.cli.options import _plain
+    from fsmer.cli.options import json_pairs
 
-    assert _plain('{"a": [1, 2.5]}') == {"a": [1, 2.5]}
+    assert json_pairs(['key={"a": [1, 2.5]}'], "-a") == {"key": {"a": [1, 2.5]}}
     for text in ("[" * 100_000, "NaN", "9" * 5000, "word"):
-        assert _plain(text) == text
+        assert json_pairs([f"key={text}"], "-a") == {"key": text}

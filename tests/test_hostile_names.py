@@ -274,10 +274,10 @@ def test_refusals_are_one_line_whatever_the_name(said: Callable[..., str], tmp_p
 def test_a_report_is_printed_with_every_class_as_it_is(
     report: Report, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fsmer.cli.show import _print_report
+    from fsmer.cli.show import show_report
 
     monkeypatch.setenv("COLUMNS", "1000")
-    _print_report(report)
+    show_report(report, None, False)
     shown = capsys.readouterr().out
     assert not CONTROL.search(shown)
     for name in ("[red]x[/] :boom:", "\\x1b]0;title\\x07\\x1b[2J\\x9b31m gnp\\u202egpj.exe", "中文"):

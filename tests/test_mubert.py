@@ -9,19 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fsmer.backbones.mubert import (
-    DinoAgreement,
+from fsmer.backbones.mubert import MuBert, MuBertTiny
+from fsmer.backbones.mubert_networks import (
     MicroAttention,
     MicroEncoder,
-    MuBert,
-    MuBertTiny,
-    draw_blocks,
     log_diagonal_attention,
     patchify,
-    random_crops,
     sine_positions,
-    swap_mask,
 )
+from fsmer.backbones.mubert_pretraining import DinoAgreement, draw_blocks, random_crops, swap_mask
 from fsmer.backbones.targets import Targets
 from fsmer.errors import FsmerError, SpecMismatchError
 

@@ -124,7 +124,7 @@ def test_places_from_0_are_preferred_and_an_apex_that_stands_in_for_an_annotatio
     assert samples["apex"].tolist() == ["/", "22", "22", "22", "22", "22"]
     as_written = read.drop(columns=["onset_index", "apex_index", "offset_index"])
     assert NeighbourFrames().table(as_written, classes=["fear"])["apex"].tolist() == [pd.NA, 22, 23, 24, 25, 26]
-    with pytest.raises(DataError, match="no column 'offset_index'"):
+    with pytest.raises(DataError, match="'offset_index'"):
         NeighbourFrames().table(read.drop(columns="offset_index"))
 
 
@@ -168,13 +168,13 @@ def test_frame_numbers_may_be_text_or_floats_as_tables_hold_them(table: pd.DataF
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.drop(columns="offset"), "no column 'offset'"),
-        (lambda table: table.assign(apex=[1, 13, 22, 35]), "clip 'one'.*after its onset"),
-        (lambda table: table.assign(offset=[9, 12, 30, 40]), "clip 'two'.*not after its offset"),
-        (lambda table: table.assign(apex=[np.nan, 13, 22, 35]), "clip 'one' has nan as apex"),
-        (lambda table: table.assign(apex=[5, np.inf, 22, 35]), "clip 'two' has inf as apex"),
-        (lambda table: table.assign(apex=[5, 13, "22.5", 35]), "clip 'three' has '22.5' as apex"),
-        (lambda table: table.assign(apex=[5, 13, "?", 35]), "clip 'three' has '.' as apex"),
+        (lambda table: table.drop(columns="offset"), "'offset'"),
+        (lambda table: table.assign(apex=[1, 13, 22, 35]), "'one'.*onset"),
+        (lambda table: table.assign(offset=[9, 12, 30, 40]), "'two'.*offset"),
+        (lambda table: table.assign(apex=[np.nan, 13, 22, 35]), "'one'.* nan .*apex"),
+        (lambda table: table.assign(apex=[5, np.inf, 22, 35]), "'two'.* inf .*apex"),
+        (lambda table: table.assign(apex=[5, 13, "22.5", 35]), "'three'.*'22.5'.*apex"),
+        (lambda table: table.assign(apex=[5, 13, "?", 35]), "'three'.*'.'.*apex"),
         (lambda table: table.assign(label=None), "nothing to balance"),
     ],
 )

@@ -15,7 +15,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+import fsmer
+from fsmer.cli.app import app
 from fsmer.data import ClipSet, load_scheme, read_clips
 from fsmer.episodic import (
     CDE,
@@ -32,12 +35,13 @@ from fsmer.episodic import (
     load_protocol,
     read_protocol,
 )
-from fsmer.episodic.protocol import people_apart
+from fsmer.episodic.sides import distinct_subjects
 from fsmer.errors import DataError, MissingDatasetError, ProtocolError, UnknownNameError
-from fsmer.plugins import PROTOCOLS as KINDS
+from fsmer.plugins import PROTOCOLS, import_plugin
+from fsmer.testing import parametrize_with_checks
 
 THREE = ("negative", "positive", "surprise")
-SHIPPED = [name for name in list_protocols() if name.replace("-", "_") not in KINDS]
+SHIPPED = [name for name in list_protocols() if name.replace("-", "_") not in PROTOCOLS]
 
 
 def table(dataset: str, labels: dict[str, int], subjects: int) -> pd.DataFrame:
@@ -95,43 +99,9 @@ def fingerprint(clips: ClipSet, episodes: list[Episode]) -> str:
 # ---- the contract of every protocol
 
 
-@pytest.mark.parametrize("name", list_protocols())
-def test_every_protocol_keeps_the_contract(name):
-    protocol = runnable(name)
-    clips = protocol.prepare(clips_for(protocol))
-    episodes = protocol.split(clips)
-    listed = list(episodes)
-    assert len(listed) == len(episodes) >= 1
-    assert list(episodes) == listed == episodes[:]
-    assert (episodes[-1], episodes[0]) == (listed[-1], listed[0])
-    with pytest.raises(IndexError):
-        episodes[len(episodes)]
-    assert len({episode.name for episode in listed}) == len(listed)
-    assert protocol.classes(clips) == episodes.classes == tuple(sorted(episodes.classes))
-    assert len(episodes.codes) == len(clips)
-    for episode in listed:
-        support, query = set(episode.support.tolist()), set(episode.query.tolist())
-        assert episode.support.dtype == episode.query.dtype == np.int64
-        assert len(support) == len(episode.support)
-        assert len(query) == len(episode.query) > 0
-        assert not support & query
-        for index in support | query:
-            assert clips.labels[index] == episodes.classes[episodes.codes[index]]
-            assert clips.labels[index] in episode.classes
-    if not isinstance(protocol, KShot):
-        people = clips.subject_codes()
-        for episode in listed:
-            assert not set(people[episode.support].tolist()) & set(people[episode.query].tolist())
-
-
-@pytest.mark.parametrize("name", list_protocols())
-def test_every_protocol_survives_json(name):
-    protocol = runnable(name)
-    again = Protocol.from_dict(json.loads(json.dumps(protocol.to_dict())))
-    assert again == protocol
-    assert again.hash == protocol.hash
-    assert len(protocol.hash) == 16
-    assert protocol.title
+@parametrize_with_checks("protocol", [runnable(name) for name in list_protocols()])
+def test_a_protocol_keeps_the_contract(check):
+    check(clips=clips_for(check.subject))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -249,7 +219,7 @@ def test_the_hash_holds_what_a_label_scheme_says(monkeypatch):
     before = protocol.hash
     scheme = load_scheme("smic-3")
     other = replace(scheme, mapping={"smic": {**scheme.mapping["smic"], "negative": None}})
-    monkeypatch.setattr("fsmer.episodic.protocols.load_scheme", lambda name: other)
+    monkeypatch.setattr("fsmer.episodic.requirements.load_scheme", lambda name: other)
     assert protocol.hash != before
 
 
@@ -304,7 +274,7 @@ def test_equal_subject_names_of_two_data_sets_are_two_people():
 
 
 def test_a_class_with_fewer_clips_than_shots_is_named():
-    with pytest.raises(ProtocolError, match=r"'surprise' has 23 clips.* 25 for support"):
+    with pytest.raises(ProtocolError, match=r"'surprise'.* 23 clips.* 25 "):
         KShot(shot=25).split(two_datasets())
 
 
@@ -351,12 +321,12 @@ def test_source_classes_may_differ_from_target_classes():
 
 
 def test_source_target_needs_a_side():
-    with pytest.raises(ProtocolError, match="name a source or a target among the data sets casme2, smic"):
+    with pytest.raises(ProtocolError, match=r"source.*target.*casme2, smic"):
         SourceTarget().split(two_datasets())
-    with pytest.raises(ProtocolError, match="on both sides"):
+    with pytest.raises(ProtocolError, match="both sides"):
         SourceTarget(source="smic", target="SMIC-HS")
     one = clip_set(table("smic", {"a": 9, "b": 9}, 3))
-    with pytest.raises(ProtocolError, match="two sides, but the clips come from smic only"):
+    with pytest.raises(ProtocolError, match=r"two sides.*smic"):
         SourceTarget(source="smic").split(one)
 
 
@@ -454,16 +424,15 @@ def test_a_person_in_two_spellings_is_not_put_on_both_sides(protocol: Protocol, 
     with pytest.raises(ProtocolError) as refused:
         protocol.split(written(lab=["20", "21", "22", *pair], smic=["1", "2"]))
     said = str(refused.value)
-    assert said.startswith(f"protocol {protocol.name!r} keeps people apart, but")
+    assert f"protocol {protocol.name!r}" in said
     assert all(f"{name!r} of data set 'lab'" in said for name in pair)
-    assert "write them alike in the table" in said
-    assert "different dataset names" in said
+    assert "write them alike" in said
 
 
 def test_all_persons_in_two_spellings_are_counted_and_so_is_a_data_set_in_two_spellings():
-    with pytest.raises(ProtocolError, match=r"'01' .* and '1' .*\(and so with 2 more\)"):
+    with pytest.raises(ProtocolError, match=r"'01' .*'1' .* 2 more"):
         LeaveOneSubjectOut().split(written(lab=["1", "2", "3", "01", "02", "03"]))
-    with pytest.raises(ProtocolError, match="'006' of data set 'CASME II' and '6' of data set 'casme2'"):
+    with pytest.raises(ProtocolError, match=r"'006'.*'CASME II'.*'6'.*'casme2'"):
         CDE().split(written(casme2=["6", "7"], **{"CASME II": ["006"]}))
 
 
@@ -498,13 +467,13 @@ def test_looking_for_people_in_two_spellings_takes_no_time():
     frame = pd.DataFrame({"clip": subjects, "subject": subjects, "label": np.resize(["a", "b"], 50_000)})
     clips = ClipSet.from_table(frame)
     began = time.perf_counter()
-    assert len(people_apart("this", clips, np.ones(50_000, dtype=bool))) == 50_000
+    assert len(distinct_subjects("this", clips, np.ones(50_000, dtype=bool))) == 50_000
     assert time.perf_counter() - began < 2
 
 
 def test_loso_needs_two_subjects():
     one = clip_set(table("smic", {"a": 4, "b": 4}, 1))
-    with pytest.raises(ProtocolError, match="two subjects, but all 8 come from 'smic/001'"):
+    with pytest.raises(ProtocolError, match=r"two subjects.* 8 .*'smic/001'"):
         LeaveOneSubjectOut().split(one)
     nameless = ClipSet.from_table(one.table.assign(subject=""))
     with pytest.raises(ProtocolError, match="unknown subject"):
@@ -512,7 +481,7 @@ def test_loso_needs_two_subjects():
 
 
 def test_cde_needs_two_data_sets():
-    with pytest.raises(ProtocolError, match="pools at least two data sets, but the clips come from smic only"):
+    with pytest.raises(ProtocolError, match=r"two data sets.*smic"):
         CDE().split(clip_set(table("smic", {"a": 4, "b": 4}, 4)))
 
 
@@ -550,7 +519,7 @@ def test_holdout_judges_classes_that_the_train_side_lacks():
 
 def test_holdout_refuses_sides_that_teach_nothing():
     clips = clip_set(table("casme2", {"a": 4}, 4), table("smic", {"a": 3, "c": 3}, 3))
-    with pytest.raises(ProtocolError, match="casme2 -> smic: the train side has a 4, c 0"):
+    with pytest.raises(ProtocolError, match=r"casme2 -> smic: .*a 4, c 0"):
         HoldoutDatabase(train="casme2", test="smic").split(clips)
     with pytest.raises(ProtocolError, match="at least two data sets"):
         HoldoutDatabase().split(clips[clips.datasets == "smic"])
@@ -644,14 +613,14 @@ def test_ratio_repeats_differ_and_seeds_differ():
 
 def test_ratio_refuses_a_class_of_one_subject():
     clips = clip_set(table("smic", {"a": 8, "b": 8}, 4), table("samm", {"c": 3}, 1))
-    with pytest.raises(ProtocolError, match="class 'c' comes from one subject"):
+    with pytest.raises(ProtocolError, match=r"'c'.*one subject"):
         SubjectRatio().split(clips)
 
 
 def test_ratio_refuses_what_no_deal_can_give():
     # With one teacher of three, nobody has both classes.
     frame = table("smic", {"a": 4, "b": 4}, 4).assign(subject=["1", "1", "2", "2", "3", "3", "4", "4"])
-    with pytest.raises(ProtocolError, match="with 1 of 4 subjects on one side"):
+    with pytest.raises(ProtocolError, match="1 of 4 subjects"):
         SubjectRatio(ratio=0.2).split(clip_set(frame))
 
 
@@ -681,9 +650,9 @@ def test_every_protocol_says_where_to_request_each_data_set(name):
 
 
 def test_data_sets_of_parameters_are_asked_for_too():
-    with pytest.raises(MissingDatasetError, match=r"needs the data set casme3.*Chinese Academy of Sciences"):
+    with pytest.raises(MissingDatasetError, match=r"casme3.*Chinese Academy of Sciences"):
         HoldoutDatabase(train="CAS(ME)^3", test="smic").split(two_datasets())
-    with pytest.raises(MissingDatasetError, match="did you mean 'smic'"):
+    with pytest.raises(MissingDatasetError, match="'smic'"):
         HoldoutDatabase(train="casme2", test="smik").split(two_datasets())
 
 
@@ -712,7 +681,7 @@ def test_prepare_reads_each_data_set_by_its_own_scheme():
 
 def test_prepare_refuses_clips_that_the_scheme_drops():
     clips = clip_set(table("casme2", {"sadness": 6, "fear": 6}, 3))
-    with pytest.raises(ProtocolError, match="no clip of casme2 has a label that scheme 'casme2-5' keeps"):
+    with pytest.raises(ProtocolError, match=r"'casme2-5'.*casme2"):
         load_protocol("loso-casme2-5").prepare(clips)
 
 
@@ -726,27 +695,27 @@ def test_synthetic_protocols_make_their_own_clips():
     clips = protocol.prepare(protocol.make_clips(size=8))
     assert Counter(clips.datasets.tolist()) == {part.domain: part.clips for part in protocol.synthetic}
     assert len(protocol.split(clips)) == 4
-    with pytest.raises(ProtocolError, match=r"makes itself \(clinic, lab\), but was given clips of casme2, smic"):
+    with pytest.raises(ProtocolError, match=r"clinic, lab.*casme2, smic"):
         protocol.prepare(two_datasets())
 
 
 def test_protocols_on_recorded_clips_do_not_make_any():
-    with pytest.raises(ProtocolError, match="does not make its clips; give it casme2"):
+    with pytest.raises(ProtocolError, match="give it casme2"):
         load_protocol("loso-casme2-5").make_clips()
 
 
 # ---- refusals of every protocol
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROTOCOLS)
 def test_empty_and_one_class_sets_are_refused(kind):
-    protocol = KINDS[kind](source="smic") if kind == "source_target" else KINDS[kind]()
+    protocol = PROTOCOLS[kind](source="smic") if kind == "source_target" else PROTOCOLS[kind]()
     clips = two_datasets()
     with pytest.raises(ProtocolError, match="empty clip set"):
         protocol.split(clips[:0])
-    with pytest.raises(ProtocolError, match="at least two classes, but has negative"):
+    with pytest.raises(ProtocolError, match=r"two classes.*negative"):
         protocol.split(clips[clips.labels == "negative"])
-    with pytest.raises(ProtocolError, match="needs the class 'joy'"):
+    with pytest.raises(ProtocolError, match="'joy'"):
         protocol.with_params(class_subset=("joy", "negative")).split(clips)
 
 
@@ -762,9 +731,9 @@ def test_empty_and_one_class_sets_are_refused(kind):
         (lambda: SubjectRatio(ratio="half"), "ratio='half'"),
         (lambda: SubjectRatio(repeats=0), "repeats=0"),
         (lambda: SubjectRatio(seed=-3), "seed=-3"),
-        (lambda: HoldoutDatabase(train="smic", test="smic,casme2"), "'smic' is on both sides"),
+        (lambda: HoldoutDatabase(train="smic", test="smic,casme2"), "'smic'.*both sides"),
         (lambda: HoldoutDatabase(train=7), "train=7"),
-        (lambda: KShot(title=3), "title=3 is not text"),
+        (lambda: KShot(title=3), "title=3"),
     ],
 )
 def test_impossible_parameters_are_refused(make, match):
@@ -801,7 +770,7 @@ def test_overrides_replace_parameters_and_unknown_ones_are_refused():
     protocol = load_protocol("kshot", way=3, shot=1)
     assert (protocol.way, protocol.shot) == (3, 1)
     assert load_protocol(protocol, shot=2).shot == 2
-    with pytest.raises(ProtocolError, match="'shots' is not a parameter of protocol 'kshot': did you mean 'shot'"):
+    with pytest.raises(ProtocolError, match=r"'shots'.*'kshot'.*'shot'"):
         load_protocol("kshot", shots=3)
     with pytest.raises(ProtocolError, match="'title'"):
         load_protocol("kshot", title="mine")
@@ -824,28 +793,28 @@ def test_a_file_without_a_name_is_called_like_itself(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("kind: kshot\nparam: {shot: 1}\n", "'param' is not a key of a protocol: did you mean 'params'"),
-        ("kind: kshot\nparams: {shoot: 1}\n", "'shoot' is not a parameter of kind 'kshot': did you mean 'shot'"),
-        ("kind: kshots\n", "kind 'kshots' is unknown: did you mean 'kshot'"),
-        ("title: nothing\n", "no key 'kind'"),
+        ("kind: kshot\nparam: {shot: 1}\n", "'param'.*'params'"),
+        ("kind: kshot\nparams: {shoot: 1}\n", "'shoot'.*'kshot'.*'shot'"),
+        ("kind: kshots\n", "'kshots'.*'kshot'"),
+        ("title: nothing\n", "'kind'"),
         ("kind: kshot\nparams: {shot: many}\n", "shot='many'"),
-        ("kind: kshot\nparams: [1]\n", "'params' must be a mapping"),
-        ("kind: kshot\nkind: loso\n", "'kind' stands twice"),
+        ("kind: kshot\nparams: [1]\n", "'params'.*mapping"),
+        ("kind: kshot\nkind: loso\n", "'kind'.*twice"),
         ("kind: [kshot\n", "no valid YAML"),
         ("- 1\n", "mapping with the keys .* not a list"),
         ("", "mapping with the keys .* not nothing"),
-        ("kind: loso\ndata: casme2\n", "'data' must be a list"),
-        ("kind: loso\ndata: [casme2]\n", "must be a mapping"),
-        ("kind: loso\ndata: [{datasets: casme2}]\n", "'datasets' is not a key .* did you mean 'dataset'"),
-        ("kind: loso\ndata: [{scheme: casme2-5}]\n", "names no dataset"),
+        ("kind: loso\ndata: casme2\n", "'data'.*list"),
+        ("kind: loso\ndata: [casme2]\n", "mapping"),
+        ("kind: loso\ndata: [{datasets: casme2}]\n", "'datasets'.*'dataset'"),
+        ("kind: loso\ndata: [{scheme: casme2-5}]\n", "dataset"),
         ("kind: loso\ndata: [{dataset: 6}]\n", "dataset=6"),
-        ("kind: loso\ndata: [{dataset: smic, scheme: samm-5}]\n", "'samm-5' does not say how to read smic"),
-        ("kind: loso\ndata: [{synthetic: {domain: lab}}]\n", "needs a domain and a number of clips"),
+        ("kind: loso\ndata: [{dataset: smic, scheme: samm-5}]\n", "'samm-5'.*smic"),
+        ("kind: loso\ndata: [{synthetic: {domain: lab}}]\n", "domain.*clips"),
         ("kind: loso\ndata: [{synthetic: {domain: lab, clips: 0}}]\n", "clips=0"),
-        ("kind: loso\ndata: [{synthetic: {domain: lab, clips: 5, sed: 1}}]\n", "'sed' .* did you mean 'seed'"),
-        ("kind: loso\ndata: [{dataset: smic}, {synthetic: {domain: lab, clips: 5}}]\n", "keep one"),
-        ("kind: kshot\nname: 7\n", "name=7 is not text"),
-        ("kind: kshot\nparams: {class_subset: [yes, no]}\n", "in quotes where needed"),
+        ("kind: loso\ndata: [{synthetic: {domain: lab, clips: 5, sed: 1}}]\n", "'sed'.*'seed'"),
+        ("kind: loso\ndata: [{dataset: smic}, {synthetic: {domain: lab, clips: 5}}]\n", "synthetic"),
+        ("kind: kshot\nname: 7\n", "name=7"),
+        ("kind: kshot\nparams: {class_subset: [yes, no]}\n", "class_subset=.*quotes"),
     ],
 )
 def test_wrong_files_are_refused_naming_file_and_key(tmp_path, text, match):
@@ -859,14 +828,12 @@ def test_wrong_files_are_refused_naming_file_and_key(tmp_path, text, match):
 def test_a_file_with_an_unknown_scheme_suggests_the_nearest(tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text("kind: loso\ndata: [{dataset: casme2, scheme: casme2-6}]\n")
-    with pytest.raises(
-        UnknownNameError, match=r"wrong\.yaml: unknown label scheme 'casme2-6': did you mean 'casme2-5'"
-    ):
+    with pytest.raises(UnknownNameError, match=r"wrong\.yaml.*'casme2-6'.*'casme2-5'"):
         load_protocol(path)
 
 
 def test_missing_and_unreadable_files_are_refused(tmp_path):
-    with pytest.raises(ProtocolError, match=r"nowhere\.yaml cannot be read"):
+    with pytest.raises(ProtocolError, match=r"nowhere\.yaml"):
         load_protocol(tmp_path / "nowhere.yaml")
     path = tmp_path / "latin.yaml"
     path.write_bytes("kind: kshot\ntitle: Prüfung\n".encode("latin-1"))
@@ -893,3 +860,45 @@ def test_the_real_flow_maps_split_as_their_databases_say(real_data):
     assert len(smic.split(smic.prepare(clips))) == 16
     with pytest.raises(MissingDatasetError, match="Manchester"):
         load_protocol("megc2019-cde").prepare(clips)
+
+
+# ---- kinds from outside
+
+
+@pytest.fixture
+def first_subjects(repository, tmp_path, monkeypatch):
+    """The kind of protocol of the example, registered as a plugin."""
+    for held in ("_held", "_preset", "_origins"):
+        monkeypatch.setattr(PROTOCOLS, held, dict(getattr(PROTOCOLS, held)))
+    # A file of its own, since one that was imported before registers nothing.
+    path = tmp_path / "first_subjects.py"
+    path.write_text((repository / "examples" / "protocol_from_outside.py").read_text())
+    return import_plugin(path)
+
+
+def test_a_kind_from_outside_is_found_by_name_and_in_a_file(first_subjects, tmp_path):
+    assert "first-subjects" in list_protocols()
+    protocol = load_protocol("first-subjects", share=0.4)
+    path = tmp_path / "mine.yaml"
+    path.write_text("kind: first_subjects\nparams: {share: 0.4}\n")
+    assert read_protocol(path).hash == protocol.hash
+    clips = two_datasets()
+    (episode,) = protocol.split(clips)
+    units = clips.subject_codes()
+    assert not set(units[episode.support]) & set(units[episode.query])
+    assert len(episode.support) + len(episode.query) == len(clips)
+    path.write_text("kind: first_subjects\nparams: {part: 0.4}\n")
+    with pytest.raises(ProtocolError, match=r"'part'.*share"):
+        read_protocol(path)
+
+
+def test_numbers_of_numpy_are_plain_in_a_kind_from_outside(first_subjects):
+    plain = load_protocol("first-subjects", share=0.25)
+    assert load_protocol("first-subjects", share=np.float64(0.25)).hash == plain.hash
+
+
+def test_commands_list_and_run_a_kind_from_outside(first_subjects, tmp_path):
+    listed = CliRunner().invoke(app, ["protocols", "--json"])
+    assert "first-subjects" in [one["name"] for one in json.loads(listed.stdout)]
+    report = fsmer.evaluate("first-subjects", "facs-flow", clips=fsmer.synthetic_clips(n=45, seed=2))
+    assert report.protocol["settings"]["kind"] == "first_subjects"

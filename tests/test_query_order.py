@@ -14,7 +14,7 @@ from torch import Tensor
 from fsmer.backbones import Backbone, register_backbone
 from fsmer.data import ClipSet
 from fsmer.episodic import load_protocol
-from fsmer.episodic.samplers import query_orders
+from fsmer.episodic.shuffles import query_orders
 from fsmer.errors import FsmerError
 from fsmer.evaluation import evaluate
 from fsmer.plugins import PROTOCOLS as KINDS

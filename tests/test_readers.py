@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fsmer.data import ClipSet, InputSpec, read_arrays, read_clips, read_frame
-from fsmer.data.readers import read_index
+from fsmer.data.index import read_index
 from fsmer.datasets import read_corrections
 from fsmer.datasets.sheets import read_sheets
 from fsmer.errors import DataError, FsmerError, MediaError, UnknownNameError
@@ -208,17 +208,17 @@ def test_the_index_file_itself_can_be_named(folder: Path) -> None:
 @pytest.mark.parametrize("gone", HEADER)
 def test_a_missing_column_is_named(folder: Path, gone: str) -> None:
     write(folder, [("x",) * 4], tuple(name for name in HEADER if name != gone))
-    with pytest.raises(DataError, match=f"lacks the column {gone};"):
+    with pytest.raises(DataError, match=rf"\b{gone}\b"):
         read_clips(folder)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "lacks the columns clip, dataset, subject, file, label.*it has nothing"),
-        ("a b c\n1 2 3\n", "lacks the columns"),
-        (",".join(HEADER) + "\n", "lists no clips"),
-        (",".join(HEADER) + ",label\n", "column 'label' twice"),
+        ("", "clip, dataset, subject, file, label.*nothing"),
+        ("a b c\n1 2 3\n", "columns clip, dataset"),
+        (",".join(HEADER) + "\n", "no clips"),
+        (",".join(HEADER) + ",label\n", "'label'"),
     ],
 )
 def test_an_index_without_a_usable_header_or_rows_is_refused(folder: Path, text: str, message: str) -> None:
@@ -230,12 +230,12 @@ def test_an_index_without_a_usable_header_or_rows_is_refused(folder: Path, text:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (ROWS[0], "row 5 of .*names clip '006_1_2' again, which row 2 has"),
-        (("x", "samm", "006", "", "maps/a.png"), r"row 5 of .*\(clip 'x'\) has an empty label"),
-        (("x", "samm", " ", "negative", "maps/a.png"), r"row 5 of .*\(clip 'x'\) has an empty subject"),
-        (("", "samm", "006", "negative", "maps/a.png"), "row 5 of .*has an empty clip"),
-        (("x", "samm", "006", "negative"), r"row 5 of .*\(clip 'x'\) has 4 fields, but the header has 5"),
-        (("x", "samm", "006", "negative", "maps/a.png", "y"), r"row 5 of .*\(clip 'x'\) has 6 fields"),
+        (ROWS[0], "row 5 .*'006_1_2'.*row 2"),
+        (("x", "samm", "006", "", "maps/a.png"), "row 5 .*'x'.*label"),
+        (("x", "samm", " ", "negative", "maps/a.png"), "row 5 .*'x'.*subject"),
+        (("", "samm", "006", "negative", "maps/a.png"), "row 5 .*clip"),
+        (("x", "samm", "006", "negative"), "row 5 .*'x'.*4 fields.*5"),
+        (("x", "samm", "006", "negative", "maps/a.png", "y"), "row 5 .*'x'.*6 fields"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_clip(folder: Path, row: tuple, message: str) -> None:
@@ -260,9 +260,9 @@ def test_clips_without_labels_are_read_when_asked_for(folder: Path) -> None:
 def test_an_unknown_label_is_named_with_the_nearest(folder: Path) -> None:
     write(folder, [*ROWS, ("x", "smic", "s3", "positiv", "maps/a.png")])
     assert len(read_clips(folder)) == 4
-    with pytest.raises(DataError, match=r"label 'positiv' of data set 'smic' is unknown.*nearest is 'positive'"):
+    with pytest.raises(DataError, match=r"'positiv'.*'smic'.*'positive'"):
         read_clips(folder, scheme="megc2019")
-    with pytest.raises(UnknownNameError, match="did you mean 'megc2019'"):
+    with pytest.raises(UnknownNameError, match="'megc2019'"):
         read_clips(folder, scheme="megc2018")
 
 
@@ -271,7 +271,7 @@ def test_rows_are_picked_before_the_scheme_is_applied(folder: Path) -> None:
     clips = read_clips(folder, where="dataset != 'mine'", scheme="megc2019")
     assert len(clips) == 3
     assert clips.relabelling is not None
-    with pytest.raises(DataError, match="no clip matches dataset == 'casme2'"):
+    with pytest.raises(DataError, match="dataset == 'casme2'"):
         read_clips(folder, where="dataset == 'casme2'")
 
 
@@ -335,23 +335,23 @@ def test_a_release_without_training_copies_is_read_too(release: Path) -> None:
     [
         (
             lambda root: (root / "006/u_train/1/sub01_EP02_01f.png").unlink(),
-            "u_train of .*006 lacks 1 clips.*'sub01_EP02_01f'",
+            "006.*'sub01_EP02_01f'",
         ),
         (
             lambda root: picture(root / "006/u_train/1/s99.png", 0),
-            "'s99' lies in u_train of .*006 but in nobody's u_test",
+            "'s99'.*006.*u_test",
         ),
-        (lambda root: picture(root / "s03/u_train/1/s03_s03_po_01.png", 0), "lies in both u_train and u_test"),
+        (lambda root: picture(root / "s03/u_train/1/s03_s03_po_01.png", 0), "both.*s03"),
         (
             lambda root: picture(root / "s03/u_test/0/006_006_1_2.png", 0),
-            "'006_006_1_2' lies in u_test of both 006 and s03",
+            "'006_006_1_2'.*006.*s03",
         ),
         (
             lambda root: (root / "006/u_train/1/sub01_EP02_01f.png").rename(root / "006/u_train/0/sub01_EP02_01f.png"),
-            "'sub01_EP02_01f' is negative in u_train of .*006 but positive in u_test of sub01",
+            "'sub01_EP02_01f'.*negative.*006.*positive.*sub01",
         ),
-        (lambda root: (root / "s03/u_test/1").rename(root / "s03/u_test/happy"), "happy is called neither 0"),
-        (lambda root: (root / "s03").rename(root / "person"), "person is called like none of"),
+        (lambda root: (root / "s03/u_test/1").rename(root / "s03/u_test/happy"), "happy"),
+        (lambda root: (root / "s03").rename(root / "person"), "person"),
     ],
 )
 def test_a_release_that_contradicts_itself_is_refused(release: Path, damage: Callable, message: str) -> None:
@@ -375,7 +375,7 @@ def test_a_table_with_a_column_of_files_is_read(folder: Path) -> None:
     clips = read_frame(frame, root=folder, where="dataset == 'samm'", scheme="megc2019")
     assert np.array_equal(clips.media(), read_clips(folder)[[0, 2]].media())
     assert clips.subjects.tolist() == ["006", "006"]
-    with pytest.raises(MediaError, match=r"clip '006_1_2' of data set 'samm'.*does not exist"):
+    with pytest.raises(MediaError, match=r"'006_1_2'.*'samm'.*exist"):
         read_frame(frame, root=folder / "elsewhere")
 
 
@@ -392,9 +392,9 @@ def test_a_table_with_a_column_of_arrays_is_read() -> None:
 
 def test_a_table_without_usable_maps_is_refused() -> None:
     frame = pd.DataFrame({"clip": ["a", "b"], "map": [np.zeros((3, 6, 5)), None]})
-    with pytest.raises(DataError, match="no column 'file'"):
+    with pytest.raises(DataError, match="'file'"):
         read_frame(frame)
-    with pytest.raises(DataError, match="clip 'b' holds a NoneType"):
+    with pytest.raises(DataError, match=r"'b'.*NoneType"):
         read_frame(frame, media="map")
 
 

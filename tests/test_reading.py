@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from fsmer.data.media import has_deep_colours
+from fsmer.data.images import has_deep_colours
 from fsmer.datasets.folders import frame_files, list_frames
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.reading import (

@@ -153,7 +153,7 @@ def test_another_column_can_hold_the_labels() -> None:
     frame = pd.DataFrame({"clip": ["a", "b"], "dataset": "casme2", "label": ["x", "y"], "emotion": ["fear", "disgust"]})
     clips = ClipSet.from_table(frame)
     assert clips.relabel("cdmer", column="emotion").labels.tolist() == ["negative", "negative"]
-    with pytest.raises(DataError, match="no column 'feeling'"):
+    with pytest.raises(DataError, match="'feeling'"):
         clips.relabel("cdmer", column="feeling")
 
 
@@ -211,22 +211,22 @@ def test_naming_a_data_set_twice_changes_nothing(name: str) -> None:
 
 
 def test_an_unknown_scheme_suggests_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="unknown label scheme 'megc19': did you mean 'megc2019'"):
+    with pytest.raises(UnknownNameError, match=r"'megc19'.*'megc2019'"):
         load_scheme("megc19")
     with pytest.raises(UnknownNameError, match="casme2-5"):
         sheet("smic", {"negative": 1}).relabel("casme2_5")
 
 
 def test_an_unknown_label_or_data_set_is_named() -> None:
-    with pytest.raises(DataError, match=r"label 'hapiness' of data set 'casme2'.*nearest is 'happiness'"):
+    with pytest.raises(DataError, match=r"'hapiness'.*'casme2'.*'happiness'"):
         sheet("casme2", {"hapiness": 1}).relabel("megc2019")
-    with pytest.raises(DataError, match="'mmew'; it covers casme2, samm, smic"):
+    with pytest.raises(DataError, match=r"'mmew'.*casme2, samm, smic"):
         sheet("mmew", {"disgust": 1}).relabel("megc2019")
 
 
 def test_megc_class_names_are_not_taken_for_cdmer_ones() -> None:
     assert sheet("casme2", {"negative": 1}).relabel("megc2019").classes == ("negative",)
-    with pytest.raises(DataError, match="label 'negative' of data set 'casme2' is unknown to label scheme 'cdmer'"):
+    with pytest.raises(DataError, match=r"'negative'.*'casme2'.*'cdmer'"):
         sheet("casme2", {"negative": 1}).relabel("cdmer")
 
 
@@ -236,7 +236,7 @@ def test_an_own_scheme_works_like_a_built_in_one() -> None:
     assert sheet("elsewhere", {"x": 1, "y": 1}).relabel(own).classes == ("bad",)
     assert own.covers("anything")
     assert not load_scheme("samm-5").covers("anything")
-    with pytest.raises(DataError, match="maps 'a' of mine to 'c', which is none of its classes"):
+    with pytest.raises(DataError, match=r"'a' of mine.*'c'"):
         LabelScheme("wrong", ("b",), {"mine": {"a": "c"}})
 
 

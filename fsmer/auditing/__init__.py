@@ -16,7 +16,7 @@ from fsmer.auditing.findings import Audit, Finding, Table
 from fsmer.auditing.media import NEAR, audit_clips, near_duplicates
 from fsmer.auditing.results import Claim, audit_predictions, audit_report, read_claims
 from fsmer.auditing.splits import audit_splits, audit_ststnet
-from fsmer.data.readers import STSTNET_FOLDER
+from fsmer.data.ststnet_release import STSTNET_FOLDER
 from fsmer.errors import DataError
 from fsmer.evaluation.run_folder import unfinished_words
 

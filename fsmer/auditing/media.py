@@ -23,7 +23,7 @@ from fsmer.auditing.findings import (
     file_inside,
     number,
 )
-from fsmer.data.media import opened_image
+from fsmer.data.images import opened_image
 from fsmer.errors import DataError
 
 if TYPE_CHECKING:

@@ -157,15 +157,24 @@ def _check_selection(report: Report, out: Findings) -> None:
 
 
 def _check_isolation(report: Report, out: Findings) -> None:
-    from fsmer.plugins import METHODS, is_own
+    from fsmer.plugins import METHODS, outside_origin
 
     out.looked_at("whether code from outside could remember one fold in the next")
     outside = report.run.get("from_outside")
     if outside is None:
         # A report that does not tell: a method that fsmer does not have under that name comes from outside.
         name = report.method["name"]
-        outside = [] if name in METHODS and is_own(METHODS[name]) else [f"the method {name!r}"]
-    if outside and report.isolation == "none":
+        own = name in METHODS and not outside_origin(METHODS, METHODS[name])
+        outside = [] if own else [f"the method {name!r}"]
+    if report.method.get("batched"):
+        out.add(
+            "not-isolated",
+            "note",
+            "A method from outside fsmer declares that its episodes may be solved together (batched), and is trusted: "
+            "what it keeps of one episode could answer another; evaluate without the declaration to exclude that",
+            [f"the method {report.method['name']!r}"],
+        )
+    elif outside and report.isolation == "none":
         out.add(
             "not-isolated",
             "note",

@@ -23,7 +23,7 @@ from fsmer.auditing.findings import (
     share,
 )
 from fsmer.auditing.media import Media, check_media
-from fsmer.data.readers import IMAGE_ENDINGS, STSTNET_DATASETS, STSTNET_FOLDER, STSTNET_LABELS
+from fsmer.data.ststnet_release import IMAGE_ENDINGS, STSTNET_DATASETS, STSTNET_FOLDER, STSTNET_LABELS
 from fsmer.errors import DataError
 from fsmer.io import file_digest
 

@@ -3,8 +3,9 @@
 from fsmer.backbones.base import Backbone, ClassDirections, model_hash
 from fsmer.backbones.embedding import batch_of, check_clips, embed, read_inputs
 from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import ModelInfo, create_model, list_models, load_model, register_backbone
+from fsmer.backbones.registry import ModelInfo, as_backbone, create_model, list_models, load_model, register_backbone
 from fsmer.backbones.targets import Targets
+from fsmer.backbones.wrapped import wrap
 
 __all__ = [
     "Backbone",
@@ -12,6 +13,7 @@ __all__ = [
     "ModelInfo",
     "Targets",
     "TrainRecipe",
+    "as_backbone",
     "batch_of",
     "check_clips",
     "create_model",
@@ -21,4 +23,5 @@ __all__ = [
     "model_hash",
     "read_inputs",
     "register_backbone",
+    "wrap",
 ]

@@ -30,6 +30,7 @@ from fsmer.backbones.weights import (
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError
 from fsmer.io import atomic_path, write_json
+from fsmer.plugins import BACKBONES, declared, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ __all__ = [
     "ClassDirections",
     "Inputs",
     "as_device",
+    "check_saveable",
     "check_weights",
+    "is_trusted",
     "model_hash",
 ]
 
@@ -123,6 +126,10 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     """
 
     name: ClassVar[str] = ""
+    # Whether the code is known to embed each clip by its media alone, to remember no label from one training to the
+    # next, and to draw random numbers of a training step with `fsmer.kernels.noise` only. A class says so itself: what
+    # it extends does not count (see `is_trusted`).
+    trusted: ClassVar[bool] = False
     recipe: ClassVar[TrainRecipe] = TrainRecipe()
     # Whether copies can be trained as one: all randomness of a training step comes from `fsmer.kernels.noise`, and
     # no step depends on values of tensors.
@@ -233,6 +240,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             "library_name": "fsmer",
             "format_version": FORMAT_VERSION,
             "backbone": self.name,
+            **plugin_entry(BACKBONES, type(self)),
             "input_specs": [spec.to_dict() for spec in self.input_specs],
             "embed_dim": self.embed_dim,
             "arguments": self.config,
@@ -291,6 +299,20 @@ def as_device(name: str | torch.device) -> torch.device:
             "that sees it."
         ) from error
     return device
+
+
+def is_trusted(backbone: nn.Module) -> bool:
+    """Whether every backbone in a network, itself included, is of a class that declares itself `Backbone.trusted`."""
+    return all(declared(type(part), "trusted") for part in backbone.modules() if isinstance(part, Backbone))
+
+
+def check_saveable(backbone: Backbone) -> None:
+    """Raise `WeightsError` unless the class is registered, so that saved weights could be loaded again."""
+    if BACKBONES.get(backbone.name) is not type(backbone):
+        raise WeightsError(
+            f"the backbone {backbone.name or type(backbone).__name__} is not registered, so what is saved of it could "
+            "not be loaded again; write its class with fsmer.backbones.register_backbone."
+        )
 
 
 def check_weights(backbone: Backbone) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones.base import Backbone, Inputs, check_weights
+from fsmer.backbones.registry import as_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError
 from fsmer.memory import out_of_memory
@@ -28,7 +30,7 @@ BATCH_BYTES = 16 << 20
 
 @library_settings()
 def embed(
-    backbone: Backbone,
+    backbone: Backbone | str | os.PathLike[str],
     clips: Any,
     *,
     batch_size: int | None = None,
@@ -39,8 +41,8 @@ def embed(
 
     Parameters
     ----------
-    backbone : Backbone
-        Used in evaluation mode; its training mode is restored afterwards.
+    backbone : Backbone, str or path
+        Or the name or folder of one. Used in evaluation mode; its training mode is restored afterwards.
     clips : ClipSet, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
         A clip set's media is read batch by batch, so memory stays bounded. A mapping is for backbones that eat several
         media.
@@ -60,6 +62,7 @@ def embed(
     WeightsError
         The network's weights are not finite.
     """
+    backbone = as_backbone(backbone)
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     if hasattr(clips, "specs"):
         check_clips(backbone, clips)

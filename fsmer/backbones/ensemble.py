@@ -56,6 +56,7 @@ class Ensemble(Backbone):
     are trained as all others are, and there is no training without labels.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = FR.recipe
 
     def __init__(self, of: str = "fr", members: int = 3, arguments: Mapping[str, Any] | None = None) -> None:

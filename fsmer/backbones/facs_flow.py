@@ -171,6 +171,7 @@ class FacsFlow(Backbone):
         on).
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice; embeddings have unit length, so the classifier needs large weights and learns fast",
         optimizer="adamw",

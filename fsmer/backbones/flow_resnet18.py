@@ -81,6 +81,7 @@ class FlowResNet18(Backbone):
     the paper names and gives no range for); the action unit module, see ``merau``, whose card says more of the paper.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="MERAU Table 2 (rates of projection and classifier) and section IV.A (crops and rotations); the "
         "encoder's rate is raised from 1e-5 since it starts at random; optimiser, epochs and batch size are open there",

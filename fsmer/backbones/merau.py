@@ -22,7 +22,8 @@ from fsmer.backbones.flow_resnet18 import FlowResNet18
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.targets import action_unit_targets
-from fsmer.backbones.tcae import AuEncoder, Tcae, check_frame_size, frame_spec, frames_of
+from fsmer.backbones.tcae import Tcae
+from fsmer.backbones.tcae_networks import AuEncoder, check_frame_size, frame_spec, frames_of
 from fsmer.backbones.weights import refuse_other_files
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
@@ -104,6 +105,7 @@ class Merau(Backbone):
     raise ``rates["flow_encoder"]`` of `recipe` for it.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="MERAU, Table 2 (rates) and section IV.A (crops and rotations); optimiser, epochs, batch size and the "
         "sizes of the augmentations are open there",

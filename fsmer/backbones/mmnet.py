@@ -227,6 +227,7 @@ class MMNet(Backbone):
     `THREE_CLASS_RECIPE` (``model.recipe = THREE_CLASS_RECIPE`` before training).
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source=(
             "MMNet section 3.2: AdamW, 8e-4, batch 32, 70 epochs, exponential decay, flip and crop. Weight decay 0.6, "

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone
+from fsmer.backbones.mubert_networks import (
+    Encoded,
+    MicroAttention,
+    MicroDecoder,
+    MicroEncoder,
+    TransformerBlock,
+    patchify,
+)
+from fsmer.backbones.mubert_pretraining import DinoAgreement, draw_blocks, random_crops, swap_mask
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, SpecMismatchError
 
 __all__ = [
-    "Block",
-    "MicroAttention",
     "MuBert",
     "MuBertTiny",
     "begin_with_likeness",
-    "draw_blocks",
-    "log_diagonal_attention",
-    "patchify",
-    "random_crops",
-    "sine_positions",
-    "swap_mask",
 ]
 
 # Mean and deviation of ImageNet's red, green and blue, as the published code takes them.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_DEVIATION = (0.229, 0.224, 0.225)
-NORM_EPSILON = 1e-6
 # Where the embedding joins both: distances between clips are then no longer those of P_dma's many entries alone.
 FEATURE_GAIN = 0.25
 CHANGE_GAIN = 20.0
@@ -44,491 +42,22 @@ CHANGE_GAIN = 20.0
 # --- Algorithm 1: blockwise swapping ----------------------------------------------------------------------------------
 
 
-class Block(NamedTuple):
-    """A rectangle of patches: rows ``top`` to ``top + height``, columns ``left`` to ``left + width``."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def draw_blocks(
-    rows: int,
-    columns: int,
-    *,
-    generator: torch.Generator,
-    ratio: float = 0.5,
-    min_block: float = 16,
-    min_aspect: float = 0.3,
-) -> list[Block]:
-    """Rectangles of patches to be taken from the other frame (Micron-BERT, Algorithm 1; its defaults).
-
-    Blocks are drawn while the sum of their areas is at most ``ratio * rows * columns``, so that the last block takes
-    the sum beyond it. Patches under two blocks count twice, as in the algorithm, hence fewer patches than that are
-    swapped. ``rnd(a, b)`` is ``a + (b - a) * u`` with `u` uniform in [0, 1), also where a > b, which happens to the
-    block size when less than `min_block` is left. What the algorithm leaves open: sides are rounded to whole patches,
-    at least one and at most the grid's side; corners are rounded down and drawn from all places where the block fits.
-
-    Parameters
-    ----------
-    rows, columns : int
-        Patches down and across the frame.
-    generator : torch.Generator
-        Four uniform numbers a block: size, aspect ratio, row, column.
-    ratio : float
-        Share of the patches (r_s).
-    min_block : float
-        Least block size in patches (min_bs).
-    min_aspect : float
-        Least ratio of height to width (min_ar); the largest is its inverse.
-    """
-    wanted = ratio * rows * columns
-    blocks: list[Block] = []
-    count = 0
-    while count <= wanted:
-        size_draw, aspect_draw, row_draw, column_draw = torch.rand(
-            4, generator=generator, dtype=torch.float64, device=generator.device
-        ).tolist()
-        size = min_block + (wanted - count - min_block) * size_draw
-        aspect = min_aspect + (1 / min_aspect - min_aspect) * aspect_draw
-        height = min(max(round(math.sqrt(size * aspect)), 1), rows)
-        width = min(max(round(math.sqrt(size / aspect)), 1), columns)
-        top = int(row_draw * (rows - height + 1))
-        left = int(column_draw * (columns - width + 1))
-        blocks.append(Block(top, left, height, width))
-        count += height * width
-    return blocks
-
-
-def swap_mask(blocks: Iterable[Block], rows: int, columns: int) -> Tensor:
-    """Which patches lie under any of `blocks`, bool of shape (rows, columns)."""
-    mask = torch.zeros(rows, columns, dtype=torch.bool)
-    for top, left, height, width in blocks:
-        mask[top : top + height, left : left + width] = True
-    return mask
-
-
 # --- patches and positions --------------------------------------------------------------------------------------------
-
-
-def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Pixels of each patch, (B, rows * columns, patch_size * patch_size * C), from images (B, C, H, W) (eq. 1, 6)."""
-    batch, channels, height, width = images.shape
-    rows, columns = height // patch_size, width // patch_size
-    grid = images.view(batch, channels, rows, patch_size, columns, patch_size)
-    return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, patch_size * patch_size * channels)
-
-
-def sine_positions(width: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """Fixed two-dimensional sine positions, (len(rows) * len(columns), width), row by row.
-
-    The first half of the entries speaks of the column, the second of the row; each half is the sines and then the
-    cosines of ``x / 10000 ** (4 k / width)`` with k = 0 ... width / 4 - 1.
-
-    Parameters
-    ----------
-    width : int
-        Length of one position; a multiple of four.
-    rows, columns : Tensor of shape (rows,) and (columns,)
-        Coordinates in patches.
-    """
-    steps = torch.arange(width // 4, dtype=torch.float64)
-    frequencies = 10000.0 ** (-4 * steps / width)
-
-    def waves(places: Tensor) -> Tensor:
-        angles = places.double()[:, None] * frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-    across = waves(columns)[None].expand(len(rows), -1, -1)
-    down = waves(rows)[:, None].expand(-1, len(columns), -1)
-    return torch.cat([across, down], dim=2).flatten(0, 1).float()
 
 
 # --- the diagonal of attention without the map ------------------------------------------------------------------------
 
 
-class _LogDiagonal(torch.autograd.Function):
-    """The diagonal of the row-wise log-softmax of ``rows @ columns.T``; see `log_diagonal_attention`."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, columns: Tensor, chunk: int) -> Tensor:
-        own, total = torch.empty(2, *rows.shape[:2], dtype=rows.dtype, device=rows.device)
-        for start in range(0, rows.shape[1], chunk):
-            part = slice(start, start + chunk)
-            own[:, part] = (rows[:, part] * columns[:, part]).sum(dim=-1)
-            total[:, part] = torch.logsumexp(rows[:, part] @ columns.mT, dim=-1)
-        ctx.save_for_backward(rows, columns, total)
-        ctx.chunk = chunk
-        return own - total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        # With p the softmax, d(log p_ii) / d(score_ij) = [i = j] - p_ij; p is made again, chunk by chunk.
-        rows, columns, total = ctx.saved_tensors
-        rows_gradient = torch.empty_like(rows)
-        columns_gradient = gradient[..., None] * rows
-        for start in range(0, rows.shape[1], ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            shares = torch.baddbmm(total[:, part, None], rows[:, part], columns.mT, beta=-1).exp_()
-            shares *= gradient[:, part, None]
-            rows_gradient[:, part] = torch.baddbmm(
-                gradient[:, part, None] * columns[:, part], shares, columns, alpha=-1
-            )
-            columns_gradient.baddbmm_(shares.mT, rows[:, part], alpha=-1)
-        return rows_gradient, columns_gradient, None
-
-
-def log_diagonal_attention(rows: Tensor, columns: Tensor, *, chunk: int | None = None) -> Tensor:
-    """Logarithm of the diagonal of ``softmax(rows @ columns.T)`` over each row, without the N x N map.
-
-    Forward and backward each go through the map `chunk` rows at a time, so memory grows with N and not with its
-    square; values and gradients are those of the dense formula. Half-precision inputs are calculated in float32. The
-    logarithm keeps the differences between entries that are all but one.
-
-    Parameters
-    ----------
-    rows, columns : Tensor of shape (B, N, D)
-        Scaled as wanted beforehand.
-    chunk : int, optional
-        Rows of each map held at a time. Default: so many that the maps of the batch together have about 512.
-
-    Returns
-    -------
-    Tensor of shape (B, N)
-    """
-    if rows.dtype in (torch.bfloat16, torch.float16):
-        rows, columns = rows.float(), columns.float()
-    chunk = chunk or max(16, 512 // max(1, len(rows)))
-    if rows.is_meta:  # shapes alone; autocast knows no such device
-        return cast(Tensor, _LogDiagonal.apply(rows, columns, chunk))
-    with torch.autocast(rows.device.type, enabled=False):
-        return cast(Tensor, _LogDiagonal.apply(rows, columns, chunk))
-
-
 # --- encoder and decoder ----------------------------------------------------------------------------------------------
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, tokens: Tensor, *, first_row: bool = False) -> tuple[Tensor, Tensor | None]:
-        """New tokens (B, N, width), and what the first token attends to, (B, N), the mean of the heads, if asked."""
-        batch, count, width = tokens.shape
-        split = self.query_key_value(tokens).view(batch, count, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, count, width)
-        row = None
-        if first_row:
-            scores = (query[:, :, :1] @ key.mT).squeeze(2).float() / math.sqrt(width // self.heads)
-            row = scores.softmax(dim=-1).mean(dim=1)
-        return self.out(mixed), row
-
-
-class TransformerBlock(nn.Module):
-    """Layer norm, attention, layer norm, two-layer perceptron, each pair with a residual (eq. 3, Fig. 3)."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.attention = SelfAttention(width, heads)
-        self.mlp_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        hidden = int(width * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-
-    def forward(self, tokens: Tensor, *, first_row: bool = False) -> tuple[Tensor, Tensor | None]:
-        """New tokens, and what the first one attends to if asked."""
-        mixed, row = self.attention(self.attention_norm(tokens), first_row=first_row)
-        tokens = tokens + mixed
-        return tokens + self.mlp(self.mlp_norm(tokens)), row
-
-
-class Encoded(NamedTuple):
-    """What the encoder makes of frames.
-
-    ``patches`` is P (eq. 4), (B, N, width); ``context`` the contextual feature p^CT, (B, width); ``interest`` the
-    patch-of-interest scores S (eq. 11), (B, N), which sum to one.
-    """
-
-    patches: Tensor
-    context: Tensor
-    interest: Tensor
-
-    def split(self, size: int) -> list[Encoded]:
-        """Parts of `size` frames each."""
-        return [Encoded(*part) for part in zip(*(tensor.split(size) for tensor in self), strict=True)]
-
-
-class MicroEncoder(nn.Module):
-    """The µ-Encoder (Sec. 4.2) with the contextual token of Sec. 4.6.
-
-    Parameters
-    ----------
-    image_size, patch_size, width, depth, heads : int
-    mlp_ratio : float
-    """
-
-    positions: Tensor
-
-    def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.side = image_size // patch_size
-        self.width = width
-        self.patch_embedding = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.context_token = nn.Parameter(torch.empty(width))
-        places = torch.arange(self.side)
-        self.register_buffer("positions", sine_positions(width, places, places), persistent=False)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        nn.init.normal_(self.context_token, std=0.02)
-        self.apply(_initialise)
-
-    def forward(self, images: Tensor) -> Encoded:
-        """Encode normalised images (B, 3, H, W); smaller ones than the frames stand for parts seen at lower detail."""
-        patches = self.patch_embedding(images)
-        side = patches.shape[-1]
-        positions = self.positions
-        if side != self.side:
-            # Centres of the coarser patches, in the units of the full grid.
-            places = (torch.arange(side, dtype=torch.float64) + 0.5) * (self.side / side) - 0.5
-            positions = sine_positions(self.width, places, places).to(positions)
-        tokens = patches.flatten(2).mT + positions
-        # The contextual token's position is all zeros.
-        tokens = torch.cat([self.context_token.expand(len(tokens), 1, -1), tokens], dim=1)
-        row: Tensor | None = None
-        for number, block in enumerate(self.blocks, start=1):
-            tokens, row = block(tokens, first_row=number == len(self.blocks))
-        tokens = self.norm(tokens)
-        scores = cast(Tensor, row)[:, 1:]
-        return Encoded(tokens[:, 1:], tokens[:, 0], scores / scores.sum(dim=1, keepdim=True))
-
-
-class MicroDecoder(nn.Module):
-    """The µ-Decoder: blocks like the encoder's and a linear layer to the pixels of each patch (eq. 5-6).
-
-    Parameters
-    ----------
-    side : int
-        Patches along one side of the frame.
-    patch_size, width, depth, heads : int
-    mlp_ratio : float
-    """
-
-    positions: Tensor
-
-    def __init__(self, side: int, patch_size: int, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.embedding = nn.Linear(width, width)
-        places = torch.arange(side)
-        self.register_buffer("positions", sine_positions(width, places, places), persistent=False)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.pixels = nn.Linear(width, 3 * patch_size * patch_size)
-        self.apply(_initialise)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Pixels of each patch, (B, N, 3 * patch_size ** 2), from features (B, N, width)."""
-        tokens = self.embedding(features) + self.positions
-        for block in self.blocks:
-            tokens, _ = block(tokens)
-        return cast(Tensor, self.pixels(self.norm(tokens)))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Xavier weights and zero biases, as in the published code."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        # A patch embedding is a linear layer on flattened patches, and is drawn as one.
-        nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 # --- diagonal micro-attention -----------------------------------------------------------------------------------------
 
 
-class MicroAttention(nn.Module):
-    """Diagonal micro-attention (Sec. 4.5, eq. 8-9, with patch of interest eq. 12), one head.
-
-    Parameters
-    ----------
-    width : int
-    kind : {"diagonal", "full"}
-        ``"full"`` is the cross attention of the published code: every patch gathers the values of all.
-    similarity : {"dot", "cosine"}
-        Scores are products over the root of `width`, or cosines times the logarithm of the number of patches.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        kind: Literal["diagonal", "full"] = "diagonal",
-        similarity: Literal["dot", "cosine"] = "dot",
-    ) -> None:
-        super().__init__()
-        self.kind = kind
-        self.similarity = similarity
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
-        self.apply(_initialise)
-
-    def scored(self, second: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
-        """Q(P_{t+δ}) and K(P_{t/s}), (B, N, width) each, scaled so that their products are the scores."""
-        query, key = self.query(second), self.key(swapped)
-        if self.similarity == "cosine":
-            return F.normalize(query, dim=-1) * math.log(query.shape[1]), F.normalize(key, dim=-1)
-        return query / math.sqrt(query.shape[2]), key
-
-    def log_diagonal(self, second: Tensor, swapped: Tensor) -> Tensor:
-        """Logarithm of diag(Â), (B, N), from patches (B, N, width) of I_{t+δ} and of I_{t/s}.
-
-        As eq. 8 has it, the entries Â(i, j) over all patches i of I_{t+δ} sum to one for each patch j of I_{t/s}.
-        """
-        query, key = self.scored(second, swapped)
-        return log_diagonal_attention(key, query)
-
-    def map(self, second: Tensor, swapped: Tensor) -> Tensor:
-        """The whole Â, (B, N, N): patches of I_{t+δ} down, of I_{t/s} across, each column summing to one (eq. 8)."""
-        query, key = self.scored(second, swapped)
-        return (query @ key.mT).float().softmax(dim=-2)
-
-    def forward(
-        self, second: Tensor, swapped: Tensor, interest: Tensor | None = None, *, relative: bool = False
-    ) -> Tensor:
-        """P_dma, (B, N, width).
-
-        Parameters
-        ----------
-        second, swapped : Tensor of shape (B, N, width)
-            P_{t+δ} and P_{t/s}.
-        interest : Tensor of shape (B, N), optional
-            S_{t+δ}. It is multiplied by N, so that even interest changes nothing.
-        relative : bool
-            Divide the weights of the patches by their mean.
-        """
-        if self.kind == "full":
-            query, key = self.scored(second, swapped)
-            asking, asked, value = (part[:, None] for part in (key, query, self.value(swapped)))
-            mixed = F.scaled_dot_product_attention(asking, asked, value, scale=1.0).squeeze(1)
-            weight = None if interest is None else interest.shape[1] * interest
-        else:
-            weight = self.log_diagonal(second, swapped).exp()
-            if interest is not None:
-                weight = weight * interest * interest.shape[1]
-            mixed = self.value(swapped)
-        if weight is not None:
-            if relative:
-                weight = weight / weight.mean(dim=1, keepdim=True)
-            mixed = mixed * weight[..., None].to(mixed.dtype)
-        return cast(Tensor, self.out(mixed))
-
-
 # --- the agreement of the published code ------------------------------------------------------------------------------
 
 
-class DinoHead(nn.Module):
-    """Three-layer perceptron, unit length, linear layer with rows of unit length, as in the published code."""
-
-    def __init__(self, width: int, outputs: int, hidden: int, bottleneck: int = 256) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
-        )
-        self.prototypes = nn.Parameter(torch.empty(outputs, bottleneck))
-        for module in self.mlp:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.prototypes, std=0.02)
-
-    def forward(self, context: Tensor) -> Tensor:
-        """Scores (B, outputs) of contextual features (B, width)."""
-        return F.normalize(self.mlp(context), dim=-1) @ F.normalize(self.prototypes, dim=-1).mT
-
-
-class DinoAgreement(nn.Module):
-    """Agreement of crops between encoder and a slow copy of it (the published code's place of eq. 15).
-
-    Cross-entropy between the sharpened, centred scores of the teacher on two large crops and those of the student on
-    all other crops; the teacher follows the student by a moving average.
-
-    Parameters
-    ----------
-    encoder : MicroEncoder
-        Copied to be the teacher.
-    outputs : int
-        Length of the scores.
-    hidden : int
-        Hidden width of the head.
-    """
-
-    centre: Tensor
-    student_temperature = 0.1
-    teacher_temperature = 0.04
-    centre_momentum = 0.9
-    teacher_momentum = 0.997
-
-    def __init__(self, encoder: MicroEncoder, outputs: int = 128, hidden: int = 2048) -> None:
-        super().__init__()
-        self.head = DinoHead(encoder.width, outputs, hidden)
-        self.teacher = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(self.head)})
-        self.teacher.requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(outputs))
-        self._seen: Tensor | None = None
-        self._done = 0.0
-
-    def forward(self, encoder: MicroEncoder, large: list[Tensor], small: list[Tensor], done: float) -> Tensor:
-        """Loss of two large and any number of small crops, each (B, 3, h, w)."""
-        student = [self.head(part.context) for part in encoder(torch.cat(large)).split(len(large[0]))]
-        if small:
-            student += [self.head(part.context) for part in encoder(torch.cat(small)).split(len(small[0]))]
-        with torch.no_grad():
-            raw = self.teacher["head"](self.teacher["encoder"](torch.cat(large)).context)
-            self._seen, self._done = raw.mean(dim=0), done
-            teacher = ((raw - self.centre) / self.teacher_temperature).softmax(dim=-1).chunk(len(large))
-        terms = [
-            -(target * F.log_softmax(scores / self.student_temperature, dim=-1)).sum(dim=-1).mean()
-            for one, target in enumerate(teacher)
-            for other, scores in enumerate(student)
-            if one != other
-        ]
-        return torch.stack(terms).mean()
-
-    @torch.no_grad()
-    def follow(self, encoder: MicroEncoder) -> None:
-        """Move centre and teacher after a step; the teacher's momentum rises along a cosine to one."""
-        if self._seen is None:
-            return
-        self.centre.lerp_(self._seen, 1 - self.centre_momentum)
-        share = (1 - self.teacher_momentum) * (1 + math.cos(math.pi * self._done)) / 2
-        for slow, fast in zip(self.teacher.parameters(), [*encoder.parameters(), *self.head.parameters()], strict=True):
-            slow.lerp_(fast, share)
-        self._seen = None
-
-
 # --- the backbone -----------------------------------------------------------------------------------------------------
-
-
-def random_crops(images: Tensor, size: int, area: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """A rectangle of each image, of random area, place and shape (sides 3:4 to 4:3), brought to `size` x `size`."""
-    draws = torch.rand(len(images), 4, generator=generator, device=generator.device)
-    share = area[0] + (area[1] - area[0]) * draws[:, 0]
-    aspect = torch.exp((2 * draws[:, 1] - 1) * math.log(4 / 3))
-    width, height = (share * aspect).sqrt().clamp(max=1), (share / aspect).sqrt().clamp(max=1)
-    # In the coordinates of affine_grid: -1 is the left or upper edge of the frame, 1 the right or lower one.
-    across, down = ((2 * draws[:, 2 + axis] - 1) * (1 - side) for axis, side in enumerate((width, height)))
-    zero = torch.zeros_like(width)
-    boxes = torch.stack([width, zero, across, zero, height, down], dim=1).view(-1, 2, 3).to(images)
-    grid = F.affine_grid(boxes, [len(images), 3, size, size], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 @register_backbone("mubert_small")
@@ -618,6 +147,7 @@ class MuBert(Backbone):
     training without labels, as recognition leaves it out.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="Micron-BERT gives no values for fine-tuning; AdamW with a cosine to zero from 1e-4 as in its Sec. 5.2, "
         "epochs, batch size, warm-up and weight decay are fsmer's own",
@@ -920,6 +450,7 @@ class MuBertTiny(MuBert):
     the map of changes. Learning rate, steps and batch size of both trainings differ too.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice for a network of this size",
         optimizer="adamw",

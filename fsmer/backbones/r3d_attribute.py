@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone, ClassDirections
+from fsmer.backbones.r3d import ResNet3D, Shortcut, Stem
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
 from fsmer.backbones.targets import Targets
@@ -26,112 +26,19 @@ from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError
 from fsmer.synthetic.class_descriptions import emotions_of
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS
 
-__all__ = ["R3D10Attribute", "R3D18Attribute", "R3D34Attribute", "ResNet3D", "cross_modal_contrastive"]
+__all__ = [
+    "R3D10Attribute",
+    "R3D18Attribute",
+    "R3D34Attribute",
+    "cross_modal_contrastive",
+]
 
-# Table I: blocks of conv2_x to conv5_x.
-DEPTHS: Mapping[int, tuple[int, int, int, int]] = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 # Brightness of Kinetics videos, which the cited 3D-ResNets are fed with.
 RGB_MEAN = (0.4345, 0.4051, 0.3775)
 RGB_STD = (0.2768, 0.2713, 0.2737)
 # Training compares plain cosines (eq. 4 has no temperature), too flat for probabilities; this is the scale with which
 # cosine classifiers start elsewhere in fsmer.
 SCALE = 10.0
-
-Stem = Literal["table", "hara"]
-Shortcut = Literal["A", "B"]
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3x3 convolutions with batch normalisation and a shortcut (Table I; He et al. 2016).
-
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels.
-    stride : int
-        Of the first convolution, in time, height and width.
-    shortcut : {"A", "B"}
-        Where the shape changes: subsampling and empty channels, or a 1x1x1 convolution with batch normalisation.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm3d(outputs)
-        self.conv2 = nn.Conv3d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm3d(outputs)
-        self.stride = stride
-        self.added_channels = outputs - inputs
-        self.shortcut: nn.Module | None = None
-        if shortcut == "B" and (stride != 1 or self.added_channels):
-            self.shortcut = nn.Sequential(
-                nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm3d(outputs)
-            )
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Features of shape (B, outputs, T / stride, H / stride, W / stride)."""
-        if self.shortcut is not None:
-            beside = self.shortcut(inputs)
-        else:
-            beside = inputs[:, :, :: self.stride, :: self.stride, :: self.stride]
-            beside = F.pad(beside, (0, 0, 0, 0, 0, 0, 0, self.added_channels))
-        features = F.relu(self.norm1(self.conv1(inputs)))
-        return F.relu(self.norm2(self.conv2(features)) + beside)
-
-
-class ResNet3D(nn.Sequential):
-    """One stream: the 3D-ResNet of Table I with a linear layer in place of its softmax.
-
-    The layers carry the table's names: ``conv1``, ``conv2_x`` to ``conv5_x``, ``average_pool``, ``fc``.
-
-    Parameters
-    ----------
-    channels : int
-        Of the input: 3 for frames, 2 for flow.
-    depth : {10, 18, 34}
-    width : int
-        Channels of conv1 and conv2_x, doubled at every later stage.
-    embed_dim : int
-        Length of the output.
-    stem : {"table", "hara"}
-        ``"table"``: 3x7x7 convolution of stride 1x2x2, then a maximum over three frames with stride 2, which gives the
-        8x56x56 of Table I. ``"hara"``: 7x7x7 convolution of stride 1x2x2, then 3x3x3 max pooling of stride 2 in all
-        three axes (8x28x28), as in the code of the cited 3D-ResNets.
-    shortcut : {"A", "B"}
-        See `BasicBlock`.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        depth: int = 10,
-        width: int = 64,
-        embed_dim: int = 128,
-        stem: Stem = "table",
-        shortcut: Shortcut = "B",
-    ) -> None:
-        if stem == "table":
-            convolution = nn.Conv3d(channels, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
-            pool = nn.MaxPool3d((3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
-        else:
-            convolution = nn.Conv3d(channels, width, 7, stride=(1, 2, 2), padding=3, bias=False)
-            pool = nn.MaxPool3d(3, stride=2, padding=1)
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv1"] = nn.Sequential(convolution, nn.BatchNorm3d(width), nn.ReLU(inplace=True), pool)
-        inputs = width
-        for number, blocks in enumerate(DEPTHS[depth]):
-            outputs, stride = width << number, 1 if number == 0 else 2
-            first = BasicBlock(inputs, outputs, stride, shortcut)
-            further = (BasicBlock(outputs, outputs, 1, shortcut) for _ in range(blocks - 1))
-            layers[f"conv{number + 2}_x"] = nn.Sequential(first, *further)
-            inputs = outputs
-        layers["average_pool"] = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten())
-        layers["fc"] = nn.Linear(inputs, embed_dim)
-        super().__init__(layers)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def cross_modal_contrastive(video: Tensor, text: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -495,6 +402,7 @@ class R3D10Attribute(R3DAttribute):
     ``fsmer.preprocess``. The split of the people 3:2 and the mean of five runs (section IV-C, E) are an evaluation's.
     """
 
+    trusted: ClassVar[bool] = True
     depth = 10
 
 
@@ -505,6 +413,7 @@ class R3D18Attribute(R3D10Attribute):
     All but the depth (Table I) is as in `R3D10Attribute`.
     """
 
+    trusted: ClassVar[bool] = True
     depth = 18
 
 
@@ -515,4 +424,5 @@ class R3D34Attribute(R3D10Attribute):
     All but the depth (Table I) is as in `R3D10Attribute`.
     """
 
+    trusted: ClassVar[bool] = True
     depth = 34

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
-from fsmer.backbones.weights import CONFIG_FILE, fetch_weights, load_folder
+from fsmer.backbones.weights import CONFIG_FILE, WeightsFolder, fetch_weights, load_folder
 from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, WeightsError, unknown_name
+from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError, unknown_name
 from fsmer.io import restore_folder
 from fsmer.kernels.noise import Draws
 from fsmer.memory import out_of_memory
@@ -35,7 +38,6 @@ __all__ = [
 ]
 
 
-# One line a backbone: importing the module registers the names in it.
 @dataclass(frozen=True)
 class ModelInfo:
     """One line of `list_models`.
@@ -80,9 +82,15 @@ class ModelInfo:
 register_backbone = BACKBONES.register
 
 
-def backbone_class(name: str) -> type[Backbone]:
-    """The class registered under `name`; an unknown name raises `UnknownNameError` with the nearest ones."""
-    return BACKBONES.find(name)
+def backbone_class(name: str, plugin: str | None = None) -> type[Backbone]:
+    """The class registered under `name`; an unknown name raises `UnknownNameError` with the nearest ones, or with the
+    `plugin` that registered it when it was saved."""
+    return BACKBONES.find(name, plugin)
+
+
+def saved_class(held: WeightsFolder) -> type[Backbone]:
+    """The class of the network in a folder of weights."""
+    return backbone_class(held.config["backbone"], held.config.get("plugin"))
 
 
 @library_settings()
@@ -132,7 +140,7 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     name = str(name_or_folder)
     if names_saved_weights(name):
         folder = fetch_weights(name)
-        return load_folder(folder, lambda held: backbone_class(held.config["backbone"]).from_folder(held), hub=True)
+        return load_folder(folder, lambda held: saved_class(held).from_folder(held), hub=True)
     cls = backbone_class(name)
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
@@ -148,14 +156,42 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     return cls.from_pretrained(folder)
 
 
+def as_backbone(model: Backbone | str | os.PathLike[str]) -> Backbone:
+    """The backbone that any form of a model stands for: one as it is, or a name or folder as `load_model` takes it.
+
+    Raises
+    ------
+    SpecMismatchError
+        It is a plain module, of which nothing says what it expects.
+    DataError
+        It is something else.
+    UnknownNameError, WeightsError
+        As for `load_model`.
+    """
+    if isinstance(model, Backbone):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return load_model(os.fspath(model))
+    if isinstance(model, nn.Module):
+        raise SpecMismatchError(
+            f"the module {type(model).__name__} does not say which media it expects; give "
+            "fsmer.wrap(module, expects=InputSpec(...)) in its place."
+        )
+    raise DataError(
+        f"a model was given as {type(model).__name__}; give the name or folder of one, a Backbone (fsmer.load_model), "
+        "or a module in fsmer.wrap."
+    )
+
+
 def names_saved_weights(model: str | Path) -> bool:
     """Whether `model` is a folder or a hub repository of weights; a registered name is neither, whatever lies there."""
     name = str(model)
     if name in BACKBONES:
         return False
-    if not Path(name).is_dir():
-        restore_folder(name)  # where a killed writer has moved it aside
-    return Path(name).is_dir() or "/" in name
+    if not os.path.isdir(name):
+        with suppress(OSError, ValueError):  # what can be no path is a name that nobody has
+            restore_folder(name)  # where a killed writer has moved it aside
+    return os.path.isdir(name) or "/" in name
 
 
 def refuse_arguments(backbone: Backbone, arguments: Mapping[str, object] | None, origin: str) -> None:
@@ -267,12 +303,9 @@ def fresh_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str,
     FsmerError
         A value that the constructor cannot work with.
     """
-    if isinstance(model, Backbone):
-        refuse_arguments(model, arguments, "a backbone")
-        return model
-    if names_saved_weights(model):
-        backbone = load_model(model)
-        refuse_arguments(backbone, arguments, f"the weights in {model}")
+    if not isinstance(model, (str, os.PathLike)) or names_saved_weights(model):
+        backbone = as_backbone(model)
+        refuse_arguments(backbone, arguments, "a backbone" if backbone is model else f"the weights in {model}")
         return backbone
     with Draws(seed).used():
         return create_model(str(model), **(arguments or {}))

@@ -58,6 +58,7 @@ class STSTNet(Backbone):
     MATLAB.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="the authors' Python code (Adam, rate 5e-5, batches of 256, 800 epochs, the last one taken); clips are "
         "shuffled here",

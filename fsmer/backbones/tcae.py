@@ -14,20 +14,22 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.backbones.registry import register_backbone
-from fsmer.data.spec import InputSpec
-from fsmer.errors import FsmerError, SpecMismatchError
+from fsmer.backbones.tcae_networks import Encoder, FlowDecoder, check_frame_size, frame_spec, frames_of
+from fsmer.errors import FsmerError
 
-__all__ = ["AuEncoder", "Encoder", "FlowDecoder", "Tcae", "curriculum_mean", "curriculum_window", "warp"]
+__all__ = [
+    "Tcae",
+    "curriculum_mean",
+    "curriculum_window",
+    "warp",
+]
 
-# Stride-2 convolutions of each branch; those before them are shared.
-BRANCH_DEPTH = 3
-WIDEST = 8
 
 # Training crops: a square whose side is 200 to 223 of 256 pixels, inside the central 224 (published data loader).
 CROP_SIDES = (200, 224)
@@ -40,77 +42,6 @@ WINDOW_LIMIT = 0.85
 
 Jitter = Literal["each", "pair", "none"]
 Embedding = Literal["apex", "difference"]
-
-
-class AuEncoder(nn.Module):
-    """From a frame to its action unit code: stride-2 convolutions, the last `BRANCH_DEPTH` on a branch of their own.
-
-    Parameters
-    ----------
-    size : int
-        Side of the frame, a power of two; log2(size) convolutions bring it to 1x1.
-    width : int
-        Channels after the first convolution; doubled by each further one up to 8 times.
-    code_dim : int
-        Length of the code.
-    """
-
-    def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
-        super().__init__()
-        depth = int(math.log2(size))
-        widths = [width * min(2**stage, WIDEST) for stage in range(depth - BRANCH_DEPTH)]
-        self.shared = nn.Sequential(
-            *(_down(before, after) for before, after in zip([3, *widths[:-1]], widths, strict=True))
-        )
-        self.au_branch = _branch(widths[-1], width * WIDEST, code_dim)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Action unit codes (B, code_dim) of frames (B, 3, size, size) in 0..1."""
-        return self.au_branch(self.shared(frames)).flatten(1)
-
-
-class Encoder(AuEncoder):
-    """`AuEncoder` with a second branch for the pose code."""
-
-    def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
-        super().__init__(size, width, code_dim)
-        last = self.shared[-1][0].out_channels  # type: ignore[index]
-        self.pose_branch = _branch(last, width * WIDEST, code_dim)
-
-    def codes(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Action unit and pose codes, each (B, code_dim), of frames (B, 3, size, size)."""
-        features = self.shared(frames)
-        return self.au_branch(features).flatten(1), self.pose_branch(features).flatten(1)
-
-
-class FlowDecoder(nn.Module):
-    """From the codes of two frames to the flow between them and a mixing logit.
-
-    log2(size) times bilinear upsampling by 2 and a 3x3 convolution, with batch normalisation and ReLU in between and
-    tanh at the end.
-
-    Parameters
-    ----------
-    size, width, code_dim : int
-        As in `AuEncoder`.
-    """
-
-    def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
-        super().__init__()
-        depth = int(math.log2(size))
-        inner = [width * min(2 ** (depth - 2 - stage), WIDEST) for stage in range(depth - 1)]
-        layers: list[nn.Module] = [nn.ReLU()]
-        for before, after in zip([2 * code_dim, *inner[:-1]], inner, strict=True):
-            layers += [_up(), nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, _up(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
-
-    def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow (B, 2, size, size) in grid units, x before y, and logits (B, 1, size, size), for two codes (B, D).
-
-        A grid unit is half the distance between the centres of the first and the last pixel.
-        """
-        out = self.layers(torch.cat([source, target], dim=1)[:, :, None, None])
-        return out[:, :2], out[:, 2:]
 
 
 @register_backbone("tcae")
@@ -164,6 +95,7 @@ class Tcae(Backbone):
     the head that a method puts on the embedding.
     """
 
+    trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice; TCAE's authors train only a linear classifier on the frozen code",
         optimizer="adamw",
@@ -395,46 +327,6 @@ def random_crops(first: Tensor, second: Tensor, generator: torch.Generator, *, a
         sampled = F.grid_sample(frames.float(), grid, padding_mode="border", align_corners=False)
         cropped.append(sampled.to(frames.dtype))
     return cropped[0], cropped[1]
-
-
-def check_frame_size(size: int) -> None:
-    """Raise `FsmerError` unless frames of that side can be halved down to one pixel."""
-    if size < 2 ** (BRANCH_DEPTH + 1) or size & (size - 1):
-        raise FsmerError(
-            f"TCAE's frame size is {size}, but its convolutions halve the frame down to one pixel; give a power of "
-            f"two from {2 ** (BRANCH_DEPTH + 1)} on (the paper's is 256)."
-        )
-
-
-def frame_spec(kind: str, size: int) -> InputSpec:
-    """What TCAE eats: one colour image in 0..1, without further normalisation."""
-    return InputSpec(kind=kind, size=(size, size), channels=("red", "green", "blue"), normalisation="unit")
-
-
-def frames_of(inputs: Any, kind: str, size: int, who: str) -> Tensor:
-    """The frames of one kind, (B, 3, size, size), or `SpecMismatchError`."""
-    if not isinstance(inputs, dict) or kind not in inputs:
-        raise SpecMismatchError(f"{who!r} eats {kind} frames; give a dict with a tensor (B, 3, {size}, {size}) for it.")
-    frames: Tensor = inputs[kind]
-    if frames.shape[1:] != (3, size, size):
-        raise SpecMismatchError(
-            f"the {kind} frames have shape {tuple(frames.shape)}, but {who!r} eats (B, 3, {size}, {size}); prepare "
-            "them at that size."
-        )
-    return frames
-
-
-def _down(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, 4, 2, 1), nn.BatchNorm2d(after), nn.LeakyReLU(0.2))
-
-
-def _branch(before: int, inner: int, code_dim: int) -> nn.Sequential:
-    middle = [_down(before if not stage else inner, inner) for stage in range(BRANCH_DEPTH - 1)]
-    return nn.Sequential(*middle, nn.Conv2d(inner, code_dim, 4, 2, 1))
-
-
-def _up() -> nn.Upsample:
-    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:

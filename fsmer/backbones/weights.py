@@ -31,7 +31,7 @@ from fsmer.errors import FsmerError, WeightsError
 from fsmer.io import check_regular, restore_folder
 from fsmer.kernels.noise import Draws, Redirected
 from fsmer.memory import out_of_memory
-from fsmer.plugins import BACKBONES
+from fsmer.plugins import BACKBONES, declared
 from fsmer.schema import Count, Names, checked, read_json
 from fsmer.tensor_files import read_tensors, tensor_shapes, under
 
@@ -81,6 +81,8 @@ class WeightsConfig(TypedDict):
 
     format_version: Count
     backbone: str
+    # Who registered the backbone, in plain text: nothing is loaded because of it.
+    plugin: NotRequired[str]
     arguments: dict[str, Any]
     weights_sha256: Annotated[str, Len(64, 64)]
     classes: NotRequired[Names]
@@ -267,9 +269,9 @@ def _bounded(
     cls: type[Backbone], arguments: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[None]:
     """Make a network that is no larger than `shapes`, and leave fresh weights undrawn where all of them are stored."""
-    # A network from outside may draw, after torch.manual_seed, what it does not store.
-    others = BACKBONES.outside()
-    draws = cls.name in others or any(value in others for value in arguments.values() if isinstance(value, str))
+    # Other networks may draw, after torch.manual_seed, what they do not store; an argument may name one of them.
+    named = [BACKBONES.get(value) for value in arguments.values() if isinstance(value, str)]
+    draws = not all(declared(one, "trusted") for one in (cls, *named) if one is not None)
     token = _LOADING.set(True)
     own: AbstractContextManager[Any] = torch.random.fork_rng(devices=[]) if draws else Draws(0).used(everywhere=False)
     try:

@@ -1,4 +1,4 @@
-"""The command ``fsmer``: everything that a shell script or a first visitor wants, as thin wrappers around the library.
+"""The command ``fsmer``: its entry point, exit codes, and what every command shares.
 
 Exit codes: 0 done, 1 refused (one sentence on standard error says why), 2 wrong command line or a recording without a
 face, 3 an audit found something serious, 130 interrupted.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -21,20 +22,26 @@ import fsmer
 from fsmer.cli.console import complain, open_streams, say
 from fsmer.errors import FsmerError, OutputError
 from fsmer.memory import out_of_memory
+from fsmer.plugins import import_plugin
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = [
-    "app",
-    "main",
-]
+__all__ = ["app", "command", "command_line", "main"]
 
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
 NO_MEMORY = (
     "memory has run out; end other programs, or ask for less at a time: fewer --jobs (or --workers), a smaller batch "
     "(-p batch_size=8), fewer clips (--where) or a smaller model; what a run with --out has finished is kept."
+)
+
+# The option that every command has beside its own: what it names may be found in a plugin.
+IMPORT_HELP = "A .py file, or a module, that registers models, methods, data sets, protocols or metrics; repeatable."
+IMPORT = inspect.Parameter(
+    "import_",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=[],
+    annotation=Annotated[
+        list[str], typer.Option("--import", metavar="FILE_OR_MODULE", help=IMPORT_HELP, show_default=False)
+    ],
 )
 
 app = typer.Typer(
@@ -73,7 +80,9 @@ def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Cal
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             try:
-                with _warnings_in_words():
+                with _warnings_as_lines():
+                    for target in kwargs.pop(IMPORT.name):
+                        import_plugin(target)
                     function(*args, **kwargs)
             except FsmerError as error:
                 complain(error)
@@ -87,16 +96,20 @@ def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Cal
                 complain(NO_MEMORY)
                 raise typer.Exit(EXIT_REFUSED) from error
 
-        name = function.__name__.removesuffix("_")
-        app.command(name, epilog=f"Example: [cyan]{escape(example)}[/cyan]", **options)(guarded)
+        # typer reads the options of a command from the signature.
+        signature = inspect.signature(function, eval_str=True)
+        parameters = [*signature.parameters.values(), IMPORT]
+        guarded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        guarded.__annotations__ = {one.name: one.annotation for one in parameters}
+        app.command(epilog=f"Example: [cyan]{escape(example)}[/cyan]", **options)(guarded)
         return function
 
     return register
 
 
 @contextlib.contextmanager
-def _warnings_in_words() -> Iterator[None]:
-    """What fsmer warns of as one sentence on standard error, without the place in its code."""
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings of fsmer as one line each on standard error, without the place in its code."""
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
@@ -125,6 +138,6 @@ def _options(
     del version
 
 
-def _command_line() -> str:
+def command_line() -> str:
     """What was typed, as a report names it."""
     return shlex.join(["fsmer", *sys.argv[1:]])

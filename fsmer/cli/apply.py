@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, complain, say_json
-from fsmer.cli.options import AsJson, Data, Prefix, Where, _read
-from fsmer.cli.progress import _progress
-from fsmer.cli.show import _table
+from fsmer.cli.options import optional
+from fsmer.cli.progress import shown_progress
+from fsmer.cli.show import plain_table
 from fsmer.errors import DataError
 from fsmer.io import atomic_path, check_writable
 from fsmer.text import write_csv
 
 if TYPE_CHECKING:
-    from fsmer.backbones import Backbone
-    from fsmer.transfer import Recognizer
+    pass
 
 
 EXIT_NO_FACE = 2
@@ -29,23 +29,21 @@ EXIT_NO_FACE = 2
 @command("fsmer predict video.mp4 --out answer")
 def predict(
     source: Annotated[Path, typer.Argument(help="A video or a folder of frames; with --data, a recognizer's folder.")],
-    data: Data = [],  # noqa: B006
-    prefix: Prefix = [],  # noqa: B006
-    where: Where = None,
+    data: options.Data = [],
+    prefix: options.Prefix = [],
+    where: options.Where = None,
     model: Annotated[
         str,
         typer.Option("--model", "-m", help="For a recording: name of a model, or folder of weights or a recognizer."),
     ] = "facs-flow",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder (recording) or CSV file (clips) for the answers.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, optional(help="Folder (recording) or CSV file (clips) for the answers.")] = None,
     face: Annotated[
         int,
         typer.Option(
             help="Which of several faces, from the largest (0) down in the first picture with so many.", min=0
         ),
     ] = 0,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Movements of a face in a recording, or a saved recognizer's answers on clips; labels are not needed."""
     if not data:
@@ -59,13 +57,14 @@ def predict(
 def _predict_recording(source: Path, model: str, out: Path | None, face: int, as_json: bool) -> None:
     from fsmer.deploy.recording import predict_recording
     from fsmer.preprocess.faces import NoFaceError
+    from fsmer.transfer.recognizer import load_trained
 
     if (source / "config.json").is_file():
         raise DataError(f"{source} holds weights and no recording; give the clips to ask it about with --data.")
     try:
-        with _progress() as progress:
+        with shown_progress() as progress:
             found = predict_recording(
-                source, _trained(model), which=face, progress=functools.partial(progress, "reading")
+                source, load_trained(model), which=face, progress=functools.partial(progress, "reading")
             )
     except NoFaceError as error:
         complain(error)
@@ -75,12 +74,11 @@ def _predict_recording(source: Path, model: str, out: Path | None, face: int, as
     if out is not None:
         found.save(out)
     if as_json:
-        say_json(found.to_dict())
-        return
+        return say_json(found.to_dict())
     console = Console()
     console.print(found.summary())
     if found.intervals:
-        table = _table("onset", "apex", "offset", "label", "p", "AUs", "what moves")
+        table = plain_table("onset", "apex", "offset", "label", "p", "AUs", "what moves")
         for one in found.intervals:
             times = (f"{value:.2f}" for value in (one.onset_s, one.apex_s, one.offset_s))
             share = f"{one.probabilities[one.label]:.2f}"
@@ -96,9 +94,9 @@ def _predict_clips(
     from fsmer.transfer import Recognizer
 
     loaded = Recognizer.load(recognizer)
-    clips = _read(data, where, None, prefix, labelled=False, specs=loaded.backbone.input_specs)
-    with _progress() as progress:
-        probabilities = loaded.predict_proba(clips, progress=functools.partial(progress, "looking at clips"))
+    clips = options.read_data(data, where, None, prefix, labelled=False, specs=loaded.backbone.input_specs)
+    with shown_progress() as progress:
+        probabilities = loaded.predict_proba(clips, progress=functools.partial(progress, "embedding clips"))
     frame = clips.table[["clip", "dataset", "subject"]].astype(str)
     frame["predicted"] = loaded.classes_[probabilities.argmax(axis=1)].astype(object)
     for column, name in enumerate(loaded.classes_):
@@ -107,12 +105,11 @@ def _predict_clips(
         with atomic_path(out) as temporary:
             write_csv(frame, temporary)
     if as_json:
-        say_json(frame.to_dict("records"))
-        return
+        return say_json(frame.to_dict("records"))
     if out is not None:
         Console().print(f"answers for {len(frame):,} clips in {out}")
         return
-    table = _table(*frame.columns)
+    table = plain_table(*frame.columns)
     for row in frame.itertuples(index=False):
         table.add_row(*(value if isinstance(value, str) else f"{value:.3f}" for value in row))
     Console().print(table)
@@ -121,41 +118,28 @@ def _predict_clips(
 @command("fsmer explain my-recognizer --data DIR --clips 4 --out pictures")
 def explain(
     model: Annotated[str, typer.Argument(help="Folder of a recognizer or of weights, or the name of a model.")],
-    data: Data,
+    data: options.Data,
     out: Annotated[Path, typer.Option(help="Folder for one picture a clip.")],
-    prefix: Prefix = [],  # noqa: B006
-    where: Where = None,
+    prefix: options.Prefix = [],
+    where: options.Where = None,
     clips: Annotated[int, typer.Option(help="The first so many clips.", min=1)] = 6,
     how: Annotated[
         Literal["own", "gradient"] | None,
         typer.Option(help="own: the network's own map; gradient: integrated gradients; default own where it has one."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Pictures of where a model looks: the clip's media and the network's map side by side."""
+    """Pictures of what a model's answers depend on: the clip's media and the network's map side by side."""
     from fsmer.backbones import Backbone
     from fsmer.deploy.explain import explain as draw
+    from fsmer.transfer.recognizer import load_trained
 
-    asked = _trained(model)
+    asked = load_trained(model)
     specs = asked.input_specs if isinstance(asked, Backbone) else asked.backbone.input_specs
-    shown = _read(data, where, None, prefix, labelled=False, specs=specs)[:clips]
+    shown = options.read_data(data, where, None, prefix, labelled=False, specs=specs)[:clips]
     check_writable(out)
     found = draw(asked, shown, out=out, method=how)
     pictures = found if isinstance(found, list) else [found]
     if as_json:
-        say_json([{"clip": one.clip, "predicted": one.prediction, "maps": sorted(one.maps)} for one in pictures])
-        return
-    Console().print(
-        f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'} in {out}",
-    )
-
-
-def _trained(model: str) -> Backbone | Recognizer:
-    """The recognizer of a folder that holds one, else the backbone of that name or folder."""
-    from fsmer.backbones import load_model
-    from fsmer.backbones.weights import CONFIG_FILE, read_config
-    from fsmer.transfer import Recognizer
-
-    if (Path(model) / CONFIG_FILE).is_file() and "recognizer" in read_config(model):
-        return Recognizer.load(model)
-    return load_model(model)
+        return say_json([{"clip": one.clip, "predicted": one.prediction, "maps": sorted(one.maps)} for one in pictures])
+    Console().print(f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'} in {out}")

@@ -10,21 +10,21 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, say, say_json
-from fsmer.cli.options import AsJson, Corrections, FrameKind, Scheme, Sheet
-from fsmer.cli.progress import _progress
+from fsmer.cli.options import optional
+from fsmer.cli.progress import shown_progress
 
 
 @command("fsmer datasets")
-def datasets(as_json: AsJson = False) -> None:
+def datasets(as_json: options.AsJson = False) -> None:
     """List the data sets that fsmer reads, and where a licence is requested."""
     from fsmer.datasets import list_datasets
 
     found = list_datasets()
     if as_json:
-        say_json([asdict(one) for one in found])
-        return
+        return say_json([asdict(one) for one in found])
     console = Console()
     for one in found:
         known = ((one.clips, "clips"), (one.subjects, "people"), (one.frames_per_second, "frames a second"))
@@ -39,18 +39,17 @@ def datasets(as_json: AsJson = False) -> None:
 def check(
     name: Annotated[str, typer.Argument(help="Name of a data set (see 'fsmer datasets').")],
     root: Annotated[Path, typer.Option(help="Folder of the download.")],
-    frames: FrameKind = None,
-    sheet: Sheet = None,
-    corrections: Corrections = None,
-    as_json: AsJson = False,
+    frames: options.FrameKind = None,
+    sheet: options.Sheet = None,
+    corrections: options.Corrections = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Audit a download: what is there, what is missing, which apexes cannot be right."""
     from fsmer.datasets import check_dataset
 
     audit = check_dataset(name, root, frames=frames, sheet=sheet, corrections=corrections)
     if as_json:
-        say_json(audit.to_dict())
-        return
+        return say_json(audit.to_dict())
     say(audit)
 
 
@@ -63,23 +62,21 @@ def prepare(
         list[str], typer.Option("--for", help="Model whose media are made; repeat it, or put further names behind it.")
     ],
     more: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Further models.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="recipe.json of another preparation.", show_default=False)] = None,
-    scheme: Scheme = None,
-    frames: FrameKind = None,
-    sheet: Sheet = None,
-    corrections: Corrections = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Clips made at a time; default one a core.", min=1, show_default=False)
-    ] = None,
-    backend: Annotated[str | None, typer.Option(help="joblib's backend, e.g. dask or ray.", show_default=False)] = None,
+    recipe: Annotated[Path | None, optional(help="recipe.json of another preparation.")] = None,
+    scheme: options.Scheme = None,
+    frames: options.FrameKind = None,
+    sheet: options.Sheet = None,
+    corrections: options.Corrections = None,
+    workers: Annotated[int | None, optional(help="Clips made at a time; default one a core.", min=1)] = None,
+    backend: Annotated[str | None, optional(help="joblib's backend, e.g. dask or ray.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; otherwise make all anew.")] = True,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Make the clips of a data set for some models: face, apex and flow, once, in parallel; resumable."""
     from fsmer.deploy.prepare_models import prepare as make
     from fsmer.preprocess import PreprocessRecipe
 
-    with _progress() as progress:
+    with shown_progress() as progress:
         done = make(
             name,
             root,
@@ -97,8 +94,7 @@ def prepare(
         )
     folders = [str(done.folder / part) for part in done.sets]
     if as_json:
-        say_json(done.report.to_dict() | {"out": folders})
-        return
+        return say_json(done.report.to_dict() | {"out": folders})
     say(done.report)
     for folder in folders:
         Console().print(f"clips in {folder}")

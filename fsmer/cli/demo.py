@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,25 +30,12 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration found and wrote.
-
-    Attributes
-    ----------
-    source, target : str
-        The synthetic domains.
-    reports : dict
-        Method -> its report over the same episodes.
-    support, asked, right : int
-        Labelled clips that the saved recognizer learnt from, new clips that it was asked about, and its right answers.
-    example : str
-        One answer in words.
-    files : dict
-        What was written where.
-    """
+    """Reports of all methods over the same episodes, answers of the saved recognizer, and what was written where."""
 
     source: str
     target: str
     reports: dict[str, Report]
+    # Labelled clips that the recognizer learnt from, new clips that it was asked about, and how many are right.
     support: int
     asked: int
     right: int
@@ -71,12 +56,9 @@ class DemoResult:
         """The table of methods as a Markdown page."""
         some = next(iter(self.reports.values()))
         lines = [
-            f"# 5-shot on the synthetic domain {markdown(self.target)}, source {markdown(self.source)}",
-            "",
-            f"Model {markdown(some.model['name'])}, {some.counts['clips']} clips, seed {some.seed}; {some.how}.",
-            "",
-            "| method | UF1 | UAR | Acc |",
-            "|---|---|---|---|",
+            f"# 5-shot on the synthetic domain {markdown(self.target)}, source {markdown(self.source)}\n",
+            f"Model {markdown(some.model['name'])}, {some.counts['clips']} clips, seed {some.seed}; {some.how}.\n",
+            "| method | UF1 | UAR | Acc |\n|---|---|---|---|",
         ]
         for name, report in sorted(self.reports.items(), key=lambda item: -item[1].uf1):
             cells = " | ".join(show_figure(report.figures, metric) for metric in ("uf1", "uar", "acc"))
@@ -85,54 +67,26 @@ class DemoResult:
         return "\n".join(lines)
 
 
-def run_demo(
-    out: str | os.PathLike[str],
-    model: str | os.PathLike[str] = "facs-flow",
-    *,
-    seed: int = 0,
-    episodes: int = 200,
-    progress: Progress | None = None,
-) -> DemoResult:
-    """Compare all methods on synthetic clips, then learn, save and ask one recognizer.
-
-    Parameters
-    ----------
-    out : path
-        Folder for ``table.md``, ``methods.png``, ``clips.png``, ``demo.json`` and ``recognizer/``.
-    model : name of `fsmer.list_models` or folder of weights
-    seed : int
-        Of the episodes.
-    episodes : int
-        Episodes of the comparison.
-    progress : callable, optional
-        As for `evaluate`.
-
-    Raises
-    ------
-    OutputError
-        `out` cannot be written.
-    """
+def run_demo(out: Path, model: str, *, seed: int, episodes: int, progress: Progress) -> DemoResult:
+    """Compare all methods on synthetic clips, then learn, save and ask one recognizer; `out` gets five files."""
     from fsmer.backbones import load_model
     from fsmer.episodic import load_protocol
     from fsmer.transfer import adapt, list_methods, load_method
 
-    folder = Path(out)
-    files = {
-        "table": folder / "table.md",
-        "methods": folder / "methods.png",
-        "clips": folder / "clips.png",
-        "figures": folder / "demo.json",
-        "recognizer": folder / "recognizer",
-    }
-    check_writable(folder)
-    backbone = load_model(os.fspath(model))
+    names = {"table": "table.md", "methods": "methods.png", "clips": "clips.png", "figures": "demo.json"}
+    files = {key: out / name for key, name in (names | {"recognizer": "recognizer"}).items()}
+    check_writable(out)
+    backbone = load_model(model)
     protocol = load_protocol(PROTOCOL, episodes=episodes, seed=seed)
     clips = protocol.make_clips(specs=backbone.input_specs)
-    reports = {
-        one.name: evaluate(protocol, backbone, one.name, clips=clips, progress=_named(progress, one.name))
-        for one in list_methods()
-        if load_method(one.name).keeps_backbone  # training the network anew for every episode takes hours
-    }
+    reports = {}
+    for one in list_methods():
+        if load_method(one.name).keeps_backbone:  # training the network anew for every episode takes hours
+
+            def named(stage: str, done: int, total: int, method: str = one.name) -> None:
+                progress(f"{method}: {stage}", done, total)
+
+            reports[one.name] = evaluate(protocol, backbone, one.name, clips=clips, progress=named)
     episode = protocol.split(clips)[0]
     source = None if episode.source is None else clips[episode.source]
     recognizer = adapt(backbone, clips[episode.support], classes=episode.classes, source=source)
@@ -141,12 +95,8 @@ def run_demo(
     right = int((recognizer.predict(asked) == asked.labels.astype(str)).sum())
     picture, example = _answers(recognizer, asked)
     save_figure(picture, files["clips"])
-    save_figure(
-        methods_figure(
-            reports, title=f"5-shot on the synthetic domain {asked.dataset_names[0]!r}, {episodes} episodes"
-        ),
-        files["methods"],
-    )
+    title = f"5-shot on the synthetic domain {asked.dataset_names[0]!r}, {episodes} episodes"
+    save_figure(methods_figure(reports, title=title), files["methods"])
     domains = ("none" if source is None else source.dataset_names[0], asked.dataset_names[0])
     result = DemoResult(*domains, reports, len(episode.support), len(asked), right, example, files)
     write_text(files["table"], result.markdown())
@@ -162,17 +112,8 @@ def _answers(recognizer: Recognizer, asked: ClipSet) -> tuple[Any, str]:
     shown = asked[np.argsort(codes, kind="stable")[order][:SHOWN]]
     probabilities = recognizer.predict_proba(shown)
     said = recognizer.classes_[probabilities.argmax(axis=1)]
-    titles = [
-        f"is {label}\nsaid {answer} {probability:.0%}"
-        for label, answer, probability in zip(shown.labels, said, probabilities.max(axis=1), strict=True)
-    ]
+    shares = zip(shown.labels, said, probabilities.max(axis=1), strict=True)
+    titles = [f"is {label}\nsaid {answer} {share:.0%}" for label, answer, share in shares]
     words = f"{shown.ids[0]}, which is {shown.labels[0]}: {said[0]!s} with {probabilities[0].max():.0%}"
-    kind = recognizer.backbone.input_specs[0].kind
-    normalisation = shown.specs[kind].normalisation
-    return flow_figure(shown.media(kind), titles=titles, normalisation=normalisation), words
-
-
-def _named(progress: Progress | None, method: str) -> Callable[[str, int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda stage, done, total: progress(f"{method}: {stage}", done, total)
+    spec = shown.specs[recognizer.backbone.input_specs[0].kind]
+    return flow_figure(shown.media(spec.kind), titles=titles, normalisation=spec.normalisation), words

@@ -5,64 +5,42 @@ from __future__ import annotations
 import functools
 import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fsmer.cli.app import _command_line, command
+from fsmer.cli import options
+from fsmer.cli.app import command, command_line
 from fsmer.cli.console import Console, say_json
-from fsmer.cli.options import (
-    Argument,
-    AsJson,
-    Data,
-    Describe,
-    Device,
-    Jobs,
-    MethodName,
-    Model,
-    Overwrite,
-    Param,
-    Prefix,
-    Scheme,
-    Where,
-    _jobs,
-    _method,
-    _pairs,
-    _read,
-    _values,
-)
-from fsmer.cli.progress import _progress
-from fsmer.cli.show import _losses, _show_report
+from fsmer.cli.options import optional
+from fsmer.cli.progress import shown_progress
+from fsmer.cli.show import losses_text, show_report
 from fsmer.errors import DataError, FsmerError
 
 
 @command("fsmer train fr --protocol loso --data DIR --out OUT")
 def train(
     name: Annotated[str, typer.Argument(help="Name of a model (fresh weights), or a folder of weights to go on from.")],
-    data: Data,
+    data: options.Data,
     out: Annotated[Path, typer.Option(help="Folder for the recognizer or, with a protocol, the report.")],
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="Train once for every episode, on its support, and judge on its queries; default: train on all clips.",
-            show_default=False,
+        optional(
+            help="Train once for every episode, on its support, and judge on its queries; default: train on all clips."
         ),
     ] = None,
-    prefix: Prefix = [],  # noqa: B006
-    where: Where = None,
-    scheme: Scheme = None,
-    param: Param = [],  # noqa: B006
-    argument: Argument = [],  # noqa: B006
+    prefix: options.Prefix = [],
+    where: options.Where = None,
+    scheme: options.Scheme = None,
+    param: options.Param = [],
+    argument: options.Argument = [],
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the weights that ship.")] = False,
-    log: Annotated[
-        Path | None,
-        typer.Option(help="Folder for TensorBoard: loss and learning rate of every epoch.", show_default=False),
-    ] = None,
-    jobs: Jobs = "auto",
-    device: Device = None,
+    log: Annotated[Path | None, optional(help="Folder for TensorBoard: loss and learning rate of every epoch.")] = None,
+    jobs: options.Jobs = "auto",
+    device: options.Device = None,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run of the same settings.")] = True,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a model with labels, by its paper's recipe."""
     from fsmer.backbones import load_model
@@ -73,14 +51,14 @@ def train(
     from fsmer.evaluation import evaluate as run
     from fsmer.transfer.full_training import HISTORY, Train
 
-    method = _method("train", param)
+    method = options.method_of("train", param)
     if not isinstance(method, Train):
         raise FsmerError("the method registered as 'train' is not fsmer's own; register yours under another name.")
     if log is not None and protocol is not None:
         raise typer.BadParameter("a log is of one training; leave --protocol out", param_hint="--log")
     if overwrite and protocol is None:
         raise typer.BadParameter("a recognizer is replaced in any case; leave it out", param_hint="--overwrite")
-    arguments = _values(argument, "--argument")
+    arguments = options.json_pairs(argument, "--argument")
     if pretrained:
         backbone = load_model(name)
         refuse_arguments(backbone, arguments, f"the weights of {name!r} (--pretrained)")
@@ -88,54 +66,54 @@ def train(
         backbone = fresh_model(name, method.seed, arguments)
     if device is not None:
         backbone = backbone.to(as_device(device))
-    clips = _read(data, where, scheme, prefix, specs=backbone.input_specs)
-    with _progress() as progress:
+    clips = options.read_data(data, where, scheme, prefix, specs=backbone.input_specs)
+    with shown_progress() as progress:
         if protocol is not None:
             report = run(
                 load_protocol(protocol),
                 backbone,
                 method,
                 clips=clips,
-                jobs=_jobs(jobs),
+                jobs=options.jobs_of(jobs),
                 progress=progress,
                 out=out,
                 resume=resume,
                 overwrite=overwrite,
-                call=_command_line(),
+                call=command_line(),
             )
         else:
             recognizer, course = method.run(
                 backbone, clips, out, resume=resume, progress=functools.partial(progress, "training"), log=log
             )
     if protocol is not None:
-        _show_report(report, out, as_json)
+        show_report(report, out, as_json)
         return
     history = out.with_name(f"{out.name}.{HISTORY}")
     losses = course["losses"]
-    figure = loss_figure(losses, title=f"{backbone.name}, {len(clips)} clips")
-    picture = save_figure(figure, history.with_suffix(".png"))
+    title = f"{backbone.name}, {len(clips)} clips"
+    picture = save_figure(loss_figure(losses, title=title), history.with_suffix(".png"))
     if as_json:
         names = [str(known) for known in recognizer.classes_]
-        say_json({"out": str(out), "classes": names, "clips": len(clips), "losses": losses, "curve": str(picture)})
-        return
+        return say_json(
+            {"out": str(out), "classes": names, "clips": len(clips), "losses": losses, "curve": str(picture)}
+        )
     shown = f"{losses[0]:.3f}" + (f" -> {losses[-1]:.3f}" if len(losses) > 1 else "")
-    Console().print(
-        f"trained {backbone.name} on {len(clips):,} clips, loss {shown} (curve in {picture}); recognizer in {out}",
-    )
+    done = f"trained {backbone.name} on {len(clips):,} clips, loss {shown} (curve in {picture})"
+    Console().print(f"{done}; recognizer in {out}")
 
 
 @command("fsmer adapt --data DIR --where \"dataset == 'smic'\" --model facs-flow --method cosine --out my-recognizer")
 def adapt(
     out: Annotated[Path, typer.Option(help="Folder for the recognizer.")],
-    data: Data = [],  # noqa: B006
-    prefix: Prefix = [],  # noqa: B006
-    where: Where = None,
-    scheme: Scheme = None,
-    model: Model = "facs-flow",
-    method: MethodName = "cosine",
-    param: Param = [],  # noqa: B006
-    describe: Describe = [],  # noqa: B006
-    as_json: AsJson = False,
+    data: options.Data = [],
+    prefix: options.Prefix = [],
+    where: options.Where = None,
+    scheme: options.Scheme = None,
+    model: options.Model = "facs-flow",
+    method: options.MethodName = "cosine",
+    param: options.Param = [],
+    describe: options.Describe = [],
+    as_json: options.AsJson = False,
 ) -> None:
     """Learn a recognizer from a few labelled clips, or from words alone, and save it."""
     from fsmer.backbones import load_model
@@ -143,16 +121,16 @@ def adapt(
     from fsmer.transfer import recognizer_of_words
 
     backbone = load_model(model)
-    words = _pairs(describe, "--describe")
+    words = options.text_pairs(describe, "--describe")
     if not data and not words:
         raise DataError("nothing to learn from: give labelled clips with --data, or describe classes with --describe.")
-    with _progress() as progress:
+    with shown_progress() as progress:
         if not data:
             recognizer = recognizer_of_words(backbone, words)
         else:
-            clips = _read(data, where, scheme, prefix, specs=backbone.input_specs)
+            clips = options.read_data(data, where, scheme, prefix, specs=backbone.input_specs)
             report = functools.partial(progress, "training")
-            recognizer = learn(backbone, clips, _method(method, param), descriptions=words, progress=report)
+            recognizer = learn(backbone, clips, options.method_of(method, param), descriptions=words, progress=report)
     recognizer.save(out)
     names = [str(name) for name in recognizer.classes_]
     if as_json:
@@ -160,9 +138,7 @@ def adapt(
             {"out": str(out), "classes": names, "support": recognizer.support_size, "model": model, "method": method}
         )
         return
-    Console().print(
-        f"learnt {', '.join(names)} from {recognizer.support_size} clips; recognizer in {out}",
-    )
+    Console().print(f"learnt {', '.join(names)} from {recognizer.support_size} clips; recognizer in {out}")
 
 
 @command("fsmer pretrain facs-flow --out my-weights --seed 0")
@@ -170,43 +146,33 @@ def pretrain(
     name: Annotated[str, typer.Argument(help="Name of a model.")],
     out: Annotated[Path, typer.Option(help="Folder for the weights.")],
     seed: Annotated[int, typer.Option(help="Seed of weights and clips.", min=0)] = 0,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps; default the recipe's.", show_default=False)
-    ] = None,
+    steps: Annotated[int | None, optional(help="Optimiser steps; default the recipe's.")] = None,
     frames: Annotated[
         Path | None,
-        typer.Option(
+        optional(
             help="Any tree of frame folders or videos, for models that teach themselves; no labels are read. "
-            "Default: synthetic frames.",
-            show_default=False,
+            "Default: synthetic frames."
         ),
     ] = None,
     param: Annotated[
         list[str],
-        typer.Option(
+        optional(
             "--param",
             "-p",
             help="A field of the model's recipe as KEY=VALUE, e.g. batch_size=16, learning_rate=1e-4 or "
             "distance=[3,6], for models that teach themselves; may be repeated.",
-            show_default=False,
         ),
-    ] = [],  # noqa: B006
-    argument: Argument = [],  # noqa: B006
-    device: Device = None,
+    ] = [],
+    argument: options.Argument = [],
+    device: options.Device = None,
     resume: Annotated[bool, typer.Option(help="Go on from a checkpoint in the folder.")] = True,
 ) -> None:
     """Make a model's weights without labels: from nothing but a seed, or from your own frames."""
     from fsmer.pretraining import load_pretrainer
 
-    more: dict[str, Any] = {}
-    if frames is not None:
-        more["frames"] = frames
-    if param:
-        more["params"] = _values(param, "--param")
-    if argument:
-        more["arguments"] = _values(argument, "--argument")
-    if device is not None:
-        more["device"] = device
+    params, arguments = options.json_pairs(param, "--param"), options.json_pairs(argument, "--argument")
+    given = {"frames": frames, "params": params or None, "arguments": arguments or None, "device": device}
+    more = {key: value for key, value in given.items() if value is not None}
     make = load_pretrainer(name)
     try:
         inspect.signature(make).bind(out, seed=seed, steps=steps, resume=resume, progress=None, **more)
@@ -215,7 +181,7 @@ def pretrain(
             f"{name!r} is trained on synthetic flow alone and takes no frames, parameters, arguments or device; leave "
             "them out."
         ) from error
-    with _progress() as progress:
+    with shown_progress() as progress:
         folder = make(
             out,
             seed=seed,
@@ -223,7 +189,7 @@ def pretrain(
             resume=resume,
             # Before the first loss is known, clips are drawn.
             progress=lambda done, total, losses: progress(
-                f"training {_losses(losses)}" if losses else "drawing clips", done, total
+                f"training {losses_text(losses)}" if losses else "drawing clips", done, total
             ),
             **more,
         )

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, say, say_json
-from fsmer.cli.options import AsJson, Model
-from fsmer.cli.progress import _progress
-from fsmer.cli.show import _methods_table, _table
+from fsmer.cli.progress import shown_progress
+from fsmer.cli.show import methods_table, plain_table
 
 
 @command("fsmer demo --out out/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for table, picture and recognizer.")] = Path("fsmer-demo"),
-    model: Model = "facs-flow",
+    model: options.Model = "facs-flow",
     seed: Annotated[int, typer.Option(help="Seed of the episodes.", min=0)] = 0,
     episodes: Annotated[int, typer.Option(help="Episodes of the comparison.", min=2)] = 200,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """See it work: synthetic clips of one domain, few labels of another, every method side by side."""
     from fsmer.cli.demo import run_demo
 
-    with _progress() as progress:
+    with shown_progress() as progress:
         result = run_demo(out, model, seed=seed, episodes=episodes, progress=progress)
     if as_json:
-        say_json(result.to_dict())
-        return
+        return say_json(result.to_dict())
     console = Console()
     console.print(f"5-shot on the synthetic domain {result.target!r}, with {result.source!r} as source", style="bold")
-    console.print(_methods_table(result.reports))
+    console.print(methods_table(result.reports))
     console.print(f"learnt from {result.support} labelled clips, then asked about {result.asked} new ones:")
     console.print(f"  {result.right} of {result.asked} right; for example {result.example}")
     for name, path in result.files.items():
@@ -44,7 +44,7 @@ def demo(
 @command("fsmer models")
 def models(
     pattern: Annotated[str, typer.Argument(help="Wildcard, e.g. 'facs*'.")] = "*",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the models and the methods that can be put on them; of a single model, what of its paper is there."""
     from fsmer.backbones import list_models
@@ -52,39 +52,25 @@ def models(
 
     found = list_models(pattern)
     if as_json:
-        models_out = [
-            {
-                "name": one.name,
-                "summary": one.summary,
-                "parameters": one.parameters,
-                "flops": one.flops,
-                "embed_dim": one.embed_dim,
-                "input_specs": [spec.to_dict() for spec in one.input_specs],
-                "pretrained": one.pretrained,
-                "notes": one.notes,
-            }
-            for one in found
-        ]
-        methods_out = [{"name": one.name, "summary": one.summary, "params": one.params} for one in list_methods()]
-        say_json({"models": models_out, "methods": methods_out})
-        return
-    table = _table("model", "parameters", "GFLOPs", "weights", "what it is and eats")
+        listed = [asdict(one) | {"input_specs": [spec.to_dict() for spec in one.input_specs]} for one in found]
+        return say_json({"models": listed, "methods": [asdict(one) for one in list_methods()]})
+    table = plain_table("model", "parameters", "GFLOPs", "weights", "what it is, and its input")
     for column in table.columns[:-1]:
         column.no_wrap = True
     for one in found:
-        eats = "; ".join(spec.describe() for spec in one.input_specs)
+        media = "; ".join(spec.describe() for spec in one.input_specs)
         table.add_row(
             one.name,
             f"{one.parameters / 1e6:.2f} M" if one.parameters >= 1e5 else f"{one.parameters:,}",
             f"{one.flops / 1e9:.3g}",
             "shipped" if one.pretrained else "none",
-            Text.assemble(f"{one.summary} ", (f"{eats}; {one.embed_dim:,} numbers.", "dim")),
+            Text.assemble(f"{one.summary} ", (f"input: {media}; {one.embed_dim:,} numbers out.", "dim")),
         )
     if len(found) == 1:
         Console().print(table)
         say(f"\n{found[0].card(Console().width)}")
         return
-    methods = _table("method", "what")
+    methods = plain_table("method", "what")
     for method in list_methods():
         methods.add_row(method.name, method.summary)
     Console().print(table, methods)
@@ -93,7 +79,7 @@ def models(
 @command("fsmer protocols megc2019-cde")
 def protocols(
     name: Annotated[str | None, typer.Argument(help="Show this one whole.", show_default=False)] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the named protocols, or show one of them."""
     from fsmer.episodic import list_protocols, load_protocol
@@ -102,18 +88,16 @@ def protocols(
         protocol = load_protocol(name)
         settings = protocol.to_dict() | {"hash": protocol.hash}
         if as_json:
-            say_json(settings)
-            return
-        table = _table("setting", "value")
+            return say_json(settings)
+        table = plain_table("setting", "value")
         for key, value in settings.items():
             table.add_row(key, value if isinstance(value, str) else json.dumps(value, default=str))
         Console().print(table)
         return
     found = [load_protocol(known) for known in list_protocols()]
     if as_json:
-        say_json([{"name": one.name, "title": one.title, "hash": one.hash} for one in found])
-        return
-    table = _table("protocol", "hash", "what")
+        return say_json([{"name": one.name, "title": one.title, "hash": one.hash} for one in found])
+    table = plain_table("protocol", "hash", "what")
     for one in found:
         table.add_row(one.name, one.hash, one.title)
     Console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,81 +16,42 @@ if TYPE_CHECKING:
     from fsmer.transfer import Method
 
 
+def optional(*names: str, **settings: Any) -> Any:
+    """An option that may be left out, without a default to show."""
+    return typer.Option(*names, show_default=False, **settings)
+
+
 SYNTHETIC = "synthetic:"
-
-
 SYNTHETIC_CLIPS = 300
-
-
 DATA_HELP = (
     "Folder of clips (with index.csv, a saved clip set, or the STSTNet release); repeat to pool several. "
     "synthetic:DOMAIN, with :N clips and :SEED behind it if wanted, makes clips."
 )
-
-
-Data = Annotated[list[str], typer.Option("--data", "-d", help=DATA_HELP, show_default=False)]
-
-
+Data = Annotated[list[str], optional("--data", "-d", help=DATA_HELP)]
 Prefix = Annotated[
     list[str],
-    typer.Option(
-        help="Put before the clip ids of a --data folder, so that two with the same ids can be pooled; once for each.",
-        show_default=False,
+    optional(
+        help="Put before the clip ids of a --data folder, so that two with the same ids can be pooled; once for each."
     ),
 ]
-
-
-Where = Annotated[str | None, typer.Option(help="Rows to keep, e.g. \"dataset == 'smic'\".", show_default=False)]
-
-
-Scheme = Annotated[str | None, typer.Option(help="Label scheme to apply, e.g. megc2019.", show_default=False)]
-
-
+Where = Annotated[str | None, optional(help="Rows to keep, e.g. \"dataset == 'smic'\".")]
+Scheme = Annotated[str | None, optional(help="Label scheme to apply, e.g. megc2019.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model, or a folder of weights.")]
-
-
 MethodName = Annotated[str, typer.Option("--method", help="Name of a method.")]
-
-
-Param = Annotated[
-    list[str],
-    typer.Option("--param", "-p", help="A method's parameter as KEY=VALUE; may be repeated.", show_default=False),
-]
-
-
+Param = Annotated[list[str], optional("--param", "-p", help="A method's parameter as KEY=VALUE; may be repeated.")]
 Argument = Annotated[
-    list[str],
-    typer.Option(
-        "--argument",
-        "-a",
-        help="A constructor argument of the model as KEY=VALUE; may be repeated.",
-        show_default=False,
-    ),
+    list[str], optional("--argument", "-a", help="A constructor argument of the model as KEY=VALUE; may be repeated.")
 ]
-
-
 Describe = Annotated[
     list[str],
-    typer.Option(
+    optional(
         "--describe",
         help="What a class looks like as CLASS=WORDS, e.g. 'smile=cheek raiser, lip corner puller'; may be repeated.",
-        show_default=False,
     ),
 ]
-
-
-FrameKind = Annotated[
-    Literal["raw", "cropped"] | None,
-    typer.Option(help="raw or cropped, where a download holds both.", show_default=False),
-]
-
-
-Sheet = Annotated[Path | None, typer.Option(help="The annotation sheet, if it lies elsewhere.", show_default=False)]
-
-
-Corrections = Annotated[Path | None, typer.Option(help="Your own table of corrections, CSV.", show_default=False)]
-
-
+FrameKind = Annotated[Literal["raw", "cropped"] | None, optional(help="raw or cropped, where a download holds both.")]
+Sheet = Annotated[Path | None, optional(help="The annotation sheet, if it lies elsewhere.")]
+Corrections = Annotated[Path | None, optional(help="Your own table of corrections, CSV.")]
 Jobs = Annotated[
     str,
     typer.Option(
@@ -97,23 +59,14 @@ Jobs = Annotated[
         help="Folds trained at a time, each in a process of its own; auto: one a core as far as memory goes.",
     ),
 ]
-
-
-Device = Annotated[
-    str | None,
-    typer.Option(help="Where the network computes, such as cuda; default the CPU.", show_default=False),
-]
-
-
+Device = Annotated[str | None, optional(help="Where the network computes, such as cuda; default the CPU.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the report of another run that is in the folder.")
 ]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 
 
-def _read(
+def read_data(
     data: Sequence[str],
     where: str | None,
     scheme: str | None,
@@ -136,14 +89,14 @@ def _read(
             sets.append(synthetic_clips(domain, n=count, seed=seed, specs=specs))
         else:
             sets.append(read_clips(name, labelled=labelled))
-    sets = _prefixed(sets, prefix)
+    sets = with_prefixes(sets, prefix)
     clips = concat(sets) if len(sets) > 1 else sets[0]
     if where is not None:
         clips = clips.select(where)
     return clips if scheme is None else clips.relabel(scheme)
 
 
-def _prefixed(sets: list[ClipSet], prefix: Sequence[str]) -> list[ClipSet]:
+def with_prefixes(sets: list[ClipSet], prefix: Sequence[str]) -> list[ClipSet]:
     """The sets with clip ids of their own, where prefixes are given."""
     if not prefix:
         return sets
@@ -155,55 +108,48 @@ def _prefixed(sets: list[ClipSet], prefix: Sequence[str]) -> list[ClipSet]:
     return [clips.with_prefix(name) for clips, name in zip(sets, prefix, strict=True)]
 
 
-def _method(name: str, params: Sequence[str]) -> Method:
+def method_of(name: str, params: Sequence[str]) -> Method:
+    """The method of that name with parameters as ``--param`` gives them."""
     from fsmer.transfer import load_method
 
-    return load_method(name, **_pairs(params, "--param"))
+    return load_method(name, **text_pairs(params, "--param"))
 
 
-def _whole(text: str | None) -> int | str | None:
-    """A whole number where `text` is one; other words (``rest``) are judged by the protocol."""
-    return int(text) if text is not None and text.isdecimal() else text
-
-
-def _numbers(pairs: Sequence[str], option: str) -> dict[str, float]:
+def number_pairs(pairs: Sequence[str], option: str) -> dict[str, float]:
     """KEY=NUMBER options."""
     try:
-        return {key: float(value) for key, value in _pairs(pairs, option).items()}
+        return {key: float(value) for key, value in text_pairs(pairs, option).items()}
     except ValueError as error:
         raise typer.BadParameter(f"{error}; give numbers, such as uf1=0.86", param_hint=option) from error
 
 
-def _seeds(text: str | None) -> int | list[int] | None:
+def seeds_of(text: str | None) -> int | list[int] | None:
     """How many seeds, or which."""
-    if text is None:
-        return None
-    parts = text.split(",")
+    parts = [] if text is None else text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise typer.BadParameter(
-            f"{text!r} is neither a number of seeds nor a list such as 0,1,2", param_hint="--seeds"
-        )
-    return int(text) if len(parts) == 1 else [int(part) for part in parts]
+        raise typer.BadParameter(f"{text!r} is neither a number of seeds nor a list, as 0,1,2", param_hint="--seeds")
+    numbers = [int(part) for part in parts]
+    return None if text is None else numbers[0] if len(numbers) == 1 else numbers
 
 
-def _jobs(text: str) -> int | Literal["auto"]:
+def jobs_of(text: str) -> int | Literal["auto"]:
     """A number of jobs, or to choose one."""
-    if text == "auto":
-        return "auto"
     try:
-        return int(text)
+        return "auto" if text == "auto" else int(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is neither a number of jobs nor auto", param_hint="--jobs") from error
 
 
-def _bandwidths(text: str) -> str | list[float]:
+def bandwidths_of(text: str) -> str | list[float]:
+    """Numbers with commas, or the name of a rule."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         return text
 
 
-def _pairs(entries: Sequence[str], option: str) -> dict[str, str]:
+def text_pairs(entries: Sequence[str], option: str) -> dict[str, str]:
+    """KEY=VALUE options as text."""
     pairs = {}
     for entry in entries:
         key, mark, value = entry.partition("=")
@@ -213,15 +159,12 @@ def _pairs(entries: Sequence[str], option: str) -> dict[str, str]:
     return pairs
 
 
-def _values(entries: Sequence[str], option: str) -> dict[str, Any]:
+def json_pairs(entries: Sequence[str], option: str) -> dict[str, Any]:
     """KEY=VALUE options with values as JSON writes them, or else as text."""
-    return {key: _plain(value) for key, value in _pairs(entries, option).items()}
-
-
-def _plain(text: str) -> Any:
     from pydantic_core import from_json
 
-    try:
-        return from_json(text, allow_inf_nan=False)
-    except ValueError:
-        return text
+    values: dict[str, Any] = dict(text_pairs(entries, option))
+    for key, text in values.items():
+        with contextlib.suppress(ValueError):
+            values[key] = from_json(text, allow_inf_nan=False)
+    return values

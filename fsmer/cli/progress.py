@@ -13,13 +13,11 @@ from fsmer.text import printable
 
 # Where no terminal shows bars: seconds before the first line that says how far it is, and between two of them.
 FIRST_LINE = 30.0
-
-
 BETWEEN_LINES = 60.0
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Bars with the time left on standard error while it is a terminal; a plain line a minute otherwise."""
     console = Console(stderr=True)
     with _bars(console) if console.is_terminal else _lines() as show:
@@ -28,26 +26,12 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextlib.contextmanager
 def _bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=True) as bars:
+    title, counts = rich.TextColumn("{task.description}", markup=False), (rich.BarColumn(), rich.MofNCompleteColumn())
+    times = rich.TimeElapsedColumn(), rich.TextColumn("left"), rich.TimeRemainingColumn()
+    tasks: dict[str, rich.TaskID] = {}
+    with rich.Progress(title, *counts, *times, console=console, transient=True) as bars:
 
         def show(stage: str, done: int, total: int) -> None:
             # The first word names the bar; what follows it (losses) may change from call to call.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from fsmer.evaluation import Report
     from fsmer.published import BenchResult
 
+# The figures that every report has; those of plugins come behind them.
+SHOWN = ("uf1", "uar", "acc")
 
-def _print_bench(console: Console, result: BenchResult) -> None:
+
+def print_bench(console: Console, result: BenchResult) -> None:
     """What ran, narrow enough for 80 columns: a table for each method, and below why cells are empty."""
     from fsmer.published.tables import METRIC_TITLES
 
@@ -26,7 +29,7 @@ def _print_bench(console: Console, result: BenchResult) -> None:
         console.print()
         name = f"{method} ({group})" if group and not method.endswith(f"({group})") else method
         console.print(name, style="bold")
-        table = _table("", "", "published", "measured")
+        table = plain_table("", "", "published", "measured")
         for column in table.columns[1:]:
             column.no_wrap = True
         table.columns[0].no_wrap = False
@@ -39,60 +42,54 @@ def _print_bench(console: Console, result: BenchResult) -> None:
                 metric, old = METRIC_TITLES[line["metric"]], line["published_text"] or "-"
                 table.add_row("" if number else title, metric, old, f"{shown} {mark}".strip())
                 if line["honest_text"]:
-                    beside = f"honest {line['honest_text']}, gap {line['gap_text']}"
-                    table.add_row("", "", "", beside)
+                    table.add_row("", "", "", f"honest {line['honest_text']}, gap {line['gap_text']}")
         console.print(table)
     console.print()
     for reason, number in reasons.items():
         console.print(f"[{number}] {reason}")
 
 
-def _show_report(report: Report, out: Path | None, as_json: bool) -> None:
+def show_report(report: Report, out: Path | None, as_json: bool) -> None:
+    """Print a report as tables or as JSON, and say where it was written."""
     if as_json:
-        say_json(report.to_dict())
-        return
-    _print_report(report)
-    if out is not None:
-        Console().print(f"written to {out}")
-
-
-def _print_report(report: Report) -> None:
+        return say_json(report.to_dict())
     console = Console()
     console.print(f"{report.title}, model {report.model['name']}", style="bold")
-    table = _table("clips of", "clips", "UF1", "UAR", "Acc")
-    stamp = "ORACLE " if report.oracle else ""
+    table = plain_table("clips of", "clips", "UF1", "UAR", "Acc", *report.metrics)
+    stamp, metrics = "ORACLE " if report.oracle else "", (*SHOWN, *report.metrics)
     parts = {"all": report.figures | {"clips": report.counts["clips"]}}
     if len(report.per_dataset) > 1:
         parts |= report.per_dataset
     for name, figures in parts.items():
-        table.add_row(name, f"{figures['clips']:,}", *_figures(figures))
+        table.add_row(name, f"{figures['clips']:,}", *_figures(figures, metrics))
     if report.honest is not None and report.gap is not None:
-        table.add_row("honest, same run", f"{report.counts['clips']:,}", *_figures(report.honest))
-        table.add_row("gap", "", *(f"{report.gap[metric]:+.3f}" for metric in ("uf1", "uar", "acc")))
+        table.add_row("honest, same run", f"{report.counts['clips']:,}", *_figures(report.honest, metrics))
+        table.add_row("gap", "", *(f"{report.gap[metric]:+.3f}" for metric in metrics))
     for row in report.per_seed if len(report.per_seed) > 1 else []:
-        table.add_row(f"seed {row['seed']}", "", *(f"{stamp}{row[metric]:.3f}" for metric in ("uf1", "uar", "acc")))
+        table.add_row(f"seed {row['seed']}", "", *(f"{stamp}{row[metric]:.3f}" for metric in metrics))
     console.print(table)
     shown = (f"{stamp}{name}" for name in ("F1", "recall", "precision"))
-    classes = _table("class", "clips", *shown, *(f"as\n{name}" for name in report.classes))
+    classes = plain_table("class", "clips", *shown, *(f"as\n{name}" for name in report.classes))
     for (name, row), counts in zip(report.per_class.items(), report.confusion.tolist(), strict=True):
         shares = (f"{stamp}{row[key]:.3f}" for key in ("f1", "recall", "precision"))
         classes.add_row(name, f"{row['clips']:,}", *shares, *(f"{count:,}" for count in counts))
     console.print(classes)
-    for line in (report.how, *report.notes):
+    for line in (report.how, *report.notes, *([] if out is None else [f"written to {out}"])):
         console.print(line)
 
 
-def _methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
-    table = _table(head, "UF1", "UAR", "Acc")
+def methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
+    """Figures of reports side by side, the highest UF1 first."""
+    table = plain_table(head, "UF1", "UAR", "Acc")
     for name, report in sorted(reports.items(), key=lambda item: -item[1].uf1):
         table.add_row(name, *_figures(report.figures))
     return table
 
 
-def _figures(figures: Mapping[str, Any]) -> list[str]:
-    """UF1, UAR and accuracy with intervals, short enough for a terminal of 80 columns: ``0.842 [.839, .845]``."""
+def _figures(figures: Mapping[str, Any], metrics: Sequence[str] = SHOWN) -> list[str]:
+    """Figures with intervals, short enough for a terminal of 80 columns: ``0.842 [.839, .845]``."""
     cells = []
-    for metric in ("uf1", "uar", "acc"):
+    for metric in metrics:
         bounds = figures[f"{metric}_interval"]
         shown = "" if bounds is None else " [" + ", ".join(f"{bound:.3f}".removeprefix("0") for bound in bounds) + "]"
         stamp = "ORACLE " if figures.get("oracle") else ""
@@ -100,17 +97,20 @@ def _figures(figures: Mapping[str, Any]) -> list[str]:
     return cells
 
 
-def _table(*headers: str) -> Table:
+def plain_table(*headers: str) -> Table:
+    """A table without lines whose first column is not wrapped."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, header in enumerate(headers):
         table.add_column(header, overflow="fold", no_wrap=number == 0)
     return table
 
 
-def _losses(losses: Mapping[str, float]) -> str:
+def losses_text(losses: Mapping[str, float]) -> str:
+    """Losses by name on one line."""
     return " ".join(f"{name} {value:.3f}" for name, value in losses.items())
 
 
-def _short(result: Any) -> str:
+def mmd_text(result: Any) -> str:
+    """A discrepancy and its p-value on one line."""
     chance = "" if result.p_value is None else f", p = {result.p_value:.3g}"
     return f"MMD {result.value:.4f}{chance}"

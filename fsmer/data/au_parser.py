@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 
@@ -179,8 +181,7 @@ def parse_aus(text: str | float | None) -> AUExpression:
     written = _written(text)
     if len(written) > LONGEST:
         raise DataError(
-            f"an action-unit cell has {len(written):,} characters, but at most {LONGEST:,} are expected; check the "
-            "column and the quotes of the table."
+            f"an action-unit cell has {len(written):,} characters, but at most {LONGEST:,} are read; check the table."
         )
     return _Reader(written).expression()
 
@@ -198,50 +199,51 @@ def au_numbers(text: str | float | None, *, alternatives: str = "first", still: 
     return parse_aus(text).numbers(alternatives=alternatives, still=still)
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     unit: ParsedAU | None = None
 
 
-@dataclass
-class _Item:
-    # What stands between two separators: units, or nothing that was understood.
+class _Item(NamedTuple):
+    """What stands between two separators: units, or nothing that was understood."""
+
     units: list[ParsedAU]
     text: str = ""
     nested: bool = False
 
 
 class _Reader:
-    # Recursive descent over the tokens of one cell; whatever does not fit goes to `unparsed` on the spot.
+    """Recursive descent over the tokens of one cell; whatever does not fit goes to `unparsed` on the spot."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tokens = _with_matched_brackets(_tokens(text))
+        self.tokens = [*_with_matched_brackets(_tokens(text)), _Token("end", "")]
         self.place = 0
         self.unparsed: list[str] = []
         self.phrase_open = False
         self.unclear = False
-        self.choices = 0
+        self.choices = count()
 
     def expression(self) -> AUExpression:
         units = self._sum()
         # Choices were numbered from the inside out; readers expect them in the order written.
-        order = {
-            choice: index
-            for index, choice in enumerate(dict.fromkeys(unit.choice for unit in units if unit.choice is not None))
-        }
-        renamed = tuple(unit if unit.choice is None else replace(unit, choice=order[unit.choice]) for unit in units)
-        return AUExpression(self.text, renamed, tuple(self.unparsed), self.unclear)
+        chosen = list(dict.fromkeys(unit.choice for unit in units if unit.choice is not None))
+        units = [unit if unit.choice is None else replace(unit, choice=chosen.index(unit.choice)) for unit in units]
+        return AUExpression(self.text, tuple(units), tuple(self.unparsed), self.unclear)
 
-    def _peek(self) -> str:
-        return self.tokens[self.place].kind if self.place < len(self.tokens) else "end"
+    @property
+    def _next(self) -> str:
+        return self.tokens[self.place].kind
+
+    def _skip_blanks(self) -> None:
+        while self._next == "separator" and self.tokens[self.place].text.isspace():
+            self.place += 1
 
     def _sum(self) -> list[ParsedAU]:
         units: list[ParsedAU] = []
-        while self._peek() not in ("end", "close"):
-            if self._peek() == "separator":
+        while self._next not in ("end", "close"):
+            if self._next == "separator":
                 # A blank does not end a phrase of free text, a plus or comma does.
                 self.phrase_open = self.phrase_open and self.tokens[self.place].text.isspace()
                 self.place += 1
@@ -253,16 +255,14 @@ class _Reader:
         items = [self._item()]
         while True:
             start = self.place
-            while self._peek() == "separator" and self.tokens[self.place].text.isspace():
-                self.place += 1
-            if self._peek() != "or":
+            self._skip_blanks()
+            if self._next != "or":
                 self.place = start
                 break
             mark = self.tokens[self.place].text
             self.place += 1
-            while self._peek() == "separator" and self.tokens[self.place].text.isspace():
-                self.place += 1
-            if self._peek() in ("separator", "close", "end", "or"):
+            self._skip_blanks()
+            if self._next in ("separator", "close", "end", "or"):
                 self._note(mark)
                 break
             noted = len(self.unparsed)
@@ -271,21 +271,19 @@ class _Reader:
                 # One side is no unit, so the mark joins nothing; it is reported where it stood.
                 self.unparsed.insert(noted, mark)
         options = [item for item in items if item.units]
-        if len(options) < 2:
-            return [unit for item in options for unit in item.units]
-        return self._alternatives(options)
+        return self._alternatives(options) if len(options) > 1 else [unit for item in options for unit in item.units]
 
     def _alternatives(self, options: list[_Item]) -> list[ParsedAU]:
-        choice, option, units = self._new_choice(), 0, []
+        choice, option = next(self.choices), 0
+        units: list[ParsedAU] = []
         for item in options:
             inner = {unit.choice for unit in item.units}
-            if item.nested and inner == {item.units[0].choice} and None not in inner:
+            if item.nested and len(inner) == 1 and None not in inner:
                 # (4 or 7) or 12 is a plain choice of three.
                 units += [replace(unit, choice=choice, option=option + unit.option) for unit in item.units]
                 option += item.units[-1].option + 1
             elif inner != {None}:
-                # Alternatives inside a sum inside alternatives: no data set writes that, so it is handed back as it
-                # stands.
+                # Alternatives inside a sum inside alternatives: no data set writes that.
                 self._note(item.text)
             else:
                 units += [replace(unit, choice=choice, option=option) for unit in item.units]
@@ -309,8 +307,8 @@ class _Reader:
             return _Item(units, "".join(inner.text for inner in self.tokens[start : self.place]), nested=True)
         if token.kind == "unclear":
             self.unclear = True
-            return _Item([])
-        self._note(token.text, continues=token.kind == "word")
+        else:
+            self._note(token.text, continues=token.kind == "word")
         return _Item([])
 
     def _note(self, text: str, *, continues: bool = False) -> None:
@@ -319,10 +317,6 @@ class _Reader:
         else:
             self.unparsed.append(text)
         self.phrase_open = continues
-
-    def _new_choice(self) -> int:
-        self.choices += 1
-        return self.choices - 1
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -372,7 +366,7 @@ def _with_matched_brackets(tokens: list[_Token]) -> list[_Token]:
 
 
 def _letters(written: str | None) -> tuple[str, ...]:
-    return tuple(re.findall("[A-Z]", written.upper())) if written else ()
+    return tuple(re.findall("[A-Z]", (written or "").upper()))
 
 
 def _written(text: str | float | None) -> str:

@@ -1,11 +1,9 @@
-"""`Clip` and `ClipSet`: a table of clips with media that are read only when asked for."""
+"""`ClipSet`: a table of clips with media that are read only when asked for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -15,115 +13,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from fsmer.arrays import plain_array
-from fsmer.data.conditions import condition_mask
-from fsmer.data.media import (
-    ArrayStore,
-    ConcatStore,
-    LazyArray,
-    MediaStore,
-    RowError,
-    check_arrays,
-    copied,
-    nameless,
-    narrowed,
-)
+from fsmer.data.clip import Clip, listed, no_such_kind
+from fsmer.data.coded_table import CodedTable, compact, counted
+from fsmer.data.in_memory import from_arrays, from_clips
+from fsmer.data.media import ConcatStore, MediaStore, RowError, copied, nameless, narrowed
+from fsmer.data.media_checks import check_arrays
+from fsmer.data.relabelling import relabelled
 from fsmer.data.saved import HEADER, TABLE, ArrayWriter, read_folder, write_header
 from fsmer.data.schemes import LabelScheme, RelabelReport, load_scheme
+from fsmer.data.selection import chosen_places, fitting_rows
 from fsmer.data.spec import InputSpec
-from fsmer.data.table import (
-    CORE_COLUMNS,
-    cells_as_text,
-    clean_table,
-    describe_type,
-    known_texts,
-    plain_text,
-    plain_texts,
-    write_table,
-)
-from fsmer.errors import DataError, MediaError, OutputError, SpecMismatchError
+from fsmer.data.table import clean_table, known_texts, write_table
+from fsmer.errors import DataError, OutputError, SpecMismatchError
 from fsmer.io import atomic_folder
 
 if TYPE_CHECKING:
     from fsmer.data.torch_dataset import TorchClips
 
 __all__ = ["Clip", "ClipSet", "concat"]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One micro-expression sample.
-
-    Parameters
-    ----------
-    id : str
-        Name that is unique in its clip set.
-    dataset : str
-        Where it is from.
-    subject : str
-        Whose face it is, as text (``"006"``); ``""`` when unknown.
-    label : str or None
-        Its class; None when unknown.
-    aus : str
-        Action units as the annotation writes them; ``""`` when unknown. See `fsmer.data.parse_aus`.
-    media : mapping of str to LazyArray
-        Kind of medium -> array, read when asked for; plain arrays of shape ``(channels, height, width)`` are wrapped.
-    extra : mapping
-        Further columns of the table.
-    """
-
-    id: str
-    dataset: str = "mine"
-    subject: str = ""
-    label: str | None = None
-    aus: str = ""
-    media: Mapping[str, LazyArray] = field(default_factory=dict, compare=False, repr=False)
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        for name in CORE_COLUMNS[1:]:
-            object.__setattr__(self, name, self._text(name))
-        object.__setattr__(self, "id", self._text("id"))
-        lazy = {kind: item if isinstance(item, LazyArray) else LazyArray.of(item) for kind, item in self.media.items()}
-        object.__setattr__(self, "media", MappingProxyType(lazy))
-        object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
-
-    def _text(self, name: str) -> str | None:
-        try:
-            return plain_text(getattr(self, name)) or (None if name == "label" else "")
-        except TypeError as error:
-            raise DataError(f"{name} of clip {self.id!r} is {error}, but text or a number is expected.") from error
-
-    @property
-    def flow(self) -> NDArray[np.float32]:
-        """The flow map, shape ``(channels, height, width)``."""
-        return self.read("flow")
-
-    def read(self, kind: str = "flow") -> NDArray[np.float32]:
-        """Read and check one medium.
-
-        Raises
-        ------
-        SpecMismatchError
-            The clip holds no such medium.
-        MediaError
-            It is missing, unreadable, not finite or constant.
-        """
-        if kind not in self.media:
-            raise _no_such_kind(f"clip {self.id!r} holds", kind, self.media)
-        lazy = self.media[kind]
-        try:
-            array = lazy.read()
-        except RowError as error:
-            raise _media_error(self.id, self.dataset, error.reason) from error
-        problem = check_arrays(array[np.newaxis], lazy.spec)
-        if problem is not None:
-            raise _media_error(self.id, self.dataset, problem[1])
-        return array
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Mapping proxies cannot be sent to another process, plain dictionaries can.
-        return (Clip, (self.id, self.dataset, self.subject, self.label, self.aus, dict(self.media), dict(self.extra)))
 
 
 class ClipSet(Sequence[Clip]):
@@ -142,9 +49,10 @@ class ClipSet(Sequence[Clip]):
     ['mine-1', 'mine-3']
     """
 
-    def __init__(self, base: _Base, rows: NDArray[np.int64], relabelling: RelabelReport | None = None) -> None:
+    def __init__(self, base: CodedTable, rows: NDArray[np.int64], relabelling: RelabelReport | None = None) -> None:
         self._base = base
         self._rows = rows
+        self._codings: dict[str, tuple[tuple[Any, ...], NDArray[np.int64]]] = {}
         self.relabelling = relabelling
         """What `relabel` mapped and dropped, on the set that it returned; None elsewhere."""
 
@@ -171,8 +79,7 @@ class ClipSet(Sequence[Clip]):
         for kind, store in media.items():
             if kind != store.spec.kind or not kind.isidentifier():
                 raise DataError(
-                    f"media of kind {store.spec.kind!r} stand under the name {kind!r}; "
-                    "name them by their kind, a plain word."
+                    f"media of kind {store.spec.kind!r} are named {kind!r}; name them by their kind, a plain word."
                 )
         if not len(frame):
             raise DataError("the table has no rows; a clip set needs at least one clip.")
@@ -181,7 +88,7 @@ class ClipSet(Sequence[Clip]):
                 raise DataError(
                     f"the table has {len(frame)} clips but its {kind} has {len(store)} rows; give one row a clip."
                 )
-        return cls._whole(_Base(clean_table(frame), media))
+        return cls._whole(CodedTable(clean_table(frame), media))
 
     @classmethod
     def from_arrays(
@@ -216,21 +123,9 @@ class ClipSet(Sequence[Clip]):
         DataError
             Lengths that differ, a doubled id, an array of another form, or a kind without a spec.
         """
-        specs = [spec] if isinstance(spec, InputSpec) else list(spec or [])
-        stores = {store.spec.kind: store for store in _array_stores(media, specs)}
-        n = len(next(iter(stores.values())))
-        dataset = _column("dataset", "datasets", datasets, n)
-        columns = {
-            "clip": [f"{name or 'mine'}-{row:0{len(str(n - 1))}d}" for row, name in enumerate(dataset)]
-            if ids is None
-            else _column("clip", "ids", ids, n),
-            "dataset": dataset,
-            "subject": _column("subject", "subjects", subjects, n),
-            "label": _column("label", "labels", labels, n),
-            "aus": _column("aus", "aus", aus, n),
-        }
-        frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
-        return cls.from_table(frame, stores)
+        return cls.from_table(
+            *from_arrays(media, spec, labels=labels, subjects=subjects, datasets=datasets, ids=ids, aus=aus)
+        )
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip]) -> ClipSet:
@@ -243,24 +138,10 @@ class ClipSet(Sequence[Clip]):
         SpecMismatchError
             The clips hold different media.
         """
-        clips = list(clips)
-        if not clips:
-            raise DataError("the list of clips is empty; a clip set needs at least one clip.")
-        media: dict[str, MediaStore] = {}
-        for kind in clips[0].media:
-            media[kind] = _store_of([_lazy(clip, kind) for clip in clips], clips)
-        for clip in clips:
-            for kind in clip.media:
-                if kind not in media:
-                    raise _no_such_kind(f"clip {clips[0].id!r} holds", kind, media)
-        records = [
-            {**clip.extra, **{name: getattr(clip, name) for name in CORE_COLUMNS[1:]}, "clip": clip.id}
-            for clip in clips
-        ]
-        return cls.from_table(pd.DataFrame(records), media)
+        return cls.from_table(*from_clips(clips))
 
     @classmethod
-    def _whole(cls, base: _Base) -> ClipSet:
+    def _whole(cls, base: CodedTable) -> ClipSet:
         return cls(base, np.arange(len(base.frame), dtype=np.int64))
 
     # -- what it holds ------------------------------------------------------------------------------------------------
@@ -269,7 +150,7 @@ class ClipSet(Sequence[Clip]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        datasets, labels = (_counted(coding) for coding in (self._dataset_coding, self._label_coding))
+        datasets, labels = (counted(*self._coding(column)) for column in ("dataset", "label"))
         held = "; ".join(spec.describe() for spec in self.specs.values()) or "no media"
         return f"ClipSet({len(self)} clips; {datasets or 'no data set'}; {labels or 'no labels'}; {held})"
 
@@ -319,35 +200,29 @@ class ClipSet(Sequence[Clip]):
     @property
     def classes(self) -> tuple[str, ...]:
         """Labels that occur, sorted."""
-        return self._label_coding[0]
+        return self._coding("label")[0]
 
     @property
     def dataset_names(self) -> tuple[str, ...]:
         """Data sets that occur, sorted."""
-        return self._dataset_coding[0]
+        return self._coding("dataset")[0]
 
     @property
     def subject_names(self) -> tuple[tuple[str, str], ...]:
         """``(dataset, subject)`` of every person that occurs, sorted."""
-        return self._subject_coding[0]
+        return self._coding("subject")[0]
 
     @property
     def specs(self) -> Mapping[str, InputSpec]:
         """Kind of medium -> what is held."""
         return MappingProxyType({kind: store.spec for kind, store in self._base.media.items()})
 
-    @cached_property
-    def _label_coding(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        return _compact(self._base.categories("label"), self._base.codes("label")[self._rows])
-
-    @cached_property
-    def _dataset_coding(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        return _compact(self._base.categories("dataset"), self._base.codes("dataset")[self._rows])
-
-    @cached_property
-    def _subject_coding(self) -> tuple[tuple[tuple[str, str], ...], NDArray[np.int64]]:
-        names, codes = self._base.people
-        return _compact(names, codes[self._rows])
+    def _coding(self, column: str) -> Any:
+        """Names that occur in a column, and for each clip the index of its own or -1."""
+        if column not in self._codings:
+            names, codes = self._base.people if column == "subject" else self._base.coded(column)
+            self._codings[column] = compact(names, codes[self._rows])
+        return self._codings[column]
 
     def codes(self, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Labels as indices into `classes` (default: `self.classes`), int64 of shape ``(N,)``.
@@ -357,7 +232,7 @@ class ClipSet(Sequence[Clip]):
         DataError
             A clip has no label, or one that is not in `classes`; the message names both.
         """
-        names, own = self._label_coding
+        names, own = self._coding("label")
         wanted = names if classes is None else tuple(known_texts(classes, "classes"))
         place = {name: index for index, name in enumerate(wanted)}
         # The last entry answers code -1, the unlabelled clips.
@@ -370,8 +245,7 @@ class ClipSet(Sequence[Clip]):
             if label is None:
                 raise DataError(f"clip {clip!r} has no label, but one is needed here; label it or leave it out.")
             raise DataError(
-                f"clip {clip!r} has the label {label!r}, which is none of the classes {', '.join(wanted)}; "
-                "relabel the clips or select those of these classes."
+                f"clip {clip!r} has the label {label!r}, none of the classes {', '.join(wanted)}; relabel or select."
             )
         return codes
 
@@ -383,21 +257,20 @@ class ClipSet(Sequence[Clip]):
         DataError
             Subjects are known for a part of a data set only.
         """
-        names, codes = self._subject_coding
+        names, codes = self._coding("subject")
         nameless = {dataset for dataset, subject in names if not subject}
         partly = next((dataset for dataset, subject in names if subject and dataset in nameless), None)
         if partly is not None:
             # A nameless clip may show a person who has a name elsewhere in that data set.
             clip = self.ids[int(np.flatnonzero(codes == names.index((partly, "")))[0])]
             raise DataError(
-                f"clip {clip!r} of data set {partly!r} has no subject while others of it have, "
-                "so the same person's clips could not be kept apart; give it one or leave it out."
+                f"clip {clip!r} of data set {partly!r} has no subject while others have; give it one or leave it out."
             )
         return codes.copy()
 
     def dataset_codes(self) -> NDArray[np.int64]:
         """Data set of each clip as an index into `dataset_names`, int64 of shape ``(N,)``."""
-        return self._dataset_coding[1].copy()
+        return self._coding("dataset")[1].copy()
 
     def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Positions of clips in this set by id, int64.
@@ -431,36 +304,7 @@ class ClipSet(Sequence[Clip]):
             return self._base.clip(int(self._rows[item]))
         if isinstance(item, slice):
             return ClipSet(self._base, self._rows[item])
-        return ClipSet(self._base, self._rows[self._places(item)])
-
-    def _places(self, item: Any) -> NDArray[np.int64]:
-        chosen = np.asarray(item)
-        if chosen.dtype.kind == "f" and chosen.size == 0:
-            chosen = chosen.astype(np.int64)
-        if chosen.ndim == 1 and chosen.dtype.kind in "UOT" and all(isinstance(one, str) for one in chosen.tolist()):
-            chosen = self.positions(chosen.tolist())
-        if chosen.dtype.kind == "O" and all(isinstance(one, (bool, np.bool_)) for one in chosen.ravel().tolist()):
-            chosen = chosen.astype(bool)
-        if chosen.ndim != 1 or chosen.dtype.kind not in "biu":
-            raise DataError(
-                "clips are chosen by an int, a slice, or a one-dimensional mask, index array or list of ids, "
-                f"not by {describe_type(item)}."
-            )
-        if chosen.dtype.kind == "b":
-            if len(chosen) != len(self):
-                raise DataError(
-                    f"the mask has {len(chosen)} entries, but the set has {len(self)} clips; "
-                    "make it from this set's table."
-                )
-            return np.flatnonzero(chosen)
-        places = chosen.astype(np.int64)
-        if len(places) and (places.min() < -len(self) or places.max() >= len(self)):
-            raise IndexError(f"an index runs from {places.min()} to {places.max()}, but the set has {len(self)} clips.")
-        places = np.where(places < 0, places + len(self), places)
-        if _has_doubles(places, len(self)):
-            values, counts = np.unique(places, return_counts=True)
-            raise DataError(f"clip {self.ids[values[counts > 1][0]]!r} was chosen twice; a clip set holds a clip once.")
-        return places
+        return ClipSet(self._base, self._rows[chosen_places(item, self.ids, self.positions)])
 
     def __iter__(self) -> Iterator[Clip]:
         for row in self._rows.tolist():
@@ -487,27 +331,14 @@ class ClipSet(Sequence[Clip]):
         DataError
             The expression cannot be read, names an unknown column, gives no mask, or no clip matches.
         """
-        table = self._table
-        mask = np.ones(len(self), bool)
-        if where is not None:
-            mask &= _mask_of(where, self.table)
-        for name, value in equals.items():
-            if name not in table.columns:
-                raise DataError(
-                    f"there is no column {name!r} to select by; the table has {', '.join(map(str, table.columns))}."
-                )
-            wanted = list(value) if isinstance(value, (list, tuple, set, frozenset, np.ndarray)) else [value]
-            if name in CORE_COLUMNS:
-                wanted = [text or (None if name == "label" else "") for text in plain_texts(wanted, name)]
-            mask &= table[name].isin(wanted).to_numpy(bool)
+        mask = fitting_rows(self._table, where, equals)
         if not mask.any():
             conditions = [] if where is None else [where if isinstance(where, str) else "the given function"]
             asked = " and ".join([*conditions, *(f"{name} = {value!r}" for name, value in equals.items())])
             people = [name for _, name in self.subject_names]
             raise DataError(
-                f"no clip matches {asked}: the set has data sets {_listed(self.dataset_names)}; "
-                f"labels {_listed(self.classes)}; {len(people)} subjects such as {_listed(people[:2])}. "
-                "Correct the condition; values are text, as in subject == '006'."
+                f"no clip matches {asked} (data sets {listed(self.dataset_names)}; labels {listed(self.classes)}; "
+                f"{len(people)} subjects such as {listed(people[:2])}); values are text, as in subject == '006'."
             )
         return self[mask]
 
@@ -533,51 +364,7 @@ class ClipSet(Sequence[Clip]):
         DataError
             The scheme does not cover a data set of this set, or does not know a label.
         """
-        scheme = load_scheme(scheme)
-        if column not in self._base.frame.columns:
-            raise DataError(
-                f"there is no column {column!r} to relabel; the table has {', '.join(self._base.frame.columns)}."
-            )
-        old_names, old_codes = self._base.coded(column)
-        old_codes = old_codes[self._rows]
-        pair = self._base.codes("dataset")[self._rows] * (len(old_names) + 1) + old_codes + 1
-        present, where, counts = np.unique(pair, return_inverse=True, return_counts=True)
-        datasets = self._base.categories("dataset")
-        keys = [
-            (datasets[code // (len(old_names) + 1)], ("", *old_names)[code % (len(old_names) + 1)])
-            for code in present.tolist()
-        ]
-        new = [scheme.class_of(dataset, old) if old else None for dataset, old in keys]
-        codes = np.array([-1 if name is None else scheme.classes.index(name) for name in new], np.int64)[where]
-        excluded = [(place, reason) for place, reason in self._exclusions(scheme) if codes[place] >= 0]
-        codes[[place for place, _ in excluded]] = -1
-        kept = np.bincount(where[codes >= 0], minlength=len(keys)).tolist()
-        report = RelabelReport(
-            scheme.name,
-            mapped={
-                key: (name, kept[index])
-                for index, (key, name) in enumerate(zip(keys, new, strict=True))
-                if name is not None
-            },
-            dropped={
-                key: int(counts[index]) for index, (key, name) in enumerate(zip(keys, new, strict=True)) if name is None
-            },
-            excluded=tuple((self.ids[place], reason) for place, reason in excluded),
-        )
-        whole = np.full(len(self._base.frame), -1, np.int64)
-        whole[self._rows] = codes
-        return ClipSet(self._base.with_labels(scheme.classes, whole), self._rows[codes >= 0], report)
-
-    def _exclusions(self, scheme: LabelScheme) -> list[tuple[int, str]]:
-        found = []
-        for exclusion in scheme.exclusions:
-            for place, clip in enumerate(self.ids.tolist()):
-                # The cheap test on the name spares a table of a million clips the exact one.
-                if clip.endswith(exclusion.clip) and exclusion.matches(
-                    self.datasets[place], self.subjects[place], clip
-                ):
-                    found.append((place, exclusion.reason))
-        return found
+        return ClipSet(*relabelled(self._base, self._rows, load_scheme(scheme), column))
 
     def with_prefix(self, prefix: str | None = None) -> ClipSet:
         """Same clips with ids ``prefix/id``, so that sets with equal ids can be joined.
@@ -590,7 +377,7 @@ class ClipSet(Sequence[Clip]):
         base = self._base
         fronts = base.values("dataset") if prefix is None else np.full(len(base.frame), prefix, object)
         ids = [f"{front}/{clip}" for front, clip in zip(fronts.tolist(), base.ids.tolist(), strict=True)]
-        return ClipSet(_Base(base.frame.assign(clip=pd.Series(ids, dtype="str")), base.media), self._rows)
+        return ClipSet(CodedTable(base.frame.assign(clip=pd.Series(ids, dtype="str")), base.media), self._rows)
 
     def isolated(self, *, labelled: bool = True, in_memory: bool = False) -> ClipSet:
         """The same clips as a set of its own, from which nothing of the set that they were chosen from can be reached.
@@ -621,7 +408,7 @@ class ClipSet(Sequence[Clip]):
         cut = copied if in_memory else narrowed if labelled else nameless
         stores = {kind: self._cut(kind, cut) for kind in self._base.media}
         columns = table.astype(dict.fromkeys({"dataset", "subject", "label"} & set(table.columns), object))
-        return ClipSet._whole(_Base(clean_table(columns), stores))
+        return ClipSet._whole(CodedTable(clean_table(columns), stores))
 
     def _cut(self, kind: str, cut: Callable[[MediaStore, NDArray[np.int64]], MediaStore]) -> MediaStore:
         try:
@@ -659,7 +446,7 @@ class ClipSet(Sequence[Clip]):
             As for `media`.
         """
         if kind not in self._base.media:
-            raise _no_such_kind("the clips hold", kind, self._base.media)
+            raise no_such_kind("the clips hold", kind, self._base.media)
         store = self._base.media[kind]
         rows = self._rows
         if isinstance(indices, slice):
@@ -717,9 +504,7 @@ class ClipSet(Sequence[Clip]):
         target = Path(folder)
         try:
             if target.is_dir() and any(target.iterdir()) and not (target / HEADER).is_file():
-                raise OutputError(
-                    f"cannot write {target}: it holds other files, which would be lost; choose a new folder."
-                )
+                raise OutputError(f"{target} holds other files, which would be lost; choose a new folder.")
             with atomic_folder(target) as temporary:
                 arrays = []
                 for kind, spec in self.specs.items():
@@ -731,9 +516,7 @@ class ClipSet(Sequence[Clip]):
         except OutputError:
             raise
         except OSError as error:
-            raise OutputError(
-                f"cannot write {target}: {error.strerror or error}; choose a folder that you may write to."
-            ) from error
+            raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another folder.") from error
         return target
 
     @classmethod
@@ -776,8 +559,7 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
         further = [kind for kind in clips.specs if kind not in wanted] if kinds is None else []
         if lacking or further:
             raise SpecMismatchError(
-                f"one set of clips holds {_listed(clips.specs)}, but {_listed(wanted)} is expected of all; "
-                "pass kinds=[...] with the media that all of them hold."
+                f"one set holds {listed(clips.specs)}, but {listed(wanted)} is expected of all; pass kinds=[...]."
             )
     tables = [clips.table for clips in parts]
     names = pd.concat([table["clip"] for table in tables], ignore_index=True)
@@ -785,9 +567,8 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
     if doubled.any():
         shown = ", ".join(repr(name) for name in names[doubled].iloc[:3])
         raise DataError(
-            f"{int(doubled.sum())} clip ids are in more than one set, such as {shown}; "
-            "make them unique with clips.with_prefix(), which puts the data set before the id (on the command line: "
-            "one --prefix NAME for each --data), or leave them out."
+            f"{int(doubled.sum())} clip ids are in more than one set, such as {shown}; make them unique with "
+            "clips.with_prefix() (on the command line: one --prefix NAME for each --data), or leave them out."
         )
     frame = pd.concat(
         [table.astype(dict.fromkeys(("dataset", "subject", "label"), object)) for table in tables], ignore_index=True
@@ -796,165 +577,6 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
     return ClipSet.from_table(frame, media)
 
 
-class _Base:
-    # The table and stores that a clip set and all its parts share, with the codes that make masks and counts cheap.
-
-    def __init__(self, frame: pd.DataFrame, media: Mapping[str, MediaStore]) -> None:
-        self.frame = frame
-        self.media = dict(media)
-        self._codes: dict[str, NDArray[np.int64]] = {}
-
-    @cached_property
-    def ids(self) -> NDArray[np.object_]:
-        return np.asarray(self.frame["clip"].to_numpy(object))
-
-    def codes(self, column: str) -> NDArray[np.int64]:
-        if column not in self._codes:
-            self._codes[column] = self.frame[column].cat.codes.to_numpy(np.int64)
-        return self._codes[column]
-
-    def categories(self, column: str) -> tuple[str, ...]:
-        return tuple(self.frame[column].cat.categories.tolist())
-
-    def coded(self, column: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        if column in ("dataset", "subject", "label"):
-            return self.categories(column), self.codes(column)
-        words = cells_as_text(self.frame[column], column)
-        codes, names = pd.factorize(np.array([word or None for word in words], object), sort=True)
-        return tuple(names.tolist()), codes.astype(np.int64)
-
-    def values(self, column: str) -> NDArray[np.object_]:
-        # The last entry answers code -1, the unlabelled clips.
-        return np.array([*self.categories(column), None], object)[self.codes(column)]
-
-    @cached_property
-    def people(self) -> tuple[tuple[tuple[str, str], ...], NDArray[np.int64]]:
-        datasets, subjects = self.categories("dataset"), self.categories("subject")
-        pair = self.codes("dataset") * len(subjects) + self.codes("subject")
-        present, codes = np.unique(pair, return_inverse=True)
-        names = tuple((datasets[code // len(subjects)], subjects[code % len(subjects)]) for code in present.tolist())
-        return names, codes.astype(np.int64)
-
-    def with_labels(self, classes: Sequence[str], codes: NDArray[np.int64]) -> _Base:
-        labels = pd.Categorical.from_codes(codes, categories=list(classes)).reorder_categories(sorted(classes))
-        return _Base(self.frame.assign(label=labels), self.media)
-
-    def clip(self, row: int) -> Clip:
-        values = {name: self.frame[name].iat[row] for name in self.frame.columns}
-        label = values.pop("label")
-        return Clip(
-            id=values.pop("clip"),
-            dataset=values.pop("dataset"),
-            subject=values.pop("subject"),
-            label=label if isinstance(label, str) else None,
-            aus=values.pop("aus"),
-            media={kind: LazyArray(store, row) for kind, store in self.media.items()},
-            extra=values,
-        )
-
-    def media_error(self, row: int, reason: str) -> MediaError:
-        return _media_error(self.ids[row], self.frame["dataset"].iat[row], reason)
-
-
-def _column(column: str, name: str, values: ArrayLike | None, n: int) -> list[str | None]:
-    if values is None or isinstance(values, (str, bytes, int, float, Enum)) or getattr(values, "shape", None) == ():
-        return plain_texts([values], column) * n
-    listed = plain_texts(values, column)
-    if len(listed) != n:
-        raise DataError(f"there are {n} clips but {len(listed)} {name}; give one a clip.")
-    return listed
-
-
-def _counted(coding: tuple[tuple[str, ...], NDArray[np.int64]]) -> str:
-    names, codes = coding
-    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
-    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
-
-
-def _compact(names: Sequence[Any], codes: NDArray[np.int64]) -> tuple[tuple[Any, ...], NDArray[np.int64]]:
-    # Names that occur, and codes into them; -1 stays -1 through the last entry of the lookup.
-    present = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
-    lookup = np.append(np.cumsum(present) - 1, -1)
-    return tuple(name for name, there in zip(names, present.tolist(), strict=True) if there), lookup[codes]
-
-
-def _has_doubles(places: NDArray[np.int64], n: int) -> bool:
-    if len(places) * 16 < n:
-        return len(np.unique(places)) < len(places)
-    seen = np.zeros(n, bool)
-    seen[places] = True
-    return int(seen.sum()) < len(places)
-
-
-def _mask_of(where: str | Callable[[pd.DataFrame], ArrayLike], table: pd.DataFrame) -> NDArray[np.bool_]:
-    if not callable(where):
-        return condition_mask(str(where), table)
-    mask = np.asarray(where(table))
-    if mask.dtype != bool or mask.shape != (len(table),):
-        raise DataError(
-            f"the function {where!r} gives no yes or no per clip; return for instance table['dataset'] == 'smic'."
-        )
-    return mask
-
-
-def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[InputSpec]) -> list[ArrayStore]:
-    if not isinstance(media, Mapping):
-        array = plain_array(media)
-        if array.size == 0:
-            raise DataError("the array of media is empty; a clip set needs at least one clip.")
-        return [ArrayStore(array, specs[0] if specs else None)]
-    by_kind = {spec.kind: spec for spec in specs}
-    if not media:
-        raise DataError("the mapping of media is empty; give at least one kind, for example flow.")
-    stores = []
-    for kind, values in media.items():
-        array = plain_array(values, f"the array of {kind}")
-        if array.size == 0:
-            raise DataError(f"the array of {kind} is empty; a clip set needs at least one clip.")
-        if kind not in by_kind and kind != "flow":
-            raise DataError(f"nothing says what the arrays of kind {kind!r} hold; pass spec with its InputSpec.")
-        stores.append(ArrayStore(array, by_kind.get(kind)))
-    return stores
-
-
-def _lazy(clip: Clip, kind: str) -> LazyArray:
-    if kind not in clip.media:
-        raise _no_such_kind(f"clip {clip.id!r} holds", kind, clip.media)
-    return clip.media[kind]
-
-
-def _store_of(lazies: Sequence[LazyArray], clips: Sequence[Clip]) -> MediaStore:
-    stores: dict[int, MediaStore] = {}
-    numbers: dict[int, int] = {}
-    for lazy, clip in zip(lazies, clips, strict=True):
-        if id(lazy.store) not in stores:
-            try:
-                lazy.spec.check_feeds(lazies[0].spec)
-            except SpecMismatchError as error:
-                raise SpecMismatchError(
-                    f"clip {clip.id!r} holds {lazy.spec.describe()}, "
-                    f"but clip {clips[0].id!r} holds {lazies[0].spec.describe()}; prepare all clips with one recipe."
-                ) from error
-            numbers[id(lazy.store)] = len(stores)
-            stores[id(lazy.store)] = lazy.store
-    which = np.array([numbers[id(lazy.store)] for lazy in lazies], np.int32)
-    return ConcatStore(list(stores.values()), which, np.array([lazy.row for lazy in lazies], np.int64))
-
-
 def _frozen(array: NDArray[np.object_]) -> NDArray[np.object_]:
     array.flags.writeable = False
     return array
-
-
-def _no_such_kind(who: str, kind: str, held: Mapping[str, Any]) -> SpecMismatchError:
-    return SpecMismatchError(
-        f"{who} no {kind!r} media (held: {_listed(held)}); prepare {kind} first or ask for what is there."
-    )
-
-
-def _listed(names: Mapping[str, Any] | Sequence[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _media_error(clip: str, dataset: str, reason: str) -> MediaError:
-    return MediaError(f"clip {clip!r} of data set {dataset!r}: {reason}")

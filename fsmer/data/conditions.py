@@ -69,64 +69,22 @@ Mask = NDArray[np.bool_]
 Literal = str | float | bool
 Type = type[str] | type[float] | type[bool]
 
-_TYPES: dict[str, Type] = {"O": str, "i": float, "u": float, "f": float, "b": bool}
 _NAMES: dict[Type, str] = {str: "text", float: "numbers", bool: "booleans"}
 
 
 @dataclass(frozen=True)
-class _Truth:
-    """For every clip whether a condition holds or its contrary does; neither where a value is missing."""
-
-    yes: Mask
-    no: Mask
-
-    def __and__(self, other: _Truth) -> _Truth:
-        return _Truth(self.yes & other.yes, self.no | other.no)
-
-    def __or__(self, other: _Truth) -> _Truth:
-        return _Truth(self.yes | other.yes, self.no & other.no)
-
-    def __invert__(self) -> _Truth:
-        return _Truth(self.no, self.yes)
-
-
-@dataclass(frozen=True)
 class _Column:
-    """Cells as codes into distinct values of one type, -1 for a missing one."""
-
     name: str
     type: Type
-    values: NDArray[Any]
-    codes: NDArray[np.int64] | None = None
-    """None: the cells are the values themselves, and none is missing."""
-
-    def spread(self, of_values: NDArray[Any], missing: Any) -> NDArray[Any]:
-        """What holds for the distinct values, for every cell."""
-        return of_values if self.codes is None else np.append(of_values, missing)[self.codes]
-
-    @property
-    def missing(self) -> Mask:
-        return np.zeros(len(self.values), bool) if self.codes is None else self.codes < 0
-
-    def truth(self, of_values: NDArray[Any]) -> _Truth:
-        holds = np.asarray(of_values, bool)
-        return _Truth(self.spread(holds, False), self.spread(~holds, False))
+    cells: pd.Series
+    """Of a type of pandas in which a missing cell makes a comparison missing: neither it nor its contrary holds."""
 
 
 def condition_mask(where: str, table: pd.DataFrame) -> Mask:
     """For every row of a table whether it fits a condition, boolean of shape ``(N,)``.
 
-    Parameters
-    ----------
-    where : str
-        See the description of this module.
-    table : DataFrame
-        Columns of text, numbers or booleans; other columns may be there, but not be named.
-
-    Raises
-    ------
-    DataError
-        The condition cannot be read, names an unknown column or compares values of different types.
+    The description of this module says what a condition may be. A `DataError` is raised where it cannot be read, names
+    an unknown column or one of other things than text, numbers and booleans, or compares values of different types.
     """
     return _Reader(where, table).mask()
 
@@ -153,13 +111,13 @@ class _Reader:
             too_deep = isinstance(error, (MemoryError, RecursionError))
             reason = "it is nested too deep" if too_deep else getattr(error, "msg", None) or str(error)
             self.refuse(f"cannot be read ({reason[:100]})", cause=error)
-        return self.truth(tree, 0).yes
+        return self.truth(tree, 0).fillna(False).to_numpy(bool)
 
     def refuse(self, why: str, remedy: str = _ALLOWED, cause: BaseException | None = None) -> NoReturn:
         shown = self.where if len(self.where) <= 200 else f"{self.where[:200]}..."
         raise DataError(f"the condition {shown!r} {why}; {remedy}.") from cause
 
-    def truth(self, node: ast.expr, depth: int) -> _Truth:
+    def truth(self, node: ast.expr, depth: int) -> pd.Series:
         if depth > DEEPEST:
             self.refuse(f"is nested more than {DEEPEST} deep", "give select a function")
         if isinstance(node, ast.BoolOp):
@@ -175,10 +133,10 @@ class _Reader:
             return self.test(node, node.func, depth)
         found = self.operand(node, depth)
         if isinstance(found, _Column) and found.type is bool:
-            return found.truth(found.values)
+            return found.cells
         self.refuse(f"gives no yes or no per clip at {self.source(node)!r}")
 
-    def step(self, left: ast.expr, sign: ast.cmpop, right: ast.expr, depth: int) -> _Truth:
+    def step(self, left: ast.expr, sign: ast.cmpop, right: ast.expr, depth: int) -> pd.Series:
         """One comparison."""
         self.comparisons += 1
         if self.comparisons > MOST_COMPARISONS:
@@ -187,33 +145,29 @@ class _Reader:
             column = self.operand(left, depth + 1)
             if not (isinstance(right, ast.Name) and right.id == "missing" and isinstance(column, _Column)):
                 self.refuse("uses 'is' for something else than 'is missing' or 'is not missing' of a column")
-            truth = _Truth(column.missing, ~column.missing)
-            return truth if isinstance(sign, ast.Is) else ~truth
+            missing = column.cells.isna().astype("boolean")
+            return missing if isinstance(sign, ast.Is) else ~missing
         listed = isinstance(right, (ast.List, ast.Tuple, ast.Set))
         if isinstance(sign, (ast.In, ast.NotIn)) or (listed and isinstance(sign, (ast.Eq, ast.NotEq))):
             column = self.operand(left, depth + 1)
             if not (listed and isinstance(column, _Column)):
                 self.refuse("uses 'in' for something else than a column and a list of literals in brackets")
             wanted = [self.fitting(self.literal(one), column) for one in right.elts]  # type: ignore[attr-defined]
-            truth = column.truth(pd.Series(column.values).isin(wanted).to_numpy(bool))
-            return truth if isinstance(sign, (ast.In, ast.Eq)) else ~truth
+            held = column.cells.isin(wanted).astype("boolean").mask(column.cells.isna())
+            return held if isinstance(sign, (ast.In, ast.Eq)) else ~held
         a, b = self.operand(left, depth + 1), self.operand(right, depth + 1)
         compare = _COMPARISONS[type(sign)]
         if isinstance(a, _Column) and isinstance(b, _Column):
             if a.type is not b.type:
                 self.refuse(f"compares {_described(a)} with {_described(b)}", "compare columns of one type")
-            known = ~(a.missing | b.missing)
-            holds = np.zeros(len(known), bool)
-            cells = [one.spread(one.values, one.type())[known] for one in (a, b)]
-            holds[known] = compare(*cells)
-            return _Truth(holds, known & ~holds)
+            return compare(a.cells, b.cells)
         if isinstance(a, _Column):
-            return a.truth(compare(a.values, self.fitting(b, a)))
+            return compare(a.cells, self.fitting(b, a))
         if isinstance(b, _Column):
-            return b.truth(compare(self.fitting(a, b), b.values))
+            return compare(self.fitting(a, b), b.cells)
         self.refuse(f"compares {a!r} with {b!r}, and neither is a column")
 
-    def test(self, node: ast.Call, function: ast.Attribute, depth: int) -> _Truth:
+    def test(self, node: ast.Call, function: ast.Attribute, depth: int) -> pd.Series:
         """One of the methods of text that say yes or no."""
         column = self.text_of(function, depth)
         if len(node.args) != 1 or node.keywords:
@@ -224,7 +178,8 @@ class _Reader:
         if len(words) < len(some):
             self.refuse(f"gives {function.attr} something else than text in quotes")
         holds = _TESTS[function.attr]
-        return column.truth(np.array([any(holds(cell, word) for word in words) for cell in column.values], bool))
+        found = column.cells.map(lambda cell: any(holds(cell, word) for word in words), na_action="ignore")
+        return found.astype("boolean")
 
     def text_of(self, function: ast.Attribute, depth: int) -> _Column:
         """The column that a method of text is called on, with or without ``.str`` before it."""
@@ -250,8 +205,7 @@ class _Reader:
             if node.args or node.keywords:
                 self.refuse(f"gives {node.func.attr} something in its parentheses, which stay empty")
             column = self.text_of(node.func, depth)
-            change = _CHANGES[node.func.attr]
-            return _text_column(column.name, np.array([change(cell) for cell in column.values], object), column.codes)
+            return _text_column(column.name, column.cells.map(_CHANGES[node.func.attr], na_action="ignore"))
         return self.literal(node)
 
     def literal(self, node: ast.expr) -> Literal:
@@ -313,40 +267,23 @@ def _as_python(token: re.Match[str]) -> str:
 
 
 def _column(name: str, cells: pd.Series) -> _Column | None:
-    if isinstance(cells.dtype, np.dtype) and cells.dtype.kind in "iub":
-        values, codes = cells.to_numpy(), None
-    elif isinstance(cells.dtype, pd.CategoricalDtype):
-        values, codes = _values(cells.cat.categories), cells.cat.codes.to_numpy(np.int64)
-    else:
-        try:
-            codes, distinct = pd.factorize(cells)
-        except TypeError:  # lists and the like
-            return None
-        values = _values(distinct)
-    kind = None if values is None else _TYPES.get(values.dtype.kind)
-    if values is None or kind is None:
-        return None
-    return _text_column(name, values, codes) if kind is str else _Column(name, kind, values, codes)
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        cells = cells.astype(cells.cat.categories.dtype)
+    unknown = cells.dtype == object and cells.isna().all()
+    cells = cells.reset_index(drop=True).convert_dtypes()
+    types = pd.api.types
+    if unknown or isinstance(cells.dtype, pd.StringDtype):
+        return _text_column(name, cells)
+    if types.is_bool_dtype(cells.dtype):
+        return _Column(name, bool, cells)
+    number = types.is_integer_dtype(cells.dtype) or types.is_float_dtype(cells.dtype)
+    return _Column(name, float, cells) if number else None
 
 
-def _values(distinct: Any) -> NDArray[Any] | None:
-    """Distinct values as an array of numbers or booleans, or of objects that are all text."""
-    values = np.asarray(distinct)
-    if values.dtype != object:
-        return values
-    held = pd.api.types.infer_dtype(values, skipna=False)
-    if held in ("string", "empty"):
-        return values
-    if held == "boolean":
-        return values.astype(bool)
-    return values.astype(np.float64) if held in ("integer", "floating", "mixed-integer-float") else None
-
-
-def _text_column(name: str, words: NDArray[Any], codes: NDArray[Any] | None) -> _Column:
+def _text_column(name: str, cells: pd.Series) -> _Column:
     """A column of text whose empty cells are missing ones."""
-    known = np.asarray(words != "", bool)
-    place = np.append(np.where(known, np.cumsum(known) - 1, -1), -1)
-    return _Column(name, str, words[known], place[np.arange(len(words)) if codes is None else codes])
+    cells = cells.astype(pd.StringDtype("python"))
+    return _Column(name, str, cells.mask(cells == ""))
 
 
 def _type_of(value: Literal) -> Type:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from fsmer.data.text_tables import shipped_rows
 from fsmer.errors import UnknownNameError
 
 __all__ = [
@@ -49,31 +49,17 @@ class ActionUnit:
         return f"AU{self.number} {self.name}"
 
 
-def _read_table() -> Mapping[int, ActionUnit]:
-    with TABLE.open(encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    return MappingProxyType(
-        {int(row["number"]): ActionUnit(int(row["number"]), row["name"], row["region"], row["phrase"]) for row in rows}
-    )
-
-
-ACTION_UNITS: Mapping[int, ActionUnit] = _read_table()
+ACTION_UNITS: Mapping[int, ActionUnit] = MappingProxyType(
+    {int(row["number"]): ActionUnit(**row | {"number": int(row["number"])}) for row in shipped_rows(TABLE)}  # type: ignore[arg-type]
+)
+"""Number -> action unit: Table II of the attribute-embedding 3D-ResNet paper (2022), its misprints put right."""
 # The order of columns wherever action units are numbers in an array.
 ACTION_UNIT_ORDER: tuple[int, ...] = tuple(sorted(ACTION_UNITS))
 # Likewise of emotions.
 EMOTION_ORDER: tuple[str, ...] = (
-    "happiness",
-    "surprise",
-    "disgust",
-    "repression",
-    "anger",
-    "contempt",
-    "fear",
-    "sadness",
-    "tense",
-    "others",
+    *("happiness", "surprise", "disgust", "repression", "anger"),
+    *("contempt", "fear", "sadness", "tense", "others"),
 )
-"""Number -> action unit: Table II of the attribute-embedding 3D-ResNet paper (2022), its misprints put right."""
 
 
 def action_unit(number: int | str) -> ActionUnit:
@@ -97,10 +83,7 @@ def action_unit(number: int | str) -> ActionUnit:
     digits = re.fullmatch(r"\s*(?:AU)?\s*([0-9]{1,9})\s*", str(number), re.IGNORECASE)
     found = ACTION_UNITS.get(int(digits.group(1))) if digits else None
     if found is None:
-        raise UnknownNameError(
-            f"action unit {number!r} is not in the table, which has {', '.join(map(str, ACTION_UNITS))}; "
-            "give one of these."
-        )
+        raise UnknownNameError(f"action unit {number!r} is unknown; give one of {', '.join(map(str, ACTION_UNITS))}.")
     return found
 
 
@@ -138,22 +121,15 @@ def units_of_description(text: str) -> tuple[int, ...]:
     >>> units_of_description("happiness")
     ()
     """
-    whole = _unit_of_words(text)
-    if whole is not None:
-        return (whole,)
-    parts = [_unit_of_words(part) for part in re.split(r"[,;+&]|\band\b", text, flags=re.IGNORECASE) if part.strip()]
-    if not parts or any(part is None for part in parts):
-        return ()
-    return tuple(sorted({part for part in parts if part is not None}))
+    parts = [text] if _unit_of_words(text) else re.split(r"[,;+&]|\band\b", text, flags=re.IGNORECASE)
+    units = [_unit_of_words(part) for part in parts if part.strip()]
+    return () if None in units else tuple(sorted({unit for unit in units if unit is not None}))
 
 
 def _unit_of_words(words: str) -> int | None:
     plain = " ".join(words.lower().split()).rstrip(".")
     digits = re.fullmatch(r"(?:au ?)?([0-9]{1,9})", plain)
     if digits:
-        number = int(digits.group(1))
-        return number if number in ACTION_UNITS else None
-    for unit in ACTION_UNITS.values():
-        if plain in (unit.name.lower(), unit.phrase.lower()):
-            return unit.number
-    return None
+        return int(digits[1]) if int(digits[1]) in ACTION_UNITS else None
+    named = (unit.number for unit in ACTION_UNITS.values() if plain in (unit.name.lower(), unit.phrase.lower()))
+    return next(named, None)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,10 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.array_files import map_array
-from fsmer.arrays import as_float32, plain_array
+from fsmer.arrays import plain_array
+from fsmer.data.images import MAP_PIXELS, check_colours, opened_image
+from fsmer.data.media_checks import common_spec, guess_spec, shape_text, size_reason, unit_floats
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError
-from fsmer.io import BLOCK_BYTES, check_regular, digest
+from fsmer.io import BLOCK_BYTES, digest
 
 __all__ = [
     "ArrayStore",
@@ -28,21 +28,10 @@ __all__ = [
     "MediaStore",
     "NpyStore",
     "RowError",
-    "check_arrays",
     "copied",
-    "guess_spec",
     "nameless",
     "narrowed",
-    "opened_image",
 ]
-
-# 8-bit maps divided by 255 hit 0 and 1 exactly; interpolation of float maps may overshoot by rounding only.
-RANGE_TOLERANCE = 1e-3
-# A small file may stand for any number of pixels. Maps are small; frames may be those of an 8K camera (33 million).
-MAP_PIXELS = 1 << 24
-FRAME_PIXELS = 1 << 26
-# Pillow goes by content, not by name, and some of its other readers start programs.
-IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 Rows = NDArray[np.int64]
 
@@ -94,25 +83,20 @@ class ArrayStore:
     """
 
     def __init__(self, array: NDArray[Any], spec: InputSpec | None = None) -> None:
-        self._spec = guess_spec(array) if spec is None else spec
-        if array.ndim < 1 or array.shape[1:] != self._spec.shape:
+        self.spec = guess_spec(array) if spec is None else spec
+        if array.ndim < 1 or array.shape[1:] != self.spec.shape:
             raise SpecMismatchError(
-                f"the array has shape {_shape(array.shape)}, but {self._spec.describe()} needs "
-                f"(clips, {', '.join(map(str, self._spec.shape))}); reshape the array or pass the spec that fits it."
+                f"the array has shape {shape_text(array.shape)}, but {self.spec.describe()} needs "
+                f"(clips, {', '.join(map(str, self.spec.shape))}); reshape the array or pass the spec that fits it."
             )
         self.array = array
-
-    @property
-    def spec(self) -> InputSpec:
-        """What every row holds."""
-        return self._spec
 
     def __len__(self) -> int:
         return len(self.array)
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Copy the asked rows as float32."""
-        return _as_float(self.array[rows])
+        return unit_floats(self.array[rows])
 
 
 class NpyStore(ArrayStore):
@@ -149,8 +133,7 @@ class NpyStore(ArrayStore):
                 raise ValueError("it holds no array of numbers")
         except (OSError, ValueError) as error:
             raise MediaError(
-                f"cannot read the array file {self.path}: {error}; it is missing, cut short or no .npy file, "
-                "so write the clip set again."
+                f"the array file {self.path} cannot be read ({error}); write the clip set again."
             ) from error
         super().__init__(array, spec)
         self._blocks, self._block_bytes = None if blocks is None else tuple(blocks), block_bytes
@@ -162,7 +145,7 @@ class NpyStore(ArrayStore):
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Copy the asked rows as float32; raises `RowError` where one is damaged."""
-        return _as_float(self.stored(rows))
+        return unit_floats(self.stored(rows))
 
     def stored(self, rows: Rows) -> NDArray[Any]:
         """The asked rows in the type that the file has; errors as for `read`."""
@@ -193,37 +176,28 @@ class NpyStore(ArrayStore):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes open the file again instead of receiving its whole content.
-        return (NpyStore, (self.path, self._spec, self._blocks, self._block_bytes))
+        return (NpyStore, (self.path, self.spec, self._blocks, self._block_bytes))
 
 
 class ListStore:
     """Rows given as one array per clip, for example a DataFrame column; the arrays are kept, not copied."""
 
     def __init__(self, arrays: Sequence[NDArray[Any]], spec: InputSpec) -> None:
-        self._arrays = arrays
-        self._spec = spec
-
-    @property
-    def spec(self) -> InputSpec:
-        """What every row holds."""
-        return self._spec
+        self.arrays = arrays
+        self.spec = spec
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self.arrays)
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Stack the asked rows as float32."""
-        out = np.empty((len(rows), *self._spec.shape), np.float32)
+        out = np.empty((len(rows), *self.spec.shape), np.float32)
         for place, row in enumerate(rows.tolist()):
-            array = np.asarray(self._arrays[row])
-            if array.shape != self._spec.shape:
-                raise RowError(row, _size_reason(array.shape, self._spec))
-            out[place] = _as_float(array)
+            array = np.asarray(self.arrays[row])
+            if array.shape != self.spec.shape:
+                raise RowError(row, size_reason(array.shape, self.spec))
+            out[place] = unit_floats(array)
         return out
-
-    def narrowed(self, rows: Rows) -> ListStore:
-        """A store of these rows alone, see `narrowed`."""
-        return ListStore([self._arrays[row] for row in rows.tolist()], self._spec)
 
 
 class ImageStore:
@@ -248,31 +222,29 @@ class ImageStore:
             if not self.files:
                 raise DataError("no image file was given, so the size of the maps is unknown; pass a spec.")
             spec = InputSpec(size=_map_size(self.files[0]))
-        self._spec = spec
-
-    @property
-    def spec(self) -> InputSpec:
-        """What every row holds."""
-        return self._spec
+        self.spec = spec
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Decode the asked images."""
-        out = np.empty((len(rows), *self._spec.shape), np.float32)
-        for place, row in enumerate(rows.tolist()):
-            out[place] = _as_float(self.pixels(row))
-        return out
+        return unit_floats(self.stack(rows))
 
-    def pixels(self, row: int) -> NDArray[np.uint8]:
-        """One image as it is stored, in the shape of the spec."""
+    def stack(self, rows: Rows) -> NDArray[np.uint8]:
+        """The asked images as they are stored, in the shape of the spec."""
+        pixels = np.empty((len(rows), *self.spec.shape), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            pixels[place] = self._pixels(row)
+        return pixels
+
+    def _pixels(self, row: int) -> NDArray[np.uint8]:
         try:
             with opened_image(self.files[row], MAP_PIXELS) as image:
-                _check_colours(image, self.files[row])
+                check_colours(image, self.files[row])
                 shape = (3, image.height, image.width)
-                if shape != self._spec.shape:
-                    raise MediaError(f"{self.files[row]}: {_size_reason(shape, self._spec)}")
+                if shape != self.spec.shape:
+                    raise MediaError(f"{self.files[row]}: {size_reason(shape, self.spec)}")
                 return np.moveaxis(np.asarray(image), 2, 0)
         except MediaError as error:
             raise RowError(row, str(error)) from error
@@ -300,7 +272,7 @@ class ConcatStore:
         self._stores = tuple(stores)
         self._which = which
         self._rows = rows
-        self._spec = common_spec([store.spec for store in stores])
+        self.spec = common_spec([store.spec for store in stores])
 
     @classmethod
     def join(cls, parts: Sequence[tuple[MediaStore, Rows]]) -> ConcatStore:
@@ -308,17 +280,12 @@ class ConcatStore:
         which = np.repeat(np.arange(len(parts), dtype=np.int32), [len(rows) for _, rows in parts])
         return cls([store for store, _ in parts], which, np.concatenate([rows for _, rows in parts]))
 
-    @property
-    def spec(self) -> InputSpec:
-        """What every row holds."""
-        return self._spec
-
     def __len__(self) -> int:
         return len(self._rows)
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Read the asked rows, each store once."""
-        out = np.empty((len(rows), *self._spec.shape), np.float32)
+        out = np.empty((len(rows), *self.spec.shape), np.float32)
         which = self._which[rows]
         for index in np.unique(which).tolist():
             places = np.flatnonzero(which == index)
@@ -330,15 +297,8 @@ class ConcatStore:
                 raise RowError(int(rows[place]), error.reason) from error
         return out
 
-    def narrowed(self, rows: Rows) -> ConcatStore:
-        """A store of these rows alone, see `narrowed`."""
-        return self._parts(rows, narrowed)
-
-    def nameless(self, rows: Rows) -> ConcatStore:
-        """The same without names of files, see `nameless`."""
-        return self._parts(rows, nameless)
-
-    def _parts(self, rows: Rows, cut: Callable[[MediaStore, Rows], MediaStore]) -> ConcatStore:
+    def cut(self, rows: Rows, cut: Callable[[MediaStore, Rows], MediaStore]) -> ConcatStore:
+        """A store of these rows alone, for which `cut` makes a smaller store of each one here."""
         which = self._which[rows]
         stores, places = [], np.zeros(len(rows), np.int64)
         # No row at all still needs a store that says what it holds.
@@ -401,9 +361,9 @@ def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
     if isinstance(store, ImageStore):
         return ImageStore([store.files[row] for row in rows.tolist()], store.spec)
     if isinstance(store, ListStore):
-        return store.narrowed(rows)
+        return ListStore([store.arrays[row] for row in rows.tolist()], store.spec)
     if isinstance(store, ConcatStore):
-        return store.narrowed(rows)
+        return store.cut(rows, narrowed)
     return ConcatStore([store], np.zeros(len(rows), np.int32), rows)
 
 
@@ -416,13 +376,10 @@ def nameless(store: MediaStore, rows: Rows) -> MediaStore:
         An image cannot be read; the row is that of `store`.
     """
     if isinstance(store, ConcatStore):
-        return store.nameless(rows)
+        return store.cut(rows, nameless)
     if not isinstance(store, ImageStore):
         return narrowed(store, rows)
-    pixels = np.empty((len(rows), *store.spec.shape), np.uint8)
-    for place, row in enumerate(rows.tolist()):
-        pixels[place] = store.pixels(row)
-    return ArrayStore(pixels, store.spec)
+    return ArrayStore(store.stack(rows), store.spec)
 
 
 def copied(store: MediaStore, rows: Rows) -> MediaStore:
@@ -439,192 +396,10 @@ def copied(store: MediaStore, rows: Rows) -> MediaStore:
     return ArrayStore(store.read(rows), store.spec)
 
 
-def guess_spec(array: NDArray[Any]) -> InputSpec:
-    """Spec of flow maps given as a bare array of shape ``(N, channels, height, width)``.
-
-    Two channels are (u, v), three are (u, v, strain). The normalisation is taken to be ``"minmax"``, as in the public
-    maps; signed flow has to be declared with a spec, since numbers alone cannot tell the unit.
-
-    Raises
-    ------
-    DataError
-        The array has no such shape or does not hold numbers.
-    """
-    names = {2: ("u", "v"), 3: ("u", "v", "strain")}
-    if array.dtype.kind not in "fiu" or array.ndim != 4 or array.shape[1] not in names:
-        raise DataError(
-            f"the flow array has shape {_shape(array.shape)} and type {array.dtype}, but numbers of shape "
-            "(clips, channels, height, width) with channels (u, v) or (u, v, strain) are expected; "
-            "move the channel axis (numpy.moveaxis) or pass a spec."
-        )
-    if array.dtype.kind in "iu" and array.dtype != np.uint8:
-        raise DataError(
-            f"the flow array holds integers of type {array.dtype}; "
-            "give 8-bit maps (uint8, read as value / 255) or floats."
-        )
-    return InputSpec(size=(array.shape[2], array.shape[3]), channels=names[array.shape[1]])
-
-
-def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
-    """The one spec of media that are put together, or `SpecMismatchError` naming the two that differ.
-
-    A flow method that one side does not know makes the method of the whole unknown.
-    """
-    first = specs[0]
-    for other in specs[1:]:
-        other.check_feeds(first, who="the first set of clips, to which they are to be joined,")
-    methods = {spec.flow_method for spec in specs} - {None}
-    if len(methods) > 1:
-        one, two, *_ = sorted(str(method) for method in methods)
-        raise SpecMismatchError(
-            f"the clips were prepared with different flow methods ({one} and {two}); "
-            "prepare them with one method before joining."
-        )
-    if all(spec == first for spec in specs):
-        return first
-    return InputSpec(first.kind, first.size, first.channels, first.normalisation, None)
-
-
-def check_arrays(arrays: NDArray[Any], spec: InputSpec) -> tuple[int, str] | None:
-    """Find the first unusable array of a stack.
-
-    Parameters
-    ----------
-    arrays : ndarray of float32 (or uint8, which stands for value / 255), shape (N, \\*spec.shape)
-    spec : InputSpec
-        What they claim to hold.
-
-    Returns
-    -------
-    tuple of (int, str) or None
-        Position and reason, or None when all are finite, not constant and, for min-max maps and images, inside 0..1.
-    """
-    if not len(arrays):
-        return None
-    # Per clip and channel, over space and, where there is any, time.
-    axes = (1, 3, 4) if arrays.ndim == 5 else (2, 3)
-    low: Any = _as_float(arrays.min(axis=axes))
-    high: Any = _as_float(arrays.max(axis=axes))
-    finite = (np.isfinite(low) & np.isfinite(high)).all(axis=1)
-    flat = low == high
-    minmax = spec.normalisation == "minmax"
-    if minmax:
-        # Every channel was stretched to 0..1, so a flat one means that the map was not made from a movement.
-        constant = flat.any(axis=1)
-        outside = ((low < -RANGE_TOLERANCE) | (high > 1 + RANGE_TOLERANCE)).any(axis=1)
-    else:
-        constant = flat.all(axis=1) & (low == low[:, :1]).all(axis=1)
-        outside = np.zeros(len(arrays), bool)
-        if spec.normalisation == "unit":
-            outside = ((low < -RANGE_TOLERANCE) | (high > 1 + RANGE_TOLERANCE)).any(axis=1)
-    bad = ~finite | constant | outside
-    if not bad.any():
-        return None
-    place = int(np.flatnonzero(bad)[0])
-    if not finite[place]:
-        channel = spec.channels[int(np.flatnonzero(~(np.isfinite(low[place]) & np.isfinite(high[place])))[0])]
-        return place, f"its {spec.kind} holds NaN or infinity in channel {channel!r}; compute the {spec.kind} again."
-    if constant[place]:
-        channel = f"channel {spec.channels[int(np.flatnonzero(flat[place])[0])]!r} of " if minmax else ""
-        return place, (
-            f"{channel}its {spec.kind} is constant (every pixel {low[place][flat[place]][0]:g}), "
-            f"so there is {'no movement' if 'flow' in spec.kind else 'nothing'} to see; "
-            f"compute the {spec.kind} again or leave the clip out."
-        )
-    if not minmax:
-        return place, (
-            f"its {spec.kind} runs from {low[place].min():g} to {high[place].max():g}, but brightness lies in 0..1; "
-            "divide 8-bit images by 255."
-        )
-    return place, (
-        f"its {spec.kind} runs from {low[place].min():g} to {high[place].max():g}, but min-max maps lie in 0..1; "
-        "divide 8-bit maps by 255, or declare signed flow with InputSpec(normalisation='signed')."
-    )
-
-
-@contextmanager
-def opened_image(path: str | os.PathLike[str], most_pixels: int = FRAME_PIXELS) -> Iterator[Any]:
-    """Open a picture file with Pillow; its header is read, its pixels are not yet.
-
-    Parameters
-    ----------
-    path : path
-    most_pixels : int
-        A picture with more is refused before it is decoded.
-
-    Raises
-    ------
-    MediaError
-        The file is missing, no regular file, too large, or cannot be decoded (also while the picture is in use).
-    """
-    from PIL import Image
-
-    try:
-        check_regular(path)
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > most_pixels:
-                raise MediaError(
-                    f"{path} is a picture of {image.height}x{image.width} pixels, but at most {most_pixels:,} "
-                    "are read; make it smaller."
-                )
-            yield image
-    except MediaError:
-        raise
-    except FileNotFoundError as error:
-        raise MediaError(f"the file {path} does not exist; put it there or leave the clip out.") from error
-    # Pillow's decoders raise whatever the damaged bytes lead them into.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        OverflowError,
-        AssertionError,
-        LookupError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "it contradicts itself"
-        raise MediaError(f"the file {path} cannot be read as an image ({reason}); copy it again.") from error
-
-
 def _map_size(file: str) -> tuple[int, int]:
     try:
         with opened_image(file, MAP_PIXELS) as image:
-            _check_colours(image, file)
+            check_colours(image, file)
             return image.height, image.width
     except MediaError as error:
         raise RowError(0, str(error)) from error
-
-
-def has_deep_colours(image: Any) -> bool:
-    """Whether a colour picture has 16 bits a channel, of which Pillow gives the upper 8 alone."""
-    # The fourth entry is called `args` by newer versions of Pillow alone.
-    layout = str(image.tile[0][3]) if image.tile else ""
-    return image.mode in ("LA", "RGB", "RGBA") and (";16" in layout or "65535" in layout)
-
-
-def _check_colours(image: Any, file: str) -> None:
-    mode = f"{image.mode} of 16 bits" if has_deep_colours(image) else image.mode
-    if mode != "RGB":
-        raise MediaError(
-            f"{file} is an image of mode {mode}, but 8-bit RGB is expected (red = u, green = v, blue = strain)."
-        )
-
-
-def _as_float(array: NDArray[Any]) -> NDArray[np.float32]:
-    if array.dtype == np.uint8:
-        return array.astype(np.float32) / np.float32(255)
-    return as_float32(array)
-
-
-def _size_reason(shape: tuple[int, ...], spec: InputSpec) -> str:
-    return (
-        f"its {spec.kind} has shape {_shape(shape)}, but the other clips hold {_shape(spec.shape)} "
-        "(channels, height, width); prepare all clips at one size."
-    )
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(map(str, shape)) + ")"

@@ -53,14 +53,7 @@ class _Header:
 class ArrayWriter:
     """A ``.npy`` file of a clip set, written row by row; `blocks` are its digests once all is written.
 
-    Parameters
-    ----------
-    folder : Path
-    spec : InputSpec
-    rows : int
-        How many will be written.
-    stored : str
-        NumPy's name of the type of the numbers, such as ``"<f4"``.
+    `rows` is how many will be written, `stored` NumPy's name of the type of the numbers, such as ``"<f4"``.
     """
 
     def __init__(self, folder: Path, spec: InputSpec, rows: int, stored: str) -> None:
@@ -100,22 +93,9 @@ class ArrayWriter:
 
 
 def write_header(folder: Path, columns: Mapping[str, str], rows: int, arrays: Sequence[ArrayWriter]) -> Path:
-    """Write ``clips.json`` of a clip set beside its table and arrays, which are there already.
+    """Write ``clips.json`` beside the table and arrays of a clip set of `rows` clips, and return its path.
 
-    Parameters
-    ----------
-    folder : Path
-    columns : mapping of str to str
-        What `fsmer.data.table.write_table` returned for ``table.csv``.
-    rows : int
-        How many clips there are.
-    arrays : sequence of ArrayWriter
-        What wrote the arrays.
-
-    Returns
-    -------
-    Path
-        That of ``clips.json``.
+    `columns` is what `fsmer.data.table.write_table` returned for ``table.csv``.
     """
     specs = [array.spec for array in arrays]
     digests = {f"{array.spec.kind}.npy": array.blocks for array in arrays}
@@ -134,12 +114,7 @@ def write_header(folder: Path, columns: Mapping[str, str], rows: int, arrays: Se
 def read_folder(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
     """Table and stores of a saved clip set, all of one saving whoever saves it anew meanwhile.
 
-    Raises
-    ------
-    DataError
-        The folder is no saved clip set, is damaged, or comes from a newer version.
-    MediaError
-        An array file is missing, cut short or damaged.
+    Errors are those of `ClipSet.load`.
     """
     tries = 0
     for _ in range(SAVINGS):
@@ -206,8 +181,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
     version = values.get("format_version") if values.get("format") == FORMAT else None
     if type(version) is not int or version > FORMAT_VERSION:
         raise DataError(
-            f"{folder} has clip set format {version}, but this version of fsmer reads up to {FORMAT_VERSION}; "
-            "update fsmer."
+            f"{folder} has clip set format {version}, and this fsmer reads up to {FORMAT_VERSION}; update fsmer."
         )
     header = checked(values, _Header, path, **words)
     stores = {}

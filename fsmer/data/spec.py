@@ -1,8 +1,9 @@
-"""What a clip's media is and what a backbone eats, in one frozen dataclass."""
+"""What a clip's media is and what a backbone expects, in one frozen dataclass, and which kinds of media there are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -10,14 +11,12 @@ import numpy as np
 from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
 
-from fsmer.errors import DataError, SpecMismatchError
+from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError
+from fsmer.memory import out_of_memory
+from fsmer.plugins import INPUT_KINDS
 from fsmer.schema import checked
 
-__all__ = [
-    "CROP_ASPECT",
-    "InputSpec",
-]
-
+__all__ = ["COLOURS", "CROP_ASPECT", "InputKind", "InputSpec", "image_spec", "register_input_kind"]
 
 # Pixels, frames or channels of one clip.
 Length = Annotated[int, Ge(1), Le(1 << 16)]
@@ -27,14 +26,14 @@ Length = Annotated[int, Ge(1), Le(1 << 16)]
 class InputSpec:
     """Kind, size, channels and normalisation of one medium of a clip.
 
-    The same class describes what a clip set holds and what a backbone eats, so that the two can be compared field by
+    The same class describes what a clip set holds and what a backbone expects, so that the two can be compared field by
     field.
 
     Parameters
     ----------
     kind : str
         ``"flow"`` (one map from onset to apex), ``"onset"`` and ``"apex"`` (one image each), ``"frames"`` (the whole
-        clip as images) or ``"flows"`` (flow maps over the whole clip).
+        clip as images), ``"flows"`` (flow maps over the whole clip), or one of `register_input_kind`.
     size : tuple of int
         Height and width in pixels.
     channels : tuple of str
@@ -70,7 +69,7 @@ class InputSpec:
         return f"{self.kind} {times}{height}x{width} ({', '.join(self.channels)}), {self.normalisation}{method}"
 
     def check_feeds(self, wanted: InputSpec, *, who: str = "the backbone") -> None:
-        """Raise `SpecMismatchError` naming both sides unless media of this spec can be fed where `wanted` is eaten.
+        """Raise `SpecMismatchError` naming both sides unless media of this spec fit where `wanted` is expected.
 
         Channels may be more than are wanted: they are then picked by name (see `pick_channels`).
         """
@@ -83,8 +82,8 @@ class InputSpec:
         method_fits = None in (self.flow_method, wanted.flow_method) or self.flow_method == wanted.flow_method
         if not (same and method_fits):
             raise SpecMismatchError(
-                f"the clips hold {self.describe()}, but {who} eats {wanted.describe()}; "
-                "prepare the clips with that recipe or choose a model that eats them."
+                f"the clips hold {self.describe()}, but {who} expects {wanted.describe()}; "
+                "prepare the clips with that recipe or choose a model that expects what they hold."
             )
 
     def pick_channels(self, arrays: NDArray[Any], wanted: InputSpec) -> NDArray[Any]:
@@ -114,6 +113,115 @@ class InputSpec:
                 raise DataError(f"the values cannot be read as {words['what']} ({name} is missing); {words['remedy']}.")
         return found
 
+
+# Channels of images.
+COLOURS = ("red", "green", "blue")
+
+
+def image_spec(kind: str, side: int) -> InputSpec:
+    """A square colour image with brightness from 0 to 1, of kind ``"onset"`` or ``"apex"``."""
+    return InputSpec(kind=kind, size=(side, side), channels=COLOURS, normalisation="unit")
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """A kind of medium, see `register_input_kind`."""
+
+    name: str
+    channels: tuple[str, ...] = ()
+    timed: bool = False
+    needs_apex: bool = False
+    make: Callable[[NDArray[np.uint8], InputSpec, int | None], Any] | None = None
+
+    def check(self, spec: InputSpec) -> None:
+        """Raise `SpecMismatchError` unless media of this spec can be made from frames by `make`."""
+        if self.make is None:
+            raise SpecMismatchError(
+                f"media of kind {self.name!r} cannot be made from frames, since it was registered without a function "
+                "that does (register_input_kind(..., make=)); read clips that hold them already."
+            )
+        if self.timed != (spec.frames is not None) or not set(spec.channels) <= set(self.channels or spec.channels):
+            length = "a length in frames" if self.timed else "no length in frames"
+            raise SpecMismatchError(
+                f"{spec.describe()} cannot be made: media of kind {self.name!r} have {length} and the channels "
+                f"{', '.join(self.channels) or 'of their choice'}."
+            )
+
+    def media(self, frames: NDArray[np.uint8], spec: InputSpec, apex: int | None) -> NDArray[np.float32]:
+        """What `make` gives, or `MediaError` where it fails or gives something else than `spec` says."""
+        assert self.make is not None
+        try:
+            found = np.asarray(self.make(frames, spec, apex), np.float32)
+        # Code from outside raises whatever it likes.
+        except Exception as error:
+            if isinstance(error, FsmerError) or out_of_memory(error):
+                raise
+            raise MediaError(
+                f"its {self.name} cannot be made ({type(error).__name__}: {error}); correct the function of that kind."
+            ) from error
+        if found.shape != spec.shape or not np.isfinite(found).all():
+            raise MediaError(
+                f"its {self.name} was made with shape {found.shape}, but finite numbers of shape {spec.shape} are "
+                "expected; correct the function of that kind."
+            )
+        return found
+
+
+def register_input_kind(
+    name: str,
+    *,
+    channels: Sequence[str] = (),
+    timed: bool = False,
+    needs_apex: bool = False,
+    make: Callable[[NDArray[np.uint8], InputSpec, int | None], Any] | None = None,
+) -> InputKind:
+    """Add a kind of medium, such as depth maps, that clips hold and backbones expect (``InputSpec(kind=name)``).
+
+    Parameters
+    ----------
+    name : str
+        A plain word.
+    channels : sequence of str, optional
+        The channels that media of this kind can have; default any.
+    timed : bool
+        Whether media have a length in frames.
+    needs_apex : bool
+        Whether `make` is told the apex, which is looked for where it is not annotated.
+    make : callable, optional
+        ``make(frames, spec, apex)``: an array of ``spec.shape`` from the cropped face in each frame from onset to
+        offset, uint8 of shape (T, H, W, 3); `apex` is the apex's place among them, or None. Without it, clips with
+        such media are read, embedded and evaluated, but not prepared from recordings.
+
+    Raises
+    ------
+    DataError
+        The name is no plain word.
+    PluginError
+        The name is taken.
+
+    Examples
+    --------
+    >>> def brightness(frames, spec, apex):
+    ...     return np.full(spec.shape, frames.mean() / 255)
+    >>> kind = register_input_kind("brightness", channels=["mean"], make=brightness)  # doctest: +SKIP
+    """
+    if not name.isidentifier():
+        raise DataError(f"{name!r} cannot name a kind of medium; give a plain word.")
+    kind = InputKind(name, tuple(channels), timed, needs_apex, make)
+    # The registry asks every entry where it is from: a kind is from the module that registers it.
+    place = {"__module__": sys._getframe(1).f_globals.get("__name__", "__main__"), "__qualname__": name}
+    vars(kind).update(place)
+    return INPUT_KINDS.register(name)(kind)
+
+
+for _kind in (
+    InputKind("apex", COLOURS, needs_apex=True),
+    InputKind("flow", needs_apex=True),
+    InputKind("flows", timed=True),
+    InputKind("frames", COLOURS, timed=True),
+    InputKind("onset", COLOURS),
+):
+    INPUT_KINDS.register(_kind.name)(_kind)
 
 # Height over width of the canonical crop before it is squeezed to a square: pupils are 63 mm apart and the mouth's line
 # lies 67 mm below them (Farkas 1994); the canonical landmarks put these 0.57 crop widths and 0.435 crop heights apart.

@@ -35,13 +35,7 @@ CORE_COLUMNS = ("clip", "dataset", "subject", "label", "aus")
 
 
 def clean_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Check a table of clips and bring it into the form that `ClipSet.table` documents.
-
-    Raises
-    ------
-    DataError
-        As for `ClipSet.from_table`.
-    """
+    """The table in the form that `ClipSet.table` documents; errors are those of `ClipSet.from_table`."""
     names = [str(name) for name in frame.columns]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -66,8 +60,7 @@ def clean_table(frame: pd.DataFrame) -> pd.DataFrame:
     if twice.any():
         shown = ", ".join(repr(name) for name in ids[twice].drop_duplicates().iloc[:3])
         raise DataError(
-            f"the table names {int(twice.sum())} clips more than once, such as {shown}; "
-            "give each clip an id of its own."
+            f"the table names {int(twice.sum())} clips more than once, such as {shown}; give each its own id."
         )
     clean = {
         "clip": ids,
@@ -129,12 +122,10 @@ def plain_text(value: Any) -> str | None:
 
 
 def plain_texts(values: Any, name: str) -> list[str | None]:
-    """`plain_text` of every value of a list, array, tensor or column; `name` is what they are, for messages.
+    """`plain_text` of every value of a list, array, tensor or column.
 
-    Raises
-    ------
-    DataError
-        One of them cannot be read as text, or they are no list.
+    `name` says in messages what they are; a `DataError` is raised where one cannot be read as text, or they are no
+    list.
     """
     try:
         # Arrays, tensors and series give plain numbers and text by tolist.
@@ -162,10 +153,7 @@ def _read(value: Any, name: str, row: int) -> str | None:
 def cells_as_text(column: pd.Series, name: str) -> NDArray[np.object_]:
     """`plain_text` of every cell as an object array; missing cells are ``""``.
 
-    Raises
-    ------
-    DataError
-        A cell holds neither text nor a number, or text that no file can hold.
+    A `DataError` is raised for a cell that holds neither text nor a number, or text that no file can hold.
     """
     values = column.to_numpy(object, copy=True)
     values[column.isna().to_numpy()] = ""
@@ -246,15 +234,8 @@ def describe_type(value: object) -> str:
 def write_table(path: Path, table: pd.DataFrame) -> dict[str, str]:
     """Write a table as CSV.
 
-    Returns
-    -------
-    dict
-        Column -> ``"text"``, ``"integer"``, ``"number"`` or ``"boolean"``, which `read_table` needs.
-
-    Raises
-    ------
-    DataError
-        A column holds something else, or a value that `read_table` could not read.
+    Returns the type of every column (``"text"``, ``"integer"``, ``"number"`` or ``"boolean"``), which `read_table`
+    needs. A `DataError` is raised for a column of another type, or a value that `read_table` could not read.
     """
     kinds = {str(name): _kind_of_column(table[name]) for name in table.columns}
     texts = [_written(table[name], kind) for name, kind in kinds.items()]
@@ -264,8 +245,7 @@ def write_table(path: Path, table: pd.DataFrame) -> dict[str, str]:
         if row is not None or len(name) > longest:
             place = "the name of" if row is None else f"row {row + 1} of"
             raise DataError(
-                f"{place} column {name[:50]!r} has more than {longest:,} characters, which cannot be read back; "
-                "shorten it, or leave the column out."
+                f"{place} column {name[:50]!r} has more than {longest:,} characters; shorten it, or leave it out."
             )
     with path.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)
@@ -277,23 +257,11 @@ def write_table(path: Path, table: pd.DataFrame) -> dict[str, str]:
 def read_table(
     path: Path, kinds: Mapping[str, str], rows: int, blocks: Sequence[str] | None = None, block_bytes: int = BLOCK_BYTES
 ) -> pd.DataFrame:
-    """Read what `write_table` wrote.
+    """Read what `write_table` wrote: `rows` rows of columns of these kinds.
 
-    Parameters
-    ----------
-    path : Path
-    kinds : mapping of str to str
-        What `write_table` returned.
-    rows : int
-        How many are expected.
-    blocks : sequence of str, optional
-        Digest of every `block_bytes` of the file, as `fsmer.io.block_digests` gives them.
-    block_bytes : int
-
-    Raises
-    ------
-    DataError
-        The file is missing, cut short, altered, or has other columns or another number of rows than expected.
+    `blocks` are the digests of every `block_bytes` of the file, as `fsmer.io.block_digests` gives them. A `DataError`
+    is raised where the file is missing, cut short, altered, or has other columns or another number of rows than
+    expected.
     """
     try:
         data = read_bytes(path, TABLE_BYTES)

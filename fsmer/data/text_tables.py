@@ -6,21 +6,19 @@ import csv
 import io
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from fsmer.errors import DataError
 from fsmer.io import TEXT_BYTES, read_bytes
 
-__all__ = ["csv_rows", "path_inside", "read_table_text"]
+__all__ = ["csv_rows", "path_inside", "read_table_text", "shipped_rows"]
 
 
 def read_table_text(path: str | os.PathLike[str], *, what: str = "the table", limit_bytes: int = TEXT_BYTES) -> str:
-    """Text of a CSV file in UTF-8, with or without a byte order mark.
+    """Text of a CSV file in UTF-8, with or without a byte order mark; `what` says in messages what it is.
 
-    Raises
-    ------
-    DataError
-        It is missing, no regular file, larger than `limit_bytes`, or in another encoding.
+    A `DataError` is raised where it is missing, no regular file, larger than `limit_bytes`, or in another encoding.
     """
     try:
         return read_bytes(path, limit_bytes).decode("utf-8-sig")
@@ -34,21 +32,9 @@ def read_table_text(path: str | os.PathLike[str], *, what: str = "the table", li
 def csv_rows(text: str, name: object, *, what: str = "the table", **form: Any) -> list[tuple[int, list[str]]]:
     """Rows of CSV text with the number of the line that each ends on, counted from 1.
 
-    Parameters
-    ----------
-    text : str
-    name : path or str
-        Where the text is from, for messages.
-    what : str
-        What it is, for messages.
-    **form
-        What separates fields and the like, as `csv.reader` takes it; default commas.
-
-    Raises
-    ------
-    DataError
-        A line is no CSV, or has a field of more characters than the csv module reads (131,072 unless the program set
-        another limit).
+    `name` says in messages where the text is from, `what` what it is; `form` goes to `csv.reader` (default: commas). A
+    `DataError` is raised for a line that is no CSV, or has a field of more characters than the csv module reads
+    (131,072 unless the program set another limit).
     """
     reader = csv.reader(io.StringIO(text, newline=""), **form)
     try:
@@ -57,25 +43,19 @@ def csv_rows(text: str, name: object, *, what: str = "the table", **form: Any) -
         raise DataError(f"line {reader.line_num} of {what} {name} cannot be read ({error}); correct it.") from error
 
 
+def shipped_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a table that comes with fsmer, by the names in its first line."""
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
 def path_inside(folder: str | os.PathLike[str], name: str, *, otherwise: str = "") -> str:
     """Path of what a table in `folder` names, which has to lie in that folder; nothing is opened.
 
     Backslashes separate folders, as tables written on Windows have them, unless a file of exactly that name is there.
     An absolute path is taken if it leads into the folder. Symbolic links are followed, and must stay in it as well: one
-    in a folder from somebody else could lead to any private file.
-
-    Parameters
-    ----------
-    folder : path
-    name : str
-        As the table has it.
-    otherwise : str
-        What else helps against a path that leads out, for the message.
-
-    Raises
-    ------
-    ValueError
-        It leads out of the folder, or is no path; the text is the reason.
+    in a folder from somebody else could lead to any private file. A ``ValueError`` with the reason is raised for a path
+    that leads out of the folder or is none; `otherwise` is what else helps against it, for the message.
     """
     top = os.path.abspath(folder)
     slashed = name.replace("\\", "/")

@@ -1,8 +1,9 @@
-"""A map-style data set over clips for torch data loaders; torch loads on first use."""
+"""Clips for torch data loaders: a map-style data set and a collate function; torch loads on first use."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fsmer.data.clip import Clip
     from fsmer.data.clips import ClipSet
 
-__all__ = ["TorchClips"]
+__all__ = ["TorchClips", "collate_clips"]
 
 
 class TorchClips:
@@ -48,3 +50,19 @@ class TorchClips:
         places = np.asarray(indices, np.int64)
         tensors = torch.from_numpy(self.clips.read(self.kind, places))
         return list(zip(tensors.unbind(), self.codes[places].tolist(), strict=True))
+
+
+def collate_clips(clips: Sequence[Clip], kind: str = "flow") -> dict[str, Any]:
+    """Collate function for a torch DataLoader over a `ClipSet`.
+
+    Returns
+    -------
+    dict
+        ``inputs``: float32 tensor of shape ``(B, channels, height, width)``; ``clip``, ``dataset``, ``subject``,
+        ``label``: lists of B.
+    """
+    import torch
+
+    stacked = np.stack([clip.read(kind) for clip in clips])
+    words = {name: [getattr(clip, name) for clip in clips] for name in ("dataset", "subject", "label")}
+    return {"inputs": torch.from_numpy(stacked), "clip": [clip.id for clip in clips], **words}

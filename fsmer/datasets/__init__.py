@@ -2,7 +2,7 @@
 
 `read_dataset` turns a release into a clip set without media: who shows what, where its frames are, and which of them
 are onset, apex and offset. `check_dataset` says what of the annotation is not there. A new data set is one file with an
-`Adapter` and one line in `MODULES`.
+`Adapter` that `register_dataset` names: a file of fsmer, or a plugin.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 
 from fsmer.data.clips import ClipSet, concat
 from fsmer.data.schemes import LabelScheme, canonical_dataset
 from fsmer.datasets.audit import Audit, Finding
-from fsmer.datasets.base import Adapter, FrameKind
+from fsmer.datasets.base import Adapter, FrameKind, register_dataset, release, roles
 from fsmer.datasets.catalog import dataset_info
 from fsmer.datasets.corrections import Correction, read_corrections, shipped_corrections
 from fsmer.datasets.folders import frame_files
-from fsmer.errors import DataError, MissingDatasetError, unknown_name
+from fsmer.errors import DataError, MissingDatasetError
+from fsmer.plugins import DATASETS
 
 __all__ = [
     "Adapter",
@@ -35,21 +34,11 @@ __all__ = [
     "megc2019_composite",
     "read_corrections",
     "read_dataset",
+    "register_dataset",
+    "release",
+    "roles",
     "shipped_corrections",
 ]
-
-# One line a data set: each module has its adapters in `ADAPTERS`.
-MODULES = (
-    "fsmer.datasets.casme",
-    "fsmer.datasets.casme2",
-    "fsmer.datasets.casme_squared",
-    "fsmer.datasets.casme3",
-    "fsmer.datasets.samm",
-    "fsmer.datasets.smic",
-    "fsmer.datasets.mmew",
-    "fsmer.datasets.fourdme",
-    "fsmer.datasets.generic",
-)
 
 COMPOSITE = ("casme2", "samm", "smic")
 
@@ -84,20 +73,18 @@ class DatasetListing:
 
 def list_datasets() -> tuple[DatasetListing, ...]:
     """Every data set that `read_dataset` knows, and where to request it."""
-    found = []
-    for adapter in _adapters().values():
-        found.append(
-            DatasetListing(
-                name=adapter.name,
-                title=adapter.title,
-                clips=adapter.published.get("clips"),
-                subjects=adapter.published.get("subjects"),
-                frames_per_second=adapter.frames_per_second,
-                annotation=" or ".join(adapter.sheets) or "names of the folders",
-                request="" if adapter.info is None else adapter.info.where_to_request(),
-            )
+    return tuple(
+        DatasetListing(
+            name=adapter.name,
+            title=adapter.title,
+            clips=adapter.published.get("clips"),
+            subjects=adapter.published.get("subjects"),
+            frames_per_second=adapter.frames_per_second,
+            annotation=" or ".join(adapter.sheets) or "names of the folders",
+            request="" if adapter.info is None else adapter.info.where_to_request(),
         )
-    return tuple(found)
+        for adapter in map(_adapter, DATASETS)
+    )
 
 
 def load_adapter(name: str) -> Adapter:
@@ -113,15 +100,18 @@ def load_adapter(name: str) -> Adapter:
     >>> load_adapter("CASME II").name
     'casme2'
     """
-    adapters = _adapters()
     plain = name.strip().lower().replace("_", "-")
-    for adapter in adapters.values():
-        if plain in (adapter.name, *adapter.aliases):
+    for adapter in map(_adapter, DATASETS):
+        if plain in (adapter.name.lower(), *adapter.aliases):
             return adapter
-    found = adapters.get(canonical_dataset(name))
-    if found is None:
-        raise unknown_name("data set", name, adapters)
-    return found
+    known = canonical_dataset(name)
+    DATASETS.find(known if known in DATASETS else name)
+    return _adapter(known)
+
+
+def _adapter(name: str) -> Adapter:
+    adapter: Adapter = DATASETS[name](**DATASETS.preset(name))
+    return adapter
 
 
 def check_dataset(
@@ -261,13 +251,5 @@ def megc2019_composite(*sets: ClipSet) -> ClipSet:
         )
     other = next((name for name in held if name not in COMPOSITE), None)
     if other is not None:
-        raise DataError(
-            f"the composite of MEGC 2019 is made of {', '.join(COMPOSITE)}, but {other!r} is among the clips; "
-            "leave it out."
-        )
+        raise DataError(f"the composite of MEGC 2019 is made of {', '.join(COMPOSITE)}; leave {other!r} out.")
     return concat(sets, kinds=()).relabel("megc2019")
-
-
-@cache
-def _adapters() -> dict[str, Adapter]:
-    return {adapter.name: adapter for module in MODULES for adapter in import_module(module).ADAPTERS}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from fsmer.data.schemes import SPELLINGS
 from fsmer.datasets.sheets import SheetRow
 
-__all__ = ["Annotation", "frame_number", "numbered", "plain_label", "states_nothing"]
+__all__ = ["Annotation", "frame_number", "numbered", "plain_label", "states_nothing", "with_unique_ids"]
 
 # Cells that stand for nothing: CASME II writes / or \ for an unknown apex, SAMM ? for an unclear offset.
 NOTHING = frozenset({"", "/", "\\", "?", "-", "n/a", "na", "nan", "none", "#n/a"})
@@ -98,3 +99,24 @@ def plain_label(cell: str) -> str:
     """
     words = [" ".join(word.lower().split()) for word in cell.split("+")]
     return "" if states_nothing(cell) else "+".join(SPELLINGS.get(word, word) for word in words)
+
+
+def with_unique_ids(clips: Sequence[Annotation]) -> Iterator[tuple[Annotation, str]]:
+    """Clips with what is to be said of their ids: those that come up twice get the onset and a running number."""
+    counts = Counter(clip.clip for clip in clips)
+    places = Counter(clip.clip for clip in {(clip.clip, clip.place): clip for clip in clips}.values())
+    taken: set[str] = set()
+    for clip in clips:
+        name, said = clip.clip, ""
+        if counts[name] > 1:
+            if clip.named:
+                said = f"the annotation names it {counts[name]} times"
+            elif places[name] > 1:
+                said = f"{places[name]} videos or folders of the annotation are called {name!r}"
+            name = f"{name}_{clip.onset}" if clip.onset else name
+        unique, number = name, 2
+        while unique in taken:
+            unique, number = f"{name}-{number}", number + 1
+            said = said or f"the annotation has {clip.place} from the same onset more than once"
+        taken.add(unique)
+        yield replace(clip, clip=unique), said

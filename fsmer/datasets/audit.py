@@ -116,35 +116,33 @@ class Audit:
     @property
     def table(self) -> pd.DataFrame:
         """One row a finding: clip, subject, problem, detail, used."""
-        columns = ("clip", "subject", "problem", "detail")
-        frame = pd.DataFrame({name: [getattr(one, name) for one in self.findings] for name in columns}, dtype="str")
-        return frame.assign(used=pd.Series([one.used for one in self.findings], dtype=bool))
+        types = dict.fromkeys(("clip", "subject", "problem", "detail"), "str") | {"used": "bool"}
+        return pd.DataFrame([vars(one) for one in self.findings], columns=list(types)).astype(types)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
+        plain = ("name", "annotation", "frames", "annotated", "usable", "subjects", "labels", "problems")
         return {
-            "name": self.name,
+            **{name: getattr(self, name) for name in plain},
             "root": str(self.root),
-            "annotation": self.annotation,
-            "frames": self.frames,
-            "annotated": self.annotated,
-            "usable": self.usable,
-            "subjects": self.subjects,
-            "labels": self.labels,
             "published": dict(self.published),
-            "problems": self.problems,
             "remarks": list(self.remarks),
             "findings": self.table.to_dict("records"),
         }
 
     def __str__(self) -> str:
-        usable = f"{self.usable} of {_count(self.annotated, 'clip')}, {_count(self.subjects, 'subject')}"
-        labels = ", ".join(self._label(name, n) for name, n in self.labels.items())
+        known = [_count(self.published[key], key[:-1]) for key in ("clips", "subjects") if key in self.published]
+        published = f" (published: {', '.join(known)})" if known else ""
+        labels = [
+            f"{name} {n}" + (f" of {self.published[name]}" if self.published.get(name, n) != n else "")
+            for name, n in self.labels.items()
+        ]
+        usable = f"{self.usable} of {_count(self.annotated, 'clip')}, {_count(self.subjects, 'subject')}{published}"
         facts = [
             ("annotation", f"{self.annotation}: {_count(self.annotated, 'clip')}"),
             ("frames", self.frames),
-            ("usable", usable + self._as_published()),
-            *([("labels", labels)] if labels else []),
+            ("usable", usable),
+            *([("labels", ", ".join(labels))] if labels else []),
             *(("remark", remark) for remark in self.remarks),
         ]
         lines = [f"{self.title} ({self.name}) in {self.root}"]
@@ -158,10 +156,10 @@ class Audit:
             (problem, str(count), f"{count - lost[problem]} used, {lost[problem]} left out")
             for problem, count in self.problems.items()
         ]
-        lines += ["", *_columns(("problem", "clips", ""), summary)]
         # What is left out matters most, so it is shown first.
         shown = sorted(self.findings, key=lambda one: one.used)[:SHOWN]
         rows = [(one.clip, one.problem, "used" if one.used else "left out", one.detail) for one in shown]
+        lines += ["", *_columns(("problem", "clips", ""), summary)]
         lines += ["", *_columns(("clip", "problem", "", "what was found"), rows)]
         if len(self.findings) > SHOWN:
             lines.append(f"... and {len(self.findings) - SHOWN} more, all of them in the audit's table")
@@ -169,14 +167,6 @@ class Audit:
 
     def _problems_of_clips(self) -> dict[tuple[str, str], None]:
         return dict.fromkeys((one.problem, one.clip) for one in self.findings)
-
-    def _as_published(self) -> str:
-        known = [_count(self.published[key], key[:-1]) for key in ("clips", "subjects") if key in self.published]
-        return f" (published: {', '.join(known)})" if known else ""
-
-    def _label(self, name: str, count: int) -> str:
-        published = self.published.get(name, count)
-        return f"{name} {count}" if published == count else f"{name} {count} of {published}"
 
 
 def _count(n: int, what: str) -> str:
@@ -199,11 +189,6 @@ def _columns(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[s
 
 def _hanging(before: str, text: str, indent: int) -> list[str]:
     # Paths and names are longer than a line now and then, and stay whole.
-    return textwrap.wrap(
-        before + text,
-        WIDTH,
-        subsequent_indent=" " * indent,
-        drop_whitespace=True,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) or [before.rstrip()]
+    wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent=" " * indent, break_long_words=False)
+    wrapper.break_on_hyphens = False
+    return wrapper.wrap(before + text) or [before.rstrip()]

@@ -5,28 +5,28 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
-
-import numpy as np
-import pandas as pd
+from typing import Any, Literal, TypeVar
 
 from fsmer.data.au_parser import parse_aus
 from fsmer.data.clips import ClipSet
 from fsmer.data.schemes import canonical_dataset
-from fsmer.datasets.annotation import Annotation, frame_number, numbered, plain_label, states_nothing
+from fsmer.datasets.annotation import Annotation, numbered, plain_label, states_nothing, with_unique_ids
 from fsmer.datasets.audit import Audit, Finding
 from fsmer.datasets.catalog import DatasetInfo, dataset_info
 from fsmer.datasets.corrections import Correction, apply_corrections, read_corrections, shipped_corrections
-from fsmer.datasets.folders import Folders, Frames, folder_key
+from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetRow, SheetTable, plain, read_sheets
+from fsmer.datasets.timing import Form, LeftOut, frame_timing, timing_table, video_timing
 from fsmer.errors import DataError, MissingDatasetError
+from fsmer.plugins import DATASETS
 
-__all__ = ["Adapter", "FrameKind", "Survey", "release", "roles"]
+__all__ = ["Adapter", "FrameKind", "Survey", "register_dataset", "release", "roles"]
+
+A = TypeVar("A", bound="Adapter")
 
 FrameKind = Literal["raw", "cropped"]
 
@@ -35,15 +35,8 @@ FrameKind = Literal["raw", "cropped"]
 class Survey:
     """What an adapter found under a root, before frames are looked at one by one.
 
-    Parameters
-    ----------
-    annotations : tuple of Annotation
-    source : str
-        Where they are from, for people.
-    place : Path
-        Folder that holds the frames.
-    remarks : tuple of str
-        On the annotation as a whole.
+    `source` says where the annotations are from, `place` is the folder that holds the frames, and `remarks` are about
+    the annotation as a whole.
     """
 
     annotations: tuple[Annotation, ...]
@@ -62,6 +55,30 @@ def release(**counts: int) -> Mapping[str, int]:
     return MappingProxyType(counts)
 
 
+def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
+    """Class decorator that enters an `Adapter` under `name`, for `read_dataset` and every command on data sets.
+
+    With `preset`, values for the class's parameters, one class may have several names.
+
+    Raises
+    ------
+    PluginError
+        The name is taken by another class.
+
+    Examples
+    --------
+    >>> @register_dataset("my-lab")  # doctest: +SKIP
+    ... class MyLab(Adapter): ...
+    """
+
+    def enter(cls: type[A]) -> type[A]:
+        if not preset:
+            cls.name, cls.dataset = name, cls.dataset or name
+        return DATASETS.register(name, **preset)(cls)
+
+    return enter
+
+
 class Adapter:
     """One data set: its sheet, its columns, its folders, its quirks.
 
@@ -71,9 +88,9 @@ class Adapter:
     """
 
     name: str
-    """Name in `read_dataset`; ``dataset`` unless the data set has several parts or forms."""
-    dataset: str
-    """Key in tables, protocols and label schemes."""
+    """Name in `read_dataset`, which `register_dataset` writes."""
+    dataset: str = ""
+    """Key in tables, protocols and label schemes; the name unless the data set has several parts or forms."""
     given_out_as: str = ""
     """Key of the data set with which it is given out, if that is another."""
     title: str
@@ -83,9 +100,17 @@ class Adapter:
     frames_per_second: float | None
     sheets: tuple[str, ...] = ()
     """File names of the annotation with wildcards, the best first; of one pattern the last by name is taken."""
-    columns: Mapping[str, tuple[str, ...]] = roles()
-    """Role (subject, name, label, aus, onset, apex, offset, ...) -> names of the column in the releases."""
-    needed: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = roles(
+        subject="Subject",
+        name="Filename",
+        onset="OnsetFrame",
+        apex="ApexFrame",
+        offset="OffsetFrame",
+        aus="Action Units",
+        label="Estimated Emotion",
+    )
+    """Role -> names of the column in the releases, compared without case, blanks and punctuation."""
+    needed: tuple[str, ...] = ("subject", "name", "onset", "apex", "offset", "label")
     """Roles without which a sheet is not the annotation."""
     subject_prefix: str = ""
     """What stands before the number of a subject in tables and folders."""
@@ -164,10 +189,7 @@ class Adapter:
     def table(self, files: Sequence[Path]) -> SheetTable:
         """Table of the first file that has the columns of the annotation.
 
-        Raises
-        ------
-        DataError
-            None has; the message is about the first.
+        Where none has, the `DataError` is about the first.
         """
         return self.table_with(files, self.needed)
 
@@ -203,8 +225,7 @@ class Adapter:
         top = Path(os.path.abspath(root))
         if not top.is_dir():
             raise MissingDatasetError(
-                f"the root {top} of {self.title} {'is a file' if top.exists() else 'does not exist'}; "
-                "give the folder to which the release was unpacked."
+                f"the root {top} of {self.title} {'is a file' if top.exists() else 'does not exist'}; give its folder."
             )
         own = () if corrections is None else read_corrections(corrections)
         folders = Folders()
@@ -217,7 +238,7 @@ class Adapter:
             annotation=survey.source,
             frames=f"{os.path.relpath(survey.place, top)} ({self.kind_of(top, survey.place)})",
             annotated=len(survey.annotations),
-            clips=ClipSet.from_table(_frame(records)) if records else None,
+            clips=ClipSet.from_table(timing_table(records)) if records else None,
             findings=tuple(findings),
             remarks=(*survey.remarks, *self._unused(own, survey.annotations)),
             published=self.published,
@@ -282,12 +303,12 @@ class Adapter:
     ) -> tuple[list[dict[str, Any]], list[Finding]]:
         records: list[dict[str, Any]] = []
         findings: list[Finding] = []
-        for clip, doubled in _told_apart(survey.annotations):
+        for clip, doubled in with_unique_ids(survey.annotations):
             notes: list[tuple[str, str]] = [("doubled", doubled)] if doubled else []
             used = True
             try:
                 records.append(self._record(clip, survey.place, folders, corrections, notes))
-            except _LeftOut as reason:
+            except LeftOut as reason:
                 notes.append((reason.problem, reason.detail))
                 used = False
             findings += [Finding(clip.clip, clip.subject, problem, detail, used) for problem, detail in notes]
@@ -308,11 +329,12 @@ class Adapter:
             given = getattr(clip, one.column)
             notes.append(("corrected", f"{one.column} {given!r} is {one.value!r}: {one.reason} ({one.source})"))
         if path is None:
-            raise _LeftOut("folder missing", f"no folder {clip.name!r} of subject {clip.subject!r} in {place}")
+            raise LeftOut("folder missing", f"no folder {clip.name!r} of subject {clip.subject!r} in {place}")
+        form = Form(self.has_apex, self.segmented, self.first_video_frame)
         if path.is_file():
-            timing = self._video_timing(path, corrected, notes)
+            timing = video_timing(path, corrected, notes, form)
         else:
-            timing = self._frame_timing(folders.frames(path), corrected, notes)
+            timing = frame_timing(folders.frames(path), corrected, notes, form)
         label = plain_label(corrected.label)
         if not label:
             notes.append(("label missing", f"the annotation has {corrected.label!r}"))
@@ -336,98 +358,6 @@ class Adapter:
         prefix = "sheet_" if self.prefix_columns else ""
         return record | {f"{prefix}{name}": text for name, text in corrected.own.items() if prefix + name not in record}
 
-    def _frame_timing(self, frames: Frames, clip: Annotation, notes: list[tuple[str, str]]) -> dict[str, Any]:
-        numbers = frames.numbers
-        if len(numbers) < 2:
-            raise _LeftOut("frames missing", f"{frames.folder} holds {len(numbers)} frames, but two are needed")
-        first, last = int(numbers[0]), int(numbers[-1])
-        onset, apex, offset = (frame_number(cell) for cell in (clip.onset, clip.apex, clip.offset))
-        if onset is None:
-            if not self.segmented:
-                raise _LeftOut("onset missing", f"the annotation has {clip.onset!r}, and the recording is longer")
-            if self.has_apex or not states_nothing(clip.onset):
-                notes.append(("onset missing", f"the annotation has {clip.onset!r}; the first frame is used"))
-            onset = first
-        if offset is None or offset < onset:
-            problem = "offset missing" if offset is None else "offset before onset"
-            if not self.segmented:
-                raise _LeftOut(problem, f"the annotation has {clip.offset!r}, and the recording is longer")
-            if self.has_apex or not states_nothing(clip.offset):
-                notes.append((problem, f"the annotation has {clip.offset!r}; the last frame is used"))
-            offset = last
-        # Some crops count their frames from 1 or 0; the whole clip is there all the same.
-        shift = 0
-        if first != onset and last - first == offset - onset == len(numbers) - 1:
-            shift = first - onset
-            notes.append(("renumbered", f"frames {onset}-{offset} are called {first}-{last} on disk"))
-        start = int(np.searchsorted(numbers, onset + shift, "left"))
-        stop = int(np.searchsorted(numbers, offset + shift, "right")) - 1
-        there, asked = stop - start + 1, offset - onset + 1
-        if there < 2:
-            raise _LeftOut(
-                "out of range",
-                f"{max(there, 0)} of the frames {onset}-{offset} are on disk, where frames {first}-{last} are",
-            )
-        if there < asked:
-            notes.append(("frames missing", f"{asked - there} of the frames {onset}-{offset} are not on disk"))
-        middle = (start + stop) // 2
-        apex_index, apex_from = middle, "middle"
-        if apex is None:
-            if self.has_apex or not states_nothing(clip.apex):
-                notes.append(("apex missing", f"the annotation has {clip.apex!r}; the middle frame is used"))
-        elif not onset <= apex <= offset:
-            notes.append(("apex out of range", f"{apex} is not between {onset} and {offset}; the middle frame is used"))
-        else:
-            apex_index = start + int(np.abs(numbers[start : stop + 1] - (apex + shift)).argmin())
-            apex_from = "annotation"
-            if int(numbers[apex_index]) != apex + shift:
-                notes.append(("frames missing", f"apex {apex} is not on disk, {int(numbers[apex_index])} is used"))
-        for index in dict.fromkeys((start, apex_index, stop)):
-            if os.path.getsize(frames.folder / frames.names[index]) == 0:
-                raise _LeftOut("empty file", f"{frames.folder / frames.names[index]} has no bytes")
-        return {
-            "frames": len(numbers),
-            "first": first,
-            "last": last,
-            "onset": onset,
-            "apex": apex,
-            "offset": offset,
-            "onset_index": start,
-            "apex_index": apex_index,
-            "offset_index": stop,
-            "apex_from": apex_from,
-        }
-
-    def _video_timing(self, path: Path, clip: Annotation, notes: list[tuple[str, str]]) -> dict[str, Any]:
-        # What a video holds is known once it is decoded, which is the business of who reads it.
-        if path.stat().st_size == 0:
-            raise _LeftOut("empty file", f"{path} has no bytes")
-        onset, apex, offset = (frame_number(cell) for cell in (clip.onset, clip.apex, clip.offset))
-        first = self.first_video_frame
-        if onset is None and not self.segmented:
-            raise _LeftOut("onset missing", f"the annotation has {clip.onset!r}, and the recording is longer")
-        start = first if onset is None else onset
-        if start < first or (offset is not None and offset <= start):
-            raise _LeftOut("out of range", f"frames {start}-{offset} are no interval of a video that begins at {first}")
-        if apex is not None and (apex < start or (offset is not None and apex > offset)):
-            notes.append(("apex out of range", f"{apex} is not between {start} and {offset}"))
-            apex = None
-        elif apex is None and (self.has_apex or not states_nothing(clip.apex)):
-            notes.append(("apex missing", f"the annotation has {clip.apex!r}"))
-        middle = None if offset is None else (start + offset) // 2
-        return {
-            "frames": None,
-            "first": first,
-            "last": None,
-            "onset": onset,
-            "apex": apex,
-            "offset": offset,
-            "onset_index": start - first,
-            "apex_index": _minus(middle if apex is None else apex, first),
-            "offset_index": _minus(offset, first),
-            "apex_from": "middle" if apex is None else "annotation",
-        }
-
     def _unused(self, own: Sequence[Correction], clips: Sequence[Annotation]) -> list[str]:
         # A misspelt correction must not pass for an applied one.
         return [
@@ -436,49 +366,6 @@ class Adapter:
             if canonical_dataset(one.dataset) in (self.dataset, *{clip.dataset for clip in clips})
             and not any(one.names(clip.dataset or self.dataset, clip) for clip in clips)
         ]
-
-
-class _LeftOut(Exception):
-    # Why one clip cannot be used; never leaves this module.
-    def __init__(self, problem: str, detail: str) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.detail = detail
-
-
-_NUMBERS = ("frames", "first", "last", "onset", "apex", "offset", "onset_index", "apex_index", "offset_index")
-
-
-def _frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(list(records))
-    numbers = {name: pd.array(frame[name].tolist(), dtype="Int64") for name in _NUMBERS}
-    speed = pd.Series([float("nan") if fps is None else fps for fps in frame["frames_per_second"]], dtype=float)
-    return frame.assign(**numbers, frames_per_second=speed)
-
-
-def _told_apart(clips: Sequence[Annotation]) -> Iterator[tuple[Annotation, str]]:
-    # Ids that come up twice get the onset behind them, and a running number where that is the same as well.
-    counts = Counter(clip.clip for clip in clips)
-    places = Counter(clip.clip for clip in {(clip.clip, clip.place): clip for clip in clips}.values())
-    taken: set[str] = set()
-    for clip in clips:
-        name, said = clip.clip, ""
-        if counts[name] > 1:
-            if clip.named:
-                said = f"the annotation names it {counts[name]} times"
-            elif places[name] > 1:
-                said = f"{places[name]} videos or folders of the annotation are called {name!r}"
-            name = f"{name}_{clip.onset}" if clip.onset else name
-        unique, number = name, 2
-        while unique in taken:
-            unique, number = f"{name}-{number}", number + 1
-            said = said or f"the annotation has {clip.place} from the same onset more than once"
-        taken.add(unique)
-        yield replace(clip, clip=unique), said
-
-
-def _minus(number: int | None, first: int) -> int | None:
-    return None if number is None else number - first
 
 
 def _or(names: Sequence[str]) -> str:

@@ -7,35 +7,24 @@ counts. Its columns ``Onset`` and ``Total`` are milliseconds.
 
 from __future__ import annotations
 
-from fsmer.datasets.base import Adapter, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release, roles
 
-__all__ = ["ADAPTERS", "Casme"]
+__all__ = ["Casme"]
 
 
+@register_dataset("casme")
 class Casme(Adapter):
     """CASME."""
 
-    name = "casme"
-    dataset = "casme"
     title = "CASME"
     subject_prefix = "sub"
     frames_per_second = 60.0
     sheets = ("CASME-coded*.xls*", "casme*.xls*", "casme*.csv")
     columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="OnsetF",
-        apex="ApexF1",
-        offset="OffsetF",
-        aus="AU",
-        label="Emotion",
+        subject="Subject", name="Filename", onset="OnsetF", apex="ApexF1", offset="OffsetF", aus="AU", label="Emotion"
     )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     places = ("CASME_raw_selected", "Cropped", ".")
     labels = frozenset(
         {"contempt", "disgust", "fear", "happiness", "others", "repression", "sadness", "surprise", "tense"}
     )
     published = release(clips=193, subjects=19)
-
-
-ADAPTERS = (Casme(),)

@@ -12,35 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from fsmer.datasets.annotation import numbered
-from fsmer.datasets.base import Adapter, FrameKind, Survey, release, roles
+from fsmer.datasets.base import Adapter, FrameKind, Survey, register_dataset, release
 from fsmer.datasets.folders import Folders
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetTable, read_sheets
 
-__all__ = ["ADAPTERS", "Casme2"]
+__all__ = ["Casme2"]
 
 OBJECTIVE = "casme2-objectiveclasses*"
 OBJECTIVE_COLUMNS = {"subject": ("Subject",), "name": ("Filename",), "class": ("Objective Class",)}
 
 
+@register_dataset("casme2")
 class Casme2(Adapter):
     """CASME II."""
 
-    name = "casme2"
-    dataset = "casme2"
     title = "CASME II"
     subject_prefix = "sub"
     frames_per_second = 200.0
     sheets = ("CASME2-coding-2*.xls*", "CASME2-coding*", "CASME2*")
-    columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="OnsetFrame",
-        apex="ApexFrame",
-        offset="OffsetFrame",
-        aus="Action Units",
-        label="Estimated Emotion",
-    )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     places = ("CASME2_RAW_selected", "CASME2-RAW", "Cropped", "Cropped-updated", ".")
     labels = frozenset({"disgust", "fear", "happiness", "others", "repression", "sadness", "surprise"})
     published = release(
@@ -62,6 +51,3 @@ class Casme2(Adapter):
             for clip in found.annotations
         )
         return replace(found, annotations=clips)
-
-
-ADAPTERS = (Casme2(),)

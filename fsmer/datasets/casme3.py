@@ -12,18 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fsmer.datasets.annotation import Annotation, frame_number, numbered
-from fsmer.datasets.base import Adapter, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release, roles
 from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SheetRow
 
-__all__ = ["ADAPTERS", "Casme3A", "Casme3C"]
+__all__ = ["Casme3A", "Casme3C"]
 
 
+@register_dataset("casme3")
 class Casme3A(Adapter):
     """CAS(ME)^3, part A."""
 
-    name = "casme3"
-    dataset = "casme3"
     title = "CAS(ME)^3 part A"
     aliases = ("casme3-a", "casme3a")
     frames_per_second = 30.0
@@ -38,7 +37,6 @@ class Casme3A(Adapter):
         label="emotion",
         expression="Expression type",
     )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     worksheet = "label"
     places = ("Part_A_ME_clip/frame", "frame", "part_A", ".")
     labels = frozenset({"anger", "disgust", "fear", "happiness", "others", "sadness", "surprise"})
@@ -57,24 +55,16 @@ class Casme3A(Adapter):
         return None if recording is None else folders.child(recording, "color") or recording
 
 
+@register_dataset("casme3-c")
 class Casme3C(Adapter):
     """CAS(ME)^3, part C."""
 
-    name = "casme3-c"
-    dataset = "casme3-c"
     title = "CAS(ME)^3 part C"
     given_out_as = "casme3"
     aliases = ("casme3c",)
     frames_per_second = 30.0
     sheets = ("cas(me)3_part_C_ME*.xls*", "cas(me)3_part_C*")
-    columns = roles(
-        subject="sub",
-        name="count",
-        onset="onset",
-        offset="offset",
-        aus="au",
-        label="emotion",
-    )
+    columns = roles(subject="sub", name="count", onset="onset", offset="offset", aus="au", label="emotion")
     needed = ("subject", "name", "onset", "offset", "label")
     places = ("part_C", ".")
     has_apex = False
@@ -102,6 +92,3 @@ def _below(person: Path, folders: Folders) -> Iterator[Path]:
     for _ in range(3):
         yield from level
         level = [child for path in level for child in folders.children(path) if child.name.lower() != "depth"]
-
-
-ADAPTERS = (Casme3A(), Casme3C())

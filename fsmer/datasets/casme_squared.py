@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from fsmer.datasets.annotation import Annotation, numbered
-from fsmer.datasets.base import Adapter, release
+from fsmer.datasets.base import Adapter, register_dataset, release
 from fsmer.datasets.folders import VIDEO_ENDINGS, Folders, folder_key
 from fsmer.datasets.sheets import Sheet, SheetRow, SheetTable, read_sheets
 from fsmer.errors import DataError
 
-__all__ = ["ADAPTERS", "CasmeSquared"]
+__all__ = ["CasmeSquared"]
 
 HEADER = ("participant", "clip", "onset", "apex", "offset", "aus", "emotion", "expression", "self_report")
 ROLES = ("participant", "name", "onset", "apex", "offset", "aus", "label", "expression", "self_report")
@@ -39,11 +39,10 @@ CODES = {
 }
 
 
+@register_dataset("casme-squared")
 class CasmeSquared(Adapter):
     """CAS(ME)^2, its micro-expressions."""
 
-    name = "casme-squared"
-    dataset = "casme-squared"
     title = "CAS(ME)^2"
     frames_per_second = 30.0
     sheets = ("CAS(ME)^2code_final*.xls*", "CAS(ME)^2*")
@@ -58,9 +57,8 @@ class CasmeSquared(Adapter):
         rows = [(number, row) for number, row in enumerate(sheets[0].rows, 1) if _is_expression(row)]
         if not rows:
             raise DataError(
-                f"{files[0]} is not the annotation of CAS(ME)^2: its first worksheet should have the columns "
-                f"{', '.join(HEADER)}, without names above them, and has no such row; "
-                "give the sheet of the release."
+                f"{files[0]} is not the annotation of CAS(ME)^2: its first worksheet has no row of "
+                f"{', '.join(HEADER)}; give the sheet of the release."
             )
         people = {str(number): f"s{folder}" for number, folder in enumerate(PEOPLE, 1)} | dict(_people(sheets))
         codes = CODES | dict(_codes(sheets))
@@ -114,6 +112,3 @@ def _codes(sheets: Sequence[Sheet]) -> Iterator[tuple[str, str]]:
 
 def _videos(folder: Path, folders: Folders) -> list[Path]:
     return folders.files(folder, VIDEO_ENDINGS, depth=0)
-
-
-ADAPTERS = (CasmeSquared(),)

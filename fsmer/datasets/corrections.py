@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from fsmer.data.schemes import canonical_dataset, subject_number
+from fsmer.data.text_tables import shipped_rows
 from fsmer.datasets.annotation import Annotation, frame_number
 from fsmer.datasets.folders import folder_key
 from fsmer.datasets.sheets import SheetTable, read_sheets
@@ -77,8 +77,7 @@ class Correction:
 @cache
 def shipped_corrections() -> tuple[Correction, ...]:
     """The corrections that come with fsmer, read from ``fsmer/datasets/tables/corrections.csv``."""
-    with TABLE.open(encoding="utf-8", newline="") as handle:
-        return tuple(Correction(**cast(dict[str, Column], row)) for row in csv.DictReader(handle))
+    return tuple(Correction(**cast(dict[str, Column], row)) for row in shipped_rows(TABLE))
 
 
 def read_corrections(path: str | os.PathLike[str]) -> tuple[Correction, ...]:
@@ -99,8 +98,7 @@ def read_corrections(path: str | os.PathLike[str]) -> tuple[Correction, ...]:
     for row in table.rows:
         if row["column"].lower() not in known:
             raise DataError(
-                f"row {row.number} of {path} corrects the column {row['column']!r}, but only {', '.join(known)} can be "
-                "corrected."
+                f"row {row.number} of {path} corrects {row['column']!r}, but only {', '.join(known)} can be corrected."
             )
         cells = {name: row[name] for name in names} | {"column": row["column"].lower()}
         found.append(Correction(**cast(dict[str, Column], cells)))

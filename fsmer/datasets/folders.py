@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -38,16 +38,10 @@ DEEPEST_SHEET = 2
 
 @dataclass(frozen=True)
 class Frames:
-    """The frame files of one folder, in their order.
+    """The frame files of one folder in natural order, with their numbers: int64, shape (len(names),).
 
-    Parameters
-    ----------
-    folder : Path
-    names : tuple of str
-        File names, in natural order.
-    numbers : int64 array, shape (len(names),)
-        Of the numbers in each name the last that rises from frame to frame; where none does (a time in hours, minutes
-        and seconds), frames are counted from 0.
+    Of the numbers in each name the last that rises from frame to frame; where none does (a time in hours, minutes and
+    seconds), frames are counted from 0.
     """
 
     folder: Path
@@ -75,12 +69,7 @@ def list_frames(folder: Path) -> Frames:
     uneven: set[tuple[str, ...]] = set()
     group: list[tuple[int, str]] | None = None
     start, end = "", ""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.is_dir())
-    except OSError:
-        names = []
-    for name in names:
+    for name in _names(folder, lambda entry: not entry.is_dir()):
         # Nearly all names of a folder differ in their last number alone.
         digits = name[len(start) : len(name) - len(end)]
         if group is not None and name.startswith(start) and name.endswith(end) and digits.isdecimal():
@@ -163,12 +152,8 @@ class Folders:
     def children(self, folder: Path) -> tuple[Path, ...]:
         """Folders in a folder, by name, without hidden ones."""
         if folder not in self._listed:
-            try:
-                with os.scandir(folder) as entries:
-                    found = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-            except OSError:
-                found = []
-            self._listed[folder] = tuple(folder / name for name in sorted(found))
+            folders = _names(folder, lambda entry: not entry.name.startswith(".") and entry.is_dir())
+            self._listed[folder] = tuple(folder / name for name in folders)
         return self._listed[folder]
 
     def child(self, folder: Path, name: str) -> Path | None:
@@ -192,11 +177,8 @@ class Folders:
     def find(self, root: Path, pattern: str) -> Iterator[Path]:
         """Folders under (or at) `root` that fit a pattern, nearest first.
 
-        Parameters
-        ----------
-        root : Path
-        pattern : str
-            A name, or names joined by ``/``, compared without case, blanks and punctuation; ``"."`` is the root itself.
+        A pattern is a name, or names joined by ``/``, compared without case, blanks and punctuation; ``"."`` is the
+        root.
         """
         if pattern == ".":
             yield root
@@ -210,21 +192,12 @@ class Folders:
 
     def files(self, root: Path, endings: frozenset[str], *, depth: int = DEEPEST_SHEET) -> list[Path]:
         """Files with one of these endings under `root`, nearest first, without hidden and lock files."""
-        found: list[Path] = []
-        for folder in self._below(root, depth):
-            try:
-                with os.scandir(folder) as entries:
-                    names = [
-                        entry.name
-                        for entry in entries
-                        if os.path.splitext(entry.name)[1].lower() in endings
-                        and not entry.name.startswith((".", "~$"))
-                        and entry.is_file()
-                    ]
-            except OSError:
-                names = []
-            found += [folder / name for name in sorted(names)]
-        return found
+
+        def wanted(entry: os.DirEntry[str]) -> bool:
+            ending = os.path.splitext(entry.name)[1].lower()
+            return ending in endings and not entry.name.startswith((".", "~$")) and entry.is_file()
+
+        return [folder / name for folder in self._below(root, depth) for name in _names(folder, wanted)]
 
     def _below(self, root: Path, depth: int) -> Iterator[Path]:
         level: Sequence[Path] = (root,)
@@ -232,3 +205,12 @@ class Folders:
         for _ in range(depth):
             level = [child for folder in level for child in self.children(folder)]
             yield from level
+
+
+def _names(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+    """Names of some entries of a folder, sorted; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if wanted(entry))
+    except OSError:
+        return []

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fsmer.datasets.annotation import Annotation
-from fsmer.datasets.base import Adapter, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release, roles
 from fsmer.datasets.folders import folder_key
 from fsmer.datasets.sheets import SheetRow
 
-__all__ = ["ADAPTERS", "FourDme"]
+__all__ = ["FourDme"]
 
 
+@register_dataset("4dme")
 class FourDme(Adapter):
     """4DME, the micro-expressions of its grey stream."""
 
-    name = "4dme"
-    dataset = "4dme"
     title = "4DME (grey stream)"
     frames_per_second = 60.0
     sheets = ("4DME_Labelling_Micro_release*.xls*", "Micro_and_Macro-expression_labels*.xls*", "4DME*")
@@ -35,13 +34,7 @@ class FourDme(Adapter):
         aus="AUs",
         label="Emotion",
     )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
-    places = (
-        "gray_micro",
-        "micro_short_gray_video",
-        "gray_micro_crop",
-        "micro_short_gray_video_cropped",
-    )
+    places = ("gray_micro", "micro_short_gray_video", "gray_micro_crop", "micro_short_gray_video_cropped")
     labels = frozenset({"negative", "others", "positive", "repression", "surprise"})
     published = release(clips=267)
 
@@ -51,6 +44,3 @@ class FourDme(Adapter):
             return ()
         clip = name if folder_key(name).startswith(f"{folder_key(subject)}_") else f"{subject}_{name}"
         return (replace(Annotation.of(row, clip=clip, subject=subject), name=name),)
-
-
-ADAPTERS = (FourDme(),)

@@ -14,18 +14,18 @@ from pathlib import Path, PurePosixPath
 
 from fsmer.data.text_tables import path_inside
 from fsmer.datasets.annotation import Annotation, states_nothing
-from fsmer.datasets.base import Adapter, roles
+from fsmer.datasets.base import Adapter, register_dataset, roles
 from fsmer.datasets.folders import VIDEO_ENDINGS, Folders
 from fsmer.datasets.sheets import SheetRow, SheetTable, plain
 from fsmer.errors import DataError
 
-__all__ = ["ADAPTERS", "Generic"]
+__all__ = ["Generic"]
 
 
+@register_dataset("generic")
 class Generic(Adapter):
     """A folder of one's own with a CSV or Excel table."""
 
-    name = "generic"
     dataset = "mine"
     title = "a data set of your own"
     aliases = ("mine", "csv")
@@ -111,6 +111,3 @@ def _speed(row: SheetRow) -> float | None:
             f"row {row.number} of the table has {row['fps']!r} frames a second, but a number above 0 is expected."
         )
     return speed
-
-
-ADAPTERS = (Generic(),)

@@ -9,31 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from fsmer.datasets.annotation import Annotation, plain_label
-from fsmer.datasets.base import Adapter, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release
 from fsmer.datasets.folders import Folders
 
-__all__ = ["ADAPTERS", "Mmew"]
+__all__ = ["Mmew"]
 
 
+@register_dataset("mmew")
 class Mmew(Adapter):
     """MMEW, its micro-expressions."""
 
-    name = "mmew"
-    dataset = "mmew"
     title = "MMEW"
     subject_prefix = "S"
     frames_per_second = 90.0
     sheets = ("MMEW_Micro_Exp*.xls*", "MMEW_Micro_Exp*.csv", "MMEW*")
-    columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="OnsetFrame",
-        apex="ApexFrame",
-        offset="OffsetFrame",
-        aus="Action Units",
-        label="Estimated Emotion",
-    )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     places = ("Micro_Expression", ".")
     kind = "cropped"
     labels = frozenset({"anger", "disgust", "fear", "happiness", "others", "repression", "sadness", "surprise"})
@@ -52,6 +41,3 @@ class Mmew(Adapter):
             for names in (*([one, clip.name] for one in emotions), [clip.name])
         )
         return next((path for path in found if path is not None), None)
-
-
-ADAPTERS = (Mmew(),)

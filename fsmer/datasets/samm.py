@@ -6,30 +6,19 @@ units means "or", a question mark an unclear offset. The padding of frame number
 
 from __future__ import annotations
 
-from fsmer.datasets.base import Adapter, release, roles
+from fsmer.datasets.base import Adapter, register_dataset, release
 
-__all__ = ["ADAPTERS", "Samm"]
+__all__ = ["Samm"]
 
 
+@register_dataset("samm")
 class Samm(Adapter):
     """SAMM."""
 
-    name = "samm"
-    dataset = "samm"
     title = "SAMM"
     subject_width = 3
     frames_per_second = 200.0
     sheets = ("*SAMM_Micro_FACS_Codes*.xls*", "*SAMM*")
-    columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="Onset Frame",
-        apex="Apex Frame",
-        offset="Offset Frame",
-        aus="Action Units",
-        label="Estimated Emotion",
-    )
-    needed = ("subject", "name", "onset", "apex", "offset", "label")
     worksheet = "MICRO_ONLY"
     places = ("SAMM", "SAMM_CROP", ".")
     labels = frozenset({"anger", "contempt", "disgust", "fear", "happiness", "others", "sadness", "surprise"})
@@ -45,6 +34,3 @@ class Samm(Adapter):
         fear=8,
         sadness=6,
     )
-
-
-ADAPTERS = (Samm(),)

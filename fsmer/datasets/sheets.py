@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import re
 import warnings
 import zipfile
@@ -29,16 +30,9 @@ MOST_CELLS, UNPACKED_BYTES = 20_000_000, 1 << 30
 
 @dataclass(frozen=True)
 class Sheet:
-    """One worksheet: every cell as text, all rows of one length.
+    """One worksheet of a file: every cell as text without blanks around it, all rows of one length.
 
-    Parameters
-    ----------
-    path : Path
-        File it is from.
-    name : str
-        Name of the worksheet; ``""`` for a CSV file.
-    rows : tuple of tuple of str
-        Cells without blanks around them; whole numbers without ``.0``, empty cells as ``""``.
+    `name` is that of the worksheet, ``""`` for a CSV file. Whole numbers have no ``.0``, empty cells are ``""``.
     """
 
     path: Path
@@ -48,16 +42,9 @@ class Sheet:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One line of a table.
+    """One line of a table: its number in the sheet from 1, the cells by role, and all columns by `column_slug`.
 
-    Parameters
-    ----------
-    number : int
-        Row in the sheet, counted from 1.
-    cells : mapping of str to str
-        What the adapter asked for -> text; indexing the row gives ``""`` where the sheet has no such column.
-    own : mapping of str to str
-        Every column of the sheet under its name, as `column_slug` writes it -> text.
+    Indexing it by a role gives the text, ``""`` where the sheet has no such column.
     """
 
     number: int
@@ -70,16 +57,7 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class SheetTable:
-    """The part of a sheet below its column names.
-
-    Parameters
-    ----------
-    sheet : Sheet
-    header : tuple of str
-        Column names as written.
-    rows : tuple of SheetRow
-        Lines that are not empty.
-    """
+    """The part of a sheet below its column names (`header`, as written): the lines that are not empty."""
 
     sheet: Sheet
     header: tuple[str, ...]
@@ -95,27 +73,11 @@ class SheetTable:
         title: str,
         first: str = "",
     ) -> SheetTable:
-        """Find the table in the sheets of one file.
+        """Find the table in the sheets of one file, which are tried in order, the one called `first` before the others.
 
-        Column names are compared without letter case, blanks and punctuation, so ``sub_ID'`` is ``sub_ID``.
-
-        Parameters
-        ----------
-        sheets : sequence of Sheet
-            Tried in order.
-        columns : mapping of str to sequence of str
-            Role -> names that the column may have.
-        needed : sequence of str
-            Roles that must be there.
-        title : str
-            What the sheet should be, for the message.
-        first : str
-            Name of a worksheet to try before the others.
-
-        Raises
-        ------
-        DataError
-            No sheet has the needed columns; the message names what is missing.
+        `columns` says for each role which names the column may have, compared without letter case, blanks and
+        punctuation (``sub_ID'`` is ``sub_ID``), and `needed` which roles must be there; otherwise a `DataError` names
+        what is missing of what should be `title`.
         """
         best: tuple[int, Sheet, tuple[str, ...]] | None = None
         for sheet in sorted(sheets, key=lambda one: plain(one.name) != plain(first) or not first):
@@ -140,12 +102,8 @@ class SheetTable:
 def read_sheets(path: Path) -> tuple[Sheet, ...]:
     """Read every worksheet of a workbook, of which there is at least one, or a CSV file as one sheet.
 
-    What a file is, is judged by how it begins, since ``.xls`` files that are ``.xlsx`` inside are common.
-
-    Raises
-    ------
-    DataError
-        The file is missing, empty, damaged or in another encoding, or the reader for it is not installed.
+    What a file is, is judged by how it begins, since ``.xls`` files that are ``.xlsx`` inside are common. A `DataError`
+    is raised where it is missing, empty, damaged or in another encoding, or the reader for it is not installed.
     """
     try:
         check_regular(path)
@@ -156,12 +114,17 @@ def read_sheets(path: Path) -> tuple[Sheet, ...]:
         raise DataError(f"the sheet {path} cannot be read ({reason}); give its path.") from error
     if not start:
         raise DataError(f"the sheet {path} has no bytes; copy it again from the release.")
-    if start.startswith(b"PK"):
-        sheets = _read_xlsx(path)
-    elif start.startswith(b"\xd0\xcf\x11\xe0"):
-        sheets = _read_xls(path)
-    else:
-        sheets = (_read_csv(path),)
+    try:
+        if start.startswith(b"PK"):
+            sheets = _read_xlsx(path)
+        elif start.startswith(b"\xd0\xcf\x11\xe0"):
+            sheets = _read_xls(path)
+        else:
+            sheets = (_read_csv(path),)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive fails in whatever layer comes upon the damage
+        raise _damaged(path, error) from error
     if not sheets:
         raise _damaged(path, "it has no worksheet")
     return sheets
@@ -228,47 +191,22 @@ def _reader(module: str, path: Path) -> Any:
 
 def _read_xlsx(path: Path) -> tuple[Sheet, ...]:
     openpyxl = _reader("openpyxl", path)
-    try:
-        # A handle, because openpyxl refuses workbooks by their ending; warnings are about decoration.
-        with path.open("rb") as handle, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if sum(part.file_size for part in zipfile.ZipFile(handle).infolist()) > UNPACKED_BYTES:
-                raise ValueError(f"it unpacks to more than {UNPACKED_BYTES:,} bytes")
-            book = openpyxl.load_workbook(handle, read_only=True, data_only=True)
-            sheets = []
-            for worksheet in book.worksheets:
-                # The size that a file states for itself is wrong in some releases, and would cut rows off.
-                worksheet.reset_dimensions()
-                rows = ([cell_text(value) for value in row] for row in worksheet.iter_rows(values_only=True))
-                sheets.append(_sheet(path, worksheet.title, rows))
-            return tuple(sheets)
-    except Exception as error:  # a damaged archive fails in whatever layer comes upon the damage
-        raise _damaged(path, error) from error
+    # A handle, because openpyxl refuses workbooks by their ending; warnings are about decoration.
+    with path.open("rb") as handle, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if sum(part.file_size for part in zipfile.ZipFile(handle).infolist()) > UNPACKED_BYTES:
+            raise ValueError(f"it unpacks to more than {UNPACKED_BYTES:,} bytes")
+        sheets = []
+        for worksheet in openpyxl.load_workbook(handle, read_only=True, data_only=True).worksheets:
+            # The size that a file states for itself is wrong in some releases, and would cut rows off.
+            worksheet.reset_dimensions()
+            sheets.append(_sheet(path, worksheet.title, worksheet.iter_rows(values_only=True)))
+        return tuple(sheets)
 
 
 def _read_xls(path: Path) -> tuple[Sheet, ...]:
-    xlrd = _reader("xlrd", path)
-    try:
-        book = xlrd.open_workbook(str(path), logfile=_Silent())
-        return tuple(
-            _sheet(
-                path,
-                worksheet.name,
-                ([cell_text(value) for value in worksheet.row_values(row)] for row in range(worksheet.nrows)),
-            )
-            for worksheet in book.sheets()
-        )
-    except Exception as error:  # as for xlsx
-        raise _damaged(path, error) from error
-
-
-class _Silent:
-    # xlrd prints remarks on unusual files.
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
+    book = _reader("xlrd", path).open_workbook(str(path), logfile=io.StringIO())
+    return tuple(_sheet(path, one.name, (one.row_values(row) for row in range(one.nrows))) for one in book.sheets())
 
 
 def _read_csv(path: Path) -> Sheet:
@@ -277,18 +215,15 @@ def _read_csv(path: Path) -> Sheet:
     # The separator that cuts some line into most fields; a tie goes to the comma.
     delimiter = max(",;\t", key=lambda mark: max((line.count(mark) for line in head), default=0))
     rows = csv_rows(text, path, what="the sheet", delimiter=delimiter)
-    try:
-        return _sheet(path, "", ([field.strip() for field in row] for _, row in rows))
-    except ValueError as error:
-        raise _damaged(path, error) from error
+    return _sheet(path, "", (row for _, row in rows))
 
 
-def _sheet(path: Path, name: str, rows: Iterable[list[str]]) -> Sheet:
+def _sheet(path: Path, name: str, rows: Iterable[Iterable[Any]]) -> Sheet:
     cells: list[list[str]] = []
     width = 0
     for row in rows:
-        cells.append(row)
-        width = max(width, len(row))
+        cells.append([cell_text(value) for value in row])
+        width = max(width, len(cells[-1]))
         if width * len(cells) > MOST_CELLS:
             raise ValueError(f"it has more than {MOST_CELLS:,} cells, {width:,} in a row")
     return Sheet(path, name, tuple((*row, *[""] * (width - len(row))) for row in cells))

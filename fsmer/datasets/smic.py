@@ -15,12 +15,12 @@ from pathlib import Path
 
 from fsmer.data.schemes import canonical_dataset
 from fsmer.datasets.annotation import Annotation, numbered, states_nothing
-from fsmer.datasets.base import Adapter, FrameKind, Survey, release, roles
+from fsmer.datasets.base import Adapter, FrameKind, Survey, register_dataset, release, roles
 from fsmer.datasets.folders import Folders
 from fsmer.datasets.sheets import SheetRow
 from fsmer.errors import DataError
 
-__all__ = ["ADAPTERS", "SmicLong", "SmicShort"]
+__all__ = ["SmicLong", "SmicShort"]
 
 CLASSES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 NAME = re.compile(r"s(\d+)_([a-z]+)_(\d+)", re.IGNORECASE)
@@ -32,6 +32,9 @@ PUBLISHED = {
 }
 
 
+@register_dataset("smic-nir", part="NIR")
+@register_dataset("smic-vis", part="VIS")
+@register_dataset("smic", part="HS")
 class SmicShort(Adapter):
     """One camera's short clips, which begin at the onset and end at the offset."""
 
@@ -60,6 +63,9 @@ class SmicShort(Adapter):
         return Path(clip.place)
 
 
+@register_dataset("smic-nir-long", part="NIR")
+@register_dataset("smic-vis-long", part="VIS")
+@register_dataset("smic-long", part="HS")
 class SmicLong(Adapter):
     """One camera's long clips, in which the sheet gives onset and offset."""
 
@@ -128,6 +134,3 @@ def _clip_id(name: str) -> str:
     # Folders write s3_ne_03, the clip list of MEGC 2019 and the long set's subjects s03.
     found = NAME.fullmatch(name)
     return name if found is None else f"s{int(found[1]):02d}_{found[2].lower()}_{found[3]}"
-
-
-ADAPTERS = (*(SmicShort(part) for part in SPEED), *(SmicLong(part) for part in SPEED))

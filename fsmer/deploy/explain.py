@@ -24,8 +24,8 @@ from fsmer.data import Clip, ClipSet, InputSpec
 from fsmer.drawing import BLUE, DPI, GREY, LIGHT, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, unknown_name
 from fsmer.preprocess.flow import optical_flow
-from fsmer.transfer.heads import Head
-from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.heads import FittedHead, Head
+from fsmer.transfer.recognizer import Recognizer, load_trained
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,7 +160,7 @@ class Explanation:
 
 @library_settings()
 def explain(
-    model: Recognizer | Backbone,
+    model: Recognizer | Backbone | str | os.PathLike[str],
     clips: Explainable,
     *,
     out: str | os.PathLike[str] | None = None,
@@ -183,8 +183,9 @@ def explain(
 
     Parameters
     ----------
-    model : Recognizer or Backbone
-        Used in evaluation mode; its training mode is restored afterwards.
+    model : Recognizer, Backbone, str or path
+        Or the folder of either, or the name of a backbone. Used in evaluation mode; its training mode is restored
+        afterwards.
     clips : Clip, ClipSet, sequence of Clip, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
         What to explain. Media of a clip that the backbone does not eat are drawn too, and flow is estimated where a
         clip has pictures alone. A single `Clip`, or arrays without the axis of clips, give one explanation, everything
@@ -251,26 +252,25 @@ class _Network:
     """A backbone with the head on it, where there is one."""
 
     backbone: Backbone
-    head: Head | None = None
+    head: FittedHead | None = None
     classes: tuple[str, ...] = ()
     target: int | None = None
 
     @classmethod
-    def of(cls, model: Recognizer | Backbone, target: str | None) -> _Network:
+    def of(cls, model: Recognizer | Backbone | str | os.PathLike[str], target: str | None) -> _Network:
+        model = load_trained(model)
         if isinstance(model, Recognizer):
             classes = tuple(str(name) for name in model.classes_)
             if target is not None and target not in classes:
                 raise unknown_name("class", target, classes)
-            # Copies, for a head that was fitted in inference mode would be refused by autograd.
-            with torch.inference_mode(False):
-                tensors = {key: value.clone() for key, value in model.head.tensors().items()}
             place = None if target is None else classes.index(target)
-            return cls(model.backbone, Head.from_tensors(model.head.kind, tensors), classes, place)
-        if not isinstance(model, Backbone):
-            raise DataError(
-                f"a {type(model).__name__} cannot be explained; give a Recognizer (fsmer.adapt) or a Backbone "
-                "(fsmer.load_model)."
-            )
+            head = model.head
+            if isinstance(head, Head):
+                # Copies, for a head that was fitted in inference mode would be refused by autograd.
+                with torch.inference_mode(False):
+                    tensors = {key: value.clone() for key, value in head.tensors().items()}
+                head = Head.from_tensors(head.kind, tensors)
+            return cls(model.backbone, head, classes, place)
         if target is not None:
             raise DataError(
                 f"the backbone {model.name!r} alone has no class {target!r} to explain; "
@@ -331,7 +331,7 @@ def _explain_clip(network: _Network, clip: Clip, method: Literal["own", "gradien
 def _without_movement(spec: InputSpec, inputs: Tensors) -> Tensor:
     """The same clip as if nothing moved, for one medium."""
     values = inputs[spec.kind]
-    if spec.kind in ("flow", "flows"):
+    if spec.kind not in ("onset", "apex", "frames"):
         if spec.normalisation == "signed":
             return torch.zeros_like(values)
         still = values.flatten(-2).median(dim=-1).values[..., None, None].expand_as(values).clone()
@@ -355,7 +355,8 @@ def _gradient_maps(
     except ImportError as error:
         raise FsmerError(_MISSING) from error
     kinds = list(inputs)
-    if network.head is None or logits is None:
+    # Other classifiers than a head of tensors have no gradient.
+    if not isinstance(network.head, Head) or logits is None:
         start = network.feed(still).detach()
         about = f"integrated gradient of how far the embedding of {network.backbone.name} is from the still clip's"
 
@@ -447,6 +448,8 @@ def _media_panels(media: Mapping[str, Medium]) -> list[_Panel]:
             panels.append(_image_panel("first frame", frames[0]))
         if "apex" not in media:
             panels.append(_image_panel(f"frame {most + 1} of {len(frames)}", frames[most]))
+    others = media.keys() - {"onset", "apex", "frames", "flow", "flows"}
+    panels += [_image_panel(kind, _grey(media[kind][1])[None].repeat(3, 0)) for kind in sorted(others)]
     flows = dict(flows_of(media))
     panels += [_flow_panel(title, flow) for title, flow in flows.items()]
     if not flows:
@@ -507,9 +510,17 @@ def _background(media: Mapping[str, Medium]) -> Array:
             return np.asarray(media[kind][1].mean(axis=0))
     if "frames" in media:
         return np.asarray(media["frames"][1][_most_moved(media)].mean(axis=0))
-    flow = next(values for _, values in flows_of(media))
+    flow = next((values for _, values in flows_of(media)), None)
+    if flow is None:
+        return _grey(next(iter(media.values()))[1])
     amount = flow[2] - flow[2].min() if len(flow) > 2 else np.hypot(flow[0], flow[1])
     return np.asarray(1 - 0.6 * amount / max(float(amount.max()), 1e-12))
+
+
+def _grey(values: Array) -> Array:
+    """A medium of any kind as one picture (h, w) in 0..1: the mean over all but height and width."""
+    mean = values.reshape(-1, *values.shape[-2:]).mean(axis=0)
+    return np.asarray((mean - mean.min()) / max(float(np.ptp(mean)), 1e-12))
 
 
 def _image_panel(title: str, image: Array) -> _Panel:

@@ -466,14 +466,11 @@ class _Answerer:
 def _recognizer(model: Any, classes: Sequence[str] | None) -> tuple[Recognizer, Backbone | None]:
     """What answers, and the backbone if one was given as such."""
     from fsmer.transfer import Recognizer, recognizer_of_words
+    from fsmer.transfer.recognizer import load_trained
 
+    model = load_trained(model)
     if isinstance(model, Recognizer):
         return model, None
-    if not isinstance(model, Backbone):
-        config = Path(model) / "config.json"
-        if config.is_file() and '"recognizer"' in config.read_text(encoding="utf-8"):
-            return Recognizer.load(model), None
-        model = load_model(os.fspath(model))
     return recognizer_of_words(model, {}, others=tuple(classes or COARSE_CLASSES)), model
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from fsmer.datasets.catalog import DATASETS, DatasetInfo, dataset_info
 from fsmer.episodic.episode import Episode
-from fsmer.episodic.episodes import Episodes
+from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
 from fsmer.episodic.library import list_protocols, load_protocol, read_protocol
-from fsmer.episodic.protocol import FoldEpisodes, KShotEpisodes, Protocol, Requirement, SyntheticClips
+from fsmer.episodic.plan import EpisodeBatch, EpisodePlan
+from fsmer.episodic.protocol import Protocol, register_protocol
 from fsmer.episodic.protocols import CDE, HoldoutDatabase, KShot, LeaveOneSubjectOut, SourceTarget, SubjectRatio
-from fsmer.episodic.samplers import EpisodeBatch, EpisodePlan, KShotSampler
+from fsmer.episodic.requirements import Requirement, SyntheticClips
+from fsmer.episodic.samplers import KShotSampler
 
 __all__ = [
     "CDE",
@@ -33,4 +35,5 @@ __all__ = [
     "list_protocols",
     "load_protocol",
     "read_protocol",
+    "register_protocol",
 ]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fsmer.episodic.episode import Episode
+from fsmer.episodic.checks import check_whole
+from fsmer.episodic.episode import Episode, Ints, Mask
+from fsmer.episodic.plan import EpisodeBatch, EpisodePlan
+from fsmer.episodic.sides import clips_per_unit
 from fsmer.errors import ProtocolError
 
-if TYPE_CHECKING:
-    from fsmer.episodic.samplers import EpisodeBatch
-
-__all__ = [
-    "Episodes",
-]
+__all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
 
 
 class Episodes(Sequence[Episode], ABC):
@@ -38,8 +36,8 @@ class Episodes(Sequence[Episode], ABC):
     """
 
     classes: tuple[str, ...]
-    codes: NDArray[np.int64]
-    source: NDArray[np.int64] | None = None
+    codes: Ints
+    source: Ints | None = None
     uniform: bool = False
 
     @abstractmethod
@@ -86,3 +84,89 @@ class Episodes(Sequence[Episode], ABC):
         count, and the report can say how often it happened.
         """
         return ()
+
+
+class KShotEpisodes(Episodes):
+    """Episodes of a K-shot protocol, made one by one or as arrays.
+
+    Attributes
+    ----------
+    plan : EpisodePlan
+        Draws them; its class codes are those of `codes`.
+    pool : ndarray of int64
+        Indices of the clips that can be in support or query.
+    """
+
+    uniform = True
+
+    def __init__(self, plan: EpisodePlan, count: int, source: Ints | None = None) -> None:
+        self.plan = plan
+        self.classes = plan.names
+        self.codes = plan.codes
+        self.source = source
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def pool(self) -> Ints:
+        return np.flatnonzero(self.codes >= 0)
+
+    def _make(self, index: int) -> Episode:
+        return replace(self.plan.draw(index, index + 1)[0], source=self.source)
+
+    def batches(self, size: int = 64) -> Iterator[EpisodeBatch]:
+        """Yield the episodes as arrays, `size` at a time; class codes are indices into `classes`."""
+        check_whole("size", size, 1)
+        return (self.plan.draw(low, min(low + size, len(self))) for low in range(0, len(self), size))
+
+
+class FoldEpisodes(Episodes):
+    """Episodes that deal whole units (subjects, data sets) to support and query.
+
+    Parameters
+    ----------
+    classes : tuple of str
+    codes : ndarray of int64, shape (N,)
+        Class of each clip; -1 leaves it out.
+    units : ndarray of int64, shape (N,)
+        Unit of each clip, from 0.
+    names : sequence of str
+        One name an episode.
+    sides : callable
+        Episode number -> two boolean arrays over the units: those of the support and those of the query.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        codes: Ints,
+        units: Ints,
+        names: Iterable[str],
+        sides: Callable[[int], tuple[Mask, Mask]],
+    ) -> None:
+        self.classes = classes
+        self.codes = codes
+        self._units = units
+        self._names = tuple(names)
+        self._sides = sides
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _make(self, index: int) -> Episode:
+        learns, asked = self._sides(index)
+        used = self.codes >= 0
+        support = np.flatnonzero(learns[self._units] & used)
+        query = np.flatnonzero(asked[self._units] & used)
+        return Episode(support, query, self.classes, self._names[index])
+
+    def missing_classes(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (episode name, class) where the support has no clip of a class; the protocol still judges it."""
+        held = clips_per_unit(self.codes, self._units, len(self.classes)) > 0
+        missing = []
+        for index, name in enumerate(self._names):
+            there = held[self._sides(index)[0]].any(axis=0)
+            missing += [(name, self.classes[code]) for code in np.flatnonzero(~there)]
+        return tuple(missing)

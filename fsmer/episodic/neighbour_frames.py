@@ -76,8 +76,7 @@ def neighbours_of(onset: int, apex: int, offset: int, count: int) -> list[int]:
     """
     if not onset < apex <= offset:
         raise DataError(
-            f"onset {onset}, apex {apex} and offset {offset} were given, but an apex lies after its onset and not "
-            "after its offset."
+            f"onset {onset}, apex {apex}, offset {offset} are given, but onset < apex <= offset is expected."
         )
     if count < 0:
         raise DataError(f"{count} neighbours were asked for; give 0 or more.")
@@ -125,46 +124,35 @@ class NeighbourFrames:
             the clip.
         """
         names = INDICES if "apex_index" in table.columns else FRAMES
-        annotated = [True] * len(table)
-        if "apex_from" in table.columns:
-            annotated = [str(origin) == "annotation" for origin in table["apex_from"]]
-        places: list[int] = []
-        shifts: list[int] = []
-        for place, count in self._shared_out(table, names, classes):
-            places.append(place)
-            shifts.append(0)
-            if annotated[place]:
-                apex, near = _near(table.iloc[place], names, count)
-                places += [place] * len(near)
-                shifts += [frame - apex for frame in near]
-        found = table.iloc[places].reset_index(drop=True)
-        clips = [str(clip) for clip in found["clip"]]
-        found["clip"] = [f"{clip}@{shift:+d}" if shift else clip for clip, shift in zip(clips, shifts, strict=True)]
-        found["neighbour_of"] = [clip if shift else "" for clip, shift in zip(clips, shifts, strict=True)]
-        # What is no number stands for no apex, and such clips have no neighbours to be shifted.
-        apexes = zip(pd.to_numeric(found[names[1]], errors="coerce"), shifts, strict=True)
-        found[names[1]] = pd.Series(
-            [None if pd.isna(apex) else int(apex) + shift for apex, shift in apexes], dtype="Int64"
-        )
-        return found
-
-    def _shared_out(
-        self, table: pd.DataFrame, names: Sequence[str], classes: Sequence[str] | None
-    ) -> list[tuple[int, int]]:
-        """Place and number of neighbours of every clip that is used."""
         missing = [name for name in ("clip", "label", *names) if name not in table.columns]
         if missing:
             raise DataError(
-                f"the table has no column {missing[0]!r}, but neighbours of the apex are found from the frame numbers "
-                "of onset, apex and offset; add them."
+                f"the table has no column {missing[0]!r}; add it, since neighbours are found from frame numbers."
             )
-        used = [
-            (place, str(label))
+        labels = {
+            place: str(label)
             for place, label in enumerate(table["label"])
             if not pd.isna(label) and (classes is None or label in classes)
-        ]
-        extra = neighbour_counts(Counter(label for _, label in used), factor=self.factor)
-        return [(place, extra[label]) for place, label in used]
+        }
+        extra = neighbour_counts(Counter(labels.values()), factor=self.factor)
+        shifts: list[tuple[int, int]] = []
+        for place, label in labels.items():
+            row = table.iloc[place]
+            shifts.append((place, 0))
+            if str(row.get("apex_from", "annotation")) == "annotation":
+                apex, near = _near(row, names, extra[label])
+                shifts += [(place, frame - apex) for frame in near]
+        found = table.iloc[[place for place, _ in shifts]].reset_index(drop=True)
+        clips = [(str(clip), shift) for clip, (_, shift) in zip(found["clip"], shifts, strict=True)]
+        found["clip"] = [f"{clip}@{shift:+d}" if shift else clip for clip, shift in clips]
+        found["neighbour_of"] = [clip if shift else "" for clip, shift in clips]
+        # What is no number stands for no apex, and such clips have no neighbours to be shifted.
+        apexes = pd.to_numeric(found[names[1]], errors="coerce")
+        found[names[1]] = pd.array(
+            [None if pd.isna(apex) else int(apex) + shift for apex, (_, shift) in zip(apexes, shifts, strict=True)],
+            dtype="Int64",
+        )
+        return found
 
 
 def _near(row: pd.Series, names: Sequence[str], count: int) -> tuple[int, list[int]]:

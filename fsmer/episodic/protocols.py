@@ -7,47 +7,24 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fsmer.episodic.episodes import Episodes
-from fsmer.episodic.protocol import (
-    MOST,
-    FoldEpisodes,
-    Ints,
-    KShotEpisodes,
-    Mask,
-    Protocol,
-    _check_subset,
-    _counts,
-    _people,
-    _sides_of,
-    _store_datasets,
-    _store_names,
-    _store_plain,
-    _units_of,
-    _whole,
-    people_apart,
-)
-from fsmer.episodic.samplers import KShotSampler, random_order
+from fsmer.episodic.checks import MOST, check_whole, store_datasets
+from fsmer.episodic.episode import Ints, Mask
+from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
+from fsmer.episodic.protocol import Protocol, register_protocol
+from fsmer.episodic.samplers import KShotSampler
+from fsmer.episodic.shuffles import random_order
+from fsmer.episodic.sides import clips_per_unit, distinct_subjects, subjects_of, two_sides, units_with
 from fsmer.errors import ProtocolError
-from fsmer.plugins import PROTOCOLS
 
 if TYPE_CHECKING:
     from fsmer.data.clips import ClipSet
 
-__all__ = [
-    "CDE",
-    "HoldoutDatabase",
-    "KShot",
-    "LeaveOneSubjectOut",
-    "SourceTarget",
-    "SubjectRatio",
-]
-
+__all__ = ["CDE", "HoldoutDatabase", "KShot", "LeaveOneSubjectOut", "SourceTarget", "SubjectRatio"]
 
 _ATTEMPTS = 255
-# Clips or episodes of one protocol: more than anybody runs, and few enough that none is asked for by mistake.
 
 
-@PROTOCOLS.register("kshot")
+@register_protocol("kshot")
 @dataclass(frozen=True)
 class KShot(Protocol):
     """K-shot episodes: `shot` support clips of each class, judged on other clips of the same set.
@@ -80,14 +57,12 @@ class KShot(Protocol):
     class_subset: tuple[str, ...] | None = None
     seed: int = 0
 
-    def _check_parameters(self) -> None:
-        _store_names(self, "class_subset")
-        _whole("episodes", self.episodes, 1, MOST)
+    def check_parameters(self) -> None:
+        check_whole("episodes", self.episodes, 1, MOST)
         self.sampler()  # checks the others
         for name in ("way", "shot", "query"):
             if isinstance(getattr(self, name), int | np.integer):
-                _whole(name, getattr(self, name), 0, MOST)
-        _store_plain(self, "way", "shot", "query", "episodes", "seed")
+                check_whole(name, getattr(self, name), 0, MOST)
 
     def sampler(self) -> KShotSampler:
         """The sampler that draws the episodes."""
@@ -101,11 +76,11 @@ class KShot(Protocol):
             seed=self.seed,
         )
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         ids = clips.ids
         in_order = bool(np.all(ids[:-1] <= ids[1:]))
         order = None if in_order else np.argsort(ids, kind="stable")
-        subjects = people_apart(f"protocol {self.name!r}", clips, codes >= 0) if self.subject_disjoint else None
+        subjects = distinct_subjects(f"protocol {self.name!r}", clips, codes >= 0) if self.subject_disjoint else None
         plan = self.sampler().plan(codes, subjects, names=classes, order=order)
         all_alike = self.shot == 0 and self.query == "rest" and plan.way == len(classes)
         return KShotEpisodes(plan, 1 if all_alike else self.episodes, self._source(clips))
@@ -114,7 +89,7 @@ class KShot(Protocol):
         return None
 
 
-@PROTOCOLS.register("source_target")
+@register_protocol("source_target")
 @dataclass(frozen=True)
 class SourceTarget(KShot):
     """Source-then-target K-shot: learn from a source data set first, then from `shot` clips per class of the target.
@@ -135,18 +110,18 @@ class SourceTarget(KShot):
     source: tuple[str, ...] | None = None
     target: tuple[str, ...] | None = None
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        _store_datasets(self, "source", "target")
+    def check_parameters(self) -> None:
+        super().check_parameters()
+        store_datasets(self, "source", "target")
 
-    def _judged(self, clips: ClipSet) -> Mask | None:
-        return _sides_of(self, clips, self.source, self.target)[1]
+    def judged(self, clips: ClipSet) -> Mask | None:
+        return two_sides(self.name, clips, self.source, self.target)[1]
 
     def _source(self, clips: ClipSet) -> Ints | None:
-        return np.flatnonzero(_sides_of(self, clips, self.source, self.target)[0])
+        return np.flatnonzero(two_sides(self.name, clips, self.source, self.target)[0])
 
 
-@PROTOCOLS.register("loso")
+@register_protocol("loso")
 @dataclass(frozen=True)
 class LeaveOneSubjectOut(Protocol):
     """LOSO: each subject is judged once, by what everybody else teaches.
@@ -164,12 +139,8 @@ class LeaveOneSubjectOut(Protocol):
 
     class_subset: tuple[str, ...] | None = None
 
-    def _check_parameters(self) -> None:
-        _store_names(self, "class_subset")
-        _check_subset(self.class_subset)
-
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
-        units, names = _people(self, clips, codes)
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        units, names = subjects_of(self.name, clips, codes)
 
         def sides(index: int) -> tuple[Mask, Mask]:
             asked = np.zeros(len(names), dtype=bool)
@@ -179,7 +150,7 @@ class LeaveOneSubjectOut(Protocol):
         return FoldEpisodes(classes, codes, units, names, sides)
 
 
-@PROTOCOLS.register("cde")
+@register_protocol("cde")
 @dataclass(frozen=True)
 class CDE(LeaveOneSubjectOut):
     """CDE (composite database evaluation, MEGC 2019): LOSO over two or more data sets pooled into one.
@@ -192,17 +163,16 @@ class CDE(LeaveOneSubjectOut):
 
     summary = "composite database evaluation: two or more data sets pooled, then leave one subject out"
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         held = [clips.dataset_names[code] for code in np.unique(clips.dataset_codes()[codes >= 0])]
         if len(held) < 2:
             raise ProtocolError(
-                f"protocol {self.name!r} pools at least two data sets, but the clips come from {held[0]} only; "
-                "add another data set or use loso."
+                f"protocol {self.name!r} needs at least two data sets, but has {held[0]} only; add another or use loso."
             )
-        return super()._split(clips, classes, codes)
+        return super().deal(clips, classes, codes)
 
 
-@PROTOCOLS.register("holdout")
+@register_protocol("holdout")
 @dataclass(frozen=True)
 class HoldoutDatabase(Protocol):
     """Train on some data sets, test on others.
@@ -227,30 +197,27 @@ class HoldoutDatabase(Protocol):
     test: tuple[str, ...] | None = None
     class_subset: tuple[str, ...] | None = None
 
-    def _check_parameters(self) -> None:
-        _store_names(self, "class_subset")
-        _check_subset(self.class_subset)
-        _store_datasets(self, "train", "test")
+    def check_parameters(self) -> None:
+        store_datasets(self, "train", "test")
 
-    def _judged(self, clips: ClipSet) -> Mask | None:
+    def judged(self, clips: ClipSet) -> Mask | None:
         if self.train is None and self.test is None:
             return None
-        return np.logical_or(*_sides_of(self, clips, self.train, self.test))
+        return np.logical_or(*two_sides(self.name, clips, self.train, self.test))
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         units, names = clips.dataset_codes(), clips.dataset_names
         if self.train is None and self.test is None:
             turns = [np.arange(len(names)) == code for code in np.unique(units[codes >= 0])]
             pairs = [(~turn, turn) for turn in turns]
             if len(pairs) < 2:
                 raise ProtocolError(
-                    f"protocol {self.name!r} needs at least two data sets, but the clips come from {names[units[0]]} "
-                    "only; add another data set or use loso."
+                    f"protocol {self.name!r} needs at least two data sets, but has {names[units[0]]} only; use loso."
                 )
         else:
-            learns, asked = _sides_of(self, clips, self.train, self.test)
-            pairs = [(_units_of(units, learns, len(names)), _units_of(units, asked, len(names)))]
-        held = _counts(codes, units, len(classes))
+            learns, asked = two_sides(self.name, clips, self.train, self.test)
+            pairs = [(units_with(units, learns, len(names)), units_with(units, asked, len(names)))]
+        held = clips_per_unit(codes, units, len(classes))
         titles = []
         for learns, asked in pairs:
             taught, tested = held[learns].sum(axis=0), held[asked].sum(axis=0)
@@ -265,7 +232,7 @@ class HoldoutDatabase(Protocol):
         return FoldEpisodes(classes, codes, units, titles, lambda index: pairs[index])
 
 
-@PROTOCOLS.register("ratio")
+@register_protocol("ratio")
 @dataclass(frozen=True)
 class SubjectRatio(Protocol):
     """Subject-disjoint ratio splits: a share of the subjects teaches, the rest is judged, several times over.
@@ -291,25 +258,21 @@ class SubjectRatio(Protocol):
     class_subset: tuple[str, ...] | None = None
     seed: int = 0
 
-    def _check_parameters(self) -> None:
-        _store_names(self, "class_subset")
-        _check_subset(self.class_subset)
+    def check_parameters(self) -> None:
         number = isinstance(self.ratio, int | float) and not isinstance(self.ratio, bool)
         if not number or not 0 < self.ratio < 1:
             raise ProtocolError(f"ratio={self.ratio!r} is not possible; give a number between 0 and 1, such as 0.8.")
-        _whole("repeats", self.repeats, 1, 100_000)
-        _whole("seed", self.seed, 0, 2**64 - 1)
-        _store_plain(self, "ratio", "repeats", "seed")
+        check_whole("repeats", self.repeats, 1, 100_000)
+        check_whole("seed", self.seed, 0, 2**64 - 1)
 
-    def _split(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
-        units, names = _people(self, clips, codes)
-        held = _counts(codes, units, len(classes)) > 0
+    def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
+        units, names = subjects_of(self.name, clips, codes)
+        held = clips_per_unit(codes, units, len(classes)) > 0
         holders = held.sum(axis=0)
         if holders.min() < 2:
             code = int(holders.argmin())
             raise ProtocolError(
-                f"protocol {self.name!r}: class {classes[code]!r} comes from one subject only, so it cannot be on both "
-                "sides; leave that class out or use loso."
+                f"protocol {self.name!r}: class {classes[code]!r} has one subject only; leave it out or use loso."
             )
         teachers = min(len(names) - 1, max(1, int(self.ratio * len(names) + 0.5)))
         # Subjects are numbered by name, so the splits do not depend on the order of rows.
@@ -328,6 +291,5 @@ class SubjectRatio(Protocol):
             lacking += ~both
         raise ProtocolError(
             f"protocol {self.name!r}: with {teachers} of {len(held)} subjects on one side, no split in {_ATTEMPTS} "
-            f"tries has every class on both sides, most often for lack of {classes[int(lacking.argmax())]!r}; choose "
-            "another ratio or leave that class out."
+            f"tries has every class on both sides, most often {classes[int(lacking.argmax())]!r}; change the ratio."
         )

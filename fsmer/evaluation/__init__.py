@@ -8,6 +8,7 @@ from fsmer.evaluation.metrics import (
     bootstrap_interval,
     confusion_matrix,
     mean_interval,
+    register_metric,
     score,
     score_confusion,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "confusion_matrix",
     "evaluate",
     "mean_interval",
+    "register_metric",
     "score",
     "score_confusion",
 ]

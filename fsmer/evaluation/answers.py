@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fsmer.episodic.samplers import query_orders
+from fsmer.episodic.shuffles import query_orders
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Processes
 from fsmer.evaluation.predictions import Predictions
 from fsmer.evaluation.selection import TrainingRun
-from fsmer.plugins import is_own
 from fsmer.transfer import Method
+from fsmer.transfer.method import solves_together
 from fsmer.transfer.recognizer import check_answers
 from fsmer.transfer.source_model import SourceModel
 
@@ -28,15 +28,10 @@ if TYPE_CHECKING:
     from fsmer.data import ClipSet
     from fsmer.episodic.episodes import Episodes
 
-__all__ = ["EpisodeTask", "Fold", "put_back", "trusted"]
+__all__ = ["EpisodeTask", "Fold", "put_back"]
 
 # Method, model, support, query, classes, and the checkpoint steps at which the query is answered.
 Fold = tuple[Method, SourceModel, "ClipSet", "ClipSet", tuple[str, ...], tuple[int, ...]]
-
-
-def trusted(method: Method) -> bool:
-    """Whether a method may see several episodes at once: it keeps nothing of one for another."""
-    return is_own(type(method))
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,8 @@ class EpisodeTask:
 
     @property
     def trusted(self) -> bool:
-        """Whether episodes are solved together; others come one at a time, since a label of one is in the next."""
-        return trusted(self.method)
+        """Whether episodes are solved together; else each comes alone: the supports of others hold labels of queries."""
+        return solves_together(self.method)
 
     def learner(self) -> tuple[Method, SourceModel]:
         """Method and model for one fold: copies for code from outside, which may train in place and so remember."""

@@ -46,6 +46,8 @@ from fsmer.transfer.adapt import described
 from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
+
     from fsmer.data import ClipSet
     from fsmer.episodic import Protocol
 
@@ -56,7 +58,7 @@ __all__ = ["evaluate"]
 def evaluate(
     protocol: Protocol | str | os.PathLike[str],
     model: Backbone | InitialWeights | str | os.PathLike[str],
-    method: Method | str = "cosine",
+    method: Method | ClassifierMixin | str = "cosine",
     *,
     clips: ClipSet | None = None,
     descriptions: Mapping[str, str] | None = None,
@@ -87,7 +89,7 @@ def evaluate(
     model : Backbone, name of `fsmer.list_models`, folder of weights, or InitialWeights
         A name without weights that ship starts from fresh weights, drawn anew with each seed; only for methods that
         train the network.
-    method : Method or name of `fsmer.list_methods`
+    method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn
     clips : ClipSet, optional
         Labelled clips; protocols on synthetic clips make their own.
     descriptions : mapping of str to str, optional

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fsmer.backbones import Backbone, load_model, model_hash
+from fsmer.backbones import Backbone, as_backbone, load_model, model_hash
 from fsmer.backbones.base import CONFIG_FILE, as_device
 from fsmer.backbones.registry import backbone_class, fresh_model, refuse_arguments
 from fsmer.errors import UnknownNameError, WeightsError
@@ -70,8 +70,8 @@ class InitialWeights:
                     "with these (InitialWeights.of)."
                 )
             return model
-        if isinstance(model, Backbone):
-            refuse_arguments(model, arguments, "a backbone")
+        if not isinstance(model, (str, os.PathLike)):
+            refuse_arguments(as_backbone(model), arguments, "a backbone")
             return cls(model)
         name = os.fspath(model)
         try:

@@ -10,7 +10,8 @@ FR: feature refinement for micro-expression recognition (2022), eq. 9-13.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.table import known_texts
-from fsmer.errors import DataError
+from fsmer.errors import DataError, PluginError
+from fsmer.plugins import METRICS as REGISTRY
+from fsmer.plugins import plugin_entry
 
 __all__ = [
     "METRICS",
@@ -27,18 +30,28 @@ __all__ = [
     "confusion_matrix",
     "drawn_subjects",
     "mean_interval",
+    "metric_names",
+    "metric_plugins",
     "percentile_interval",
+    "register_metric",
     "score",
     "score_confusion",
 ]
 
-# Names of the figures that a report gives, in the order in which they are shown.
+# Names of the figures that every report gives, in the order in which they are shown; plugins add others.
 METRICS = ("uf1", "uar", "acc", "acc_merau")
 
 Z_95 = 1.959963984540054
 BOOTSTRAP_DRAWS = 2000
 # Numbers that a block of bootstrap samples may hold.
 BLOCK_CELLS = 4_000_000
+
+# Other entries of a report, which no metric can be called.
+_TAKEN = {
+    *("format", "format_version", "averaging", "how", "per_dataset", "per_class", "classes", "confusion", "protocol"),
+    *("model", "method", "counts", "seed", "per_seed", "selection", "honest", "gap", "notes", "isolation", "versions"),
+    *("preprocessing", "files", "metrics", "oracle", "clips", "subjects", "f1", "recall", "precision"),
+}
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -61,6 +74,9 @@ class Scores:
         negatives of every class, so with C classes it equals 1 - 2 (1 - acc) / C: never below `acc`.
     f1, recall, precision : ndarray of shape (..., C)
         The same by class.
+    confusion : ndarray of shape (..., C, C)
+    among : bool ndarray of shape (..., C)
+        The classes that were averaged over.
     """
 
     uf1: Floats
@@ -70,6 +86,87 @@ class Scores:
     f1: Floats
     recall: Floats
     precision: Floats
+    confusion: Floats
+    among: NDArray[np.bool_]
+
+    def __getitem__(self, name: str) -> Floats:
+        """The figures of any metric by its name, of shape (...)."""
+        if name in METRICS:
+            found: Floats = getattr(self, name)
+            return found
+        metric, shape = REGISTRY.find(name), self.confusion.shape[:-2]
+        values = np.empty(shape)
+        for place in np.ndindex(shape):
+            held = self.among[place]
+            values[place] = _figure(name, metric, self.confusion[place][held][:, held].copy())
+        return values
+
+
+def register_metric(name: str) -> Callable[[Callable[[Floats], float]], Callable[[Floats], float]]:
+    """Decorator that enters a metric, a function of one confusion matrix, for all reports that are made from then on.
+
+    Parameters
+    ----------
+    name : str
+        An identifier that is no other entry of a report.
+
+    Returns
+    -------
+    callable
+        The decorated function gets float counts of shape (C, C), rows the truth, and gives a finite number; of an
+        episode about some of the classes it gets their rows and columns alone.
+
+    Raises
+    ------
+    PluginError
+        The name is taken or cannot be one.
+
+    Examples
+    --------
+    >>> @register_metric("errors")  # doctest: +SKIP
+    ... def errors(confusion):
+    ...     return 1 - confusion.trace() / max(confusion.sum(), 1)
+    """
+    if not name.isidentifier() or name.endswith("_interval") or name in _TAKEN:
+        raise PluginError(f"a metric cannot be called {name!r}; choose an identifier that is no entry of a report.")
+    return REGISTRY.register(name)
+
+
+def metric_names() -> tuple[str, ...]:
+    """Names of all metrics: `METRICS`, then those of plugins."""
+    return tuple(REGISTRY)
+
+
+def metric_plugins() -> dict[str, str]:
+    """Who has registered each metric that is not fsmer's own."""
+    return {name: found["plugin"] for name in REGISTRY if (found := plugin_entry(REGISTRY, REGISTRY[name]))}
+
+
+def _figure(name: str, metric: Callable[[Floats], float], confusion: Floats) -> float:
+    try:
+        value = float(metric(confusion))
+    except Exception as error:  # code from outside raises whatever it likes
+        raise DataError(
+            f"the metric {name!r} of {REGISTRY.origin(name)} fails on a confusion matrix of shape {confusion.shape} "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); repair it or leave it out."
+        ) from error
+    if not math.isfinite(value):
+        raise DataError(
+            f"the metric {name!r} of {REGISTRY.origin(name)} gives {value} for a confusion matrix; let it give a "
+            "finite number for every matrix, also where a class or all clips are missing."
+        )
+    return value
+
+
+def _own(name: str) -> Callable[[Floats], float]:
+    def figure(confusion: Floats) -> float:
+        return float(getattr(score_confusion(confusion), name))
+
+    return figure
+
+
+for _name in METRICS:
+    register_metric(_name)(_own(_name))
 
 
 def confusion_matrix(
@@ -157,6 +254,8 @@ def score_confusion(confusion: ArrayLike, among: ArrayLike | None = None) -> Sco
         f1=f1,
         recall=recall,
         precision=_ratio(right, called),
+        confusion=counts,
+        among=np.broadcast_to(averaged, counts.shape[:-1]),
     )
 
 
@@ -172,7 +271,7 @@ def score(truth: ArrayLike, predicted: ArrayLike, classes: ArrayLike | None = No
     Returns
     -------
     dict
-        ``uf1``, ``uar``, ``acc``, ``acc_merau``.
+        ``uf1``, ``uar``, ``acc``, ``acc_merau``, and the metrics of plugins.
 
     Raises
     ------
@@ -193,7 +292,7 @@ def score(truth: ArrayLike, predicted: ArrayLike, classes: ArrayLike | None = No
         raise DataError(f"the labels {', '.join(strange)} are not among the classes {', '.join(known)}.")
     codes = [np.array([code[label] for label in side], dtype=np.int64) for side in sides]
     scores = score_confusion(confusion_matrix(codes[0], codes[1], max(len(known), 1)))
-    return {name: float(getattr(scores, name)) for name in METRICS}
+    return {name: float(scores[name]) for name in metric_names()}
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float] | None:
@@ -227,7 +326,7 @@ def bootstrap_interval(
     Returns
     -------
     dict
-        For each of `METRICS` (low, high), or ``None`` with fewer than two subjects, when nothing can be said.
+        For each metric (low, high), or ``None`` with fewer than two subjects, when nothing can be said.
 
     Raises
     ------
@@ -243,12 +342,12 @@ def bootstrap_interval(
             f"these have {counts.shape}."
         )
     if counts.shape[1] < 2:
-        return dict.fromkeys(METRICS)
-    samples: dict[str, list[Floats]] = {name: [] for name in METRICS}
+        return dict.fromkeys(metric_names())
+    samples: dict[str, list[Floats]] = {name: [] for name in metric_names()}
     for times in drawn_subjects(counts.shape[1], draws, seed):
         scores = score_confusion(np.tensordot(times, counts.swapaxes(0, 1), axes=1))
-        for name in METRICS:
-            samples[name].append(getattr(scores, name).mean(axis=1))
+        for name, found in samples.items():
+            found.append(scores[name].mean(axis=1))
     return {name: percentile_interval(np.concatenate(parts)) for name, parts in samples.items()}
 
 

@@ -37,7 +37,7 @@ from fsmer.evaluation.report_file import (
     unsound_rows,
     unsound_values,
 )
-from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, plain, report_markdown, show_figure
+from fsmer.evaluation.report_tables import NAMES, ORACLE, plain, report_markdown, show_figure, shown
 from fsmer.evaluation.run_folder import unfinished_words
 from fsmer.io import atomic_path, check_writable, file_digest, json_text, write_json, write_text
 from fsmer.text import write_csv
@@ -102,6 +102,8 @@ class Report:
     preprocessing : dict
         Data set -> hashes of the recipes that its judged clips were prepared with (see
         `fsmer.preprocess.PreprocessRecipe`); data sets whose clips state none are not in it.
+    metrics : dict
+        Metric from outside fsmer -> the plugin that registered it; its figures are where ``uf1`` is.
     isolation : {"none", "process"}
         Whether every fold had a process of its own, see ``docs/honesty.md``.
     run : dict
@@ -133,6 +135,7 @@ class Report:
     honest: Figures | None = None
     notes: tuple[str, ...] = ()
     preprocessing: Mapping[str, list[str]] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
     isolation: str = "none"
     run: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
@@ -199,7 +202,7 @@ class Report:
         return float(self.figures["acc"])
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """95 % interval of ``"uf1"``, ``"uar"``, ``"acc"`` or ``"acc_merau"``; ``None`` where nothing can be said."""
+        """95 % interval of ``"uf1"`` or another metric by its name; ``None`` where nothing can be said."""
         bounds = self.figures[f"{name}_interval"]
         return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
@@ -213,7 +216,7 @@ class Report:
         """Of an oracle report, how far its figures lie above the honest ones of the same run."""
         if self.honest is None:
             return None
-        return {name: float(self.figures[name]) - float(self.honest[name]) for name in METRICS}
+        return {name: float(self.figures[name]) - float(self.honest[name]) for name in (*METRICS, *self.metrics)}
 
     @property
     def title(self) -> str:
@@ -267,6 +270,7 @@ class Report:
             "notes": list(self.notes),
             "isolation": self.isolation,
             **({"preprocessing": plain(self.preprocessing)} if self.preprocessing else {}),
+            **({"metrics": dict(self.metrics)} if self.metrics else {}),
             "versions": dict(self.versions),
         }
 
@@ -275,7 +279,7 @@ class Report:
         return report_markdown(self)
 
     def __str__(self) -> str:
-        cells = ", ".join(f"{NAMES[name]} {show_figure(self.figures, name)}" for name in SHOWN)
+        cells = ", ".join(f"{NAMES.get(name, name)} {show_figure(self.figures, name)}" for name in shown(self))
         stamp = f"{ORACLE} " if self.oracle else ""
         return f"{stamp}{self.method['name']} on {self.protocol['name']}: {cells} ({self.how})"
 
@@ -336,10 +340,15 @@ class Report:
                 or f"{folder} holds no whole report ({lack}); give a folder that an evaluation wrote."
             ) from error
         run = run_of(folder) or {}
+        others = [key for name in values["metrics"] for key in (name, f"{name}_interval")]
         kept = ("averaging", "per_dataset", "per_class", "protocol", "model", "method", "counts", "seed", "versions")
         report = cls(
-            **{name: values[name] for name in (*kept, "per_seed", "selection", "preprocessing")},
-            figures={key: values[key] for key in FIGURES if key in values},
+            **{name: values[name] for name in (*kept, "per_seed", "selection", "preprocessing", "metrics")},
+            figures={
+                key: tuple(value) if isinstance(value := values[key], list) else value
+                for key in (*FIGURES, *others)
+                if key in values
+            },
             classes=tuple(values["classes"]),
             confusion=np.array(values["confusion"], dtype=np.int64),
             predictions=predictions,

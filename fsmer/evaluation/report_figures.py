@@ -14,6 +14,8 @@ from fsmer.evaluation.metrics import (
     bootstrap_interval,
     confusion_matrix,
     mean_interval,
+    metric_names,
+    metric_plugins,
     score_confusion,
 )
 from fsmer.evaluation.predictions import Predictions
@@ -67,6 +69,7 @@ def report_figures(
     judged = np.zeros(len(clips), dtype=bool)
     judged[rows] = True
     stamp = {"oracle": True} if oracle else {}
+    metrics = metric_names()
 
     def figures(chosen: NDArray[np.bool_]) -> tuple[Figures, list[Scores], NDArray[np.int64]]:
         """Figures of these rows, their scores seed by seed (with an axis of episodes, or none), and the counts."""
@@ -88,16 +91,16 @@ def report_figures(
             held = by_episode[0].any(axis=(1, 2))
             scores = [score_confusion(one[held], None if among is None else among[held]) for one in by_episode]
             # Episodes are what is drawn; the seeds of one are averaged before.
-            each = {name: np.mean([getattr(one, name) for one in scores], axis=0) for name in METRICS}
-            values: Figures = {name: float(each[name].mean()) for name in METRICS}
-            intervals = {name: mean_interval(each[name]) for name in METRICS}
+            each = {name: np.mean([one[name] for one in scores], axis=0) for name in metrics}
+            values: Figures = {name: float(each[name].mean()) for name in metrics}
+            intervals = {name: mean_interval(each[name]) for name in metrics}
         else:
             scores = [score_confusion(one.sum(axis=0)) for one in by_episode]
-            values = {name: float(np.mean([getattr(one, name) for one in scores])) for name in METRICS}
+            values = {name: float(np.mean([one[name] for one in scores])) for name in metrics}
             subject_names, subjects = np.unique(people[rows], return_inverse=True)
             by_subject = counted(subjects, len(subject_names))
             intervals = bootstrap_interval(by_subject[:, by_subject.any(axis=(0, 2, 3))], seed=seed)
-        values |= {f"{name}_interval": intervals[name] for name in METRICS} | stamp
+        values |= {f"{name}_interval": intervals[name] for name in metrics} | stamp
         return values, scores, by_episode.sum(axis=(0, 1))
 
     whole, scores, total = figures(np.ones(len(rows), dtype=bool))
@@ -139,10 +142,11 @@ def report_figures(
             "predictions": sum(map(len, runs.values())),
         },
         "per_seed": [
-            {"seed": number} | {name: float(np.mean(getattr(one, name))) for name in METRICS} | stamp
+            {"seed": number} | {name: float(np.mean(one[name])) for name in metrics} | stamp
             for number, one in zip(runs, scores, strict=True)
         ],
         "preprocessing": _recipes(clips, judged),
+        "metrics": metric_plugins(),
     }
 
 

@@ -47,10 +47,12 @@ def _entries(fields: Mapping[str, Any], **options: Any) -> Any:
     return TypedDict("entries", fields, **options)  # type: ignore[operator]
 
 
+# Figures of plugins' metrics stand beside those of fsmer.
+_MORE: Any = float | tuple[float, float] | None
 _SCORES = dict.fromkeys(METRICS, Fraction) | {"oracle": NotRequired[bool]}
 _FIGURES = _SCORES | {f"{name}_interval": tuple[float, float] | None for name in METRICS}
-_OF_DATASET: Any = _entries(_FIGURES | {"clips": Count, "subjects": Count})
-_OF_SEED: Any = _entries(_SCORES | {"seed": Seed})
+_OF_DATASET: Any = _entries(_FIGURES | {"clips": Count, "subjects": Count}, extra_items=_MORE)
+_OF_SEED: Any = _entries(_SCORES | {"seed": Seed}, extra_items=_MORE)
 _OF_CLASS: Any = _entries(
     dict.fromkeys(("f1", "recall", "precision"), Fraction) | {"clips": Count, "oracle": NotRequired[bool]}
 )
@@ -77,14 +79,17 @@ _REPORT = _entries(
         # Format 1 had one seed and chose nothing.
         "per_seed": NotRequired[Annotated[list[_OF_SEED], Len(1)]],
         "selection": NotRequired[_entries(_SELECTION, extra_items=Any)],
-        "honest": NotRequired[_entries(_FIGURES)],
+        "honest": NotRequired[_entries(_FIGURES, extra_items=_MORE)],
         "notes": NotRequired[list[str]],
         "preprocessing": NotRequired[dict[str, list[str]]],
+        # Metrics of plugins, and who registered each, in plain text: nothing is loaded because of it.
+        "metrics": NotRequired[dict[str, str]],
         # Earlier versions wrote it to run.json alone.
         "isolation": NotRequired[Literal["none", "process"]],
         # Digests of the tables; earlier versions wrote none.
         "files": NotRequired[dict[str, str]],
-    }
+    },
+    extra_items=Any,
 )
 
 
@@ -118,7 +123,8 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[pd.DataFrame]]:
     values: Any = checked(held, _REPORT, path, what="a report", remedy=REMEDY)
     own = values["method"]["params"].get("seed")
     alone = {"seed": own if isinstance(own, int) else 0} | {name: values[name] for name in METRICS}
-    values = {"per_seed": [alone], "selection": {"rule": "fixed"}, "notes": [], "preprocessing": {}} | values
+    absent = {"per_seed": [alone], "selection": {"rule": "fixed"}, "notes": [], "preprocessing": {}, "metrics": {}}
+    values = absent | values
     if contradiction := _contradiction(values):
         raise DataError(f"{path} cannot be read as a report ({contradiction}); {REMEDY}.")
     return values, [_read_table(path.with_name(name)) for name in COLUMNS]
@@ -174,7 +180,16 @@ def _contradiction(values: Mapping[str, Any]) -> str:
         return f"per_class has {', '.join(values['per_class'])} where the classes are {', '.join(classes)}"
     if {len(confusion), *map(len, confusion)} != {len(classes)}:
         return f"the confusion matrix is not one of {len(classes)} classes"
+    for name in values["metrics"]:
+        parts = (values, *values["per_dataset"].values(), *values["per_seed"])
+        bounds = values.get(f"{name}_interval") or ()
+        if not all(_is_number(value) for value in (*(part.get(name) for part in parts), *bounds)):
+            return f"the metric {name!r} is no number everywhere"
     return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

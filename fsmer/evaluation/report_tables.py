@@ -30,6 +30,7 @@ __all__ = [
     "report_markdown",
     "show_cell",
     "show_figure",
+    "shown",
 ]
 
 # On everything that was chosen by looking at the test clips.
@@ -77,13 +78,18 @@ def show_figure(figures: Mapping[str, Any], name: str) -> str:
     return str(Figure.of(figures, name))
 
 
+def shown(report: Report) -> tuple[str, ...]:
+    """The figures that tables show: `SHOWN`, and the metrics that plugins have added to this report."""
+    return (*SHOWN, *report.metrics)
+
+
 def by_dataset(report: Report) -> Table:
     """Figures over all clips, and of the clips of each data set where there are several."""
     parts = {"all": {**report.figures, **report.counts}}
     if len(report.per_dataset) > 1:
         parts |= report.per_dataset
-    rows = [[name, part["clips"], part["subjects"], *_figures(part)] for name, part in parts.items()]
-    return Table("By data set", ("data set", "clips", "subjects", *_headings()), rows)
+    rows = [[name, part["clips"], part["subjects"], *_figures(part, shown(report))] for name, part in parts.items()]
+    return Table("By data set", ("data set", "clips", "subjects", *_headings(report)), rows)
 
 
 def by_class(report: Report) -> Table:
@@ -97,11 +103,11 @@ def by_seed(report: Report) -> Table | None:
     """Figures of every seed, their mean and standard deviation; ``None`` for one seed."""
     if len(report.per_seed) < 2:
         return None
-    rows: list[list[Any]] = [[str(row["seed"]), *_figures(row)] for row in report.per_seed]
-    values = np.array([[row[name] for name in SHOWN] for row in report.per_seed], dtype=np.float64)
+    rows: list[list[Any]] = [[str(row["seed"]), *_figures(row, shown(report))] for row in report.per_seed]
+    values = np.array([[row[name] for name in shown(report)] for row in report.per_seed], dtype=np.float64)
     for word, found in (("mean", values.mean(axis=0)), ("standard deviation", values.std(axis=0, ddof=1))):
         rows.append([word, *(Figure(value, None, report.oracle) for value in found.tolist())])
-    return Table("Every seed", ("seed", *_headings()), rows)
+    return Table("Every seed", ("seed", *_headings(report)), rows)
 
 
 def oracle_gap(report: Report) -> Table | None:
@@ -109,11 +115,11 @@ def oracle_gap(report: Report) -> Table | None:
     if report.honest is None or report.gap is None:
         return None
     rows: list[list[Any]] = [
-        ["chosen on the judged clips", *_figures(report.figures)],
-        ["honest, same run", *_figures(report.honest)],
-        ["gap", *(f"{report.gap[name]:+.4f}" for name in SHOWN)],
+        ["chosen on the judged clips", *_figures(report.figures, shown(report))],
+        ["honest, same run", *_figures(report.honest, shown(report))],
+        ["gap", *(f"{report.gap[name]:+.4f}" for name in shown(report))],
     ]
-    return Table("What looking at the test side gains", ("rule", *_headings()), rows)
+    return Table("What looking at the test side gains", ("rule", *_headings(report)), rows)
 
 
 def confusion(report: Report) -> Table:
@@ -171,12 +177,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _figures(figures: Mapping[str, Any], names: Sequence[str] = SHOWN) -> list[Figure]:
+def _figures(figures: Mapping[str, Any], names: Sequence[str]) -> list[Figure]:
     return [Figure.of(figures, name) for name in names]
 
 
-def _headings() -> list[str]:
-    return [NAMES[name] for name in SHOWN]
+def _headings(report: Report) -> list[str]:
+    return [NAMES.get(name, name) for name in shown(report)]
 
 
 def plain(value: Any) -> Any:

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from fsmer.backbones import Backbone
-from fsmer.evaluation.answers import trusted
+from fsmer.backbones.base import is_trusted
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.seed_runs import SeedResult
 from fsmer.evaluation.selection import describe_selection
 from fsmer.evaluation.setup import Evaluation
-from fsmer.plugins import is_own
+from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_entry
 from fsmer.transfer import Method
+from fsmer.transfer.method import solves_together
 
 __all__ = ["run_account", "run_report"]
 
@@ -42,10 +43,13 @@ def run_account(
 
 def _from_outside(method: Method, backbone: Backbone) -> list[str]:
     """The method and the backbone, in words, where their code is not that of fsmer and labels are shown to it."""
-    found = [] if is_own(type(method)) else [f"the method {method.name!r}"]
+    found = []
+    if method.origin:
+        found.append(f"the method {method.name!r}" + (", declared batched" if solves_together(method) else ""))
     # A network that a method of fsmer keeps as it is embeds clips and is told no label.
-    if not is_own(type(backbone)) and (found or not method.keeps_backbone):
-        found.append(f"the backbone {backbone.name!r}")
+    other = outside_origin(BACKBONES, type(backbone)) or not is_trusted(backbone)
+    if other and (method.origin or not method.keeps_backbone):
+        found.append(f"the backbone {backbone.name!r}" + (", declared trusted" if is_trusted(backbone) else ""))
     return found
 
 
@@ -75,9 +79,13 @@ def run_report(one: Evaluation, results: Mapping[int, SeedResult], options: RunO
         # Folds divide the clips among themselves and are pooled; episodes that judge clips repeatedly are averaged.
         averaging="episodes" if len(episodes) > 1 and (episodes.uniform or asked_twice) else "pooled",
         seed=one.seed,
-        protocol=settings | ({"descriptions": one.descriptions} if one.descriptions else {}),
+        protocol=settings
+        | plugin_entry(PROTOCOLS, type(protocol))
+        | ({"descriptions": one.descriptions} if one.descriptions else {}),
         model=_model_entry(one, results),
-        method=one.method.to_dict(),
+        method=one.method.to_dict()
+        | plugin_entry(METHODS, type(one.method))
+        | ({"batched": True} if one.method.origin and solves_together(one.method) else {}),
     )
     chosen = {number: (first.names, result.chosen) for number, result in results.items() if result.chosen is not None}
     honest = {number: result.honest.predictions for number, result in results.items() if result.honest is not None}
@@ -94,6 +102,7 @@ def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str
     weights = {number: result.weights for number, result in results.items()}
     entry: dict[str, Any] = {
         "name": one.backbone.name,
+        **plugin_entry(BACKBONES, type(one.backbone)),
         "weights_hash": "+".join(dict.fromkeys(weights.values())),
         "input_specs": [spec.to_dict() for spec in one.backbone.input_specs],
     }
@@ -107,7 +116,7 @@ def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptio
     """What a reader of the figures should know."""
     notes, name = [], one.method.name
     if options.isolated:
-        shared = one.method.keeps_backbone and trusted(one.method)
+        shared = one.method.keeps_backbone and solves_together(one.method)
         batch = f"; {name!r} solves many folds together, which share a process" if shared else ""
         notes.append(f"Every fold was fitted and answered in a process of its own (isolate='process'){batch}.")
     parts = [result.answers.predictions.probabilities for result in results.values()]

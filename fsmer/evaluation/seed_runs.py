@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import Backbone, model_hash
+from fsmer.backbones.base import is_trusted
 from fsmer.episodic.episodes import Episodes
-from fsmer.episodic.samplers import random_order
-from fsmer.evaluation.answers import EpisodeTask, trusted
+from fsmer.episodic.shuffles import random_order
+from fsmer.evaluation.answers import EpisodeTask
 from fsmer.evaluation.embedding_cache import content_ids, embed_cached
 from fsmer.evaluation.episode_results import EpisodeResults, FinishedEpisodes, PartStore, RunSize
 from fsmer.evaluation.isolated import Processes
@@ -25,11 +26,11 @@ from fsmer.evaluation.selection import END, InnerEpisodes, TrainingRun, best_poi
 from fsmer.evaluation.setup import Evaluation
 from fsmer.evaluation.solving import solve_episodes
 from fsmer.evaluation.training_folds import OtherSeed, TrainingFolds, on_cpu, process_count
-from fsmer.plugins import is_own
 from fsmer.training.stacked import can_stack
 from fsmer.transfer import Method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.fine_tuning import TrainsTogether
+from fsmer.transfer.method import solves_together
 from fsmer.transfer.source_model import SourceModel
 
 __all__ = ["SeedResult", "SeedRuns"]
@@ -86,7 +87,7 @@ class SeedRuns:
             return self._embedded[1]
         clips, used = self.evaluation.clips, np.flatnonzero(self.evaluation.episodes.codes >= 0)
         # A network from outside could embed a clip by its row among the others, which may lie class by class.
-        order = np.arange(len(used)) if is_own(type(backbone)) else random_order(self.evaluation.seed, 0, len(used))
+        order = np.arange(len(used)) if is_trusted(backbone) else random_order(self.evaluation.seed, 0, len(used))
         progress = functools.partial(self.options.progress, "embedding clips")
         found, content = embed_cached(backbone, clips[used[order]], folder=self.options.cache, progress=progress)
         embeddings = torch.zeros(len(clips), found.shape[1])
@@ -202,7 +203,7 @@ class SeedRuns:
         method = self.evaluation.method
         return (
             isinstance(method, TrainsTogether)
-            and trusted(method)
+            and solves_together(method)
             and self._processes is None
             and not method.keeps_backbone
             and self.evaluation.episodes.source is None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fsmer.episodic.episode import Episode
 from fsmer.episodic.episodes import Episodes
-from fsmer.episodic.protocol import people_apart
+from fsmer.episodic.sides import distinct_subjects
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.metrics import confusion_matrix, score_confusion
 from fsmer.transfer import Method, load_method
@@ -118,16 +118,16 @@ def plan_grid(
             "a grid, such as {'steps': [50, 100, 200]} (--grid steps=50,100,200)."
         )
     lengths = asked.pop(length, ()) if length else ()
-    given = [getattr(load_method(method, **{length: value}), length) for value in lengths]
+    given = [load_method(method, **{length: value}).get_params()[length] for value in lengths]
     require(None not in given, f"the grid of {length!r} holds none; give whole numbers.")
     steps: list[int] = sorted(set(given))
     if steps:
         require(steps[0] > 0, f"the grid of {length!r} holds {steps[0]}; give whole numbers above 0.")
         method = load_method(method, **{length: steps[-1]})
-    own = {name: getattr(method, name) for name in asked if name in method.get_params()}
+    own = {name: value for name, value in method.get_params().items() if name in asked}
     listed: dict[str, list[Any]] = {}
     for name, values in asked.items():
-        typed = [getattr(load_method(method, **{name: value}), name) for value in values]
+        typed = [load_method(method, **{name: value}).get_params()[name] for value in values]
         listed[name] = list(dict.fromkeys([own[name], *typed]))
     trainings: list[TrainingRun] = []
     points: list[GridPoint] = []
@@ -157,7 +157,7 @@ class InnerEpisodes(Episodes):
 
     def __init__(self, outer: Episodes, clips: ClipSet) -> None:
         self.classes, self.codes, self.source = outer.classes, outer.codes, outer.source
-        people = people_apart("select='nested'", clips, outer.codes >= 0)
+        people = distinct_subjects("select='nested'", clips, outer.codes >= 0)
         self._folds: list[Episode] = []
         owners: list[int] = []
         for number, episode in enumerate(outer):

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from fsmer import kernels
 from fsmer.backbones import Backbone
 from fsmer.errors import ProtocolError
-from fsmer.evaluation.answers import trusted
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.selection import GridPoint, Rule, TrainingRun
 from fsmer.evaluation.training_folds import on_cpu
@@ -159,7 +158,7 @@ def method_for_weights(
     They are trained by their own recipe instead, unless parameters of fine-tuning are asked for, or a source comes
     first, which fine-tuning has rates for. Methods from elsewhere know what they do.
     """
-    if start.given is not None or not isinstance(method, FineTuning) or not trusted(method):
+    if start.given is not None or not isinstance(method, FineTuning) or method.origin:
         return method, ""
     begun = f"{start.name!r} starts from fresh weights, and {method.name!r} is made to adjust trained ones"
     plain = type(method)(train_backbone=method.train_backbone, seed=method.seed)

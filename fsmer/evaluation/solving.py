@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import ClassDirections
-from fsmer.episodic.samplers import query_orders
+from fsmer.episodic.shuffles import query_orders
 from fsmer.evaluation.answers import EpisodeTask, put_back
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Answer

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fsmer.backbones import Backbone
-from fsmer.evaluation.answers import EpisodeTask, Fold, trusted
+from fsmer.evaluation.answers import EpisodeTask, Fold
 from fsmer.evaluation.episode_results import EpisodeResults, PartStore
 from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes
 from fsmer.evaluation.run_options import RunOptions
@@ -23,6 +23,7 @@ from fsmer.memory import free_memory, out_of_memory
 from fsmer.transfer import Recognizer
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
+from fsmer.transfer.method import solves_together
 from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _fold_answers(*fold: *Fold) -> Iterator[Answer]:
     if steps and isinstance(method, (Train, FineTuning)):
         for step, recognizer in method.fit_stages(model, support, steps, classes=classes):
             yield step, *_answers(recognizer, query)
-    elif trusted(method):
+    elif solves_together(method):
         # As folds in one process are trained, to the last bit.
         ((_, recognizer),) = method.fit_many(model, [support], seeds=[None], classes=[classes])
         yield END, *_answers(recognizer, query)

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.clips import ClipSet
 from fsmer.data.media import ArrayStore, MediaStore, RowError
-from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
+from fsmer.data.spec import COLOURS, InputKind, InputSpec
+from fsmer.errors import DataError, MediaError, SpecMismatchError
+from fsmer.plugins import INPUT_KINDS
 from fsmer.preprocess.apex import check_interval, spot_apex
 from fsmer.preprocess.faces import CroppedFaces, CroppedFrames, FaceDetector, FacePose, locate_face, track_faces
 from fsmer.preprocess.flow import flow_map, optical_flow, resize_area
@@ -25,7 +26,6 @@ from fsmer.preprocess.time import resample
 __all__ = ["KINDS", "ClipMedia", "clips_from_frames", "crop_frames", "make_media", "media_from_frames", "pair_media"]
 
 KINDS = ("apex", "flow", "flows", "frames", "onset")
-COLOURS = ("red", "green", "blue")
 # Mean movement in pixels of the crop: two equal pictures stay below (Farneback's rounding gives 0.001), and a third of
 # a grey level of noise is above.
 STILL = 0.003
@@ -172,7 +172,7 @@ def make_media(
 
 def needs_apex(specs: Iterable[InputSpec]) -> bool:
     """Whether some of these media are made from the apex."""
-    return any(spec.kind in ("flow", "apex") for spec in specs)
+    return any(spec.kind in INPUT_KINDS and INPUT_KINDS[spec.kind].needs_apex for spec in specs)
 
 
 def apex_source(method: str | None) -> str:
@@ -217,7 +217,8 @@ def checked_specs(specs: Sequence[InputSpec] | InputSpec) -> list[InputSpec]:
         raise DataError("no media were asked for; give at least one InputSpec, e.g. a backbone's input_specs.")
     for spec in wanted:
         if spec.kind not in KINDS:
-            raise unknown_name("kind of medium", spec.kind, KINDS)
+            INPUT_KINDS.find(spec.kind).check(spec)
+            continue
         timed = spec.kind in ("flows", "frames")
         if timed != (spec.frames is not None) or (spec.kind == "flows" and (spec.frames or 0) < 2):
             raise SpecMismatchError(
@@ -247,7 +248,11 @@ def _from_crops(
     notes: list[str] = []
     count = offset - onset + 1
     for spec in specs:
-        if spec.kind == "flow":
+        if spec.kind not in KINDS:
+            kind: InputKind = INPUT_KINDS[spec.kind]
+            place = None if apex is None or not kind.needs_apex else apex - onset
+            media[spec.kind] = kind.media(np.stack([crops[n] for n in range(onset, offset + 1)]), spec, place)
+        elif spec.kind == "flow":
             top = onset if apex is None else apex
             method = recipe.load_flow(spec.flow_method)
             flow = optical_flow(crops[onset], crops[top], method)

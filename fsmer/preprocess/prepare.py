@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fsmer.data.clips import ClipSet
-from fsmer.data.media import check_arrays
+from fsmer.data.media_checks import check_arrays
 from fsmer.data.schemes import LabelScheme
 from fsmer.data.spec import InputSpec
 from fsmer.datasets import check_dataset

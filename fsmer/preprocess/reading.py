@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fsmer.data.media import FRAME_PIXELS, has_deep_colours, opened_image
+from fsmer.data.images import FRAME_PIXELS, has_deep_colours, opened_image
 from fsmer.datasets.folders import natural_order
 from fsmer.errors import DataError, MediaError
 from fsmer.io import check_regular

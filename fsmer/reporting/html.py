@@ -468,10 +468,10 @@ def _judged(facts: _Facts, clips: ClipSet) -> ClipSet:
 def _embedded(
     facts: _Facts, judged: ClipSet, backbone: Backbone | str | os.PathLike[str], cache: Path | None
 ) -> tuple[Html, ...]:
-    from fsmer.backbones import Backbone, load_model, model_hash
+    from fsmer.backbones import as_backbone, model_hash
     from fsmer.evaluation.embedding_cache import embed_cached
 
-    model = backbone if isinstance(backbone, Backbone) else load_model(os.fspath(backbone))
+    model = as_backbone(backbone)
     rows = np.arange(len(judged))
     if len(rows) > MAX_POINTS:
         rows = np.sort(np.random.default_rng(facts.report.seed).choice(rows, MAX_POINTS, replace=False))

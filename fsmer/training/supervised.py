@@ -21,7 +21,7 @@ from fsmer.backbones.ststnet_epochs import train_compiled
 from fsmer.backbones.targets import take
 from fsmer.errors import SupportError, WeightsError
 from fsmer.kernels.noise import Draws
-from fsmer.plugins import is_own
+from fsmer.plugins import declared
 from fsmer.training.augmentation import augment
 from fsmer.training.checkpoints import (
     TrainingState,
@@ -66,9 +66,9 @@ def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Back
 
 
 def draws_noise_alone(backbone: Backbone) -> bool:
-    """Whether all random numbers of a training step come from `fsmer.kernels.noise`, as in fsmer's own networks."""
+    """Whether all random numbers of a training step come from `fsmer.kernels.noise`, as each network declares."""
     parts = (module for module in backbone.modules() if isinstance(module, Backbone))
-    return all(part.stackable or is_own(type(part)) for part in parts)
+    return all(declared(type(part), "stackable") or declared(type(part), "trusted") for part in parts)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fsmer.ambient import library_settings
-from fsmer.backbones import Backbone, load_model
+from fsmer.backbones import Backbone
 from fsmer.backbones.base import check_weights
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
@@ -22,6 +22,8 @@ from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
+
     from fsmer.data import ClipSet
     from fsmer.transfer.recognizer import Labelled
 
@@ -32,7 +34,7 @@ __all__ = ["adapt", "described", "recognizer_of_words"]
 def adapt(
     model: Backbone | SourceModel | str | Path,
     support_set: Labelled,
-    method: str | Method = "cosine",
+    method: str | Method | ClassifierMixin = "cosine",
     *,
     classes: Sequence[str] | None = None,
     source: ClipSet | None = None,
@@ -50,7 +52,7 @@ def adapt(
         A backbone, or the name or folder of one (see `fsmer.load_model`).
     support_set : ClipSet, list of Clip, or pair (arrays, labels)
         Labelled clips; five a class are enough.
-    method : str or Method
+    method : str, Method or classifier of scikit-learn
         See `fsmer.list_methods`.
     classes : sequence of str, optional
         The classes in the order of the recognizer's columns; default the sorted labels of the support set. A class
@@ -87,7 +89,7 @@ def adapt(
     >>> recognizer.predict(fsmer.synthetic_clips("clinic", 5))  # doctest: +SKIP
     """
     chosen = load_method(method, **params)
-    start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
+    start = SourceModel.wrap(model)
     check_weights(start.backbone)
     start = described(start, descriptions or {})
     clips = as_labelled_clips(support_set, start.backbone)
@@ -130,7 +132,7 @@ def recognizer_of_words(
     ...     "facs-flow", {"smile": "cheek raiser, lip corner puller", "frown": "brow lowerer"}
     ... )  # doctest: +SKIP
     """
-    start = SourceModel.wrap(model if isinstance(model, (Backbone, SourceModel)) else load_model(model))
+    start = SourceModel.wrap(model)
     check_weights(start.backbone)
     start = described(start, descriptions)
     names = tuple(known_texts([*descriptions, *others], "classes"))

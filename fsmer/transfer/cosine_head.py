@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -77,6 +77,8 @@ class Cosine(FineTuning):
     steps : int
         Adam steps; 0 leaves the directions at their start. This and all further parameters are those of `FineTuning`.
     """
+
+    batched: ClassVar[bool] = True
 
     init: str = "auto"
     prior_shots: float = 45.0

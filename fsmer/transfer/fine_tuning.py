@@ -20,7 +20,7 @@ from fsmer.training.fine_tuning import Classifier, _Tuning
 from fsmer.training.frozen_layers import LowerLayers
 from fsmer.training.stacked import Training, can_stack, train_together
 from fsmer.training.supervised import for_classes
-from fsmer.transfer.heads import Head
+from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.source_model import Progress, SourceModel, require, require_choice, support_codes
@@ -40,6 +40,8 @@ T = TypeVar("T", bound=Training)
 @dataclass(frozen=True)
 class TrainsTogether(Method, Generic[T]):
     """A method whose trainings of small backbones can go on side by side."""
+
+    batched: ClassVar[bool] = True
 
     @abstractmethod
     def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> T:
@@ -114,6 +116,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         Of random initial weights and of the order of batches.
     """
 
+    batched: ClassVar[bool] = True
     _fit_bytes: ClassVar[int] = 3 << 20
 
     steps: int = 200
@@ -241,7 +244,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         trained, classifier, names = self._train_on_source(model, source, progress)
         return self._source_model(trained, classifier, names)
 
-    def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Head:
+    def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> FittedHead:
         """Fit the head of one episode anew; a backbone that was trained stays as it is."""
         return replace(self, train_backbone=False).fit_head(embeddings[None], codes[None], way, prior)
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,8 @@ class Train(TrainsTogether[Trainer]):
         Of initial weights of the classifier, order of clips, augmentation and dropout. The backbone's own initial
         weights are those of the model that is given.
     """
+
+    batched: ClassVar[bool] = True
 
     epochs: int | None = None
     batch_size: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from fsmer.backbones import ClassDirections
 __all__ = [
     "KINDS",
     "Adam",
+    "FittedHead",
     "Head",
     "balanced_weights",
     "batched_product",
@@ -29,9 +31,39 @@ KINDS = ("linear", "cosine", "distance")
 _QUERY_BLOCK = 4096
 
 
+class FittedHead(ABC):
+    """What a recognizer holds: fitted classifiers of E episodes over the same C classes (E = 1 in a recognizer)."""
+
+    # What the config of a recognizer calls it.
+    kind: str
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of episodes E."""
+
+    @abstractmethod
+    def logits(self, queries: Tensor) -> Tensor:
+        """Class scores of shape (E, Q, C), whose softmax are probabilities.
+
+        Parameters
+        ----------
+        queries : Tensor of shape (E, Q, D) or (Q, D)
+            Each episode's own queries, or queries that all episodes share.
+        """
+
+    @property
+    def shares_queries(self) -> bool:
+        """Whether queries that all episodes share cost much less than as many of each episode's own."""
+        return False
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, for a weights file."""
+        return {}
+
+
 @dataclass(frozen=True)
-class Head:
-    """Fitted classifiers of E episodes over the same C classes (E = 1 in a recognizer).
+class Head(FittedHead):
+    """Linear, cosine and distance classifiers as tensors.
 
     Parameters
     ----------
@@ -57,13 +89,7 @@ class Head:
         return len(self.weight)
 
     def logits(self, queries: Tensor) -> Tensor:
-        """Class scores of shape (E, Q, C).
-
-        Parameters
-        ----------
-        queries : Tensor of shape (E, Q, D) or (Q, D)
-            Each episode's own queries, or queries that all episodes share.
-        """
+        """See `FittedHead.logits`."""
         if queries.ndim == 3 or len(queries) <= _QUERY_BLOCK:
             return self._score(queries)
         scores = queries.new_empty(len(self), len(queries), self.weight.shape[1])
@@ -71,8 +97,13 @@ class Head:
             scores[:, start : start + _QUERY_BLOCK] = self._score(queries[start : start + _QUERY_BLOCK])
         return scores
 
+    @property
+    def shares_queries(self) -> bool:
+        """Unless episodes have centres of their own."""
+        return self.centre is None or len(self.centre) == 1
+
     def tensors(self) -> dict[str, Tensor]:
-        """The head's tensors by name, for a weights file."""
+        """See `FittedHead.tensors`."""
         found = {"weight": self.weight, "bias": self.bias}
         return found if self.centre is None else {**found, "centre": self.centre}
 

@@ -71,7 +71,8 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
 
 def _as_inputs(values: Any, backbone: Backbone) -> Any:
     from fsmer.data import Clip, ClipSet
-    from fsmer.data.media import ArrayStore, check_arrays
+    from fsmer.data.media import ArrayStore
+    from fsmer.data.media_checks import check_arrays
 
     if isinstance(values, ClipSet):
         return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class Finetune(FineTuning):
     The weights start anew for the target's classes, as in the paper, from the uniform distribution of a fresh linear
     layer (the same for every episode). Its parameters are those of `FineTuning`.
     """
+
+    batched: ClassVar[bool] = True
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """All episodes' classifiers trained side by side, with the gradient of the cross-entropy written out."""

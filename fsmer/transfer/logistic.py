@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class Logistic(Method):
     max_iter : int
         Limit of solver iterations.
     """
+
+    batched: ClassVar[bool] = True
 
     C: float = 0.01
     balanced: bool = True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,17 +15,17 @@ from torch import Tensor
 from fsmer.ambient import guarded
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.errors import SupportError, unknown_name
-from fsmer.plugins import is_own
-from fsmer.transfer.heads import Head
+from fsmer.parameters import typed_value
+from fsmer.plugins import METHODS, declared, outside_origin
+from fsmer.transfer.heads import FittedHead
 from fsmer.transfer.recognizer import Recognizer
-from fsmer.transfer.source_model import Progress, SourceModel, support_codes
+from fsmer.transfer.registry import load_method
+from fsmer.transfer.source_model import MethodError, Progress, SourceModel, support_codes
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "Method",
-]
+__all__ = ["Method", "solves_together"]
 
 
 # A chunk of episodes is sized so that its scores take little memory, however many clips are queried.
@@ -45,17 +46,34 @@ class Method(ABC):
     Subclasses are frozen dataclasses that set `name` and write `fit_head`, which fits the classifiers of many
     episodes at once. One episode is the case E = 1, so `fit` (what is deployed) and `solve` (what is measured) run
     the same code.
+
+    Attributes
+    ----------
+    batched : bool
+        What a class declares of itself, in its own body: ``batched: ClassVar[bool] = True`` says that its episodes may
+        be solved together, since it keeps nothing of one for another. Without it, every episode is handed over alone
+        to a copy of the method. Classes that extend one which declares it declare it anew or do without.
+    saves_head : bool
+        Whether a saved recognizer holds what `fit_head` gives, as the tensors of a `Head`. Otherwise it is fitted anew,
+        to the embeddings of the saved support, when the recognizer is loaded.
     """
 
     name: ClassVar[str] = ""
+    batched: ClassVar[bool] = False
+    saves_head: ClassVar[bool] = True
     # Bytes that fitting a chunk of episodes may touch; methods that go over them again and again want them in cache.
     _fit_bytes: ClassVar[int] = 16 << 20
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         # Code from outside asks fsmer for what it needs, and is left as it is.
-        if is_own(cls):
+        if declared(cls, "batched"):
             _guard(cls)
+
+    @property
+    def origin(self) -> str:
+        """Where it is from: the plugin that registered it, or its module; nothing for fsmer's own."""
+        return outside_origin(METHODS, type(self))
 
     @property
     def keeps_backbone(self) -> bool:
@@ -68,7 +86,7 @@ class Method(ABC):
         return False
 
     @abstractmethod
-    def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
+    def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> FittedHead:
         """Fit one classifier an episode.
 
         Parameters
@@ -85,8 +103,8 @@ class Method(ABC):
 
         Returns
         -------
-        Head
-            With leading dimension E.
+        FittedHead
+            With leading dimension E; a `Head`, or classifiers of another form (see `saves_head`).
 
         Raises
         ------
@@ -229,7 +247,7 @@ class Method(ABC):
                 known = replace(prior, weight=prior.weight[rows], bias=prior.bias[rows], known=prior.known[rows])
             yield part, score(part, known)
 
-    def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Head:
+    def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> FittedHead:
         """Fit the head of one episode, embeddings (S, D) and codes (S,), anew without touching the backbone."""
         return self.fit_head(embeddings[None], codes[None], way, prior)
 
@@ -240,8 +258,39 @@ class Method(ABC):
 
     def set_params(self, **params: Any) -> Self:
         """A method with these parameters changed; this one stays as it is, since methods are immutable."""
-        self.check_params(params)
-        return replace(self, **params)
+        return replace(self, **self._typed(params))
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], member: str = "") -> Method:
+        """The method with `params` in place of its defaults; what `fsmer.load_method` gives.
+
+        Parameters
+        ----------
+        params : mapping of str to object
+            Text is read as the parameter's type.
+        member : str
+            What stands behind a colon in its name, for a class that stands for many methods.
+
+        Raises
+        ------
+        UnknownNameError
+            No such parameter or member.
+        MethodError
+            A value that the method cannot work with.
+        """
+        if member:
+            raise unknown_name("method", f"{cls.name}:{member}", METHODS)
+        return cls(**cls._typed(params))
+
+    @classmethod
+    def from_folder(cls, told: Mapping[str, Any], folder: Path) -> Method:
+        """The method of a saved recognizer: `told` has ``name`` and ``params``, `folder` what `save_files` wrote."""
+        del folder
+        return load_method(told["name"], **told["params"])
+
+    def save_files(self, folder: Path) -> None:
+        """Write what a saved recognizer needs beside its parameters to `folder`; nothing, for most methods."""
+        del folder
 
     def seeded(self, seed: int | None) -> Self:
         """This method with another seed; itself for ``None``, or where it has none."""
@@ -253,12 +302,21 @@ class Method(ABC):
         return {"name": self.name, "params": self.get_params()}
 
     @classmethod
-    def check_params(cls, params: Any) -> None:
-        """Raise `UnknownNameError` for a parameter that this method does not have."""
-        known = [one.name for one in fields(cls)]
-        for key in params:
-            if key not in known:
-                raise unknown_name("parameter", key, known, of=f"the method {cls.name!r}")
+    def _typed(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of known parameters as the types that their annotations name."""
+        # A class from outside may name its types as such and not as text.
+        kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
+        found = {}
+        for key, value in params.items():
+            if key not in kinds:
+                raise unknown_name("parameter", key, kinds, of=f"the method {cls.name!r}")
+            try:
+                found[key] = typed_value(value, kinds[key])
+            except ValueError as error:
+                raise MethodError(
+                    f"{key}={value!r} of the method {cls.name!r} is not understood; expected {error}."
+                ) from error
+        return found
 
     def _scorer(
         self, embeddings: Tensor, support: Tensor, codes: Tensor, query: Tensor | None, *, way: int
@@ -270,7 +328,7 @@ class Method(ABC):
             if query is None:
                 return head.logits(embeddings)
             rows = query[part]
-            if not shared or (head.centre is not None and len(head.centre) > 1):
+            if not (shared and head.shares_queries):
                 return head.logits(embeddings[rows])
             return head.logits(embeddings).gather(1, rows[..., None].expand(-1, -1, way))
 
@@ -290,6 +348,11 @@ class Method(ABC):
                 f"the method {self.name!r} learns from labelled clips, but the support set is empty; "
                 "give labelled clips (at least one shot), or use 'zero_shot' with a backbone that knows the classes."
             )
+
+
+def solves_together(method: Method) -> bool:
+    """Whether a method's own class declares that its episodes may be solved together (`Method.batched`)."""
+    return declared(type(method), "batched")
 
 
 def _guard(cls: type) -> None:

@@ -205,9 +205,9 @@ def _samples(values: Any, name: str, model: Any, limit: int, rng: np.random.Gene
         # Sub-sampled before embedding: clips that are left out need not be read.
         found = found[np.sort(rng.choice(len(found), limit, replace=False))]
     if clips:
-        from fsmer.backbones import Backbone, embed, load_model
+        from fsmer.backbones import embed
 
-        found = embed(model if isinstance(model, Backbone) else load_model(model), found).numpy().astype(np.float64)
+        found = embed(model, found).numpy().astype(np.float64)
     if not np.isfinite(found).all():
         raise DataError(f"{name} has values that are not finite; repair or remove these samples.")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ class ProtoNet(Method):
     >>> head.logits(torch.tensor([[1.0, 1.0]])).tolist()
     [[[-1.0, -32.0]]]
     """
+
+    batched: ClassVar[bool] = True
 
     distance: str = "euclidean"
     scale: float = 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing_extensions import TypedDict
 
 from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
-from fsmer.backbones import Backbone, ClassDirections, embed
-from fsmer.backbones.base import check_weights
-from fsmer.backbones.registry import backbone_class
+from fsmer.backbones import Backbone, ClassDirections, as_backbone, embed
+from fsmer.backbones.base import check_saveable, check_weights
+from fsmer.backbones.registry import saved_class
 from fsmer.backbones.weights import (
     CONFIG_FILE,
     OPEN_TENSORS,
@@ -27,16 +28,17 @@ from fsmer.backbones.weights import (
     WeightsFolder,
     file_sha256,
     load_folder,
+    read_config,
 )
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
+from fsmer.plugins import METHODS, plugin_entry
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
-from fsmer.transfer.heads import KINDS, Head
+from fsmer.transfer.heads import KINDS, FittedHead, Head
 from fsmer.transfer.inputs import _as_inputs, _plain_labels, as_labelled_clips
-from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
@@ -52,11 +54,14 @@ __all__ = [
 ]
 
 RECOGNIZER_VERSION = 1
+# What the method ``sklearn`` writes beside the weights.
+ESTIMATOR_FILE = "estimator.skops"
 
 
 class _MethodConfig(TypedDict):
     name: str
     params: dict[str, Any]
+    plugin: NotRequired[str]
 
 
 class _SourceConfig(TypedDict):
@@ -99,7 +104,7 @@ class Recognizer:
         model: SourceModel,
         method: Method,
         classes: Sequence[str],
-        head: Head,
+        head: FittedHead,
         support: Tensor | Callable[[], Tensor],
         codes: Tensor,
     ) -> None:
@@ -131,7 +136,7 @@ class Recognizer:
         return self._model.backbone
 
     @property
-    def head(self) -> Head:
+    def head(self) -> FittedHead:
         """The classifier on the embedding, with a leading dimension of 1."""
         return self._head
 
@@ -264,18 +269,15 @@ class Recognizer:
             The folder cannot be written, or holds something else than a recognizer.
         """
         target = Path(folder)
-        others = {path.name for path in target.iterdir()} - {CONFIG_FILE, WEIGHTS_FILE} if target.is_dir() else set()
+        known = {CONFIG_FILE, WEIGHTS_FILE, ESTIMATOR_FILE}
+        others = {path.name for path in target.iterdir()} - known if target.is_dir() else set()
         if others:
             raise OutputError(
                 f"cannot save a recognizer to {target}: the folder holds other things "
                 f"({', '.join(sorted(others)[:3])}); choose a new or empty folder, or one that holds a recognizer."
             )
         backbone = self.backbone
-        if not backbone.name or backbone_class(backbone.name) is not type(backbone):
-            raise WeightsError(
-                f"the backbone {type(backbone).__name__} is not registered, so a saved recognizer could not be loaded "
-                "again; decorate its class with fsmer.backbones.register_backbone."
-            )
+        check_saveable(backbone)
         tensors = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
         tensors |= {f"head.{key}": value for key, value in self._head.tensors().items()}
         tensors |= {"support.embeddings": self._support, "support.codes": self._codes}
@@ -288,7 +290,7 @@ class Recognizer:
             "recognizer": {
                 "version": RECOGNIZER_VERSION,
                 "classes": self.classes_.tolist(),
-                "method": self.method.to_dict(),
+                "method": self.method.to_dict() | plugin_entry(METHODS, type(self.method)),
                 "head": self._head.kind,
                 "support_size": self.support_size,
                 "source": None if source is None else {"classes": list(self._model.classes), "scale": source.scale},
@@ -296,6 +298,7 @@ class Recognizer:
             },
         }
         with atomic_folder(folder) as temporary:
+            self.method.save_files(temporary)
             write_tensors(temporary / WEIGHTS_FILE, tensors, unbounded=OPEN_TENSORS)
             config = backbone.describe_config(file_sha256(temporary / WEIGHTS_FILE)) | config
             write_json(temporary / CONFIG_FILE, config, sealed=True)
@@ -318,9 +321,11 @@ class Recognizer:
         described = _described(held)
         classes, kind, source = tuple(described["classes"]), described["head"], described["source"]
         try:
-            method = load_method(described["method"]["name"], **described["method"]["params"])
-            backbone = held.make(backbone_class(held.config["backbone"]), "backbone.")
-            _check_shapes(held.shapes, kind, len(classes), source, backbone.embed_dim)
+            told = described["method"]
+            found = METHODS.find(told["name"].partition(":")[0], told.get("plugin"))
+            method = found.from_folder(told, held.folder)
+            backbone = held.make(saved_class(held), "backbone.")
+            _check_shapes(held.shapes, kind if method.saves_head else None, len(classes), source, backbone.embed_dim)
         except FsmerError as error:
             raise WeightsError(
                 f"{held.folder} is not a recognizer that this fsmer can read ({str(error).rstrip('.')}); "
@@ -348,8 +353,25 @@ class Recognizer:
                 known["weight"], known["bias"], everyone, source["scale"], known["centre"], known.get("precision")
             )
             model = replace(model, classes=tuple(source["classes"]), directions=directions)
-        head = Head.from_tensors(kind, under("head.", rest))
-        return cls(model, method, classes, head, rest["support.embeddings"], codes.long())
+        support, codes = rest["support.embeddings"], codes.long()
+        if method.saves_head:
+            head = Head.from_tensors(kind, under("head.", rest))
+        else:
+            head = method.refit(support, codes, len(classes), model.class_directions(classes))
+        return cls(model, method, classes, head, support, codes)
+
+
+def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recognizer | Backbone:
+    """A recognizer as it is or from its folder; the backbone that anything else stands for, see `as_backbone`."""
+    if isinstance(model, Recognizer):
+        return model
+    if (
+        isinstance(model, (str, os.PathLike))
+        and os.path.isfile(Path(model, CONFIG_FILE))
+        and "recognizer" in read_config(model)
+    ):
+        return Recognizer.load(os.fspath(model))
+    return as_backbone(model)
 
 
 def _described(held: WeightsFolder) -> _RecognizerConfig:
@@ -374,18 +396,15 @@ def _described(held: WeightsFolder) -> _RecognizerConfig:
 
 
 def _check_shapes(
-    shapes: Mapping[str, tuple[int, ...]], kind: str, way: int, source: _SourceConfig | None, width: int
+    shapes: Mapping[str, tuple[int, ...]], kind: str | None, way: int, source: _SourceConfig | None, width: int
 ) -> None:
     """Raise `WeightsError` unless the tensors of a recognizer fit its classes and its network."""
-    if kind not in KINDS:
+    if kind not in (*KINDS, None):
         raise WeightsError(f"its head is of the unknown kind {kind!r}")
     clips = shapes.get("support.codes", (0,))[0] if len(shapes.get("support.codes", ())) == 1 else 0
-    wanted: dict[str, tuple[int, ...]] = {
-        "head.weight": (1, way, width),
-        "head.bias": (1, way),
-        "support.codes": (clips,),
-        "support.embeddings": (clips, width),
-    }
+    wanted: dict[str, tuple[int, ...]] = {"support.codes": (clips,), "support.embeddings": (clips, width)}
+    if kind is not None:
+        wanted |= {"head.weight": (1, way, width), "head.bias": (1, way)}
     if "head.centre" in shapes:
         wanted["head.centre"] = (1, width)
     if source is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones import Backbone, ClassDirections
+from fsmer.backbones import Backbone, ClassDirections, as_backbone
 from fsmer.data.table import known_texts
 from fsmer.errors import FsmerError
 from fsmer.transfer.heads import one_hot
@@ -59,14 +60,14 @@ class SourceModel:
     descriptions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def wrap(cls, model: Backbone | SourceModel) -> SourceModel:
-        """`model` itself if it is a `SourceModel` already."""
-        return model if isinstance(model, SourceModel) else cls(model)
+    def wrap(cls, model: Backbone | SourceModel | str | os.PathLike[str]) -> SourceModel:
+        """`model` itself if it is a `SourceModel` already, else the backbone that it stands for (see `as_backbone`)."""
+        return model if isinstance(model, SourceModel) else cls(as_backbone(model))
 
     @classmethod
     def of_members(cls, model: Backbone | SourceModel | Sequence[SourceModel], count: int) -> Sequence[SourceModel]:
         """One for each of `count` members: the same for all, or their own."""
-        if isinstance(model, (SourceModel, Backbone)):
+        if isinstance(model, str) or not isinstance(model, Sequence):
             return [cls.wrap(model)] * count
         if len(model) != count:
             raise ValueError(f"{len(model)} models came for {count} members; give one for all, or one for each.")

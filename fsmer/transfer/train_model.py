@@ -11,7 +11,7 @@ import torch
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone
-from fsmer.backbones.base import as_device
+from fsmer.backbones.base import as_device, check_saveable
 from fsmer.backbones.registry import fresh_model
 from fsmer.errors import FsmerError
 from fsmer.training.tensorboard import tensorboard_log
@@ -94,6 +94,8 @@ def train(
         raise FsmerError("the method registered as 'train' is not the one of fsmer.transfer.full_training.")
     where = None if device is None else as_device(device)
     backbone = fresh_model(model, method.seed, arguments)
+    if out is not None:
+        check_saveable(backbone)  # before hours of training
     if where is not None:
         # The caller's own network stays where it is.
         backbone = copy.deepcopy(backbone).to(where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -30,6 +30,8 @@ class ZeroShot(Method):
 
     The support set is not read. After a source domain it is the source's cosine classifier used directly on the target.
     """
+
+    batched: ClassVar[bool] = True
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """The prior as a head; a class that it does not know scores as the mean of those that it knows."""

@@ -1,0 +1,134 @@
+"""`wrap`: any `torch.nn.Module` as a backbone, in one call."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import re
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsmer.ambient import library_settings
+from fsmer.backbones.base import Backbone, check_saveable
+from fsmer.data.spec import InputSpec
+from fsmer.errors import DataError, FsmerError, SpecMismatchError
+from fsmer.memory import out_of_memory
+
+__all__ = ["wrap"]
+
+
+class WrappedModule(Backbone):
+    """A plain module as a backbone, see `wrap`."""
+
+    def __init__(self, module: nn.Module, expects: Sequence[InputSpec]) -> None:
+        super().__init__(input_spec=expects, embed_dim=0, config={})
+        self.module = module
+        # Names what tells two modules with equal weights apart, so that neither takes over the results of the other.
+        readable = re.sub(r"\W+", "_", type(module).__name__)
+        self.name = f"{readable}-{_code_digest(module)}"  # type: ignore[misc]
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Embeddings of shape (B, embed_dim); of (B, embed_dim, 1, 1) the last two axes are dropped."""
+        found = self.module(inputs)
+        if isinstance(found, Tensor) and found.ndim > 2 and found.shape[2:].numel() == 1:
+            return found.flatten(1)
+        return found  # type: ignore[no-any-return]
+
+    def save_pretrained(self, folder: str | Path, **_: Any) -> Path:  # type: ignore[override]
+        """Refused: saved weights cannot name the code that they belong to."""
+        check_saveable(self)
+        raise AssertionError("a wrapped module is never registered")
+
+
+@library_settings()
+def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim: int | None = None) -> Backbone:
+    """A plain module as a backbone that every function of fsmer takes in place of a model's name.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Gives embeddings of shape (B, D), or (B, D, 1, 1), for media of shape (B, \\*spec.shape). It is copied: neither
+        its weights nor its mode change, and the backbone does not follow when it is trained further.
+    expects : InputSpec or sequence of InputSpec
+        The media that it takes. With several it is called with a dict of tensors by kind.
+    embed_dim : int, optional
+        D; default what the module gives for media of zeros.
+
+    Returns
+    -------
+    Backbone
+        In evaluation mode. Its name ends in a digest of the module's structure and of the source of its classes, by
+        which results are told apart from those of another module with equal weights. It cannot be saved, since saved
+        weights name no code: for that, register a class (`fsmer.backbones.register_backbone`).
+
+    Raises
+    ------
+    DataError
+        `module` is no plain module, or `expects` no InputSpec.
+    SpecMismatchError
+        The module fails on media of `expects`, or gives no embeddings of length `embed_dim` for them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> network = torch.nn.Sequential(torch.nn.AvgPool2d(7), torch.nn.Flatten())
+    >>> fsmer.wrap(network, fsmer.InputSpec("flow", (28, 28), ("u", "v"), "minmax")).embed_dim
+    32
+    """
+    if not isinstance(module, nn.Module) or isinstance(module, Backbone):
+        what = "a Backbone already" if isinstance(module, Backbone) else f"no torch.nn.Module but {module!r:.100}"
+        raise DataError(f"wrap was given {what}; give a plain module that is made already, or use the backbone as is.")
+    specs = (expects,) if isinstance(expects, InputSpec) else tuple(expects)
+    if not specs or not all(isinstance(spec, InputSpec) for spec in specs):
+        raise DataError(f"expects is {expects!r:.100}; give the InputSpec of each medium that the module takes.")
+    if len({spec.kind for spec in specs}) < len(specs):
+        raise DataError(f"expects names a kind twice ({', '.join(spec.kind for spec in specs)}); give one of each.")
+    who = type(module).__name__
+    wanted = ", ".join(spec.describe() for spec in specs)
+    try:
+        made = WrappedModule(copy.deepcopy(module), specs).eval()
+        like = next((value for value in made.parameters() if value.is_floating_point()), torch.zeros(()))
+        media = {spec.kind: torch.zeros(2, *spec.shape, dtype=like.dtype, device=like.device) for spec in specs}
+        with torch.no_grad():
+            found = made(media if len(media) > 1 else media[specs[0].kind])
+    # Code from outside raises whatever it likes.
+    except Exception as error:
+        if isinstance(error, FsmerError) or out_of_memory(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise SpecMismatchError(
+            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason}); give the InputSpec of what it "
+            "takes, or correct its forward."
+        ) from error
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+        given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise SpecMismatchError(
+            f"the module {who} gives {given} for two clips of {wanted}, but a tensor of shape (2, D) is expected; let "
+            "its forward give one vector a clip, for example by pooling and torch.nn.Flatten."
+        )
+    if embed_dim not in (None, found.shape[1]):
+        raise SpecMismatchError(
+            f"the module {who} gives {found.shape[1]} numbers a clip, but embed_dim is {embed_dim}; leave it out."
+        )
+    made.embed_dim = found.shape[1]
+    return made
+
+
+def _code_digest(module: nn.Module) -> str:
+    """Of structure and source; another one each time where a class has no source, as in an interactive interpreter."""
+    digest = hashlib.sha256(repr(module).encode())
+    for cls in sorted(
+        {type(part) for part in module.modules()}, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}"
+    ):
+        if cls.__module__.partition(".")[0] != "torch":
+            try:
+                digest.update(inspect.getsource(cls).encode())
+            except (OSError, TypeError):
+                digest.update(uuid.uuid4().bytes)
+    return digest.hexdigest()[:8]

@@ -1,0 +1,92 @@
+"""The table and stores that a clip set and its parts share, with names and codes of data sets, subjects and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fsmer.data.clip import Clip, media_error
+from fsmer.data.media import LazyArray, MediaStore
+from fsmer.data.table import cells_as_text
+from fsmer.errors import MediaError
+
+__all__ = ["CodedTable", "compact", "counted"]
+
+
+class CodedTable:
+    """The table and stores that a clip set and all its parts share, with the codes that make masks and counts cheap."""
+
+    def __init__(self, frame: pd.DataFrame, media: Mapping[str, MediaStore]) -> None:
+        self.frame = frame
+        self.media = dict(media)
+        self._codes: dict[str, NDArray[np.int64]] = {}
+
+    @cached_property
+    def ids(self) -> NDArray[np.object_]:
+        return np.asarray(self.frame["clip"].to_numpy(object))
+
+    def codes(self, column: str) -> NDArray[np.int64]:
+        if column not in self._codes:
+            self._codes[column] = self.frame[column].cat.codes.to_numpy(np.int64)
+        return self._codes[column]
+
+    def categories(self, column: str) -> tuple[str, ...]:
+        return tuple(self.frame[column].cat.categories.tolist())
+
+    def coded(self, column: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        if column in ("dataset", "subject", "label"):
+            return self.categories(column), self.codes(column)
+        words = cells_as_text(self.frame[column], column)
+        codes, names = pd.factorize(np.array([word or None for word in words], object), sort=True)
+        return tuple(names.tolist()), codes.astype(np.int64)
+
+    def values(self, column: str) -> NDArray[np.object_]:
+        # The last entry answers code -1, the unlabelled clips.
+        return np.array([*self.categories(column), None], object)[self.codes(column)]
+
+    @cached_property
+    def people(self) -> tuple[tuple[tuple[str, str], ...], NDArray[np.int64]]:
+        datasets, subjects = self.categories("dataset"), self.categories("subject")
+        pair = self.codes("dataset") * len(subjects) + self.codes("subject")
+        present, codes = np.unique(pair, return_inverse=True)
+        names = tuple((datasets[code // len(subjects)], subjects[code % len(subjects)]) for code in present.tolist())
+        return names, codes.astype(np.int64)
+
+    def with_labels(self, classes: Sequence[str], codes: NDArray[np.int64]) -> CodedTable:
+        labels = pd.Categorical.from_codes(codes, categories=list(classes)).reorder_categories(sorted(classes))
+        return CodedTable(self.frame.assign(label=labels), self.media)
+
+    def clip(self, row: int) -> Clip:
+        values = {name: self.frame[name].iat[row] for name in self.frame.columns}
+        label = values.pop("label")
+        return Clip(
+            id=values.pop("clip"),
+            dataset=values.pop("dataset"),
+            subject=values.pop("subject"),
+            label=label if isinstance(label, str) else None,
+            aus=values.pop("aus"),
+            media={kind: LazyArray(store, row) for kind, store in self.media.items()},
+            extra=values,
+        )
+
+    def media_error(self, row: int, reason: str) -> MediaError:
+        return media_error(self.ids[row], self.frame["dataset"].iat[row], reason)
+
+
+def counted(names: tuple[str, ...], codes: NDArray[np.int64]) -> str:
+    """Names with the number of their codes, in one phrase."""
+    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
+    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+
+
+def compact(names: Sequence[Any], codes: NDArray[np.int64]) -> tuple[tuple[Any, ...], NDArray[np.int64]]:
+    """Names that occur, and codes into them; -1 stays -1."""
+    # The last entry of the lookup answers code -1.
+    present = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
+    lookup = np.append(np.cumsum(present) - 1, -1)
+    return tuple(name for name, there in zip(names, present.tolist(), strict=True) if there), lookup[codes]

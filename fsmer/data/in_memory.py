@@ -1,0 +1,114 @@
+"""The tables and stores of clips that are given as arrays or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from fsmer.arrays import plain_array
+from fsmer.data.clip import Clip, no_such_kind
+from fsmer.data.media import ArrayStore, ConcatStore, LazyArray, MediaStore
+from fsmer.data.spec import InputSpec
+from fsmer.data.table import CORE_COLUMNS, plain_texts
+from fsmer.errors import DataError, SpecMismatchError
+
+__all__ = ["from_arrays", "from_clips"]
+
+
+def from_arrays(
+    media: ArrayLike | Mapping[str, ArrayLike],
+    spec: InputSpec | Sequence[InputSpec] | None,
+    *,
+    labels: ArrayLike | None,
+    subjects: ArrayLike | None,
+    datasets: ArrayLike,
+    ids: ArrayLike | None,
+    aus: ArrayLike | None,
+) -> tuple[pd.DataFrame, dict[str, ArrayStore]]:
+    """Table and stores of media in memory; parameters and errors are those of `ClipSet.from_arrays`."""
+    specs = [spec] if isinstance(spec, InputSpec) else list(spec or [])
+    stores = {store.spec.kind: store for store in _array_stores(media, specs)}
+    n = len(next(iter(stores.values())))
+    dataset = _column("dataset", "datasets", datasets, n)
+    columns = {
+        "clip": [f"{name or 'mine'}-{row:0{len(str(n - 1))}d}" for row, name in enumerate(dataset)]
+        if ids is None
+        else _column("clip", "ids", ids, n),
+        "dataset": dataset,
+        "subject": _column("subject", "subjects", subjects, n),
+        "label": _column("label", "labels", labels, n),
+        "aus": _column("aus", "aus", aus, n),
+    }
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()}), stores
+
+
+def from_clips(clips: Sequence[Clip]) -> tuple[pd.DataFrame, dict[str, MediaStore]]:
+    """Table and stores of single clips; errors are those of `ClipSet.from_clips`."""
+    clips = list(clips)
+    if not clips:
+        raise DataError("the list of clips is empty; a clip set needs at least one clip.")
+    media: dict[str, MediaStore] = {}
+    for kind in clips[0].media:
+        media[kind] = _store_of([_lazy(clip, kind) for clip in clips], clips)
+    for clip in clips:
+        for kind in clip.media:
+            if kind not in media:
+                raise no_such_kind(f"clip {clips[0].id!r} holds", kind, media)
+    records = [
+        {**clip.extra, **{name: getattr(clip, name) for name in CORE_COLUMNS[1:]}, "clip": clip.id} for clip in clips
+    ]
+    return pd.DataFrame(records), media
+
+
+def _column(column: str, name: str, values: ArrayLike | None, n: int) -> list[str | None]:
+    if values is None or isinstance(values, (str, bytes, int, float, Enum)) or getattr(values, "shape", None) == ():
+        return plain_texts([values], column) * n
+    listed = plain_texts(values, column)
+    if len(listed) != n:
+        raise DataError(f"there are {n} clips but {len(listed)} {name}; give one a clip.")
+    return listed
+
+
+def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[InputSpec]) -> list[ArrayStore]:
+    by_kind = {spec.kind: spec for spec in specs}
+    single = not isinstance(media, Mapping)
+    given: Mapping[str, ArrayLike] = {specs[0].kind if specs else "flow": media} if single else media  # type: ignore[dict-item, assignment]
+    if not given:
+        raise DataError("the mapping of media is empty; give at least one kind, for example flow.")
+    stores = []
+    for kind, values in given.items():
+        array = plain_array(values, "the array of media" if single else f"the array of {kind}")
+        if array.size == 0:
+            raise DataError(f"the array of {kind} is empty; a clip set needs at least one clip.")
+        if kind not in by_kind and kind != "flow":
+            raise DataError(f"nothing says what the arrays of kind {kind!r} hold; pass spec with its InputSpec.")
+        stores.append(ArrayStore(array, by_kind.get(kind)))
+    return stores
+
+
+def _lazy(clip: Clip, kind: str) -> LazyArray:
+    if kind not in clip.media:
+        raise no_such_kind(f"clip {clip.id!r} holds", kind, clip.media)
+    return clip.media[kind]
+
+
+def _store_of(lazies: Sequence[LazyArray], clips: Sequence[Clip]) -> MediaStore:
+    stores: dict[int, MediaStore] = {}
+    numbers: dict[int, int] = {}
+    for lazy, clip in zip(lazies, clips, strict=True):
+        if id(lazy.store) not in stores:
+            try:
+                lazy.spec.check_feeds(lazies[0].spec)
+            except SpecMismatchError as error:
+                raise SpecMismatchError(
+                    f"clip {clip.id!r} holds {lazy.spec.describe()}, "
+                    f"but clip {clips[0].id!r} holds {lazies[0].spec.describe()}; prepare all clips with one recipe."
+                ) from error
+            numbers[id(lazy.store)] = len(stores)
+            stores[id(lazy.store)] = lazy.store
+    which = np.array([numbers[id(lazy.store)] for lazy in lazies], np.int32)
+    return ConcatStore(list(stores.values()), which, np.array([lazy.row for lazy in lazies], np.int64))
