@@ -54,7 +54,7 @@ class EpisodeTask:
 
     @property
     def trusted(self) -> bool:
-        """Whether episodes are solved together; else each comes alone: the supports of others hold labels of queries."""
+        """Whether episodes are solved together; else each comes alone: supports of others hold labels of queries."""
         return solves_together(self.method)
 
     def learner(self) -> tuple[Method, SourceModel]:

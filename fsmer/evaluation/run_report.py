@@ -69,6 +69,7 @@ def run_report(one: Evaluation, results: Mapping[int, SeedResult], options: RunO
     first = next(iter(results.values())).answers
     asked_twice = bool(np.bincount(first.predictions.clip).max(initial=0) > 1)
     settings = {"name": protocol.name, "title": protocol.title, "hash": protocol.hash, "settings": protocol.to_dict()}
+    settings |= plugin_entry(PROTOCOLS, type(protocol))
     make = functools.partial(
         Report.from_predictions,
         one.clips,
@@ -79,9 +80,7 @@ def run_report(one: Evaluation, results: Mapping[int, SeedResult], options: RunO
         # Folds divide the clips among themselves and are pooled; episodes that judge clips repeatedly are averaged.
         averaging="episodes" if len(episodes) > 1 and (episodes.uniform or asked_twice) else "pooled",
         seed=one.seed,
-        protocol=settings
-        | plugin_entry(PROTOCOLS, type(protocol))
-        | ({"descriptions": one.descriptions} if one.descriptions else {}),
+        protocol=settings | ({"descriptions": one.descriptions} if one.descriptions else {}),
         model=_model_entry(one, results),
         method=one.method.to_dict()
         | plugin_entry(METHODS, type(one.method))
