@@ -24,6 +24,7 @@ __all__ = [
     "by_dataset",
     "by_seed",
     "confusion",
+    "markdown_table",
     "oracle_gap",
     "plain",
     "provenance",
@@ -202,7 +203,7 @@ def report_markdown(report: Report) -> str:
     lines += [f"Model {markdown(report.model['name'])}, {counts}; {report.how}.", ""]
     tables = (by_dataset(report), oracle_gap(report), by_seed(report), by_class(report), confusion(report))
     for table in filter(None, tables):
-        lines += [f"{stamp}{table.title}:", "", *_table(table), ""]
+        lines += [f"{stamp}{table.title}:", "", *markdown_table(table), ""]
     if report.notes:
         lines += [*(f"Note: {markdown(note)}" for note in report.notes), ""]
     # Without how and when: the same report gives the same page.
@@ -210,7 +211,8 @@ def report_markdown(report: Report) -> str:
     return "\n".join([*lines, ""])
 
 
-def _table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
+    """Lines of a table in Markdown; text is escaped, figures and counts need no escape."""
     head, *rows = (
         [markdown(cell) if isinstance(cell, str) else show_cell(cell) for cell in row]
         for row in (table.head, *table.rows)
