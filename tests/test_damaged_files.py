@@ -154,7 +154,7 @@ def test_figures_and_probabilities_that_are_not_finite_are_not_compared(run: Pat
         (lambda held: held["confusion"].pop(), "confusion matrix"),
         (lambda held: held["per_seed"].append(held["per_seed"][0]), "stands twice"),
         (lambda held: held["counts"].update(predictions=10**30), "counts.predictions"),
-        (lambda held: held["counts"].update(clips=9), "tells of 9"),
+        (lambda held: held["counts"].update(clips=9), "counts 9"),
         (lambda held: held.update(seed="2020-99-99"), "seed: .*not '2020-99-99'"),
         (lambda held: held.update(classes=3.5), "classes: .*not 3.5"),
         (lambda held: held["model"].pop("weights_hash"), "model.weights_hash"),

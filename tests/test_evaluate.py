@@ -15,8 +15,7 @@ from fsmer.backbones import Backbone, create_model, load_model
 from fsmer.data import ClipSet, concat
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, MissingDatasetError, OutputError, ProtocolError, UnknownNameError
-from fsmer.evaluation import Report, evaluate
-from fsmer.evaluation import episodes_run as runner
+from fsmer.evaluation import Report, evaluate, seed_runs, solving
 from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Method, adapt, list_methods, load_method
 
@@ -198,7 +197,7 @@ def test_an_interrupted_run_leaves_no_report_and_goes_on_to_the_same_result(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "FOLD_CELLS", 3 * len(clips))  # batches of three folds
+    monkeypatch.setattr(solving, "FOLD_CELLS", 3 * len(clips))  # batches of three folds
     solver = load_method("finetune", train_backbone=True, steps=2) if method == "finetune+" else load_method(method)
     protocol = load_protocol(name, **settings)
     whole = evaluate(protocol, backbone, solver, clips=clips)
@@ -248,7 +247,7 @@ def test_finished_episodes_count_for_the_very_same_run_only(backbone: Backbone, 
         ({"model": create_model("facs-flow")}, "another model .*facs-flow with weights"),
     ):
         # Results of two runs never meet in one folder: the message says what differs and what to do.
-        with pytest.raises(OutputError, match=f"{words}.*must not be mixed.*--no-resume") as refused:
+        with pytest.raises(OutputError, match=f"{words}.*--no-resume") as refused:
             stop(**changes)  # type: ignore[arg-type]
         assert str(refused.value).count(". ") == 0
     assert stop(resume=False, method="protonet_cosine") == 0
@@ -268,7 +267,7 @@ def test_an_unfinished_run_of_another_version_is_not_taken_over(
         about.write_text(about.read_text()[:40])
     else:
         about.write_text(json.dumps(json.loads(about.read_text()) | {"format_version": 1}))
-    with pytest.raises(OutputError, match=r"another version of fsmer wrote or that lost its run\.json"):
+    with pytest.raises(OutputError, match=r"run\.json.*--no-resume"):
         evaluate(protocol, backbone, "protonet", clips=clips, out=tmp_path)
     report = evaluate(protocol, backbone, "protonet", clips=clips, out=tmp_path, resume=False)
     assert Report.load(tmp_path).uf1 == report.uf1
@@ -292,7 +291,7 @@ def test_a_damaged_intermediate_file_is_computed_again(backbone: Backbone, clips
 def test_long_runs_write_finished_episodes_as_they_go(
     backbone: Backbone, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(seed_runs, "FLUSH_SECONDS", 0.0)
     found: list[int] = []
 
     def look(stage: str, done: int, total: int) -> None:

@@ -27,8 +27,7 @@ from fsmer.backbones import Backbone
 from fsmer.cli.app import app
 from fsmer.data import ClipSet
 from fsmer.errors import FsmerError, OutputError, ProtocolError, SupportError
-from fsmer.evaluation import Report, evaluate, isolated
-from fsmer.evaluation import episodes_run as runner
+from fsmer.evaluation import Report, evaluate, isolated, seed_runs
 from fsmer.evaluation.isolated import ProcessEnded, Processes
 from fsmer.kernels.compiled import compiled
 from fsmer.plugins import METHODS
@@ -118,7 +117,7 @@ def _one_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     class Shared(Processes):
         call = held.call
 
-    monkeypatch.setattr(runner, "Processes", Shared)
+    monkeypatch.setattr(seed_runs, "Processes", Shared)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +226,7 @@ def test_a_process_that_is_killed_for_its_memory_leaves_its_fold_to_fewer(
 ) -> None:
     (tmp_path / "flag").touch()
     method = Failing(train_backbone=True, how="kill", flag=str(tmp_path / "flag"))
-    with pytest.warns(UserWarning, match="going on with 1 at a time"), pytest.raises(ProcessEnded, match="'mine/003'"):
+    with pytest.warns(UserWarning, match="1 at a time"), pytest.raises(ProcessEnded, match="'mine/003'"):
         evaluate("loso", backbone, method, clips=clips, isolate="process", jobs=2)
 
 
@@ -236,7 +235,7 @@ def test_a_method_that_cannot_be_sent_is_refused_in_a_sentence(backbone: Backbon
     method = load_method("finetune", train_backbone=True, steps=1)
     held = TinyBackbone(8).eval()
     held.lock = threading.Lock()  # type: ignore[assignment]
-    with pytest.raises(FsmerError, match=r"'mine/001' to a process of its own.*lock.*leave isolate out"):
+    with pytest.raises(FsmerError, match=r"isolate='process'.*'mine/001'.*lock"):
         isolated.Processes().call(print, method, held, threads=1, about="'mine/001'")
 
 

@@ -22,7 +22,8 @@ from fsmer.data.saved import ArrayWriter
 from fsmer.errors import OutputError
 from fsmer.evaluation import Report, evaluate
 from fsmer.evaluation.embedding_cache import cache_folder, embed_cached
-from fsmer.evaluation.run_folder import EpisodeResults, PartStore, RunFolder, RunSize
+from fsmer.evaluation.episode_results import EpisodeResults, PartStore, RunSize
+from fsmer.evaluation.run_folder import RunFolder
 from fsmer.io import MARK, block_digests, digest
 from fsmer.synthetic.clips import synthetic_clips
 from fsmer.transfer import Method, Recognizer, load_method

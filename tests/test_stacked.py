@@ -366,7 +366,8 @@ def test_folds_and_seeds_of_a_run_are_trained_in_one_stack(fresh, clips, tmp_pat
                 raise KeyboardInterrupt
             yield found
 
-    monkeypatch.setattr("fsmer.evaluation.episodes_run._on_cpu", lambda model: False)
+    for module in ("seed_runs", "training_folds"):
+        monkeypatch.setattr(f"fsmer.evaluation.{module}.on_cpu", lambda model: False)
     monkeypatch.setattr("fsmer.transfer.fine_tuning.train_together", stacked)
     stop, folds = -1, len(np.unique(clips.subjects))
     together = judged()

@@ -1,6 +1,6 @@
 """Embeddings on disk, so that no clip goes through the same network twice, whatever the run, protocol or method.
 
-An entry is found by the network (hash of its weights and of what it eats) and by the content of the clip's media, so
+An entry is found by the network (hash of its weights and of its input) and by the content of the clip's media, so
 that neither new weights nor maps extracted anew under an old name can meet an old embedding. Entries lie in
 ``$FSMER_CACHE``, else in ``$XDG_CACHE_HOME/fsmer``, else in ``~/.cache/fsmer``; ``FSMER_CACHE=off`` keeps none. They
 hold embeddings and hashes, no media, ids or labels. A file's name is the digest of its content; one that does not fit
@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,10 +83,9 @@ def content_ids(backbone: Backbone, clips: ClipSet, *, progress: Progress | None
         As for `fsmer.embed`.
     """
     check_clips(backbone, clips)
-    ids, size = np.zeros((len(clips), ID_BYTES), np.uint8), batch_of(backbone)
-    for start in range(0, len(clips), size):
-        stop = min(start + size, len(clips))
-        ids[start:stop] = _hashes(_read(backbone, clips, start, stop))
+    ids = np.zeros((len(clips), ID_BYTES), np.uint8)
+    for start, stop, arrays in _batches(backbone, clips):
+        ids[start:stop] = _hashes(arrays)
         if progress is not None:
             progress(stop, len(clips))
     return ids
@@ -118,50 +117,41 @@ def embed_cached(
     Tensor of shape (N, embed_dim), uint8 array of shape (N, 16)
     """
     check_clips(backbone, clips)
-    shelf = None if folder is None else _Shelf(Path(folder), backbone)
-    total, size = len(clips), batch_of(backbone)
+    kept = None if folder is None else _KeptEmbeddings(Path(folder), backbone)
+    total = len(clips)
     ids, embeddings = np.zeros((total, ID_BYTES), np.uint8), torch.zeros(total, backbone.embed_dim)
     try:
-        for start in range(0, total, size):
-            stop = min(start + size, total)
-            arrays = _read(backbone, clips, start, stop)
+        for start, stop, arrays in _batches(backbone, clips):
             ids[start:stop] = _hashes(arrays)
             missing = np.arange(stop - start)
-            if shelf is not None:
-                missing = shelf.fill(ids[start:stop], embeddings[start:stop])
+            if kept is not None:
+                missing = kept.fill(ids[start:stop], embeddings[start:stop])
             if len(missing):
-                found = embed(backbone, {kind: array[missing] for kind, array in arrays.items()}, batch_size=size)
+                found = embed(
+                    backbone, {kind: array[missing] for kind, array in arrays.items()}, batch_size=batch_of(backbone)
+                )
                 embeddings[torch.from_numpy(start + missing)] = found
-                if shelf is not None:
-                    shelf.add(ids[start + missing], found)
+                if kept is not None:
+                    kept.add(ids[start + missing], found)
             if progress is not None:
                 progress(stop, total)
     finally:
         # An interrupted run keeps what it has embedded.
-        if shelf is not None:
-            shelf.flush()
+        if kept is not None:
+            kept.flush()
     return embeddings, ids
 
 
-class _Shelf:
-    """The kept embeddings of one network.
-
-    A file is an array of records (id, embedding) that is mapped into memory; new entries go to new files, so that no
-    file ever changes.
-    """
+class _KeptEmbeddings:
+    """Those of one network: files of records (id, embedding), mapped into memory, of which none ever changes."""
 
     def __init__(self, root: Path, backbone: Backbone) -> None:
         device = next((value.device.type for value in backbone.parameters()), "cpu")
-        recipe = [
-            VERSION,
-            [spec.to_dict() for spec in backbone.input_specs],
-            backbone.config,
-            device,
-            torch.__version__,
-        ]
-        eats = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        specs = [spec.to_dict() for spec in backbone.input_specs]
+        recipe = json.dumps([VERSION, specs, backbone.config, device, torch.__version__], sort_keys=True, default=str)
+        key = f"{model_hash(backbone)}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
         self.root = root
-        self.folder = root / f"{backbone.name or type(backbone).__name__}-{model_hash(backbone)}-{eats}"
+        self.folder = root / f"{backbone.name or type(backbone).__name__}-{key}"
         self.dtype = np.dtype([("id", np.uint8, (ID_BYTES,)), ("embedding", "<f4", (backbone.embed_dim,))])
         self._arrays: list[NDArray[np.void]] = []
         self._places: dict[bytes, tuple[int, int]] = {}
@@ -170,20 +160,17 @@ class _Shelf:
         # A cache may fail without harm, whatever lies in its place.
         with contextlib.suppress(OSError):
             for path in sorted(self.folder.glob("*.npy")):
-                self._verify(path)
-
-    def _verify(self, path: Path) -> None:
-        try:
-            if file_digest(path) != path.stem:
-                raise ValueError("altered")
-            self._open(path)
-        except (OSError, ValueError):
-            # Removed by another process in between, or damaged: its clips are embedded again.
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return
-        with contextlib.suppress(OSError):
-            os.utime(path)  # used now: it is not among the first to go
+                try:
+                    if file_digest(path) != path.stem:
+                        raise ValueError("altered")
+                    self._open(path)
+                except (OSError, ValueError):
+                    # Removed by another process in between, or damaged: its clips are embedded again.
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                    continue
+                with contextlib.suppress(OSError):
+                    os.utime(path)  # used now: it is not among the first to go
 
     def _open(self, path: Path) -> None:
         array = map_array(path)
@@ -235,10 +222,14 @@ class _Shelf:
         self._written = time.monotonic()
 
 
-def _read(backbone: Backbone, clips: ClipSet, start: int, stop: int) -> dict[str, NDArray[np.float32]]:
-    inputs = read_inputs(backbone, clips, np.arange(start, stop))
-    by_kind = inputs if isinstance(inputs, dict) else {backbone.input_specs[0].kind: inputs}
-    return {kind: value.numpy() for kind, value in by_kind.items()}
+def _batches(backbone: Backbone, clips: ClipSet) -> Iterator[tuple[int, int, dict[str, NDArray[np.float32]]]]:
+    """First and last row of every batch, and its media by kind."""
+    size = batch_of(backbone)
+    for start in range(0, len(clips), size):
+        stop = min(start + size, len(clips))
+        inputs = read_inputs(backbone, clips, np.arange(start, stop))
+        by_kind = inputs if isinstance(inputs, dict) else {backbone.input_specs[0].kind: inputs}
+        yield start, stop, {kind: value.numpy() for kind, value in by_kind.items()}
 
 
 def _hashes(arrays: dict[str, NDArray[np.float32]]) -> Ids:
@@ -266,11 +257,10 @@ def _files(root: Path) -> list[tuple[float, int, Path]]:
 def _prune(root: Path, limit: int) -> None:
     for folder in root.iterdir():
         remove_unfinished(folder)
-    files = sorted(_files(root))
-    held = sum(size for _, size, _ in files)
-    for _, size, path in files:
-        if held <= limit:
-            return
-        with contextlib.suppress(OSError):
-            path.unlink()
-            held -= size
+    held = 0
+    # The newest are kept.
+    for _, size, path in sorted(_files(root), reverse=True):
+        held += size
+        if held > limit:
+            with contextlib.suppress(OSError):
+                path.unlink()

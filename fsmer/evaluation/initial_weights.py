@@ -31,10 +31,8 @@ class InitialWeights:
     ----------
     given : Backbone or None
         The one backbone; ``None``: fresh weights.
-    name : str
+    name, arguments
         Of the backbone whose weights are drawn.
-    arguments : mapping
-        Of its constructor.
     device : torch.device
         Where fresh weights go.
     """
@@ -68,8 +66,8 @@ class InitialWeights:
         if isinstance(model, InitialWeights):
             if arguments:
                 raise WeightsError(
-                    f"{', '.join(arguments)} came with a starting point, which has arguments of its own; make it with "
-                    "them (InitialWeights.of)."
+                    f"{', '.join(arguments)} came with initial weights, which have arguments of their own; make them "
+                    "with these (InitialWeights.of)."
                 )
             return model
         if not isinstance(model, (str, os.PathLike)):
@@ -78,13 +76,12 @@ class InitialWeights:
         name = os.fspath(model)
         try:
             backbone_class(name)
-            ships = (resource_folder("pretrained") / name / CONFIG_FILE).is_file()
         except UnknownNameError:
             # A folder or a repository; anything else is refused by name.
             backbone = load_model(name)
             refuse_arguments(backbone, arguments, f"the weights in {name}")
             return cls(backbone)
-        if ships and not arguments:
+        if not arguments and (resource_folder("pretrained") / name / CONFIG_FILE).is_file():
             return cls(load_model(name))
         if method.keeps_backbone:
             raise WeightsError(
@@ -102,9 +99,8 @@ class InitialWeights:
 
     def describe(self) -> str:
         """Name and weights in words."""
-        device = (
-            self.device if self.given is None else next((one.device for one in self.given.parameters()), self.device)
-        )
+        weights = () if self.given is None else self.given.parameters()
+        device = next((one.device for one in weights), self.device)
         # The arithmetic of another device gives other digits.
         where = "" if device.type == "cpu" else f" on {device.type}"
         if self.given is not None:

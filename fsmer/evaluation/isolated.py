@@ -42,7 +42,7 @@ START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from fsmer.eva
 PRELOADED = ("fsmer.data", "torch._dynamo")
 # Bytes of a length.
 LENGTH = 8
-# How often a call is looked after that sends nothing, and how long a process may take to end.
+# Seconds between checks on a call that sends nothing, and how long a process may take to end.
 PATIENCE = 1.0
 
 
@@ -84,10 +84,8 @@ class Processes:
 
         Raises
         ------
-        ProcessEnded
-            The process has ended without an answer.
         FsmerError
-            An argument cannot be sent to a process.
+            An argument cannot be sent to a process, or that ended without an answer (`ProcessEnded`).
         Exception
             What the function raised, as the same type where that is loaded here.
         """
@@ -103,10 +101,13 @@ class Processes:
             ) from error
         parts = [part for one in args for part in (one, getattr(one, "backbone", None))]
         modules = sorted({function.__module__, *(type(part).__module__ for part in parts)} - {"__main__", "builtins"})
-        told = {"path": sys.path, "modules": modules, "threads": threads, "forks": FORKS}
-        server = self._idle.pop() if self._idle else self._start()
+        request = {"path": sys.path, "modules": modules, "threads": threads, "forks": FORKS}
+        if self._idle:
+            server = self._idle.pop()
+        else:
+            self._all.append(server := _Server())
         try:
-            answer = server.ask(json.dumps(told).encode(), task)
+            answer = server.ask(json.dumps(request).encode(), task)
         except BaseException:
             self._end(server)
             raise
@@ -120,11 +121,6 @@ class Processes:
         """End all processes, those that are at a call too."""
         for server in tuple(self._all):
             self._end(server)
-
-    def _start(self) -> _Server:
-        server = _Server()
-        self._all.append(server)
-        return server
 
     def _end(self, server: _Server) -> None:
         for held in (self._idle, self._all):
@@ -147,10 +143,10 @@ class _Server:
         self.tasks: Any = self.process.stdin
         self.answers: Any = self.process.stdout
 
-    def ask(self, told: bytes, task: bytes) -> bytes:
+    def ask(self, request: bytes, task: bytes) -> bytes:
         """The answer to a task; nothing where the process has ended."""
         try:
-            _send(self.tasks, told)
+            _send(self.tasks, request)
             _send(self.tasks, task)
         except (OSError, ValueError):
             return b""
@@ -175,46 +171,40 @@ def _of_worker() -> Processes:
 def _read(answer: bytes, about: str) -> list[Answer]:
     """What a process has sent: pieces, or an error to be raised here."""
     head, _, numbers = answer.partition(b"\n")
-    told: dict[str, Any] = json.loads(head) if head else {"ended": None}
-    for warned in told.get("warnings", ()):
+    reply: dict[str, Any] = json.loads(head) if head else {"ended": None}
+    for warned in reply.get("warnings", ()):
         category = _class_of(warned, Warning) or UserWarning
         warnings.warn(warned["text"], category, stacklevel=2)
-    if "ended" in told:
-        how = "" if told["ended"] is None else f" ({told['ended']})"
+    if "ended" in reply:
+        how = f" ({reply['ended']})" if reply["ended"] else ""
         raise ProcessEnded(
             f"the process of {about} has ended without an answer{how}, often because memory ran out; "
             "run the same call again, which goes on from what is finished, with fewer jobs or more memory."
         )
-    if "error" in told:
-        raise _error_of(told["error"]) from _Traceback(told["traceback"])
-    found: list[Answer] = []
-    start = 0
-    for number, classes, shape in told["pieces"]:
-        count = int(np.prod(shape))
-        values = np.frombuffer(numbers, "<f4", count, offset=start).reshape(shape)
-        found.append((number, classes, values.astype(np.float32)))
-        start += 4 * count
-    return found
+    if "error" in reply:
+        raise _error_of(reply["error"]) from _Traceback(reply["traceback"])
+    pieces = reply["pieces"]
+    ends = np.cumsum([int(np.prod(shape)) for _, _, shape in pieces], dtype=int)
+    values = np.split(np.frombuffer(numbers, "<f4").astype(np.float32), ends)
+    return [(number, names, part.reshape(shape)) for (number, names, shape), part in zip(pieces, values, strict=False)]
 
 
-def _error_of(told: dict[str, Any]) -> Exception:
+def _error_of(reply: dict[str, Any]) -> Exception:
     """An error as the same type, where that is loaded here."""
-    kind = _class_of(told, Exception)
-    if kind is not None:
-        error: Exception
-        try:
-            error = kind(*told["args"])
-        except Exception:
-            # Its constructor takes something else than what it keeps.
-            error = kind.__new__(kind, *told["args"])
-        return error
-    return FsmerError(f"a process of its own ended with {told['name']}: {', '.join(map(str, told['args']))}")
+    kind = _class_of(reply, Exception)
+    if kind is None:
+        return FsmerError(f"a process of its own ended with {reply['name']}: {', '.join(map(str, reply['args']))}")
+    try:
+        return kind(*reply["args"])
+    except Exception:
+        # Its constructor takes something else than what it keeps.
+        return kind.__new__(kind, *reply["args"])
 
 
-def _class_of(told: dict[str, Any], base: type[T]) -> type[T] | None:
+def _class_of(reply: dict[str, Any], base: type[T]) -> type[T] | None:
     """The class that `_named` has named, where it is loaded here."""
-    kind: Any = sys.modules.get(told["module"])
-    for name in told["name"].split("."):
+    kind: Any = sys.modules.get(reply["module"])
+    for name in reply["name"].split("."):
         kind = getattr(kind, name, None)
     return kind if isinstance(kind, type) and issubclass(kind, base) else None
 
@@ -229,27 +219,27 @@ def serve() -> None:
     # What a method prints goes where messages go: the way back belongs to the answers.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    _load(PRELOADED)
+    _import_modules(PRELOADED)
     ready = False
     while (head := _receive(tasks)) is not None and (task := _receive(tasks)) is not None:
-        told = json.loads(head)
-        sys.path[:] = told["path"]
-        _load(told["modules"])
-        if not told["forks"]:
-            _send(answers, _answer(task, told["threads"]))
+        request = json.loads(head)
+        sys.path[:] = request["path"]
+        _import_modules(request["modules"])
+        if not request["forks"]:
+            _send(answers, _answer(task, request["threads"]))
             return
         if not ready:
             # Where compiled code is not kept, every fork would compile it anew.
             compile_all()
             ready = True
-        _send(answers, _in_fork(task, told["threads"], tasks))
+        _send(answers, _in_fork(task, request["threads"], tasks))
     # Nothing is left to be tidied up, which takes Python a second or more.
     os._exit(0)
 
 
-def _load(modules: Sequence[str]) -> None:
+def _import_modules(modules: Sequence[str]) -> None:
     for name in modules:
-        # One that cannot be loaded is told of by the call that needs it.
+        # One that cannot be loaded is named by the call that needs it.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
 
@@ -306,19 +296,18 @@ def _answer(task: bytes, threads: int) -> bytes:
             torch.set_num_threads(threads)
             function, args = pickle.loads(task)
             pieces: Sequence[Answer] = list(function(*args))
-            told: dict[str, Any] = {
-                "pieces": [[number, list(names), list(values.shape)] for number, names, values in pieces]
-            }
+            shapes = [[number, list(names), list(values.shape)] for number, names, values in pieces]
+            reply: dict[str, Any] = {"pieces": shapes}
             numbers = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for _, _, values in pieces)
         except BaseException as error:
             numbers = b""
             args = [one if isinstance(one, (str, int, float)) else repr(one) for one in error.args]
-            told = {"error": _named(type(error)) | {"args": args}, "traceback": traceback.format_exc()}
-    told["warnings"] = [_named(one.category) | {"text": str(one.message)} for one in warned]
+            reply = {"error": _named(type(error)) | {"args": args}, "traceback": traceback.format_exc()}
+    reply["warnings"] = [_named(one.category) | {"text": str(one.message)} for one in warned]
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    return json.dumps(told).encode() + b"\n" + numbers
+    return json.dumps(reply).encode() + b"\n" + numbers
 
 
 def _named(kind: type) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, ClassVar, NotRequired
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -18,31 +18,19 @@ from fsmer.errors import DataError
 from fsmer.io import CHECKSUM, read_bytes
 from fsmer.schema import Count, read_json
 
-__all__ = [
-    "Predictions",
-    "run_of",
-]
+__all__ = ["Predictions", "Seed", "run_of", "text_digest"]
 
 REPORT_FILE = "report.json"
-
-
 PREDICTIONS_FILE = "predictions.csv"
-
-
 EPISODES_FILE = "episodes.csv"
-
-
 MARKDOWN_FILE = "report.md"
-
-
 PICTURE_FILE = "confusion.png"
-
-
 PAGE_FILE = "report.html"
-
-
 # How and when the report was made; apart, so that the same run gives the same report to the last byte.
 RUN_FILE = "run.json"
+REMEDY = "run the same evaluation again"
+
+Seed = Annotated[int, Ge(0), Le(2**64 - 1)]
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,8 @@ class Predictions:
         Not a number for classes that the episode is not about.
     """
 
+    FIELDS: ClassVar = ("episode", "clip", "predicted", "probabilities")
+
     episode: NDArray[np.int32]
     clip: NDArray[np.int64]
     predicted: NDArray[np.int16]
@@ -69,11 +59,27 @@ class Predictions:
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """Put parts, each holding whole episodes, one after the other."""
-        names = ("episode", "clip", "predicted", "probabilities")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.FIELDS))
+
+    def rows(self, chosen: NDArray[Any]) -> Predictions:
+        """The answers of these rows, by number or by a mask."""
+        return Predictions(*(getattr(self, name)[chosen] for name in self.FIELDS))
 
     def __len__(self) -> int:
         return len(self.clip)
+
+
+class _RunFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
+    """What ``run.json`` holds: `Report.run`, and the digest of the report that it is about."""
+
+    report: str
+    call: NotRequired[str]
+    started: NotRequired[str]
+    machine: NotRequired[str]
+    seconds: NotRequired[Annotated[float, Ge(0)]]
+    resumed: NotRequired[Count]
+    seeds: NotRequired[list[Seed]]
+    identity: NotRequired[dict[str, str]]
 
 
 def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -89,23 +95,5 @@ def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def text_digest(text: str) -> str:
+    """Digest of a report's text, by which ``run.json`` names it."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-REMEDY = "run the same evaluation again"
-
-
-Seed = Annotated[int, Ge(0), Le(2**64 - 1)]
-
-
-class _RunFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    """What ``run.json`` holds: `Report.run`, and the digest of the report that it is about."""
-
-    report: str
-    call: NotRequired[str]
-    started: NotRequired[str]
-    machine: NotRequired[str]
-    seconds: NotRequired[Annotated[float, Ge(0)]]
-    resumed: NotRequired[Count]
-    seeds: NotRequired[list[Seed]]
-    identity: NotRequired[dict[str, str]]

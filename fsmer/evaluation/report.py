@@ -27,11 +27,17 @@ from fsmer.evaluation.predictions import (
     run_of,
     text_digest,
 )
-from fsmer.evaluation.report_consistency import contradicting_tables, unsound_rows, unsound_values
 from fsmer.evaluation.report_figures import Figures, report_figures
-from fsmer.evaluation.report_file import COLUMNS, FORMAT_VERSION, altered_files, read_report
-from fsmer.evaluation.report_markdown import report_markdown
-from fsmer.evaluation.report_tables import NAMES, ORACLE, plain, show_figure, shown
+from fsmer.evaluation.report_file import (
+    COLUMNS,
+    FORMAT_VERSION,
+    altered_files,
+    contradicting_tables,
+    read_report,
+    unsound_rows,
+    unsound_values,
+)
+from fsmer.evaluation.report_tables import NAMES, ORACLE, plain, report_markdown, show_figure, shown
 from fsmer.evaluation.run_folder import unfinished_words
 from fsmer.io import atomic_path, check_writable, file_digest, json_text, write_json, write_text
 from fsmer.text import write_csv
@@ -140,11 +146,6 @@ class Report:
         clips: ClipSet,
         predictions: Predictions | Mapping[int, Predictions],
         *,
-        codes: NDArray[np.int64],
-        classes: Sequence[str],
-        names: Sequence[str],
-        among: NDArray[np.bool_] | None,
-        averaging: str,
         seed: int,
         protocol: Mapping[str, Any],
         model: Mapping[str, Any],
@@ -152,6 +153,7 @@ class Report:
         selection: Mapping[str, Any] | None = None,
         honest: Figures | None = None,
         notes: Sequence[str] = (),
+        **asked: Any,
     ) -> Report:
         """Compute all figures.
 
@@ -161,33 +163,16 @@ class Report:
             What `predictions` point into.
         predictions : Predictions, or mapping of seed to Predictions
             Several seeds answer the same questions, each in the same order.
-        codes : int64 array of shape (N,)
-            Class of every clip as an index into `classes`; only those of judged clips are read.
-        classes : sequence of str
-        names : sequence of str
-            Name of each episode.
-        among : bool array of shape (E, C) or None
-            The classes that each episode is about; ``None``: all.
-        averaging : {"pooled", "episodes"}
-        seed : int
-            Also seeds the bootstrap.
-        protocol, model, method, selection, honest, notes
-            See the attributes.
+        seed, protocol, model, method, selection, honest, notes
+            See the attributes; `seed` also seeds the bootstrap.
+        **asked
+            ``codes``, ``classes``, ``names``, ``among`` and ``averaging``, as for
+            `fsmer.evaluation.report_figures.report_figures`.
         """
         own = int(method["params"].get("seed", 0))
         runs = {own: predictions} if isinstance(predictions, Predictions) else dict(predictions)
         selection = dict(selection or {"rule": "fixed"})
-        computed = report_figures(
-            clips,
-            runs,
-            codes=codes,
-            classes=classes,
-            names=names,
-            among=among,
-            averaging=averaging,
-            seed=seed,
-            oracle=selection["rule"] == "oracle",
-        )
+        computed = report_figures(clips, runs, seed=seed, oracle=selection["rule"] == "oracle", **asked)
         versions = {"fsmer": __version__, "python": platform.python_version()}
         return cls(
             **computed,

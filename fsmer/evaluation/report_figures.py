@@ -42,7 +42,26 @@ def report_figures(
     seed: int,
     oracle: bool,
 ) -> dict[str, Any]:
-    """The attributes of a `Report` that are computed; parameters as for `Report.from_predictions`, `runs` by seed."""
+    """The attributes of a `Report` that are computed.
+
+    Parameters
+    ----------
+    clips : ClipSet
+    runs : mapping of int to Predictions
+        By seed of the method.
+    codes : int64 array of shape (N,)
+        Class of every clip as an index into `classes`; only those of judged clips are read.
+    classes : sequence of str
+    names : sequence of str
+        Name of each episode.
+    among : bool array of shape (E, C) or None
+        The classes that each episode is about; ``None``: all.
+    averaging : {"pooled", "episodes"}
+    seed : int
+        Of the bootstrap.
+    oracle : bool
+        Whether something was chosen on the test clips.
+    """
     asked = next(iter(runs.values()))
     rows, n_classes, n_episodes = asked.clip, len(classes), len(names)
     truth = codes[rows]

@@ -1,4 +1,4 @@
-"""The files of a report: what ``report.json`` and its two tables must hold, and reading them."""
+"""The files of a report: what ``report.json`` and its tables must hold, reading them, and whether they agree."""
 
 from __future__ import annotations
 
@@ -9,121 +9,88 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from annotated_types import Ge, Le, Len
+from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from fsmer.errors import DataError
-from fsmer.evaluation.metrics import METRICS
+from fsmer.evaluation.metrics import METRICS, confusion_matrix, score_confusion
 from fsmer.evaluation.predictions import EPISODES_FILE, PREDICTIONS_FILE, REMEDY, REPORT_FILE, RUN_FILE, Seed
 from fsmer.io import CHECKSUM, check_regular, file_digest, json_digest, read_bytes
+from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Fraction, Names, checked
 from fsmer.text import read_cells
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "FORMAT_VERSION", "altered_files", "read_report"]
+    from fsmer.evaluation.report import Report
+
+__all__ = [
+    "COLUMNS",
+    "FORMAT_VERSION",
+    "NAMES",
+    "altered_files",
+    "contradicting_tables",
+    "read_report",
+    "unsound_rows",
+    "unsound_values",
+]
 
 # 2: several seeds, selection, notes.
 FORMAT_VERSION = 2
-
-Interval = tuple[float, float] | None
-
-
-class _Scores(TypedDict, extra_items=float | Interval):  # type: ignore[call-arg]
-    uf1: Fraction
-    uar: Fraction
-    acc: Fraction
-    acc_merau: Fraction
-    oracle: NotRequired[bool]
+# How figures are headed.
+NAMES = {"uf1": "UF1", "uar": "UAR", "acc": "Accuracy", "acc_merau": "Acc (MERAU eq. 14)"}
 
 
-class _Intervals(_Scores):
-    uf1_interval: Interval
-    uar_interval: Interval
-    acc_interval: Interval
-    acc_merau_interval: Interval
+def _entries(fields: Mapping[str, Any], **options: Any) -> Any:
+    """A table of JSON with these entries; with ``extra_items=Any`` it may have any others too."""
+    return TypedDict("entries", fields, **options)  # type: ignore[operator]
 
 
-class _OfDataset(_Intervals):
-    clips: Count
-    subjects: Count
-
-
-class _OfClass(TypedDict):
-    f1: Fraction
-    recall: Fraction
-    precision: Fraction
-    clips: Count
-    oracle: NotRequired[bool]
-
-
-class _OfSeed(_Scores):
-    seed: Seed
-
-
-class _Settings(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    params: dict[str, Any]
-    kind: NotRequired[str]
-
-
-class _Protocol(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    name: str
-    title: str
-    hash: str
-    settings: _Settings
-
-
-class _Model(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    name: str
-    weights_hash: str
-    input_specs: NotRequired[list[dict[str, Any]]]
-
-
-class _Method(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    name: str
-    params: dict[str, Any]
-
-
-class _Selection(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    rule: Literal["fixed", "nested", "oracle"]
-    by: NotRequired[str]
-    chosen: NotRequired[list[dict[str, Any]]]
-
-
-class _Counts(TypedDict):
-    clips: Count
-    subjects: Count
-    episodes: Count
-    predictions: Count
-
-
-class _ReportFile(_Intervals, extra_items=Any):  # type: ignore[call-arg]
-    """What ``report.json`` holds."""
-
-    format_version: Annotated[int, Ge(1), Le(FORMAT_VERSION)]
-    averaging: Literal["pooled", "episodes"]
-    per_dataset: dict[str, _OfDataset]
-    per_class: dict[str, _OfClass]
-    classes: Annotated[Names, Len(1)]
-    confusion: list[list[Count]]
-    protocol: _Protocol
-    model: _Model
-    method: _Method
-    counts: _Counts
-    seed: Seed
-    versions: dict[str, str]
-    # Format 1 had one seed and chose nothing.
-    per_seed: NotRequired[Annotated[list[_OfSeed], Len(1)]]
-    selection: NotRequired[_Selection]
-    honest: NotRequired[_Intervals]
-    notes: NotRequired[list[str]]
-    preprocessing: NotRequired[dict[str, list[str]]]
-    # Metrics of plugins, and who registered each, in plain text: nothing is loaded because of it.
-    metrics: NotRequired[dict[str, str]]
-    # Earlier versions told of it in run.json alone.
-    isolation: NotRequired[Literal["none", "process"]]
-    # Digests of the tables; earlier versions wrote none.
-    files: NotRequired[dict[str, str]]
+# Figures of plugins' metrics stand beside those of fsmer.
+_MORE: Any = float | tuple[float, float] | None
+_SCORES = dict.fromkeys(METRICS, Fraction) | {"oracle": NotRequired[bool]}
+_FIGURES = _SCORES | {f"{name}_interval": tuple[float, float] | None for name in METRICS}
+_OF_DATASET: Any = _entries(_FIGURES | {"clips": Count, "subjects": Count}, extra_items=_MORE)
+_OF_SEED: Any = _entries(_SCORES | {"seed": Seed}, extra_items=_MORE)
+_OF_CLASS: Any = _entries(
+    dict.fromkeys(("f1", "recall", "precision"), Fraction) | {"clips": Count, "oracle": NotRequired[bool]}
+)
+_SETTINGS = _entries({"params": dict[str, Any], "kind": NotRequired[str]}, extra_items=Any)
+_RULES = Literal["fixed", "nested", "oracle"]
+_SELECTION = {"rule": _RULES, "by": NotRequired[str], "chosen": NotRequired[list[dict[str, Any]]]}
+_MODEL = {"name": str, "weights_hash": str, "input_specs": NotRequired[list[dict[str, Any]]]}
+# What ``report.json`` holds.
+_REPORT = _entries(
+    _FIGURES
+    | {
+        "format_version": Annotated[int, Ge(1), Le(FORMAT_VERSION)],
+        "averaging": Literal["pooled", "episodes"],
+        "per_dataset": dict[str, _OF_DATASET],
+        "per_class": dict[str, _OF_CLASS],
+        "classes": Annotated[Names, Len(1)],
+        "confusion": list[list[Count]],
+        "protocol": _entries({"name": str, "title": str, "hash": str, "settings": _SETTINGS}, extra_items=Any),
+        "model": _entries(_MODEL, extra_items=Any),
+        "method": _entries({"name": str, "params": dict[str, Any]}, extra_items=Any),
+        "counts": _entries(dict.fromkeys(("clips", "subjects", "episodes", "predictions"), Count)),
+        "seed": Seed,
+        "versions": dict[str, str],
+        # Format 1 had one seed and chose nothing.
+        "per_seed": NotRequired[Annotated[list[_OF_SEED], Len(1)]],
+        "selection": NotRequired[_entries(_SELECTION, extra_items=Any)],
+        "honest": NotRequired[_entries(_FIGURES, extra_items=_MORE)],
+        "notes": NotRequired[list[str]],
+        "preprocessing": NotRequired[dict[str, list[str]]],
+        # Metrics of plugins, and who registered each, in plain text: nothing is loaded because of it.
+        "metrics": NotRequired[dict[str, str]],
+        # Earlier versions wrote it to run.json alone.
+        "isolation": NotRequired[Literal["none", "process"]],
+        # Digests of the tables; earlier versions wrote none.
+        "files": NotRequired[dict[str, str]],
+    },
+    extra_items=Any,
+)
 
 
 # Columns of the tables and how they are read: text as it stands, so that subject "006" stays what it is and a clip
@@ -153,7 +120,7 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[pd.DataFrame]]:
             f"{path} was written by a newer fsmer (report format {version}, this version reads up to "
             f"{FORMAT_VERSION}); upgrade fsmer."
         )
-    values: Any = checked(held, _ReportFile, path, what="a report", remedy=REMEDY)
+    values: Any = checked(held, _REPORT, path, what="a report", remedy=REMEDY)
     own = values["method"]["params"].get("seed")
     alone = {"seed": own if isinstance(own, int) else 0} | {name: values[name] for name in METRICS}
     absent = {"per_seed": [alone], "selection": {"rule": "fixed"}, "notes": [], "preprocessing": {}, "metrics": {}}
@@ -251,3 +218,81 @@ def _read_table(path: Path) -> pd.DataFrame:
     except (ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as a table of a report ({reason}); {REMEDY}.") from error
+
+
+def unsound_values(report: Report) -> str:
+    """What of figures and probabilities cannot be one, in words; nothing where all can."""
+    for name in METRICS:
+        if not np.isfinite([report.figures[name], *(report.interval(name) or ())]).all():
+            return f"{NAMES[name]} is no finite number"
+    count = int(unsound_rows(report).sum())
+    if count:
+        return f"the probabilities of {count:,} answers are not from 0 to 1 with the sum 1"
+    return ""
+
+
+def unsound_rows(report: Report) -> NDArray[np.bool_]:
+    """Rows of `predictions` whose probabilities are not from 0 to 1 with the sum 1, or lack the answer's."""
+    columns = [f"p_{name}" for name in report.classes]
+    if not set(columns) <= set(report.predictions):
+        return np.zeros(len(report.predictions), dtype=bool)
+    values = report.predictions[columns].to_numpy(dtype=np.float64)
+    given = ~np.isnan(values)
+    predicted = report.predictions["predicted"].map({name: code for code, name in enumerate(report.classes)})
+    known = predicted.notna().to_numpy()
+    answered = given[np.arange(len(values)), predicted.fillna(0).to_numpy(dtype=np.int64)]
+    unsound: NDArray[np.bool_] = unsound_answers(np.where(given, values, 0.0)) | (known & ~answered)
+    return unsound
+
+
+def contradicting_tables(report: Report) -> str:
+    """Why the figures cannot be those of the tables, such as a table that was cut; nothing where they can."""
+    import pandas as pd
+
+    answers, episodes = report.predictions, report.episodes
+    known = {"label": report.classes, "predicted": report.classes, "seed": [row["seed"] for row in report.per_seed]}
+    for name, table, counted in (
+        (PREDICTIONS_FILE, answers, int(report.counts["predictions"])),
+        (EPISODES_FILE, episodes, int(report.counts["episodes"]) * len(report.per_seed)),
+    ):
+        if len(table) != counted:
+            return f"{name} has {len(table):,} rows, but {REPORT_FILE} counts {counted:,}"
+        if ("seed" in table) != (len(report.per_seed) > 1):
+            return f"{REPORT_FILE} counts {len(report.per_seed):,} seeds, but {name} another number"
+    keys = [name for name in ("seed", "episode") if name in answers]
+    asked = episodes[episodes["clips"] > 0]
+    if answers.groupby(keys).size().to_dict() != asked.set_index(keys)["clips"].to_dict():
+        return f"{EPISODES_FILE} counts other numbers of clips than {PREDICTIONS_FILE} has"
+    codes = {}
+    for name in (name for name in known if name in answers):
+        codes[name] = pd.Index(list(known[name])).get_indexer(answers[name])
+        if (codes[name] < 0).any():
+            return f"{PREDICTIONS_FILE} has a {name} that {REPORT_FILE} does not name"
+    by_seed = confusion_matrix(
+        codes["label"],
+        codes["predicted"],
+        len(report.classes),
+        groups=codes.get("seed", np.zeros(len(answers))),
+        n_groups=len(report.per_seed),
+    )
+    if not np.array_equal(by_seed.sum(axis=0), report.confusion):
+        return f"the confusion matrix of {REPORT_FILE} does not count the rows of {PREDICTIONS_FILE}"
+    lacking = [f"p_{name}" for name in report.classes if f"p_{name}" not in answers]
+    if lacking:
+        return f"{PREDICTIONS_FILE} lacks the column {lacking[0]!r}"
+    if not episodes["episode"].between(0, report.counts["episodes"] - 1).all():
+        return f"{EPISODES_FILE} has an episode that {REPORT_FILE} does not name"
+    if not ((episodes[list(METRICS)] >= 0) & (episodes[list(METRICS)] <= 1)).all(axis=None):
+        return f"{EPISODES_FILE} has a figure that is not from 0 to 1"
+    if answers.duplicated([*keys, "dataset", "clip"]).any():
+        return f"{PREDICTIONS_FILE} has two answers for one clip of an episode"
+    judged = len(answers.drop_duplicates(["dataset", "clip"]))
+    if judged != report.counts["clips"]:
+        counted = report.counts["clips"]
+        return f"{PREDICTIONS_FILE} has answers for {judged:,} clips, but {REPORT_FILE} counts {counted:,}"
+    scores = score_confusion(by_seed)
+    for name in METRICS:
+        found = float(np.mean(asked[name] if report.averaging == "episodes" else getattr(scores, name)))
+        if not abs(found - report.figures[name]) <= 1e-6:
+            return f"{NAMES[name]} is {report.figures[name]:.4f} in {REPORT_FILE}, but {found:.4f} by the tables"
+    return ""

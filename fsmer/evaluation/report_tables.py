@@ -1,4 +1,4 @@
-"""The tables of a report as data, which every writer (Markdown, HTML) shows in its own way."""
+"""The tables of a report as data, which every writer shows in its own way, and the Markdown page made of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsmer.evaluation.report_file import FORMAT_VERSION
+from fsmer.evaluation.report_file import FORMAT_VERSION, NAMES
+from fsmer.text import markdown
 
 if TYPE_CHECKING:
     from fsmer.evaluation.report import Report
@@ -23,9 +24,11 @@ __all__ = [
     "by_dataset",
     "by_seed",
     "confusion",
+    "markdown_table",
     "oracle_gap",
     "plain",
     "provenance",
+    "report_markdown",
     "show_cell",
     "show_figure",
     "shown",
@@ -33,9 +36,8 @@ __all__ = [
 
 # On everything that was chosen by looking at the test clips.
 ORACLE = "ORACLE"
-# The figures that tables show, and how figures are headed.
+# The figures that tables show.
 SHOWN = ("uf1", "uar", "acc")
-NAMES = {"uf1": "UF1", "uar": "UAR", "acc": "Accuracy", "acc_merau": "Acc (MERAU eq. 14)"}
 # What of a run's identity the other rows of the provenance do not hold.
 _HASHES = ("table of clips", "content of the media")
 
@@ -113,7 +115,7 @@ def oracle_gap(report: Report) -> Table | None:
     """Of an oracle report, its figures beside the honest ones of the same run; ``None`` for any other."""
     if report.honest is None or report.gap is None:
         return None
-    rows = [
+    rows: list[list[Any]] = [
         ["chosen on the judged clips", *_figures(report.figures, shown(report))],
         ["honest, same run", *_figures(report.honest, shown(report))],
         ["gap", *(f"{report.gap[name]:+.4f}" for name in shown(report))],
@@ -191,3 +193,28 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
+
+
+def report_markdown(report: Report) -> str:
+    """The page: title, what the figures are, all tables, notes and provenance."""
+    stamp = f"{ORACLE} " if report.oracle else ""
+    counts = f"{report.counts['clips']:,} clips of {report.counts['subjects']:,} subjects"
+    lines = [f"# {markdown(report.title)}", ""]
+    lines += [f"Model {markdown(report.model['name'])}, {counts}; {report.how}.", ""]
+    tables = (by_dataset(report), oracle_gap(report), by_seed(report), by_class(report), confusion(report))
+    for table in filter(None, tables):
+        lines += [f"{stamp}{table.title}:", "", *markdown_table(table), ""]
+    if report.notes:
+        lines += [*(f"Note: {markdown(note)}" for note in report.notes), ""]
+    # Without how and when: the same report gives the same page.
+    lines += [f"- {name}: {markdown(value)}" for name, value in provenance(report, run=False).rows]
+    return "\n".join([*lines, ""])
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Lines of a table in Markdown; text is escaped, figures and counts need no escape."""
+    head, *rows = (
+        [markdown(cell) if isinstance(cell, str) else show_cell(cell) for cell in row]
+        for row in (table.head, *table.rows)
+    )
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

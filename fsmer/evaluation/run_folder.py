@@ -4,47 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from fsmer.array_files import read_arrays
 from fsmer.errors import DataError, OutputError
-from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE, RUN_FILE, Predictions, run_of
+from fsmer.evaluation.episode_results import PartStore, RunSize, stored_files
+from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE, RUN_FILE, run_of
 from fsmer.io import (
-    atomic_path,
     check_writable,
-    digest,
-    json_text,
     locked,
-    read_bytes,
     remove_folder,
-    remove_unfinished,
 )
-from fsmer.probabilities import unsound_answers
 from fsmer.schema import read_json
 
-__all__ = ["EpisodeResults", "PartStore", "RunFolder", "RunSize", "unfinished_words"]
+__all__ = ["RunFolder", "unfinished_words"]
 
 # Folders with the episodes of a run that is not finished, and of the one that made the report.
 PARTS, KEPT = ".parts-", ".kept-"
 # Part of what is compared: goes up when parts on disk can no longer be read.
 FORMAT_VERSION = 3
-FIELDS = ("episode", "clip", "predicted", "probabilities")
-# A million queries with the probabilities of five classes take 36 MB.
-PART_BYTES = 16 << 30
+# Entries of an identity that earlier versions did not write: where one of two runs lacks it, they are the same.
+OPTIONAL = ("arithmetic",)
 
 
+# What is read of a store's ``run.json``, and what messages say of a report.
 class _About(TypedDict):
-    """What is read of a store's ``run.json``."""
-
     format_version: int
     run: dict[str, str]
 
@@ -54,138 +42,9 @@ class _Named(TypedDict):
 
 
 class _Names(TypedDict):
-    """What messages say of a report."""
-
     method: _Named
     model: _Named
     protocol: _Named
-
-
-@dataclass(frozen=True)
-class EpisodeResults:
-    """Answers of some episodes.
-
-    Parameters
-    ----------
-    numbers : int64 array of shape (E,)
-        Which episodes, each once.
-    names : tuple of str
-        One name an episode.
-    among : bool array of shape (E, C)
-        The classes that each episode is about.
-    predictions : Predictions
-        Those of these episodes, one episode after the other.
-    """
-
-    numbers: NDArray[np.int64]
-    names: tuple[str, ...]
-    among: NDArray[np.bool_]
-    predictions: Predictions
-
-    @classmethod
-    def joined(cls, parts: Sequence[EpisodeResults]) -> EpisodeResults:
-        """Parts of different episodes as one, in the order of the episodes."""
-        numbers = np.concatenate([part.numbers for part in parts])
-        names = [name for part in parts for name in part.names]
-        predictions = Predictions.joined([part.predictions for part in parts])
-        order = np.argsort(numbers)
-        rows = np.argsort(predictions.episode, kind="stable")
-        return cls(
-            numbers[order],
-            tuple(names[place] for place in order.tolist()),
-            np.concatenate([part.among for part in parts])[order],
-            Predictions(*(getattr(predictions, name)[rows] for name in FIELDS)),
-        )
-
-    def only(self, wanted: NDArray[np.bool_]) -> EpisodeResults | None:
-        """The episodes for which `wanted` (one entry an episode of the run) holds; ``None`` where it does for none."""
-        kept = wanted[self.numbers]
-        if kept.all():
-            return self
-        if not kept.any():
-            return None
-        rows = wanted[self.predictions.episode]
-        return EpisodeResults(
-            self.numbers[kept],
-            tuple(name for name, keep in zip(self.names, kept.tolist(), strict=True) if keep),
-            self.among[kept],
-            Predictions(*(getattr(self.predictions, name)[rows] for name in FIELDS)),
-        )
-
-
-@dataclass(frozen=True)
-class RunSize:
-    """What numbers in the parts of a run count up to: its episodes, clips and classes."""
-
-    episodes: int
-    clips: int
-    classes: int
-
-
-class PartStore:
-    """Finished episodes of one run, each file whole or not there, with the digest of its content in its name.
-
-    Parameters
-    ----------
-    folder : Path
-    about : mapping
-        What the run is, written beside the episodes.
-    size : RunSize
-    """
-
-    def __init__(self, folder: Path, about: Mapping[str, Any], size: RunSize) -> None:
-        self.folder = folder
-        self.size = size
-        self.about = dict(about)
-        # Find out now, not after hours, that the folder cannot be written.
-        self._put(RUN_FILE, json_text(self.about, sealed=True).encode())
-        remove_unfinished(folder)
-
-    def write(self, parts: Sequence[EpisodeResults]) -> EpisodeResults:
-        """Store finished episodes in one file and return them as one part."""
-        part = EpisodeResults.joined(parts)
-        if not (self.folder / RUN_FILE).is_file():
-            # Another run that began in the same folder took an empty store for a left-over.
-            self._put(RUN_FILE, json_text(self.about, sealed=True).encode())
-        arrays = {name: getattr(part.predictions, name) for name in FIELDS}
-        content = io.BytesIO()
-        np.savez(
-            content,
-            allow_pickle=False,
-            numbers=part.numbers,
-            names=np.array(part.names),
-            among=part.among,
-            **arrays,
-        )
-        self._put(f"{part.numbers[0]:08d}-{part.numbers[-1]:08d}-{digest(content.getbuffer())}.npz", content.getvalue())
-        return part
-
-    def _put(self, name: str, content: bytes) -> None:
-        for tries in range(9, -1, -1):
-            try:
-                with atomic_path(self.folder / name) as temporary:
-                    temporary.write_bytes(content)
-                return
-            except OutputError as error:
-                # As above, between two steps of writing.
-                if not tries or not isinstance(error.__cause__, FileNotFoundError):
-                    raise
-
-    def read(self) -> list[EpisodeResults]:
-        """All stored episodes; a file that was altered or is of no such run is removed: they are computed again."""
-        found: list[EpisodeResults] = []
-        for path in _files(self.folder):
-            try:
-                content = read_bytes(path, limit_bytes=PART_BYTES)
-                if digest(content) != path.stem.rpartition("-")[2]:
-                    raise ValueError("altered")
-                found.append(_part(read_arrays(content, ("numbers", "names", "among", *FIELDS)), self.size))
-            except (OSError, ValueError) as error:
-                # What cannot be read now may be whole.
-                if not isinstance(error, OSError) or not path.is_file():
-                    with contextlib.suppress(OSError):
-                        path.unlink()
-        return found
 
 
 class RunFolder:
@@ -205,6 +64,8 @@ class RunFolder:
     overwrite : bool
         Whether a report or an unfinished run of something else may be replaced. The report stays until the new one is
         there.
+    keep : bool
+        Whether finished episodes stay beside the report, in case more seeds are asked for.
 
     Attributes
     ----------
@@ -218,41 +79,48 @@ class RunFolder:
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, str], seeds: Sequence[int], *, resume: bool, overwrite: bool
+        self,
+        folder: Path,
+        identity: Mapping[str, str],
+        seeds: Sequence[int],
+        *,
+        resume: bool,
+        overwrite: bool,
+        keep: bool = True,
     ) -> None:
         check_writable(folder)
         self.folder = folder
         self.identity = dict(identity)
         self.seeds = list(seeds)
         self.overwrite = overwrite
+        self.keep = keep
         self._refuse_report()
         # A run that was killed before its first episode was finished left nothing to go on with.
         self.drop_empty()
-        if not resume:
-            self._remove(self._held(PARTS))
-        for other in self._held(PARTS, KEPT):
-            refusal = self._difference(other)
-            if refusal and overwrite:
-                self._remove([other])
-            elif refusal:
-                raise OutputError(refusal)
+        for other in _stores(folder, PARTS, KEPT):
+            if not resume and other.name.startswith(PARTS):
+                remove_folder(other)
+            elif refusal := self._difference(other):
+                if not overwrite:
+                    raise OutputError(refusal)
+                remove_folder(other)
         held = run_of(folder) or {}
-        self.finished = resume and held.get("identity") == self.identity and held.get("seeds") == self.seeds
-        if not resume:
-            self._remove(self._held(KEPT))
+        same = "identity" in held and not self._another(held["identity"])
+        self.finished = resume and same and held.get("seeds") == self.seeds
+        for other in [] if resume else _stores(folder, KEPT):
+            remove_folder(other)
 
     def store(self, size: RunSize, **member: Any) -> PartStore:
         """The store of one part of the run, such as a seed."""
         about = {"format": "fsmer-run", "format_version": FORMAT_VERSION, "run": self.identity, "part": member}
-        key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        named = about | {"run": {name: value for name, value in self.identity.items() if name not in OPTIONAL}}
+        key = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:16]
         kept = self.folder / f"{KEPT}{key}"
         return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about, size)
 
     @contextlib.contextmanager
-    def replacing(self, *, keep: bool) -> Iterator[None]:
+    def replacing(self) -> Iterator[None]:
         """Hold off other runs while the report is written, without an older one that it could be mixed with.
-
-        With `keep`, the episodes of this run stay then, in case more seeds are asked for.
 
         Raises
         ------
@@ -264,31 +132,25 @@ class RunFolder:
             for name in (REPORT_FILE, PAGE_FILE):
                 (self.folder / name).unlink(missing_ok=True)
             yield
-            self.finalize(keep=keep)
+            self.finalize()
 
-    def finalize(self, *, keep: bool) -> None:
-        """The report is there: keep the episodes of this run in case more seeds are asked for, or drop them."""
-        for folder in self._held(PARTS):
+    def finalize(self) -> None:
+        """The report is there: keep the episodes of this run, in case more seeds are asked for, or drop them."""
+        for folder in _stores(self.folder, PARTS):
             if self._difference(folder):
                 continue  # of another run that goes on beside this one
             kept = folder.with_name(f"{KEPT}{folder.name.removeprefix(PARTS)}")
-            if keep and not kept.exists():
+            if self.keep and not kept.exists():
                 folder.rename(kept)
             else:
-                self._remove([folder])
+                # At once: no other run may find half of a store.
+                remove_folder(folder)
 
     def drop_empty(self) -> None:
         """Remove stores without a finished episode."""
-        self._remove([folder for folder in self._held(PARTS, KEPT) if not _files(folder)])
-
-    def _held(self, *kinds: str) -> list[Path]:
-        return _stores(self.folder, *kinds)
-
-    @staticmethod
-    def _remove(folders: Sequence[Path]) -> None:
-        for folder in folders:
-            # No other run may find half of a store.
-            remove_folder(folder)
+        for folder in _stores(self.folder, PARTS, KEPT):
+            if not stored_files(folder):
+                remove_folder(folder)
 
     def _refuse_report(self) -> None:
         """Refuse to replace a finished report by that of anything else than the same run with more seeds."""
@@ -302,12 +164,8 @@ class RunFolder:
                 f"{self.folder} holds {_words_of(path)}, of which no {RUN_FILE} says how it was made, and would now "
                 f"get that of {self.identity['method']} on {self.identity['model']}; {remedy}."
             )
-        for name in dict.fromkeys([*self.identity, *held["identity"]]):
-            before, value = held["identity"].get(name, "none"), self.identity.get(name, "none")
-            if before != value:
-                raise OutputError(
-                    f"{self.folder} holds {_words_of(path)} with another {name} ({_change(before, value)}); {remedy}."
-                )
+        if another := self._another(held["identity"]):
+            raise OutputError(f"{self.folder} holds {_words_of(path)} with {another}; {remedy}.")
         if not set(held["seeds"]) <= set(self.seeds):
             known, asked = (", ".join(map(str, some)) for some in (held["seeds"], self.seeds))
             raise OutputError(
@@ -332,13 +190,19 @@ class RunFolder:
                 f"{RUN_FILE}, whose episodes cannot be taken over; choose another folder or start anew with "
                 "--no-resume (resume=False)."
             )
-        for name in dict.fromkeys([*self.identity, *about["run"]]):
-            before, value = about["run"].get(name, "none"), self.identity.get(name, "none")
+        another = self._another(about["run"])
+        return another and (
+            f"{self.folder} holds an unfinished run with {another}, and results of the two must not be mixed; {remedy}."
+        )
+
+    def _another(self, identity: Mapping[str, str]) -> str:
+        """The first entry in which another run differs from this one, in words; nothing where it is the same."""
+        for name in dict.fromkeys([*self.identity, *identity]):
+            if name in OPTIONAL and not (name in identity and name in self.identity):
+                continue
+            before, value = identity.get(name, "none"), self.identity.get(name, "none")
             if before != value:
-                return (
-                    f"{self.folder} holds an unfinished run with another {name} "
-                    f"({_change(before, value)}), and results of the two must not be mixed; {remedy}."
-                )
+                return f"another {name} ({_change(before, value)})"
         return ""
 
 
@@ -347,7 +211,7 @@ def unfinished_words(folder: Path) -> str:
     stores = _stores(folder, PARTS, KEPT)
     if not stores or (folder / REPORT_FILE).exists():
         return ""
-    count = sum(len(_files(store)) for store in stores)
+    count = sum(len(stored_files(store)) for store in stores)
     parts = f"{count:,} finished part{'' if count == 1 else 's'}" if count else "no finished part yet"
     return (
         f"{folder} holds an unfinished run with {parts} and no report; run the same evaluation again, which goes on "
@@ -357,49 +221,6 @@ def unfinished_words(folder: Path) -> str:
 
 def _stores(folder: Path, *kinds: str) -> list[Path]:
     return sorted(path for kind in kinds for path in folder.glob(f"{kind}*"))
-
-
-def _files(store: Path) -> list[Path]:
-    """The files of finished episodes in a store, but not those that a kill left half written beside them."""
-    return sorted(path for path in store.glob("*.npz") if not path.name.startswith("."))
-
-
-def _part(held: Mapping[str, NDArray[Any]], size: RunSize) -> EpisodeResults:
-    """A part of a run of that size; raises `ValueError` where its arrays are none."""
-    numbers, names, among = held["numbers"], held["names"], held["among"]
-    episode, clip, predicted, probabilities = (held[name] for name in FIELDS)
-    episodes, rows = numbers.shape[:1], clip.shape[:1]
-    expected: list[tuple[NDArray[Any], Any, tuple[int, ...]]] = [
-        (numbers, np.int64, episodes),
-        (among, np.bool_, (*episodes, size.classes)),
-        (episode, np.int32, rows),
-        (clip, np.int64, rows),
-        (predicted, np.int16, rows),
-        (probabilities, np.float32, (*rows, size.classes)),
-    ]
-    if (
-        any(array.dtype != kind or array.shape != shape for array, kind, shape in expected)
-        or names.dtype.kind != "U"
-        or names.shape != episodes
-        or not all(_within(*bounds) for bounds in ((numbers, size.episodes), (clip, size.clips)))
-        or not np.isin(episode, numbers).all()
-        or len(np.unique(numbers)) < len(numbers)
-    ):
-        raise ValueError("arrays of another kind")
-    order = np.argsort(numbers)
-    own = among[order[np.searchsorted(numbers, episode, sorter=order)]]
-    if (
-        not _within(predicted, size.classes)
-        or not own[np.arange(len(own)), predicted].all()
-        or unsound_answers(np.where(own, probabilities, 0)).any()
-        or not np.isnan(probabilities[~own]).all()
-    ):
-        raise ValueError("answers of another kind")
-    return EpisodeResults(numbers, tuple(names.tolist()), among, Predictions(episode, clip, predicted, probabilities))
-
-
-def _within(numbers: NDArray[Any], count: int) -> bool:
-    return bool(((numbers >= 0) & (numbers < count)).all())
 
 
 def _change(before: str, now: str) -> str:

@@ -29,53 +29,49 @@ from fsmer.transfer.source_model import require
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
-    from fsmer.evaluation.run_folder import EpisodeResults
+    from fsmer.evaluation.episode_results import EpisodeResults
 
-__all__ = ["INNER_FOLDS", "RULES", "GridPoint", "InnerEpisodes", "Rule", "TrainingRun", "best", "describe", "families"]
+__all__ = [
+    "INNER_FOLDS",
+    "RULES",
+    "GridPoint",
+    "InnerEpisodes",
+    "Rule",
+    "TrainingRun",
+    "best_points",
+    "describe_selection",
+    "plan_grid",
+]
 
 Rule = Literal["fixed", "nested", "oracle"]
 RULES: tuple[Rule, ...] = ("fixed", "nested", "oracle")
-# Into how many parts the subjects of a support are dealt.
+# Into how many parts the subjects of a support are divided.
 INNER_FOLDS = 3
-# How often a fine-tuning is looked at on its way when nothing else is asked.
-LOOKS = 20
+# At how many steps a fine-tuning is evaluated when nothing else is asked.
+CHECKPOINTS = 20
+# In place of a checkpoint step: the end of the training.
+END = 0
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Candidates that one training answers for.
-
-    Parameters
-    ----------
-    method : Method
-    stages : tuple of int
-        Epochs or steps after which it is looked at; empty: at its end alone.
-    """
+    """One training, which answers for the grid points of all its checkpoint steps."""
 
     method: Method
-    stages: tuple[int, ...] = ()
+    # Epochs or steps after which it is evaluated; empty: at its end alone.
+    checkpoint_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One choice.
+    """One choice: the values of parameters, and the number and checkpoint step of the training that has them."""
 
-    Parameters
-    ----------
-    family : int
-        Which `TrainingRun`.
-    stage : int
-        After which epoch or step; 0 is the end.
-    values : mapping of str to plain value
-        The parameters that it stands for.
-    """
-
-    family: int
-    stage: int
+    training: int
+    checkpoint_step: int
     values: Mapping[str, Any]
 
 
-def families(
+def plan_grid(
     method: Method, backbone: Backbone, rule: str, grid: Mapping[str, Sequence[Any]] | None
 ) -> tuple[list[TrainingRun], list[GridPoint]]:
     """What is to be tried, the method's own values first.
@@ -89,8 +85,8 @@ def families(
     grid : mapping of str to sequence, optional
         Parameter of the method -> values, as numbers or text. The method's own value of each is tried too. The length
         of a training is different (``epochs`` of ``train``, ``steps`` of a fine-tuning of the backbone): it is planned
-        for the largest value and looked at after the others on its way, so that they cost nothing; its own value is
-        that end. Default: every epoch, or 20 looks at a fine-tuning.
+        for the largest value and evaluated after each of the others too, so that they cost nothing; its own value is
+        that end. Default: every epoch, or 20 steps of a fine-tuning.
 
     Raises
     ------
@@ -106,13 +102,13 @@ def families(
             raise ProtocolError(
                 f"a grid ({', '.join(grid)}) was given, but select='fixed' chooses nothing; use select='nested'."
             )
-        return [TrainingRun(method)], [GridPoint(0, 0, {})]
+        return [TrainingRun(method)], [GridPoint(0, END, {})]
     asked = dict(grid or {})
     length = _length(method)
     if not asked and isinstance(method, Train):
         asked = {length: range(1, method.recipe(backbone).epochs + 1)}
     elif not asked and isinstance(method, FineTuning) and length:
-        asked = {length: sorted({math.ceil(method.steps * look / LOOKS) for look in range(1, LOOKS + 1)})}
+        asked = {length: sorted({math.ceil(method.steps * part / CHECKPOINTS) for part in range(1, CHECKPOINTS + 1)})}
     for name, values in asked.items():
         if isinstance(values, str) or not len(values):
             raise ProtocolError(f"the grid of {name!r} is {values!r}; give a list with at least one value.")
@@ -124,23 +120,23 @@ def families(
     lengths = asked.pop(length, ()) if length else ()
     given = [load_method(method, **{length: value}).get_params()[length] for value in lengths]
     require(None not in given, f"the grid of {length!r} holds none; give whole numbers.")
-    stages: list[int] = sorted(set(given))
-    if stages:
-        require(stages[0] > 0, f"the grid of {length!r} holds {stages[0]}; give whole numbers above 0.")
-        method = load_method(method, **{length: stages[-1]})
+    steps: list[int] = sorted(set(given))
+    if steps:
+        require(steps[0] > 0, f"the grid of {length!r} holds {steps[0]}; give whole numbers above 0.")
+        method = load_method(method, **{length: steps[-1]})
     own = {name: value for name, value in method.get_params().items() if name in asked}
     listed: dict[str, list[Any]] = {}
     for name, values in asked.items():
         typed = [load_method(method, **{name: value}).get_params()[name] for value in values]
         listed[name] = list(dict.fromkeys([own[name], *typed]))
-    found: list[TrainingRun] = []
-    tried: list[GridPoint] = []
+    trainings: list[TrainingRun] = []
+    points: list[GridPoint] = []
     for chosen in itertools.product(*listed.values()):
         settings = dict(zip(listed, chosen, strict=True))
-        tried += [GridPoint(len(found), stage, settings | {length: stage}) for stage in stages[::-1]]
-        tried += [] if stages else [GridPoint(len(found), 0, settings)]
-        found.append(TrainingRun(load_method(method, **settings), tuple(stages)))
-    return found, tried
+        own_points = [(step, settings | {length: step}) for step in steps[::-1]] or [(END, settings)]
+        points += [GridPoint(len(trainings), step, values) for step, values in own_points]
+        trainings.append(TrainingRun(load_method(method, **settings), tuple(steps)))
+    return trainings, points
 
 
 def _length(method: Method) -> str:
@@ -151,23 +147,12 @@ def _length(method: Method) -> str:
 
 
 class InnerEpisodes(Episodes):
-    """Subject-disjoint folds inside the supports of other episodes.
-
-    Parameters
-    ----------
-    outer : Episodes
-    clips : ClipSet
-        What both point into.
-
-    Attributes
-    ----------
-    owner : int64 array
-        Number of the outer episode to which each inner one belongs.
+    """Subject-disjoint folds inside the supports of other episodes; `owner` has the number of that of each fold.
 
     Raises
     ------
     ProtocolError
-        The support of an episode cannot be dealt by subjects into folds that teach two classes.
+        The support of an episode cannot be divided by subjects into folds that teach two classes.
     """
 
     def __init__(self, outer: Episodes, clips: ClipSet) -> None:
@@ -176,10 +161,10 @@ class InnerEpisodes(Episodes):
         self._folds: list[Episode] = []
         owners: list[int] = []
         for number, episode in enumerate(outer):
-            folds = _dealt(episode, people, outer.codes)
+            folds = _subject_folds(episode, people, outer.codes)
             if not folds:
                 raise ProtocolError(
-                    f"select='nested' needs supports that can be dealt by subjects, but that of {episode.name!r} "
+                    f"select='nested' needs supports that can be divided by subjects, but that of {episode.name!r} "
                     f"({len(episode.support)} clips of {len(np.unique(people[episode.support]))} subjects) leaves "
                     "fewer than two classes to learn from; use select='fixed'."
                 )
@@ -194,49 +179,39 @@ class InnerEpisodes(Episodes):
         return self._folds[index]
 
 
-def best(
+def best_points(
     answers: Sequence[EpisodeResults],
-    truth: NDArray[np.int64],
+    episodes: Episodes,
     owner: NDArray[np.int64],
-    among: NDArray[np.bool_],
     figure: Literal["uf1", "acc"],
 ) -> NDArray[np.int64]:
-    """Which of the candidates is best for each episode; the first of equals.
+    """Which of the grid points is best for each of `episodes`; the first of equals.
 
     Parameters
     ----------
     answers : sequence of EpisodeResults
-        One a candidate, all about the same episodes.
-    truth : int64 array of shape (N,)
-        Class of each clip.
+        One a grid point, all about the same episodes.
     owner : int64 array
-        For each episode of `answers` the episode that is chosen for.
-    among : bool array of shape (E, C)
-        Classes of the episodes that are chosen for.
+        For each episode of `answers` the number of that of `episodes` which it chooses for.
     figure : {"uf1", "acc"}
         From the answers of all episodes of one owner pooled.
     """
+    among = np.zeros((len(episodes), len(episodes.classes)), dtype=bool)
+    for number, episode in enumerate(episodes):
+        among[number, [episodes.classes.index(name) for name in episode.classes]] = True
     scores = []
     for part in answers:
-        said = part.predictions
-        counts = confusion_matrix(
-            truth[said.clip], said.predicted, among.shape[1], groups=owner[said.episode], n_groups=len(among)
-        )
+        found, groups = part.predictions, owner[part.predictions.episode]
+        truth, count = episodes.codes[found.clip], among.shape[1]
+        counts = confusion_matrix(truth, found.predicted, count, groups=groups, n_groups=len(among))
         scores.append(getattr(score_confusion(counts, among), figure))
     return np.argmax(np.stack(scores), axis=0)
 
 
-def describe(
-    rule: str, candidates: Sequence[GridPoint], seeds: Mapping[int, tuple[Sequence[str], Any]]
+def describe_selection(
+    rule: str, points: Sequence[GridPoint], seeds: Mapping[int, tuple[Sequence[str], Any]]
 ) -> dict[str, Any]:
-    """What a report says of the choice.
-
-    Parameters
-    ----------
-    rule : {"fixed", "nested", "oracle"}
-    candidates : sequence of GridPoint
-    seeds : mapping of int to (names of the episodes, index of the chosen candidate for each)
-    """
+    """What a report says of the choice; `seeds` have the names of the episodes and the chosen grid point of each."""
     if rule == "fixed":
         return {"rule": rule}
     by = (
@@ -247,16 +222,16 @@ def describe(
     return {
         "rule": rule,
         "by": by,
-        "candidates": [dict(one.values) for one in candidates],
+        "candidates": [dict(one.values) for one in points],
         "chosen": [
-            {"seed": seed, "episode": name, **candidates[int(place)].values}
+            {"seed": seed, "episode": name, **points[int(place)].values}
             for seed, (names, places) in seeds.items()
             for name, place in zip(names, places, strict=True)
         ],
     }
 
 
-def _dealt(episode: Episode, people: NDArray[np.int64], codes: NDArray[np.int64]) -> list[Episode]:
+def _subject_folds(episode: Episode, people: NDArray[np.int64], codes: NDArray[np.int64]) -> list[Episode]:
     """The subjects of a support in parts of about as many clips; the largest go first, each to the smallest part."""
     support = episode.support
     subjects, member, counts = np.unique(people[support], return_inverse=True, return_counts=True)

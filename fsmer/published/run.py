@@ -431,7 +431,7 @@ def run_table(
     >>> result = run_table("fr-2", fsmer.read_clips("my-maps"), out="out/fr-2", seeds=3)  # doctest: +SKIP
     >>> print(result.markdown())  # doctest: +SKIP
     """
-    from fsmer.evaluation.evaluate import check_jobs
+    from fsmer.evaluation.run_options import check_jobs
 
     table = load_table(name) if isinstance(name, str) else name
     wanted = [rows] if isinstance(rows, str) else list(rows)

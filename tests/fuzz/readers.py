@@ -30,7 +30,8 @@ import fsmer
 from fsmer.backbones import create_model
 from fsmer.data import ClipSet, InputSpec
 from fsmer.datasets import read_corrections, read_dataset
-from fsmer.evaluation.run_folder import PARTS, PartStore, RunSize
+from fsmer.evaluation.episode_results import PartStore, RunSize
+from fsmer.evaluation.run_folder import PARTS
 from fsmer.preprocess.face_detectors import LandmarkFile
 from fsmer.preprocess.prepare import prepare
 from fsmer.synthetic.class_descriptions import described_units
@@ -646,12 +647,12 @@ def _stop_half(out: Path, evaluated: Any) -> None:
     def stop(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    held, runner._report = runner._report, stop
+    held, runner.run_report = runner.run_report, stop
     try:
         with suppress(KeyboardInterrupt):
             _evaluate(out)
     finally:
-        runner._report = held
+        runner.run_report = held
 
 
 def _figures_of(report: fsmer.Report) -> str:
