@@ -1,7 +1,10 @@
 """Compiled code is loaded only as this user's own compiler made it, from a place that nobody else can write."""
 
+import json
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from fsmer.caches import cache_place
 from fsmer.kernels import compiled as module
+from fsmer.kernels import describe
 
 pytestmark = pytest.mark.skipif(module.compiled("shallow") is None, reason="this machine has no C compiler")
 
@@ -192,3 +196,43 @@ def test_what_a_kill_left_half_compiled_goes(cache):
 def only_library(cache):
     (found,) = cache.glob("*.so")
     return found
+
+
+def described(**environment):
+    """What a new process says of its arithmetic."""
+    code = "import json; from fsmer.kernels import describe; print(json.dumps(describe()))"
+    told = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        env={**os.environ, **environment},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(told.stdout)
+
+
+def test_the_arithmetic_is_described_with_compiler_and_sources():
+    found = describe()
+    assert found["kernels"] == "on"
+    assert set(found) == {"kernels", "compiler", "library", "onednn"}
+    version = subprocess.run([module.find_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    assert found["compiler"] == version.splitlines()[0]
+    assert len(found["library"]) == 32
+    assert found == described()
+
+
+@pytest.mark.parametrize(
+    ("environment", "library"),
+    [({"FSMER_COMPILE": "off"}, "switched off (FSMER_COMPILE=off)"), ({"PATH": "/nowhere", "CC": ""}, "none")],
+)
+def test_without_kernels_the_description_says_why(environment, library):
+    found = described(**environment)
+    assert (found["kernels"], found["compiler"], found["library"]) == ("off", "none", library)
+
+
+def test_a_compiler_that_fails_is_described_as_none(tmp_path):
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o700)
+    found = described(CC=str(broken))
+    assert (found["kernels"], found["compiler"]) == ("off", "none")

@@ -10,7 +10,7 @@ from fsmer.backbones import create_model
 from fsmer.kernels import dense
 from fsmer.kernels.dense import OneDnnLinear
 
-HAS_ONEDNN = dense._has_onednn()
+HAS_ONEDNN = dense.has_onednn()
 
 
 def twins(width=70, out=33, bias=True):
@@ -76,7 +76,7 @@ def test_without_gradients_answers_are_equal_to_the_bit():
 def test_without_onednn_torch_takes_over(monkeypatch):
     layer, plain = twins()
     inputs = torch.randn(8, 70)
-    monkeypatch.setattr(dense, "_has_onednn", lambda: False)
+    monkeypatch.setattr(dense, "has_onednn", lambda: False)
     assert torch.equal(layer(inputs), plain(inputs))
 
 

@@ -1,1 +1,5 @@
 """Compiled code and random numbers below the networks."""
+
+from fsmer.kernels.arithmetic import describe
+
+__all__ = ["describe"]

@@ -22,7 +22,7 @@ from torch import Tensor
 from fsmer.caches import cache_place
 from fsmer.io import atomic_path, digest, file_digest, remove_unfinished
 
-__all__ = ["compile_all", "compiled", "plain_in_memory"]
+__all__ = ["compile_all", "compiled", "find_compiler", "plain_in_memory", "switched_off"]
 
 # The last two keep a compiler from shifting loaded values through registers that the sums need.
 FLAGS = ("-O3", "-march=native", "-fno-predictive-commoning", "-fno-tree-pre", "-shared", "-fPIC")
@@ -38,6 +38,16 @@ def plain_in_memory(*values: Tensor) -> bool:
     )
 
 
+def switched_off() -> bool:
+    """Whether the user wants no compiled code."""
+    return os.environ.get("FSMER_COMPILE", "").lower() == "off"
+
+
+def find_compiler() -> str | None:
+    """Path of the C compiler: that of ``$CC``, else the first of cc, gcc and clang."""
+    return shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
+
+
 @functools.cache
 def compiled(name: str) -> ctypes.CDLL | None:
     """The library of ``<name>.c`` beside this module; None where it cannot be compiled.
@@ -47,9 +57,9 @@ def compiled(name: str) -> ctypes.CDLL | None:
     for itself. ``FSMER_COMPILE=off`` does without. Only a library that belongs to this user and has the digest in its
     name is loaded.
     """
-    compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = find_compiler()
     source = Path(__file__).with_name(f"{name}.c")
-    if os.environ.get("FSMER_COMPILE", "").lower() == "off" or compiler is None or not source.is_file():
+    if switched_off() or compiler is None or not source.is_file():
         return None
     # Code for one processor may not run on another that shares the folder.
     identity = "\n".join((source.read_text(encoding="utf-8"), *FLAGS, compiler, _processor()))

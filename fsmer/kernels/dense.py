@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from fsmer.kernels.compiled import plain_in_memory
 
-__all__ = ["OneDnnLinear"]
+__all__ = ["OneDnnLinear", "has_onednn"]
 
 
 class OneDnnLinear(nn.Linear):
@@ -33,7 +33,7 @@ class OneDnnLinear(nn.Linear):
             and plain_in_memory(*values)
             and not torch.is_autocast_enabled("cpu")
             and torch.backends.mkldnn.enabled
-            and _has_onednn()
+            and has_onednn()
         )
         return _Product.apply(input, self.weight, self.bias) if possible else super().forward(input)
 
@@ -64,7 +64,7 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 @functools.cache
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
     """Whether this build of torch has the operator and it does what `torch.nn.functional.linear` does."""
     inputs, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
     try:
