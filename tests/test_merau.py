@@ -15,7 +15,7 @@ from torch import nn
 
 import fsmer
 from fsmer.backbones.base import model_hash
-from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss, fit_au_detector
+from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss
 from fsmer.backbones.registry import class_notes
 from fsmer.backbones.targets import Targets
 from fsmer.backbones.tcae import Tcae

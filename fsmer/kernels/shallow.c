@@ -1,4 +1,4 @@
-/* The shallow network of `fsmer.backbones.ststnet` in training: one pass over a batch forward, one backward.
+/* The shallow network of `fsmer.backbones.ststnet` in training: whole epochs, network, classifier and Adam.
  *
  * Sixteen filters of 3x3 on three channels make one vector of sixteen floats a pixel, so that a convolution is 27
  * multiplications of a vector with a number. Bands of rows that one row of pooling windows looks at are worked through
@@ -116,14 +116,15 @@ static void respond(const shape *s, const float *restrict clip, const float *res
     *squares = sum_squares;
 }
 
-/* Media of shape (N, 3, height, width), of which `rows` (or null) picks some, to embeddings; `padded` is room for one clip with zeros around it.
+/* Media of shape (N, 3, height, width), of which `rows` picks some, to embeddings; `padded` is room for one clip with
+ * zeros around it.
  *
  * `noise` is a byte a pooled value, or null; a value is kept where its byte is not below `threshold`.
  */
-void shallow_forward(const float *media, const int64_t *rows, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
-                     float *padded, const float *weight, const float *bias, const float *scale, const float *offset,
-                     double epsilon, const uint8_t *noise, int64_t threshold, float *responses, float *pooled,
-                     double *mean, double *variance, float *embedded) {
+static void forward(const float *media, const int64_t *rows, double gain, int64_t clips, int64_t height, int64_t width,
+                    int64_t padding, float *padded, const float *weight, const float *bias, const float *scale,
+                    const float *offset, double epsilon, const uint8_t *noise, int64_t threshold, float *responses,
+                    float *pooled, double *mean, double *variance, float *embedded) {
     const shape s = shape_of(height, width, padding);
     double centre[FILTERS] = {0}, spread[FILTERS] = {0}, seen = 0;
     vec pivot = {0}, turn;
@@ -136,7 +137,7 @@ void shallow_forward(const float *media, const int64_t *rows, double gain, int64
     for (int64_t clip = 0; clip < clips; clip++) {
         float *own = responses + clip * s.pixels * FILTERS;
         vec total = {0}, squares = {0};
-        pad(&s, media + (rows ? rows[clip] : clip) * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
+        pad(&s, media + rows[clip] * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
         for (int wy = 0; wy < s.tall; wy++) {
             int y0, end = window(wy, s.height, &y0);
             /* The last windows may leave a row over, which counts for the statistics all the same. */
@@ -188,10 +189,10 @@ void shallow_forward(const float *media, const int64_t *rows, double gain, int64
 }
 
 /* Gradients from those of the embeddings; `gradients` is (27 taps, bias, scale, offset) x filters. */
-void shallow_backward(const float *media, const int64_t *rows, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
-                      float *padded, const float *scale, double epsilon, const uint8_t *noise, int64_t threshold,
-                      const float *responses, const float *pooled, const double *mean, const double *variance,
-                      const float *outer, float *inner, float *band, double *gradients) {
+static void backward(const float *media, const int64_t *rows, double gain, int64_t clips, int64_t height, int64_t
+                     width, int64_t padding, float *padded, const float *scale, double epsilon, const uint8_t *noise,
+                     int64_t threshold, const float *responses, const float *pooled, const double *mean, const double
+                     *variance, const float *outer, float *inner, float *band, double *gradients) {
     const shape s = shape_of(height, width, padding);
     const float share = noise ? 0.25f * 256 / (256 - threshold) : 0.25f;
     const bits limit = (bits){0} + (int32_t)threshold;
@@ -234,7 +235,7 @@ void shallow_backward(const float *media, const int64_t *rows, double gain, int6
         slope[c] = (float)(-scale[c] * root * root * of_scale[c] / all);
     }
     for (int64_t clip = 0; clip < clips; clip++) {
-        pad(&s, media + (rows ? rows[clip] : clip) * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
+        pad(&s, media + rows[clip] * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
         vec sum[TAPS + 1];
 #pragma GCC unroll 28
         for (int tap = 0; tap <= TAPS; tap++) sum[tap] = zero;
@@ -346,12 +347,12 @@ void shallow_epoch(const float *media, double gain, const int64_t *rows, const i
     double mean[FILTERS], variance[FILTERS];
     for (int64_t step = 0, start = 0; step < steps; start = ends[step], step++) {
         const int64_t clips = ends[step] - start, *own = rows + start;
-        shallow_forward(media, own, gain, clips, height, width, padding, padded, parameters,
+        forward(media, own, gain, clips, height, width, padding, padded, parameters,
                         parameters + TAPS * FILTERS, scale, scale + FILTERS, epsilon, noise, threshold, responses,
                         pooled, mean, variance, embedded);
         losses[step] = classify(embedded, clips, length, classes, labels + start, class_weights, smoothing, weight, bias,
                                 outer, gradients + head, gradients + head + classes * length);
-        shallow_backward(media, own, gain, clips, height, width, padding, padded, scale, epsilon, noise, threshold,
+        backward(media, own, gain, clips, height, width, padding, padded, scale, epsilon, noise, threshold,
                          responses, pooled, mean, variance, outer, inner, band, gradients);
         if (noise) noise += (clips * s.windows * FILTERS + 7) / 8 * 8;
         const double seen = (double)clips * s.pixels;

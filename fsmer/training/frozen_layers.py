@@ -16,7 +16,7 @@ from fsmer.backbones.embedding import batch_of
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = ["LowerLayers"]
+__all__ = ["FrozenLayers"]
 
 # Features of at most so many bytes are kept.
 KEPT_BYTES = 1 << 30
@@ -46,7 +46,7 @@ class _Seen:
 _seen = _Seen()
 
 
-class LowerLayers:
+class FrozenLayers:
     """Layers of a backbone in evaluation mode that stay as they are, and what they make of clips.
 
     That is kept for all clips where memory allows, and computed for every batch anew elsewhere. The next fold, which
@@ -77,6 +77,12 @@ class LowerLayers:
         features, places = self.kept
         chosen = places[torch.from_numpy(rows)].to(self.device)
         return {key: value.index_select(0, chosen) for key, value in features.items()}
+
+    def let_train(self, backbone: Backbone, trained: bool) -> None:
+        """Keep these layers of the backbone, or of a copy, from being trained, or let them be trained again."""
+        for name, value in backbone.named_parameters():
+            if name in self.names:
+                value.requires_grad_(trained)
 
     def embeddings(self) -> Tensor:
         """Of all the clips, as `fsmer.backbones.embed` gives them."""

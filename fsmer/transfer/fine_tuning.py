@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.targets import make_targets
-from fsmer.training.fine_tuning import Classifier, _Tuning
-from fsmer.training.frozen_layers import LowerLayers
-from fsmer.training.stacked import Training, can_stack, train_together
+from fsmer.training.fine_tuning import Classifier, Tuning
+from fsmer.training.frozen_layers import FrozenLayers
+from fsmer.training.stacked import Member, can_stack, train_together
 from fsmer.training.supervised import for_classes
 from fsmer.transfer.heads import Head
 from fsmer.transfer.method import Method
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-T = TypeVar("T", bound=Training)
+T = TypeVar("T", bound=Member)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class TrainsTogether(Method, Generic[T]):
 
 
 @dataclass(frozen=True)
-class FineTuning(TrainsTogether["_Tuning"]):
+class FineTuning(TrainsTogether[Tuning]):
     """Parameters and training shared by the linear and the cosine fine-tuning of MERAU (section III.B.3, Table 2).
 
     The classifier is trained with cross-entropy (eq. 8) and Adam on the support set, on frozen embeddings or together
@@ -167,7 +167,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         if source is not None:
             model = self.train_source(model, source, progress=progress)
         tuning = self._begin(model, support, classes)
-        tuning.train_alone(progress)
+        tuning.run(progress=progress)
         return self._end(model, tuning)
 
     def fit_stages(
@@ -195,36 +195,38 @@ class FineTuning(TrainsTogether["_Tuning"]):
         """
         model = SourceModel.wrap(backbone)
         tuning = self._begin(model, support, classes)
-        for stage in tuning.until(sorted(set(stages)), progress):
+        for stage in sorted(set(stages)):
+            tuning.run(until=stage, progress=progress)
             held = copy.copy(tuning)
             held.backbone, held.classifier = copy.deepcopy(tuning.backbone), copy.deepcopy(tuning.classifier)
             yield stage, replace(self, steps=stage)._end(model, held, embed_now=False)
 
-    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> _Tuning:
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Tuning:
         """A fine-tuning of backbone and classifier that has not begun."""
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         backbone = for_classes(model.backbone, names, self.seed)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
         backbone.eval()
-        lower = self._lower(backbone, support)
-        embeddings = embed(backbone, support) if lower is None else lower.embeddings()
+        frozen = self._frozen(backbone, support)
+        embeddings = embed(backbone, support) if frozen is None else frozen.embeddings()
         classifier = self.start(embeddings, codes, len(names), model.class_directions(names))
         rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
         batches = list(islice(self._batches(len(support)), self.steps))
         targets = make_targets(support, codes, names, balanced=self.balanced)
-        return _Tuning(backbone, classifier, support, targets, batches, rates, self.seed, lower)
+        return Tuning(backbone, classifier, support, targets, batches, rates, self.seed, frozen)
 
-    def _lower(self, backbone: Backbone, support: ClipSet) -> LowerLayers | None:
+    def _frozen(self, backbone: Backbone, support: ClipSet) -> FrozenLayers | None:
         """The layers that stay as they are, or None where all are trained."""
         if self.layers == "all" or (self.layers == "auto" and not backbone.lower_layers()):
             return None
-        return LowerLayers(backbone, support)
+        return FrozenLayers(backbone, support)
 
-    def _end(self, model: SourceModel, training: _Tuning, *, embed_now: bool = True) -> Recognizer:
+    def _end(self, model: SourceModel, training: Tuning, *, embed_now: bool = True) -> Recognizer:
         """See `TrainsTogether`."""
         training.classifier.to("cpu")
-        training.let_train_lower(True)
+        if training.frozen is not None:
+            training.frozen.let_train(training.backbone, True)
         training.backbone.finish_training()
         adapted, targets = replace(model, backbone=training.backbone), training.targets
         later = functools.partial(embed, training.backbone, training.clips)
@@ -261,7 +263,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         batches = list(islice(self._batches(len(source)), steps))
         rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
         targets = make_targets(source, codes, names, balanced=self.balanced)
-        _Tuning(backbone, classifier, source, targets, batches, rates, self.seed).train_alone(progress)
+        Tuning(backbone, classifier, source, targets, batches, rates, self.seed).run(progress=progress)
         classifier.to("cpu")
         backbone.finish_training()
         return backbone.eval(), classifier, names

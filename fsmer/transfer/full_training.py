@@ -17,6 +17,8 @@ from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, embed, model
 from fsmer.backbones.targets import make_targets
 from fsmer.io import check_writable, write_json
 from fsmer.kernels.noise import Draws
+from fsmer.training.checkpoints import remove_checkpoint
+from fsmer.training.preparation import prepare
 from fsmer.training.supervised import Trainer, for_classes
 from fsmer.training.tensorboard import AfterEpoch, tensorboard_log
 from fsmer.transfer.fine_tuning import TrainsTogether
@@ -183,6 +185,7 @@ class Train(TrainsTogether[Trainer]):
             )
         recognizer.save(out)
         write_json(out.with_name(f"{out.name}.{HISTORY}"), history)
+        remove_checkpoint(running)
         if running.is_dir() and not any(running.iterdir()):
             running.rmdir()
         return recognizer, history
@@ -200,10 +203,7 @@ class Train(TrainsTogether[Trainer]):
         trainer = self._begin(model, support, classes)
         # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
         key = None if folder is None else self._key(trainer.backbone, trainer.recipe, trainer.targets.classes, support)
-        if folder is None and progress is None and after_epoch is None:
-            trainer.train_alone()  # whole epochs at once, where nobody looks at what is between
-        else:
-            trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
+        trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
         recognizer = self._end(model, trainer)
         recipe, losses = trainer.recipe.to_dict(), trainer.losses
         history = {"recipe": recipe, "seed": self.seed, "clips": len(support), "losses": losses}
@@ -215,7 +215,7 @@ class Train(TrainsTogether[Trainer]):
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
-        backbone.before_training(support, seed=self.seed)
+        prepare(backbone, support, seed=self.seed)
         return Trainer(
             backbone,
             self._classifier(backbone.embed_dim, len(names)),
