@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fsmer.errors import WeightsError
-from fsmer.io import read_bytes
+from fsmer.io import json_text, read_bytes
+from fsmer.kernels import describe
 from fsmer.training.checkpoints import (
     PretrainingState,
     load_checkpoint,
@@ -144,6 +145,24 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with_and_replaced(tmp_pat
     save(tmp_path, 8)
     assert load(tmp_path)[1]["step"] == 8
     assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_checkpoint_made_with_other_kernels_is_refused_and_one_that_does_not_say_is_gone_on_with(
+    tmp_path, monkeypatch
+):
+    own = describe()
+    save(tmp_path, 1)
+    for name in own:
+        monkeypatch.setattr("fsmer.training.checkpoints.describe", lambda name=name: {**own, name: "other"})
+        with pytest.raises(WeightsError, match=rf"other kernels.*{name} .*FSMER_COMPILE=off.*--no-resume"):
+            load(tmp_path)
+    monkeypatch.undo()
+    assert load(tmp_path)[1]["step"] == 1
+    state = json.loads((tmp_path / "checkpoint.json").read_text())
+    assert state.pop("arithmetic") == own
+    state.pop("checksum")
+    (tmp_path / "checkpoint.json").write_text(json_text(state, sealed=True))
+    assert load(tmp_path)[1]["step"] == 1
 
 
 def test_a_state_that_is_no_file_is_refused(tmp_path):

@@ -640,9 +640,9 @@ def test_lower_features_of_a_fold_do_not_hang_on_the_folds_before_it(clips, monk
         method.fit(backbone, before)
         for name, value in weights(clips[:40]).items():
             assert torch.equal(value, alone[name]), name
-    passed, compute = [], lower.LowerLayers._compute
+    passed, compute = [], lower.FrozenLayers._compute
     monkeypatch.setattr(
-        lower.LowerLayers, "_compute", lambda self, rows: passed.append(len(rows)) or compute(self, rows)
+        lower.FrozenLayers, "_compute", lambda self, rows: passed.append(len(rows)) or compute(self, rows)
     )
     method.fit(backbone, clips[10:30])
     assert passed == [1], "one clip says how much memory each takes; the others are known"

@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 
 from fsmer.errors import WeightsError
 from fsmer.io import CHECKSUM, atomic_path, digest, file_digest, json_text, read_bytes, remove_unfinished
+from fsmer.kernels import describe
 from fsmer.schema import Count, checked, read_json
 from fsmer.tensor_files import check_finite, under, write_tensors
 
@@ -74,7 +75,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
         new = temporary.with_name("checkpoint-new.safetensors")
         write_tensors(new, tensors)
         name = f"checkpoint-{file_digest(new)}.safetensors"
-        temporary.write_text(json_text({"key": key, "tensors": name, **state}, sealed=True), encoding="utf-8")
+        content = {"key": key, "arithmetic": describe(), "tensors": name, **state}
+        temporary.write_text(json_text(content, sealed=True), encoding="utf-8")
         shutil.copymode(temporary, new)
         os.replace(new, folder / name)
     _remove_tensors(folder, but=name)
@@ -93,7 +95,8 @@ def load_checkpoint(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str
     Raises
     ------
     WeightsError
-        It cannot be read, was altered, comes from another version of fsmer, or was made with another key.
+        It cannot be read, was altered, comes from another version of fsmer, or was made with another key or other
+        arithmetic (see `fsmer.kernels.describe`).
     """
     while (stamp := _stamp(folder)) is not None:
         try:
@@ -117,13 +120,29 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
 
 def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = read_json(folder / STATE, dict[str, Any], what="a checkpoint", remedy=REMEDY, error=WeightsError)
-    sealed, found, name = state.pop(CHECKSUM, None), state.pop("key", None), state.pop("tensors", None)
-    if (sealed is None) != (name is None) or not isinstance(name, str | None):
+    sealed, found, arithmetic, name = (state.pop(entry, None) for entry in (CHECKSUM, "key", "arithmetic", "tensors"))
+    if (
+        (sealed is None) != (name is None)
+        or not isinstance(name, str | None)
+        or not isinstance(arithmetic, dict | None)
+    ):
         raise WeightsError(f"the checkpoint in {folder} comes from another version of fsmer; {REMEDY}.")
     if found != json.loads(json.dumps(key)):
         raise WeightsError(
             f"the checkpoint in {folder} was made with another recipe or seed, or on other clips; remove it, choose "
             "another folder or turn resume off."
+        )
+    here = describe()
+    # Earlier versions did not write with which kernels they trained.
+    differing = [
+        f"{entry} {made} there and {here.get(entry)} here"
+        for entry, made in (here if arithmetic is None else arithmetic).items()
+        if made != here.get(entry)
+    ]
+    if differing:
+        raise WeightsError(
+            f"the checkpoint in {folder} was made with other kernels ({', '.join(differing)}), whose results differ by "
+            f"rounding; go on with the same (FSMER_COMPILE=off does without), or {REMEDY}."
         )
     path = folder / Path(name or EARLIER).name
     try:
