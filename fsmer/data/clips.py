@@ -27,6 +27,7 @@ from fsmer.data.media import (
     copied,
     nameless,
     narrowed,
+    origins,
 )
 from fsmer.data.saved import HEADER, TABLE, ArrayWriter, read_folder, write_header
 from fsmer.data.schemes import LabelScheme, RelabelReport, load_scheme
@@ -676,6 +677,10 @@ class ClipSet(Sequence[Clip]):
         if problem is not None:
             raise self._base.media_error(int(rows[problem[0]]), problem[1])
         return arrays
+
+    def origins(self, kind: str = "flow") -> list[tuple[Any, int]]:
+        """Where the medium of each clip comes from, the same in all parts of a set, see `fsmer.data.media.origins`."""
+        return origins(self._base.media[kind], self._rows)
 
     def batches(self, kind: str = "flow", size: int = 256) -> Iterator[NDArray[np.float32]]:
         """Read the media of all clips in order, at most `size` clips at a time."""

@@ -34,6 +34,7 @@ __all__ = [
     "nameless",
     "narrowed",
     "opened_image",
+    "origins",
 ]
 
 # 8-bit maps divided by 255 hit 0 and 1 exactly; interpolation of float maps may overshoot by rounding only.
@@ -338,6 +339,10 @@ class ConcatStore:
         """The same without names of files, see `nameless`."""
         return self._parts(rows, nameless)
 
+    def origins(self, rows: Rows) -> list[tuple[Any, int]]:
+        """Where each row comes from, see `origins`."""
+        return [origins(self._stores[self._which[row]], self._rows[[row]])[0] for row in rows.tolist()]
+
     def _parts(self, rows: Rows, cut: Callable[[MediaStore, Rows], MediaStore]) -> ConcatStore:
         which = self._which[rows]
         stores, places = [], np.zeros(len(rows), np.int64)
@@ -405,6 +410,17 @@ def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
     if isinstance(store, ConcatStore):
         return store.narrowed(rows)
     return ConcatStore([store], np.zeros(len(rows), np.int32), rows)
+
+
+def origins(store: MediaStore, rows: Rows) -> list[tuple[Any, int]]:
+    """Where each row comes from: an object that every narrowed store shares, or an image file, and the row in it."""
+    if isinstance(store, ConcatStore):
+        return store.origins(rows)
+    if isinstance(store, ListStore):
+        return [(store._arrays[row], 0) for row in rows.tolist()]
+    if isinstance(store, ImageStore):
+        return [(store.files[row], 0) for row in rows.tolist()]
+    return [(store, row) for row in rows.tolist()]
 
 
 def nameless(store: MediaStore, rows: Rows) -> MediaStore:

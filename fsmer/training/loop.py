@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -139,7 +139,7 @@ class Training:
         done, total = self.epoch * self.steps_an_epoch, self.epochs * self.steps_an_epoch
         if self.epoch < stop:
             self.begin()
-            with self.context(), closing(self.steps()) as steps:
+            with self.context(), torch.enable_grad(), closing(self.steps()) as steps:
                 for step in steps:
                     if step.seed is not None:
                         self.draws.seed(step.seed)
@@ -167,12 +167,10 @@ class Training:
     def begin(self) -> None:
         """Called before the first step of a `run`."""
 
-    @contextmanager
-    def context(self) -> Iterator[None]:
+    def context(self) -> AbstractContextManager[Any]:
         """What steps are taken in: random numbers of the training's own, which no other thread can change."""
         alone = all(draws_noise_alone(module) for module in self.modules.values())
-        with self.draws.used(everywhere=not alone), torch.enable_grad():
-            yield
+        return self.draws.used(everywhere=not alone)
 
     def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
         """The loss of a step, and figures to report beside it or, as ``"loss"``, in its place."""

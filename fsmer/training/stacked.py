@@ -237,7 +237,7 @@ class _Stack(Training):
         for steps in zip(*(member.steps() for member in self.members), strict=True):
             yield Step(steps, rate=steps[0].rate, ends_epoch=False)
 
-    def context(self) -> AbstractContextManager[None]:
+    def context(self) -> AbstractContextManager[Any]:
         """Members have random numbers of their own."""
         return nullcontext()
 
@@ -278,7 +278,7 @@ class _Stack(Training):
 
         alike = tuple(0 if one is not None else None for one in given)
         stepped = vmap(grad_and_value(loss), in_dims=(0, 0, 0 if noise else None, *alike))
-        with torch.enable_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             weights = {name: value.detach() for name, value in self.trained.items()}
             gradients, losses = stepped(weights, self.kept, noise, *given)
         if (limit := self.clip_gradient) is not None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.targets import make_targets
 from fsmer.training.fine_tuning import Classifier, Tuning
-from fsmer.training.frozen_layers import FrozenLayers
+from fsmer.training.frozen_layers import ContentDigests, FrozenLayers
 from fsmer.training.stacked import Member, can_stack, train_together
 from fsmer.training.supervised import for_classes
 from fsmer.transfer.heads import Head
@@ -67,10 +67,11 @@ class TrainsTogether(Method, Generic[T]):
         if self.keeps_backbone or not all(can_stack(start.backbone) for start in starts):
             yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
             return
-        methods = [self.seeded(seed) for seed in seeds]
+        methods, digests = [self.seeded(seed) for seed in seeds], ContentDigests()
 
         def begin(member: int) -> T:
-            return methods[member]._begin(starts[member], supports[member], classes[member])
+            with digests.used():
+                return methods[member]._begin(starts[member], supports[member], classes[member])
 
         finished = train_together(len(classes), begin, memory=memory)
         for done, (member, training) in enumerate(finished, start=1):
