@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -28,11 +28,7 @@ from fsmer.transfer.source_model import Progress, SourceModel, require, require_
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "FineTuning",
-    "TrainsTogether",
-]
-
+__all__ = ["FineTuning", "TrainsTogether"]
 
 T = TypeVar("T", bound=Member)
 
@@ -51,6 +47,62 @@ class TrainsTogether(Method, Generic[T]):
 
         Unless `embed_now`, the support is embedded when somebody asks for it.
         """
+
+    def fit(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        *,
+        source: ClipSet | None = None,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Recognizer:
+        """Learn from `support`; see `Method.fit`."""
+        if self.keeps_backbone:
+            return super().fit(backbone, support, source=source, classes=classes, progress=progress)
+        model = SourceModel.wrap(backbone)
+        if source is not None:
+            model = self.train_source(model, source, progress=progress)
+        training = self._begin(model, support, classes)
+        training.run(progress=progress)
+        return self._end(model, training)
+
+    def fit_stages(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        stages: Sequence[int],
+        *,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """One training of the backbone, whose recognizers on the way are given too.
+
+        Parameters
+        ----------
+        backbone, support, classes, progress
+            As for `fit`.
+        stages : sequence of int
+            After how many epochs of ``train`` or steps of fine-tuning; those behind the last stage are not taken. The
+            learning rate falls as planned for the whole training.
+
+        Yields
+        ------
+        int, Recognizer
+            The stage, and the recognizer as `fit` would give it if training ended there.
+        """
+        model = SourceModel.wrap(backbone)
+        training = self._begin(model, support, classes)
+        for stage in sorted(set(stages)):
+            training.run(until=stage, progress=progress)
+            held = copy.copy(training)
+            held.backbone, held.classifier = copy.deepcopy(training.backbone), copy.deepcopy(training.classifier)
+            yield stage, self._ended_at(stage)._end(model, held, embed_now=False)
+
+    def _ended_at(self, stage: int) -> Self:
+        """The method that trains so long."""
+        del stage
+        return self
 
     def fit_many(
         self,
@@ -152,55 +204,8 @@ class FineTuning(TrainsTogether[Tuning]):
     def start(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Classifier:
         """The untrained classifier of one support set: embeddings (S, D), codes (S,)."""
 
-    def fit(
-        self,
-        backbone: Backbone | SourceModel,
-        support: ClipSet,
-        *,
-        source: ClipSet | None = None,
-        classes: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Recognizer:
-        """Learn from `support`; see `Method.fit`."""
-        if self.keeps_backbone:
-            return super().fit(backbone, support, source=source, classes=classes, progress=progress)
-        model = SourceModel.wrap(backbone)
-        if source is not None:
-            model = self.train_source(model, source, progress=progress)
-        tuning = self._begin(model, support, classes)
-        tuning.run(progress=progress)
-        return self._end(model, tuning)
-
-    def fit_stages(
-        self,
-        backbone: Backbone | SourceModel,
-        support: ClipSet,
-        stages: Sequence[int],
-        *,
-        classes: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[tuple[int, Recognizer]]:
-        """One training of the backbone, looked at on its way.
-
-        Parameters
-        ----------
-        backbone, support, classes, progress
-            As for `fit`.
-        stages : sequence of int
-            After how many steps; those behind the last stage are not taken.
-
-        Yields
-        ------
-        int, Recognizer
-            The stage, and the recognizer that `fit` gives with so many steps.
-        """
-        model = SourceModel.wrap(backbone)
-        tuning = self._begin(model, support, classes)
-        for stage in sorted(set(stages)):
-            tuning.run(until=stage, progress=progress)
-            held = copy.copy(tuning)
-            held.backbone, held.classifier = copy.deepcopy(tuning.backbone), copy.deepcopy(tuning.classifier)
-            yield stage, replace(self, steps=stage)._end(model, held, embed_now=False)
+    def _ended_at(self, stage: int) -> Self:
+        return replace(self, steps=stage)
 
     def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Tuning:
         """A fine-tuning of backbone and classifier that has not begun."""
