@@ -203,6 +203,28 @@ def test_a_state_of_an_optimiser_that_lacks_entries_is_refused(kind):
                 restore(tensors, {"model": fresh}, other)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_weights_whose_channels_lie_together_go_on_as_if_there_had_been_no_stop(fused, tmp_path):
+    def made():
+        torch.manual_seed(0)
+        layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return layer, torch.optim.Adam(layer.parameters(), lr=0.1, fused=fused)
+
+    def step(layer, optimizer):
+        optimizer.zero_grad()
+        layer(torch.arange(48.0).view(1, 3, 4, 4) / 48).square().sum().backward()
+        optimizer.step()
+
+    (layer, optimizer), (resumed, other) = made(), made()
+    step(layer, optimizer)
+    tensors = {f"layer.{name}": value for name, value in layer.state_dict().items()} | optimizer_tensors(optimizer)
+    save_checkpoint(tmp_path, tensors, {"step": 1, "seconds": 0.0, "history": []}, KEY)
+    restore(load(tmp_path)[0], {"layer": resumed}, other)
+    step(layer, optimizer)
+    step(resumed, other)
+    assert torch.equal(layer.weight, resumed.weight)
+
+
 def test_tensors_that_do_not_fit_the_network_are_refused():
     module = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(module.parameters())

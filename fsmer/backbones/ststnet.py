@@ -207,7 +207,9 @@ class _Epochs:
             ):
                 value.copy_(new)
                 step = torch.tensor(float(done + len(sizes)))
-                self.optimizer.state[value] = {"step": step, "exp_avg": moments[0], "exp_avg_sq": moments[1]}
+                # In the layout of the weight, as steps of the optimiser itself need it.
+                first, second = (torch.empty_like(value).copy_(moment) for moment in moments)
+                self.optimizer.state[value] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
         return losses.tolist()
 
     def _rooms(self, clips: int, parameters: int) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
@@ -159,9 +160,10 @@ def pretrain_facs_flow(
     plan = _estimation_plan(recipe) if recipe.estimated_share else None
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
-    run = _FacsTraining(
-        recipe, seed, progress, lambda: None if plan is None else _map_pool(folder, plan, seed, progress)
-    )
+    # No loss is known while clips are drawn.
+    told = None if progress is None else lambda done, total: progress(done, total, {})
+    open_pool = None if plan is None else functools.partial(MapPool, folder, plan, seed, progress=told)
+    run = _FacsTraining(recipe, seed, progress, open_pool)
     run.run(folder=folder, key=run.key, resume=resume, checkpoint_every=checkpoint_every)
     run.average.eval()
     run.average.precision.copy_(
@@ -173,18 +175,11 @@ def pretrain_facs_flow(
     return folder
 
 
-@dataclass(frozen=True)
-class _Targets:
-    coarse: Tensor
-    emotions: Tensor
-    units: Tensor
-
-
 class _FacsTraining(Pretraining):
     """Training of the network, whose running average is what is kept."""
 
     def __init__(
-        self, recipe: Recipe, seed: int, progress: StepProgress | None, open_pool: Callable[[], MapPool | None]
+        self, recipe: Recipe, seed: int, progress: StepProgress | None, open_pool: Callable[[], MapPool] | None
     ) -> None:
         self.recipe = recipe
         with Draws(seed).used():
@@ -209,7 +204,7 @@ class _FacsTraining(Pretraining):
 
     def begin(self) -> None:
         # After a checkpoint was read: one of another run is refused before clips are drawn.
-        self.pool = self.open_pool()
+        self.pool = self.open_pool and self.open_pool()
 
     def steps(self) -> Generator[Step, None, None]:
         self.model.train()
@@ -222,19 +217,17 @@ class _FacsTraining(Pretraining):
         # Early on the average follows fast, so that it does not keep the random start.
         keep = min(self.recipe.average_decay, (1 + self.epoch) / (10 + self.epoch))
         with torch.no_grad():
-            for kept, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                kept.lerp_(current, 1 - keep)
-            for statistic, newest in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                if statistic.is_floating_point():
-                    statistic.lerp_(newest, 1 - keep)
+            for kept, newest in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+                if kept.is_floating_point():
+                    kept.lerp_(newest, 1 - keep)
                 else:
-                    statistic.copy_(newest)
+                    kept.copy_(newest)
         return figures
 
     def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
         clips: SyntheticMaps = step.inputs
         maps, emotions = torch.from_numpy(clips.maps), torch.from_numpy(clips.emotions)
-        targets = _Targets(self.coarse[emotions], emotions, torch.from_numpy(clips.units).float())
+        targets = (self.coarse[emotions], emotions, torch.from_numpy(clips.units).float())
         generator = torch.Generator().manual_seed(cast(int, step.seed))
         total = torch.zeros(())
         sums = dict.fromkeys(("classes", "emotions", "units"), 0.0)
@@ -267,27 +260,29 @@ class _FacsTraining(Pretraining):
         return wide * seen + (1 - wide) * seen[other], other, share
 
     def _branch_losses(
-        self, branch: FlowBranch, embeddings: Tensor, targets: _Targets, other: Tensor, share: Tensor
+        self,
+        branch: FlowBranch,
+        embeddings: Tensor,
+        targets: tuple[Tensor, Tensor, Tensor],
+        other: Tensor,
+        share: Tensor,
     ) -> dict[str, Tensor]:
         scores = self.model.scale * embeddings @ F.normalize(branch.directions, dim=-1).T
         coarse, emotion = scores[:, : len(COARSE_CLASSES)], scores[:, len(COARSE_CLASSES) :]
         units = branch.unit_head(self.model.scale * embeddings)
-        smoothing = self.recipe.label_smoothing
 
-        def mixed(loss: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
-            return (share * loss(target) + (1 - share) * loss(target[other])).mean()
+        def mixed(loss: Callable[..., Tensor], target: Tensor) -> Tensor:
+            return (share * loss(target=target) + (1 - share) * loss(target=target[other])).mean()
+
+        entropy = functools.partial(F.cross_entropy, label_smoothing=self.recipe.label_smoothing, reduction="none")
+
+        def unit_loss(target: Tensor) -> Tensor:
+            return F.binary_cross_entropy_with_logits(units, target, reduction="none").mean(dim=1)
 
         return {
-            "classes": mixed(
-                lambda of: F.cross_entropy(coarse, of, ignore_index=-1, label_smoothing=smoothing, reduction="none"),
-                targets.coarse,
-            ),
-            "emotions": mixed(
-                lambda of: F.cross_entropy(emotion, of, label_smoothing=smoothing, reduction="none"), targets.emotions
-            ),
-            "units": mixed(
-                lambda of: F.binary_cross_entropy_with_logits(units, of, reduction="none").mean(dim=1), targets.units
-            ),
+            "classes": mixed(functools.partial(entropy, coarse, ignore_index=-1), targets[0]),
+            "emotions": mixed(functools.partial(entropy, emotion), targets[1]),
+            "units": mixed(unit_loss, targets[2]),
         }
 
 
@@ -316,12 +311,6 @@ def _estimation_plan(recipe: Recipe) -> EstimationPlan:
     used = math.ceil(recipe.estimated_share * recipe.batch * recipe.steps)
     block = max(1, min(DRAWN_BLOCK, used, recipe.estimated_clips))
     return EstimationPlan(min(recipe.estimated_clips, math.ceil(used / block) * block), recipe.domain, block=block)
-
-
-def _map_pool(folder: Path, plan: EstimationPlan, seed: int, progress: StepProgress | None) -> MapPool:
-    """Clips with estimated flow, drawn beside the weights; no loss is known while they are."""
-    report = None if progress is None else lambda done, total: progress(done, total, {})
-    return MapPool(folder, plan, seed, progress=report)
 
 
 def _clip_stream(
@@ -380,7 +369,7 @@ recognizer.predict(clips)""",
 - UF1 on these two sets, with their labels, was seen for many variants of the generator, of the flow estimators, the
   network, its length of training, the smoothing at inference and the default few-shot method while they were designed.
   Figures on them are therefore optimistic; other data sets are the fair test.
-- Eats the map described above and nothing else; another crop, size or normalisation is refused.
+- Expects the map described above and nothing else; another crop, size or normalisation is refused.
 - Per-map min-max scaling hides how strong a movement is: a face that does not move still gets an answer.""",
         command=f"fsmer pretrain {backbone.name} --seed {seed}",
         tags=("few-shot", "optical-flow", "facial-action-coding-system"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,19 +201,25 @@ def restore(
             if name.startswith("optimizer."):
                 _, index, entry = name.split(".")
                 entries.setdefault(int(index), {})[entry] = value
-        _check_entries(entries, optimizer)
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        _check_entries(entries, parameters, optimizer)
+        for number, entry in entries.items():
+            # A fused step takes a weight and its moments for laid out alike, and files hold no layout.
+            like = parameters[number]
+            entry |= {name: torch.empty_like(like).copy_(value) for name, value in entry.items() if name != "step"}
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"the checkpoint does not fit this version of fsmer ({reason}); {REMEDY}.") from error
 
 
-def _check_entries(entries: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+def _check_entries(
+    entries: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> None:
     """Raise `ValueError` unless the optimiser can go on with these entries, by number of the parameter."""
     needed = {"step", "exp_avg", "exp_avg_sq"}
     if isinstance(optimizer, torch.optim.SGD):
         needed = {"momentum_buffer"} if optimizer.defaults["momentum"] else set()
-    parameters = [value for group in optimizer.param_groups for value in group["params"]]
     for number, entry in entries.items():
         if not 0 <= number < len(parameters) or set(entry) != needed:
             raise ValueError(f"the optimiser's state of parameter {number} holds {', '.join(sorted(entry))}")

@@ -119,7 +119,7 @@ class Train(TrainsTogether[Trainer]):
         progress: Progress | None = None,
         log: str | Path | None = None,
     ) -> tuple[Recognizer, dict[str, Any]]:
-        """Train; with `out`, keep checkpoints and write the recognizer, its loss curve and its recipe there; see `train`.
+        """Train; `out` gets the recognizer, its loss curve, its recipe and, on the way, checkpoints; see `train`.
 
         Returns
         -------
