@@ -172,7 +172,7 @@ class Merau(Backbone):
     def forward(self, inputs: Any) -> Tensor:
         """Embeddings (B, 3 * projection_dim) for a dict of ``flow`` and ``apex``."""
         if not isinstance(inputs, dict) or "flow" not in inputs:
-            raise SpecMismatchError("'merau' eats flow and apex; give a dict with a tensor for each.")
+            raise SpecMismatchError("'merau' expects flow and apex; give a dict with a tensor for each.")
         code, logits = self.au_features(inputs)
         parts = (
             self.projection_flow(self.flow_encoder(inputs["flow"])),

@@ -228,7 +228,7 @@ def command_line(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_
 def card_text(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_recordings: bool) -> CardText:
     """What the model card says of weights that were trained without labels."""
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    eats = " and ".join(spec.describe() for spec in backbone.input_specs)
+    media = " and ".join(spec.describe() for spec in backbone.input_specs)
     summary = (type(backbone).__doc__ or "").strip().splitlines()[0].rstrip(".")
     if from_recordings:
         source = (
@@ -245,7 +245,7 @@ def card_text(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_rec
         summary=f"""\
 {summary}.
 
-A network of {parameters:,} parameters that turns {eats}
+A network of {parameters:,} parameters that turns {media}
 into an embedding of {backbone.embed_dim} numbers. {source}""",
         use=f"""\
 import fsmer
@@ -256,7 +256,7 @@ recognizer.predict(clips)  # {", ".join(spec.kind for spec in backbone.input_spe
         limits=f"""\
 - Knows no class and no emotion before it is adapted with labelled clips.
 - Learns from what moves in the frames it was given; differences between groups of people were not measured.
-- Eats the media described above and nothing else; another crop or size is refused.
+- Expects the media described above and nothing else; another crop or size is refused.
 
 What of the paper is here:
 

@@ -203,10 +203,10 @@ def restore(
                 entries.setdefault(int(index), {})[entry] = value
         parameters = [value for group in optimizer.param_groups for value in group["params"]]
         _check_entries(entries, parameters, optimizer)
-        for number, entry in entries.items():
+        for number, moments in entries.items():
             # A fused step takes a weight and its moments for laid out alike, and files hold no layout.
             like = parameters[number]
-            entry |= {name: torch.empty_like(like).copy_(value) for name, value in entry.items() if name != "step"}
+            moments |= {name: torch.empty_like(like).copy_(value) for name, value in moments.items() if name != "step"}
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
