@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fsmer.errors import WeightsError
-from fsmer.io import read_bytes
+from fsmer.io import json_text, read_bytes
+from fsmer.kernels import describe
 from fsmer.training.checkpoints import (
     PretrainingState,
     load_checkpoint,
@@ -146,6 +147,24 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with_and_replaced(tmp_pat
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
+def test_a_checkpoint_made_with_other_kernels_is_refused_and_one_that_does_not_say_is_gone_on_with(
+    tmp_path, monkeypatch
+):
+    own = describe()
+    save(tmp_path, 1)
+    for name in own:
+        monkeypatch.setattr("fsmer.training.checkpoints.describe", lambda name=name: {**own, name: "other"})
+        with pytest.raises(WeightsError, match=rf"other kernels.*{name} .*FSMER_COMPILE=off.*--no-resume"):
+            load(tmp_path)
+    monkeypatch.undo()
+    assert load(tmp_path)[1]["step"] == 1
+    state = json.loads((tmp_path / "checkpoint.json").read_text())
+    assert state.pop("arithmetic") == own
+    state.pop("checksum")
+    (tmp_path / "checkpoint.json").write_text(json_text(state, sealed=True))
+    assert load(tmp_path)[1]["step"] == 1
+
+
 def test_a_state_that_is_no_file_is_refused(tmp_path):
     (tmp_path / "checkpoint.json").symlink_to(tmp_path / "checkpoint.json")
     with pytest.raises(WeightsError, match=r"symbolic links.*remove it"):
@@ -182,6 +201,28 @@ def test_a_state_of_an_optimiser_that_lacks_entries_is_refused(kind):
         for tensors in changed[1:] if kind is torch.optim.SGD else changed:
             with pytest.raises(WeightsError, match="does not fit this version"):
                 restore(tensors, {"model": fresh}, other)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_weights_whose_channels_lie_together_go_on_as_if_there_had_been_no_stop(fused, tmp_path):
+    def made():
+        torch.manual_seed(0)
+        layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return layer, torch.optim.Adam(layer.parameters(), lr=0.1, fused=fused)
+
+    def step(layer, optimizer):
+        optimizer.zero_grad()
+        layer(torch.arange(48.0).view(1, 3, 4, 4) / 48).square().sum().backward()
+        optimizer.step()
+
+    (layer, optimizer), (resumed, other) = made(), made()
+    step(layer, optimizer)
+    tensors = {f"layer.{name}": value for name, value in layer.state_dict().items()} | optimizer_tensors(optimizer)
+    save_checkpoint(tmp_path, tensors, {"step": 1, "seconds": 0.0, "history": []}, KEY)
+    restore(load(tmp_path)[0], {"layer": resumed}, other)
+    step(layer, optimizer)
+    step(resumed, other)
+    assert torch.equal(layer.weight, resumed.weight)
 
 
 def test_tensors_that_do_not_fit_the_network_are_refused():

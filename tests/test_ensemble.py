@@ -117,10 +117,10 @@ def test_members_of_any_kind_are_trained_saved_and_explained(name, tmp_path):
 def test_what_comes_before_training_has_a_seed_for_each_member(ensemble, monkeypatch):
     seeds = []
     monkeypatch.setattr(
-        type(members_of(ensemble)[0]), "before_training", lambda self, clips, *, seed: seeds.append(seed)
+        type(members_of(ensemble)[0]), "preparations", lambda self, clips, *, seed: iter(seeds.append(seed) or ())
     )
     for seed in (0, 1):
-        ensemble.before_training(clips_for(ensemble, 6), seed=seed)
+        assert not list(ensemble.preparations(clips_for(ensemble, 6), seed=seed))
     assert seeds == [0, 1, 2, 3, 4, 5]
 
 

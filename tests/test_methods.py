@@ -543,12 +543,37 @@ def test_lower_features_of_a_fold_do_not_hang_on_the_folds_before_it(clips, monk
         method.fit(backbone, before)
         for name, value in weights(clips[:40]).items():
             assert torch.equal(value, alone[name]), name
-    passed, compute = [], lower.LowerLayers._compute
+    passed, compute = [], lower.FrozenLayers._compute
     monkeypatch.setattr(
-        lower.LowerLayers, "_compute", lambda self, rows: passed.append(len(rows)) or compute(self, rows)
+        lower.FrozenLayers, "_compute", lambda self, rows: passed.append(len(rows)) or compute(self, rows)
     )
     method.fit(backbone, clips[10:30])
     assert passed == [1], "one clip says how much memory each takes; the others are known"
+
+
+def test_media_of_a_clip_are_read_for_their_digest_once_however_many_folds_hold_it(clips, monkeypatch):
+    torch.manual_seed(0)
+    backbone = create_model("facs-flow", widths=[4, 4, 8, 8], branch_dim=6, pools=[1, 2]).eval()
+    method = load_method("finetune", train_backbone=True, steps=1, batch_size=64)
+    folds = [clips[:40], clips[10:50], clips[:50]]
+    hashed, of = [], lower.ContentDigests.of
+
+    def counted(self, backbone, support):
+        with monkeypatch.context() as patch:
+            inner = lower.read_inputs
+            patch.setattr(lower, "read_inputs", lambda *at: hashed.append(len(at[2])) or inner(*at))
+            return of(self, backbone, support)
+
+    monkeypatch.setattr(lower.ContentDigests, "of", counted)
+    alone = [method.fit(backbone, fold).backbone.state_dict() for fold in folds]
+    assert sum(hashed) == 40 + 40 + 50, "each for itself"
+    hashed.clear()
+    supports = [fold.isolated() for fold in folds]
+    found = dict(method.fit_many(backbone, supports, seeds=[None] * 3, classes=[clips.classes] * 3))
+    assert sum(hashed) == 50
+    for number, weights in enumerate(alone):
+        for name, value in found[number].backbone.state_dict().items():
+            assert torch.equal(value, weights[name]), name
 
 
 def test_unknown_layers_are_refused():

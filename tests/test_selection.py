@@ -164,8 +164,8 @@ def test_epochs_are_looked_at_on_the_way_and_not_trained_for_one_by_one(
     from fsmer.training.supervised import Trainer
 
     epochs: list[int] = []
-    train = Trainer._train_epoch
-    monkeypatch.setattr(Trainer, "_train_epoch", lambda self, *rest: epochs.append(1) or train(self, *rest))
+    on_epoch = Trainer.on_epoch
+    monkeypatch.setattr(Trainer, "on_epoch", lambda self: epochs.append(1) or on_epoch(self))
     evaluate("loso", backbone, trained(epochs=4), clips=clips, select="oracle")
     assert len(epochs) == 6 * 4
     epochs.clear()

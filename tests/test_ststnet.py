@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fsmer
-from fsmer.backbones import TrainRecipe, create_model
+from fsmer.backbones import Backbone, TrainRecipe, create_model
 from fsmer.backbones.ststnet import STSTNet
-from fsmer.backbones.ststnet_epochs import train_compiled
 from fsmer.backbones.targets import make_targets
 from fsmer.errors import FsmerError, SupportError
 from fsmer.kernels.compiled import compiled
@@ -54,9 +52,8 @@ def network(**arguments: object) -> STSTNet:
     return made
 
 
-def without_compiler(made: STSTNet, monkeypatch: pytest.MonkeyPatch) -> STSTNet:
-    monkeypatch.setattr("fsmer.backbones.ststnet.compiled", lambda name: None)
-    return copy.deepcopy(made)
+def without_compiled_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(STSTNet, "compiled_epochs", Backbone.compiled_epochs)
 
 
 def maps(count: int, size: int = 28) -> Tensor:
@@ -90,54 +87,6 @@ def test_it_is_the_three_streams_side_by_side(padding, training):
     torch.testing.assert_close(ours, joined, rtol=1e-3, atol=1e-4 * float(joined.abs().max()))
 
 
-@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
-@pytest.mark.parametrize(
-    ("arguments", "count"), [({}, 33), ({"padding": 2}, 5), ({"size": 20, "dropout": 0.3}, 7), ({"size": 31}, 2)]
-)
-def test_compiled_code_gives_what_the_layers_give(arguments, count, monkeypatch):
-    own = network(**arguments).train()
-    other = without_compiler(own, monkeypatch)
-    inputs = maps(count, own.input_spec.size[0])
-    torch.manual_seed(2)
-    wanted = other(inputs)
-    monkeypatch.undo()
-    torch.manual_seed(2)
-    found = own(inputs)
-    assert type(found.grad_fn).__name__ == "_ShallowBackward"
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(3))
-    ours, theirs = gradients(own, found, direction), gradients(other, wanted, direction)
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4 * float(theirs[name].abs().max()))
-    for (name, one), (_, two) in zip(own.named_buffers(), other.named_buffers(), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4, msg=name)
-
-
-@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
-def test_equal_pixels_hand_their_gradient_on_once(monkeypatch):
-    """On a flat map all pixels of a window are largest; one of them gets the gradient, as in torch."""
-    own = network(dropout=0.0).train()
-    other = without_compiler(own, monkeypatch)
-    inputs = torch.full((4, 3, 28, 28), 0.5) + torch.arange(4).view(4, 1, 1, 1) / 10
-    wanted = other(inputs)
-    monkeypatch.undo()
-    found = own(inputs)
-    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(3))
-    ours, theirs = gradients(own, found, direction), gradients(other, wanted, direction)
-    for name in ("normalisation.weight", "normalisation.bias", "convolution.bias"):
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-2, atol=1e-2 * float(theirs[name].abs().max()))
-
-
-@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
-def test_two_batches_may_be_under_way_at_once():
-    own = network(dropout=0.0).train()
-    one, other = maps(6), maps(6).flip(0) ** 2
-    apart = [gradients(own, own(inputs), torch.ones(6, 400))["convolution.weight"] for inputs in (one, other)]
-    first, second = own(one), own(other)
-    for embedded, wanted in ((first, apart[0]), (second, apart[1])):
-        torch.testing.assert_close(gradients(own, embedded, torch.ones(6, 400))["convolution.weight"], wanted)
-
-
 def test_a_network_that_has_gone_astray_is_seen():
     own = network(dropout=0.0).train()
     with torch.no_grad():
@@ -149,7 +98,7 @@ def test_training_without_a_compiler_gives_the_same_answers(monkeypatch):
     clips = fsmer.synthetic_clips("lab", 40, seed=2)
     start = create_model("ststnet")
     found = train(start, clips, epochs=5, batch_size=16, learning_rate=1e-3)
-    monkeypatch.setattr("fsmer.backbones.ststnet.compiled", lambda name: None)
+    without_compiled_epochs(monkeypatch)
     other = train(start, clips, epochs=5, batch_size=16, learning_rate=1e-3)
     torch.testing.assert_close(
         torch.from_numpy(found.predict_proba(clips)), torch.from_numpy(other.predict_proba(clips)), atol=5e-3, rtol=0
@@ -157,9 +106,9 @@ def test_training_without_a_compiler_gives_the_same_answers(monkeypatch):
     assert (found.predict(clips) == other.predict(clips)).mean() > 0.95
 
 
-def trainer_of(recipe: TrainRecipe, count: int = 27) -> Trainer:
-    clips = fsmer.synthetic_clips("lab", count, seed=3)
-    made = for_classes(network(), clips.classes, 0).train()
+def trainer_of(recipe: TrainRecipe, count: int = 27, **arguments: object) -> Trainer:
+    made = for_classes(network(**arguments), ("negative", "positive", "surprise"), 0).train()
+    clips = fsmer.synthetic_clips("lab", count, seed=3, specs=made.input_specs)
     torch.manual_seed(1)
     classifier = nn.Linear(made.embed_dim, len(clips.classes))
     targets = make_targets(clips, torch.from_numpy(clips.codes()), clips.classes, balanced=recipe.balanced)
@@ -173,17 +122,23 @@ ADAM = TrainRecipe(
 
 @pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
 @pytest.mark.parametrize(
-    "recipe",
+    ("recipe", "arguments"),
     [
-        ADAM,
-        replace(ADAM, optimizer="adamw", schedule="cosine", warmup_epochs=1.0, rates={"classifier": 1e-2}),
-        replace(ADAM, balanced=False, batch_size=64),
+        (ADAM, {}),
+        (replace(ADAM, optimizer="adamw", schedule="cosine", warmup_epochs=1.0, rates={"classifier": 1e-2}), {}),
+        (replace(ADAM, balanced=False, batch_size=64), {}),
+        (ADAM, {"padding": 2}),
+        (ADAM, {"size": 20, "dropout": 0.3}),
+        (ADAM, {"size": 31, "dropout": 0.0}),
     ],
 )
-def test_compiled_epochs_train_as_the_trainer_does(recipe):
-    one, other = trainer_of(recipe), trainer_of(recipe)
-    assert train_compiled(one)
+def test_compiled_epochs_train_as_single_steps_do(recipe, arguments, monkeypatch):
+    one, other = trainer_of(recipe, **arguments), trainer_of(recipe, **arguments)
+    one.run()
+    assert one._compiled is not None
+    without_compiled_epochs(monkeypatch)
     other.run()
+    assert other._compiled is None
     assert one.losses == pytest.approx(other.losses, rel=1e-5)
     assert one.losses[-1] < one.losses[0]
     for mine, theirs in ((one.backbone, other.backbone), (one.classifier, other.classifier)):
@@ -198,10 +153,26 @@ def test_compiled_epochs_train_as_the_trainer_does(recipe):
     ids=lambda change: next(iter(change)),
 )
 def test_recipes_that_compiled_epochs_do_not_know_are_left_to_the_trainer(change):
-    one, other = (trainer_of(replace(ADAM, epochs=1, **change)) for _ in range(2))
-    assert not train_compiled(one)
-    one.train_alone()
-    assert one.losses == other.run()
+    one = trainer_of(replace(ADAM, epochs=1, **change))
+    one.run()
+    assert one._compiled is None
+    assert len(one.losses) == 1
+
+
+@pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
+def test_compiled_epochs_stopped_resumed_or_watched_give_the_same_to_the_bit(tmp_path):
+    whole, stopped, resumed = (trainer_of(replace(ADAM, optimizer="adamw", batch_size=7)) for _ in range(3))
+    seen: list[tuple[int, int]] = []
+    whole.run()
+    stopped.run(folder=tmp_path, key=1, until=2, progress=lambda *at: seen.append(at))
+    assert seen == [(number, 12) for number in range(1, 9)]
+    resumed.run(folder=tmp_path, key=1)
+    stopped.run()
+    for other in (stopped, resumed):
+        assert other.losses == whole.losses
+        for mine, theirs in ((other.backbone, whole.backbone), (other.classifier, whole.classifier)):
+            for name, value in mine.state_dict().items():
+                assert torch.equal(value, theirs.state_dict()[name]), name
 
 
 @pytest.mark.skipif(compiled("shallow") is None, reason="this machine has no C compiler")
@@ -210,7 +181,7 @@ def test_compiled_epochs_end_where_the_loss_is_not_finite():
     with torch.no_grad():
         one.backbone.convolution.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(SupportError, match="training loss of 'ststnet' is nan after epoch 1"):
-        train_compiled(one)
+        one.run()
 
 
 def test_a_compiler_that_is_missing_or_switched_off_is_no_error(monkeypatch, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
 from fsmer.backbones.recipe import TrainRecipe
+from fsmer.backbones.stages import CompiledEpochs, Preparation
 from fsmer.backbones.targets import Targets
 from fsmer.backbones.weights import (
     CONFIG_FILE,
@@ -121,9 +122,9 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     Subclasses set `name`, take only JSON-able keyword arguments in their constructor, hand these to
     ``super().__init__`` and write `forward`. They may give `class_directions` (knowledge of classes before any label),
     `training_loss` (when the paper trains with more than cross-entropy), `set_classes` (parts that depend on the
-    classes), `finish_training`, `lower` (layers that fine-tuning leaves alone), `explain_maps` (which pixels they use)
-    and `recipe` (how the paper trains). Those that teach themselves have a ``pretraining_recipe`` and a
-    ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
+    classes), `preparations` (what a paper trains first), `finish_training`, `lower` (layers that fine-tuning leaves
+    alone), `explain_maps` (which pixels they use) and `recipe` (how the paper trains). Those that teach themselves have
+    a ``pretraining_recipe`` and a ``pretraining_loss``, see `fsmer.pretraining.self_supervised`.
 
     Attributes
     ----------
@@ -242,8 +243,39 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make parts that depend on the classes anew before training on `classes`; most backbones have none."""
 
-    def before_training(self, clips: ClipSet, *, seed: int) -> None:
-        """Train what a paper trains first, from the labelled clips of a supervised training; nothing by default."""
+    def preparations(self, clips: ClipSet, *, seed: int) -> Iterator[Preparation]:
+        """What a paper trains first, from the labelled clips of a supervised training; nothing by default.
+
+        Each is trained before the next one is asked for.
+        """
+        del clips, seed
+        yield from ()
+
+    def compiled_epochs(
+        self,
+        classifier: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        media: Mapping[str, Tensor],
+        targets: Targets,
+        recipe: TrainRecipe,
+    ) -> CompiledEpochs | None:
+        """Code that takes all steps of an epoch on a CPU; ``None``, as by default, where there is none for these.
+
+        Weights, batch statistics, state of the optimiser and losses are those of single steps but for rounding.
+
+        Parameters
+        ----------
+        classifier : nn.Module
+        optimizer : torch.optim.Optimizer
+            Of the parameters of both; its learning rates are those before the factors of a schedule.
+        media : mapping of str to Tensor
+            Of all the clips, by kind.
+        targets : Targets
+            Of all the clips.
+        recipe : TrainRecipe
+        """
+        del classifier, optimizer, media, targets, recipe
+        return None
 
     def finish_training(self) -> None:
         """Keep what training taught and drop what it alone needed, such as a text tower; called once at its end."""

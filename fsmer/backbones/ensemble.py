@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -14,6 +14,7 @@ from fsmer.backbones.base import Backbone
 from fsmer.backbones.fr import FR
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import create_model, register_backbone
+from fsmer.backbones.stages import Preparation
 from fsmer.backbones.targets import Targets
 from fsmer.errors import FsmerError
 
@@ -112,10 +113,10 @@ class Ensemble(Backbone):
             member.set_classes(classes)
         self._follow()
 
-    def before_training(self, clips: ClipSet, *, seed: int) -> None:
+    def preparations(self, clips: ClipSet, *, seed: int) -> Iterator[Preparation]:
         """What the members' paper trains first, with a seed for each."""
         for place, member in enumerate(self._backbones):
-            member.before_training(clips, seed=seed * len(self.members) + place)
+            yield from member.preparations(clips, seed=seed * len(self.members) + place)
 
     def finish_training(self) -> None:
         """Drop what training alone needed from every member."""

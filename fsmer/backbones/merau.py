@@ -8,7 +8,7 @@ own, and the projections side by side are the embedding (eq. 3).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,7 @@ from fsmer.backbones.base import Backbone, ClassDirections, constructor_argument
 from fsmer.backbones.flow_resnet18 import FlowResNet18
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
+from fsmer.backbones.stages import Preparation
 from fsmer.backbones.targets import action_unit_targets
 from fsmer.backbones.tcae import Tcae
 from fsmer.backbones.tcae_networks import AuEncoder, check_frame_size
@@ -29,7 +30,6 @@ from fsmer.backbones.weights import refuse_other_files
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import image_spec
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
-from fsmer.kernels.noise import Draws
 from fsmer.synthetic.class_descriptions import unit_shares
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ TCAE_SIZES = ("size", "width", "code_dim")
 
 # Factor on the cosine with `Merau.class_directions`; it sharpens probabilities and moves no decision.
 DIRECTION_SCALE = 10.0
+
+# Apex frames that are encoded at a time.
+FRAMES = 32
 
 
 @register_backbone("merau")
@@ -98,7 +101,7 @@ class Merau(Backbone):
     that was not pretrained the action unit code is random and the detector learns little from it. It sees the apex
     alone: on drawn faces of 64 pixels classes described in words stay at chance (UF1 .33) even with a TCAE that was
     pretrained on such faces. Supervised training fits the detector first where the clips have annotated action units;
-    `fsmer.backbones.merau.fit_au_detector` does so on other clips. The paper's rate of 1e-5 fits a ResNet18
+    `detector_preparation` gives that training on other clips. The paper's rate of 1e-5 fits a ResNet18
     that was trained before (``flow={"weights": "imagenet"}``, or a file); one that starts at random hardly moves, so
     raise ``rates["flow_encoder"]`` of `recipe` for it.
     """
@@ -199,17 +202,80 @@ class Merau(Backbone):
             )
         self.au_encoder.load_state_dict(given)
 
-    def before_training(self, clips: ClipSet, *, seed: int) -> None:
-        """Fit the action unit detector to the clips' annotated action units, unless it has been fitted before.
+    def preparations(self, clips: ClipSet, *, seed: int) -> Iterator[Preparation]:
+        """The action unit detector on the clips' annotated action units, unless it has been fitted before.
 
         Warns where no clip has any: the detector then stays random.
         """
         if bool(self.unit_logits.any()):
             return
         try:
-            fit_au_detector(self, clips, seed=seed)
+            yield self.detector_preparation(clips, seed=seed)
         except DataError as error:
             warnings.warn(f"the action unit detector of 'merau' stays random: {error}", stacklevel=2)
+
+    def detector_preparation(
+        self,
+        clips: ClipSet,
+        *,
+        epochs: int = 100,
+        learning_rate: float = 0.0012,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> Preparation:
+        """Training of the detector on frozen codes of the apex frames (MERAU, eq. 1-2 and section IV.B.2).
+
+        At its end it measures what the logits are with and without each unit, from which `class_directions` works.
+        `fsmer.training.preparation.train_part` carries it out.
+
+        Parameters
+        ----------
+        clips : ClipSet
+            With the medium ``apex`` and annotated action units; clips without an annotation are left out.
+        epochs, batch_size : int
+            The paper leaves both open.
+        learning_rate : float
+            Of Adam (the paper names no optimiser); the paper's is 0.0012.
+        seed : int
+            Of the order of clips and the detector's initial weights.
+
+        Raises
+        ------
+        DataError
+            No clip, or only one, has annotated action units.
+        SpecMismatchError
+            The clips hold no apex frames of the model's size.
+        """
+        spec = self.input_specs[1]
+        if spec.kind not in clips.specs:
+            held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
+            raise SpecMismatchError(
+                f"the clips hold {held}, but the detector reads {spec.describe()}; prepare that media."
+            )
+        clips.specs[spec.kind].check_feeds(spec, who="the detector")
+        targets = action_unit_targets(clips)
+        rows = np.zeros(0, np.int64) if targets is None else np.flatnonzero(~targets.isnan().any(dim=1).numpy())
+        if targets is None or len(rows) < 2:
+            raise DataError(
+                f"{len(rows)} of {len(clips)} clips have annotated action units, but the detector learns from two or "
+                "more; give clips with an 'aus' column."
+            )
+        device = next(self.parameters()).device
+        codes = self._codes(clips, rows).to(device)
+        present = targets[rows][:, [ACTION_UNIT_ORDER.index(unit) for unit in self.units]].to(device)
+
+        def finish() -> None:
+            with torch.no_grad():
+                self.unit_logits.copy_(_logit_means(self.au_detector(codes), present))
+
+        return Preparation(self.au_detector, codes, present, au_loss, finish, epochs, batch_size, learning_rate, seed)
+
+    def _codes(self, clips: ClipSet, rows: np.ndarray) -> Tensor:
+        """Action unit codes of the apex frames, read a few at a time."""
+        device, encoder = next(self.parameters()).device, self.au_encoder.eval()
+        with torch.no_grad():
+            chunks = (clips.read("apex", rows[at : at + FRAMES]) for at in range(0, len(rows), FRAMES))
+            return torch.cat([encoder(torch.from_numpy(chunk).to(device)).cpu() for chunk in chunks])
 
     @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
@@ -257,106 +323,6 @@ def au_loss(logits: Tensor, present: Tensor) -> Tensor:
 
 def _listed(names: Sequence[str], values: Sequence[Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
-
-
-# Apex frames that are encoded at a time.
-FRAMES = 32
-
-
-def fit_au_detector(
-    model: Merau,
-    clips: ClipSet,
-    *,
-    epochs: int = 100,
-    learning_rate: float = 0.0012,
-    batch_size: int = 32,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[float]:
-    """Train the detector on frozen codes of the apex frames (MERAU, eq. 1-2 and section IV.B.2); it is frozen after.
-
-    It also measures what the logits are with and without each unit, from which `Merau.class_directions` works.
-
-    Parameters
-    ----------
-    model : Merau
-        Trained in place; only the detector changes.
-    clips : ClipSet
-        With the medium ``apex`` and annotated action units; clips without an annotation are left out.
-    epochs, batch_size : int
-        The paper leaves both open.
-    learning_rate : float
-        Of Adam (the paper names no optimiser); the paper's is 0.0012.
-    seed : int
-        Of the order of clips and the detector's initial weights.
-    progress : callable, optional
-        Called with (epochs done, epochs in all).
-
-    Returns
-    -------
-    list of float
-        Mean loss of every epoch.
-
-    Raises
-    ------
-    DataError
-        No clip, or only one, has annotated action units.
-    SpecMismatchError
-        The clips hold no apex frames of the model's size.
-    """
-    spec = model.input_specs[1]
-    if spec.kind not in clips.specs:
-        held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
-        raise SpecMismatchError(f"the clips hold {held}, but the detector reads {spec.describe()}; prepare that media.")
-    clips.specs[spec.kind].check_feeds(spec, who="the detector")
-    targets = action_unit_targets(clips)
-    rows = np.zeros(0, np.int64) if targets is None else np.flatnonzero(~targets.isnan().any(dim=1).numpy())
-    if targets is None or len(rows) < 2:
-        raise DataError(
-            f"{len(rows)} of {len(clips)} clips have annotated action units, but the detector learns from two or more; "
-            "give clips with an 'aus' column."
-        )
-    present = targets[rows][:, [ACTION_UNIT_ORDER.index(unit) for unit in model.units]]
-    device = next(model.parameters()).device
-    codes = _codes(model, clips, rows).to(device)
-    present = present.to(device)
-    detector, losses = model.au_detector, []
-    rng = np.random.default_rng(seed)
-    with Draws(seed).used():
-        for layer in detector:
-            layer.reset_parameters()  # type: ignore[operator]
-    detector.requires_grad_(True).train()
-    optimizer = torch.optim.Adam(detector.parameters(), lr=learning_rate)
-    # Batches of nearly equal size: batch statistics of a single clip do not exist.
-    parts = max(1, len(rows) // max(2, batch_size))
-    with torch.enable_grad():
-        for epoch in range(epochs):
-            total = 0.0
-            for batch in np.array_split(rng.permutation(len(rows)), parts):
-                loss = au_loss(detector(codes[batch]), present[batch])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                total += float(loss.detach()) * len(batch)
-            losses.append(total / len(rows))
-            if progress is not None:
-                progress(epoch + 1, epochs)
-    detector.requires_grad_(False).eval()
-    with torch.no_grad():
-        model.unit_logits.copy_(_logit_means(detector(codes), present))
-    return losses
-
-
-def _codes(model: Merau, clips: ClipSet, rows: np.ndarray) -> Tensor:
-    """Action unit codes of the apex frames, read a few at a time."""
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        return torch.cat(
-            [
-                model.au_encoder.eval()(torch.from_numpy(clips.read("apex", rows[at : at + FRAMES])).to(device)).cpu()
-                for at in range(0, len(rows), FRAMES)
-            ]
-        )
 
 
 def _logit_means(logits: Tensor, present: Tensor) -> Tensor:

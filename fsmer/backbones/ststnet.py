@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones.base import Backbone
 from fsmer.backbones.recipe import TrainRecipe
 from fsmer.backbones.registry import register_backbone
+from fsmer.backbones.stages import CompiledEpochs
+from fsmer.backbones.targets import Targets
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError
 from fsmer.kernels.compiled import compiled, plain_in_memory
@@ -24,8 +29,8 @@ STREAMS = (3, 5, 8)
 FILTERS = sum(STREAMS)
 # The network was published for maps of 8-bit values.
 GAIN = 255.0
-# Numbers of room that are kept from batch to batch; 64 MiB.
-LENT = 1 << 24
+# Classes that the compiled code is written for.
+MOST_CLASSES = 64
 
 
 @register_backbone("ststnet")
@@ -91,131 +96,146 @@ class STSTNet(Backbone):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Embeddings of shape (B, 400) for minmax maps of shape (B, 3, 28, 28)."""
-        if self.training and _fits(inputs, self.convolution.weight):
-            return self._compiled(inputs)
         responses = self.normalisation(F.relu(self.convolution(GAIN * inputs)))
         pooled = F.max_pool2d(responses, 3, stride=3, padding=1)
         # Dropped with the filters last, which is how the compiled code lays them out.
         kept = dropout(pooled.movedim(1, -1), self.dropout, self.training).movedim(-1, 1)
         return F.avg_pool2d(kept, 2).flatten(1)
 
-    def _compiled(self, inputs: Tensor) -> Tensor:
-        norm = self.normalisation
-        height, width = (side + 2 * self.padding - 2 for side in inputs.shape[-2:])
-        shape = (len(inputs), (height - 1) // 3 + 1, (width - 1) // 3 + 1, FILTERS)
-        limit = drop_below(self.dropout)
-        drawn = noise(shape, inputs.device) if limit else None
-        convolution = self.convolution
-        embedded, statistics = _Shallow.apply(
-            convolution.weight, convolution.bias, norm.weight, norm.bias, inputs, drawn, limit, self.padding, norm.eps
+    def compiled_epochs(
+        self,
+        classifier: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        media: Mapping[str, Tensor],
+        targets: Targets,
+        recipe: TrainRecipe,
+    ) -> CompiledEpochs | None:
+        """See `Backbone.compiled_epochs`; by Adam or AdamW, without augmentation or a limit on gradients."""
+        library = compiled("shallow")
+        parameters = [*self.parameters(), *classifier.parameters()]
+        if (
+            library is None
+            or not isinstance(classifier, nn.Linear)
+            or classifier.bias is None
+            or recipe.optimizer not in ("adam", "adamw")
+            or recipe.augment
+            or recipe.clip_gradient is not None
+            or len(targets.classes) > MOST_CLASSES
+            or not all(value.requires_grad for value in parameters)
+            or not plain_in_memory(*parameters)
+        ):
+            return None
+        return _Epochs(library, self, classifier, optimizer, media[self.input_spec.kind], targets, recipe)
+
+
+class _Epochs:
+    """Epochs whose forward passes, backward passes and steps of Adam are one call of ``shallow.c``."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        network: STSTNet,
+        classifier: nn.Linear,
+        optimizer: torch.optim.Optimizer,
+        media: Tensor,
+        targets: Targets,
+        recipe: TrainRecipe,
+    ) -> None:
+        self.library = library
+        self.network = network
+        self.optimizer = optimizer
+        self.media = media.contiguous()
+        self.labels = targets.labels
+        weights = targets.class_weights
+        self.class_weights = torch.ones(len(targets.classes)) if weights is None else weights.float().contiguous()
+        self.weight_decay = recipe.weight_decay
+        self.decoupled = recipe.optimizer == "adamw"
+        convolution, norm = network.convolution, network.normalisation
+        self.parameters = [*convolution.parameters(), *norm.parameters(), *classifier.parameters()]
+        rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
+        self.rates = torch.cat(
+            [torch.full((value.numel(),), rates[id(value)], dtype=torch.float64) for value in self.parameters]
         )
+        height, width = (side + 2 * network.padding for side in self.media.shape[-2:])
+        self.windows = ((height - 3) // 3 + 1) * ((width - 3) // 3 + 1)
+        self.padded = (height, width)
+        self.kept_rooms: tuple[Tensor, ...] = ()
+
+    def train(self, batches: Sequence[NDArray[np.int64]], factors: Sequence[float]) -> list[float]:
+        """See `CompiledEpochs.train`."""
+        network, norm, whole, real = self.network, self.network.normalisation, ctypes.c_int64, ctypes.c_double
+        sizes = [len(rows) for rows in batches]
+        rows, ends = torch.from_numpy(np.concatenate(batches)), torch.tensor(sizes).cumsum(0)
+        limit = drop_below(network.dropout)
+        # Every batch begins with a fresh word, as it does where each draws for itself.
+        words = sum((size * self.windows * FILTERS + 7) // 8 for size in sizes)
+        drawn = noise((8 * words,), self.media.device) if limit else None
+        states = [self.optimizer.state[value] for value in self.parameters]
+        done = int(states[0]["step"]) if states[0] else 0
+        values = _laid_out([value.detach() for value in self.parameters])
+        first, second = (
+            _laid_out(
+                [state.get(name, torch.zeros_like(value)) for state, value in zip(states, self.parameters, strict=True)]
+            )
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+        losses = torch.empty(len(sizes), dtype=torch.float64)
+        labels = self.labels[rows]
+        rate_factors = torch.tensor(factors, dtype=torch.float64)
+        statistics = cast("tuple[Tensor, Tensor]", (norm.running_mean, norm.running_var))
+        self.library.shallow_epoch(
+            _at(self.media),
+            real(GAIN),
+            _at(rows),
+            _at(ends),
+            *map(whole, (len(sizes), *self.media.shape[-2:], network.padding, len(self.class_weights))),
+            *map(_at, (values, first, second, self.rates, rate_factors)),
+            whole(done),
+            real(self.weight_decay),
+            whole(self.decoupled),
+            real(norm.eps),
+            real(0.1 if norm.momentum is None else norm.momentum),
+            _at(drawn),
+            whole(limit),
+            *map(_at, (labels, self.class_weights)),
+            real(network.recipe.label_smoothing),
+            *map(_at, (*statistics, *self._rooms(max(sizes), len(values)), losses)),
+        )
+        cast(Tensor, norm.num_batches_tracked).add_(len(sizes))
         with torch.no_grad():
-            mean, variance = statistics
-            count = len(inputs) * height * width
-            momentum = 0.1 if norm.momentum is None else norm.momentum
-            norm.running_mean.lerp_(mean.float(), momentum)  # type: ignore[union-attr]
-            norm.running_var.lerp_((variance * (count / max(count - 1, 1))).float(), momentum)  # type: ignore[union-attr]
-            norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        return embedded
+            for value, new, *moments in zip(
+                self.parameters, *(self._parts(laid) for laid in (values, first, second)), strict=True
+            ):
+                value.copy_(new)
+                step = torch.tensor(float(done + len(sizes)))
+                # In the layout of the weight, as steps of the optimiser itself need it.
+                first, second = (torch.empty_like(value).copy_(moment) for moment in moments)
+                self.optimizer.state[value] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+        return losses.tolist()
+
+    def _rooms(self, clips: int, parameters: int) -> tuple[Tensor, ...]:
+        """Memory to work in; fresh memory for every epoch would cost as much as filling it."""
+        if not self.kept_rooms or len(self.kept_rooms[1]) < clips:
+            (height, width), pooled = self.padded, (clips, self.windows, FILTERS)
+            embedded = (clips, self.network.embed_dim)
+            responses, band = (clips, (height - 2) * (width - 2), FILTERS), (5, width - 2, FILTERS)
+            shapes = (responses, pooled, embedded, embedded, pooled, band)
+            gradients = torch.empty(parameters, dtype=torch.float64)
+            self.kept_rooms = (torch.zeros(3, height, width), *map(torch.empty, shapes), gradients)
+        return self.kept_rooms
+
+    def _parts(self, laid: Tensor) -> list[Tensor]:
+        """One tensor a parameter of what `_laid_out` gave."""
+        cut = laid.split([value.numel() for value in self.parameters])
+        return [
+            part.view(3, 3, 3, FILTERS).permute(3, 0, 1, 2) if value.ndim == 4 else part.view_as(value)
+            for part, value in zip(cut, self.parameters, strict=True)
+        ]
 
 
-class _Loan:
-    """Room for the responses of a batch, used again by the next: fresh memory costs as much as filling it."""
-
-    _returned: ClassVar[list[Tensor]] = []
-
-    def __init__(self, numbers: int) -> None:
-        held = self._returned.pop() if self._returned else torch.empty(0)
-        self.room = held if len(held) >= numbers else torch.empty(numbers)
-
-    def __del__(self) -> None:
-        if not self._returned and len(self.room) <= LENT:
-            self._returned.append(self.room)
-
-
-class _Shallow(torch.autograd.Function):
-    """Convolution to average pooling in two compiled passes over the batch, see ``shallow.c``."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        weight: Tensor,
-        bias: Tensor,
-        scale: Tensor,
-        offset: Tensor,
-        inputs: Tensor,
-        drawn: Tensor | None,
-        limit: int,
-        padding: int,
-        epsilon: float,
-    ) -> tuple[Tensor, Tensor]:
-        clips, _, height, width = inputs.shape
-        media = inputs.contiguous()
-        tall, wide = height + 2 * padding - 2, width + 2 * padding - 2
-        windows = ((tall - 1) // 3 + 1, (wide - 1) // 3 + 1)
-        padded = torch.zeros(3, height + 2 * padding, width + 2 * padding)
-        taps = weight.detach().permute(1, 2, 3, 0).contiguous()
-        loan = _Loan(clips * tall * wide * FILTERS)
-        responses = loan.room
-        pooled = torch.empty(clips, windows[0] * windows[1], FILTERS)
-        statistics = torch.empty(2, FILTERS, dtype=torch.float64)
-        embedded = torch.empty(clips, FILTERS * (windows[0] // 2) * (windows[1] // 2))
-        sizes = (ctypes.c_double(GAIN), *map(ctypes.c_int64, (clips, height, width, padding)))
-        _library().shallow_forward(
-            _at(media),
-            None,
-            *sizes,
-            *map(_at, (padded, taps, bias, scale, offset)),
-            ctypes.c_double(epsilon),
-            _at(drawn),
-            ctypes.c_int64(limit),
-            *map(_at, (responses, pooled, statistics[0], statistics[1], embedded)),
-        )
-        ctx.save_for_backward(scale, media, padded, pooled, statistics, drawn)
-        ctx.loan = loan  # handed back with the graph
-        ctx.rest = (sizes, limit, epsilon, wide)
-        ctx.mark_non_differentiable(statistics)
-        return embedded, statistics
-
-    @staticmethod
-    def backward(ctx: Any, outer: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        scale, media, padded, pooled, statistics, drawn = ctx.saved_tensors
-        sizes, limit, epsilon, wide = ctx.rest
-        inner, band = torch.empty_like(pooled), torch.empty(5, wide, FILTERS)
-        gradients = torch.empty(30, FILTERS, dtype=torch.float64)
-        _library().shallow_backward(
-            _at(media),
-            None,
-            *sizes,
-            *map(_at, (padded, scale)),
-            ctypes.c_double(epsilon),
-            _at(drawn),
-            ctypes.c_int64(limit),
-            *map(
-                _at, (ctx.loan.room, pooled, statistics[0], statistics[1], outer.contiguous(), inner, band, gradients)
-            ),
-        )
-        found = gradients.float()
-        weight = found[:27].T.reshape(FILTERS, 3, 3, 3)
-        return weight, found[27], found[28], found[29], None, None, None, None, None
-
-
-def _fits(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether the compiled code can take these; it differentiates with respect to weights alone."""
-    return (
-        not inputs.requires_grad
-        and plain_in_memory(inputs, weight)
-        and not torch.is_autocast_enabled("cpu")
-        and len(inputs) > 0
-        and compiled("shallow") is not None
-    )
-
-
-def _library() -> ctypes.CDLL:
-    library = compiled("shallow")
-    if library is None:
-        raise FsmerError("the compiled code of 'ststnet' has vanished; set FSMER_COMPILE=off to do without.")
-    return library
+def _laid_out(values: Sequence[Tensor]) -> Tensor:
+    """Parameters as compiled code has them: one after the other, filters last."""
+    return torch.cat([(value.permute(1, 2, 3, 0) if value.ndim == 4 else value).reshape(-1) for value in values])
 
 
 def _at(values: Tensor | None) -> ctypes.c_void_p | None:

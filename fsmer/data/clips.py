@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.clip import Clip, listed, no_such_kind
 from fsmer.data.coded_table import CodedTable, compact, counted
 from fsmer.data.in_memory import from_arrays, from_clips
-from fsmer.data.media import ConcatStore, MediaStore, RowError, copied, nameless, narrowed
+from fsmer.data.media import ConcatStore, MediaStore, RowError, copied, nameless, narrowed, origins
 from fsmer.data.media_checks import check_arrays
 from fsmer.data.relabelling import relabelled
 from fsmer.data.saved import HEADER, TABLE, ArrayWriter, read_folder, write_header
@@ -456,6 +456,10 @@ class ClipSet(Sequence[Clip]):
         if problem is not None:
             raise self._base.media_error(int(rows[problem[0]]), problem[1])
         return arrays
+
+    def origins(self, kind: str = "flow") -> list[tuple[Any, int]]:
+        """Where the medium of each clip comes from, the same in all parts of a set, see `fsmer.data.media.origins`."""
+        return origins(self._base.media[kind], self._rows)
 
     def batches(self, kind: str = "flow", size: int = 256) -> Iterator[NDArray[np.float32]]:
         """Read the media of all clips in order, at most `size` clips at a time."""

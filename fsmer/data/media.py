@@ -31,6 +31,7 @@ __all__ = [
     "copied",
     "nameless",
     "narrowed",
+    "origins",
 ]
 
 Rows = NDArray[np.int64]
@@ -302,6 +303,10 @@ class ConcatStore:
                 raise RowError(int(rows[place]), error.reason) from error
         return out
 
+    def origins(self, rows: Rows) -> list[tuple[Any, int]]:
+        """Where each row comes from, see `origins`."""
+        return [origins(self._stores[self._which[row]], self._rows[[row]])[0] for row in rows.tolist()]
+
     def cut(self, rows: Rows, cut: Callable[[MediaStore, Rows], MediaStore]) -> ConcatStore:
         """A store of these rows alone, for which `cut` makes a smaller store of each one here."""
         which = self._which[rows]
@@ -370,6 +375,17 @@ def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
     if isinstance(store, ConcatStore):
         return store.cut(rows, narrowed)
     return ConcatStore([store], np.zeros(len(rows), np.int32), rows)
+
+
+def origins(store: MediaStore, rows: Rows) -> list[tuple[Any, int]]:
+    """Where each row comes from: an object that every narrowed store shares, or an image file, and the row in it."""
+    if isinstance(store, ConcatStore):
+        return store.origins(rows)
+    if isinstance(store, ListStore):
+        return [(store.arrays[row], 0) for row in rows.tolist()]
+    if isinstance(store, ImageStore):
+        return [(store.files[row], 0) for row in rows.tolist()]
+    return [(store, row) for row in rows.tolist()]
 
 
 def nameless(store: MediaStore, rows: Rows) -> MediaStore:

@@ -13,7 +13,6 @@ import stat
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -70,13 +69,12 @@ def compiled(name: str) -> ctypes.CDLL | None:
         with contextlib.suppress(OSError, ValueError):  # damaged, or another user's: compiled again
             return _loaded(library)
     try:
-        if kept is None:
-            with tempfile.TemporaryDirectory() as folder:
-                return _loaded(_named(_made(Path(folder) / f"{stem}.so", command)))
-        remove_unfinished(kept)
-        with atomic_path(kept / f"{stem}.so") as temporary:
-            _made(temporary, command)
-        return _loaded(_named(kept / f"{stem}.so"))
+        with contextlib.ExitStack() as stack:
+            folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            remove_unfinished(folder)
+            with atomic_path(folder / f"{stem}.so") as temporary:
+                subprocess.run([*command, str(temporary)], check=True, capture_output=True, timeout=SECONDS)
+            return _loaded(_named(folder / f"{stem}.so"))
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
@@ -87,11 +85,6 @@ def compile_all() -> None:
         warnings.simplefilter("ignore")
         for source in Path(__file__).parent.glob("*.c"):
             compiled(source.stem)
-
-
-def _made(library: Path, command: Sequence[str]) -> Path:
-    subprocess.run([*command, str(library)], check=True, capture_output=True, timeout=SECONDS)
-    return library
 
 
 def _named(library: Path) -> Path:

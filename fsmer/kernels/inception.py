@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def compiled_features(maps: Tensor, filters: Sequence[int], weights: Sequence[Te
 class _Features(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, filters: tuple[int, ...], *weights: Tensor) -> Tensor:
-        library, side = _compiled(), maps.shape[-1]
+        library, side = cast(ctypes.CDLL, _library()), maps.shape[-1]
         maps = maps.contiguous()
         laid = [value.contiguous() for value in weights]
         counts = (ctypes.c_int64 * len(filters))(*filters)
@@ -74,7 +74,7 @@ class _Features(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
-        library, shape, laid, room = _compiled(), ctx.shape, ctx.saved_tensors, ctx.room
+        library, shape, laid, room = cast(ctypes.CDLL, _library()), ctx.shape, ctx.saved_tensors, ctx.room
         if room is None:
             raise RuntimeError("the way back through compiled Inception blocks can be taken once only.")
         ctx.room = None
@@ -100,12 +100,6 @@ def _library() -> ctypes.CDLL | None:
     library = compiled("inception")
     if library is not None:
         library.inception_room.restype = library.inception_scratch.restype = ctypes.c_int64
-    return library
-
-
-def _compiled() -> ctypes.CDLL:
-    library = _library()
-    assert library is not None, "compiled_features has looked"
     return library
 
 

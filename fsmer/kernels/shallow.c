@@ -1,4 +1,4 @@
-/* The shallow network of `fsmer.backbones.ststnet` in training: one pass over a batch forward, one backward.
+/* The shallow network of `fsmer.backbones.ststnet` in training: whole epochs, network, classifier and Adam.
  *
  * Sixteen filters of 3x3 on three channels make one vector of sixteen floats a pixel, so that a convolution is 27
  * multiplications of a vector with a number. Bands of rows that one row of pooling windows looks at are worked through
@@ -22,6 +22,19 @@ typedef struct {
     int height, width, row, plane, tall, wide, windows, cells;
     int64_t pixels;
 } shape;
+
+/* What a pass over a batch reads, and the room that it works in: `padded` is one clip with zeros around it. `noise` is
+ * a byte a pooled value, or null; a value is kept where its byte is not below `threshold`.
+ */
+typedef struct {
+    shape s;
+    const float *media, *weight, *bias, *scale, *offset;
+    double gain, epsilon;
+    int64_t height, width, padding, threshold;
+    const uint8_t *noise;
+    float *padded, *responses, *pooled, *embedded, *outer, *inner, *band;
+    double mean[FILTERS], variance[FILTERS];
+} pass;
 
 static inline vec at(const float *from) {
     vec v;
@@ -57,74 +70,76 @@ static inline int window(int number, int size, int *first) {
     return end < size ? end : size;
 }
 
-static inline int tap_offset(const shape *s, int tap) { return (tap / 9) * s->plane + (tap % 9 / 3) * s->row + tap % 3; }
-
-/* One clip, (3, height, width), times `gain` with zeros around it; the zeros are there already. */
-static void pad(const shape *s, const float *restrict from, int height, int width, int padding, double gain,
-                float *restrict to) {
+/* A clip of shape (3, height, width) times the gain, with zeros around it; the zeros are there already. */
+static void pad(const pass *p, int64_t row) {
+    const float *restrict from = p->media + row * 3 * p->height * p->width;
     for (int plane = 0; plane < 3; plane++)
-        for (int y = 0; y < height; y++)
-            for (int x = 0; x < width; x++)
-                to[plane * s->plane + (y + padding) * s->row + x + padding] =
-                    (float)gain * from[(plane * height + y) * width + x];
+        for (int y = 0; y < p->height; y++)
+            for (int x = 0; x < p->width; x++)
+                p->padded[plane * p->s.plane + (y + p->padding) * p->s.row + x + p->padding] =
+                    (float)p->gain * from[(plane * p->height + y) * p->width + x];
 }
 
-/* Rectified responses in some rows of a padded clip; adds what they are above `pivot`, and its square.
+/* Which values dropout keeps at a place of the pooled maps. */
+static inline bits kept_at(const pass *p, int64_t place) {
+    bytes drawn = {0};
+    if (p->noise) memcpy(&drawn, p->noise + place * FILTERS, FILTERS);
+    return __builtin_convertvector(drawn, bits) >= (bits){0} + (int32_t)p->threshold;
+}
+
+static inline float share_of(const pass *p) { return p->noise ? 0.25f * 256 / (256 - p->threshold) : 0.25f; }
+
+/* Rectified responses at some pixels of a row; adds what they are above `pivot`, and its square.
  *
  * What is not a number stays so, for a training that has gone astray is to be seen.
  */
+static inline __attribute__((always_inline)) void respond_at(
+    const int PIXELS, const shape *s, const float *restrict from, const float *restrict weight, vec bias, vec pivot,
+    float *restrict to, vec *restrict total, vec *restrict squares) {
+    vec sum[PIXELS];
+#pragma GCC unroll 16
+    for (int j = 0; j < PIXELS; j++) sum[j] = bias;
+    for (int plane = 0; plane < 3; plane++) {
+#pragma GCC unroll 9
+        for (int tap = 0; tap < 9; tap++) {
+            const vec w = at(weight + (plane * 9 + tap) * FILTERS);
+            const float *patch = from + plane * s->plane + (tap / 3) * s->row + tap % 3;
+#pragma GCC unroll 16
+            for (int j = 0; j < PIXELS; j++) sum[j] += w * patch[j];
+        }
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < PIXELS; j++) {
+        const vec r = where(~(sum[j] <= (vec){0}), sum[j]), above = r - pivot;
+        put(to + j * FILTERS, r);
+        *total += above;
+        *squares += above * above;
+    }
+}
+
+/* The same for some rows of a padded clip. */
 static void respond(const shape *s, const float *restrict clip, const float *restrict weight, vec bias, vec pivot,
                     int first, int end, float *restrict out, vec *restrict total, vec *restrict squares) {
-    const vec zero = {0};
     vec sum_above = *total, sum_squares = *squares;
     for (int y = first; y < end; y++) {
+        const float *from = clip + y * s->row;
+        float *to = out + y * s->width * FILTERS;
         int x = 0;
-        for (; x + BLOCK <= s->width; x += BLOCK) {
-            const float *from = clip + y * s->row + x;
-            vec sum[BLOCK];
-#pragma GCC unroll 16
-            for (int j = 0; j < BLOCK; j++) sum[j] = bias;
-            for (int plane = 0; plane < 3; plane++) {
-#pragma GCC unroll 9
-                for (int tap = 0; tap < 9; tap++) {
-                    const vec w = at(weight + (plane * 9 + tap) * FILTERS);
-                    const float *patch = from + plane * s->plane + (tap / 3) * s->row + tap % 3;
-#pragma GCC unroll 16
-                    for (int j = 0; j < BLOCK; j++) sum[j] += w * patch[j];
-                }
-            }
-            float *to = out + (y * s->width + x) * FILTERS;
-#pragma GCC unroll 16
-            for (int j = 0; j < BLOCK; j++) {
-                const vec r = where(~(sum[j] <= zero), sum[j]), above = r - pivot;
-                put(to + j * FILTERS, r);
-                sum_above += above;
-                sum_squares += above * above;
-            }
-        }
-        for (; x < s->width; x++) {
-            vec sum = bias;
-            for (int tap = 0; tap < TAPS; tap++)
-                sum += at(weight + tap * FILTERS) * clip[y * s->row + x + tap_offset(s, tap)];
-            const vec r = where(~(sum <= zero), sum), above = r - pivot;
-            put(out + (y * s->width + x) * FILTERS, r);
-            sum_above += above;
-            sum_squares += above * above;
-        }
+        for (; x + BLOCK <= s->width; x += BLOCK)
+            respond_at(BLOCK, s, from + x, weight, bias, pivot, to + x * FILTERS, &sum_above, &sum_squares);
+        for (; x < s->width; x++)
+            respond_at(1, s, from + x, weight, bias, pivot, to + x * FILTERS, &sum_above, &sum_squares);
     }
     *total = sum_above;
     *squares = sum_squares;
 }
 
-/* Media of shape (N, 3, height, width), of which `rows` (or null) picks some, to embeddings; `padded` is room for one clip with zeros around it.
- *
- * `noise` is a byte a pooled value, or null; a value is kept where its byte is not below `threshold`.
- */
-void shallow_forward(const float *media, const int64_t *rows, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
-                     float *padded, const float *weight, const float *bias, const float *scale, const float *offset,
-                     double epsilon, const uint8_t *noise, int64_t threshold, float *responses, float *pooled,
-                     double *mean, double *variance, float *embedded) {
-    const shape s = shape_of(height, width, padding);
+/* The media of some rows to embeddings, means and variances of the batch. */
+static void forward(pass *p, const int64_t *rows, int64_t clips) {
+    const shape s = p->s;
+    const float *scale = p->scale, *offset = p->offset;
+    float *responses = p->responses, *pooled = p->pooled;
+    double *mean = p->mean, *variance = p->variance, epsilon = p->epsilon;
     double centre[FILTERS] = {0}, spread[FILTERS] = {0}, seen = 0;
     vec pivot = {0}, turn;
     int turned = 0;
@@ -136,11 +151,11 @@ void shallow_forward(const float *media, const int64_t *rows, double gain, int64
     for (int64_t clip = 0; clip < clips; clip++) {
         float *own = responses + clip * s.pixels * FILTERS;
         vec total = {0}, squares = {0};
-        pad(&s, media + (rows ? rows[clip] : clip) * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
+        pad(p, rows[clip]);
         for (int wy = 0; wy < s.tall; wy++) {
             int y0, end = window(wy, s.height, &y0);
             /* The last windows may leave a row over, which counts for the statistics all the same. */
-            respond(&s, padded, weight, at(bias), pivot, y0, wy + 1 < s.tall ? end : s.height, own,
+            respond(&s, p->padded, p->weight, at(p->bias), pivot, y0, wy + 1 < s.tall ? end : s.height, own,
                     &total, &squares);
             for (int wx = 0; wx < s.wide; wx++) {
                 int x0;
@@ -169,32 +184,27 @@ void shallow_forward(const float *media, const int64_t *rows, double gain, int64
         slope[c] = (float)(scale[c] / sqrt(variance[c] + epsilon));
         start[c] = (float)(offset[c] - mean[c] * scale[c] / sqrt(variance[c] + epsilon));
     }
-    const float share = noise ? 0.25f * 256 / (256 - threshold) : 0.25f;
-    const bits limit = (bits){0} + (int32_t)threshold;
+    const float share = share_of(p);
     for (int64_t clip = 0; clip < clips; clip++)
         for (int cy = 0; cy < s.tall / 2; cy++)
             for (int cx = 0; cx < s.wide / 2; cx++) {
                 vec sum = {0};
                 for (int part = 0; part < 4; part++) {
                     const int64_t place = clip * s.windows + (2 * cy + part / 2) * s.wide + 2 * cx + part % 2;
-                    const vec value = at(pooled + place * FILTERS) * slope + start;
-                    bytes drawn = {0};
-                    if (noise) memcpy(&drawn, noise + place * FILTERS, FILTERS);
-                    sum += where(__builtin_convertvector(drawn, bits) >= limit, value);
+                    sum += where(kept_at(p, place), at(pooled + place * FILTERS) * slope + start);
                 }
                 for (int c = 0; c < FILTERS; c++)
-                    embedded[(clip * FILTERS + c) * s.cells + cy * (s.wide / 2) + cx] = share * sum[c];
+                    p->embedded[(clip * FILTERS + c) * s.cells + cy * (s.wide / 2) + cx] = share * sum[c];
             }
 }
 
 /* Gradients from those of the embeddings; `gradients` is (27 taps, bias, scale, offset) x filters. */
-void shallow_backward(const float *media, const int64_t *rows, double gain, int64_t clips, int64_t height, int64_t width, int64_t padding,
-                      float *padded, const float *scale, double epsilon, const uint8_t *noise, int64_t threshold,
-                      const float *responses, const float *pooled, const double *mean, const double *variance,
-                      const float *outer, float *inner, float *band, double *gradients) {
-    const shape s = shape_of(height, width, padding);
-    const float share = noise ? 0.25f * 256 / (256 - threshold) : 0.25f;
-    const bits limit = (bits){0} + (int32_t)threshold;
+static void backward(const pass *p, const int64_t *rows, int64_t clips, double *gradients) {
+    const shape s = p->s;
+    const float *scale = p->scale, *responses = p->responses, *pooled = p->pooled;
+    const double *mean = p->mean, *variance = p->variance, epsilon = p->epsilon;
+    float *inner = p->inner, *band = p->band;
+    const float share = share_of(p);
     const vec zero = {0};
     double *of_scale = gradients + (TAPS + 1) * FILTERS, *of_offset = of_scale + FILTERS;
     vec centre, inverse, factor, constant, slope;
@@ -211,12 +221,10 @@ void shallow_backward(const float *media, const int64_t *rows, double gain, int6
             for (int cx = 0; cx < s.wide / 2; cx++) {
                 vec given;
                 for (int c = 0; c < FILTERS; c++)
-                    given[c] = share * outer[(clip * FILTERS + c) * s.cells + cy * (s.wide / 2) + cx];
+                    given[c] = share * p->outer[(clip * FILTERS + c) * s.cells + cy * (s.wide / 2) + cx];
                 for (int part = 0; part < 4; part++) {
                     const int64_t place = clip * s.windows + (2 * cy + part / 2) * s.wide + 2 * cx + part % 2;
-                    bytes drawn = {0};
-                    if (noise) memcpy(&drawn, noise + place * FILTERS, FILTERS);
-                    const vec kept = where(__builtin_convertvector(drawn, bits) >= limit, given);
+                    const vec kept = where(kept_at(p, place), given);
                     offsets += kept;
                     scales += kept * (at(pooled + place * FILTERS) - centre) * inverse;
                     put(inner + place * FILTERS, kept * factor);
@@ -234,7 +242,7 @@ void shallow_backward(const float *media, const int64_t *rows, double gain, int6
         slope[c] = (float)(-scale[c] * root * root * of_scale[c] / all);
     }
     for (int64_t clip = 0; clip < clips; clip++) {
-        pad(&s, media + (rows ? rows[clip] : clip) * 3 * height * width, (int)height, (int)width, (int)padding, gain, padded);
+        pad(p, rows[clip]);
         vec sum[TAPS + 1];
 #pragma GCC unroll 28
         for (int tap = 0; tap <= TAPS; tap++) sum[tap] = zero;
@@ -242,9 +250,9 @@ void shallow_backward(const float *media, const int64_t *rows, double gain, int6
             int y0, end = window(wy, s.height, &y0);
             const int stop = wy + 1 < s.tall ? end : s.height;
             const float *own = responses + (clip * s.pixels + y0 * s.width) * FILTERS;
-            for (int p = 0; p < (stop - y0) * s.width; p++) {
-                const vec v = at(own + p * FILTERS);
-                put(band + p * FILTERS, where(v > zero, constant + slope * v));
+            for (int pixel = 0; pixel < (stop - y0) * s.width; pixel++) {
+                const vec v = at(own + pixel * FILTERS);
+                put(band + pixel * FILTERS, where(v > zero, constant + slope * v));
             }
             for (int wx = 0; wx < s.wide; wx++) {
                 int x0;
@@ -254,17 +262,17 @@ void shallow_backward(const float *media, const int64_t *rows, double gain, int6
                 bits open = best > zero;
                 for (int y = 0; y < end - y0; y++)
                     for (int x = x0; x < last; x++) {
-                        const int p = (y * s.width + x) * FILTERS;
-                        const bits here = (at(own + p) == best) & open;
+                        const int pixel = (y * s.width + x) * FILTERS;
+                        const bits here = (at(own + pixel) == best) & open;
                         open &= ~here;
-                        put(band + p, at(band + p) + where(here, given));
+                        put(band + pixel, at(band + pixel) + where(here, given));
                     }
             }
             for (int y = y0; y < stop; y++) {
                 const float *lines[9];
 #pragma GCC unroll 9
                 for (int line = 0; line < 9; line++)
-                    lines[line] = padded + (line / 3) * s.plane + (y + line % 3) * s.row;
+                    lines[line] = p->padded + (line / 3) * s.plane + (y + line % 3) * s.row;
                 for (int x = 0; x < s.width; x++) {
                     const vec d = at(band + ((y - y0) * s.width + x) * FILTERS);
 #pragma GCC unroll 9
@@ -343,34 +351,34 @@ void shallow_epoch(const float *media, double gain, const int64_t *rows, const i
     const shape s = shape_of(height, width, padding);
     const int64_t length = FILTERS * s.cells, head = (TAPS + 3) * FILTERS, count = head + classes * (length + 1);
     float *scale = parameters + (TAPS + 1) * FILTERS, *weight = parameters + head, *bias = weight + classes * length;
-    double mean[FILTERS], variance[FILTERS];
+    pass p = {.s = s, .media = media, .weight = parameters, .bias = parameters + TAPS * FILTERS, .scale = scale,
+              .offset = scale + FILTERS, .gain = gain, .epsilon = epsilon, .height = height, .width = width,
+              .padding = padding, .threshold = threshold, .noise = noise, .padded = padded, .responses = responses,
+              .pooled = pooled, .embedded = embedded, .outer = outer, .inner = inner, .band = band};
     for (int64_t step = 0, start = 0; step < steps; start = ends[step], step++) {
         const int64_t clips = ends[step] - start, *own = rows + start;
-        shallow_forward(media, own, gain, clips, height, width, padding, padded, parameters,
-                        parameters + TAPS * FILTERS, scale, scale + FILTERS, epsilon, noise, threshold, responses,
-                        pooled, mean, variance, embedded);
+        forward(&p, own, clips);
         losses[step] = classify(embedded, clips, length, classes, labels + start, class_weights, smoothing, weight, bias,
                                 outer, gradients + head, gradients + head + classes * length);
-        shallow_backward(media, own, gain, clips, height, width, padding, padded, scale, epsilon, noise, threshold,
-                         responses, pooled, mean, variance, outer, inner, band, gradients);
-        if (noise) noise += (clips * s.windows * FILTERS + 7) / 8 * 8;
+        backward(&p, own, clips, gradients);
+        if (p.noise) p.noise += (clips * s.windows * FILTERS + 7) / 8 * 8;
         const double seen = (double)clips * s.pixels;
         for (int c = 0; c < FILTERS; c++) {
-            running_mean[c] += (float)momentum * ((float)mean[c] - running_mean[c]);
+            running_mean[c] += (float)momentum * ((float)p.mean[c] - running_mean[c]);
             running_variance[c] +=
-                (float)momentum * ((float)(variance[c] * seen / (seen - 1)) - running_variance[c]);
+                (float)momentum * ((float)(p.variance[c] * seen / (seen - 1)) - running_variance[c]);
         }
         const double now = (double)(done + step + 1), fall1 = 1 - pow(0.9, now), fall2 = sqrt(1 - pow(0.999, now));
-        for (int64_t p = 0; p < count; p++) {
-            const double rate = rates[p] * factors[step];
-            float gradient = (float)gradients[p];
+        for (int64_t n = 0; n < count; n++) {
+            const double rate = rates[n] * factors[step];
+            float gradient = (float)gradients[n];
             if (decoupled)
-                parameters[p] *= (float)(1 - rate * decay);
+                parameters[n] *= (float)(1 - rate * decay);
             else
-                gradient += (float)decay * parameters[p];
-            first[p] += 0.1f * (gradient - first[p]);
-            second[p] = 0.999f * second[p] + 0.001f * gradient * gradient;
-            parameters[p] -= (float)(rate / fall1) * first[p] / (sqrtf(second[p]) / (float)fall2 + 1e-8f);
+                gradient += (float)decay * parameters[n];
+            first[n] += 0.1f * (gradient - first[n]);
+            second[n] = 0.999f * second[n] + 0.001f * gradient * gradient;
+            parameters[n] -= (float)(rate / fall1) * first[n] / (sqrtf(second[n]) / (float)fall2 + 1e-8f);
         }
     }
 }

@@ -27,7 +27,7 @@ from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError
 from fsmer.io import atomic_path, digest, read_bytes, remove_unfinished
-from fsmer.preprocess.flow import DIS, FlowMethod, flow_map, head_motion
+from fsmer.preprocess.flow import DIS, flow_map, head_motion
 from fsmer.synthetic.clips import SyntheticMaps
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ def estimated_maps(number: int, *, plan: EstimationPlan, seed: int) -> Synthetic
     less well. Farneback's method is left out: its maps are rougher than public ones.
     """
     drawn = _drawn(number, plan, seed)
-    estimator = _Estimator(plan.size, np.random.Generator(np.random.PCG64([seed, number, VERSION])))
+    rng = np.random.Generator(np.random.PCG64([seed, number, VERSION]))
     maps = np.empty((plan.block, 3, SIDE, SIDE), dtype=np.float32)
     for row, onset, apex in _frames(drawn):
-        maps[row] = estimator.map(onset, apex)
+        maps[row] = _estimated(onset, apex, plan.size, rng)
     table = drawn.table
     units = np.stack([np.isin(ACTION_UNIT_ORDER, au_numbers(text)) for text in table["aus"].astype(str)])
     emotions = np.array([EMOTION_ORDER.index(name) for name in table["emotion"]], dtype=np.int64)
@@ -134,59 +134,37 @@ def _frames(drawn: ClipSet) -> Iterator[tuple[int, Bytes, Bytes]]:
             yield int(row), _grey(onset), _grey(apex)
 
 
-@dataclass(frozen=True)
-class _Refined:
-    """Variational flow (Brox et al. 2004, as OpenCV refines with it) from another estimate or from rest."""
+def _estimated(onset: Bytes, apex: Bytes, size: int, rng: np.random.Generator) -> Maps:
+    """u, v and strain, each scaled to 0..1, (3, SIDE, SIDE), by an estimator that is drawn for these frames."""
+    import cv2
 
-    alpha: float
-    gamma: float
-    start: FlowMethod | None
-
-    def __call__(self, first: Bytes, second: Bytes) -> Maps:
-        import cv2
-
-        solver = cv2.VariationalRefinement.create()
-        solver.setFixedPointIterations(5)
-        solver.setSorIterations(10)
-        solver.setAlpha(self.alpha)
-        solver.setDelta(5.0)
-        solver.setGamma(self.gamma)
-        flow = np.zeros((*first.shape, 2), np.float32)
-        if self.start is not None:
-            flow = np.ascontiguousarray(np.moveaxis(self.start(first, second), 0, 2))
-        return np.ascontiguousarray(np.moveaxis(solver.calc(first, second, flow), 2, 0), np.float32)
+    smoothing = rng.uniform(0.0, 1.3)
+    removed = np.float32(rng.uniform(-0.1, 0.9))
+    if smoothing > 0.3:
+        onset, apex = (cv2.GaussianBlur(one, (0, 0), smoothing).astype(np.uint8) for one in (onset, apex))
+    kind = rng.integers(4)
+    # The coarser of OpenCV's two finest levels: errors as those of flow on smaller crops.
+    search = DIS(finest_scale=1)
+    flow = search(onset, apex) if kind <= 2 else np.zeros((2, *onset.shape), np.float32)
+    if kind >= 2:
+        flow = _refined(onset, apex, flow, alpha=rng.uniform(10, 60), gamma=rng.uniform(2, 12))
+    if removed > 0:
+        flow = flow - removed * head_motion(flow).field((size, size))
+    return flow_map(flow, InputSpec(size=(SIDE, SIDE)))
 
 
-class _Estimator:
-    """Optical flow between two grey frames by an estimator that is drawn anew for every clip."""
+def _refined(first: Bytes, second: Bytes, flow: Maps, *, alpha: float, gamma: float) -> Maps:
+    """Variational flow (Brox et al. 2004, as OpenCV refines with it) from another estimate."""
+    import cv2
 
-    def __init__(self, size: int, rng: np.random.Generator) -> None:
-        self.size = size
-        self.rng = rng
-        self.spec = InputSpec(kind="flow", size=(SIDE, SIDE), channels=("u", "v", "strain"), normalisation="minmax")
-
-    def map(self, onset: Bytes, apex: Bytes) -> Maps:
-        """u, v and strain, each scaled to 0..1, of shape (3, SIDE, SIDE)."""
-        import cv2
-
-        rng = self.rng
-        smoothing = rng.uniform(0.0, 1.3)
-        removed = np.float32(rng.uniform(-0.1, 0.9))
-        if smoothing > 0.3:
-            onset, apex = (cv2.GaussianBlur(one, (0, 0), smoothing).astype(np.uint8) for one in (onset, apex))
-        flow = self._draw()(onset, apex)
-        if removed > 0:
-            flow = flow - removed * head_motion(flow).field((self.size, self.size))
-        return flow_map(flow, self.spec)
-
-    def _draw(self) -> FlowMethod:
-        kind = self.rng.integers(4)
-        # The coarser of OpenCV's two finest levels: errors as those of flow on smaller crops.
-        search = DIS(finest_scale=1)
-        if kind < 2:
-            return search
-        alpha, gamma = self.rng.uniform(10, 60), self.rng.uniform(2, 12)
-        return _Refined(float(alpha), float(gamma), search if kind == 2 else None)
+    solver = cv2.VariationalRefinement.create()
+    solver.setFixedPointIterations(5)
+    solver.setSorIterations(10)
+    solver.setAlpha(alpha)
+    solver.setDelta(5.0)
+    solver.setGamma(gamma)
+    found = solver.calc(first, second, np.ascontiguousarray(np.moveaxis(flow, 0, 2)))
+    return np.ascontiguousarray(np.moveaxis(found, 2, 0), np.float32)
 
 
 class MapPool:

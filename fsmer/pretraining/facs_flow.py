@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,32 +19,25 @@ from fsmer.ambient import library_settings
 from fsmer.backbones.embedding import embed
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch, smoothed
 from fsmer.errors import FsmerError
-from fsmer.io import check_writable, write_json
+from fsmer.io import check_writable
 from fsmer.kernels.noise import Draws
-from fsmer.pretraining.cards import CardText, write_model_card
+from fsmer.pretraining.cards import CardText
 from fsmer.pretraining.estimated_maps import BLOCK as DRAWN_BLOCK
 from fsmer.pretraining.estimated_maps import EstimationPlan, MapPool
+from fsmer.pretraining.pretraining import Pretraining, StepProgress
 from fsmer.synthetic.clips import BLOCK, EMOTION_ORDER, SyntheticMaps, synthetic_maps
 from fsmer.synthetic.domains import THREE_CLASSES
-from fsmer.training.checkpoints import (
-    PretrainingState,
-    load_checkpoint,
-    optimizer_tensors,
-    remove_checkpoint,
-    restore,
-    save_checkpoint,
-)
+from fsmer.training.loop import Step, prefetched
 
 __all__ = ["Recipe", "card_text", "pretrain_facs_flow"]
 
-HISTORY = "history.json"
+HISTORY_STEPS = 100
+LARGEST_GRADIENT = 2.0
 
 # Coarse class of every emotion of the synthetic data, -1 for those without one.
 COARSE_CODES = np.array(
     [COARSE_CLASSES.index(THREE_CLASSES[name]) if name in THREE_CLASSES else -1 for name in EMOTION_ORDER]
 )
-
-Progress = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ def pretrain_facs_flow(
     steps: int | None = None,
     resume: bool = True,
     checkpoint_every: int = 100,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     recipe: Recipe | None = None,
 ) -> Path:
     """Train `facs-flow` from nothing and write weights, config and model card to `out`.
@@ -168,99 +160,78 @@ def pretrain_facs_flow(
     plan = _estimation_plan(recipe) if recipe.estimated_share else None
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
-    run = _Run(recipe, seed)
-    if resume:
-        run.load(folder)
-    started = time.perf_counter()
-    pool = None if plan is None else _map_pool(folder, plan, seed, progress)
-    clips = _clip_stream(recipe, seed, first_step=run.step, pool=pool)
-    with contextlib.closing(clips):
-        while run.step < recipe.steps:
-            losses = run.advance(next(clips))
-            if progress is not None:
-                progress(run.step, recipe.steps, losses)
-            if run.step % checkpoint_every == 0 and run.step < recipe.steps:
-                run.seconds += time.perf_counter() - started
-                started = time.perf_counter()
-                run.save(folder)
-    run.seconds += time.perf_counter() - started
+    # No loss is known while clips are drawn.
+    told = None if progress is None else lambda done, total: progress(done, total, {})
+    open_pool = None if plan is None else functools.partial(MapPool, folder, plan, seed, progress=told)
+    run = _FacsTraining(recipe, seed, progress, open_pool)
+    run.run(folder=folder, key=run.key, resume=resume, checkpoint_every=checkpoint_every)
     run.average.eval()
     run.average.precision.copy_(
         _inverse_scatter(run.average, recipe.domain, seed, recipe.scatter_clips, recipe.scatter_ridge)
     )
-    run.average.save_pretrained(folder)
-    write_json(
-        folder / HISTORY, {"recipe": asdict(recipe), "seed": seed, "seconds": round(run.seconds), "losses": run.history}
-    )
-    write_model_card(
-        folder, run.average, text=card_text(run.average, seed), recipe=asdict(recipe), seed=seed, seconds=run.seconds
-    )
-    remove_checkpoint(folder)
-    if pool is not None:
-        pool.remove()
+    run.write_results(folder, run.average, card_text(run.average, seed), asdict(recipe))
+    if run.pool is not None:
+        run.pool.remove()
     return folder
 
 
-@dataclass(frozen=True)
-class _Targets:
-    coarse: Tensor
-    emotions: Tensor
-    units: Tensor
+class _FacsTraining(Pretraining):
+    """Training of the network, whose running average is what is kept."""
 
-
-class _Run:
-    """Network, running average, optimiser and schedule, with a checkpoint that holds them all."""
-
-    def __init__(self, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self, recipe: Recipe, seed: int, progress: StepProgress | None, open_pool: Callable[[], MapPool] | None
+    ) -> None:
         self.recipe = recipe
-        self.seed = seed
-        self.step = 0
-        self.seconds = 0.0
-        self.history: list[dict[str, float]] = []
         with Draws(seed).used():
             self.model = FacsFlow()
             self.average = FacsFlow()
         self.average.load_state_dict(self.model.state_dict())
         self.model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
         self.coarse = torch.from_numpy(COARSE_CODES)
+        self.open_pool = open_pool
+        self.pool: MapPool | None = None
+        super().__init__(
+            {"model": self.model, "average": self.average},
+            torch.optim.AdamW(self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
+            steps=recipe.steps,
+            seed=seed,
+            key={"recipe": asdict(recipe), "seed": seed},
+            history_every=HISTORY_STEPS,
+            digits=4,
+            clip_gradient=LARGEST_GRADIENT,
+            progress=progress,
+        )
 
-    def advance(self, clips: SyntheticMaps) -> dict[str, float]:
-        """One optimiser step."""
-        recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _one_cycle(self.step / recipe.steps)
-        losses, loss = self._losses(clips)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
-        self.optimizer.step()
+    def begin(self) -> None:
+        # After a checkpoint was read: one of another run is refused before clips are drawn.
+        self.pool = self.open_pool and self.open_pool()
+
+    def steps(self) -> Generator[Step, None, None]:
+        self.model.train()
+        with contextlib.closing(_clip_stream(self.recipe, self.seed, self.epoch, self.pool)) as batches:
+            for number, clips in zip(range(self.epoch, self.epochs), batches, strict=False):
+                yield Step(clips, rate=_one_cycle(number / self.epochs), seed=self.seed_of(number))
+
+    def advance(self, step: Step) -> dict[str, float]:
+        figures = super().advance(step)
         # Early on the average follows fast, so that it does not keep the random start.
-        keep = min(recipe.average_decay, (1 + self.step) / (10 + self.step))
+        keep = min(self.recipe.average_decay, (1 + self.epoch) / (10 + self.epoch))
         with torch.no_grad():
-            for kept, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                kept.lerp_(current, 1 - keep)
-            for statistic, newest in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                if statistic.is_floating_point():
-                    statistic.lerp_(newest, 1 - keep)
+            for kept, newest in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+                if kept.is_floating_point():
+                    kept.lerp_(newest, 1 - keep)
                 else:
-                    statistic.copy_(newest)
-        self.step += 1
-        if self.step % 100 == 0 or self.step == recipe.steps:
-            self.history.append({"step": self.step, **{name: round(value, 4) for name, value in losses.items()}})
-        return losses
+                    kept.copy_(newest)
+        return figures
 
-    def _losses(self, clips: SyntheticMaps) -> tuple[dict[str, float], Tensor]:
-        maps = torch.from_numpy(clips.maps)
-        emotions = torch.from_numpy(clips.emotions)
-        targets = _Targets(self.coarse[emotions], emotions, torch.from_numpy(clips.units).float())
-        # The step is the seed, so a resumed run draws what an uninterrupted one would have drawn.
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
+    def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
+        clips: SyntheticMaps = step.inputs
+        maps, emotions = torch.from_numpy(clips.maps), torch.from_numpy(clips.emotions)
+        targets = (self.coarse[emotions], emotions, torch.from_numpy(clips.units).float())
+        generator = torch.Generator().manual_seed(cast(int, step.seed))
         total = torch.zeros(())
         sums = dict.fromkeys(("classes", "emotions", "units"), 0.0)
-        branches = self.model.train().networks
+        branches = self.model.networks
         for branch in branches:
             seen, other, share = self._augment(maps, generator)
             with torch.autocast("cpu", torch.bfloat16):
@@ -270,7 +241,7 @@ class _Run:
             total = total + self.recipe.unit_weight * losses["units"]
             for name, value in losses.items():
                 sums[name] += float(value.detach()) / len(branches)
-        return {"loss": float(total.detach()) / len(branches), **sums}, total
+        return total, {"loss": float(total.detach()) / len(branches), **sums}
 
     def _augment(self, maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Maps as one branch sees them, the clips that they are mixed with, and each clip's own share, (B,)."""
@@ -289,49 +260,30 @@ class _Run:
         return wide * seen + (1 - wide) * seen[other], other, share
 
     def _branch_losses(
-        self, branch: FlowBranch, embeddings: Tensor, targets: _Targets, other: Tensor, share: Tensor
+        self,
+        branch: FlowBranch,
+        embeddings: Tensor,
+        targets: tuple[Tensor, Tensor, Tensor],
+        other: Tensor,
+        share: Tensor,
     ) -> dict[str, Tensor]:
         scores = self.model.scale * embeddings @ F.normalize(branch.directions, dim=-1).T
         coarse, emotion = scores[:, : len(COARSE_CLASSES)], scores[:, len(COARSE_CLASSES) :]
         units = branch.unit_head(self.model.scale * embeddings)
-        smoothing = self.recipe.label_smoothing
 
-        def mixed(loss: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
-            return (share * loss(target) + (1 - share) * loss(target[other])).mean()
+        def mixed(loss: Callable[..., Tensor], target: Tensor) -> Tensor:
+            return (share * loss(target=target) + (1 - share) * loss(target=target[other])).mean()
+
+        entropy = functools.partial(F.cross_entropy, label_smoothing=self.recipe.label_smoothing, reduction="none")
+
+        def unit_loss(target: Tensor) -> Tensor:
+            return F.binary_cross_entropy_with_logits(units, target, reduction="none").mean(dim=1)
 
         return {
-            "classes": mixed(
-                lambda of: F.cross_entropy(coarse, of, ignore_index=-1, label_smoothing=smoothing, reduction="none"),
-                targets.coarse,
-            ),
-            "emotions": mixed(
-                lambda of: F.cross_entropy(emotion, of, label_smoothing=smoothing, reduction="none"), targets.emotions
-            ),
-            "units": mixed(
-                lambda of: F.binary_cross_entropy_with_logits(units, of, reduction="none").mean(dim=1), targets.units
-            ),
+            "classes": mixed(functools.partial(entropy, coarse, ignore_index=-1), targets[0]),
+            "emotions": mixed(functools.partial(entropy, emotion), targets[1]),
+            "units": mixed(unit_loss, targets[2]),
         }
-
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer)
-        state = {"step": self.step, "seconds": self.seconds, "history": self.history}
-        save_checkpoint(folder, tensors, state, self._key)
-
-    def load(self, folder: Path) -> None:
-        """Take up a checkpoint of the same recipe and seed, if there is one."""
-        found = load_checkpoint(folder, self._key, PretrainingState)
-        if found is None:
-            return
-        tensors, state = found
-        restore(tensors, {"model": self.model, "average": self.average}, self.optimizer)
-        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-
-    @property
-    def _key(self) -> dict[str, Any]:
-        return {"recipe": asdict(self.recipe), "seed": self.seed}
 
 
 def _one_cycle(done: float, warm: float = 0.15, start: float = 0.04, end: float = 4e-6) -> float:
@@ -361,36 +313,23 @@ def _estimation_plan(recipe: Recipe) -> EstimationPlan:
     return EstimationPlan(min(recipe.estimated_clips, math.ceil(used / block) * block), recipe.domain, block=block)
 
 
-def _map_pool(folder: Path, plan: EstimationPlan, seed: int, progress: Progress | None) -> MapPool:
-    """Clips with estimated flow, drawn beside the weights; no loss is known while they are."""
-    report = None if progress is None else lambda done, total: progress(done, total, {})
-    return MapPool(folder, plan, seed, progress=report)
-
-
 def _clip_stream(
     recipe: Recipe, seed: int, first_step: int, pool: MapPool | None
 ) -> Generator[SyntheticMaps, None, None]:
     """Batches of synthetic clips from step `first_step` on, drawn one piece ahead in a second thread."""
     piece = 10 * BLOCK
-    start = first_step * recipe.batch
 
     def draw(number: int) -> SyntheticMaps:
         return synthetic_maps(piece, domain=recipe.domain, seed=seed, start=number * piece)
 
-    with ThreadPoolExecutor(max_workers=1) as threads:
-        number = start // piece
-        ahead = threads.submit(draw, number)
-        offset = start % piece
-        while True:
-            drawn = ahead.result()
-            ahead = threads.submit(draw, number + 1)
-            for begin in range(offset, piece, recipe.batch):
+    step, pieces = first_step, range(first_step * recipe.batch // piece, -(-recipe.steps * recipe.batch // piece))
+    with contextlib.closing(prefetched(draw, pieces)) as drawn_pieces:
+        for drawn in drawn_pieces:
+            for begin in range(step * recipe.batch % piece, piece, recipe.batch):
                 part = slice(begin, begin + recipe.batch)
                 batch = SyntheticMaps(drawn.maps[part], drawn.units[part], drawn.emotions[part])
-                step = (number * piece + begin) // recipe.batch
                 yield batch if pool is None else _with_estimated(batch, pool, recipe.estimated_share, seed, step)
-            number += 1
-            offset = 0
+                step += 1
 
 
 def _with_estimated(batch: SyntheticMaps, pool: MapPool, share: float, seed: int, step: int) -> SyntheticMaps:
@@ -430,7 +369,7 @@ recognizer.predict(clips)""",
 - UF1 on these two sets, with their labels, was seen for many variants of the generator, of the flow estimators, the
   network, its length of training, the smoothing at inference and the default few-shot method while they were designed.
   Figures on them are therefore optimistic; other data sets are the fair test.
-- Eats the map described above and nothing else; another crop, size or normalisation is refused.
+- Expects the map described above and nothing else; another crop, size or normalisation is refused.
 - Per-map min-max scaling hides how strong a movement is: a face that does not move still gets an answer.""",
         command=f"fsmer pretrain {backbone.name} --seed {seed}",
         tags=("few-shot", "optical-flow", "facial-action-coding-system"),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import json
 import math
 import shlex
-import time
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, create_model
@@ -24,27 +22,17 @@ from fsmer.backbones.base import as_device
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.registry import class_notes
 from fsmer.errors import FsmerError
-from fsmer.io import check_writable, write_json
+from fsmer.io import check_writable
 from fsmer.kernels.noise import Draws
-from fsmer.pretraining.cards import CardText, write_model_card
-from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, Pair, SyntheticPairs
-from fsmer.training.checkpoints import (
-    PretrainingState,
-    load_checkpoint,
-    optimizer_tensors,
-    remove_checkpoint,
-    restore,
-    save_checkpoint,
-)
-from fsmer.training.supervised import draws_noise_alone
+from fsmer.pretraining.cards import CardText
+from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, SyntheticPairs
+from fsmer.pretraining.pretraining import Pretraining, StepProgress
+from fsmer.training.loop import Step, make_optimizer, prefetched
 
 __all__ = ["pretrain_mubert_small", "pretrain_mubert_tiny", "pretrain_self_supervised", "pretrain_tcae"]
 
-HISTORY = "history.json"
 # Lines of the history of one training, about.
 HISTORY_LINES = 100
-
-Progress = Callable[[int, int, dict[str, float]], None]
 
 
 @library_settings()
@@ -57,7 +45,7 @@ def pretrain_self_supervised(
     steps: int | None = None,
     resume: bool = True,
     checkpoint_every: int = 100,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     recipe: PretrainRecipe | None = None,
     params: Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -133,22 +121,14 @@ def pretrain_self_supervised(
     folder = Path(out)
     check_writable(folder)  # now rather than after half an hour
     pairs = _open_pairs(frames, model, chosen, seed)
-    run = _Run(model, chosen, seed, where, pairs.describe())
-    if resume:
-        run.load(folder)
-    started = time.perf_counter()
-    with contextlib.closing(_batches_ahead(pairs, run.step, chosen)) as batches:
-        for first, second in batches:
-            losses = run.advance(torch.from_numpy(first), torch.from_numpy(second))
-            if progress is not None:
-                progress(run.step, chosen.steps, losses)
-            if run.step % checkpoint_every == 0 and run.step < chosen.steps:
-                run.seconds += time.perf_counter() - started
-                started = time.perf_counter()
-                run.save(folder)
-    run.seconds += time.perf_counter() - started
-    _write_results(run, folder, from_recordings=frames is not None)
-    remove_checkpoint(folder)
+    # Parameters that only labels can train, or that labels must not change, are given back here.
+    getattr(model, "begin_pretraining", lambda: None)()
+    run = _PairTraining(model.to(where), chosen, seed, pairs, progress)
+    run.run(folder=folder, key=run.key, resume=resume, checkpoint_every=checkpoint_every)
+    model = model.to("cpu").eval()
+    settings = {**chosen.to_dict(), **{f"frames: {name}": value for name, value in run.key["frames"].items()}}
+    text = card_text(model, chosen, seed, from_recordings=frames is not None)
+    run.write_results(folder, model, text, settings)
     return folder
 
 
@@ -157,90 +137,54 @@ pretrain_mubert_tiny = functools.partial(pretrain_self_supervised, "mubert_tiny"
 pretrain_mubert_small = functools.partial(pretrain_self_supervised, "mubert_small")
 
 
-class _Run:
-    """Network and optimiser with a checkpoint that holds them both."""
+class _PairTraining(Pretraining):
+    """Training of a network by its own loss of pairs of frames."""
 
     def __init__(
-        self, model: Backbone, recipe: PretrainRecipe, seed: int, device: torch.device, frames: Mapping[str, Any]
+        self, model: Backbone, recipe: PretrainRecipe, seed: int, pairs: FramePairs, progress: StepProgress | None
     ) -> None:
-        # Parameters that only labels can train, or that labels must not change, are given back here.
-        begin = getattr(model, "begin_pretraining", None)
-        if begin is not None:
-            begin()
-        self.model = model.to(device)
+        self.model = model
         self.recipe = recipe
-        self.seed = seed
-        self.device = device
-        self.key: dict[str, Any] = {
-            "backbone": model.name,
-            "arguments": model.config,
-            "recipe": recipe.to_dict(),
-            "seed": seed,
-            "frames": dict(frames),
-        }
-        self.step = 0
-        self.seconds = 0.0
-        self.history: list[dict[str, float]] = []
-        self.optimizer = make_optimizer(recipe, self.model)
-        self.finish_step: Callable[[], None] | None = getattr(model, "after_step", None)
+        self.pairs = pairs
+        self.after_step: Callable[[], None] = getattr(model, "after_step", lambda: None)
+        super().__init__(
+            {"model": model},
+            make_optimizer(recipe, [value for value in model.parameters() if value.requires_grad]),
+            steps=recipe.steps,
+            seed=seed,
+            key={
+                "backbone": model.name,
+                "arguments": model.config,
+                "recipe": recipe.to_dict(),
+                "seed": seed,
+                "frames": pairs.describe(),
+            },
+            history_every=max(1, recipe.steps // HISTORY_LINES),
+            digits=6,
+            clip_gradient=recipe.clip_gradient,
+            progress=progress,
+        )
 
-    def advance(self, first: Tensor, second: Tensor) -> dict[str, float]:
-        """One optimiser step on a batch of pairs."""
-        recipe, parameters = self.recipe, self.optimizer.param_groups[0]["params"]
-        self.optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate_factor(recipe, self.step)
+    def steps(self) -> Generator[Step, None, None]:
         self.model.train()
-        # The step is the seed, so a resumed run draws what an uninterrupted one would have drawn.
-        number = (self.seed << 32) + self.step
-        with Draws(number).used(everywhere=not draws_noise_alone(self.model)), torch.enable_grad():
-            losses: dict[str, Tensor] = self.model.pretraining_loss(  # type: ignore[operator]
-                first.to(self.device),
-                second.to(self.device),
-                done=self.step / recipe.steps,
-                generator=torch.Generator().manual_seed(number),
-            )
-            self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-        if recipe.clip_gradient is not None:
-            nn.utils.clip_grad_norm_(parameters, recipe.clip_gradient)
-        self.optimizer.step()
-        if self.finish_step is not None:
-            self.finish_step()
-        self.step += 1
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        if not math.isfinite(values["loss"]):
-            raise FsmerError(
-                f"the loss of {self.model.name!r} is {values['loss']} at step {self.step}; give a lower learning rate "
-                f"than {recipe.learning_rate} or a limit for the gradient (clip_gradient)."
-            )
-        if self.step % max(1, recipe.steps // HISTORY_LINES) == 0 or self.step == recipe.steps:
-            self.history.append({"step": self.step, **{name: round(value, 6) for name, value in values.items()}})
-        return values
+        numbers = range(self.epoch, self.recipe.steps)
+        with closing(prefetched(lambda step: self.pairs.batch(step, self.recipe.batch_size), numbers)) as batches:
+            for number, pair in zip(numbers, batches, strict=True):
+                frames = [torch.from_numpy(part).to(self.device) for part in pair]
+                yield Step(frames, rate=rate_factor(self.recipe, number), seed=self.seed_of(number))
 
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer)
-        state = {"step": self.step, "seconds": self.seconds, "history": self.history}
-        save_checkpoint(folder, tensors, state, self.key)
+    def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
+        losses: dict[str, Tensor] = self.model.pretraining_loss(  # type: ignore[operator]
+            *step.inputs,
+            done=self.epoch / self.recipe.steps,
+            generator=torch.Generator().manual_seed(cast(int, step.seed)),
+        )
+        return losses["loss"], {name: float(value.detach()) for name, value in losses.items()}
 
-    def load(self, folder: Path) -> None:
-        """Take up a checkpoint of the same run, if there is one."""
-        found = load_checkpoint(folder, self.key, PretrainingState)
-        if found is None:
-            return
-        tensors, state = found
-        restore(tensors, {"model": self.model}, self.optimizer)
-        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-
-
-def make_optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser over all parameters of `model` that are trained."""
-    parameters = [value for value in model.parameters() if value.requires_grad]
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=rate, weight_decay=decay)
+    def advance(self, step: Step) -> dict[str, float]:
+        figures = super().advance(step)
+        self.after_step()
+        return figures
 
 
 def rate_factor(recipe: PretrainRecipe, step: int) -> float:
@@ -258,27 +202,6 @@ def _open_pairs(frames: str | Path | None, model: Backbone, recipe: PretrainReci
     if frames is None:
         return SyntheticPairs(size=size, distance=recipe.distance, seed=seed)
     return FolderPairs(frames, size=size, distance=recipe.distance, seed=seed)
-
-
-def _batches_ahead(pairs: FramePairs, first_step: int, recipe: PretrainRecipe) -> Generator[Pair, None, None]:
-    """Batches from step `first_step` to the last, each read or drawn in a second thread while one is used."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(pairs.batch, first_step, recipe.batch_size)
-        for step in range(first_step + 1, recipe.steps + 1):
-            ready = ahead
-            if step < recipe.steps:
-                ahead = pool.submit(pairs.batch, step, recipe.batch_size)
-            yield ready.result()
-
-
-def _write_results(run: _Run, folder: Path, *, from_recordings: bool) -> None:
-    """Weights, history and model card."""
-    model = run.model.to("cpu").eval()
-    model.save_pretrained(folder)
-    write_json(folder / HISTORY, {**run.key, "seconds": round(run.seconds), "losses": run.history})
-    settings = {**run.recipe.to_dict(), **{f"frames: {name}": value for name, value in run.key["frames"].items()}}
-    text = card_text(model, run.recipe, run.seed, from_recordings=from_recordings)
-    write_model_card(folder, model, text=text, recipe=settings, seed=run.seed, seconds=run.seconds)
 
 
 def command_line(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_recordings: bool) -> str:
@@ -305,7 +228,7 @@ def command_line(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_
 def card_text(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_recordings: bool) -> CardText:
     """What the model card says of weights that were trained without labels."""
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    eats = " and ".join(spec.describe() for spec in backbone.input_specs)
+    media = " and ".join(spec.describe() for spec in backbone.input_specs)
     summary = (type(backbone).__doc__ or "").strip().splitlines()[0].rstrip(".")
     if from_recordings:
         source = (
@@ -322,7 +245,7 @@ def card_text(backbone: Backbone, recipe: PretrainRecipe, seed: int, *, from_rec
         summary=f"""\
 {summary}.
 
-A network of {parameters:,} parameters that turns {eats}
+A network of {parameters:,} parameters that turns {media}
 into an embedding of {backbone.embed_dim} numbers. {source}""",
         use=f"""\
 import fsmer
@@ -333,7 +256,7 @@ recognizer.predict(clips)  # {", ".join(spec.kind for spec in backbone.input_spe
         limits=f"""\
 - Knows no class and no emotion before it is adapted with labelled clips.
 - Learns from what moves in the frames it was given; differences between groups of people were not measured.
-- Eats the media described above and nothing else; another crop or size is refused.
+- Expects the media described above and nothing else; another crop or size is refused.
 
 What of the paper is here:
 

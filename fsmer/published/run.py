@@ -729,8 +729,8 @@ class _Bench:
 
     def _taught(self, settings: Settings, source: ClipSet, seed: int) -> Backbone:
         from fsmer.backbones import load_model
-        from fsmer.backbones.merau import fit_au_detector
         from fsmer.backbones.registry import fresh_model
+        from fsmer.training.preparation import train_part
         from fsmer.transfer import load_method
 
         given = self.weights.get(settings.model)
@@ -742,7 +742,7 @@ class _Bench:
 
                 if not isinstance(backbone, Merau):
                     raise ProtocolError(f"{settings.model!r} has no action unit detector to fit; only merau has.")
-                fit_au_detector(backbone, source, seed=seed, **small)
+                train_part(backbone.detector_preparation(source, seed=seed, **small))
             elif step == "source":
                 backbone = load_method("train", seed=seed, **small).train_source(backbone, source).backbone
             else:

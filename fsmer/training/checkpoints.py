@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 
 from fsmer.errors import WeightsError
 from fsmer.io import CHECKSUM, atomic_path, digest, file_digest, json_text, read_bytes, remove_unfinished
+from fsmer.kernels import describe
 from fsmer.schema import Count, checked, read_json
 from fsmer.tensor_files import check_finite, under, write_tensors
 
@@ -74,7 +75,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
         new = temporary.with_name("checkpoint-new.safetensors")
         write_tensors(new, tensors)
         name = f"checkpoint-{file_digest(new)}.safetensors"
-        temporary.write_text(json_text({"key": key, "tensors": name, **state}, sealed=True), encoding="utf-8")
+        content = {"key": key, "arithmetic": describe(), "tensors": name, **state}
+        temporary.write_text(json_text(content, sealed=True), encoding="utf-8")
         shutil.copymode(temporary, new)
         os.replace(new, folder / name)
     _remove_tensors(folder, but=name)
@@ -93,7 +95,8 @@ def load_checkpoint(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str
     Raises
     ------
     WeightsError
-        It cannot be read, was altered, comes from another version of fsmer, or was made with another key.
+        It cannot be read, was altered, comes from another version of fsmer, or was made with another key or other
+        arithmetic (see `fsmer.kernels.describe`).
     """
     while (stamp := _stamp(folder)) is not None:
         try:
@@ -117,13 +120,29 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
 
 def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = read_json(folder / STATE, dict[str, Any], what="a checkpoint", remedy=REMEDY, error=WeightsError)
-    sealed, found, name = state.pop(CHECKSUM, None), state.pop("key", None), state.pop("tensors", None)
-    if (sealed is None) != (name is None) or not isinstance(name, str | None):
+    sealed, found, arithmetic, name = (state.pop(entry, None) for entry in (CHECKSUM, "key", "arithmetic", "tensors"))
+    if (
+        (sealed is None) != (name is None)
+        or not isinstance(name, str | None)
+        or not isinstance(arithmetic, dict | None)
+    ):
         raise WeightsError(f"the checkpoint in {folder} comes from another version of fsmer; {REMEDY}.")
     if found != json.loads(json.dumps(key)):
         raise WeightsError(
             f"the checkpoint in {folder} was made with another recipe or seed, or on other clips; remove it, choose "
             "another folder or turn resume off."
+        )
+    here = describe()
+    # Earlier versions did not write with which kernels they trained.
+    differing = [
+        f"{entry} {made} there and {here.get(entry)} here"
+        for entry, made in (here if arithmetic is None else arithmetic).items()
+        if made != here.get(entry)
+    ]
+    if differing:
+        raise WeightsError(
+            f"the checkpoint in {folder} was made with other kernels ({', '.join(differing)}), whose results differ by "
+            f"rounding; go on with the same (FSMER_COMPILE=off does without), or {REMEDY}."
         )
     path = folder / Path(name or EARLIER).name
     try:
@@ -182,19 +201,25 @@ def restore(
             if name.startswith("optimizer."):
                 _, index, entry = name.split(".")
                 entries.setdefault(int(index), {})[entry] = value
-        _check_entries(entries, optimizer)
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        _check_entries(entries, parameters, optimizer)
+        for number, moments in entries.items():
+            # A fused step takes a weight and its moments for laid out alike, and files hold no layout.
+            like = parameters[number]
+            moments |= {name: torch.empty_like(like).copy_(value) for name, value in moments.items() if name != "step"}
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"the checkpoint does not fit this version of fsmer ({reason}); {REMEDY}.") from error
 
 
-def _check_entries(entries: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+def _check_entries(
+    entries: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> None:
     """Raise `ValueError` unless the optimiser can go on with these entries, by number of the parameter."""
     needed = {"step", "exp_avg", "exp_avg_sq"}
     if isinstance(optimizer, torch.optim.SGD):
         needed = {"momentum_buffer"} if optimizer.defaults["momentum"] else set()
-    parameters = [value for group in optimizer.param_groups for value in group["params"]]
     for number, entry in entries.items():
         if not 0 <= number < len(parameters) or set(entry) != needed:
             raise ValueError(f"the optimiser's state of parameter {number} holds {', '.join(sorted(entry))}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,17 +13,14 @@ from torch.nn import functional as F
 from fsmer.backbones import Backbone, Targets, read_inputs
 from fsmer.backbones.base import Inputs
 from fsmer.backbones.targets import take
-from fsmer.kernels.noise import Draws
-from fsmer.training.frozen_layers import LowerLayers
-from fsmer.training.stacked import Step, Training
-from fsmer.training.supervised import draws_noise_alone
+from fsmer.training.frozen_layers import FrozenLayers
+from fsmer.training.loop import Step
+from fsmer.training.stacked import Member
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "Classifier",
-]
+__all__ = ["Classifier", "Tuning"]
 
 
 class Classifier(nn.Module):
@@ -75,8 +71,8 @@ class Classifier(nn.Module):
         return self.pull * (1 - (F.normalize(self.weight, dim=-1) * self.start).sum(dim=-1)).sum()
 
 
-class _Tuning(Training):
-    """One fine-tuning of backbone and classifier, in given batches.
+class Tuning(Member):
+    """One fine-tuning of backbone and classifier, in given batches; an epoch of it is one step.
 
     Parameters
     ----------
@@ -92,9 +88,11 @@ class _Tuning(Training):
         Learning rates of encoder, projection layers and classifier.
     seed : int
         Of dropout.
-    lower : LowerLayers, optional
+    frozen : FrozenLayers, optional
         Layers of the backbone that are not trained.
     """
+
+    classifier: Classifier
 
     def __init__(
         self,
@@ -105,72 +103,29 @@ class _Tuning(Training):
         batches: Sequence[np.ndarray],
         rates: tuple[float, float, float],
         seed: int,
-        lower: LowerLayers | None = None,
+        frozen: FrozenLayers | None = None,
     ) -> None:
-        self.backbone = backbone
-        self.classifier: Classifier = classifier
         self.clips = clips
-        self.targets = targets
         self.batches = batches
         self.rates = rates
         self.seed = seed
-        self.lower = lower
-        self.device = next((value.device for value in backbone.parameters()), torch.device("cpu"))
-        classifier.to(self.device)
-        self.let_train_lower(False)
-
-    def let_train_lower(self, trained: bool) -> None:
-        """Keep the lower layers from being trained, or let them be trained again."""
-        names = self.lower.names if self.lower else set()
-        for name, value in self.backbone.named_parameters():
-            if name in names:
-                value.requires_grad_(trained)
-
-    def train_alone(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """All steps by themselves; `progress` is told (steps done, steps in all)."""
-        for _ in self.until([len(self.batches)], progress):
-            pass
-
-    def until(self, stops: Sequence[int], progress: Callable[[int, int], None] | None = None) -> Iterator[int]:
-        """The same, pausing after each of these numbers of steps, which rise."""
-        named = {"backbone": self.backbone, "classifier": self.classifier}
-        optimizer = self.make_optimizer(
-            [
-                (f"{prefix}.{name}", value)
-                for prefix, module in named.items()
-                for name, value in module.named_parameters()
-                if value.requires_grad
-            ]
-        )
-        steps, done, draws = self.steps(), 0, Draws(self.seed)
-        for stop in stops:
-            with draws.used(everywhere=not draws_noise_alone(self.backbone)), torch.enable_grad():
-                for step in islice(steps, stop - done):
-                    if step.seed is not None:
-                        draws.seed(step.seed)
-                    loss = self.backbone.training_loss(step.inputs, step.targets, self.classifier)
-                    optimizer.zero_grad()
-                    (loss + self.classifier.penalty()).backward()
-                    optimizer.step()
-                    done += 1
-                    if progress is not None:
-                        progress(done, len(self.batches))
-            yield stop
+        self.frozen = frozen
+        if frozen is not None:
+            frozen.let_train(backbone, False)
+        super().__init__(backbone, classifier, targets, epochs=len(batches), seed=seed)
 
     def signature(self) -> tuple[Any, ...]:
         """Learning rates and the size of every batch."""
-        sizes = [len(rows) for rows in self.batches]
         head = (self.classifier.scale, self.classifier.pull, self.classifier.centre is None)
-        units = self.targets.action_units is None
-        weights = self.targets.class_weights is None
-        return (self.rates, sizes, head, len(self.targets.classes), units, weights)
+        return (self.rates, [len(rows) for rows in self.batches], head)
 
-    def steps(self) -> Iterator[Step]:
-        """All steps in order; media of a set that fits in one batch are read once."""
+    def steps(self) -> Generator[Step, None, None]:
+        """All steps that are left; media of a set that fits in one batch are read once."""
         kept: tuple[np.ndarray, Inputs, Targets] | None = None
-        for number, rows in enumerate(self.batches):
+        for number in range(self.epoch, self.epochs):
+            rows = self.batches[number]
             if kept is None or kept[0] is not rows:
-                inputs = self.lower(rows) if self.lower else read_inputs(self.backbone, self.clips, rows, self.device)
+                inputs = self.frozen(rows) if self.frozen else read_inputs(self.backbone, self.clips, rows, self.device)
                 kept = (rows, inputs, take(self.targets, rows, self.device))
             yield Step(kept[1], kept[2], seed=None if number else self.seed)
 
@@ -181,9 +136,6 @@ class _Tuning(Training):
             groups[2 if name.startswith("classifier.") else int(_is_projection(name))].append(value)
         listed = [{"params": values, "lr": rate} for values, rate in zip(groups, self.rates, strict=True) if values]
         return torch.optim.Adam(listed, fused=True)
-
-    def on_step(self, step: Step, loss: float) -> None:
-        """Nothing is made of the losses."""
 
     def penalty(self, classifier: nn.Module) -> Tensor:
         """That of the classifier, see `Classifier.penalty`."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,13 +19,55 @@ from fsmer.backbones.embedding import batch_of
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = ["LowerLayers"]
+__all__ = ["ContentDigests", "FrozenLayers"]
 
 # Features of at most so many bytes are kept.
 KEPT_BYTES = 1 << 30
+# Digests that are kept, of some hundred bytes each.
+MOST_DIGESTS = 1 << 18
 # Clips that pass the layers together. Always as many, filled up where some are missing, so that what comes out for a
 # clip does not hang on which clips came before it, to the last digit.
 TOGETHER = 64
+
+
+class ContentDigests:
+    """Digests of clips' media, each computed once while the same object is in use, however many sets hold the clip.
+
+    A clip is known again by where its media come from. Arrays may be changed between two runs, so that an object serves
+    one run.
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[Any, ...], bytes] = {}
+        # Number of an object tells it from others only as long as it is there.
+        self._origins: dict[int, Any] = {}
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Have `FrozenLayers` look here, in this thread and only inside."""
+        token = _DIGESTS.set(self)
+        try:
+            yield
+        finally:
+            _DIGESTS.reset(token)
+
+    def of(self, backbone: Backbone, clips: ClipSet) -> list[bytes]:
+        """A digest of the backbone's media of each clip; those that are not known are read."""
+        origins = list(zip(*(clips.origins(kind) for kind in sorted(clips.specs)), strict=True))
+        keys = [tuple((one if isinstance(one, str) else id(one), row) for one, row in media) for media in origins]
+        if len(self._digests) + len(keys) > MOST_DIGESTS:
+            self._digests, self._origins = {}, {}
+        new = np.array([row for row, key in enumerate(keys) if key not in self._digests], np.int64)
+        self._origins |= {id(one): one for row in new for one, _ in origins[row]}
+        for rows in _chunks(new, batch_of(backbone)):
+            inputs = read_inputs(backbone, clips, rows, torch.device("cpu"))
+            media = [inputs] if isinstance(inputs, Tensor) else [inputs[kind] for kind in sorted(inputs)]
+            for row, *clip in zip(rows, *(value.contiguous().numpy() for value in media), strict=True):
+                self._digests[keys[row]] = hashlib.sha256(b"".join(medium.data for medium in clip)).digest()
+        return [self._digests[key] for key in keys]
+
+
+_DIGESTS: ContextVar[ContentDigests | None] = ContextVar("digests in use", default=None)
 
 
 class _Seen:
@@ -46,7 +91,7 @@ class _Seen:
 _seen = _Seen()
 
 
-class LowerLayers:
+class FrozenLayers:
     """Layers of a backbone in evaluation mode that stay as they are, and what they make of clips.
 
     That is kept for all clips where memory allows, and computed for every batch anew elsewhere. The next fold, which
@@ -78,10 +123,16 @@ class LowerLayers:
         chosen = places[torch.from_numpy(rows)].to(self.device)
         return {key: value.index_select(0, chosen) for key, value in features.items()}
 
+    def let_train(self, backbone: Backbone, trained: bool) -> None:
+        """Keep these layers of the backbone, or of a copy, from being trained, or let them be trained again."""
+        for name, value in backbone.named_parameters():
+            if name in self.names:
+                value.requires_grad_(trained)
+
     def embeddings(self) -> Tensor:
         """Of all the clips, as `fsmer.backbones.embed` gives them."""
         with torch.no_grad():
-            chunks = self._chunks(np.arange(len(self.clips)), batch_of(self.backbone))
+            chunks = _chunks(np.arange(len(self.clips)), batch_of(self.backbone))
             return torch.cat([self.backbone(self(rows)).float().cpu() for rows in chunks])
 
     def _find(self, room: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -89,7 +140,7 @@ class LowerLayers:
         if _seen.layers != (layers := self._layers()):
             _seen.forget()
             _seen.layers = layers
-        names = self._contents()
+        names = (_DIGESTS.get() or ContentDigests()).of(self.backbone, self.clips)
         new = {name: row for row, name in enumerate(names) if name not in _seen.places}
         if len(_seen.places) + len(new) > room:
             _seen.forget()
@@ -97,7 +148,7 @@ class LowerLayers:
         if new:
             rows = np.array(list(new.values()))
             whole = np.resize(rows, -(-len(rows) // TOGETHER) * TOGETHER)
-            parts = [self._compute(chunk) for chunk in self._chunks(whole, TOGETHER)]
+            parts = [self._compute(chunk) for chunk in _chunks(whole, TOGETHER)]
             over = len(whole) - len(rows)
             if over:
                 parts[-1] = {key: value[:-over] for key, value in parts[-1].items()}
@@ -112,24 +163,10 @@ class LowerLayers:
                 digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
         return digest.digest()
 
-    def _contents(self) -> list[bytes]:
-        """A digest of the media of each clip."""
-        found = []
-        for rows in self._chunks(np.arange(len(self.clips)), batch_of(self.backbone)):
-            inputs = read_inputs(self.backbone, self.clips, rows, torch.device("cpu"))
-            media = [inputs] if isinstance(inputs, Tensor) else [inputs[key] for key in sorted(inputs)]
-            arrays = [value.contiguous().numpy() for value in media]
-            for clip in zip(*arrays, strict=True):
-                digest = hashlib.sha256()
-                for medium in clip:
-                    digest.update(medium.data)
-                found.append(digest.digest())
-        return found
-
     def _compute(self, rows: np.ndarray) -> dict[str, Tensor]:
         with torch.no_grad():
             return self.backbone.lower(read_inputs(self.backbone, self.clips, rows, self.device))
 
-    @staticmethod
-    def _chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+def _chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

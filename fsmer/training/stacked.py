@@ -23,8 +23,8 @@ import itertools
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -36,11 +36,12 @@ from fsmer.backbones.base import Inputs
 from fsmer.errors import FsmerError
 from fsmer.kernels.noise import draw_noise, given_noise
 from fsmer.memory import free_memory, out_of_memory
+from fsmer.training.loop import Step, Training
 
-__all__ = ["Engine", "Step", "Training", "can_stack", "train_together"]
+__all__ = ["Engine", "Member", "can_stack", "train_together"]
 
 Engine = Literal["auto", "stack", "turns"]
-T = TypeVar("T", bound="Training")
+T = TypeVar("T", bound="Member")
 
 # "A few million": beyond this one member alone fills a machine.
 LARGEST = 12_000_000
@@ -50,70 +51,50 @@ COPIES_OF_WEIGHTS = 5
 LARGEST_STACK = 256
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a training: what goes in, and how.
+class Member(Training, ABC):
+    """A training of a backbone and a classifier that can run alone or, step by step, in a stack.
 
     Parameters
-    ----------
-    inputs : Inputs
-        Media of the batch, augmented.
-    targets : Targets
-    rate : float
-        Factor on all learning rates.
-    seed : int, optional
-        Of dropout from this step on; ``None`` goes on with the numbers of the step before.
-    """
-
-    inputs: Inputs
-    targets: Targets
-    rate: float = 1.0
-    seed: int | None = None
-
-
-class Training(ABC):
-    """One member: a training that can run alone or, step by step, in a stack.
-
-    Attributes
     ----------
     backbone : Backbone
     classifier : nn.Module
         Both are trained in place and are in the mode, training or evaluation, that they are trained in.
-    half : bool
-        Whether the arithmetic is bfloat16.
-    clip_gradient : float or None
-        Largest norm of the gradient.
+    targets : Targets
+        Of all the clips.
+    **how
+        See `Training`.
     """
 
-    backbone: Backbone
-    classifier: nn.Module
-    half: bool = False
-    clip_gradient: float | None = None
-
-    @abstractmethod
-    def train_alone(self) -> None:
-        """Train to the end without any other member."""
+    def __init__(self, backbone: Backbone, classifier: nn.Module, targets: Targets, **how: Any) -> None:
+        self.backbone = backbone
+        self.classifier = classifier
+        self.targets = targets
+        modules = {"backbone": backbone, "classifier": classifier}
+        named = [
+            (f"{prefix}.{name}", value)
+            for prefix, module in modules.items()
+            for name, value in module.named_parameters()
+            if value.requires_grad
+        ]
+        super().__init__(modules, self.make_optimizer(named), **how)
+        classifier.to(self.device)
 
     @abstractmethod
     def signature(self) -> tuple[Any, ...]:
         """What members of one stack must have in common beside their architecture, so that their steps are alike."""
 
     @abstractmethod
-    def steps(self) -> Iterator[Step]:
-        """All steps in order, as `alone` takes them."""
-
-    @abstractmethod
     def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The optimiser of parameters named ``backbone.*`` and ``classifier.*``, which may be stacked."""
-
-    @abstractmethod
-    def on_step(self, step: Step, loss: float) -> None:
-        """Told every step that was taken and its loss; raises `SupportError` where training has failed."""
 
     def penalty(self, classifier: nn.Module) -> Tensor | None:
         """What is added to the loss of every step; nothing unless overridden."""
         del classifier
         return None
+
+    def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
+        """That of the backbone with the classifier, see `Backbone.training_loss`, and the penalty."""
+        return _Network(self, step.targets.classes).total(step.inputs, step.targets), {}
 
 
 def can_stack(backbone: Backbone) -> bool:
@@ -143,7 +124,7 @@ def train_together(
 
     Yields
     ------
-    int, Training
+    int, Member
         Number of a member, and the member trained.
 
     Raises
@@ -161,7 +142,7 @@ def train_together(
     if not count:
         return
     first = make(0)
-    if engine == "turns" or (engine == "auto" and _device(first).type == "cpu"):
+    if engine == "turns" or (engine == "auto" and first.device.type == "cpu"):
         yield from _in_turns(count, make, first)
         return
     groups: dict[str, list[int]] = {}
@@ -174,7 +155,7 @@ def train_together(
 def _in_turns(count: int, make: Callable[[int], T], first: T) -> Iterator[tuple[int, T]]:
     for number, member in enumerate(itertools.chain([first], map(make, range(1, count)))):
         try:
-            member.train_alone()
+            member.run()
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -190,10 +171,10 @@ def _in_stacks(numbers: list[int], make: Callable[[int], T], memory: int | None)
         try:
             first = make(waiting[0])
             if not at_once:
-                allowed = _free_bytes(_device(first)) // 3 if allowed is None else allowed
+                allowed = _free_bytes(first.device) // 3 if allowed is None else allowed
                 at_once = max(1, min(LARGEST_STACK, allowed // _bytes_of(first)))
             members = [first, *(make(number) for number in waiting[1:at_once])]
-            _Stack(members).train()
+            _Stack(members).run()
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -212,26 +193,27 @@ def _in_stacks(numbers: list[int], make: Callable[[int], T], memory: int | None)
 class _Network(nn.Module):
     """Backbone, classifier and loss as one module, so that one functional call does a step."""
 
-    def __init__(self, member: Training, classes: tuple[str, ...]) -> None:
+    def __init__(self, member: Member, classes: tuple[str, ...]) -> None:
         super().__init__()
         self.backbone = member.backbone
         self.classifier = member.classifier
         self.classes = classes
         self.penalty = member.penalty
 
-    def forward(self, inputs: Inputs, labels: Tensor, units: Tensor | None, weights: Tensor | None) -> Tensor:
-        targets = Targets(labels, self.classes, units, weights)
+    def total(self, inputs: Inputs, targets: Targets) -> Tensor:
         loss = self.backbone.training_loss(inputs, targets, self.classifier)
         penalty = self.penalty(self.classifier)
         return loss if penalty is None else loss + penalty
 
+    def forward(self, inputs: Inputs, labels: Tensor, units: Tensor | None, weights: Tensor | None) -> Tensor:
+        return self.total(inputs, Targets(labels, self.classes, units, weights))
 
-class _Stack:
-    """Members of one signature as one model with a leading dimension."""
 
-    def __init__(self, members: Sequence[Training]) -> None:
+class _Stack(Training):
+    """Members of one signature as one model with a leading dimension; a step of it is one of every member."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
         self.members = members
-        self.device = _device(members[0])
         parts = [_parts(member) for member in members]
         self.trained = {
             name: nn.Parameter(torch.stack([part[name].detach() for part in parts]))
@@ -244,28 +226,40 @@ class _Stack:
             for name, value in parts[0].items()
             if not value.requires_grad
         }
-        self.optimizer = members[0].make_optimizer(list(self.trained.items()))
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        optimizer = members[0].make_optimizer(list(self.trained.items()))
+        super().__init__({}, optimizer, epochs=1, half=members[0].half, clip_gradient=members[0].clip_gradient)
+        self.device = members[0].device
         self.generators = [torch.Generator() for _ in members]
         self.noise_shapes: dict[int, list[tuple[int, ...]]] = {}
 
-    def train(self) -> None:
-        """All steps of all members; their networks then hold what was learnt."""
+    def steps(self) -> Generator[Step, None, None]:
+        """Those of all members side by side."""
         for steps in zip(*(member.steps() for member in self.members), strict=True):
-            for generator, step in zip(self.generators, steps, strict=True):
-                if step.seed is not None:
-                    generator.manual_seed(step.seed)
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * steps[0].rate
-            for member, step, loss in zip(self.members, steps, self._step(steps), strict=True):
-                member.on_step(step, loss)
+            yield Step(steps, rate=steps[0].rate, ends_epoch=False)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Members have random numbers of their own."""
+        return nullcontext()
+
+    def end(self) -> None:
+        """Hand over to the members' networks what was learnt."""
         for place, member in enumerate(self.members):
             with torch.no_grad():
                 for name, value in _parts(member).items():
                     held = self.trained[name] if name in self.trained else self.kept[name]
                     value.copy_(held[place])
+            member.end()
 
-    def _step(self, steps: Sequence[Step]) -> list[float]:
+    def advance(self, step: Step) -> dict[str, float]:
+        """One step of all members, which are told its loss."""
+        for generator, own in zip(self.generators, step.inputs, strict=True):
+            if own.seed is not None:
+                generator.manual_seed(own.seed)
+        for member, own, loss in zip(self.members, step.inputs, self._losses(step.inputs), strict=True):
+            member.count(own, {"loss": loss})
+        return {}
+
+    def _losses(self, steps: Sequence[Step]) -> list[float]:
         targets = [step.targets for step in steps]
         network = _Network(self.members[0], targets[0].classes)
         given = (
@@ -284,11 +278,10 @@ class _Stack:
 
         alike = tuple(0 if one is not None else None for one in given)
         stepped = vmap(grad_and_value(loss), in_dims=(0, 0, 0 if noise else None, *alike))
-        with torch.enable_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.members[0].half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             weights = {name: value.detach() for name, value in self.trained.items()}
             gradients, losses = stepped(weights, self.kept, noise, *given)
-        limit = self.members[0].clip_gradient
-        if limit is not None:
+        if (limit := self.clip_gradient) is not None:
             squares = torch.stack([one.flatten(1).square().sum(dim=1) for one in gradients.values()])
             factors = (limit / (squares.sum(dim=0).sqrt() + 1e-6)).clamp_max(1)
             gradients = {name: one * factors.view(-1, *(1,) * (one.ndim - 1)) for name, one in gradients.items()}
@@ -329,18 +322,18 @@ def _dry_run(network: _Network, step: Step) -> tuple[list[tuple[int, ...]], int]
     return shapes, sum(kept.values())
 
 
-def _bytes_of(member: Training) -> int:
+def _bytes_of(member: Member) -> int:
     """About how much memory a member takes in a stack."""
     step = next(member.steps())
     weights = sum(value.numel() * value.element_size() for value in _parts(member).values())
     return COPIES_OF_WEIGHTS * weights + 2 * _dry_run(_Network(member, step.targets.classes), step)[1]
 
 
-def _signature(member: Training) -> str:
+def _signature(member: Member) -> str:
     shapes = {
         name: [list(value.shape), str(value.dtype), value.requires_grad] for name, value in _parts(member).items()
     }
-    backbone = member.backbone
+    backbone, targets = member.backbone, member.targets
     modes = [module.training for module in (*backbone.modules(), *member.classifier.modules())]
     return json.dumps(
         [
@@ -350,6 +343,7 @@ def _signature(member: Training) -> str:
             modes,
             member.half,
             str(member.clip_gradient),
+            [len(targets.classes), targets.action_units is None, targets.class_weights is None],
             member.signature(),
         ],
         sort_keys=True,
@@ -357,12 +351,11 @@ def _signature(member: Training) -> str:
     )
 
 
-def _parts(member: Training) -> dict[str, Tensor]:
+def _parts(member: Member) -> dict[str, Tensor]:
     """Every tensor of a member by name, those that are not saved included."""
-    named = {"backbone": member.backbone, "classifier": member.classifier}
     return {
         f"{prefix}.{name}": value
-        for prefix, module in named.items()
+        for prefix, module in member.modules.items()
         for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
     }
 
@@ -375,17 +368,13 @@ def _stacked(values: list[Any]) -> Any:
     return torch.stack(values)
 
 
-def _device(member: Training) -> torch.device:
-    return next((value.device for value in member.backbone.parameters()), torch.device("cpu"))
-
-
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return free_memory()
 
 
-def _too_large(member: Training) -> FsmerError:
+def _too_large(member: Member) -> FsmerError:
     return FsmerError(
         f"training {member.backbone.name!r} takes more memory than there is, even one member at a time; give a smaller "
         "batch_size or a smaller backbone."

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.targets import make_targets
-from fsmer.training.fine_tuning import Classifier, _Tuning
-from fsmer.training.frozen_layers import LowerLayers
-from fsmer.training.stacked import Training, can_stack, train_together
+from fsmer.training.fine_tuning import Classifier, Tuning
+from fsmer.training.frozen_layers import ContentDigests, FrozenLayers
+from fsmer.training.stacked import Member, can_stack, train_together
 from fsmer.training.supervised import for_classes
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.method import Method
@@ -28,13 +28,9 @@ from fsmer.transfer.source_model import Progress, SourceModel, require, require_
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "FineTuning",
-    "TrainsTogether",
-]
+__all__ = ["FineTuning", "TrainsTogether"]
 
-
-T = TypeVar("T", bound=Training)
+T = TypeVar("T", bound=Member)
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,62 @@ class TrainsTogether(Method, Generic[T]):
         Unless `embed_now`, the support is embedded when somebody asks for it.
         """
 
+    def fit(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        *,
+        source: ClipSet | None = None,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Recognizer:
+        """Learn from `support`; see `Method.fit`."""
+        if self.keeps_backbone:
+            return super().fit(backbone, support, source=source, classes=classes, progress=progress)
+        model = SourceModel.wrap(backbone)
+        if source is not None:
+            model = self.train_source(model, source, progress=progress)
+        training = self._begin(model, support, classes)
+        training.run(progress=progress)
+        return self._end(model, training)
+
+    def fit_stages(
+        self,
+        backbone: Backbone | SourceModel,
+        support: ClipSet,
+        stages: Sequence[int],
+        *,
+        classes: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Recognizer]]:
+        """One training of the backbone, whose recognizers on the way are given too.
+
+        Parameters
+        ----------
+        backbone, support, classes, progress
+            As for `fit`.
+        stages : sequence of int
+            After how many epochs of ``train`` or steps of fine-tuning; those behind the last stage are not taken. The
+            learning rate falls as planned for the whole training.
+
+        Yields
+        ------
+        int, Recognizer
+            The stage, and the recognizer as `fit` would give it if training ended there.
+        """
+        model = SourceModel.wrap(backbone)
+        training = self._begin(model, support, classes)
+        for stage in sorted(set(stages)):
+            training.run(until=stage, progress=progress)
+            held = copy.copy(training)
+            held.backbone, held.classifier = copy.deepcopy(training.backbone), copy.deepcopy(training.classifier)
+            yield stage, self._ended_at(stage)._end(model, held, embed_now=False)
+
+    def _ended_at(self, stage: int) -> Self:
+        """The method that trains so long."""
+        del stage
+        return self
+
     def fit_many(
         self,
         model: Backbone | SourceModel | Sequence[SourceModel],
@@ -69,10 +121,11 @@ class TrainsTogether(Method, Generic[T]):
         if self.keeps_backbone or not all(can_stack(start.backbone) for start in starts):
             yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
             return
-        methods = [self.seeded(seed) for seed in seeds]
+        methods, digests = [self.seeded(seed) for seed in seeds], ContentDigests()
 
         def begin(member: int) -> T:
-            return methods[member]._begin(starts[member], supports[member], classes[member])
+            with digests.used():
+                return methods[member]._begin(starts[member], supports[member], classes[member])
 
         finished = train_together(len(classes), begin, memory=memory)
         for done, (member, training) in enumerate(finished, start=1):
@@ -83,7 +136,7 @@ class TrainsTogether(Method, Generic[T]):
 
 
 @dataclass(frozen=True)
-class FineTuning(TrainsTogether["_Tuning"]):
+class FineTuning(TrainsTogether[Tuning]):
     """Parameters and training shared by the linear and the cosine fine-tuning of MERAU (section III.B.3, Table 2).
 
     The classifier is trained with cross-entropy (eq. 8) and Adam on the support set, on frozen embeddings or together
@@ -154,80 +207,35 @@ class FineTuning(TrainsTogether["_Tuning"]):
     def start(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Classifier:
         """The untrained classifier of one support set: embeddings (S, D), codes (S,)."""
 
-    def fit(
-        self,
-        backbone: Backbone | SourceModel,
-        support: ClipSet,
-        *,
-        source: ClipSet | None = None,
-        classes: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Recognizer:
-        """Learn from `support`; see `Method.fit`."""
-        if self.keeps_backbone:
-            return super().fit(backbone, support, source=source, classes=classes, progress=progress)
-        model = SourceModel.wrap(backbone)
-        if source is not None:
-            model = self.train_source(model, source, progress=progress)
-        tuning = self._begin(model, support, classes)
-        tuning.train_alone(progress)
-        return self._end(model, tuning)
+    def _ended_at(self, stage: int) -> Self:
+        return replace(self, steps=stage)
 
-    def fit_stages(
-        self,
-        backbone: Backbone | SourceModel,
-        support: ClipSet,
-        stages: Sequence[int],
-        *,
-        classes: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[tuple[int, Recognizer]]:
-        """One training of the backbone, looked at on its way.
-
-        Parameters
-        ----------
-        backbone, support, classes, progress
-            As for `fit`.
-        stages : sequence of int
-            After how many steps; those behind the last stage are not taken.
-
-        Yields
-        ------
-        int, Recognizer
-            The stage, and the recognizer that `fit` gives with so many steps.
-        """
-        model = SourceModel.wrap(backbone)
-        tuning = self._begin(model, support, classes)
-        for stage in tuning.until(sorted(set(stages)), progress):
-            held = copy.copy(tuning)
-            held.backbone, held.classifier = copy.deepcopy(tuning.backbone), copy.deepcopy(tuning.classifier)
-            yield stage, replace(self, steps=stage)._end(model, held, embed_now=False)
-
-    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> _Tuning:
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Tuning:
         """A fine-tuning of backbone and classifier that has not begun."""
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         backbone = for_classes(model.backbone, names, self.seed)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
         backbone.eval()
-        lower = self._lower(backbone, support)
-        embeddings = embed(backbone, support) if lower is None else lower.embeddings()
+        frozen = self._frozen(backbone, support)
+        embeddings = embed(backbone, support) if frozen is None else frozen.embeddings()
         classifier = self.start(embeddings, codes, len(names), model.class_directions(names))
         rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
         batches = list(islice(self._batches(len(support)), self.steps))
         targets = make_targets(support, codes, names, balanced=self.balanced)
-        return _Tuning(backbone, classifier, support, targets, batches, rates, self.seed, lower)
+        return Tuning(backbone, classifier, support, targets, batches, rates, self.seed, frozen)
 
-    def _lower(self, backbone: Backbone, support: ClipSet) -> LowerLayers | None:
+    def _frozen(self, backbone: Backbone, support: ClipSet) -> FrozenLayers | None:
         """The layers that stay as they are, or None where all are trained."""
         if self.layers == "all" or (self.layers == "auto" and not backbone.lower_layers()):
             return None
-        return LowerLayers(backbone, support)
+        return FrozenLayers(backbone, support)
 
-    def _end(self, model: SourceModel, training: _Tuning, *, embed_now: bool = True) -> Recognizer:
+    def _end(self, model: SourceModel, training: Tuning, *, embed_now: bool = True) -> Recognizer:
         """See `TrainsTogether`."""
         training.classifier.to("cpu")
-        training.let_train_lower(True)
+        if training.frozen is not None:
+            training.frozen.let_train(training.backbone, True)
         training.backbone.finish_training()
         adapted, targets = replace(model, backbone=training.backbone), training.targets
         later = functools.partial(embed, training.backbone, training.clips)
@@ -264,7 +272,7 @@ class FineTuning(TrainsTogether["_Tuning"]):
         batches = list(islice(self._batches(len(source)), steps))
         rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
         targets = make_targets(source, codes, names, balanced=self.balanced)
-        _Tuning(backbone, classifier, source, targets, batches, rates, self.seed).train_alone(progress)
+        Tuning(backbone, classifier, source, targets, batches, rates, self.seed).run(progress=progress)
         classifier.to("cpu")
         backbone.finish_training()
         return backbone.eval(), classifier, names

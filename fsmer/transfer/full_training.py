@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,8 +16,10 @@ from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, embed, model
 from fsmer.backbones.targets import make_targets
 from fsmer.io import check_writable, write_json
 from fsmer.kernels.noise import Draws
+from fsmer.training.checkpoints import remove_checkpoint
+from fsmer.training.preparation import prepare
 from fsmer.training.supervised import Trainer, for_classes
-from fsmer.training.tensorboard import AfterEpoch, tensorboard_log
+from fsmer.training.tensorboard import tensorboard_log
 from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.transfer.heads import Head
 from fsmer.transfer.linear_head import Finetune
@@ -29,9 +30,7 @@ from fsmer.transfer.source_model import Progress, SourceModel, require, require_
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "Train",
-]
+__all__ = ["Train"]
 
 HISTORY = "history.json"
 # Training keeps its checkpoint beside the folder of the recognizer, which appears whole at the end.
@@ -105,110 +104,55 @@ class Train(TrainsTogether[Trainer]):
         """A linear classifier on embeddings that stay as they are, see `Finetune`."""
         return Finetune(seed=self.seed).fit_head(embeddings, codes, way, prior)
 
-    def fit(
-        self,
-        backbone: Backbone | SourceModel,
-        support: ClipSet,
-        *,
-        source: ClipSet | None = None,
-        classes: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Recognizer:
-        """Train on `support`; see `Method.fit`."""
-        model = SourceModel.wrap(backbone)
-        if source is not None:
-            model = self.train_source(model, source, progress=progress)
-        return self._trained(model, support, classes, progress)[0]
-
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
     ) -> SourceModel:
         """Train on the source first; its classifier is then dropped (as in MERAU)."""
-        recognizer, _ = self._trained(SourceModel.wrap(backbone), source, None, progress)
-        return SourceModel(recognizer.backbone)
-
-    def fit_stages(
-        self,
-        backbone: Backbone | SourceModel,
-        support: ClipSet,
-        stages: Sequence[int],
-        *,
-        classes: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[tuple[int, Recognizer]]:
-        """One training, looked at on its way.
-
-        Parameters
-        ----------
-        backbone, support, classes, progress
-            As for `fit`.
-        stages : sequence of int
-            After how many epochs; the learning rate falls as planned for the whole training, and what lies behind the
-            last stage is not trained.
-
-        Yields
-        ------
-        int, Recognizer
-            The stage, and the recognizer as `fit` would give it if training ended there.
-        """
-        model = SourceModel.wrap(backbone)
-        trainer = self._begin(model, support, classes)
-        for stage in sorted(set(stages)):
-            trainer.run(until=stage, progress=progress)
-            held = copy.copy(trainer)
-            held.backbone, held.classifier = copy.deepcopy(trainer.backbone), copy.deepcopy(trainer.classifier)
-            yield stage, self._end(model, held, embed_now=False)
+        return SourceModel(self.fit(backbone, source, progress=progress).backbone)
 
     def run(
         self,
         model: Backbone,
         clips: ClipSet,
-        out: Path,
+        out: Path | None,
         *,
         classes: Sequence[str] | None = None,
         resume: bool = True,
         progress: Progress | None = None,
         log: str | Path | None = None,
     ) -> tuple[Recognizer, dict[str, Any]]:
-        """Train with checkpoints and write the recognizer, its loss curve and its recipe to `out`; see `train`.
+        """Train; `out` gets the recognizer, its loss curve, its recipe and, on the way, checkpoints; see `train`.
 
         Returns
         -------
         Recognizer, dict
             The recognizer, and what ``<out>.history.json`` holds: recipe, seed, number of clips, loss of every epoch.
         """
-        check_writable(out)
-        running = out.with_name(f"{out.name}{RUNNING}")
+        if out is not None:
+            check_writable(out)
+        running, key, start = None if out is None else out.with_name(f"{out.name}{RUNNING}"), None, SourceModel(model)
         with tensorboard_log(log) as after_epoch:
-            recognizer, history = self._trained(
-                SourceModel(model), clips, classes, progress, running, resume, after_epoch
-            )
-        recognizer.save(out)
-        write_json(out.with_name(f"{out.name}.{HISTORY}"), history)
-        if running.is_dir() and not any(running.iterdir()):
-            running.rmdir()
-        return recognizer, history
-
-    def _trained(
-        self,
-        model: SourceModel,
-        support: ClipSet,
-        classes: Sequence[str] | None,
-        progress: Progress | None,
-        folder: Path | None = None,
-        resume: bool = True,
-        after_epoch: AfterEpoch | None = None,
-    ) -> tuple[Recognizer, dict[str, Any]]:
-        trainer = self._begin(model, support, classes)
-        # Only a checkpoint asks what it belongs to, and hashing a large network takes a while.
-        key = None if folder is None else self._key(trainer.backbone, trainer.recipe, trainer.targets.classes, support)
-        if folder is None and progress is None and after_epoch is None:
-            trainer.train_alone()  # whole epochs at once, where nobody looks at what is between
-        else:
-            trainer.run(folder=folder, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
-        recognizer = self._end(model, trainer)
-        recipe, losses = trainer.recipe.to_dict(), trainer.losses
-        history = {"recipe": recipe, "seed": self.seed, "clips": len(support), "losses": losses}
+            trainer = self._begin(start, clips, classes)
+            recipe = trainer.recipe.to_dict()
+            if running is not None:
+                # What two trainings must have in common for one to go on from the other's checkpoint. Nothing else asks
+                # for it, and hashing a large network takes a while.
+                key = {
+                    "recipe": recipe,
+                    "method": self.to_dict(),
+                    "start": model_hash(trainer.backbone),
+                    "classes": list(trainer.targets.classes),
+                    "clips": [str(name) for name in clips.ids],
+                }
+            trainer.run(folder=running, key=key, resume=resume, progress=progress, after_epoch=after_epoch)
+        recognizer = self._end(start, trainer)
+        history = {"recipe": recipe, "seed": self.seed, "clips": len(clips), "losses": trainer.losses}
+        if out is not None and running is not None:
+            recognizer.save(out)
+            write_json(out.with_name(f"{out.name}.{HISTORY}"), history)
+            remove_checkpoint(running)
+            if running.is_dir() and not any(running.iterdir()):
+                running.rmdir()
         return recognizer, history
 
     def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Trainer:
@@ -217,16 +161,11 @@ class Train(TrainsTogether[Trainer]):
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
-        backbone.before_training(support, seed=self.seed)
-        return Trainer(
-            backbone,
-            self._classifier(backbone.embed_dim, len(names)),
-            support,
-            make_targets(support, codes, names, balanced=recipe.balanced),
-            recipe,
-            seed=self.seed,
-            precision=self.precision,
-        )
+        prepare(backbone, support, seed=self.seed)
+        with Draws(self.seed).used():
+            classifier = nn.Linear(backbone.embed_dim, len(names))
+        targets = make_targets(support, codes, names, balanced=recipe.balanced)
+        return Trainer(backbone, classifier, support, targets, recipe, seed=self.seed, precision=self.precision)
 
     def _end(self, model: SourceModel, training: Trainer, *, embed_now: bool = True) -> Recognizer:
         """See `TrainsTogether`."""
@@ -240,17 +179,3 @@ class Train(TrainsTogether[Trainer]):
         head = Head("linear", weight[None].clone(), bias[None].clone())
         embeddings = embed(backbone, support) if embed_now else functools.partial(embed, backbone, support)
         return Recognizer(replace(model, backbone=backbone), self, names, head, embeddings, codes)
-
-    def _key(self, start: Backbone, recipe: TrainRecipe, classes: tuple[str, ...], support: ClipSet) -> dict[str, Any]:
-        """What two trainings must have in common for one to go on from the other's checkpoint."""
-        return {
-            "recipe": recipe.to_dict(),
-            "method": self.to_dict(),
-            "start": model_hash(start),
-            "classes": list(classes),
-            "clips": [str(name) for name in support.ids],
-        }
-
-    def _classifier(self, width: int, way: int) -> nn.Linear:
-        with Draws(self.seed).used():
-            return nn.Linear(width, way)

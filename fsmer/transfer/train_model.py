@@ -14,19 +14,16 @@ from fsmer.backbones import Backbone
 from fsmer.backbones.base import as_device, check_saveable
 from fsmer.backbones.registry import fresh_model
 from fsmer.errors import FsmerError
-from fsmer.training.tensorboard import tensorboard_log
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.inputs import as_labelled_clips
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
-from fsmer.transfer.source_model import Progress, SourceModel
+from fsmer.transfer.source_model import Progress
 
 if TYPE_CHECKING:
     from fsmer.transfer.recognizer import Labelled
 
-__all__ = [
-    "train",
-]
+__all__ = ["train"]
 
 
 @library_settings()
@@ -79,7 +76,7 @@ def train(
     UnknownNameError
         No such model or parameter.
     SpecMismatchError
-        The clips' media is not what the backbone eats.
+        The clips' media is not what the backbone expects.
     SupportError
         Clips without labels, or nothing to train.
     WeightsError
@@ -100,7 +97,5 @@ def train(
         # The caller's own network stays where it is.
         backbone = copy.deepcopy(backbone).to(where)
     labelled = as_labelled_clips(clips, backbone)
-    if out is not None:
-        return method.run(backbone, labelled, Path(out), classes=classes, resume=resume, progress=progress, log=log)[0]
-    with tensorboard_log(log) as after_epoch:
-        return method._trained(SourceModel(backbone), labelled, classes, progress, after_epoch=after_epoch)[0]
+    folder = None if out is None else Path(out)
+    return method.run(backbone, labelled, folder, classes=classes, resume=resume, progress=progress, log=log)[0]

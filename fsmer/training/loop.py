@@ -1,0 +1,257 @@
+"""The loop that every training of this library runs in, and the hooks by which one training differs from another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fsmer.backbones import Backbone, TrainRecipe
+from fsmer.backbones.recipe import PretrainRecipe
+from fsmer.kernels.noise import Draws
+from fsmer.plugins import declared
+from fsmer.training.checkpoints import load_checkpoint, optimizer_tensors, restore, save_checkpoint
+from fsmer.training.tensorboard import AfterEpoch
+
+__all__ = ["Progress", "Step", "Training", "draws_noise_alone", "make_optimizer", "prefetched"]
+
+# Called with (steps done, steps in all).
+Progress = Callable[[int, int], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a training: what goes in, and how.
+
+    Parameters
+    ----------
+    inputs : object
+        Media of the batch, or whatever else the training's `Training.loss` takes.
+    targets : object
+        What the outputs are compared with; ``None`` where the inputs teach themselves.
+    rate : float
+        Factor on all learning rates.
+    seed : int, optional
+        Of random numbers from this step on; ``None`` goes on with those of the step before.
+    ends_epoch : bool
+        Whether the training may stop after this step, for a checkpoint or for good.
+    """
+
+    inputs: Any
+    targets: Any = None
+    rate: float = 1.0
+    seed: int | None = None
+    ends_epoch: bool = True
+
+
+class Training:
+    """One training: `run` is the loop, and the other methods are its hooks.
+
+    An epoch is what lies between two places where a training may stop: a pass over the clips, or a single step where
+    steps are what is counted.
+
+    Parameters
+    ----------
+    modules : mapping of str to nn.Module
+        What checkpoints hold.
+    optimizer : torch.optim.Optimizer
+    epochs : int
+        How long the whole training is.
+    seed : int
+        Of random numbers where no step says otherwise.
+    clip_gradient : float, optional
+        Largest norm of the gradient.
+    half : bool
+        Whether the arithmetic is bfloat16.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs done.
+    """
+
+    # What the state in a checkpoint must be, see `load_checkpoint`.
+    schema: ClassVar[type[Any]] = dict
+    steps_an_epoch: int = 1
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        *,
+        epochs: int,
+        seed: int = 0,
+        clip_gradient: float | None = None,
+        half: bool = False,
+    ) -> None:
+        self.modules = dict(modules)
+        self.optimizer = optimizer
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.epochs = epochs
+        self.draws = Draws(seed)
+        self.clip_gradient = clip_gradient
+        self.half = half
+        self.epoch = 0
+        values = (value for module in self.modules.values() for value in module.parameters())
+        self.device = next((value.device for value in values), torch.device("cpu"))
+
+    def run(
+        self,
+        *,
+        folder: Path | None = None,
+        key: Any = None,
+        resume: bool = True,
+        checkpoint_every: int = 1,
+        until: int | None = None,
+        progress: Progress | None = None,
+        after_epoch: AfterEpoch | None = None,
+    ) -> None:
+        """Train to the end; a training that was stopped and taken up again ends with the same weights.
+
+        Parameters
+        ----------
+        folder : Path, optional
+            Where checkpoints are kept. The last one stays until `fsmer.training.checkpoints.remove_checkpoint`.
+        key : plain value
+            What a checkpoint there must have in common with this training, see `save_checkpoint`.
+        resume : bool
+            Whether to go on from such a checkpoint.
+        checkpoint_every : int
+            Epochs between checkpoints.
+        until : int, optional
+            Stop after this epoch, on the way to the same end: calling again goes on as if there had been no stop.
+        progress : callable, optional
+            Called with (steps done, steps in all).
+        after_epoch : callable, optional
+            Called with (epochs done, `figures`).
+        """
+        if folder is not None and resume:
+            self._resume(folder, key)
+        stop = self.epochs if until is None else min(until, self.epochs)
+        done, total = self.epoch * self.steps_an_epoch, self.epochs * self.steps_an_epoch
+        if self.epoch < stop:
+            self.begin()
+            with self.context(), torch.enable_grad(), closing(self.steps()) as steps:
+                for step in steps:
+                    if step.seed is not None:
+                        self.draws.seed(step.seed)
+                    for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                        group["lr"] = rate * step.rate
+                    figures = self.advance(step)
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+                    self.count(step, figures)
+                    if not step.ends_epoch:
+                        continue
+                    if after_epoch is not None:
+                        after_epoch(self.epoch, self.figures())
+                    if folder is not None and self.epoch % checkpoint_every == 0 and self.epoch < self.epochs:
+                        self._save(folder, key)
+                    if self.epoch >= stop:
+                        break
+        self.end()
+
+    def steps(self) -> Generator[Step, None, None]:
+        """All steps that are left, in order; what a step holds depends on its number alone, not on those before."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Called before the first step of a `run`."""
+
+    def context(self) -> AbstractContextManager[Any]:
+        """What steps are taken in: random numbers of the training's own, which no other thread can change."""
+        alone = all(draws_noise_alone(module) for module in self.modules.values())
+        return self.draws.used(everywhere=not alone)
+
+    def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a step, and figures to report beside it or, as ``"loss"``, in its place."""
+        raise NotImplementedError
+
+    def advance(self, step: Step) -> dict[str, float]:
+        """Take a step and return its figures, ``"loss"`` among them; by default one step of the optimiser."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            loss, figures = self.loss(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.clip_gradient is not None:
+            parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip_gradient)
+        self.optimizer.step()
+        return {"loss": float(loss.detach()), **figures}
+
+    def count(self, step: Step, figures: Mapping[str, float]) -> None:
+        """Note a step that was taken."""
+        self.on_step(step, figures)
+        if step.ends_epoch:
+            self.epoch += 1
+            self.on_epoch()
+
+    def on_step(self, step: Step, figures: Mapping[str, float]) -> None:
+        """Told every step that was taken; raises where training has failed."""
+
+    def on_epoch(self) -> None:
+        """Called after every epoch; raises where training has failed."""
+
+    def end(self) -> None:
+        """Called when a `run` stops, at the end or before."""
+
+    def figures(self) -> dict[str, float]:
+        """What is logged of the last epoch."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors: plain values."""
+        return {}
+
+    def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Go on from the `state` of a checkpoint in `folder`."""
+
+    def _save(self, folder: Path, key: Any) -> None:
+        tensors = {
+            f"{prefix}.{name}": value
+            for prefix, module in self.modules.items()
+            for name, value in module.state_dict().items()
+        }
+        save_checkpoint(folder, tensors | optimizer_tensors(self.optimizer), self.state(), key)
+
+    def _resume(self, folder: Path, key: Any) -> None:
+        found = load_checkpoint(folder, key, self.schema)
+        if found is not None:
+            tensors, state = found
+            self.take_state(state, folder)
+            restore(tensors, self.modules, self.optimizer)
+
+
+def draws_noise_alone(network: nn.Module) -> bool:
+    """Whether all random numbers of a training step come from `fsmer.kernels.noise`, as each network declares."""
+    parts = (module for module in network.modules() if isinstance(module, Backbone))
+    return all(declared(type(part), "stackable") or declared(type(part), "trusted") for part in parts)
+
+
+def make_optimizer(
+    recipe: TrainRecipe | PretrainRecipe, parameters: Iterable[Any], **options: Any
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser of parameters, or of groups of them with rates of their own."""
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, **options}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=recipe.momentum, **options)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, **options)
+
+
+def prefetched(make: Callable[[int], T], numbers: range) -> Generator[T, None, None]:
+    """``make`` of each number in order, the next one made in a second thread while one is used."""
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        waiting = deque(threads.submit(make, number) for number in numbers[:1])
+        for place in range(len(numbers)):
+            waiting.extend(threads.submit(make, number) for number in numbers[place + 1 : place + 2])
+            yield waiting.popleft().result()
