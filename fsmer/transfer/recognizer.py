@@ -85,8 +85,8 @@ class Recognizer:
     """Answers which class a clip shows; made by `fsmer.adapt` or a method's ``fit``.
 
     Inputs of all methods are a clip set, a clip, a list of clips, or an array of shape (N, channels, height, width)
-    or, for one clip, (channels, height, width) as the backbone eats it (floats, or 8-bit values that are divided by
-    255). A backbone that eats several media takes a dict with one array a kind.
+    or, for one clip, (channels, height, width) as the backbone expects it (floats, or 8-bit values that are divided by
+    255). A backbone with several media takes a dict with one array a kind.
 
     Attributes
     ----------

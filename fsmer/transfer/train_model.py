@@ -79,7 +79,7 @@ def train(
     UnknownNameError
         No such model or parameter.
     SpecMismatchError
-        The clips' media is not what the backbone eats.
+        The clips' media is not what the backbone expects.
     SupportError
         Clips without labels, or nothing to train.
     WeightsError
