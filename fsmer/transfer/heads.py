@@ -14,16 +14,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones import ClassDirections
 
-__all__ = [
-    "KINDS",
-    "Adam",
-    "FittedHead",
-    "Head",
-    "balanced_weights",
-    "batched_product",
-    "class_means",
-    "one_hot",
-]
+__all__ = ["KINDS", "Adam", "FittedHead", "Head", "balanced_weights", "batched_product", "class_means", "one_hot"]
 
 KINDS = ("linear", "cosine", "distance")
 

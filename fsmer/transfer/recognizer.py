@@ -49,9 +49,7 @@ if TYPE_CHECKING:
     Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
     Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
 
-__all__ = [
-    "Recognizer",
-]
+__all__ = ["Recognizer"]
 
 RECOGNIZER_VERSION = 1
 # What the method ``sklearn`` writes beside the weights.
@@ -295,7 +293,7 @@ class Recognizer:
                 "support_size": self.support_size,
                 "source": None if source is None else {"classes": list(self._model.classes), "scale": source.scale},
                 "descriptions": dict(self._model.descriptions),
-            },
+            }
         }
         with atomic_folder(folder) as temporary:
             self.method.save_files(temporary)
