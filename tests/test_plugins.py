@@ -380,7 +380,7 @@ def test_processes_of_folds_know_a_method_of_an_imported_file(
         "        return Finetune(train_backbone=True, steps=STEPS).fit(backbone, support, **options)\n"
     )
     import_plugin(path)
-    some = clips[np.isin(clips.subjects, clips.subject_names[:3])]
+    some = clips[np.isin(clips.subjects, np.unique(clips.subjects)[:3])]
     report = evaluate("loso", backbone, "far-tuned", clips=some, **how)
     expected = evaluate("loso", backbone, Finetune(train_backbone=True, steps=2), clips=some)
     assert report.predictions["predicted"].tolist() == expected.predictions["predicted"].tolist()

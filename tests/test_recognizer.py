@@ -93,9 +93,9 @@ def test_score_counts_labels_that_are_no_class_as_wrong_and_refuses_uneven_lengt
 def test_queries_of_another_size_kind_or_normalisation_are_refused_by_both_names(recognizer, clips):
     with pytest.raises(SpecMismatchError, match=r"flow 56x56.*flow 28x28"):
         recognizer.predict(synthetic_clips("lab", 3, size=56))
-    with pytest.raises(SpecMismatchError, match=r"signed.* expects .*minmax"):
+    with pytest.raises(SpecMismatchError, match=r"signed.*minmax"):
         recognizer.predict(synthetic_clips("lab", 3, normalisation="signed"))
-    with pytest.raises(SpecMismatchError, match=r"\(2, 3, 14, 14\).* expects flow 28x28"):
+    with pytest.raises(SpecMismatchError, match=r"\(2, 3, 14, 14\).*flow 28x28"):
         recognizer.predict(np.zeros((2, 3, 14, 14)))
     frames = ClipSet.from_arrays(clips.media("flow"), None, spec=InputSpec(kind="frames"))
     with pytest.raises(SpecMismatchError, match="frames"):

@@ -77,7 +77,7 @@ def adapt(
         The support set is empty, unlabelled or of one class, or a named class has neither clips nor a model that
         knows it.
     SpecMismatchError
-        The clips' media is not what the backbone eats.
+        The clips' media is not what the backbone expects.
     UnknownNameError
         No such model, method or parameter.
 

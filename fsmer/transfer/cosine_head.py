@@ -34,10 +34,10 @@ _GUESSING = 0.25
 class Cosine(FineTuning):
     """Cosine classifier (MERAU eq. 6-7, with a scale) that corrects the zero-shot answer by the labelled clips.
 
-    The logit of class c is ``scale * cos(z - centre, w_c) + bias_c``. The directions w start from what the backbone
+    The logit of class c is ``scale * cos(z - μ, w_c) + bias_c``. The directions w start from what the backbone
     or a source knows of the classes, mixed with the support's class means, and are trained by cross-entropy (eq. 8)
-    and Adam, while a penalty pulls them towards their start. Without knowledge of the classes the class means alone
-    are the start.
+    and Adam, while a penalty with the weight λ keeps them near their start. Without knowledge of the classes the class
+    means alone are the start.
 
     Where the backbone also says how clips of one class scatter (the ``precision`` of its `ClassDirections`), the
     labelled clips answer in closed form instead, without steps: to the zero-shot logit of class c is added
@@ -64,11 +64,11 @@ class Cosine(FineTuning):
         How many labelled clips known directions are worth at most. They are worth the less, the surer the labelled
         clips show that their zero-shot answer guesses; with the closed form above they always count in full.
     pull : float
-        Weight of the penalty 1 - cos(w_c, start of w_c), summed over classes, beside the mean cross-entropy. Under
-        ``init="auto"`` and a backbone that stays as it is, a known class whose direction is worth more than its own n
-        clips is held that much more: a few clips must not unlearn what is known.
+        λ, the weight of the penalty 1 - cos(w_c, start of w_c), summed over classes, beside the mean cross-entropy.
+        Under ``init="auto"`` and a backbone that stays as it is, a known class whose direction is worth more than its
+        own n clips is held that much more: a few clips must not unlearn what is known.
     centre : bool
-        Subtract the backbone's own centre or, where it knows none of the classes, the mean of the support's class
+        Subtract μ, the backbone's own centre or, where it knows none of the classes, the mean of the support's class
         means.
     scale : float or None
         Factor on the cosine; ``None``: that of the known directions, else 10.
@@ -248,14 +248,7 @@ class Cosine(FineTuning):
         return self.prior_shots * _skill(prior, embeddings, members)[:, None] * prior.known
 
     def _descend(
-        self,
-        units: Tensor,
-        members: Tensor,
-        shares: Tensor,
-        pulls: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        scale: float,
+        self, units: Tensor, members: Tensor, shares: Tensor, pulls: Tensor, weight: Tensor, bias: Tensor, scale: float
     ) -> None:
         """Adam on `weight` (and `bias`) in place, with the gradient written out.
 

@@ -14,16 +14,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones import ClassDirections
 
-__all__ = [
-    "KINDS",
-    "Adam",
-    "FittedHead",
-    "Head",
-    "balanced_weights",
-    "batched_product",
-    "class_means",
-    "one_hot",
-]
+__all__ = ["KINDS", "Adam", "FittedHead", "Head", "balanced_weights", "batched_product", "class_means", "one_hot"]
 
 KINDS = ("linear", "cosine", "distance")
 
@@ -71,13 +62,13 @@ class Head(FittedHead):
         How an embedding z scores against the weight w and bias b of a class:
 
         * ``"linear"``: z . w + b (MERAU eq. 5);
-        * ``"cosine"``: u . w + b, where u is z - centre scaled to unit length (MERAU eq. 6-7; w carries the scale);
+        * ``"cosine"``: u . w + b, where u is z - μ scaled to unit length (MERAU eq. 6-7; w carries the scale);
         * ``"distance"``: b - ||z - w||^2 (MERAU eq. 9-10; w is the prototype).
     weight : Tensor of shape (E, C, D)
     bias : Tensor of shape (E, C)
         Minus infinity for a class that nothing is known of: its probability is 0.
     centre : Tensor of shape (E, D) or (1, D), optional
-        Subtracted before the cosine; only ``"cosine"`` reads it.
+        μ, subtracted before the cosine; only ``"cosine"`` reads it.
     """
 
     kind: str

@@ -17,9 +17,7 @@ from fsmer.errors import MediaError, SupportError
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "as_labelled_clips",
-]
+__all__ = ["as_labelled_clips"]
 
 
 def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:

@@ -49,9 +49,7 @@ if TYPE_CHECKING:
     Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
     Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
 
-__all__ = [
-    "Recognizer",
-]
+__all__ = ["Recognizer"]
 
 RECOGNIZER_VERSION = 1
 # What the method ``sklearn`` writes beside the weights.
@@ -85,8 +83,8 @@ class Recognizer:
     """Answers which class a clip shows; made by `fsmer.adapt` or a method's ``fit``.
 
     Inputs of all methods are a clip set, a clip, a list of clips, or an array of shape (N, channels, height, width)
-    or, for one clip, (channels, height, width) as the backbone eats it (floats, or 8-bit values that are divided by
-    255). A backbone that eats several media takes a dict with one array a kind.
+    or, for one clip, (channels, height, width) as the backbone expects it (floats, or 8-bit values that are divided by
+    255). A backbone with several media takes a dict with one array a kind.
 
     Attributes
     ----------
@@ -295,7 +293,7 @@ class Recognizer:
                 "support_size": self.support_size,
                 "source": None if source is None else {"classes": list(self._model.classes), "scale": source.scale},
                 "descriptions": dict(self._model.descriptions),
-            },
+            }
         }
         with atomic_folder(folder) as temporary:
             self.method.save_files(temporary)

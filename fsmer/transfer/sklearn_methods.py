@@ -20,6 +20,7 @@ from torch import Tensor
 from fsmer.backbones import ClassDirections
 from fsmer.errors import FsmerError, SupportError, WeightsError, unknown_name
 from fsmer.io import read_bytes
+from fsmer.memory import out_of_memory
 from fsmer.transfer.heads import FittedHead
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import ESTIMATOR_FILE
@@ -86,7 +87,9 @@ class EstimatorHead(FittedHead):
         for episode, (estimator, rows) in enumerate(zip(self.fitted, own, strict=True)):
             try:
                 shares = _probabilities(estimator, rows.double().numpy())
-            except ValueError as error:
+            except Exception as error:  # classifiers from outside raise whatever they like
+                if out_of_memory(error):
+                    raise
                 reason = " ".join(str(error).split()).rstrip(".")
                 raise MethodError(
                     f"the classifier cannot answer ({reason}); give more clips or other parameters."
@@ -188,7 +191,7 @@ class SklearnMethod(Method):
             raise WeightsError(
                 f"{path} cannot be read as a classifier ({reason}); save the recognizer anew."
             ) from error
-        if foreign := _foreign_part(estimator):
+        if foreign := _foreign_part(estimator) or ("" if _is_listed(type(estimator)) else "no classifier"):
             raise WeightsError(
                 f"{path} holds {foreign}, but classifiers of scikit-learn and plain values are all that is read from a "
                 "file; make the recognizer anew with one of these."
@@ -270,7 +273,9 @@ class SklearnMethod(Method):
             return fitted.fit(rows, labels)
         except InvalidParameterError as error:
             raise MethodError(f"{self.name!r} has an impossible parameter: {error}") from error
-        except ValueError as error:
+        except Exception as error:
+            if out_of_memory(error):
+                raise
             raise SupportError(
                 f"{self.name!r} cannot be fitted to {len(rows)} clips of {len(present)} classes "
                 f"({' '.join(str(error).split()).rstrip('.')}); give more clips or other parameters."
@@ -293,7 +298,8 @@ def _probabilities(estimator: Any, rows: NDArray[np.float64]) -> NDArray[np.floa
         found = np.asarray(estimator.predict_proba(rows), dtype=np.float64)
         if found.shape == shape:
             return found
-    if hasattr(estimator, "decision_function"):
+    pairs = any(key.endswith("function_shape") and value == "ovo" for key, value in estimator.get_params().items())
+    if hasattr(estimator, "decision_function") and not pairs:
         scores = np.asarray(estimator.decision_function(rows), dtype=np.float64)
         scores = np.stack([np.zeros(len(rows)), scores], axis=1) if scores.ndim == 1 else scores
         if scores.shape == shape:

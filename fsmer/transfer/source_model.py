@@ -21,12 +21,7 @@ from fsmer.transfer.heads import one_hot
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "MethodError",
-    "Progress",
-    "SourceModel",
-    "support_codes",
-]
+__all__ = ["MethodError", "Progress", "SourceModel", "support_codes"]
 
 
 Progress = Callable[[int, int], None]

@@ -18,9 +18,7 @@ from fsmer.transfer.source_model import Progress, SourceModel
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "ZeroShot",
-]
+__all__ = ["ZeroShot"]
 
 
 @register_method("zero_shot")
