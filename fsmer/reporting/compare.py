@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from fsmer.errors import DataError
 from fsmer.evaluation.report import ORACLE, Report, show_figure
 from fsmer.io import check_writable, write_json, write_text
-from fsmer.reporting.html import NAMES, SHOWN, confusion_table, contents, footer, headline, provenance_rows
-from fsmer.reporting.page import Html, el, interval_bar, joined, page, section, table
+from fsmer.reporting.html import confusion_picture, provenance
+from fsmer.reporting.page import NAMES, SHOWN, page
 from fsmer.reporting.statistics import CriticalDifference, PairedComparison, critical_difference, paired_comparison
 from fsmer.text import markdown, one_line
 
@@ -137,16 +137,28 @@ class Comparison:
         OutputError
             The file cannot be written.
         """
-        parts = [_figures(self), *_tests(self), _breakdown(self), _confusions(self), *_clips(self), _provenance(self)]
-        oracle = any(report.oracle for report in self.reports.values())
-        head = el(
-            "header",
-            el("span", f"with {ORACLE} figures", class_="badge") if oracle else None,
-            el("h1", self.title),
-            *(el("p", warning, class_="warning") for warning in self.warnings),
-            contents(parts),
+        reports = self.reports
+        low, high = _scale(reports.values())
+        text = page(
+            "comparison.html.j2",
+            self.title,
+            comparison=self,
+            oracle=any(report.oracle for report in reports.values()),
+            show_figure=show_figure,
+            low=low,
+            high=high,
+            hows=sorted({report.how for report in reports.values()}),
+            classes=len(next(iter(reports.values())).classes),
+            how_tested=TESTS,
+            tests=[(test.names, _test_cells(test)) for test in self.tests],
+            ranking_p=None if self.ranking is None else _p(self.ranking.p_value),
+            datasets=dict.fromkeys(name for report in reports.values() for name in report.per_dataset),
+            by_class=_by_class(reports),
+            pictures=[confusion_picture(name, report.confusion, report.classes) for name, report in reports.items()],
+            most_classes=max(len(report.classes) for report in reports.values()),
+            disputed=_disputed(reports) if self.tests else None,
+            origins=[provenance(report) for report in reports.values()],
         )
-        text = page(self.title, head, *parts, footer(), oracle=oracle)
         if path is not None:
             write_text(path, text)
         return text
@@ -337,141 +349,47 @@ def _p(value: float | None) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-# -- sections of the page ----------------------------------------------------------------------------------------------
+# -- what the page shows -----------------------------------------------------------------------------------------------
 
 
-def _figures(comparison: Comparison) -> Html:
-    # One scale for all, as narrow as the intervals allow, in steps of 0.05.
+def _scale(reports: Iterable[Report]) -> tuple[float, float]:
+    """One scale for all bars, as narrow as the intervals allow, in steps of 0.05."""
     every = [
         value
-        for report in comparison.reports.values()
+        for report in reports
         for metric in SHOWN
         for value in (report.figures[metric], *(report.interval(metric) or ()))
     ]
     low, high = math.floor(min(every) * 20) / 20, math.ceil(max(every) * 20) / 20
-    high = high if high > low else low + 0.05
-    rows = []
-    for name, report in comparison.reports.items():
-        counts = report.counts
-        cells = [
-            joined(
-                headline(report.figures, metric),
-                interval_bar(
-                    float(report.figures[metric]),
-                    report.interval(metric),
-                    label=f"{name}: {NAMES[metric]} {show_figure(report.figures, metric)}",
-                    low=low,
-                    high=high,
-                ),
-            )
-            for metric in SHOWN
-        ]
-        sizes = f"{counts['clips']:,} clips of {counts['subjects']:,} subjects, seeds: {len(report.per_seed)}"
-        # Below the name: a column more would not fit beside stamped figures.
-        whose = joined(name, *(el("span", words, class_="under") for words in (report.title, sizes)))
-        rows.append([whose, *cells])
-    head = ["report", *(NAMES[metric] for metric in SHOWN)]
-    first = next(iter(comparison.reports.values()))
-    how = sorted({report.how for report in comparison.reports.values()})
-    guess = f"Guessing gives a UAR of {1 / len(first.classes):.4f} with {len(first.classes)} classes."
-    words = f"Figures: {'; or '.join(how)}. {guess} Bars run from {low:.2f} to {high:.2f}."
-    return section("Figures", table("Figures with 95 % intervals", head, rows, text=4), el("p", words, class_="how"))
+    return low, high if high > low else low + 0.05
 
 
-def _tests(comparison: Comparison) -> list[Html]:
-    if not comparison.tests:
-        return []
-    head = ["first – second", *(NAMES[metric] for metric in SHOWN), "right alone"]
-    rows: list[list[Any]] = [
-        [
-            " – ".join(test.names),
-            *(joined(el("b", value), el("span", sure, class_="under")) for value, sure in _test_cells(test)),
-        ]
-        for test in comparison.tests
-    ]
-    parts = [table("Paired tests", head, rows, text=5), el("p", TESTS, class_="note")]
-    ranking = comparison.ranking
-    if ranking is not None:
-        ranks = [
-            [name, f"{rank:.3f}", f"{mean:.4f}"]
-            for name, rank, mean in zip(ranking.names, ranking.ranks, ranking.means, strict=True)
-        ]
-        groups = [f"No difference is shown among {', '.join(group)}." for group in ranking.groups]
-        words = (
-            f"Accuracy ranked within each of {ranking.blocks:,} subjects, 1 is best. Friedman's test: p "
-            f"{_p(ranking.p_value)}. Mean ranks that are further apart than {ranking.difference:.3f} differ at the "
-            f"level {ranking.alpha:g} (Nemenyi). {' '.join(groups)}"
-        )
-        parts += [table("Mean ranks", ["report", "mean rank", "mean accuracy"], ranks), el("p", words, class_="note")]
-    return [section("Differences", *parts)]
-
-
-def _breakdown(comparison: Comparison) -> Html:
-    reports = comparison.reports
-    datasets = list(dict.fromkeys(name for report in reports.values() for name in report.per_dataset))
-    classes = list(dict.fromkeys(name for report in reports.values() for name in report.classes))
-    by_dataset = [
-        [name, *(headline(r.per_dataset[name], "uf1") if name in r.per_dataset else "–" for r in reports.values())]
-        for name in datasets
-    ]
-    by_class = [
+def _by_class(reports: Mapping[str, Report]) -> list[list[str]]:
+    classes = dict.fromkeys(name for report in reports.values() for name in report.classes)
+    return [
         [name, *(f"{r.per_class[name]['f1']:.4f}" if name in r.per_class else "–" for r in reports.values())]
         for name in classes
     ]
-    return section(
-        "Data sets and classes",
-        table("UF1 by data set", ["data set", *reports], by_dataset),
-        table("F1 by class", ["class", *reports], by_class),
-    )
 
 
-def _confusions(comparison: Comparison) -> Html:
-    most = max(len(report.classes) for report in comparison.reports.values())
-    pictures = [confusion_table(report.confusion, report.classes, name) for name, report in comparison.reports.items()]
-    words = "Rows are the truth. Colour and percentage: share of the true class; below: number of answers."
-    return section(
-        "Confusion matrices",
-        el("p", words, class_="note"),
-        el("div", pictures, class_="pictures", style=f"--least:{7 + 4 * most}rem"),
-    )
-
-
-def _clips(comparison: Comparison) -> list[Html]:
+def _disputed(reports: Mapping[str, Report]) -> dict[str, Any]:
     """Clips that some reports mostly get right and others do not, the most disputed first."""
     import pandas as pd
 
-    if not comparison.tests:
-        return []
     shares = {}
-    for name, report in comparison.reports.items():
+    for name, report in reports.items():
         told = report.predictions
         right = told["label"] == told["predicted"]
-        shares[name] = right.groupby([told["dataset"], told["subject"], told["clip"], told["label"]]).mean()
+        shares[name] = right.groupby([told[key] for key in ("dataset", "subject", "clip", "label")]).mean()
     joint = pd.DataFrame(shares).dropna()
     disputed = joint[(joint > 0.5).nunique(axis=1) > 1]
     spread = (disputed.max(axis=1) - disputed.min(axis=1)).sort_values(ascending=False, kind="stable")
     rows = [
-        [
-            clip,
-            dataset,
-            subject or "(unknown)",
-            label,
-            *(f"{share:.0%}" for share in disputed.loc[(dataset, subject, clip, label)]),
-        ]
-        for dataset, subject, clip, label in spread.index[:MAX_CLIPS]
+        [clip, dataset, subject or "(unknown)", label, *(f"{share:.0%}" for share in own)]
+        for (dataset, subject, clip, label), own in zip(
+            spread.index[:MAX_CLIPS], disputed.loc[spread.index[:MAX_CLIPS]].to_numpy(), strict=True
+        )
     ]
     cut = f"; the first {MAX_CLIPS} are listed" if len(spread) > MAX_CLIPS else ""
     words = f"{len(disputed):,} of {len(joint):,} clips are mostly right in some reports and not in others{cut}."
-    listed = [
-        table("Share of right answers", ["clip", "data set", "subject", "class", *shares], rows, text=4, tall=True)
-    ]
-    return [section("Disputed clips", el("p", words, class_="note"), *(listed if rows else []))]
-
-
-def _provenance(comparison: Comparison) -> Html:
-    every = {name: dict(provenance_rows(report)) for name, report in comparison.reports.items()}
-    keys = list(dict.fromkeys(key for rows in every.values() for key in rows))
-    rows = [[key, *(one.get(key, "–") for one in every.values())] for key in keys]
-    return section(
-        "Provenance", table("How each came to be", ["what", *every], rows, text=1 + len(every), class_="words")
-    )
+    return {"words": words, "rows": rows}
