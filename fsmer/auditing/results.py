@@ -45,7 +45,8 @@ class Claim:
 
 def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     """Audit a folder that `fsmer.evaluate` wrote."""
-    from fsmer.evaluation.report import Report, altered_files
+    from fsmer.evaluation.report import Report
+    from fsmer.evaluation.report_file import altered_files
     from fsmer.reporting.statistics import seed_summary
 
     # As it is: what is wrong with the tables is what is looked for.

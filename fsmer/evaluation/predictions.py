@@ -81,14 +81,14 @@ def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     place = Path(folder)
     try:
         held: Any = read_json(place / RUN_FILE, _RunFile, what="the account of a run", remedy=REMEDY)
-        whole = held.pop("report") == _digest(read_bytes(place / REPORT_FILE).decode())
+        whole = held.pop("report") == text_digest(read_bytes(place / REPORT_FILE).decode())
     except (OSError, DataError, UnicodeDecodeError):
         return None
     held.pop(CHECKSUM, None)
     return held if whole else None
 
 
-def _digest(text: str) -> str:
+def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsmer.errors import DataError
-from fsmer.evaluation.report import ORACLE, Report, show_figure
+from fsmer.evaluation.report import Report
+from fsmer.evaluation.report_tables import ORACLE, show_figure
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.html import confusion_picture, provenance
 from fsmer.reporting.page import NAMES, SHOWN, page

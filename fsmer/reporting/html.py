@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import METRICS, confusion_matrix
-from fsmer.evaluation.report import ORACLE, Report
+from fsmer.evaluation.report import Report
+from fsmer.evaluation.report_tables import ORACLE
 from fsmer.reporting.charts import columns_chart, flow_picture, histogram, legend, scatter
 from fsmer.reporting.page import SHOWN, page
 

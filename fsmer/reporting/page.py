@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from fsmer.evaluation.report import ORACLE
+from fsmer.evaluation.report_tables import ORACLE
 from fsmer.text import printable
 from fsmer.version import __version__
 

@@ -1,0 +1,183 @@
+"""Everything in a report that follows from the predictions: figures with intervals, counts and the two tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsmer.evaluation.metrics import (
+    METRICS,
+    Scores,
+    bootstrap_interval,
+    confusion_matrix,
+    mean_interval,
+    score_confusion,
+)
+from fsmer.evaluation.predictions import Predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fsmer.data import ClipSet
+
+__all__ = ["Figures", "report_figures"]
+
+Figures = dict[str, Any]
+
+
+def report_figures(
+    clips: ClipSet,
+    runs: Mapping[int, Predictions],
+    *,
+    codes: NDArray[np.int64],
+    classes: Sequence[str],
+    names: Sequence[str],
+    among: NDArray[np.bool_] | None,
+    averaging: str,
+    seed: int,
+    oracle: bool,
+) -> dict[str, Any]:
+    """The attributes of a `Report` that are computed; parameters as for `Report.from_predictions`, `runs` by seed."""
+    asked = next(iter(runs.values()))
+    rows, n_classes, n_episodes = asked.clip, len(classes), len(names)
+    truth = codes[rows]
+    datasets, people = clips.dataset_codes(), clips.subject_codes()
+    judged = np.zeros(len(clips), dtype=bool)
+    judged[rows] = True
+    stamp = {"oracle": True} if oracle else {}
+
+    def figures(chosen: NDArray[np.bool_]) -> tuple[Figures, list[Scores], NDArray[np.int64]]:
+        """Figures of these rows, their scores seed by seed (with an axis of episodes, or none), and the counts."""
+
+        def counted(groups: NDArray[Any], n_groups: int) -> NDArray[np.int64]:
+            """Confusion matrices of shape (seeds, groups, C, C)."""
+            return np.stack(
+                [
+                    confusion_matrix(
+                        truth[chosen], one.predicted[chosen], n_classes, groups=groups[chosen], n_groups=n_groups
+                    )
+                    for one in runs.values()
+                ]
+            )
+
+        by_episode = counted(asked.episode, n_episodes)
+        if averaging == "episodes":
+            # An episode without any query of a data set says nothing about it.
+            held = by_episode[0].any(axis=(1, 2))
+            scores = [score_confusion(one[held], None if among is None else among[held]) for one in by_episode]
+            # Episodes are what is drawn; the seeds of one are averaged before.
+            each = {name: np.mean([getattr(one, name) for one in scores], axis=0) for name in METRICS}
+            values: Figures = {name: float(each[name].mean()) for name in METRICS}
+            intervals = {name: mean_interval(each[name]) for name in METRICS}
+        else:
+            scores = [score_confusion(one.sum(axis=0)) for one in by_episode]
+            values = {name: float(np.mean([getattr(one, name) for one in scores])) for name in METRICS}
+            subject_names, subjects = np.unique(people[rows], return_inverse=True)
+            by_subject = counted(subjects, len(subject_names))
+            intervals = bootstrap_interval(by_subject[:, by_subject.any(axis=(0, 2, 3))], seed=seed)
+        values |= {f"{name}_interval": intervals[name] for name in METRICS} | stamp
+        return values, scores, by_episode.sum(axis=(0, 1))
+
+    whole, scores, total = figures(np.ones(len(rows), dtype=bool))
+    per_dataset = {}
+    for number, dataset in enumerate(clips.dataset_names):
+        here = judged & (datasets == number)
+        if here.any():
+            values, _, _ = figures(datasets[rows] == number)
+            per_dataset[dataset] = values | {"clips": int(here.sum()), "subjects": len(np.unique(people[here]))}
+    per_class = {}
+    for code, name in enumerate(classes):
+        shown: Figures = {}
+        for key in ("f1", "recall", "precision"):
+            by_class = [getattr(one, key)[..., code] for one in scores]
+            if averaging == "episodes" and among is not None:
+                by_class = [values[among[:, code]] for values in by_class]
+            shown[key] = float(np.mean(by_class)) if np.size(by_class) else 0.0
+        per_class[name] = shown | {"clips": int((judged & (codes == code)).sum())} | stamp
+    return {
+        "figures": whole,
+        "averaging": averaging,
+        "per_dataset": per_dataset,
+        "per_class": per_class,
+        "classes": tuple(classes),
+        "confusion": total,
+        "predictions": _by_seed(
+            {number: _predictions_table(clips, one, classes, truth).assign(**stamp) for number, one in runs.items()}
+        ),
+        "episodes": _by_seed(
+            {
+                number: _episodes_table(one, truth, names, among, n_classes).assign(**stamp)
+                for number, one in runs.items()
+            }
+        ),
+        "counts": {
+            "clips": int(judged.sum()),
+            "subjects": len(np.unique(people[judged])),
+            "episodes": n_episodes,
+            "predictions": sum(map(len, runs.values())),
+        },
+        "per_seed": [
+            {"seed": number} | {name: float(np.mean(getattr(one, name))) for name in METRICS} | stamp
+            for number, one in zip(runs, scores, strict=True)
+        ],
+        "preprocessing": _recipes(clips, judged),
+    }
+
+
+def _by_seed(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """One table; with several seeds, the seed comes first."""
+    import pandas as pd
+
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    for seed, table in tables.items():
+        table.insert(0, "seed", seed)
+    return pd.concat(list(tables.values()), ignore_index=True)
+
+
+def _predictions_table(
+    clips: ClipSet, predictions: Predictions, classes: Sequence[str], truth: NDArray[np.int64]
+) -> pd.DataFrame:
+    import pandas as pd
+
+    names = np.array(classes, dtype=object)
+    columns: dict[str, Any] = {
+        "episode": predictions.episode,
+        "clip": clips.ids[predictions.clip],
+        "dataset": clips.datasets[predictions.clip],
+        "subject": clips.subjects[predictions.clip],
+        "label": names[truth],
+        "predicted": names[predictions.predicted],
+    }
+    # Six digits are more than a probability means, and keep the file small.
+    shown = np.round(predictions.probabilities.astype(np.float64), 6)
+    return pd.DataFrame(columns | {f"p_{name}": shown[:, code] for code, name in enumerate(classes)})
+
+
+def _episodes_table(
+    predictions: Predictions,
+    truth: NDArray[np.int64],
+    names: Sequence[str],
+    among: NDArray[np.bool_] | None,
+    n_classes: int,
+) -> pd.DataFrame:
+    import pandas as pd
+
+    by_episode = confusion_matrix(
+        truth, predictions.predicted, n_classes, groups=predictions.episode, n_groups=len(names)
+    )
+    scores = score_confusion(by_episode, among)
+    columns = {"episode": np.arange(len(names)), "name": list(names), "clips": by_episode.sum(axis=(1, 2))}
+    return pd.DataFrame(columns | {metric: getattr(scores, metric) for metric in METRICS})
+
+
+def _recipes(clips: ClipSet, judged: NDArray[np.bool_]) -> dict[str, list[str]]:
+    table = clips.table
+    if "recipe" not in table.columns:
+        return {}
+    stated = table.loc[judged & table["recipe"].notna().to_numpy(bool), ["dataset", "recipe"]].astype(str)
+    stated = stated[stated["recipe"] != ""]
+    return {name: sorted(set(group)) for name, group in stated.groupby("dataset")["recipe"]}
