@@ -216,8 +216,8 @@ def test_few_or_equal_embeddings_give_a_plain_map(count: int) -> None:
 
 def test_provenance_names_hashes_seeds_and_versions(root: Node, report: Report) -> None:
     rows = cells(root, "What it takes to repeat this")
-    assert rows["protocol"] == [f"loso {report.protocol['hash']}"]
-    assert rows["model"] == ["facs-flow " + "1" * 16]
+    assert rows["protocol"] == [f"loso ({report.protocol['hash']})"]
+    assert rows["model"] == [f"facs-flow ({'1' * 16})"]
     assert rows["seeds"] == ["7, 8"]
     assert rows["seed of episodes and bootstrap"] == ["3"]
     for name, version in report.versions.items():
@@ -303,7 +303,7 @@ def test_names_are_text_whatever_they_look_like(whole: str, root: Node) -> None:
     # The page's own <i> are bars; a subject named <i>3 must not have become one.
     assert all("style" in bar.attributes for bar in root.find("i"))
     assert [row[0] for row in tables(root)["By class"][1:]] == list(EVIL)
-    assert {row[0] for row in tables(root)["By data set"][1:]} == {"smic", "casme<2>"}
+    assert {row[0] for row in tables(root)["By data set"][1:]} == {"all", "smic", "casme<2>"}
     assert all(re.fullmatch(r"clip<\d+>&", card.find("h4")[0].text) for card in root.find("article"))
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from fsmer.errors import DataError
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_tables import ORACLE, show_figure
+from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, provenance, show_figure
 from fsmer.io import check_writable, write_json, write_text
-from fsmer.reporting.html import confusion_picture, provenance
-from fsmer.reporting.page import NAMES, SHOWN, page
+from fsmer.reporting.html import confusion_picture
+from fsmer.reporting.page import page
 from fsmer.reporting.statistics import CriticalDifference, PairedComparison, critical_difference, paired_comparison
 from fsmer.text import markdown, one_line
 
@@ -145,7 +145,7 @@ class Comparison:
             self.title,
             comparison=self,
             oracle=any(report.oracle for report in reports.values()),
-            show_figure=show_figure,
+            figure_of=Figure.of,
             low=low,
             high=high,
             hows=sorted({report.how for report in reports.values()}),
@@ -153,12 +153,12 @@ class Comparison:
             how_tested=TESTS,
             tests=[(test.names, _test_cells(test)) for test in self.tests],
             ranking_p=None if self.ranking is None else _p(self.ranking.p_value),
-            datasets=dict.fromkeys(name for report in reports.values() for name in report.per_dataset),
-            by_class=_by_class(reports),
+            by_dataset=_beside(_column(report.per_dataset, "uf1") for report in reports.values()),
+            by_class=_beside(_column(report.per_class, "f1") for report in reports.values()),
             pictures=[confusion_picture(name, report.confusion, report.classes) for name, report in reports.items()],
             most_classes=max(len(report.classes) for report in reports.values()),
             disputed=_disputed(reports) if self.tests else None,
-            origins=[provenance(report) for report in reports.values()],
+            origins=_beside(dict(provenance(report).rows) for report in reports.values()),
         )
         if path is not None:
             write_text(path, text)
@@ -365,12 +365,14 @@ def _scale(reports: Iterable[Report]) -> tuple[float, float]:
     return low, high if high > low else low + 0.05
 
 
-def _by_class(reports: Mapping[str, Report]) -> list[list[str]]:
-    classes = dict.fromkeys(name for report in reports.values() for name in report.classes)
-    return [
-        [name, *(f"{r.per_class[name]['f1']:.4f}" if name in r.per_class else "–" for r in reports.values())]
-        for name in classes
-    ]
+def _column(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Figure]:
+    return {key: Figure.of(row, name) for key, row in rows.items()}
+
+
+def _beside(columns: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """Rows of (key, a cell for each column), with a dash where a column lacks the key."""
+    held = list(columns)
+    return [[key, *(one.get(key, "–") for one in held)] for key in dict.fromkeys(key for one in held for key in one)]
 
 
 def _disputed(reports: Mapping[str, Report]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -12,17 +11,17 @@ from functools import cached_property
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.errors import DataError
-from fsmer.evaluation.metrics import METRICS, confusion_matrix
+from fsmer.evaluation.metrics import confusion_matrix
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_tables import ORACLE
+from fsmer.evaluation.report_tables import ORACLE, SHOWN, by_class, by_dataset, by_seed, oracle_gap, provenance
 from fsmer.reporting.charts import columns_chart, flow_picture, histogram, legend, scatter
-from fsmer.reporting.page import SHOWN, page
+from fsmer.reporting.page import page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from fsmer.backbones import Backbone
     from fsmer.data import ClipSet
 
-__all__ = ["Sourced", "confusion_picture", "provenance", "report_page"]
+__all__ = ["confusion_picture", "report_page"]
 
 MEANINGS = {
     "uf1": "mean of the classes' F1",
@@ -55,21 +54,6 @@ MAX_POINTS = 1000
 PERPLEXITY = 30.0
 COMPONENTS = 50
 PERMUTATIONS = 999
-# What of a run's identity the other rows of the provenance do not hold.
-HASHES = ("table of clips", "content of the media")
-# What the page shows in a place of its own; everything else that a report holds goes to the provenance.
-PLACED = frozenset(
-    ["format", "averaging", "how", "per_dataset", "per_class", "classes", "confusion", "protocol", "model", "method"]
-    + ["counts", "seed", "versions", "per_seed", "selection", "oracle", "honest", "gap", "notes"]
-    + [key for name in METRICS for key in (name, f"{name}_interval")]
-)
-
-
-class Sourced(NamedTuple):
-    """A value of the provenance: words, and a code such as a hash."""
-
-    text: str
-    code: str = ""
 
 
 def report_page(
@@ -124,10 +108,13 @@ def report_page(
         stamp=ORACLE if report.oracle else None,
         rule=RULES[report.selection["rule"]],
         meanings=MEANINGS,
-        seeds=_seeds(report),
+        gap=oracle_gap(report),
+        seeds=by_seed(report),
         chosen=_chosen(report),
         pictures=_confusions(facts),
         several=len(facts.answers) > len(facts.by_clip),
+        by_class=by_class(report),
+        by_dataset=by_dataset(report),
         subjects=_subjects(facts),
         episodes=_episodes(report),
         embedding=embedding,
@@ -162,18 +149,6 @@ class _Facts:
         grouped = self.answers.groupby("clip", sort=False, observed=True)
         first = {name: (name, "first") for name in ("dataset", "subject", "label", "truth")}
         return grouped.agg(**first, answers=("right", "size"), right=("right", "mean"), sure=("sure", "mean"))
-
-
-def _seeds(report: Report) -> dict[str, Any] | None:
-    if len(report.per_seed) < 2:
-        return None
-    values = np.array([[one[name] for name in SHOWN] for one in report.per_seed], dtype=np.float64)
-    seeds = [str(one["seed"]) for one in report.per_seed]
-    return {
-        "each": list(zip(seeds, values.tolist(), strict=True)),
-        "mean": values.mean(axis=0).tolist(),
-        "sd": values.std(axis=0, ddof=1).tolist(),
-    }
 
 
 def _chosen(report: Report) -> list[tuple[str, str]]:
@@ -414,44 +389,3 @@ def _clip_picture(judged: ClipSet, name: str) -> dict[str, Any]:
         return {"picture": None, "flaw": str(error)}
     label = f"{title} of clip {clip.id}, true class {clip.label}: strain with arrows of movement"
     return {"picture": flow_picture(flow, label=label), "flaw": ""}
-
-
-# -- provenance --------------------------------------------------------------------------------------------------------
-
-
-def provenance(report: Report) -> dict[str, Sourced]:
-    """Everything about how a report came to be, by what it is."""
-    from fsmer.data.spec import InputSpec
-
-    model, protocol, run = report.model, report.protocol, report.run
-    found = {
-        "protocol": Sourced(f"{protocol['name']} ", protocol["hash"]),
-        "model": Sourced(f"{model['name']} ", model["weights_hash"]),
-        "input": Sourced("; ".join(InputSpec.from_dict(spec).describe() for spec in model.get("input_specs", ()))),
-        "method": Sourced(report.method["name"]),
-        "parameters": Sourced(", ".join(f"{key}={value}" for key, value in report.method["params"].items())),
-        "seeds": Sourced(", ".join(str(one["seed"]) for one in report.per_seed)),
-        "seed of episodes and bootstrap": Sourced(str(report.seed)),
-        "choice of settings": Sourced(report.selection["rule"]),
-    }
-    for key, value in report.to_dict().items():
-        if key not in PLACED:
-            plain = isinstance(value, (str, int, float))
-            found[key.replace("_", " ")] = Sourced(str(value)) if plain else Sourced("", json.dumps(value))
-    found |= {key: Sourced(str(run[key])) for key in ("call", "started", "machine") if key in run}
-    if "seconds" in run:
-        taken = f" for what an earlier start had not done ({run['resumed']:,} episodes)" if run.get("resumed") else ""
-        found["time"] = Sourced(f"{_duration(run['seconds'])}{taken}")
-    for key, value in run.get("identity", {}).items():
-        if key in HASHES:
-            found[key] = Sourced("hash ", value.removeprefix("hash "))
-    found["versions"] = Sourced(", ".join(f"{name} {version}" for name, version in report.versions.items()))
-    return {key: value for key, value in found.items() if any(value)}
-
-
-def _duration(seconds: float) -> str:
-    """Wall time as people say it."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from fsmer.evaluation.report_tables import ORACLE
+from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure
 from fsmer.text import printable
 from fsmer.version import __version__
 
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["NAMES", "SHOWN", "fragment", "page"]
-
-# The figures that pages show, and what they call them.
-SHOWN = ("uf1", "uar", "acc")
-NAMES = {"uf1": "UF1", "uar": "UAR", "acc": "Accuracy"}
+__all__ = ["fragment", "page"]
 
 
 def page(template: str, title: str, **values: Any) -> str:
@@ -58,7 +54,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals.update(ORACLE=ORACLE, version=__version__, names=NAMES, figure_names=list(NAMES.values()))
+    made.globals.update(ORACLE=ORACLE, version=__version__, names={name: NAMES[name] for name in SHOWN})
+    made.tests["figure"] = lambda value: isinstance(value, Figure)
     made.filters.update(
         fmt=format,
         slug=lambda title: re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"),
