@@ -454,7 +454,7 @@ def inception(inputs: int, filters: int) -> int:
 
 def test_given_weights_are_where_training_starts(tmp_path: Path) -> None:
     from fsmer.backbones.registry import fresh_model
-    from fsmer.published.run import _small
+    from fsmer.published.cells import _small
 
     for seed in (0, 1):
         fresh_model("mubert_small", seed, _small()["arguments"]["mubert_small"]).save_pretrained(tmp_path / str(seed))
@@ -468,7 +468,7 @@ def test_given_weights_are_where_training_starts(tmp_path: Path) -> None:
 
 def test_given_weights_stand_in_for_no_other_variant_and_no_other_network(tmp_path: Path) -> None:
     from fsmer.backbones.registry import fresh_model
-    from fsmer.published.run import _small
+    from fsmer.published.cells import _small
 
     whole = tmp_path / "whole"
     fresh_model("mubert_small", 0, _small()["arguments"]["mubert_small"]).save_pretrained(whole)
@@ -561,7 +561,7 @@ def test_honest_figures_of_runs_that_learn_from_the_source_are_means_over_seeds(
 
 
 def test_gaps_in_percent_are_points_and_those_of_averages_are_of_their_columns() -> None:
-    from fsmer.published.run import _mean
+    from fsmer.published.results import _mean
 
     honest = Measured("measured", values={"acc": 0.9, "uf1": 0.75}, honest={"acc": 0.85, "uf1": 0.8})
     page = BenchResult(load_table("mmnet-7"), {(12, 0): honest}, select="oracle").markdown()
