@@ -15,7 +15,7 @@ import fsmer
 from fsmer.drawing import save_figure
 from fsmer.errors import DataError
 from fsmer.evaluation import Report, bootstrap_interval, evaluate
-from fsmer.reporting.plots_statistics import critical_difference_figure
+from fsmer.reporting.plots import critical_difference_figure
 from fsmer.reporting.statistics import (
     SeedSummary,
     critical_difference,
@@ -250,7 +250,7 @@ def test_a_clear_difference_is_found_and_chance_is_not(loso: Report) -> None:
 
 def test_reports_that_cannot_be_paired_are_refused_in_one_sentence(loso: Report, kshot: Report) -> None:
     fewer = dataclasses.replace(loso, predictions=loso.predictions.iloc[3:])
-    with pytest.raises(DataError, match="judge other clips: 3 are in one"):
+    with pytest.raises(DataError, match="judge other clips: 87 are in both"):
         paired_comparison(loso, fewer)
     relabelled = loso.predictions.copy()
     relabelled.loc[0, "label"] = next(name for name in CLASSES if name != relabelled.loc[0, "label"])

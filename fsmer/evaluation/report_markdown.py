@@ -20,7 +20,7 @@ from fsmer.text import markdown
 if TYPE_CHECKING:
     from fsmer.evaluation.report import Report
 
-__all__ = ["report_markdown"]
+__all__ = ["markdown_table", "report_markdown"]
 
 
 def report_markdown(report: Report) -> str:
@@ -31,7 +31,7 @@ def report_markdown(report: Report) -> str:
     lines += [f"Model {markdown(report.model['name'])}, {counts}; {report.how}.", ""]
     tables = (by_dataset(report), oracle_gap(report), by_seed(report), by_class(report), confusion(report))
     for table in filter(None, tables):
-        lines += [f"{stamp}{table.title}:", "", *_table(table), ""]
+        lines += [f"{stamp}{table.title}:", "", *markdown_table(table), ""]
     if report.notes:
         lines += [*(f"Note: {markdown(note)}" for note in report.notes), ""]
     # Without how and when: the same report gives the same page.
@@ -39,6 +39,6 @@ def report_markdown(report: Report) -> str:
     return "\n".join([*lines, ""])
 
 
-def _table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
     head, *rows = ([markdown(show_cell(cell)) for cell in row] for row in (table.head, *table.rows))
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

@@ -18,19 +18,11 @@ from typing_extensions import TypedDict
 
 from fsmer.data.schemes import canonical_dataset
 from fsmer.datasets.catalog import dataset_info
-from fsmer.episodic import Protocol
 from fsmer.errors import DataError, FsmerError, MissingDatasetError, ProtocolError, SpecMismatchError, WeightsError
+from fsmer.evaluation.report_tables import SHOWN
 from fsmer.io import write_json
-from fsmer.published.clips import (
-    SYNTHETIC_EPISODES,
-    SYNTHETIC_QUERIES,
-    _labels,
-    _of_dataset,
-    _specs,
-    _synthetic_clips,
-    _titles,
-)
-from fsmer.published.results import SHARES, Measured
+from fsmer.published.clips import clips_of_dataset, dataset_labels, dataset_titles, media_specs, stand_in_clips
+from fsmer.published.results import Measured
 from fsmer.published.tables import PublishedTable, Settings
 from fsmer.schema import read_json, read_yaml
 
@@ -39,28 +31,38 @@ if TYPE_CHECKING:
     from fsmer.data import ClipSet, InputSpec
     from fsmer.evaluation import Report
 
+__all__ = ["CellRunner", "Progress", "Rule", "small_settings"]
 
 Progress = Callable[[str, int, int], None]
-
-
 Rule = Literal["fixed", "nested", "oracle"]
 
-
 SMALL = Path(__file__).parent / "small.yaml"
-
-
 CELLS = "cells"
-
-
 CELL_FILE = "cell.json"
+# What the file of a cell keeps of it.
+KEPT = ("values", "intervals", "each", "honest")
+
+QUICK_EPISODES, SYNTHETIC_EPISODES = 20, 2
+# Of each class beside the shots.
+SYNTHETIC_QUERIES = 2
 
 
-QUICK_EPISODES = 20
+class _PartFile(TypedDict):
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float] | None]
+    each: dict[str, list[float]]
+    # Versions before left the honest figures to the report.
+    honest: NotRequired[dict[str, float]]
+
+
+class _CellFile(TypedDict):
+    seconds: Annotated[float, Ge(0)] | None
+    parts: dict[str, _PartFile]
 
 
 @dataclass
-class _Bench:
-    """One run of a table."""
+class CellRunner:
+    """One run of a table, cell by cell; the fields are those of `run_table`."""
 
     table: PublishedTable
     sets: list[ClipSet]
@@ -88,11 +90,11 @@ class _Bench:
         return replace(found, values={**found.values, "parameters": counted})
 
     def _run(self, row: int, column: int) -> Measured:
+        part = self.table.columns[column].part
         try:
             settings = self._settings(row, column)
-            specs = _specs(settings)
-            settings, clips, partial = self._clips(settings, specs, self.table.columns[column].part)
-            outcome = self._outcome(settings, clips, self.table.columns[column].part)
+            settings, clips, partial = self._clips(settings, media_specs(settings), part)
+            outcome = self._outcome(settings, clips, part)
         except (MissingDatasetError, SpecMismatchError) as error:
             return Measured("missing", str(error))
         except FsmerError as error:
@@ -108,53 +110,46 @@ class _Bench:
         if "episodes" in protocol.params:
             few = SYNTHETIC_EPISODES if self.synthetic else QUICK_EPISODES
             protocol = protocol.with_params(episodes=min(few, protocol.params["episodes"]))
-        params = {**settings.params, **_small()["params"].get(settings.method, {})}
-        arguments = dict(settings.arguments)
-        if self.synthetic:
-            arguments = {**_small()["arguments"].get(settings.model, {}), **arguments}
-        return replace(settings, protocol=protocol, params=params, arguments=arguments)
+        small = small_settings()
+        params = {**settings.params, **small["params"].get(settings.method, {})}
+        own = small["arguments"].get(settings.model, {}) if self.synthetic else {}
+        return replace(settings, protocol=protocol, params=params, arguments={**own, **settings.arguments})
 
     def _clips(self, settings: Settings, specs: Sequence[InputSpec], part: str | None) -> tuple[Settings, ClipSet, str]:
         """Clips for a cell, its protocol cut to what is there, and what is lacking, in words."""
-        protocol = settings.protocol
+        from fsmer.data import concat
+
+        protocol, partial = settings.protocol, ""
         if self.synthetic:
-            return settings, self._made_up(protocol, specs), ""
+            each = int(protocol.params.get("shot", 0)) + SYNTHETIC_QUERIES
+            needs = protocol.requirements
+            wanted = [(need.dataset, dataset_labels(protocol, need.dataset, need.scheme)) for need in needs]
+
+            def made() -> ClipSet:
+                return concat([stand_in_clips(dataset, labels, each, tuple(specs)) for dataset, labels in wanted])
+
+            return settings, self._once([*wanted, each], specs, made), ""
         there = {canonical_dataset(name) for clips in self.sets for name in clips.dataset_names}
-        needed = [need.dataset for need in protocol.requirements]
-        missing = [name for name in needed if name not in there]
-        partial = ""
+        left = tuple(need for need in protocol.requirements if need.dataset in there)
+        missing = [need.dataset for need in protocol.requirements if need.dataset not in there]
+        needed = [need.dataset for need in left]
         if missing:
             where = "; ".join(info.where_to_request() for info in map(dataset_info, missing) if info is not None)
-            left = tuple(need for need in protocol.requirements if need.dataset not in missing)
+            lacking = dataset_titles(missing)
             if protocol.kind != "cde" or len(left) < 2 or part in missing:
-                raise MissingDatasetError(f"needs {_titles(missing)}: {where}.")
+                raise MissingDatasetError(f"needs {lacking}: {where}.")
             partial = (
-                f"measured on {_titles([need.dataset for need in left])} alone, so it cannot be compared with the "
-                f"published figure, which has {_titles(missing)} too: {where}."
+                f"measured on {dataset_titles(needed)} alone, so it cannot be compared with the published figure, "
+                f"which has {lacking} too: {where}."
             )
             name = f"{protocol.name}-without-{'-'.join(missing)}"
             settings = replace(settings, protocol=replace(protocol, requirements=left, name=name))
-            needed = [need.dataset for need in left]
 
-        def make() -> ClipSet:
-            from fsmer.data import concat
+        def chosen() -> ClipSet:
+            sets = [clips_of_dataset(self.sets, dataset, specs, settings.model) for dataset in needed]
+            return concat(sets, kinds=[spec.kind for spec in specs])
 
-            chosen = [_of_dataset(self.sets, dataset, specs, settings.model) for dataset in needed]
-            return concat(chosen, kinds=[spec.kind for spec in specs])
-
-        return settings, self._once(needed, specs, make), partial
-
-    def _made_up(self, protocol: Protocol, specs: Sequence[InputSpec]) -> ClipSet:
-        """Synthetic clips in place of the data sets that a protocol needs; protocols that need the same share them."""
-        each = int(protocol.params.get("shot", 0)) + SYNTHETIC_QUERIES
-        wanted = [(need.dataset, _labels(protocol, need.dataset, need.scheme)) for need in protocol.requirements]
-
-        def make() -> ClipSet:
-            from fsmer.data import concat
-
-            return concat([_synthetic_clips(dataset, labels, each, tuple(specs)) for dataset, labels in wanted])
-
-        return self._once([*wanted, each], specs, make)
+        return settings, self._once(needed, specs, chosen), partial
 
     def _once(self, what: Sequence[Any], specs: Sequence[InputSpec], make: Callable[[], ClipSet]) -> ClipSet:
         """The same object for the same clips, so that their media are read and hashed once."""
@@ -163,17 +158,19 @@ class _Bench:
             self._made[key] = make()
         return self._made[key]
 
-    def _outcome(self, settings: Settings, clips: ClipSet, part: str | None) -> Measured:
-        """The figures of a cell, from the run that was kept or a new one."""
+    def _seeds(self, settings: Settings) -> list[int] | None:
+        """The seeds of a cell, from that of its method on; ``None`` where nothing is drawn."""
         from fsmer.transfer import load_method
 
-        method = load_method(settings.method, **settings.params)
-        seeds: list[int] | None = None
-        if "seed" in method.get_params():
-            own = int(method.get_params()["seed"])
-            seeds = list(range(own, own + self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
-        elif settings.before:
-            seeds = list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        params = load_method(settings.method, **settings.params).get_params()
+        if "seed" not in params and not settings.before:
+            return None
+        first = int(params.get("seed", 0))
+        return list(range(first, first + self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+
+    def _outcome(self, settings: Settings, clips: ClipSet, part: str | None) -> Measured:
+        """The figures of a cell, from the run that was kept or a new one."""
+        seeds = self._seeds(settings)
         key = self._key(settings, clips, seeds)
         folder = self.out / CELLS / f"{settings.model}-{settings.method}-{key}"
         kept = (_kept(folder) if self.resume or key in self._done else None) or {"seconds": None, "parts": {}}
@@ -183,33 +180,21 @@ class _Bench:
         if "honest" not in kept["parts"].get(name, {}):
             reports, seconds = self._reports(key, settings, clips, seeds, folder)
             found = _figures(reports, part)
-            honest = found.honest
             if self.select == "oracle" and part is not None:
                 fixed = self._choosing_nothing._outcome(settings, clips, part).values
-                honest = {share: fixed[share] for share in SHARES}
+                found = replace(found, honest={share: fixed[share] for share in SHOWN})
             kept["seconds"] = seconds if kept["seconds"] is None else kept["seconds"]
-            kept["parts"][name] = {
-                "values": found.values,
-                "intervals": found.intervals,
-                "each": found.each,
-                "honest": honest,
-            }
+            kept["parts"][name] = {what: getattr(found, what) for what in KEPT}
             kept |= {"model": settings.model, "arguments": dict(settings.arguments), "method": settings.method}
             write_json(folder / CELL_FILE, kept, sealed=True)
-        values, intervals, each = (kept["parts"][name][what] for what in ("values", "intervals", "each"))
+        figures = dict(kept["parts"][name])
+        figures["each"] = {share: tuple(values) for share, values in figures["each"].items()}
         if "seconds" in self.table.metrics and kept["seconds"] is not None:
-            values = {**values, "seconds": kept["seconds"]}
-        return Measured(
-            "measured",
-            values=dict(values),
-            intervals=dict(intervals),
-            each={name: tuple(numbers) for name, numbers in each.items()},
-            honest=dict(kept["parts"][name]["honest"]),
-            folder=str(folder.relative_to(self.out)),
-        )
+            figures["values"] = {**figures["values"], "seconds": kept["seconds"]}
+        return Measured("measured", folder=str(folder.relative_to(self.out)), **figures)
 
     @cached_property
-    def _choosing_nothing(self) -> _Bench:
+    def _choosing_nothing(self) -> CellRunner:
         """The same runs by the rule ``"fixed"``: reports have honest figures of all their clips, but not of a part."""
         return replace(self, select="fixed", _last=None)
 
@@ -222,28 +207,25 @@ class _Bench:
         # The columns of a composite ask for the same run one after the other.
         if self._last is not None and self._last[0] == key:
             return self._last[1], None
-        # Made-up clips take a moment: their runs leave their figures behind and no reports.
-        places: list[Path | None] = [None if self.synthetic else folder]
-        if settings.before:
-            places = [None if self.synthetic else folder / f"seed-{seed}" for seed in seeds or ()]
-        begun = folder.exists()
-        started = time.perf_counter()
+        begun, started = folder.exists(), time.perf_counter()
         reports = []
-        for number, place in enumerate(places):
-            held = self._held(place)
-            if held is not None:
-                reports.append(held)
-            elif settings.before:
-                reports.append(self._prepared(settings, clips, (seeds or [])[number], place))
-            else:
-                reports.append(self._evaluate(settings, settings.model, clips, seeds, place))
+        runs: Sequence[int | None] = (seeds or ()) if settings.before else (None,)
+        for seed in runs:
+            # Made-up clips take a moment: their runs leave their figures behind and no reports.
+            place = None if self.synthetic else folder if seed is None else folder / f"seed-{seed}"
+            report = self._held(place) or (
+                self._evaluate(settings, settings.model, clips, seeds, place)
+                if seed is None
+                else self._prepared(settings, clips, seed, place)
+            )
+            reports.append((report, place))
         # A run that was cut and went on has no time of its own.
         seconds = None if begun else (time.perf_counter() - started) / len(seeds or (0,))
-        for report, place in zip(reports, places, strict=True):
+        for report, place in reports:
             if place is not None and not (place / PAGE_FILE).is_file():
                 report.to_html(place / PAGE_FILE, clips=clips)
-        self._last = (key, reports)
-        return reports, seconds
+        self._last = (key, [report for report, _ in reports])
+        return self._last[1], seconds
 
     def _held(self, place: Path | None) -> Report | None:
         """The report of an earlier run; one that is damaged is made again."""
@@ -296,24 +278,22 @@ class _Bench:
 
     def _taught(self, settings: Settings, source: ClipSet, seed: int) -> Backbone:
         from fsmer.backbones import load_model
-        from fsmer.backbones.merau import fit_au_detector
+        from fsmer.backbones.merau import Merau, fit_au_detector
         from fsmer.backbones.registry import fresh_model
         from fsmer.transfer import load_method
 
         given = self.weights.get(settings.model)
         backbone = load_model(given) if given else fresh_model(settings.model, seed, dict(settings.arguments))
-        small = _small()["params"]["train"] if self.quick else {}
+        small = small_settings()["params"]["train"] if self.quick else {}
         for step in settings.before:
-            if step == "au_detector":
-                from fsmer.backbones.merau import Merau
-
-                if not isinstance(backbone, Merau):
-                    raise ProtocolError(f"{settings.model!r} has no action unit detector to fit; only merau has.")
-                fit_au_detector(backbone, source, seed=seed, **small)
-            elif step == "source":
+            if step == "source":
                 backbone = load_method("train", seed=seed, **small).train_source(backbone, source).backbone
-            else:
+            elif step != "au_detector":
                 raise ProtocolError(f"{step!r} is no step before the episodes; use 'au_detector' or 'source'.")
+            elif isinstance(backbone, Merau):
+                fit_au_detector(backbone, source, seed=seed, **small)
+            else:
+                raise ProtocolError(f"{settings.model!r} has no action unit detector to fit; only merau has.")
         return backbone.eval()
 
     def _key(self, settings: Settings, clips: ClipSet, seeds: list[int] | None) -> str:
@@ -333,7 +313,7 @@ class _Bench:
             "before": list(settings.before),
             "seeds": seeds,
             "select": self.select,
-            "clips": self._digest(clips, [spec.kind for spec in _specs(settings)]),
+            "clips": self._digest(clips, [spec.kind for spec in media_specs(settings)]),
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -375,19 +355,6 @@ class _Bench:
         return self._digests[key][1]
 
 
-class _PartFile(TypedDict):
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float] | None]
-    each: dict[str, list[float]]
-    # Versions before left the honest figures to the report.
-    honest: NotRequired[dict[str, float]]
-
-
-class _CellFile(TypedDict):
-    seconds: Annotated[float, Ge(0)] | None
-    parts: dict[str, _PartFile]
-
-
 def _kept(folder: Path) -> dict[str, Any] | None:
     """What was kept of a run; ``None`` where there is nothing, or it is damaged."""
     try:
@@ -404,19 +371,19 @@ def _figures(reports: Sequence[Report], part: str | None) -> Measured:
     if part is not None:
         reports = [_only(report, part) for report in reports]
     summaries = [seed_summary(report) for report in reports]
-    each = {name: tuple(value for one in summaries for value in one[name].each) for name in SHARES}
+    each = {name: tuple(value for one in summaries for value in one[name].each) for name in SHOWN}
     intervals: dict[str, tuple[float, float] | None] = {}
     if reports[0].averaging == "episodes":
-        for name in SHARES:
+        for name in SHOWN:
             by_episode = [report.episodes.groupby("episode", sort=True)[name].mean().to_numpy() for report in reports]
             intervals[name] = mean_interval(np.mean(by_episode, axis=0))
     elif len(reports) == 1:
         found = report_interval(reports[0])
-        intervals = {name: found[name] for name in SHARES}
-    values = {name: float(np.mean(each[name])) for name in SHARES}
+        intervals = {name: found[name] for name in SHOWN}
+    values = {name: float(np.mean(each[name])) for name in SHOWN}
     # Of all clips of a report, so of no part.
     told = [report.honest for report in reports if report.honest is not None] if part is None else []
-    honest = {name: float(np.mean([one[name] for one in told])) for name in SHARES} if told else {}
+    honest = {name: float(np.mean([one[name] for one in told])) for name in SHOWN} if told else {}
     return Measured("measured", values=values, intervals=intervals, each=each, honest=honest)
 
 
@@ -438,6 +405,7 @@ def _parameters(settings: Settings, classes: int) -> float:
 
 
 @cache
-def _small() -> dict[str, dict[str, dict[str, Any]]]:
+def small_settings() -> dict[str, dict[str, dict[str, Any]]]:
+    """What quick runs take in place of the settings of methods and networks, by ``"params"`` or ``"arguments"``."""
     schema = dict[str, dict[str, dict[str, Any]]]
     return read_yaml(SMALL, schema, what="the settings of quick runs", remedy="install fsmer again", error=FsmerError)

@@ -18,16 +18,15 @@ from fsmer.published.tables import Settings
 if TYPE_CHECKING:
     from fsmer.data import ClipSet, InputSpec
 
+__all__ = ["clips_of_dataset", "dataset_labels", "dataset_titles", "media_specs", "stand_in_clips"]
 
-# Of synthetic clips: whoever is left out leaves every class behind, and beside the shots there are some queries.
-SYNTHETIC_EPISODES, SYNTHETIC_PEOPLE, SYNTHETIC_QUERIES = 2, 2, 2
-
-
+# Whoever is left out leaves every class behind.
+SYNTHETIC_PEOPLE = 2
 DOMAINS = ("lab", "clinic", "field")
 
 
-def _specs(settings: Settings) -> tuple[InputSpec, ...]:
-    """The media that a cell's network eats."""
+def media_specs(settings: Settings) -> tuple[InputSpec, ...]:
+    """The media that a cell's network expects."""
     return _specs_of(settings.model, json.dumps(dict(settings.arguments), sort_keys=True))
 
 
@@ -41,8 +40,8 @@ def _specs_of(model: str, arguments: str) -> tuple[InputSpec, ...]:
         return create_model(model, **json.loads(arguments)).input_specs
 
 
-def _of_dataset(sets: Sequence[ClipSet], dataset: str, specs: Sequence[InputSpec], model: str) -> ClipSet:
-    """The clips of a data set from the first of the sets whose media the network eats."""
+def clips_of_dataset(sets: Sequence[ClipSet], dataset: str, specs: Sequence[InputSpec], model: str) -> ClipSet:
+    """The clips of a data set from the first of the sets whose media the network expects."""
     refusal: SpecMismatchError | None = None
     for clips in sets:
         codes = [code for code, name in enumerate(clips.dataset_names) if canonical_dataset(name) == dataset]
@@ -52,7 +51,7 @@ def _of_dataset(sets: Sequence[ClipSet], dataset: str, specs: Sequence[InputSpec
             for spec in specs:
                 if spec.kind not in clips.specs:
                     raise SpecMismatchError(
-                        f"the clips of {dataset} hold no {spec.kind}, but {model!r} eats {spec.describe()}; prepare "
+                        f"the clips of {dataset} hold no {spec.kind}, but {model!r} expects {spec.describe()}; prepare "
                         f"them for it ('fsmer prepare {dataset} --for {model}')."
                     )
                 clips.specs[spec.kind].check_feeds(spec, who=repr(model))
@@ -66,7 +65,7 @@ def _of_dataset(sets: Sequence[ClipSet], dataset: str, specs: Sequence[InputSpec
 
 
 @lru_cache(maxsize=64)
-def _synthetic_clips(dataset: str, labels: tuple[str, ...], each: int, specs: tuple[InputSpec, ...]) -> ClipSet:
+def stand_in_clips(dataset: str, labels: tuple[str, ...], each: int, specs: tuple[InputSpec, ...]) -> ClipSet:
     """Made-up clips under the name of a data set, as many of each label."""
     from fsmer.data import ClipSet
     from fsmer.data.facs import EMOTION_ORDER
@@ -94,7 +93,7 @@ def _synthetic_clips(dataset: str, labels: tuple[str, ...], each: int, specs: tu
     )
 
 
-def _labels(protocol: Protocol, dataset: str, scheme: str | None) -> tuple[str, ...]:
+def dataset_labels(protocol: Protocol, dataset: str, scheme: str | None) -> tuple[str, ...]:
     """One label of the data set for each class that the protocol reads from it."""
     if scheme is None:
         subset = protocol.params.get("class_subset")
@@ -107,6 +106,7 @@ def _labels(protocol: Protocol, dataset: str, scheme: str | None) -> tuple[str, 
     return tuple(next(label for label, into in table.items() if into == name) for name in held)
 
 
-def _titles(datasets: Sequence[str]) -> str:
+def dataset_titles(datasets: Sequence[str]) -> str:
+    """Titles of data sets with "and" before the last."""
     names = [info.title if (info := dataset_info(name)) is not None else name for name in datasets]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,19 +10,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fsmer.io import write_json, write_text
+from fsmer.evaluation.report_markdown import markdown_table
+from fsmer.evaluation.report_tables import Table
+from fsmer.io import atomic_path, write_json, write_text
 from fsmer.published.tables import METRIC_TITLES, PublishedTable
 from fsmer.text import markdown, write_csv
 
-__all__ = [
-    "BenchResult",
-    "Measured",
-]
+__all__ = ["BenchResult", "Measured", "average_cell"]
 
 MARKDOWN_FILE, JSON_FILE, CSV_FILE = "table.md", "table.json", "table.csv"
-
-
-SHARES = ("uf1", "uar", "acc")
+STATUSES = ("measured", "partial", "missing", "refused")
+STAMPS = {
+    "SYNTHETIC": "measured on made-up clips that stand in for the data sets, with tiny networks trained for a moment; "
+    "these figures show that the table runs and say nothing about the published ones.",
+    "QUICK": "trained for a moment and on few episodes, to try the table; no result.",
+    "ORACLE": "epochs were chosen on the test clips; these figures are no estimate of anything.",
+}
 
 
 @dataclass(frozen=True)
@@ -91,23 +93,17 @@ class BenchResult:
     @property
     def stamps(self) -> tuple[str, ...]:
         """What a reader must know before the first number."""
-        found = []
-        if self.synthetic:
-            found.append(
-                "SYNTHETIC: measured on made-up clips that stand in for the data sets, with tiny networks trained for "
-                "a moment; these figures show that the table runs and say nothing about the published ones."
-            )
-        elif self.quick:
-            found.append("QUICK: trained for a moment and on few episodes, to try the table; no result.")
-        if self.select == "oracle":
-            found.append("ORACLE: epochs were chosen on the test clips; these figures are no estimate of anything.")
-        return tuple(found)
+        return tuple(f"{word}: {STAMPS[word]}" for word in self._stamp.split())
+
+    @property
+    def _stamp(self) -> str:
+        size = "SYNTHETIC" if self.synthetic else "QUICK" if self.quick else ""
+        return f"{size} {'ORACLE' if self.select == 'oracle' else ''}".strip()
 
     @property
     def counts(self) -> dict[str, int]:
         """How many cells have which status."""
-        names = ("measured", "partial", "missing", "refused")
-        return {name: sum(cell.status == name for cell in self.cells.values()) for name in names}
+        return {name: sum(cell.status == name for cell in self.cells.values()) for name in STATUSES}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -125,136 +121,124 @@ class BenchResult:
 
     def lines(self) -> list[dict[str, Any]]:
         """One entry for each row, column and metric that is published or measured."""
-        found = []
-        for number, row in enumerate(self.table.rows):
-            for place, column in enumerate(self.table.columns):
-                printed = row.published[place] if row.published else None
-                cell = self.cells.get((number, place))
-                if printed is None and cell is None:
-                    continue
-                for metric in self.table.metrics:
-                    old = None if printed is None else printed[metric]
-                    bounds = None if cell is None else cell.intervals.get(metric)
-                    value = None if cell is None else cell.values.get(metric)
-                    spread = None if cell is None else cell.sd(metric)
-                    honest = None if cell is None else cell.honest.get(metric)
-                    gap = None if cell is None else cell.gaps.get(metric)
-                    found.append(
-                        {
-                            "table": self.table.name,
-                            "group": row.group,
-                            "method": row.method,
-                            "column": column.title,
-                            "metric": metric,
-                            "published": None if old is None else old.value,
-                            "published_sd": None if old is None else old.sd,
-                            "published_text": "" if old is None else old.text,
-                            "measured": value,
-                            "measured_text": "" if value is None else self._number(metric, value),
-                            "sd_text": "" if spread is None else self._number(metric, spread),
-                            "low": None if bounds is None else bounds[0],
-                            "high": None if bounds is None else bounds[1],
-                            "sd": spread,
-                            "honest": honest,
-                            "honest_text": "" if honest is None else self._number(metric, honest),
-                            "gap": gap,
-                            "gap_text": "" if gap is None else self._difference(metric, gap),
-                            "seeds": 0 if cell is None else len(cell.each.get(metric, ())),
-                            "status": "published only" if cell is None else cell.status,
-                            "reason": "" if cell is None else cell.reason,
-                            "folder": "" if cell is None else cell.folder,
-                            "stamp": "" if cell is None else self._stamp_of(metric),
-                        }
-                    )
-        return found
+        places = np.ndindex(len(self.table.rows), len(self.table.columns))
+        return [line for row, column in places for line in self._cell(row, column)]
 
-    def csv(self) -> str:
-        """`lines` as CSV."""
-        import pandas as pd
+    def _cell(self, row: int, column: int) -> list[dict[str, Any]]:
+        """One entry for each metric of a cell; none where it is neither published nor run."""
+        method, cell = self.table.rows[row], self.cells.get((row, column))
+        printed = method.published[column] if method.published else None
+        if printed is None and cell is None:
+            return []
+        found = cell or Measured("missing")
+        lines = []
+        for metric in self.table.metrics:
+            old, bounds = None if printed is None else printed[metric], found.intervals.get(metric)
+            value, sd = found.values.get(metric), found.sd(metric)
+            honest, gap = found.honest.get(metric), found.gaps.get(metric)
+            lines.append(
+                {
+                    "table": self.table.name,
+                    "group": method.group,
+                    "method": method.method,
+                    "column": self.table.columns[column].title,
+                    "metric": metric,
+                    "published": None if old is None else old.value,
+                    "published_sd": None if old is None else old.sd,
+                    "published_text": "" if old is None else old.text,
+                    "measured": value,
+                    "measured_text": self._number(metric, value),
+                    "sd_text": self._number(metric, sd),
+                    "low": None if bounds is None else bounds[0],
+                    "high": None if bounds is None else bounds[1],
+                    "sd": sd,
+                    "honest": honest,
+                    "honest_text": self._number(metric, honest),
+                    "gap": gap,
+                    "gap_text": self._difference(metric, gap),
+                    "seeds": len(found.each.get(metric, ())),
+                    "status": "published only" if cell is None else cell.status,
+                    "reason": found.reason,
+                    "folder": found.folder,
+                    # Parameters are counted in the paper's network, whatever else was run.
+                    "stamp": "" if cell is None or metric == "parameters" else self._stamp,
+                }
+            )
+        return lines
 
-        stream = io.StringIO()
-        # As they are: in a column of integers with gaps, pandas would write 3 as 3.0.
-        write_csv(pd.DataFrame(self.lines(), dtype=object), stream)
-        return stream.getvalue()
-
-    def markdown(self) -> str:
-        """The table as a Markdown page: published and measured one below the other, then what to know."""
-        table = self.table
-        lines = [f"# {markdown(f'{table.paper}, {table.table}')}", "", f"{markdown(table.title)}.", ""]
-        for stamp in self.stamps:
-            lines += [f"**{markdown(stamp)}**", ""]
-        metrics = " / ".join(METRIC_TITLES[metric] for metric in table.metrics)
-        lines += [f"Cells: {metrics}{self._meaning()}.", ""]
-        lines.append(f"| method | | {' | '.join(markdown(column.title) for column in table.columns)} |")
-        lines.append("|---|---" + "|---" * len(table.columns) + "|")
-        reasons: dict[str, int] = {}
-        group = None
-        for number, row in enumerate(table.rows):
-            run = any((number, place) in self.cells for place in range(len(table.columns)))
-            if not row.published and not run:
-                continue
-            if row.group != group and row.group:
-                lines.append(f"| *{markdown(row.group)}* | |{' |' * len(table.columns)}")
-            group = row.group
-            if row.published:
-                cells = [
-                    "-" if cell is None else " / ".join(markdown(cell[metric].text) for metric in table.metrics)
-                    for cell in row.published
-                ]
-                lines.append(f"| {markdown(row.method)} | published | {' | '.join(cells)} |")
-            if run:
-                cells = [self._shown(self.cells.get((number, place)), reasons) for place in range(len(table.columns))]
-                name = row.method if not row.published else ""
-                lines.append(f"| {markdown(name)} | {self._stamp}measured | {' | '.join(cells)} |")
-                lines += self._beside(number)
-        details = self._details()
-        if details:
-            titles = ["method", "column", "metric", "published", "measured", "sd", "95 % interval", "seeds"]
-            titles += ["honest", "gap"] if self._has_honest else []
-            lines += ["", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *details]
-        if reasons:
-            lines += ["", "Cells with a number in brackets:", ""]
-            lines += [f"- [{number}] {markdown(reason)}" for reason, number in reasons.items()]
-        notes = [f"{row.method}: {row.note}." for row in table.rows if row.note]
-        for title, words in (("Differences", table.differences), ("Gaps", table.gaps), ("Notes", notes)):
-            if words:
-                lines += ["", f"## {title}", "", *(f"- {markdown(word)}" for word in words)]
-        return "\n".join([*lines, ""])
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``table.md``, ``table.json`` and ``table.csv``.
-
-        Raises
-        ------
-        OutputError
-            The folder cannot be written.
-        """
-        target = Path(folder)
-        write_text(target / MARKDOWN_FILE, self.markdown())
-        write_text(target / CSV_FILE, self.csv())
-        write_json(target / JSON_FILE, self.to_dict())
-        return target
-
-    @property
-    def _stamp(self) -> str:
-        words = [stamp.partition(":")[0] for stamp in self.stamps]
-        return " ".join(words) + " " if words else ""
-
-    def _stamp_of(self, metric: str) -> str:
-        # Parameters are counted in the paper's network, whatever else was run.
-        return "" if metric == "parameters" else self._stamp.strip()
-
-    def _number(self, metric: str, value: float) -> str:
+    def _number(self, metric: str, value: float | None) -> str:
+        if value is None:
+            return ""
         if metric in self.table.percent:
             return f"{100 * value:.2f}%"
         return f"{value:.1f}" if metric == "seconds" else f"{value:.4f}"
 
-    def _difference(self, metric: str, value: float) -> str:
+    def _difference(self, metric: str, value: float | None) -> str:
+        if value is None:
+            return ""
         return f"{100 * value:+.2f} points" if metric in self.table.percent else f"{value:+.4f}"
 
     @property
     def _has_honest(self) -> bool:
         return any(cell.honest for cell in self.cells.values())
+
+    def tables(self) -> tuple[Table, Table, list[str]]:
+        """Published and measured one below the other, then every measured number, and the reasons that cells name."""
+        wide: list[list[str]] = []
+        long: list[list[str]] = []
+        reasons: dict[str, int] = {}
+        group = ""
+        for number, row in enumerate(self.table.rows):
+            places = [(number, column) for column in range(len(self.table.columns))]
+            cells, run = [self._cell(*place) for place in places], [self.cells.get(place) for place in places]
+            kinds = [("published", [_joined(lines, "published_text") for lines in cells])] if row.published else []
+            if any(run):
+                kinds.append((f"{self._stamp} measured".strip(), [_measured(lines, reasons) for lines in cells]))
+            if any(one and one.honest for one in run):
+                kinds += [(kind, [_joined(lines, f"{kind}_text") for lines in cells]) for kind in ("honest", "gap")]
+            if not kinds:
+                continue
+            if row.group not in ("", group):
+                wide.append([row.group, *[""] * (1 + len(places))])
+            group = row.group
+            wide += [["" if after else row.method, kind, *words] for after, (kind, words) in enumerate(kinds)]
+            long += [self._detail(line) for lines in cells for line in lines if line["measured"] is not None]
+        head = ("method", "", *(column.title for column in self.table.columns))
+        details = ("method", "column", "metric", "published", "measured", "sd", "95 % interval", "seeds")
+        details += ("honest", "gap") if self._has_honest else ()
+        return Table(self.table.title, head, wide), Table("Every measured number", details, long), list(reasons)
+
+    def _detail(self, line: Mapping[str, Any]) -> list[str]:
+        low, high = (self._number(line["metric"], line[end]) for end in ("low", "high"))
+        return [
+            line["method"],
+            line["column"],
+            METRIC_TITLES[line["metric"]],
+            line["published_text"] or "-",
+            f"{line['stamp']} {line['measured_text']}".strip(),
+            line["sd_text"],
+            low and f"{low} to {high}",
+            str(line["seeds"] or ""),
+            *((line["honest_text"], line["gap_text"]) if self._has_honest else ()),
+        ]
+
+    def markdown(self) -> str:
+        """The table as a Markdown page: published and measured one below the other, then what to know."""
+        table = self.table
+        wide, long, reasons = self.tables()
+        metrics = " / ".join(METRIC_TITLES[metric] for metric in table.metrics)
+        lines = [f"# {markdown(f'{table.paper}, {table.table}')}", "", f"{markdown(table.title)}.", ""]
+        lines += [line for stamp in self.stamps for line in (f"**{markdown(stamp)}**", "")]
+        lines += [f"Cells: {metrics}{self._meaning()}.", "", *markdown_table(wide)]
+        lines += ["", *markdown_table(long)] if long.rows else []
+        if reasons:
+            lines += ["", "Cells with a number in brackets:", ""]
+            lines += [f"- [{number}] {markdown(reason)}" for number, reason in enumerate(reasons, 1)]
+        notes = [f"{row.method}: {row.note}." for row in table.rows if row.note]
+        for title, words in (("Differences", table.differences), ("Gaps", table.gaps), ("Notes", notes)):
+            if words:
+                lines += ["", f"## {title}", "", *(f"- {markdown(word)}" for word in words)]
+        return "\n".join([*lines, ""])
 
     def _meaning(self) -> str:
         """What measured numbers are, as far as there are any."""
@@ -270,64 +254,44 @@ class BenchResult:
             words += "; below them stand the honest ones, which choose nothing on the test clips, and the gap to these"
         return words
 
-    def _beside(self, row: int) -> list[str]:
-        """Lines with the honest figures of a row and the gap to them; none where the measured ones are honest."""
-        cells = [self.cells.get((row, place), Measured("missing")) for place in range(len(self.table.columns))]
-        if not any(cell.honest for cell in cells):
-            return []
-        found = []
-        for title, told, write in (
-            ("honest", [cell.honest for cell in cells], self._number),
-            ("gap", [cell.gaps for cell in cells], self._difference),
-        ):
-            shown = [
-                " / ".join(write(metric, one[metric]) if metric in one else "-" for metric in self.table.metrics)
-                if one
-                else "-"
-                for one in told
-            ]
-            found.append(f"| | {title} | {' | '.join(shown)} |")
-        return found
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``table.md``, ``table.json`` and ``table.csv``.
 
-    def _shown(self, cell: Measured | None, reasons: dict[str, int]) -> str:
-        if cell is None:
-            return "-"
-        mark = f" [{reasons.setdefault(cell.reason, len(reasons) + 1)}]" if cell.reason else ""
-        if not cell.values:
-            return mark.strip()
-        parts = []
-        for metric in self.table.metrics:
-            sd = cell.sd(metric)
-            parts.append(
-                "-"
-                if metric not in cell.values
-                else self._number(metric, cell.values[metric])
-                + ("" if sd is None else f" ± {self._number(metric, sd)}")
-            )
-        return " / ".join(parts) + mark
+        Raises
+        ------
+        OutputError
+            The folder cannot be written.
+        """
+        import pandas as pd
 
-    def _details(self) -> list[str]:
-        found = []
-        for one in self.lines():
-            if one["measured"] is None:
-                continue
-            low, high = (None if one[end] is None else self._number(one["metric"], one[end]) for end in ("low", "high"))
-            cells = (
-                one["method"],
-                one["column"],
-                METRIC_TITLES[one["metric"]],
-                one["published_text"] or "-",
-                f"{one['stamp']} {one['measured_text']}".strip(),
-                one["sd_text"],
-                "" if low is None else f"{low} to {high}",
-                str(one["seeds"] or ""),
-                *((one["honest_text"], one["gap_text"]) if self._has_honest else ()),
-            )
-            found.append(f"| {' | '.join(map(markdown, cells))} |")
-        return found
+        target = Path(folder)
+        write_text(target / MARKDOWN_FILE, self.markdown())
+        with atomic_path(target / CSV_FILE) as temporary:
+            # As they are: in a column of integers with gaps, pandas would write 3 as 3.0.
+            write_csv(pd.DataFrame(self.lines(), dtype=object), temporary)
+        write_json(target / JSON_FILE, self.to_dict())
+        return target
 
 
-def _mean(table: PublishedTable, cells: Mapping[tuple[int, int], Measured], row: int, column: int) -> Measured:
+def _joined(lines: list[dict[str, Any]], key: str) -> str:
+    """One text a metric, with a dash for each that lacks it, or for all."""
+    texts = [line[key] or "-" for line in lines]
+    return "-" if set(texts) <= {"-"} else " / ".join(texts)
+
+
+def _measured(lines: list[dict[str, Any]], reasons: dict[str, int]) -> str:
+    """The measured numbers of a cell with their deviations, and the number of the reason why some or all are not."""
+    if not lines or lines[0]["status"] == "published only":
+        return "-"
+    reason = lines[0]["reason"]
+    mark = f"[{reasons.setdefault(reason, len(reasons) + 1)}]" if reason else ""
+    if all(line["measured"] is None for line in lines):
+        return mark
+    spread = [" ± ".join(filter(None, (line["measured_text"] or "-", line["sd_text"]))) for line in lines]
+    return f"{' / '.join(spread)} {mark}".strip()
+
+
+def average_cell(table: PublishedTable, cells: Mapping[tuple[int, int], Measured], row: int, column: int) -> Measured:
     """A column that is the mean of others: only where all of them are there."""
     parts = [cells.get((row, place)) for place in table.columns[column].average]
     whole = [part for part in parts if part is not None and part.status == "measured"]
@@ -335,19 +299,12 @@ def _mean(table: PublishedTable, cells: Mapping[tuple[int, int], Measured], row:
         return Measured(
             "missing", f"{len(parts) - len(whole)} of the {len(parts)} columns that it averages are not there."
         )
-    names = [name for name in table.metrics if all(name in part.values for part in whole)]
-    alike = all(len(part.each.get(name, ())) == len(whole[0].each.get(name, ())) for part in whole for name in names)
-    return Measured(
-        "measured",
-        values={name: float(np.mean([part.values[name] for part in whole])) for name in names},
-        each={
-            name: tuple(np.mean([part.each[name] for part in whole], axis=0).tolist())
-            for name in names
-            if alike and name in whole[0].each
-        },
-        honest={
-            name: float(np.mean([part.honest[name] for part in whole]))
-            for name in names
-            if all(name in part.honest for part in whole)
-        },
-    )
+
+    def mean(kind: str) -> dict[str, Any]:
+        """Means of what all columns have, seed by seed where there are several values."""
+        held = [getattr(part, kind) for part in whole]
+        alike = [name for name in table.metrics if len({np.size(one.get(name, ())) for one in held}) == 1]
+        return {name: np.mean([one[name] for one in held], axis=0).tolist() for name in alike if name in held[0]}
+
+    each = {name: tuple(values) for name, values in mean("each").items()}
+    return Measured("measured", values=mean("values"), each=each, honest=mean("honest"))

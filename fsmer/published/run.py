@@ -8,22 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fsmer.errors import (
-    ProtocolError,
-    WeightsError,
-    unknown_name,
-)
+from fsmer.errors import ProtocolError, WeightsError, unknown_name
+from fsmer.evaluation.report_tables import SHOWN
 from fsmer.io import check_writable
-from fsmer.published.cells import Progress, Rule, _Bench
-from fsmer.published.results import SHARES, BenchResult, Measured, _mean
+from fsmer.published.cells import CellRunner, Progress, Rule
+from fsmer.published.results import BenchResult, Measured, average_cell
 from fsmer.published.tables import PublishedTable, load_table
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
 
-__all__ = [
-    "run_table",
-]
+__all__ = ["run_table"]
 
 
 def run_table(
@@ -52,11 +47,11 @@ def run_table(
     name : str or PublishedTable
         One of `list_tables`.
     clips : ClipSet or sequence of ClipSet, optional
-        What is at hand, with each data set's own labels; several sets where networks eat different media.
+        What is at hand, with each data set's own labels; several sets where networks expect different media.
     out : path
         Folder for ``table.md``, ``table.json``, ``table.csv`` and a folder a run, with its report and the page
-        ``report.html``; the page has no map of embeddings, which `Report.to_html` adds where a backbone is given.
-        Runs on made-up clips leave their figures alone.
+        ``report.html``; the page has no map of embeddings, which `fsmer.reporting.report_page` adds where a backbone
+        is given. Runs on made-up clips leave their figures alone.
     seeds : int or sequence of int, optional
         As for `fsmer.evaluate`; default as often as the paper ran, or once in a quick run.
     rows : str or sequence of str
@@ -98,6 +93,7 @@ def run_table(
     >>> result = run_table("fr-2", fsmer.read_clips("my-maps"), out="out/fr-2", seeds=3)  # doctest: +SKIP
     >>> print(result.markdown())  # doctest: +SKIP
     """
+    from fsmer.data import ClipSet
     from fsmer.evaluation.evaluate import check_jobs
 
     table = load_table(name) if isinstance(name, str) else name
@@ -112,8 +108,8 @@ def run_table(
         raise ProtocolError(
             f"no row of table {table.name!r} that runs is called {' or '.join(wanted)}; they are {known}."
         )
-    sets = _as_sets(clips)
-    counted = set(table.metrics) - set(SHARES) - {"seconds"}
+    sets = [] if clips is None else [clips] if isinstance(clips, ClipSet) else list(clips)
+    counted = set(table.metrics) - set(SHOWN) - {"seconds"}
     if not sets and not synthetic and not counted:
         raise ProtocolError(
             f"table {table.name!r} is run on {', '.join(table.datasets())}: give clips of any of them (clips=, or "
@@ -124,7 +120,7 @@ def run_table(
     _check_weights(table, weights or {})
     folder = Path(out)
     check_writable(folder)
-    bench = _Bench(
+    runner = CellRunner(
         table=table,
         sets=sets,
         out=folder,
@@ -135,7 +131,7 @@ def run_table(
         select=select,
         jobs=jobs,
         resume=resume,
-        progress=progress or _silent,
+        progress=progress or (lambda *_: None),
     )
     todo = [(row, column) for row in chosen for column in table.runs(row)]
     cells: dict[tuple[int, int], Measured] = {}
@@ -144,15 +140,15 @@ def run_table(
         return BenchResult(table, dict(cells), quick=quick or synthetic, synthetic=synthetic, select=select)
 
     for done, (row, column) in enumerate(todo):
-        bench.progress("runs", done, len(todo))
-        cells[row, column] = bench.measure(row, column)
+        runner.progress("runs", done, len(todo))
+        cells[row, column] = runner.measure(row, column)
         if cells[row, column].values:
             result().save(folder)
-    bench.progress("runs", len(todo), len(todo))
+    runner.progress("runs", len(todo), len(todo))
     for row in chosen:
         for column in table.rows[row].columns:
             if table.columns[column].average:
-                cells[row, column] = _mean(table, cells, row, column)
+                cells[row, column] = average_cell(table, cells, row, column)
     final = result()
     final.save(folder)
     return final
@@ -182,15 +178,3 @@ def _check_weights(table: PublishedTable, weights: Mapping[str, str | os.PathLik
         held = load_model(os.fspath(folder)).name
         if held != name:
             raise WeightsError(f"{os.fspath(folder)} holds weights of {held!r}, but they are given for {name!r}.")
-
-
-def _as_sets(clips: ClipSet | Sequence[ClipSet] | None) -> list[ClipSet]:
-    from fsmer.data import ClipSet
-
-    if clips is None:
-        return []
-    return [clips] if isinstance(clips, ClipSet) else list(clips)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    del stage, done, total

@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from fsmer.errors import DataError
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, provenance, show_figure
+from fsmer.evaluation.report_markdown import markdown_table
+from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, provenance
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.html import confusion_picture
 from fsmer.reporting.page import page
-from fsmer.reporting.statistics import CriticalDifference, PairedComparison, critical_difference, paired_comparison
+from fsmer.reporting.statistics import (
+    CriticalDifference,
+    PairedComparison,
+    critical_difference,
+    paired_comparison,
+    shown_p,
+)
 from fsmer.text import markdown, one_line
 
 if TYPE_CHECKING:
@@ -92,31 +99,25 @@ class Comparison:
 
     def markdown(self) -> str:
         """The comparison as a Markdown page."""
+        rows = [
+            [name, *(report.counts[what] for what in ("clips", "subjects")), len(report.per_seed), *_figures(report)]
+            for name, report in self.reports.items()
+        ]
+        tests = [[" - ".join(one.names), *(" ".join(cell) for cell in _test_cells(one))] for one in self.tests]
+        heads = [NAMES[name] for name in SHOWN]
         lines = [f"# {markdown(self.title)}", ""]
         lines += [line for warning in self.warnings for line in (f"> **Take care:** {markdown(warning)}", "")]
-        lines += ["| report | clips | subjects | seeds | UF1 | UAR | Acc |", "|---|---|---|---|---|---|---|"]
-        for name, report in self.reports.items():
-            shown = " | ".join(show_figure(report.figures, metric) for metric in SHOWN)
-            counts = " | ".join(f"{report.counts[what]:,}" for what in ("clips", "subjects"))
-            lines.append(f"| {markdown(name)} | {counts} | {len(report.per_seed)} | {shown} |")
-        if self.tests:
-            lines += [
-                "",
-                f"| first - second | {' | '.join(NAMES[n] for n in SHOWN)} | McNemar |",
-                "|---|---|---|---|---|",
-            ]
-            for test in self.tests:
-                cells = " | ".join(" ".join(cell) for cell in _test_cells(test))
-                lines.append(f"| {markdown(' - '.join(test.names))} | {cells} |")
-            lines += ["", TESTS]
+        lines += markdown_table(Table("Figures", ("report", "clips", "subjects", "seeds", *heads), rows))
+        if tests:
+            lines += ["", *markdown_table(Table("Tests", ("first - second", *heads, "McNemar"), tests)), "", TESTS]
         if self.ranking is not None:
             lines += ["", "```", str(self.ranking), "```"]
         return "\n".join([*lines, ""])
 
     def __str__(self) -> str:
         parts = [
-            f"{name}: {', '.join(f'{NAMES[n]} {show_figure(r.figures, n)}' for n in SHOWN)}"
-            for name, r in self.reports.items()
+            f"{name}: {', '.join(f'{NAMES[n]} {one}' for n, one in zip(SHOWN, _figures(report), strict=True))}"
+            for name, report in self.reports.items()
         ]
         parts += [f"take care: {warning}" for warning in self.warnings]
         parts += [str(test) for test in self.tests]
@@ -152,7 +153,7 @@ class Comparison:
             classes=len(next(iter(reports.values())).classes),
             how_tested=TESTS,
             tests=[(test.names, _test_cells(test)) for test in self.tests],
-            ranking_p=None if self.ranking is None else _p(self.ranking.p_value),
+            ranking_p=None if self.ranking is None else shown_p(self.ranking.p_value),
             by_dataset=_beside(_column(report.per_dataset, "uf1") for report in reports.values()),
             by_class=_beside(_column(report.per_class, "f1") for report in reports.values()),
             pictures=[confusion_picture(name, report.confusion, report.classes) for name, report in reports.items()],
@@ -175,7 +176,7 @@ class Comparison:
             The folder cannot be written.
         """
         from fsmer.drawing import save_figure
-        from fsmer.reporting.plots_statistics import critical_difference_figure
+        from fsmer.reporting.plots import critical_difference_figure
 
         target = Path(folder)
         check_writable(target)
@@ -234,12 +235,13 @@ def compare(
             raise DataError(f"the report {name} cannot be compared: {report.unsound}; evaluate again.")
     warnings, tests = _kinds(named), []
     for (first, a), (second, b) in combinations(named.items(), 2):
-        warnings += _differences((first, a), (second, b))
+        if a.protocol["hash"] != b.protocol["hash"]:
+            words = _protocol_words((first, a), (second, b))
+            warnings.append(f"{first} and {second} follow other protocols: {words}.")
         try:
             tests.append(paired_comparison(a, b, names=(first, second), draws=draws, seed=seed))
         except DataError as error:
-            if _same_clips(a, b):
-                warnings.append(f"{first} and {second} are not tested against each other: {error}")
+            warnings.append(f"{first} and {second} are not tested against each other: {error}")
     ranking = None
     if len(named) > 2 and len(tests) == len(named) * (len(named) - 1) // 2 and tests[0].subjects > 1:
         ranking = critical_difference(named)
@@ -282,34 +284,6 @@ def _kinds(named: Mapping[str, Report]) -> list[str]:
     ]
 
 
-def _differences(one: tuple[str, Report], other: tuple[str, Report]) -> list[str]:
-    """What stands in the way of comparing two reports, in words."""
-    (first, a), (second, b) = one, other
-    found = []
-    if set(a.classes) != set(b.classes):
-        found.append(
-            f"{first} tells {', '.join(a.classes)} apart and {second} {', '.join(b.classes)}; these are other tasks, "
-            "so the two are not tested against each other."
-        )
-    mine, theirs = _judged(a), _judged(b)
-    if mine != theirs:
-        found.append(
-            f"{first} and {second} judge other clips: {len(mine & theirs):,} are in both, {len(mine - theirs):,} only "
-            f"in {first} and {len(theirs - mine):,} only in {second}, so the two are not tested against each other."
-        )
-    if a.protocol["hash"] != b.protocol["hash"]:
-        found.append(f"{first} and {second} follow other protocols: {_protocol_words((first, a), (second, b))}.")
-    return found
-
-
-def _judged(report: Report) -> set[tuple[str, str]]:
-    return set(zip(report.predictions["dataset"], report.predictions["clip"], strict=True))
-
-
-def _same_clips(a: Report, b: Report) -> bool:
-    return set(a.classes) == set(b.classes) and _judged(a) == _judged(b)
-
-
 def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     """In what two protocols differ: their kind or, where that is the same, their settings."""
     (first, a), (second, b) = one, other
@@ -334,20 +308,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _figures(report: Report) -> list[Figure]:
+    return [Figure.of(report.figures, name) for name in SHOWN]
+
+
 def _test_cells(test: PairedComparison) -> list[tuple[str, str]]:
     """Difference and how sure it is, for every figure, then McNemar's counts and their p-value."""
-    cells = []
-    for name in SHOWN:
-        one = test.differences[name]
-        sure = "" if one.interval is None else f"[{one.interval[0]:+.4f}, {one.interval[1]:+.4f}], p {_p(one.p_value)}"
-        cells.append((f"{one.difference:+.4f}", sure))
-    return [*cells, (f"{test.mcnemar.only_a:,} to {test.mcnemar.only_b:,}", f"p {_p(test.mcnemar.p_exact)}")]
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "unknown"
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    cells = [(f"{one.difference:+.4f}", one.certainty) for one in test.differences.values()]
+    return [*cells, (f"{test.mcnemar.only_a:,} to {test.mcnemar.only_b:,}", f"p {shown_p(test.mcnemar.p_exact)}")]
 
 
 # -- what the page shows -----------------------------------------------------------------------------------------------

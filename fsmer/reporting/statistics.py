@@ -30,6 +30,7 @@ from fsmer.evaluation.metrics import (
     percentile_interval,
     score_confusion,
 )
+from fsmer.evaluation.report_tables import NAMES, SHOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,13 +49,13 @@ __all__ = [
     "paired_comparison",
     "report_interval",
     "seed_summary",
+    "shown_p",
 ]
 
 Block = Literal["subject", "dataset", "episode"]
 
 # Counts by subject, seed, episode and class that one report may need: 8 GiB.
 MOST_CELLS = 1 << 30
-TITLES = {"uf1": "UF1", "uar": "UAR", "acc": "Acc", "acc_merau": "Acc (MERAU eq. 14)"}
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,13 @@ class Difference:
     interval: tuple[float, float] | None
     p_value: float | None
 
+    @property
+    def certainty(self) -> str:
+        """Interval and p-value in words; nothing with fewer than two subjects."""
+        if self.interval is None or self.p_value is None:
+            return ""
+        return f"[{self.interval[0]:+.4f}, {self.interval[1]:+.4f}], p {shown_p(self.p_value)}"
+
 
 @dataclass(frozen=True)
 class PairedComparison:
@@ -190,8 +198,7 @@ class PairedComparison:
     @property
     def how(self) -> str:
         """One sentence: what the figures and tests are."""
-        once = self.seeds == (1, 1) and not self.ties
-        rule = "each clip has one answer" if once else "a clip is right where most of its answers are"
+        rule = "each clip has one answer" if self.seeds == (1, 1) else "a clip is right where most of its answers are"
         if self.ties:
             left_out = f"{self.ties:,} {'is' if self.ties == 1 else 'are'} left out"
             rule = f"{rule}, and {left_out}, since half of their answers are right in one of the two"
@@ -202,24 +209,17 @@ class PairedComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {
-            "names": list(self.names),
-            "seeds": list(self.seeds),
-            "mcnemar_by_seed": [asdict(one) for one in self.mcnemar_by_seed],
-            "how": self.how,
-        }
+        return asdict(self) | {"how": self.how}
 
     def __str__(self) -> str:
         lines = [f"{self.names[0]} against {self.names[1]} on {self.clips:,} clips of {self.subjects:,} subjects"]
         for metric, one in self.differences.items():
-            sure = "interval unknown (one subject)"
-            if one.interval is not None and one.p_value is not None:
-                sure = f"95 % [{one.interval[0]:+.4f}, {one.interval[1]:+.4f}], p {_p(one.p_value)}"
-            lines.append(f"  {TITLES[metric]:<4} {one.a:.4f} - {one.b:.4f} = {one.difference:+.4f}, {sure}")
+            sure = f"95 % {one.certainty}" if one.certainty else "interval unknown (one subject)"
+            lines.append(f"  {NAMES[metric]:<8} {one.a:.4f} - {one.b:.4f} = {one.difference:+.4f}, {sure}")
         test = self.mcnemar
         lines.append(
             f"  McNemar: only {self.names[0]} right {test.only_a:,}, only {self.names[1]} right {test.only_b:,}, "
-            f"exact p {_p(test.p_exact)}, with continuity correction p {_p(test.p_corrected)}"
+            f"exact p {shown_p(test.p_exact)}, with continuity correction p {shown_p(test.p_corrected)}"
         )
         lines.append(f"  ({self.how})")
         return "\n".join(lines)
@@ -271,19 +271,14 @@ class CriticalDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {
-            "names": list(self.names),
-            "ranks": list(self.ranks),
-            "means": list(self.means),
-            "p_values": [list(row) for row in self.p_values],
-            "groups": [list(group) for group in self.groups],
-        }
+        return asdict(self)
 
     def __str__(self) -> str:
         lines = [
             f"{len(self.names)} methods over {self.blocks:,} {self.blocks_in_words} by "
-            f"{TITLES.get(self.metric, self.metric)}: Friedman chi-squared {self.friedman:.3f}, p {_p(self.p_value)}; "
-            f"critical difference of mean ranks {self.difference:.3f} at level {self.alpha:g} (Nemenyi)"
+            f"{NAMES.get(self.metric, self.metric)}: Friedman chi-squared {self.friedman:.3f}, "
+            f"p {shown_p(self.p_value)}; critical difference of mean ranks {self.difference:.3f} at level "
+            f"{self.alpha:g} (Nemenyi)"
         ]
         lines += [
             f"  {rank:6.3f}  {name} (mean {mean:.4f})"
@@ -403,40 +398,35 @@ def paired_comparison(
     >>> a, b = Report.load("out/facs-flow"), Report.load("out/pixels")  # doctest: +SKIP
     >>> print(paired_comparison(a, b))  # doctest: +SKIP
     """
-    _check_pair(a, b, same_folds)
+    names = names or (_name(a), _name(b))
+    _check_pair(a, b, names, same_folds)
     first, second = _tally(a), _tally(b)
-    values, samples = [], []
-    for tally in (first, second):
-        values.append(tally.figures())
-        samples.append(tally.samples(draws, seed))
+    figures = (first.figures(), second.figures())
+    samples = (first.samples(draws, seed), second.samples(draws, seed))
     differences = {}
-    for metric in ("uf1", "uar", "acc"):
+    for metric in SHOWN:
         interval, p_value = None, None
         if first.subjects > 1:
             drawn = samples[0][metric] - samples[1][metric]
-            low, high = np.percentile(drawn, [2.5, 97.5])
-            interval = (float(low), float(high))
+            interval = percentile_interval(drawn)
             # One is added so that no finite number of draws claims certainty.
             tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum())) + 1
             p_value = min(1.0, 2 * tail / (draws + 1))
-        left, right = float(values[0][metric]), float(values[1][metric])
+        left, right = (float(one[metric]) for one in figures)
         differences[metric] = Difference(left, right, left - right, interval, p_value)
-    right_a = _share_right(a)
-    right_b = _share_right(b).reindex(right_a.index)
+    share_a = _share_right(a)
+    share_b = _share_right(b).reindex(share_a.index)
     # A tie counted as wrong would speak against whichever report has an even number of seeds.
-    clear = ((right_a != 0.5) & (right_b != 0.5)).to_numpy()
-    by_seed: tuple[McNemar, ...] = ()
-    if "seed" in a.predictions and "seed" in b.predictions and _asked_once(a) and _asked_once(b):
-        halves = [_by_seed(report) for report in (a, b)]
-        if len(halves[0]) == len(halves[1]):
-            by_seed = tuple(mcnemar(one, other) for one, other in zip(*halves, strict=True))
+    clear = (share_a != 0.5) & (share_b != 0.5)
+    halves = (_right_by_seed(a), _right_by_seed(b))
+    several = len(halves[0]) == len(halves[1])
     return PairedComparison(
-        names=names or (_name(a), _name(b)),
-        clips=len(right_a),
+        names=names,
+        clips=len(share_a),
         subjects=first.subjects,
         seeds=(first.seeds, second.seeds),
-        mcnemar=mcnemar(right_a.to_numpy()[clear] > 0.5, right_b.to_numpy()[clear] > 0.5),
-        mcnemar_by_seed=by_seed,
+        mcnemar=mcnemar(share_a[clear] > 0.5, share_b[clear] > 0.5),
+        mcnemar_by_seed=tuple(mcnemar(*pair) for pair in zip(*halves, strict=True)) if several else (),
         differences=differences,
         draws=draws,
         ties=int((~clear).sum()),
@@ -481,10 +471,10 @@ def critical_difference(
             f"a critical difference needs at least three reports, and {len(named)} are given; use paired_comparison "
             "for two."
         )
-    every = list(named.values())
-    for other in every[1:]:
-        _check_pair(every[0], other, same_folds=block == "episode")
-    scores = np.stack([_block_scores(report, block, chosen) for report in every], axis=1)
+    (first, report), *others = named.items()
+    for name, other in others:
+        _check_pair(report, other, (first, name), same_folds=block == "episode")
+    scores = np.stack([_block_scores(one, block, chosen) for one in named.values()], axis=1)
     return nemenyi(scores, list(named), metric=chosen, block=block, alpha=alpha)
 
 
@@ -522,7 +512,7 @@ def nemenyi(
     if not 0 < alpha < 1:
         raise DataError(f"alpha={alpha} is no level of a test; give a number between 0 and 1.")
     rows, count = table.shape
-    ranks = np.apply_along_axis(rankdata, 1, -table).mean(axis=0)
+    ranks = rankdata(-table, axis=1).mean(axis=0)
     if (table == table[:, :1]).all():
         # Every block is a tie: the statistic is 0 / 0, and nothing speaks for a difference.
         friedman, p_value = 0.0, 1.0
@@ -613,20 +603,23 @@ def _tally(report: Report) -> _Tally:
     table = report.predictions
     if table.empty:
         raise DataError(f"the report {_name(report)!r} holds no predictions; evaluate again.")
-    codes = _codes(report)
-    subject, subjects = _factor(table["dataset"], table["subject"])
-    run, runs = _runs(table)
     averaged = report.averaging == "episodes"
     episode, episodes = _factor(table["episode"]) if averaged else (np.zeros(len(table), dtype=np.int64), 1)
-    shape = (subjects, runs, episodes, len(report.classes), len(report.classes))
+    counts = _counted(report, _factor(table["dataset"], table["subject"]), _runs(table), (episode, episodes))
+    return _Tally(counts, _among(report, episode) if averaged else None)
+
+
+def _counted(report: Report, *axes: tuple[NDArray[np.int64], int]) -> Floats:
+    """Confusion matrices by the codes of each axis, (..., C, C)."""
+    classes = len(report.classes)
+    shape = (*(size for _, size in axes), classes, classes)
     if math.prod(shape) > MOST_CELLS:
         raise DataError(
-            f"the report {_name(report)!r} names {subjects:,} subjects in {episodes:,} episodes, which is more than "
-            "can be counted by subject and episode; check its table of predictions."
+            f"the report {_name(report)!r} names too many subjects, seeds and episodes to count by each of them "
+            f"({' by '.join(f'{size:,}' for size in shape)}); check its table of predictions."
         )
-    place = np.ravel_multi_index((subject, run, episode, codes["label"], codes["predicted"]), shape)
-    counts = np.bincount(place, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
-    return _Tally(counts, _among(report, episode) if averaged else None)
+    place = np.ravel_multi_index((*(codes for codes, _ in axes), *_codes(report)), shape)
+    return np.bincount(place, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
 
 
 def _among(report: Report, group: NDArray[np.int64]) -> NDArray[np.bool_] | None:
@@ -645,16 +638,11 @@ def _among(report: Report, group: NDArray[np.int64]) -> NDArray[np.bool_] | None
 def _block_scores(report: Report, block: Block, metric: str) -> Floats:
     """One figure a block, mean over seeds; blocks in sorted order."""
     table = report.predictions
-    codes = _codes(report)
-    columns = {"subject": ("dataset", "subject"), "dataset": ("dataset",), "episode": ("episode",)}[block]
+    columns = ("dataset", "subject") if block == "subject" else (block,)
     group, groups = _factor(*(table[name] for name in columns))
-    run, runs = _runs(table)
-    classes = len(report.classes)
-    shape = (groups, runs, classes, classes)
-    place = np.ravel_multi_index((group, run, codes["label"], codes["predicted"]), shape)
-    counts = np.bincount(place, minlength=int(np.prod(shape))).reshape(shape)
     among = _among(report, group)
-    values: Floats = getattr(score_confusion(counts, None if among is None else among[:, None]), metric)
+    scores = score_confusion(_counted(report, (group, groups), _runs(table)), None if among is None else among[:, None])
+    values: Floats = getattr(scores, metric)
     return values.mean(axis=1)
 
 
@@ -672,10 +660,11 @@ def _factor(*columns: pd.Series[Any]) -> tuple[NDArray[np.int64], int]:
     return codes.astype(np.int64), len(distinct)
 
 
-def _codes(report: Report) -> dict[str, NDArray[np.int64]]:
+def _codes(report: Report) -> list[NDArray[np.int64]]:
+    """Codes of the true and of the predicted class of every row."""
     import pandas as pd
 
-    found = {}
+    found = []
     for name in ("label", "predicted"):
         values = pd.Index(report.classes).get_indexer(report.predictions[name].astype(str))
         if (values < 0).any():
@@ -684,39 +673,43 @@ def _codes(report: Report) -> dict[str, NDArray[np.int64]]:
                 f"the predictions of {_name(report)!r} name the class {strange!r}, which is none of its classes "
                 f"{', '.join(report.classes)}; evaluate again."
             )
-        found[name] = values.astype(np.int64)
+        found.append(values.astype(np.int64))
     return found
 
 
-def _check_pair(a: Report, b: Report, same_folds: bool) -> None:
-    names = f"{_name(a)!r} and {_name(b)!r}"
+def _check_pair(a: Report, b: Report, names: Sequence[str], same_folds: bool) -> None:
+    """Refuse two reports that judge other things, in words that use `names` for them."""
+    first, second = names
+    both = f"{first} and {second}"
     if sorted(a.classes) != sorted(b.classes):
         raise DataError(
-            f"{names} tell other classes apart ({', '.join(a.classes)}; {', '.join(b.classes)}); compare reports of "
-            "one protocol."
+            f"{both} tell other classes apart ({', '.join(a.classes)}; {', '.join(b.classes)}), which are other tasks; "
+            "compare reports of one protocol."
         )
     if a.averaging != b.averaging:
-        raise DataError(f"one of {names} averages over episodes and the other pools folds; compare like with like.")
-    labels = [
-        report.predictions.drop_duplicates(["dataset", "clip"]).set_index(["dataset", "clip"])[["label", "subject"]]
-        for report in (a, b)
-    ]
-    alone = labels[0].index.symmetric_difference(labels[1].index)
+        raise DataError(f"one of {both} averages over episodes and the other pools folds; compare like with like.")
+    keys = ["dataset", "clip"]
+    mine, theirs = (
+        report.predictions.drop_duplicates(keys).set_index(keys)[["label", "subject"]].astype(str) for report in (a, b)
+    )
+    alone = mine.index.symmetric_difference(theirs.index)
     if len(alone):
+        shared = len(mine.index.intersection(theirs.index))
         raise DataError(
-            f"{names} judge other clips: {len(alone)} are in one of them only, for example {alone[0][1]!r} of "
-            f"{alone[0][0]}; compare reports on the same clips."
+            f"{both} judge other clips: {shared:,} are in both, {len(mine) - shared:,} only in {first} and "
+            f"{len(theirs) - shared:,} only in {second}, for example {alone[0][1]!r} of {alone[0][0]}; compare reports "
+            "on the same clips."
         )
     for column in ("label", "subject"):
-        unlike = labels[0][column].astype(str) != labels[1][column].astype(str).reindex(labels[0].index)
+        unlike = mine[column] != theirs[column].reindex(mine.index)
         if unlike.any():
-            dataset, clip = labels[0].index[int(np.argmax(unlike.to_numpy()))]
+            dataset, clip = mine.index[int(np.argmax(unlike.to_numpy()))]
             raise DataError(
-                f"{names} give clip {clip!r} of {dataset} another {column}; compare reports on the same labels."
+                f"{both} give clip {clip!r} of {dataset} another {column}; compare reports on the same labels."
             )
     if (same_folds or a.averaging == "episodes") and _folds(a) != _folds(b):
         raise DataError(
-            f"{names} deal the clips into other folds or episodes, so they learnt from other clips; run both by the "
+            f"{both} deal the clips into other folds or episodes, so they learnt from other clips; run both by the "
             "same protocol and seed of episodes."
         )
 
@@ -730,27 +723,28 @@ def _folds(report: Report) -> set[frozenset[tuple[str, str]]] | list[tuple[int, 
     return {frozenset(zip(part["dataset"], part["clip"], strict=True)) for _, part in table[keys].groupby("episode")}
 
 
+def _right(table: pd.DataFrame) -> pd.Series[Any]:
+    return table["label"].astype(str) == table["predicted"].astype(str)
+
+
 def _share_right(report: Report) -> pd.Series[Any]:
     """Share of right answers of every clip."""
     table = report.predictions
-    right = table["label"].astype(str) == table["predicted"].astype(str)
-    return right.groupby([table["dataset"], table["clip"]]).mean()
+    return _right(table).groupby([table["dataset"], table["clip"]]).mean()
 
 
-def _asked_once(report: Report) -> bool:
-    return not report.predictions.duplicated(["seed", "dataset", "clip"]).any()
-
-
-def _by_seed(report: Report) -> list[NDArray[np.bool_]]:
-    """For every seed whether each clip was right, clips in sorted order."""
-    table = report.predictions.sort_values(["seed", "dataset", "clip"], kind="stable")
-    right = (table["label"].astype(str) == table["predicted"].astype(str)).to_numpy()
-    return np.split(right, np.flatnonzero(np.diff(table["seed"].to_numpy())) + 1)
+def _right_by_seed(report: Report) -> list[NDArray[np.bool_]]:
+    """For every seed whether each clip was right, clips sorted; nothing where a seed asks a clip repeatedly."""
+    table, keys = report.predictions, ["seed", "dataset", "clip"]
+    if "seed" not in table or table.duplicated(keys).any():
+        return []
+    return [_right(part).to_numpy() for _, part in table.sort_values(keys, kind="stable").groupby("seed")]
 
 
 def _name(report: Report) -> str:
     return f"{report.method['name']} on {report.model['name']}"
 
 
-def _p(value: float) -> str:
+def shown_p(value: float) -> str:
+    """A p-value in words: four digits, or that it is smaller than these can say."""
     return "below 0.0001" if value < 0.0001 else f"{value:.4f}"
