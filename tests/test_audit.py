@@ -433,7 +433,7 @@ def test_a_clip_of_the_tested_subject_in_its_training_folder_is_found(ststnet: P
     shutil.copyfile(source, ststnet / "sub01/u_train/0/sub01_EP00.png")
     found = audit(ststnet)
     assert {"clip-on-both-sides", "subject-on-both-sides"} <= names(found)
-    assert "sub01_EP00 in fold sub01" in finding(found, "clip-on-both-sides").examples
+    assert "sub01_EP00 of casme2 in fold sub01" in finding(found, "clip-on-both-sides").examples
 
 
 def test_the_same_map_under_another_name_on_the_training_side_is_found(ststnet: Path) -> None:

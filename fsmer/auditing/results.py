@@ -18,7 +18,7 @@ from fsmer.auditing.findings import (
     check_written_subjects,
     either,
     number,
-    share,
+    of_dataset,
 )
 from fsmer.data.schemes import canonical_dataset
 from fsmer.errors import DataError, FsmerError
@@ -84,12 +84,8 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     _check_claims(claimed, figures or {name: {"mean over episodes": own[name]} for name in own}, out)
     leftovers = sorted(path.name for path in folder.glob(".parts-*"))
     if leftovers:
-        out.add(
-            "unfinished-run",
-            "note",
-            "Beside the report lie parts of a run that did not finish, which the report does not count",
-            leftovers,
-        )
+        message = "Beside the report lie parts of a run that did not finish, which the report does not count"
+        out.add("unfinished-run", "note", message, leftovers)
     out.unchecked.append("the media, since a results folder holds none: audit the folder of clips too")
     counts = {
         "clips": len(table.drop_duplicates(["dataset", "clip"])),
@@ -178,29 +174,15 @@ def _check_isolation(report: Report, out: Findings) -> None:
 def _check_same_answers(table: pd.DataFrame, out: Findings, pooled: bool) -> None:
     out.looked_at("predictions given twice")
     keys = [name for name in ("seed", "episode", "dataset", "clip") if name in table]
-    twice = table.duplicated(keys, keep=False)
-    if twice.any():
-        rows = table.loc[twice].drop_duplicates(keys)
-        out.add(
-            "duplicated-prediction",
-            "serious",
-            f"{number(len(rows), 'clip is', 'clips are')} answered more than once in the same fold, and counted as "
-            "often",
-            rows["clip"],
-        )
-    if not pooled:
-        return
-    keys.remove("episode")
-    spread = table.drop_duplicates([*keys, "episode"]).duplicated(keys, keep=False)
-    if spread.any():
-        rows = table.drop_duplicates([*keys, "episode"]).loc[spread].drop_duplicates(keys)
-        out.add(
-            "judged-in-two-folds",
-            "serious",
-            f"{number(len(rows), 'clip is', 'clips are')} judged in more than one fold, though folds that are pooled "
-            "must divide the clips",
-            rows["clip"],
-        )
+    twice = table.loc[table.duplicated(keys, keep=False)].drop_duplicates(keys)["clip"]
+    rest = "answered more than once in the same fold, and counted as often"
+    out.each("duplicated-prediction", "serious", twice, "clip is", "clips are", rest)
+    if pooled:
+        once = table.drop_duplicates(keys)
+        keys.remove("episode")
+        spread = once.loc[once.duplicated(keys, keep=False)].drop_duplicates(keys)["clip"]
+        rest = "judged in more than one fold, though folds that are pooled must divide the clips"
+        out.each("judged-in-two-folds", "serious", spread, "clip is", "clips are", rest)
 
 
 def _check_completeness(report: Report, out: Findings) -> None:
@@ -223,28 +205,19 @@ def _check_completeness(report: Report, out: Findings) -> None:
     asked = listed[listed["clips"] > 0]
     for seed, part in seeds:
         of_seed = "" if seed is None else f" of seed {seed}"
-        gone = asked[~asked["episode"].isin(part["episode"].unique())]
-        if len(gone):
-            out.add(
-                "missing-fold",
-                "serious",
-                f"{share(len(gone), len(listed), f'folds{of_seed}', 'has', 'have')} no prediction",
-                gone["name"],
-            )
+        whole = f"of {len(listed):,} folds{of_seed}"
+        gone = asked.loc[~asked["episode"].isin(part["episode"].unique()), "name"]
+        out.each("missing-fold", "serious", gone, f"{whole} has", f"{whole} have", "no prediction")
         expected = part["episode"].value_counts()
-        short = asked[asked["episode"].isin(expected.index)]
-        short = short[expected.reindex(short["episode"]).to_numpy() != short["clips"].to_numpy()]
-        if len(short):
-            out.add(
-                "missing-prediction",
-                "serious",
-                f"{share(len(short), len(listed), f'folds{of_seed}', 'has', 'have')} another number of predictions "
-                "than the run gave",
-                (f"{name}: {expected[episode]} of {clips}" for episode, name, clips in short.itertuples(index=False)),
-            )
+        short = [
+            f"{name}: {expected[episode]} of {clips}"
+            for episode, name, clips in asked.itertuples(index=False)
+            if episode in expected.index and expected[episode] != clips
+        ]
+        rest = "another number of predictions than the run gave"
+        out.each("missing-prediction", "serious", short, f"{whole} has", f"{whole} have", rest)
     empty = listed[listed["clips"] <= 0]
-    if len(empty):
-        out.add("empty-fold", "warning", f"{number(len(empty), 'fold judges', 'folds judge')} no clip", empty["name"])
+    out.each("empty-fold", "warning", empty["name"], "fold judges", "folds judge", "no clip")
     clips = len(table.drop_duplicates(["dataset", "clip"]))
     if clips != counts["clips"]:
         out.add(
@@ -274,13 +247,9 @@ def _check_classes(table: pd.DataFrame, classes: Sequence[str], out: Findings, p
     here = once.groupby(["episode", "label"]).size()
     lacking = [(fold, label) for (fold, label), count in here.items() if count == total[label]]
     if lacking and once["episode"].nunique() > 1:
-        out.add(
-            "class-not-taught",
-            "warning",
-            f"In {number(len({fold for fold, _ in lacking}), 'fold', 'folds')} all clips of a class are on the test "
-            "side, so nothing could teach it",
-            (f"{label!r} in fold {fold}" for fold, label in lacking),
-        )
+        where = number(len({fold for fold, _ in lacking}), "fold", "folds")
+        message = f"In {where} all clips of a class are on the test side, so nothing could teach it"
+        out.add("class-not-taught", "warning", message, (f"{label!r} in fold {fold}" for fold, label in lacking))
 
 
 def _check_probabilities(report: Report, out: Findings) -> None:
@@ -288,29 +257,18 @@ def _check_probabilities(report: Report, out: Findings) -> None:
     if any(name not in report.predictions for name in columns):
         return
     out.looked_at("answers against their probabilities")
-    unsound = report.unsound_rows()
-    if unsound.any():
-        out.add(
-            "no-probability",
-            "serious",
-            f"{number(int(unsound.sum()), 'answer has', 'answers have')} probabilities that are not from 0 to 1 with "
-            "the sum 1",
-            report.predictions.loc[unsound, "clip"],
-        )
+    unsound = report.predictions.loc[report.unsound_rows(), "clip"]
+    rest = "probabilities that are not from 0 to 1 with the sum 1"
+    out.each("no-probability", "serious", unsound, "answer has", "answers have", rest)
     values = report.predictions[columns].to_numpy(dtype=np.float64)
     code = {name: place for place, name in enumerate(report.classes)}
     given = report.predictions["predicted"].map(code).to_numpy(dtype=np.int64)
     likeliest = np.nanmax(np.where(np.isnan(values).all(axis=1, keepdims=True), 0.0, values), axis=1)
     # Probabilities are written with six digits, so those of ties may differ in the last.
     wrong = ~(values[np.arange(len(values)), given] >= likeliest - 2e-6)
-    if wrong.any():
-        out.add(
-            "answer-against-probability",
-            "serious",
-            f"{number(int(wrong.sum()), 'answer is', 'answers are')} not the class with the highest probability; the "
-            "table was changed",
-            report.predictions.loc[wrong, "clip"],
-        )
+    rest = "not the class with the highest probability; the table was changed"
+    clips = report.predictions.loc[wrong, "clip"]
+    out.each("answer-against-probability", "serious", clips, "answer is", "answers are", rest)
 
 
 def _check_protocol(report: Report, out: Findings) -> None:
@@ -369,19 +327,10 @@ def _check_spread_people(table: pd.DataFrame, out: Findings) -> None:
     """In a division into folds whoever is judged in two folds is learnt from in both."""
     out.looked_at("subjects on both sides of a fold")
     folds = table.groupby(["dataset", "subject"], sort=True)["episode"].nunique()
-    both = folds[folds > 1]
-    if len(both):
-        out.add(
-            "subject-on-both-sides",
-            "serious",
-            f"{share(len(both), len(folds), 'subjects', 'is', 'are')} judged in more than one fold, with other clips "
-            "of the same person on the training side",
-            (
-                f"{subject}{f' of {dataset}' if dataset else ''} in {count} folds"
-                for (dataset, subject), count in both.items()
-            ),
-            len(both),
-        )
+    both = [f"{name}{of_dataset(dataset)} in {count} folds" for (dataset, name), count in folds.items() if count > 1]
+    whole = f"of {len(folds):,} subjects"
+    rest = "judged in more than one fold, with other clips of the same person on the training side"
+    out.each("subject-on-both-sides", "serious", both, f"{whole} is", f"{whole} are", rest)
 
 
 def _recomputed(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -391,11 +340,11 @@ def _recomputed(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[s
     return {
         metric: {
             way: float(np.mean([one[metric][way] for one in each]))
-            for way in each[0][metric]
+            for way in ways
             # A seed that lost all folds but one has no mean over folds.
             if all(way in one[metric] for one in each)
         }
-        for metric in each[0]
+        for metric, ways in each[0].items()
     }
 
 
@@ -415,22 +364,14 @@ def _ways(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, fl
         "acc": {"pooled": float(pooled.acc)},
     }
     if len(folds) > 1:
+        for name, found in ways.items():
+            found["mean over folds"] = float(getattr(single, name).mean())
         # scikit-learn's f1_score(average="macro") of a fold knows the classes of that fold alone.
-        shown = by_fold.any(axis=1) | by_fold.any(axis=2)
         true = by_fold.any(axis=2)
-        ways["uf1"] |= {
-            "mean over folds": float(single.uf1.mean()),
-            "mean over folds, each over its own classes": float(
-                ((single.f1 * shown).sum(axis=1) / shown.sum(axis=1)).mean()
-            ),
-        }
-        ways["uar"] |= {
-            "mean over folds": float(single.uar.mean()),
-            "mean over folds, each over its own classes": float(
-                ((single.recall * true).sum(axis=1) / true.sum(axis=1)).mean()
-            ),
-        }
-        ways["acc"]["mean over folds"] = float(single.acc.mean())
+        shown = by_fold.any(axis=1) | true
+        own = "mean over folds, each over its own classes"
+        ways["uf1"][own] = float(((single.f1 * shown).sum(axis=1) / shown.sum(axis=1)).mean())
+        ways["uar"][own] = float(((single.recall * true).sum(axis=1) / true.sum(axis=1)).mean())
     return ways
 
 
