@@ -198,7 +198,8 @@ class PairedComparison:
     @property
     def how(self) -> str:
         """One sentence: what the figures and tests are."""
-        rule = "each clip has one answer" if self.seeds == (1, 1) else "a clip is right where most of its answers are"
+        once = self.seeds == (1, 1) and not self.ties
+        rule = "each clip has one answer" if once else "a clip is right where most of its answers are"
         if self.ties:
             left_out = f"{self.ties:,} {'is' if self.ties == 1 else 'are'} left out"
             rule = f"{rule}, and {left_out}, since half of their answers are right in one of the two"
