@@ -16,15 +16,8 @@ from fsmer.drawing import save_figure
 from fsmer.errors import DataError
 from fsmer.evaluation import Report, bootstrap_interval, evaluate
 from fsmer.reporting.plots import critical_difference_figure
-from fsmer.reporting.statistics import (
-    SeedSummary,
-    critical_difference,
-    mcnemar,
-    nemenyi,
-    paired_comparison,
-    report_interval,
-    seed_summary,
-)
+from fsmer.reporting.ranking import critical_difference, nemenyi
+from fsmer.reporting.statistics import SeedSummary, mcnemar, paired_comparison, report_interval, seed_summary
 
 CLASSES = ("negative", "positive", "surprise")
 

@@ -18,13 +18,8 @@ from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, 
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.html import confusion_picture
 from fsmer.reporting.page import page
-from fsmer.reporting.statistics import (
-    CriticalDifference,
-    PairedComparison,
-    critical_difference,
-    paired_comparison,
-    shown_p,
-)
+from fsmer.reporting.ranking import CriticalDifference, critical_difference
+from fsmer.reporting.statistics import PairedComparison, paired_comparison, shown_p
 from fsmer.text import markdown, one_line
 
 if TYPE_CHECKING:

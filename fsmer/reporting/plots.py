@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fsmer.evaluation.report import Report
-    from fsmer.reporting.statistics import CriticalDifference
+    from fsmer.reporting.ranking import CriticalDifference
 
 __all__ = ["critical_difference_figure", "domains_figure", "methods_figure"]
 
