@@ -183,26 +183,23 @@ class Media:
     def _of(cls, count: int, read: Callable[[int], NDArray[np.float32]]) -> Media:
         import cv2
 
-        features: list[NDArray[np.float32] | None] = []
+        features: list[NDArray[np.float32]] = []
         digests: list[str] = []
         broken: dict[int, str] = {}
         for row in range(count):
             try:
-                medium = read(row)
+                medium = np.ascontiguousarray(read(row))
             except (OSError, DataError, cv2.error) as error:
                 broken[row] = str(error)
-                features.append(None)
+                features.append(np.zeros(0, dtype=np.float32))
                 digests.append(f"broken {row}")
-                continue
-            features.append(_fingerprint(medium))
-            digests.append(
-                hashlib.sha256(np.ascontiguousarray(medium).tobytes() + str(medium.shape).encode()).hexdigest()
-            )
-        width = max((len(one) for one in features if one is not None), default=0)
-        table = np.zeros((count, width), dtype=np.float32)
+            else:
+                features.append(_fingerprint(medium))
+                digests.append(hashlib.sha256(medium.tobytes() + str(medium.shape).encode()).hexdigest())
+        table = np.zeros((count, max(map(len, features), default=0)), dtype=np.float32)
         for row, one in enumerate(features):
             # Media of another number of channels are like no other.
-            if one is not None and len(one) == width:
+            if len(one) == table.shape[1]:
                 table[row] = one
         return cls(table, digests, broken)
 
