@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING
 
 from fsmer.evaluation.report_tables import (
     ORACLE,
-    Table,
     by_class,
     by_dataset,
     by_seed,
     confusion,
+    markdown_table,
     oracle_gap,
     provenance,
-    show_cell,
 )
 from fsmer.text import markdown
 
 if TYPE_CHECKING:
     from fsmer.evaluation.report import Report
 
-__all__ = ["markdown_table", "report_markdown"]
+__all__ = ["report_markdown"]
 
 
 def report_markdown(report: Report) -> str:
@@ -37,8 +36,3 @@ def report_markdown(report: Report) -> str:
     # Without how and when: the same report gives the same page.
     lines += [f"- {name}: {markdown(value)}" for name, value in provenance(report, run=False).rows]
     return "\n".join([*lines, ""])
-
-
-def markdown_table(table: Table) -> list[str]:
-    head, *rows = ([markdown(show_cell(cell)) for cell in row] for row in (table.head, *table.rows))
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

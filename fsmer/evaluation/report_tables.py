@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fsmer.evaluation.report_file import FORMAT_VERSION
+from fsmer.text import markdown
 
 if TYPE_CHECKING:
     from fsmer.evaluation.report import Report
@@ -23,6 +24,7 @@ __all__ = [
     "by_dataset",
     "by_seed",
     "confusion",
+    "markdown_table",
     "oracle_gap",
     "plain",
     "provenance",
@@ -185,3 +187,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Lines of a table in Markdown; text is escaped, figures and counts need no escape."""
+    head, *rows = (
+        [markdown(cell) if isinstance(cell, str) else show_cell(cell) for cell in row]
+        for row in (table.head, *table.rows)
+    )
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

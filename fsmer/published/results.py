@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fsmer.evaluation.report_markdown import markdown_table
-from fsmer.evaluation.report_tables import Table
+from fsmer.evaluation.report_tables import Table, markdown_table
 from fsmer.io import atomic_path, write_json, write_text
 from fsmer.published.tables import METRIC_TITLES, PublishedTable
 from fsmer.text import markdown, write_csv
@@ -204,9 +203,9 @@ class BenchResult:
             wide += [["" if after else row.method, kind, *words] for after, (kind, words) in enumerate(kinds)]
             long += [self._detail(line) for lines in cells for line in lines if line["measured"] is not None]
         head = ("method", "", *(column.title for column in self.table.columns))
-        details = ("method", "column", "metric", "published", "measured", "sd", "95 % interval", "seeds")
-        details += ("honest", "gap") if self._has_honest else ()
-        return Table(self.table.title, head, wide), Table("Every measured number", details, long), list(reasons)
+        details = ["method", "column", "metric", "published", "measured", "sd", "95 % interval", "seeds"]
+        details += ["honest", "gap"] if self._has_honest else []
+        return Table(self.table.title, head, wide), Table("Every measured number", (*details,), long), list(reasons)
 
     def _detail(self, line: Mapping[str, Any]) -> list[str]:
         low, high = (self._number(line["metric"], line[end]) for end in ("low", "high"))

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsmer.errors import DataError
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_markdown import markdown_table
-from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, provenance
+from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, markdown_table, provenance
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.html import confusion_picture
 from fsmer.reporting.page import page
@@ -23,7 +22,7 @@ from fsmer.reporting.statistics import PairedComparison, paired_comparison, show
 from fsmer.text import markdown, one_line
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Picture
 
 __all__ = ["Comparison", "compare"]
 
@@ -120,7 +119,7 @@ class Comparison:
             parts.append(str(self.ranking))
         return "\n".join(parts)
 
-    def figure(self, metric: str = "uf1") -> Figure:
+    def figure(self, metric: str = "uf1") -> Picture:
         """One dot with its interval for each report, best on top."""
         from fsmer.reporting.plots import methods_figure
 

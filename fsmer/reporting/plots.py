@@ -97,7 +97,8 @@ def domains_figure(
         points = np.zeros((len(chosen), 2))
         points[:, : len(order)] = (values[chosen] - centre) @ axes_of_data[:, order]
         label = f"{name} ({len(values):,})"
-        axes.scatter(*points.T, s=14, color=colour, marker=marker, alpha=0.5, linewidths=0, label=label)
+        x, y = points.T
+        axes.scatter(x, y, s=14, color=colour, marker=marker, alpha=0.5, linewidths=0, label=label)
     shares = [*(spread[order] / total), 0.0][:2]
     axes.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"principal axis 2 ({shares[1]:.0%})")
