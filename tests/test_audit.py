@@ -627,4 +627,4 @@ def test_words_agree_with_their_numbers(copy: Path, tmp_path: Path) -> None:
     assert "3 subjects" in str(found)
     lone = "split,subject,clip,label\ntrain,s1,a,x\ntrain,s2,b,y\ntest,s3,c,x\n"
     (tmp_path / "splits.csv").write_text(lone)
-    assert "3 clips, 1 fold, 3 subjects\n" in str(audit(tmp_path / "splits.csv"))
+    assert "3 clips, 3 subjects, 1 fold\n" in str(audit(tmp_path / "splits.csv"))

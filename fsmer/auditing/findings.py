@@ -25,6 +25,7 @@ __all__ = [
     "check_one_identity",
     "check_same_ids",
     "check_written_subjects",
+    "counts_of",
     "either",
     "file_inside",
     "number",
@@ -314,6 +315,11 @@ def check_same_ids(table: pd.DataFrame, out: Findings) -> None:
     several = [f"{clip} in {' and '.join(names)}" for clip, names in held.items() if len(names) > 1]
     rest = "in more than one data set, so one copy may teach while the other is judged"
     out.each("clip-in-two-data-sets", "serious", several, "clip occurs", "clips occur", rest)
+
+
+def counts_of(table: pd.DataFrame) -> dict[str, int]:
+    """How many clips and, where the table names them, subjects there are."""
+    return {f"{name}s": len(table.drop_duplicates(["dataset", name])) for name in ("clip", "subject") if name in table}
 
 
 def of_dataset(name: str) -> str:

@@ -19,6 +19,7 @@ from fsmer.auditing.findings import (
     check_one_identity,
     check_same_ids,
     check_written_subjects,
+    counts_of,
     either,
     file_inside,
     of_dataset,
@@ -94,10 +95,9 @@ def audit_clips(folder: Path, near: float) -> Audit:
         check_media(table, media, near, out)
     else:
         out.unchecked.append("the media, since none are there")
-    counts = {"clips": len(table), "data sets": table["dataset"].nunique()}
-    if "subject" in table:
-        counts["subjects"] = len(table.drop_duplicates(["dataset", "subject"]))
-    return out.result(folder, "clips", counts)
+    return out.result(
+        folder, "clips", counts_of(table) | {"clips": len(table), "data sets": table["dataset"].nunique()}
+    )
 
 
 def _table_of(clips: ClipSet) -> pd.DataFrame:

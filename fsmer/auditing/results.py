@@ -16,6 +16,7 @@ from fsmer.auditing.findings import (
     check_one_identity,
     check_same_ids,
     check_written_subjects,
+    counts_of,
     either,
     number,
     of_dataset,
@@ -87,14 +88,9 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
         message = "Beside the report lie parts of a run that did not finish, which the report does not count"
         out.add("unfinished-run", "note", message, leftovers)
     out.unchecked.append("the media, since a results folder holds none: audit the folder of clips too")
-    counts = {
-        "clips": len(table.drop_duplicates(["dataset", "clip"])),
-        "subjects": len(table.drop_duplicates(["dataset", "subject"])),
-        "folds" if pooled else "episodes": table["episode"].nunique(),
-        "predictions": len(table),
-    }
-    if "seed" in table:
-        counts["seeds"] = table["seed"].nunique()
+    counts = counts_of(table)
+    counts |= {"folds" if pooled else "episodes": table["episode"].nunique(), "predictions": len(table)}
+    counts |= {"seeds": table["seed"].nunique()} if "seed" in table else {}
     return out.result(folder, "report", counts, figures)
 
 
@@ -109,10 +105,7 @@ def audit_predictions(path: Path, given: Table, claimed: Mapping[str, Claim]) ->
         if not judged.any():
             raise DataError(f"{path} has predictions, but none on the test side; give those of the test side.")
         table = table[judged].reset_index(drop=True)
-    table = table.assign(
-        dataset=table.get("dataset", ""),
-        episode=table.get("fold", "0"),
-    )
+    table = table.assign(dataset=table.get("dataset", ""), episode=table.get("fold", "0"))
     classes = tuple(sorted({*table["label"], *table["predicted"]}))
     if "oracle" in table:
         out.looked_at("whether a column says ORACLE")
@@ -134,11 +127,8 @@ def audit_predictions(path: Path, given: Table, claimed: Mapping[str, Claim]) ->
     _check_claims(claimed, figures, out)
     if not claimed:
         out.unchecked.append("which way a published figure was averaged, since none was stated (stated=, --stated)")
-    counts = {"clips": len(table.drop_duplicates(["dataset", "clip"])), "predictions": len(table)}
-    if "subject" in table:
-        counts["subjects"] = len(table.drop_duplicates(["dataset", "subject"]))
-    if table["episode"].nunique() > 1:
-        counts["folds"] = table["episode"].nunique()
+    folds = {"folds": table["episode"].nunique()} if table["episode"].nunique() > 1 else {}
+    counts = counts_of(table) | {"predictions": len(table)} | folds
     return out.result(path, "predictions", counts, figures)
 
 
@@ -379,34 +369,21 @@ def _check_figures(
     report: Report, own: Mapping[str, float], figures: Mapping[str, Mapping[str, float]], out: Findings
 ) -> None:
     out.looked_at("the figures against the predictions")
-    counts = report.predictions.groupby(["label", "predicted"]).size()
-    names = list(report.classes)
-    told = {
-        (names[row], names[column]): int(report.confusion[row, column])
-        for row, column in np.ndindex(report.confusion.shape)
-    }
-    if {pair: count for pair, count in told.items() if count} != {pair: int(count) for pair, count in counts.items()}:
+    names = report.classes
+    found = report.predictions.groupby(["label", "predicted"]).size().unstack(fill_value=0)
+    if not np.array_equal(found.reindex(index=names, columns=names, fill_value=0), report.confusion):
         out.add("figure-not-from-predictions", "serious", "The confusion matrix does not count the predictions")
     for metric in METRICS:
         written, right = float(report.figures[metric]), own[metric]
         if abs(written - right) <= 1e-6:
             continue
-        other = [
-            way for way, value in figures.get(metric, {}).items() if way != "pooled" and abs(written - value) <= 1e-6
-        ]
-        if other:
-            out.add(
-                "averaged-over-folds",
-                "serious",
-                f"The report's {metric} {written:.4f} is the {other[0]}, not the figure of the pooled predictions, "
-                f"which is {right:.4f}",
-            )
-        else:
-            out.add(
-                "figure-not-from-predictions",
-                "serious",
-                f"The report's {metric} is {written:.4f}, but its predictions give {right:.4f}",
-            )
+        check, says = "figure-not-from-predictions", f"is {written:.4f}, but its predictions give {right:.4f}"
+        for way, value in figures.get(metric, {}).items():
+            if way != "pooled" and abs(written - value) <= 1e-6:
+                check = "averaged-over-folds"
+                says = f"{written:.4f} is the {way}, not the figure of the pooled predictions, which is {right:.4f}"
+                break
+        out.add(check, "serious", f"The report's {metric} {says}")
 
 
 def read_claims(stated: Mapping[str, float]) -> dict[str, Claim]:
@@ -433,26 +410,16 @@ def _check_claims(claimed: Mapping[str, Claim], figures: Mapping[str, Mapping[st
     for metric, claim in claimed.items():
         out.looked_at(f"the stated {metric}")
         ways = figures[metric]
-        right = next(iter(ways.items()))
-        fits = [way for way, value in ways.items() if abs(value - claim.value) <= claim.tolerance]
-        if right[0] in fits:
-            out.add(
-                "stated-figure",
-                "note",
-                f"The stated {metric} {claim.text} is the {right[0]} figure of these predictions",
-            )
+        way, right = next(iter(ways.items()))
+        fits = [name for name, value in ways.items() if abs(value - claim.value) <= claim.tolerance]
+        stated = f"The stated {metric} {claim.text}"
+        if way in fits:
+            out.add("stated-figure", "note", f"{stated} is the {way} figure of these predictions")
         elif fits:
-            out.add(
-                "averaged-over-folds" if "folds" in fits[0] else "averaged-otherwise",
-                "serious",
-                f"The stated {metric} {claim.text} is, to its digits, the figure {either(fits)}; {right[0]} it is "
-                f"{right[1]:.4f}",
-            )
+            check = "averaged-over-folds" if "folds" in fits[0] else "averaged-otherwise"
+            message = f"{stated} is, to its digits, the figure {either(fits)}; {way} it is {right:.4f}"
+            out.add(check, "serious", message)
         else:
-            out.add(
-                "figure-not-from-predictions",
-                "serious",
-                f"The stated {metric} {claim.text} follows from these predictions in no known way; {right[0]} it is "
-                f"{right[1]:.4f}",
-                (f"{value:.4f} {way}" for way, value in ways.items()),
-            )
+            message = f"{stated} follows from these predictions in no known way; {way} it is {right:.4f}"
+            known = (f"{value:.4f} {name}" for name, value in ways.items())
+            out.add("figure-not-from-predictions", "serious", message, known)

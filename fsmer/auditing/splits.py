@@ -18,6 +18,7 @@ from fsmer.auditing.findings import (
     check_one_identity,
     check_same_ids,
     check_written_subjects,
+    counts_of,
     file_inside,
     number,
     of_dataset,
@@ -94,13 +95,7 @@ def audit_splits(path: Path, given: Table, near: float) -> Audit:
         check_media(files, media, near, out, sides=whole)
     else:
         out.unchecked.append("the media, since the table does not name files beside or below it")
-    counts = {
-        "clips": len(whole.drop_duplicates(["dataset", "clip"])),
-        "folds": whole["fold"].nunique(),
-    }
-    if "subject" in whole:
-        counts["subjects"] = len(whole.drop_duplicates(["dataset", "subject"]))
-    return out.result(path, "splits", counts)
+    return out.result(path, "splits", counts_of(whole) | {"folds": whole["fold"].nunique()})
 
 
 def _check_sides(table: pd.DataFrame, out: Findings) -> None:
@@ -229,11 +224,7 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
     # One file a clip is enough for likeness; copies of it were compared byte by byte.
     first = table.sort_values(["side", "fold"], kind="stable").drop_duplicates("clip").reset_index(drop=True)
     check_media(first, Media.of_files([Path(name) for name in first["file"]]), near, out, sides=table)
-    counts = {
-        "clips": table["clip"].nunique(),
-        "subjects": len(people),
-        "files": len(table),
-    }
+    counts = {"clips": table["clip"].nunique(), "subjects": len(people), "files": len(table)}
     return out.result(folder, "ststnet", counts)
 
 

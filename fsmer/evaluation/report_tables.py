@@ -109,7 +109,7 @@ def oracle_gap(report: Report) -> Table | None:
     """Of an oracle report, its figures beside the honest ones of the same run; ``None`` for any other."""
     if report.honest is None or report.gap is None:
         return None
-    rows = [
+    rows: list[list[Any]] = [
         ["chosen on the judged clips", *_figures(report.figures)],
         ["honest, same run", *_figures(report.honest)],
         ["gap", *(f"{report.gap[name]:+.4f}" for name in SHOWN)],

@@ -153,7 +153,7 @@ class Comparison:
             pictures=[confusion_picture(name, report.confusion, report.classes) for name, report in reports.items()],
             most_classes=max(len(report.classes) for report in reports.values()),
             disputed=_disputed(reports) if self.tests else None,
-            origins=_beside(dict(provenance(report).rows) for report in reports.values()),
+            origins=_beside({str(key): value for key, value in provenance(one).rows} for one in reports.values()),
         )
         if path is not None:
             write_text(path, text)
@@ -285,12 +285,12 @@ def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     if mine.get("kind") != theirs.get("kind"):
         kinds = (f"{name} {settings.get('kind')}" for name, settings in ((first, mine), (second, theirs)))
         return ", ".join(kinds)
-    flat = [_flat(settings) for settings in (mine, theirs)]
+    mine, theirs = _flat(mine), _flat(theirs)
     words = [
-        f"{key.removeprefix('params.')} is {flat[0].get(key, 'not set')} in {first} and "
-        f"{flat[1].get(key, 'not set')} in {second}"
-        for key in {**flat[0], **flat[1]}
-        if flat[0].get(key) != flat[1].get(key)
+        f"{key.removeprefix('params.')} is {mine.get(key, 'not set')} in {first} and "
+        f"{theirs.get(key, 'not set')} in {second}"
+        for key in {**mine, **theirs}
+        if mine.get(key) != theirs.get(key)
     ]
     return "; ".join(words) or f"{a.protocol['name']} and {b.protocol['name']}"
 
