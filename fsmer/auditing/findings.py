@@ -22,9 +22,8 @@ __all__ = [
     "Finding",
     "Findings",
     "Table",
+    "check_identities",
     "check_one_identity",
-    "check_same_ids",
-    "check_written_subjects",
     "counts_of",
     "either",
     "file_inside",
@@ -162,18 +161,7 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "path": self.path,
-            "kind": self.kind,
-            "verdict": self.verdict,
-            "clean": self.clean,
-            "exit_code": self.exit_code,
-            "counts": self.counts,
-            "findings": [asdict(finding) | {"examples": list(finding.examples)} for finding in self.findings],
-            "checks": list(self.checks),
-            "unchecked": list(self.unchecked),
-            "figures": self.figures,
-        }
+        return asdict(self) | {"verdict": self.verdict, "clean": self.clean, "exit_code": self.exit_code}
 
     def __str__(self) -> str:
         counts = ", ".join(number(value, name.removesuffix("s"), name) for name, value in self.counts.items())
@@ -281,6 +269,16 @@ class Table:
         return name in self.frame.columns
 
 
+def check_identities(table: pd.DataFrame, out: Findings) -> None:
+    """One label, one subject and one data set for every clip, and one name for every subject."""
+    check_one_identity(table, out)
+    if "subject" in table:
+        _check_written_subjects(table, out)
+    else:
+        out.unchecked.append("subjects, since the table has no column for them")
+    _check_same_ids(table, out)
+
+
 def check_one_identity(table: pd.DataFrame, out: Findings) -> None:
     """One label and one subject for every clip."""
     for column in ("label", "subject"):
@@ -291,7 +289,7 @@ def check_one_identity(table: pd.DataFrame, out: Findings) -> None:
             out.each(f"two-{column}s", "serious", several, "clip has", "clips have", f"more than one {column}")
 
 
-def check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
+def _check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
     """No person under two spellings within a data set, such as ``6`` and ``006``."""
     out.looked_at("subjects written in several ways")
     people = table.drop_duplicates(["dataset", "subject"])[["dataset", "subject"]]
@@ -306,7 +304,7 @@ def check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
     out.each("one-person-two-names", "serious", words, "person is", "persons are", rest)
 
 
-def check_same_ids(table: pd.DataFrame, out: Findings) -> None:
+def _check_same_ids(table: pd.DataFrame, out: Findings) -> None:
     """No clip id in two data sets."""
     if table["dataset"].nunique() < 2:
         return

@@ -16,9 +16,7 @@ from fsmer.auditing.findings import (
     Findings,
     Severity,
     Table,
-    check_one_identity,
-    check_same_ids,
-    check_written_subjects,
+    check_identities,
     counts_of,
     either,
     file_inside,
@@ -84,20 +82,15 @@ def audit_clips(folder: Path, near: float) -> Audit:
         out.each("missing-file", "serious", table.loc[~there, "file"] if places else (), *lost)
         table = table.loc[there].reset_index(drop=True) if places else table
         media = Media.of_files(files)
-    check_one_identity(table, out)
-    if "subject" in table:
-        check_written_subjects(table, out)
+    check_identities(table, out)
+    if "subject" in table and "label" in table:
         _check_few_subjects(table, out)
-    else:
-        out.unchecked.append("subjects, since the index has no column for them")
-    check_same_ids(table, out)
     if len(media):
         check_media(table, media, near, out)
     else:
         out.unchecked.append("the media, since none are there")
-    return out.result(
-        folder, "clips", counts_of(table) | {"clips": len(table), "data sets": table["dataset"].nunique()}
-    )
+    counts = counts_of(table) | {"clips": len(table), "data sets": table["dataset"].nunique()}
+    return out.result(folder, "clips", counts)
 
 
 def _table_of(clips: ClipSet) -> pd.DataFrame:
@@ -121,8 +114,6 @@ def _check_index(index: Path, table: pd.DataFrame, out: Findings) -> None:
 
 
 def _check_few_subjects(table: pd.DataFrame, out: Findings) -> None:
-    if "label" not in table:
-        return
     out.looked_at("classes of a single subject")
     labelled = table[table["label"] != ""]
     people = labelled.drop_duplicates(["label", "dataset", "subject"]).groupby("label", sort=True).size()

@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fsmer.auditing.findings import (
-    Audit,
-    Findings,
-    Table,
-    check_one_identity,
-    check_same_ids,
-    check_written_subjects,
-    counts_of,
-    either,
-    number,
-    of_dataset,
-)
+from fsmer.auditing.findings import Audit, Findings, Table, check_identities, counts_of, either, number, of_dataset
 from fsmer.data.schemes import canonical_dataset
 from fsmer.errors import DataError, FsmerError
 from fsmer.evaluation.metrics import METRICS
@@ -70,9 +59,7 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     _check_selection(report, out)
     _check_isolation(report, out)
     _check_same_answers(table, out, pooled)
-    check_one_identity(table, out)
-    check_written_subjects(table, out)
-    check_same_ids(table, out)
+    check_identities(table, out)
     _check_completeness(report, out)
     _check_classes(table, report.classes, out, pooled)
     _check_probabilities(report, out)
@@ -114,20 +101,16 @@ def audit_predictions(path: Path, given: Table, claimed: Mapping[str, Claim]) ->
     else:
         out.unchecked.append("what was chosen on the test side, of which a table of predictions does not tell")
     _check_same_answers(table, out, pooled=True)
-    check_one_identity(table, out)
-    if "subject" in table:
-        check_written_subjects(table, out)
-        if table["episode"].nunique() > 1:
-            _check_spread_people(table, out)
-    else:
-        out.unchecked.append("subjects, since the table has no column for them")
-    check_same_ids(table, out)
-    _check_classes(table, classes, out, pooled=table["episode"].nunique() > 1)
+    check_identities(table, out)
+    several = table["episode"].nunique() > 1
+    if several and "subject" in table:
+        _check_spread_people(table, out)
+    _check_classes(table, classes, out, pooled=several)
     figures = _recomputed(table, classes)
     _check_claims(claimed, figures, out)
     if not claimed:
         out.unchecked.append("which way a published figure was averaged, since none was stated (stated=, --stated)")
-    folds = {"folds": table["episode"].nunique()} if table["episode"].nunique() > 1 else {}
+    folds = {"folds": table["episode"].nunique()} if several else {}
     counts = counts_of(table) | {"predictions": len(table)} | folds
     return out.result(path, "predictions", counts, figures)
 

@@ -15,9 +15,8 @@ from fsmer.auditing.findings import (
     Findings,
     Severity,
     Table,
+    check_identities,
     check_one_identity,
-    check_same_ids,
-    check_written_subjects,
     counts_of,
     file_inside,
     number,
@@ -77,11 +76,7 @@ def audit_splits(path: Path, given: Table, near: float) -> Audit:
     _check_both_sides(whole, "clip", out)
     if "subject" in whole:
         _check_both_sides(whole, "subject", out)
-        check_written_subjects(whole, out)
-    else:
-        out.unchecked.append("subjects, since the table has no column for them")
-    check_one_identity(whole, out)
-    check_same_ids(whole, out)
+    check_identities(whole, out)
     if "label" in whole:
         _check_taught(whole, out)
     else:

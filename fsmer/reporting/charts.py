@@ -39,19 +39,9 @@ def scatter(
     label: str,
     axes: tuple[str, str] = ("", ""),
 ) -> Markup:
-    """Points in two dimensions, coloured and shaped by group.
+    """Points of shape (N, 2), coloured and shaped by the group (N,) of each; `hollow` ones (N,) are outlines.
 
-    Parameters
-    ----------
-    points : array of shape (N, 2)
-    codes : int array of shape (N,)
-        Group of each point.
-    hollow : bool array of shape (N,), optional
-        Points drawn as an outline.
-    label : str
-        What the picture shows, for readers who do not see it.
-    axes : tuple of str
-        Words at the horizontal and the vertical axis.
+    `label` says what is shown to readers who do not see it; `axes` are words at the horizontal and the vertical axis.
     """
     places: Points = np.asarray(points, dtype=np.float64)
     groups = np.asarray(codes, dtype=np.int64)
@@ -90,18 +80,7 @@ def _mark(group: int, x: float, y: float, size: float = 3.4) -> str:
 
 
 def columns_chart(names: Sequence[str], parts: ArrayLike, *, groups: Sequence[str], label: str) -> Markup:
-    """Stacked columns of two parts, right (below) and wrong, with a gap between groups.
-
-    Parameters
-    ----------
-    names : sequence of str
-        One a column.
-    parts : array of shape (N, 2)
-        Heights.
-    groups : sequence of str
-        One a column; columns of a group stand together.
-    label : str
-    """
+    """Stacked columns of two parts (N, 2), right (below) and wrong; those of a group, one a column, stand together."""
     tops = np.asarray(parts, dtype=np.float64).cumsum(axis=1)
     most = max(float(tops.max()), 1.0)
     step, x, columns = 12, 28 - 12, []
@@ -122,13 +101,9 @@ def histogram(values: ArrayLike, *, label: str) -> Markup:
 
 
 def flow_picture(flow: ArrayLike, *, label: str) -> Markup:
-    """A flow map: strain, or how far skin moves where there is none, in grey, with arrows of u and v on top.
+    """A flow map (2 or 3, H, W): strain, or how far skin moves where there is none, in grey, with arrows of u and v.
 
-    Parameters
-    ----------
-    flow : array of shape (2 or 3, H, W)
-        Channels u, v and perhaps strain, with zero where nothing moves.
-    label : str
+    Channels are u, v and perhaps strain, with zero where nothing moves.
     """
     values: Points = np.asarray(flow, dtype=np.float64)
     height, width = values.shape[1:]
