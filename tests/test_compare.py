@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,7 +186,7 @@ def test_page_shows_the_clips_on_which_reports_disagree(good: Report, poor: Repo
 
 @pytest.mark.parametrize(
     ("count", "names", "message"),
-    [(1, None, "at least two reports, but got 1"), (2, ("a",), "2 reports but 1 names")],
+    [(1, None, "two.* 1"), (2, ("a",), "2 .* 1 ")],
 )
 def test_too_few_reports_or_names_are_refused(
     good: Report, count: int, names: tuple[str, ...] | None, message: str
@@ -195,7 +196,7 @@ def test_too_few_reports_or_names_are_refused(
 
 
 def test_folder_without_a_report_is_refused_by_name(good: Report, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no whole report"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
         compare(good, tmp_path)
 
 

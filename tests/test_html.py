@@ -431,12 +431,12 @@ def test_loaded_report_gives_the_same_page(report: Report, tmp_path: Path) -> No
 
 
 def test_other_clips_are_refused_by_name(report: Report, clips: ClipSet) -> None:
-    with pytest.raises(DataError, match=r"judges clip 'clip<0>&', which the clips given lack"):
+    with pytest.raises(DataError, match="'clip<0>&'"):
         report_page(report, clips[1:])
 
 
 def test_backbone_without_clips_is_refused(report: Report, rough_backbone: fsmer.Backbone) -> None:
-    with pytest.raises(DataError, match="needs the clips"):
+    with pytest.raises(DataError, match="clips="):
         report_page(report, backbone=rough_backbone)
 
 

@@ -122,8 +122,8 @@ def _check_few_subjects(table: pd.DataFrame, out: Findings) -> None:
         out.add(
             "class-not-taught",
             "warning",
-            f"All clips that are {either(lonely)} come from one subject, so whoever leaves that subject out cannot "
-            "teach it",
+            f"All clips that are {either(lonely)} come from one subject, so a fold that leaves that subject out cannot "
+            "learn it",
             lonely,
         )
 

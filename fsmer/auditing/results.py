@@ -121,7 +121,7 @@ def _check_selection(report: Report, out: Findings) -> None:
         return
     gap = ""
     if report.honest is not None:
-        gap = f": UF1 {report.uf1:.4f} against {float(report.honest['uf1']):.4f} of the same run without peeking"
+        gap = f": UF1 {report.uf1:.4f} against {report.honest['uf1']:.4f} of the same run with nothing chosen there"
     out.add("oracle", "serious", f"{ORACLE_WORDS}{gap}")
 
 
@@ -297,7 +297,7 @@ def _check_people_of_folds(report: Report, out: Findings) -> None:
 
 
 def _check_spread_people(table: pd.DataFrame, out: Findings) -> None:
-    """In a division into folds whoever is judged in two folds is learnt from in both."""
+    """A subject that is judged in two folds is learnt from in both."""
     out.looked_at("subjects on both sides of a fold")
     folds = table.groupby(["dataset", "subject"], sort=True)["episode"].nunique()
     both = [f"{name}{of_dataset(dataset)} in {count} folds" for (dataset, name), count in folds.items() if count > 1]

@@ -202,7 +202,7 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
     out.each("tested-twice", "serious", twice, "clip is", "clips are", rest)
     owner = {clip: names[0] for clip, names in owners.items()}
     of = dict(zip(tested["fold"], tested["dataset"], strict=True))
-    # The folder is the subject that is tested; a clip belongs to the person in its name, or else to whoever tests it.
+    # The folder is the subject that is tested; a clip is of the subject in its name, or else of that which tests it.
     known = {person.name.lower(): person.name for person in people}
     named = table["clip"].str.split(r"[_\-]", regex=True).str[0].str.lower().map(known)
     table["subject"] = named.fillna(table["clip"].map(owner)).fillna("")
@@ -216,7 +216,7 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
     check_one_identity(table[["dataset", "clip", "label"]], out)
     _check_taught(table, out)
     _check_copies(table, out)
-    # One file a clip is enough for likeness; copies of it were compared byte by byte.
+    # One file a clip is enough to compare clips; copies of it were compared byte by byte.
     first = table.sort_values(["side", "fold"], kind="stable").drop_duplicates("clip").reset_index(drop=True)
     check_media(first, Media.of_files([Path(name) for name in first["file"]]), near, out, sides=table)
     counts = {"clips": table["clip"].nunique(), "subjects": len(people), "files": len(table)}

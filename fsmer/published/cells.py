@@ -211,7 +211,7 @@ class CellRunner:
         reports = []
         runs: Sequence[int | None] = (seeds or ()) if settings.before else (None,)
         for seed in runs:
-            # Made-up clips take a moment: their runs leave their figures behind and no reports.
+            # Runs on synthetic clips take seconds: they keep their figures and no reports.
             place = None if self.synthetic else folder if seed is None else folder / f"seed-{seed}"
             report = self._held(place) or (
                 self._evaluate(settings, settings.model, clips, seeds, place)

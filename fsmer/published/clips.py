@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["clips_of_dataset", "dataset_labels", "dataset_titles", "media_specs", "stand_in_clips"]
 
-# Whoever is left out leaves every class behind.
+# Every class stays where one subject is left out.
 SYNTHETIC_PEOPLE = 2
 DOMAINS = ("lab", "clinic", "field")
 
@@ -66,7 +66,7 @@ def clips_of_dataset(sets: Sequence[ClipSet], dataset: str, specs: Sequence[Inpu
 
 @lru_cache(maxsize=64)
 def stand_in_clips(dataset: str, labels: tuple[str, ...], each: int, specs: tuple[InputSpec, ...]) -> ClipSet:
-    """Made-up clips under the name of a data set, as many of each label."""
+    """Synthetic clips under the name of a data set, as many of each label."""
     from fsmer.data import ClipSet
     from fsmer.data.facs import EMOTION_ORDER
     from fsmer.synthetic.clips import synthetic_clips

@@ -20,7 +20,7 @@ __all__ = ["BenchResult", "Measured", "average_cell"]
 MARKDOWN_FILE, JSON_FILE, CSV_FILE = "table.md", "table.json", "table.csv"
 STATUSES = ("measured", "partial", "missing", "refused")
 STAMPS = {
-    "SYNTHETIC": "measured on made-up clips that stand in for the data sets, with tiny networks trained for a moment; "
+    "SYNTHETIC": "measured on synthetic clips in place of the data sets, with tiny networks trained for a moment; "
     "these figures show that the table runs and say nothing about the published ones.",
     "QUICK": "trained for a moment and on few episodes, to try the table; no result.",
     "ORACLE": "epochs were chosen on the test clips; these figures are no estimate of anything.",

@@ -51,7 +51,7 @@ def run_table(
     out : path
         Folder for ``table.md``, ``table.json``, ``table.csv`` and a folder a run, with its report and the page
         ``report.html``; the page has no map of embeddings, which `fsmer.reporting.report_page` adds where a backbone
-        is given. Runs on made-up clips leave their figures alone.
+        is given. Runs on synthetic clips keep their figures only.
     seeds : int or sequence of int, optional
         As for `fsmer.evaluate`; default as often as the paper ran, or once in a quick run.
     rows : str or sequence of str
@@ -59,7 +59,7 @@ def run_table(
     quick : bool
         Train for a moment and on few episodes, to see that everything is in place; stamped on every number.
     synthetic : bool
-        Use made-up clips in place of all data sets, and tiny networks; always quick, and stamped.
+        Use synthetic clips in place of all data sets, and tiny networks; always quick, and stamped.
     weights : mapping of str to path, optional
         Folder of weights for each backbone that should not start from fresh ones, e.g. after self-supervision. Rows
         about another variant of that backbone are refused.
