@@ -5,16 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from fsmer.reporting.page import fragment
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 __all__ = ["columns_chart", "flow_picture", "histogram", "legend", "scatter"]
 
@@ -38,7 +34,7 @@ def scatter(
     hollow: ArrayLike | None = None,
     label: str,
     axes: tuple[str, str] = ("", ""),
-) -> Markup:
+) -> str:
     """Points of shape (N, 2), coloured and shaped by the group (N,) of each; `hollow` ones (N,) are outlines.
 
     `label` says what is shown to readers who do not see it; `axes` are words at the horizontal and the vertical axis.
@@ -60,7 +56,7 @@ def scatter(
     return fragment(TEMPLATE, "scatter", paths, width, height, label, axes)
 
 
-def legend(names: Sequence[str]) -> Markup:
+def legend(names: Sequence[str]) -> str:
     """What colours and shapes of `scatter` stand for."""
     marks = [(name, _mark(group, 7, 7, 5), f"g{group % COLOURS} full") for group, name in enumerate(names)]
     return fragment(TEMPLATE, "legend", marks)
@@ -79,7 +75,7 @@ def _mark(group: int, x: float, y: float, size: float = 3.4) -> str:
     return f"M{x - reach:.1f} {y:.1f}l{reach:.2f} {-reach:.2f} {reach:.2f} {reach:.2f} {-reach:.2f} {reach:.2f}z"
 
 
-def columns_chart(names: Sequence[str], parts: ArrayLike, *, groups: Sequence[str], label: str) -> Markup:
+def columns_chart(names: Sequence[str], parts: ArrayLike, *, groups: Sequence[str], label: str) -> str:
     """Stacked columns of two parts (N, 2), right (below) and wrong; those of a group, one a column, stand together."""
     tops = np.asarray(parts, dtype=np.float64).cumsum(axis=1)
     most = max(float(tops.max()), 1.0)
@@ -92,7 +88,7 @@ def columns_chart(names: Sequence[str], parts: ArrayLike, *, groups: Sequence[st
     return fragment(TEMPLATE, "columns", columns, most, x + step, label)
 
 
-def histogram(values: ArrayLike, *, label: str) -> Markup:
+def histogram(values: ArrayLike, *, label: str) -> str:
     """How values between 0 and 1 are spread."""
     counts, _ = np.histogram(np.asarray(values, dtype=np.float64), bins=BINS, range=(0.0, 1.0))
     step, tallest = 320 / BINS, max(counts.max(), 1)
@@ -100,7 +96,7 @@ def histogram(values: ArrayLike, *, label: str) -> Markup:
     return fragment(TEMPLATE, "histogram", bars, step - 1, label)
 
 
-def flow_picture(flow: ArrayLike, *, label: str) -> Markup:
+def flow_picture(flow: ArrayLike, *, label: str) -> str:
     """A flow map (2 or 3, H, W): strain, or how far skin moves where there is none, in grey, with arrows of u and v.
 
     Channels are u, v and perhaps strain, with zero where nothing moves.

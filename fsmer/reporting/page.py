@@ -14,7 +14,6 @@ from fsmer.version import __version__
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from markupsafe import Markup
 
 __all__ = ["fragment", "page"]
 
@@ -34,11 +33,10 @@ def page(template: str, title: str, **values: Any) -> str:
     return _environment().get_template(template).render(title=title, titles=[], made=made, **values)
 
 
-def fragment(template: str, macro: str, *arguments: Any, **values: Any) -> Markup:
-    """What one macro of a template makes of these arguments, ready to stand on a page."""
-    from markupsafe import Markup
-
-    return Markup(getattr(_environment().get_template(template).module, macro)(*arguments, **values))
+def fragment(template: str, macro: str, *arguments: Any, **values: Any) -> str:
+    """What one macro of a template makes of these arguments: markup, which a page does not escape again."""
+    made: str = getattr(_environment().get_template(template).module, macro)(*arguments, **values)
+    return made
 
 
 @functools.cache
