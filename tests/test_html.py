@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from pages import Node, browser, read_page, report_of, tables
 from PIL import Image
 
@@ -17,8 +18,10 @@ from fsmer.backbones import embed, model_hash
 from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DataError
 from fsmer.evaluation import Report
-from fsmer.reporting.html import projections, report_html
-from fsmer.reporting.page import el, flow_picture, page
+from fsmer.reporting import report_page
+from fsmer.reporting.charts import flow_picture
+from fsmer.reporting.html import projections
+from fsmer.reporting.page import fragment, page
 from fsmer.transfer.mmd import mmd
 
 EVIL = ("<script>alert('x')</script>", 'a "quoted" & <b>bold</b> class', "other")
@@ -69,7 +72,7 @@ def oracle(clips: ClipSet) -> Report:
 @pytest.fixture(scope="module")
 def whole(report: Report, clips: ClipSet, rough_backbone: fsmer.Backbone) -> str:
     """The page with everything that there is to show."""
-    return report_html(report, clips, rough_backbone)
+    return report_page(report, clips, rough_backbone)
 
 
 @pytest.fixture(scope="module")
@@ -213,8 +216,8 @@ def test_few_or_equal_embeddings_give_a_plain_map(count: int) -> None:
 
 def test_provenance_names_hashes_seeds_and_versions(root: Node, report: Report) -> None:
     rows = cells(root, "What it takes to repeat this")
-    assert rows["protocol"] == [f"loso {report.protocol['hash']}"]
-    assert rows["model"] == ["facs-flow " + "1" * 16]
+    assert rows["protocol"] == [f"loso ({report.protocol['hash']})"]
+    assert rows["model"] == [f"facs-flow ({'1' * 16})"]
     assert rows["seeds"] == ["7, 8"]
     assert rows["seed of episodes and bootstrap"] == ["3"]
     for name, version in report.versions.items():
@@ -223,7 +226,7 @@ def test_provenance_names_hashes_seeds_and_versions(root: Node, report: Report) 
 
 def test_episodes_of_a_k_shot_report_are_shown_as_a_histogram(clips: ClipSet) -> None:
     said = answers(clips, 1, times=20)
-    text = report_html(report_of(clips, said, classes=EVIL, episodes=20))
+    text = report_page(report_of(clips, said, classes=EVIL, episodes=20))
     tree = read_page(text)
     (chart,) = [
         one for one in tree.find("svg") if one.attributes.get("aria-label", "").startswith("UF1 of 20 episodes")
@@ -249,7 +252,7 @@ def _uf1(truth: np.ndarray, said: np.ndarray) -> float:
 
 
 def test_oracle_is_stamped_on_every_number_and_picture(oracle: Report, clips: ClipSet) -> None:
-    tree = read_page(report_html(oracle, clips))
+    tree = read_page(report_page(oracle, clips))
     assert "ORACLE" in tree.find("title")[0].text
     assert tree.find("span", class_="badge")[0].text == "ORACLE"
     stamped = [
@@ -265,7 +268,7 @@ def test_oracle_is_stamped_on_every_number_and_picture(oracle: Report, clips: Cl
 
 
 def test_oracle_stands_beside_the_honest_figures_of_the_same_run(oracle: Report) -> None:
-    tree = read_page(report_html(oracle))
+    tree = read_page(report_page(oracle))
     rows = cells(tree, "What looking at the test side gains")
     honest = oracle.honest or {}
     assert rows["honest, same run"][0].startswith(f"{honest['uf1']:.4f} [")
@@ -300,20 +303,26 @@ def test_names_are_text_whatever_they_look_like(whole: str, root: Node) -> None:
     # The page's own <i> are bars; a subject named <i>3 must not have become one.
     assert all("style" in bar.attributes for bar in root.find("i"))
     assert [row[0] for row in tables(root)["By class"][1:]] == list(EVIL)
-    assert {row[0] for row in tables(root)["By data set"][1:]} == {"smic", "casme<2>"}
+    assert {row[0] for row in tables(root)["By data set"][1:]} == {"all", "smic", "casme<2>"}
     assert all(re.fullmatch(r"clip<\d+>&", card.find("h4")[0].text) for card in root.find("article"))
 
 
 @pytest.mark.parametrize("text", ["<b>", "a & b", '" onclick="x', "'", "</title><script>"])
-def test_elements_escape_text_and_attributes(text: str) -> None:
-    tree = read_page(page(text, el("p", text, aria_label=text)))
-    (paragraph,) = tree.find("p")
-    assert paragraph.text == paragraph.attributes["aria-label"] == tree.find("title")[0].text == text
+def test_text_and_attributes_are_escaped(text: str) -> None:
+    assert read_page(page("page.html.j2", text, oracle=False)).find("title")[0].text == text
+    (box,) = read_page(fragment("parts.html.j2", "table", text, ["what", text], [["row", text]])).find("div")
+    assert box.attributes["aria-label"] == box.find("caption")[0].text == text
+    assert box.find("th")[1].text == box.find("td")[0].text == text
+
+
+def test_a_value_that_the_page_lacks_is_an_error_and_not_a_gap() -> None:
+    with pytest.raises(UndefinedError, match="oracle"):
+        page("page.html.j2", "title")
 
 
 def test_page_of_three_hundred_clips_stays_small(rough_backbone: fsmer.Backbone) -> None:
     many = make_clips(300)
-    text = report_html(report_of(many, answers(many, 0), classes=EVIL), many, rough_backbone)
+    text = report_page(report_of(many, answers(many, 0), classes=EVIL), many, rough_backbone)
     assert len(text.encode()) < 1_000_000
 
 
@@ -355,7 +364,7 @@ def test_faces_never_appear_and_the_page_says_why(report: Report) -> None:
         ids=held.ids.tolist(),
         spec=spec,
     )
-    tree = read_page(report_html(report, faces))
+    tree = read_page(report_page(report, faces))
     assert not tree.find("image")
     assert not tree.find("img")
     (part,) = tree.find("section", id="worst-and-best-clips")
@@ -375,7 +384,7 @@ def test_flow_over_time_is_shown_from_the_first_frame_on(report: Report) -> None
         ids=held.ids.tolist(),
         spec=spec,
     )
-    tree = read_page(report_html(report, moving))
+    tree = read_page(report_page(report, moving))
     pictures = [one for one in tree.find("svg", class_="flow") if "flow, frame 1 to 4" in one.attributes["aria-label"]]
     assert len(pictures) == len(tree.find("article")) > 0
     ways = re.findall(r"M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)M", pictures[0].find("path")[0].attributes["d"])
@@ -394,13 +403,13 @@ def test_map_that_cannot_be_read_leaves_the_page_whole(report: Report, clips: Cl
         ids=clips.ids.tolist(),
         spec=clips.specs["flow"],
     )
-    text = read_page(report_html(report, broken)).text
+    text = read_page(report_page(report, broken)).text
     assert "This map cannot be shown" in text
     assert "holds NaN or infinity" in text
 
 
 def test_without_clips_the_page_says_what_is_missing(report: Report) -> None:
-    tree = read_page(report_html(report))
+    tree = read_page(report_page(report))
     assert not tree.find("image")
     assert "made without the clips" in tree.text
 
@@ -422,19 +431,19 @@ def test_loaded_report_gives_the_same_page(report: Report, tmp_path: Path) -> No
 
 
 def test_other_clips_are_refused_by_name(report: Report, clips: ClipSet) -> None:
-    with pytest.raises(DataError, match=r"judges clip 'clip<0>&', which the clips given lack"):
-        report_html(report, clips[1:])
+    with pytest.raises(DataError, match="'clip<0>&'"):
+        report_page(report, clips[1:])
 
 
 def test_backbone_without_clips_is_refused(report: Report, rough_backbone: fsmer.Backbone) -> None:
-    with pytest.raises(DataError, match="needs the clips"):
-        report_html(report, backbone=rough_backbone)
+    with pytest.raises(DataError, match="clips="):
+        report_page(report, backbone=rough_backbone)
 
 
 def test_other_weights_are_pointed_out(clips: ClipSet, whole: str, rough_backbone: fsmer.Backbone) -> None:
     assert "another network than the one that was judged" in whole
     same = report_of(clips, answers(clips, 1), classes=EVIL, weights=model_hash(rough_backbone))
-    assert "another network" not in report_html(same, clips, rough_backbone)
+    assert "another network" not in report_page(same, clips, rough_backbone)
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------
@@ -472,7 +481,7 @@ CONTRAST = """() => {
 def test_page_is_readable_in_a_browser(
     scheme: str, report: Report, oracle: Report, whole: str, clips: ClipSet, tmp_path: Path
 ) -> None:
-    pages = {"honest": whole, "oracle": report_html(oracle, clips)}
+    pages = {"honest": whole, "oracle": report_page(oracle, clips)}
     with browser() as started:
         for name, text in pages.items():
             (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")

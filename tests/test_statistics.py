@@ -15,16 +15,9 @@ import fsmer
 from fsmer.drawing import save_figure
 from fsmer.errors import DataError
 from fsmer.evaluation import Report, bootstrap_interval, evaluate
-from fsmer.reporting.plots_statistics import critical_difference_figure
-from fsmer.reporting.statistics import (
-    SeedSummary,
-    critical_difference,
-    mcnemar,
-    nemenyi,
-    paired_comparison,
-    report_interval,
-    seed_summary,
-)
+from fsmer.reporting.plots import critical_difference_figure
+from fsmer.reporting.ranking import critical_difference, nemenyi
+from fsmer.reporting.statistics import SeedSummary, mcnemar, paired_comparison, report_interval, seed_summary
 
 CLASSES = ("negative", "positive", "surprise")
 
@@ -88,7 +81,7 @@ def test_a_single_seed_has_no_deviation(loso: Report) -> None:
     found = seed_summary(loso)["uf1"]
     assert (found.sd, found.mean) == (None, pytest.approx(loso.uf1))
     assert "one seed" in str(found)
-    with pytest.raises(DataError, match="at least one figure"):
+    with pytest.raises(DataError, match="seed"):
         SeedSummary.of([])
 
 
@@ -168,7 +161,7 @@ def test_mcnemar_of_equal_answers_shows_no_difference() -> None:
     assert (same.p_exact, same.p_corrected, same.statistic) == (1.0, 1.0, 0.0)
     balanced = mcnemar([True, False], [False, True])
     assert (balanced.p_exact, balanced.p_corrected) == (1.0, 1.0)
-    with pytest.raises(DataError, match="same order"):
+    with pytest.raises(DataError, match=r"\(1,\) and \(2,\)"):
         mcnemar([True], [True, False])
 
 
@@ -250,20 +243,20 @@ def test_a_clear_difference_is_found_and_chance_is_not(loso: Report) -> None:
 
 def test_reports_that_cannot_be_paired_are_refused_in_one_sentence(loso: Report, kshot: Report) -> None:
     fewer = dataclasses.replace(loso, predictions=loso.predictions.iloc[3:])
-    with pytest.raises(DataError, match="judge other clips: 3 are in one"):
+    with pytest.raises(DataError, match=r"87 .* 3 "):
         paired_comparison(loso, fewer)
     relabelled = loso.predictions.copy()
     relabelled.loc[0, "label"] = next(name for name in CLASSES if name != relabelled.loc[0, "label"])
-    with pytest.raises(DataError, match="another label"):
+    with pytest.raises(DataError, match="label"):
         paired_comparison(loso, dataclasses.replace(loso, predictions=relabelled))
     moved = loso.predictions.copy()
     moved.loc[0, "episode"] = moved["episode"].iloc[-1]
-    with pytest.raises(DataError, match="other folds"):
+    with pytest.raises(DataError, match="folds"):
         paired_comparison(loso, dataclasses.replace(loso, predictions=moved))
     assert paired_comparison(loso, dataclasses.replace(loso, predictions=moved), same_folds=False, draws=20).clips == 90
-    with pytest.raises(DataError, match="like with like"):
+    with pytest.raises(DataError, match="episodes"):
         paired_comparison(loso, kshot)
-    with pytest.raises(DataError, match="other classes"):
+    with pytest.raises(DataError, match="negative, positive"):
         paired_comparison(loso, dataclasses.replace(loso, classes=("negative", "positive")))
 
 
@@ -345,22 +338,22 @@ def test_reports_are_ranked_over_subjects_data_sets_and_folds(loso: Report) -> N
     assert found.means == pytest.approx([share.mean() for share in shares])
     folds = critical_difference(reports, block="episode", metric="acc")
     assert folds.ranks == pytest.approx(found.ranks)
-    with pytest.raises(DataError, match="two at least"):
+    with pytest.raises(DataError, match="two"):
         critical_difference(reports, block="dataset")
 
 
 def test_rankings_that_cannot_be_made_are_refused(loso: Report) -> None:
-    with pytest.raises(DataError, match="at least three"):
+    with pytest.raises(DataError, match="three"):
         critical_difference({"a": loso, "b": loso})
-    with pytest.raises(DataError, match="mapping of name"):
+    with pytest.raises(DataError, match="mapping"):
         critical_difference([loso, loso, loso])
     with pytest.raises(DataError, match="'subject', 'dataset'"):
         critical_difference({"a": loso, "b": loso, "c": loso}, block="clip")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="use one of uf1"):
+    with pytest.raises(DataError, match=r"f2.*uf1"):
         critical_difference({"a": loso, "b": loso, "c": loso}, metric="f2")
-    with pytest.raises(DataError, match="not a finite number"):
+    with pytest.raises(DataError, match="finite"):
         nemenyi(np.full((3, 3), np.nan), ["a", "b", "c"])
-    with pytest.raises(DataError, match="level of a test"):
+    with pytest.raises(DataError, match="alpha=5"):
         nemenyi(np.eye(3), ["a", "b", "c"], alpha=5)
 
 

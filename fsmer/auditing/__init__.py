@@ -1,6 +1,6 @@
-"""`audit`: look through a results folder, a list of splits or a folder of clips for what makes figures worth nothing.
+"""`audit`: check a results folder, a list of splits or a folder of clips for what makes figures worth nothing.
 
-It looks for the leaks and slips that the field's published scripts are known for (Varanka et al., "Data leakage and
+It checks for the leaks and errors that the field's published scripts are known for (Varanka et al., "Data leakage and
 evaluation issues in micro-expression analysis", IEEE TAFFC 2024): a person on both sides, the same clip or nearly the
 same media on both sides, labels that disagree, classes nobody learnt, figures averaged over folds, choices made on the
 test side.
@@ -24,7 +24,7 @@ __all__ = ["NEAR", "Audit", "Finding", "audit", "near_duplicates"]
 
 
 def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = None, near: float = NEAR) -> Audit:
-    """Look through results, splits or clips for leaks and slips.
+    """Check results, splits or clips for leaks and errors.
 
     Parameters
     ----------

@@ -22,13 +22,13 @@ __all__ = [
     "Finding",
     "Findings",
     "Table",
+    "check_identities",
     "check_one_identity",
-    "check_same_ids",
-    "check_written_subjects",
+    "counts_of",
     "either",
     "file_inside",
     "number",
-    "share",
+    "of_dataset",
 ]
 
 Severity = Literal["serious", "warning", "note"]
@@ -153,29 +153,15 @@ class Audit:
             worst = next(finding for finding in self.findings if finding.severity == "serious")
             others = number["serious"] + number["warning"] - 1
             also = f", and {others} more finding{'s' if others > 1 else ''}" if others else ""
-            return f"Do not trust these figures yet: {worst.message.rstrip('.')}{also}."
+            return f"Do not trust these figures yet: {worst.message}{also}."
         if number["warning"]:
-            many = number["warning"] > 1
-            return (
-                f"Nothing that breaks the figures was found, but {number['warning']} "
-                f"thing{'s need' if many else ' needs'} an explanation."
-            )
+            things = "1 thing needs" if number["warning"] == 1 else f"{number['warning']} things need"
+            return f"Nothing that breaks the figures was found, but {things} an explanation."
         return f"Nothing wrong was found in {len(self.checks)} checks."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "path": self.path,
-            "kind": self.kind,
-            "verdict": self.verdict,
-            "clean": self.clean,
-            "exit_code": self.exit_code,
-            "counts": self.counts,
-            "findings": [asdict(finding) | {"examples": list(finding.examples)} for finding in self.findings],
-            "checks": list(self.checks),
-            "unchecked": list(self.unchecked),
-            "figures": self.figures,
-        }
+        return asdict(self) | {"verdict": self.verdict, "clean": self.clean, "exit_code": self.exit_code}
 
     def __str__(self) -> str:
         counts = ", ".join(number(value, name.removesuffix("s"), name) for name, value in self.counts.items())
@@ -199,8 +185,17 @@ class Findings:
     def add(
         self, check: str, severity: Severity, message: str, examples: Iterable[object] = (), count: int = 0
     ) -> None:
+        """A finding in a sentence of its own."""
         shown = tuple(map(str, examples))
         self.found.append(Finding(check, severity, message, count or len(shown) or 1, shown[:EXAMPLES]))
+
+    def each(
+        self, check: str, severity: Severity, things: Iterable[object], one: str, many: str, rest: str, count: int = 0
+    ) -> None:
+        """A finding about these things whose sentence begins with their number; none where there are none."""
+        shown = list(things)
+        if shown or count:
+            self.add(check, severity, f"{number(count or len(shown), one, many)} {rest}", shown, count)
 
     def looked_at(self, *what: str) -> None:
         self.checks.extend(what)
@@ -274,58 +269,60 @@ class Table:
         return name in self.frame.columns
 
 
+def check_identities(table: pd.DataFrame, out: Findings) -> None:
+    """One label, one subject and one data set for every clip, and one name for every subject."""
+    check_one_identity(table, out)
+    if "subject" in table:
+        _check_written_subjects(table, out)
+    else:
+        out.unchecked.append("subjects, since the table has no column for them")
+    _check_same_ids(table, out)
+
+
 def check_one_identity(table: pd.DataFrame, out: Findings) -> None:
     """One label and one subject for every clip."""
     for column in ("label", "subject"):
-        if column not in table:
-            continue
-        out.looked_at(f"clips with more than one {column}")
-        each = table.groupby(["dataset", "clip"], sort=True)[column].unique()
-        several = each[each.map(len) > 1]
-        if len(several):
-            out.add(
-                f"two-{column}s",
-                "serious",
-                f"{number(len(several), 'clip has', 'clips have')} more than one {column}",
-                (f"{clip}: {' and '.join(values)}" for (_, clip), values in several.items()),
-                len(several),
-            )
+        if column in table:
+            out.looked_at(f"clips with more than one {column}")
+            held = table.groupby(["dataset", "clip"], sort=True)[column].unique()
+            several = [f"{clip}: {' and '.join(values)}" for (_, clip), values in held.items() if len(values) > 1]
+            out.each(f"two-{column}s", "serious", several, "clip has", "clips have", f"more than one {column}")
 
 
-def check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
+def _check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
     """No person under two spellings within a data set, such as ``6`` and ``006``."""
     out.looked_at("subjects written in several ways")
     people = table.drop_duplicates(["dataset", "subject"])[["dataset", "subject"]]
-    alike = written_twice(people.itertuples(index=False, name=None))
-    if alike:
-        out.add(
-            "one-person-two-names",
-            "serious",
-            f"{number(len(alike), 'person is', 'persons are')} written in several ways within one data set, which "
-            "protocols refuse and others take for two people that may be on both sides",
-            (
-                f"{' and '.join(repr(subject) for _, subject in group)}{f' of {group[0][0]}' if group[0][0] else ''}"
-                for group in alike
-            ),
-        )
+    words = [
+        " and ".join(repr(subject) for _, subject in group) + of_dataset(group[0][0])
+        for group in written_twice(people.itertuples(index=False, name=None))
+    ]
+    rest = (
+        "written in several ways within one data set, which protocols refuse and others take for two people that may "
+        "be on both sides"
+    )
+    out.each("one-person-two-names", "serious", words, "person is", "persons are", rest)
 
 
-def check_same_ids(table: pd.DataFrame, out: Findings) -> None:
+def _check_same_ids(table: pd.DataFrame, out: Findings) -> None:
     """No clip id in two data sets."""
     if table["dataset"].nunique() < 2:
         return
     out.looked_at("clip ids that occur in two data sets")
-    ids = table.drop_duplicates(["dataset", "clip"])
-    several = ids[ids.duplicated("clip", keep=False)].groupby("clip", sort=True)["dataset"].unique()
-    if len(several):
-        out.add(
-            "clip-in-two-data-sets",
-            "serious",
-            f"{number(len(several), 'clip occurs', 'clips occur')} in more than one data set, so one copy may teach "
-            "while the other is judged",
-            (f"{clip} in {' and '.join(names)}" for clip, names in several.items()),
-            len(several),
-        )
+    held = table.groupby("clip", sort=True)["dataset"].unique()
+    several = [f"{clip} in {' and '.join(names)}" for clip, names in held.items() if len(names) > 1]
+    rest = "in more than one data set, so one copy may teach while the other is judged"
+    out.each("clip-in-two-data-sets", "serious", several, "clip occurs", "clips occur", rest)
+
+
+def counts_of(table: pd.DataFrame) -> dict[str, int]:
+    """How many clips and, where the table names them, subjects there are."""
+    return {f"{name}s": len(table.drop_duplicates(["dataset", name])) for name in ("clip", "subject") if name in table}
+
+
+def of_dataset(name: str) -> str:
+    """Words that name the data set of something, where it is known."""
+    return f" of {name}" if name else ""
 
 
 def file_inside(folder: Path, name: str) -> Path | None:
@@ -340,11 +337,6 @@ def file_inside(folder: Path, name: str) -> Path | None:
 def number(count: int, one: str, many: str) -> str:
     """How many there are, and the words that agree with it."""
     return f"{count:,} {one if count == 1 else many}"
-
-
-def share(count: int, whole: int, things: str, one: str, many: str) -> str:
-    """How many of how many, and the verb that agrees with it."""
-    return f"{count:,} of {whole:,} {things} {one if count == 1 else many}"
 
 
 def either(names: Sequence[str]) -> str:

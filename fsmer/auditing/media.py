@@ -16,12 +16,11 @@ from fsmer.auditing.findings import (
     Findings,
     Severity,
     Table,
-    check_one_identity,
-    check_same_ids,
-    check_written_subjects,
+    check_identities,
+    counts_of,
     either,
     file_inside,
-    number,
+    of_dataset,
 )
 from fsmer.data.images import opened_image
 from fsmer.errors import DataError
@@ -79,26 +78,18 @@ def audit_clips(folder: Path, near: float) -> Audit:
         files = [place for place in places if place is not None]
         there = np.array([place is not None for place in places], dtype=bool)
         out.looked_at("missing files")
-        if len(files) < len(places):
-            gone = table.loc[~there]
-            lost = number(len(gone), "map that the index names is", "maps that the index names are")
-            out.add("missing-file", "serious", f"{lost} not in its folder or below", gone["file"])
-            table = table.loc[there].reset_index(drop=True)
+        lost = ("map that the index names is", "maps that the index names are", "not in its folder or below")
+        out.each("missing-file", "serious", table.loc[~there, "file"] if places else (), *lost)
+        table = table.loc[there].reset_index(drop=True) if places else table
         media = Media.of_files(files)
-    check_one_identity(table, out)
-    if "subject" in table:
-        check_written_subjects(table, out)
+    check_identities(table, out)
+    if "subject" in table and "label" in table:
         _check_few_subjects(table, out)
-    else:
-        out.unchecked.append("subjects, since the index has no column for them")
-    check_same_ids(table, out)
     if len(media):
         check_media(table, media, near, out)
     else:
         out.unchecked.append("the media, since none are there")
-    counts = {"clips": len(table), "data sets": table["dataset"].nunique()}
-    if "subject" in table:
-        counts["subjects"] = len(table.drop_duplicates(["dataset", "subject"]))
+    counts = counts_of(table) | {"clips": len(table), "data sets": table["dataset"].nunique()}
     return out.result(folder, "clips", counts)
 
 
@@ -114,26 +105,15 @@ def _table_of(clips: ClipSet) -> pd.DataFrame:
 
 def _check_index(index: Path, table: pd.DataFrame, out: Findings) -> None:
     out.looked_at("clips listed twice", "empty cells")
-    twice = table.duplicated(["dataset", "clip"], keep=False)
-    if twice.any():
-        rows = table.loc[twice].drop_duplicates(["dataset", "clip"])
-        stand = number(len(rows), "clip stands", "clips stand")
-        out.add("listed-twice", "serious", f"{stand} twice in {index.name}", rows["clip"])
+    twice = table.loc[table.duplicated(["dataset", "clip"], keep=False)].drop_duplicates(["dataset", "clip"])
+    out.each("listed-twice", "serious", twice["clip"], "clip stands", "clips stand", f"twice in {index.name}")
     for column in ("clip", "subject", "label"):
         if column in table:
-            empty = table.index[table[column] == ""]
-            if len(empty):
-                out.add(
-                    f"empty-{column}",
-                    "warning",
-                    f"{number(len(empty), 'row has', 'rows have')} no {column}",
-                    (f"row {row + 2}" for row in empty),
-                )
+            rows = [f"row {row + 2}" for row in table.index[table[column] == ""]]
+            out.each(f"empty-{column}", "warning", rows, "row has", "rows have", f"no {column}")
 
 
 def _check_few_subjects(table: pd.DataFrame, out: Findings) -> None:
-    if "label" not in table:
-        return
     out.looked_at("classes of a single subject")
     labelled = table[table["label"] != ""]
     people = labelled.drop_duplicates(["label", "dataset", "subject"]).groupby("label", sort=True).size()
@@ -142,8 +122,8 @@ def _check_few_subjects(table: pd.DataFrame, out: Findings) -> None:
         out.add(
             "class-not-taught",
             "warning",
-            f"All clips that are {either(lonely)} come from one subject, so whoever leaves that subject out cannot "
-            "teach it",
+            f"All clips that are {either(lonely)} come from one subject, so a fold that leaves that subject out cannot "
+            "learn it",
             lonely,
         )
 
@@ -194,26 +174,23 @@ class Media:
     def _of(cls, count: int, read: Callable[[int], NDArray[np.float32]]) -> Media:
         import cv2
 
-        features: list[NDArray[np.float32] | None] = []
+        features: list[NDArray[np.float32]] = []
         digests: list[str] = []
         broken: dict[int, str] = {}
         for row in range(count):
             try:
-                medium = read(row)
+                medium = np.ascontiguousarray(read(row))
             except (OSError, DataError, cv2.error) as error:
                 broken[row] = str(error)
-                features.append(None)
+                features.append(np.zeros(0, dtype=np.float32))
                 digests.append(f"broken {row}")
-                continue
-            features.append(_fingerprint(medium))
-            digests.append(
-                hashlib.sha256(np.ascontiguousarray(medium).tobytes() + str(medium.shape).encode()).hexdigest()
-            )
-        width = max((len(one) for one in features if one is not None), default=0)
-        table = np.zeros((count, width), dtype=np.float32)
+            else:
+                features.append(_fingerprint(medium))
+                digests.append(hashlib.sha256(medium.tobytes() + str(medium.shape).encode()).hexdigest())
+        table = np.zeros((count, max(map(len, features), default=0)), dtype=np.float32)
         for row, one in enumerate(features):
             # Media of another number of channels are like no other.
-            if one is not None and len(one) == width:
+            if len(one) == table.shape[1]:
                 table[row] = one
         return cls(table, digests, broken)
 
@@ -224,18 +201,10 @@ def check_media(
     """Exact and near-duplicates among the clips of `table`, whose rows are those of `media`."""
     out.looked_at("media that cannot be read", "duplicated media", "nearly the same media")
     clips = table["clip"].tolist()
-    if media.broken:
-        out.add(
-            "unreadable-media",
-            "serious",
-            f"{number(len(media.broken), 'medium cannot', 'media cannot')} be read",
-            (clips[row] for row in media.broken),
-        )
+    broken = [clips[row] for row in media.broken]
+    out.each("unreadable-media", "serious", broken, "medium cannot", "media cannot", "be read")
     flat = [clips[row] for row in np.flatnonzero(~media.features.any(axis=1)) if row not in media.broken]
-    if flat:
-        out.add(
-            "constant-media", "warning", f"{number(len(flat), 'clip shows', 'clips show')} no variation at all", flat
-        )
+    out.each("constant-media", "warning", flat, "clip shows", "clips show", "no variation at all")
     same: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(media.digests):
         same[digest].append(row)
@@ -274,27 +243,20 @@ def _add_pairs(
         tail += f"; {across_sets:,} across data sets"
     # Nearly the same media of one person may be two expressions of the same kind.
     severity: Severity = "serious" if leaking else "warning"
-    out.add(
-        check,
-        severity,
-        f"{number(len(pairs), 'pair of clips shows', 'pairs of clips show')} {what}{tail}",
-        (
-            f"{rows[a]['clip']}{_of(rows[a])} and {rows[b]['clip']}{_of(rows[b])}"
-            + ("" if likeness == 1 else f" ({likeness:.3f})")
-            for a, b, likeness in pairs
-        ),
-        len(pairs),
-    )
+    words = [
+        f"{rows[a]['clip']}{of_dataset(rows[a]['dataset'])} and {rows[b]['clip']}{of_dataset(rows[b]['dataset'])}"
+        + ("" if correlation == 1 else f" ({correlation:.3f})")
+        for a, b, correlation in pairs
+    ]
+    out.each(check, severity, words, "pair of clips shows", "pairs of clips show", f"{what}{tail}")
     if "label" in table:
-        unlike = [(a, b) for a, b, _ in pairs if rows[a]["label"] != rows[b]["label"]]
-        if unlike:
-            out.add(
-                "labels-disagree",
-                "serious",
-                f"{number(len(unlike), 'pair that shows', 'pairs that show')} {what} "
-                f"{'has' if len(unlike) == 1 else 'have'} two labels",
-                (f"{rows[a]['clip']} {rows[a]['label']} and {rows[b]['clip']} {rows[b]['label']}" for a, b in unlike),
-            )
+        unlike = [
+            f"{rows[a]['clip']} {rows[a]['label']} and {rows[b]['clip']} {rows[b]['label']}"
+            for a, b, _ in pairs
+            if rows[a]["label"] != rows[b]["label"]
+        ]
+        one, many = f"pair that shows {what} has", f"pairs that show {what} have"
+        out.each("labels-disagree", "serious", unlike, one, many, "two labels")
 
 
 def _crossing(pairs: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], sides: pd.DataFrame) -> int:
@@ -311,10 +273,6 @@ def _crossing(pairs: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], side
         )
         for a, b in pairs
     )
-
-
-def _of(row: Mapping[str, str]) -> str:
-    return f" of {row['dataset']}" if row["dataset"] else ""
 
 
 def _fingerprint(medium: NDArray[Any]) -> NDArray[np.float32]:

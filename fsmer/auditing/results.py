@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fsmer.auditing.findings import (
-    Audit,
-    Findings,
-    Table,
-    check_one_identity,
-    check_same_ids,
-    check_written_subjects,
-    either,
-    number,
-    share,
-)
+from fsmer.auditing.findings import Audit, Findings, Table, check_identities, counts_of, either, number, of_dataset
 from fsmer.data.schemes import canonical_dataset
 from fsmer.errors import DataError, FsmerError
 from fsmer.evaluation.metrics import METRICS
@@ -69,9 +59,7 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     _check_selection(report, out)
     _check_isolation(report, out)
     _check_same_answers(table, out, pooled)
-    check_one_identity(table, out)
-    check_written_subjects(table, out)
-    check_same_ids(table, out)
+    check_identities(table, out)
     _check_completeness(report, out)
     _check_classes(table, report.classes, out, pooled)
     _check_probabilities(report, out)
@@ -84,21 +72,12 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     _check_claims(claimed, figures or {name: {"mean over episodes": own[name]} for name in own}, out)
     leftovers = sorted(path.name for path in folder.glob(".parts-*"))
     if leftovers:
-        out.add(
-            "unfinished-run",
-            "note",
-            "Beside the report lie parts of a run that did not finish, which the report does not count",
-            leftovers,
-        )
+        message = "Beside the report lie parts of a run that did not finish, which the report does not count"
+        out.add("unfinished-run", "note", message, leftovers)
     out.unchecked.append("the media, since a results folder holds none: audit the folder of clips too")
-    counts = {
-        "clips": len(table.drop_duplicates(["dataset", "clip"])),
-        "subjects": len(table.drop_duplicates(["dataset", "subject"])),
-        "folds" if pooled else "episodes": table["episode"].nunique(),
-        "predictions": len(table),
-    }
-    if "seed" in table:
-        counts["seeds"] = table["seed"].nunique()
+    counts = counts_of(table)
+    counts |= {"folds" if pooled else "episodes": table["episode"].nunique(), "predictions": len(table)}
+    counts |= {"seeds": table["seed"].nunique()} if "seed" in table else {}
     return out.result(folder, "report", counts, figures)
 
 
@@ -113,10 +92,7 @@ def audit_predictions(path: Path, given: Table, claimed: Mapping[str, Claim]) ->
         if not judged.any():
             raise DataError(f"{path} has predictions, but none on the test side; give those of the test side.")
         table = table[judged].reset_index(drop=True)
-    table = table.assign(
-        dataset=table.get("dataset", ""),
-        episode=table.get("fold", "0"),
-    )
+    table = table.assign(dataset=table.get("dataset", ""), episode=table.get("fold", "0"))
     classes = tuple(sorted({*table["label"], *table["predicted"]}))
     if "oracle" in table:
         out.looked_at("whether a column says ORACLE")
@@ -125,24 +101,17 @@ def audit_predictions(path: Path, given: Table, claimed: Mapping[str, Claim]) ->
     else:
         out.unchecked.append("what was chosen on the test side, of which a table of predictions does not tell")
     _check_same_answers(table, out, pooled=True)
-    check_one_identity(table, out)
-    if "subject" in table:
-        check_written_subjects(table, out)
-        if table["episode"].nunique() > 1:
-            _check_spread_people(table, out)
-    else:
-        out.unchecked.append("subjects, since the table has no column for them")
-    check_same_ids(table, out)
-    _check_classes(table, classes, out, pooled=table["episode"].nunique() > 1)
+    check_identities(table, out)
+    several = table["episode"].nunique() > 1
+    if several and "subject" in table:
+        _check_spread_people(table, out)
+    _check_classes(table, classes, out, pooled=several)
     figures = _recomputed(table, classes)
     _check_claims(claimed, figures, out)
     if not claimed:
         out.unchecked.append("which way a published figure was averaged, since none was stated (stated=, --stated)")
-    counts = {"clips": len(table.drop_duplicates(["dataset", "clip"])), "predictions": len(table)}
-    if "subject" in table:
-        counts["subjects"] = len(table.drop_duplicates(["dataset", "subject"]))
-    if table["episode"].nunique() > 1:
-        counts["folds"] = table["episode"].nunique()
+    folds = {"folds": table["episode"].nunique()} if several else {}
+    counts = counts_of(table) | {"predictions": len(table)} | folds
     return out.result(path, "predictions", counts, figures)
 
 
@@ -152,7 +121,7 @@ def _check_selection(report: Report, out: Findings) -> None:
         return
     gap = ""
     if report.honest is not None:
-        gap = f": UF1 {report.uf1:.4f} against {float(report.honest['uf1']):.4f} of the same run without peeking"
+        gap = f": UF1 {report.uf1:.4f} against {report.honest['uf1']:.4f} of the same run with nothing chosen there"
     out.add("oracle", "serious", f"{ORACLE_WORDS}{gap}")
 
 
@@ -187,29 +156,15 @@ def _check_isolation(report: Report, out: Findings) -> None:
 def _check_same_answers(table: pd.DataFrame, out: Findings, pooled: bool) -> None:
     out.looked_at("predictions given twice")
     keys = [name for name in ("seed", "episode", "dataset", "clip") if name in table]
-    twice = table.duplicated(keys, keep=False)
-    if twice.any():
-        rows = table.loc[twice].drop_duplicates(keys)
-        out.add(
-            "duplicated-prediction",
-            "serious",
-            f"{number(len(rows), 'clip is', 'clips are')} answered more than once in the same fold, and counted as "
-            "often",
-            rows["clip"],
-        )
-    if not pooled:
-        return
-    keys.remove("episode")
-    spread = table.drop_duplicates([*keys, "episode"]).duplicated(keys, keep=False)
-    if spread.any():
-        rows = table.drop_duplicates([*keys, "episode"]).loc[spread].drop_duplicates(keys)
-        out.add(
-            "judged-in-two-folds",
-            "serious",
-            f"{number(len(rows), 'clip is', 'clips are')} judged in more than one fold, though folds that are pooled "
-            "must divide the clips",
-            rows["clip"],
-        )
+    twice = table.loc[table.duplicated(keys, keep=False)].drop_duplicates(keys)["clip"]
+    rest = "answered more than once in the same fold, and counted as often"
+    out.each("duplicated-prediction", "serious", twice, "clip is", "clips are", rest)
+    if pooled:
+        once = table.drop_duplicates(keys)
+        keys.remove("episode")
+        spread = once.loc[once.duplicated(keys, keep=False)].drop_duplicates(keys)["clip"]
+        rest = "judged in more than one fold, though folds that are pooled must divide the clips"
+        out.each("judged-in-two-folds", "serious", spread, "clip is", "clips are", rest)
 
 
 def _check_completeness(report: Report, out: Findings) -> None:
@@ -232,28 +187,19 @@ def _check_completeness(report: Report, out: Findings) -> None:
     asked = listed[listed["clips"] > 0]
     for seed, part in seeds:
         of_seed = "" if seed is None else f" of seed {seed}"
-        gone = asked[~asked["episode"].isin(part["episode"].unique())]
-        if len(gone):
-            out.add(
-                "missing-fold",
-                "serious",
-                f"{share(len(gone), len(listed), f'folds{of_seed}', 'has', 'have')} no prediction",
-                gone["name"],
-            )
+        whole = f"of {len(listed):,} folds{of_seed}"
+        gone = asked.loc[~asked["episode"].isin(part["episode"].unique()), "name"]
+        out.each("missing-fold", "serious", gone, f"{whole} has", f"{whole} have", "no prediction")
         expected = part["episode"].value_counts()
-        short = asked[asked["episode"].isin(expected.index)]
-        short = short[expected.reindex(short["episode"]).to_numpy() != short["clips"].to_numpy()]
-        if len(short):
-            out.add(
-                "missing-prediction",
-                "serious",
-                f"{share(len(short), len(listed), f'folds{of_seed}', 'has', 'have')} another number of predictions "
-                "than the run gave",
-                (f"{name}: {expected[episode]} of {clips}" for episode, name, clips in short.itertuples(index=False)),
-            )
+        short = [
+            f"{name}: {expected[episode]} of {clips}"
+            for episode, name, clips in asked.itertuples(index=False)
+            if episode in expected.index and expected[episode] != clips
+        ]
+        rest = "another number of predictions than the run gave"
+        out.each("missing-prediction", "serious", short, f"{whole} has", f"{whole} have", rest)
     empty = listed[listed["clips"] <= 0]
-    if len(empty):
-        out.add("empty-fold", "warning", f"{number(len(empty), 'fold judges', 'folds judge')} no clip", empty["name"])
+    out.each("empty-fold", "warning", empty["name"], "fold judges", "folds judge", "no clip")
     clips = len(table.drop_duplicates(["dataset", "clip"]))
     if clips != counts["clips"]:
         out.add(
@@ -283,13 +229,9 @@ def _check_classes(table: pd.DataFrame, classes: Sequence[str], out: Findings, p
     here = once.groupby(["episode", "label"]).size()
     lacking = [(fold, label) for (fold, label), count in here.items() if count == total[label]]
     if lacking and once["episode"].nunique() > 1:
-        out.add(
-            "class-not-taught",
-            "warning",
-            f"In {number(len({fold for fold, _ in lacking}), 'fold', 'folds')} all clips of a class are on the test "
-            "side, so nothing could teach it",
-            (f"{label!r} in fold {fold}" for fold, label in lacking),
-        )
+        where = number(len({fold for fold, _ in lacking}), "fold", "folds")
+        message = f"In {where} all clips of a class are on the test side, so nothing could teach it"
+        out.add("class-not-taught", "warning", message, (f"{label!r} in fold {fold}" for fold, label in lacking))
 
 
 def _check_probabilities(report: Report, out: Findings) -> None:
@@ -297,29 +239,18 @@ def _check_probabilities(report: Report, out: Findings) -> None:
     if any(name not in report.predictions for name in columns):
         return
     out.looked_at("answers against their probabilities")
-    unsound = report.unsound_rows()
-    if unsound.any():
-        out.add(
-            "no-probability",
-            "serious",
-            f"{number(int(unsound.sum()), 'answer has', 'answers have')} probabilities that are not from 0 to 1 with "
-            "the sum 1",
-            report.predictions.loc[unsound, "clip"],
-        )
+    unsound = report.predictions.loc[report.unsound_rows(), "clip"]
+    rest = "probabilities that are not from 0 to 1 with the sum 1"
+    out.each("no-probability", "serious", unsound, "answer has", "answers have", rest)
     values = report.predictions[columns].to_numpy(dtype=np.float64)
     code = {name: place for place, name in enumerate(report.classes)}
     given = report.predictions["predicted"].map(code).to_numpy(dtype=np.int64)
     likeliest = np.nanmax(np.where(np.isnan(values).all(axis=1, keepdims=True), 0.0, values), axis=1)
     # Probabilities are written with six digits, so those of ties may differ in the last.
     wrong = ~(values[np.arange(len(values)), given] >= likeliest - 2e-6)
-    if wrong.any():
-        out.add(
-            "answer-against-probability",
-            "serious",
-            f"{number(int(wrong.sum()), 'answer is', 'answers are')} not the class with the highest probability; the "
-            "table was changed",
-            report.predictions.loc[wrong, "clip"],
-        )
+    rest = "not the class with the highest probability; the table was changed"
+    clips = report.predictions.loc[wrong, "clip"]
+    out.each("answer-against-probability", "serious", clips, "answer is", "answers are", rest)
 
 
 def _check_protocol(report: Report, out: Findings) -> None:
@@ -375,22 +306,13 @@ def _check_people_of_folds(report: Report, out: Findings) -> None:
 
 
 def _check_spread_people(table: pd.DataFrame, out: Findings) -> None:
-    """In a division into folds whoever is judged in two folds is learnt from in both."""
+    """A subject that is judged in two folds is learnt from in both."""
     out.looked_at("subjects on both sides of a fold")
     folds = table.groupby(["dataset", "subject"], sort=True)["episode"].nunique()
-    both = folds[folds > 1]
-    if len(both):
-        out.add(
-            "subject-on-both-sides",
-            "serious",
-            f"{share(len(both), len(folds), 'subjects', 'is', 'are')} judged in more than one fold, with other clips "
-            "of the same person on the training side",
-            (
-                f"{subject}{f' of {dataset}' if dataset else ''} in {count} folds"
-                for (dataset, subject), count in both.items()
-            ),
-            len(both),
-        )
+    both = [f"{name}{of_dataset(dataset)} in {count} folds" for (dataset, name), count in folds.items() if count > 1]
+    whole = f"of {len(folds):,} subjects"
+    rest = "judged in more than one fold, with other clips of the same person on the training side"
+    out.each("subject-on-both-sides", "serious", both, f"{whole} is", f"{whole} are", rest)
 
 
 def _recomputed(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -400,11 +322,11 @@ def _recomputed(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[s
     return {
         metric: {
             way: float(np.mean([one[metric][way] for one in each]))
-            for way in each[0][metric]
+            for way in ways
             # A seed that lost all folds but one has no mean over folds.
             if all(way in one[metric] for one in each)
         }
-        for metric in each[0]
+        for metric, ways in each[0].items()
     }
 
 
@@ -424,22 +346,14 @@ def _ways(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, fl
         "acc": {"pooled": float(pooled.acc)},
     }
     if len(folds) > 1:
+        for name, found in ways.items():
+            found["mean over folds"] = float(getattr(single, name).mean())
         # scikit-learn's f1_score(average="macro") of a fold knows the classes of that fold alone.
-        shown = by_fold.any(axis=1) | by_fold.any(axis=2)
         true = by_fold.any(axis=2)
-        ways["uf1"] |= {
-            "mean over folds": float(single.uf1.mean()),
-            "mean over folds, each over its own classes": float(
-                ((single.f1 * shown).sum(axis=1) / shown.sum(axis=1)).mean()
-            ),
-        }
-        ways["uar"] |= {
-            "mean over folds": float(single.uar.mean()),
-            "mean over folds, each over its own classes": float(
-                ((single.recall * true).sum(axis=1) / true.sum(axis=1)).mean()
-            ),
-        }
-        ways["acc"]["mean over folds"] = float(single.acc.mean())
+        shown = by_fold.any(axis=1) | true
+        own = "mean over folds, each over its own classes"
+        ways["uf1"][own] = float(((single.f1 * shown).sum(axis=1) / shown.sum(axis=1)).mean())
+        ways["uar"][own] = float(((single.recall * true).sum(axis=1) / true.sum(axis=1)).mean())
     return ways
 
 
@@ -447,34 +361,21 @@ def _check_figures(
     report: Report, own: Mapping[str, float], figures: Mapping[str, Mapping[str, float]], out: Findings
 ) -> None:
     out.looked_at("the figures against the predictions")
-    counts = report.predictions.groupby(["label", "predicted"]).size()
-    names = list(report.classes)
-    told = {
-        (names[row], names[column]): int(report.confusion[row, column])
-        for row, column in np.ndindex(report.confusion.shape)
-    }
-    if {pair: count for pair, count in told.items() if count} != {pair: int(count) for pair, count in counts.items()}:
+    names = report.classes
+    found = report.predictions.groupby(["label", "predicted"]).size().unstack(fill_value=0)
+    if not np.array_equal(found.reindex(index=names, columns=names, fill_value=0), report.confusion):
         out.add("figure-not-from-predictions", "serious", "The confusion matrix does not count the predictions")
     for metric in METRICS:
         written, right = float(report.figures[metric]), own[metric]
         if abs(written - right) <= 1e-6:
             continue
-        other = [
-            way for way, value in figures.get(metric, {}).items() if way != "pooled" and abs(written - value) <= 1e-6
-        ]
-        if other:
-            out.add(
-                "averaged-over-folds",
-                "serious",
-                f"The report's {metric} {written:.4f} is the {other[0]}, not the figure of the pooled predictions, "
-                f"which is {right:.4f}",
-            )
-        else:
-            out.add(
-                "figure-not-from-predictions",
-                "serious",
-                f"The report's {metric} is {written:.4f}, but its predictions give {right:.4f}",
-            )
+        check, says = "figure-not-from-predictions", f"is {written:.4f}, but its predictions give {right:.4f}"
+        for way, value in figures.get(metric, {}).items():
+            if way != "pooled" and abs(written - value) <= 1e-6:
+                check = "averaged-over-folds"
+                says = f"{written:.4f} is the {way}, not the figure of the pooled predictions, which is {right:.4f}"
+                break
+        out.add(check, "serious", f"The report's {metric} {says}")
 
 
 def read_claims(stated: Mapping[str, float]) -> dict[str, Claim]:
@@ -501,26 +402,16 @@ def _check_claims(claimed: Mapping[str, Claim], figures: Mapping[str, Mapping[st
     for metric, claim in claimed.items():
         out.looked_at(f"the stated {metric}")
         ways = figures[metric]
-        right = next(iter(ways.items()))
-        fits = [way for way, value in ways.items() if abs(value - claim.value) <= claim.tolerance]
-        if right[0] in fits:
-            out.add(
-                "stated-figure",
-                "note",
-                f"The stated {metric} {claim.text} is the {right[0]} figure of these predictions",
-            )
+        way, right = next(iter(ways.items()))
+        fits = [name for name, value in ways.items() if abs(value - claim.value) <= claim.tolerance]
+        stated = f"The stated {metric} {claim.text}"
+        if way in fits:
+            out.add("stated-figure", "note", f"{stated} is the {way} figure of these predictions")
         elif fits:
-            out.add(
-                "averaged-over-folds" if "folds" in fits[0] else "averaged-otherwise",
-                "serious",
-                f"The stated {metric} {claim.text} is, to its digits, the figure {either(fits)}; {right[0]} it is "
-                f"{right[1]:.4f}",
-            )
+            check = "averaged-over-folds" if "folds" in fits[0] else "averaged-otherwise"
+            message = f"{stated} is, to its digits, the figure {either(fits)}; {way} it is {right:.4f}"
+            out.add(check, "serious", message)
         else:
-            out.add(
-                "figure-not-from-predictions",
-                "serious",
-                f"The stated {metric} {claim.text} follows from these predictions in no known way; {right[0]} it is "
-                f"{right[1]:.4f}",
-                (f"{value:.4f} {way}" for way, value in ways.items()),
-            )
+            message = f"{stated} follows from these predictions in no known way; {way} it is {right:.4f}"
+            known = (f"{value:.4f} {name}" for name, value in ways.items())
+            out.add("figure-not-from-predictions", "serious", message, known)

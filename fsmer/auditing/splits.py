@@ -15,12 +15,12 @@ from fsmer.auditing.findings import (
     Findings,
     Severity,
     Table,
+    check_identities,
     check_one_identity,
-    check_same_ids,
-    check_written_subjects,
+    counts_of,
     file_inside,
     number,
-    share,
+    of_dataset,
 )
 from fsmer.auditing.media import Media, check_media
 from fsmer.data.ststnet_release import IMAGE_ENDINGS, STSTNET_DATASETS, STSTNET_FOLDER, STSTNET_LABELS
@@ -63,23 +63,20 @@ def audit_splits(path: Path, given: Table, near: float) -> Audit:
                 f"{path} deals {len(table):,} clips to {len(folds):,} folds, which is more than can be looked through; "
                 "check which of its columns names the fold."
             )
-        parts = []
-        for fold in folds:
-            parts.append(
+        whole = pd.concat(
+            [
                 table.assign(side=np.where(table["fold"] == fold, "test", "train"), own=table["fold"], fold=fold)
-            )
-        whole = pd.concat(parts, ignore_index=True)
+                for fold in folds
+            ],
+            ignore_index=True,
+        )
     else:
         whole = table
     _check_sides(whole, out)
-    _check_clips_on_both_sides(whole, out)
+    _check_both_sides(whole, "clip", out)
     if "subject" in whole:
-        _check_subject_sides(whole, out)
-        check_written_subjects(whole, out)
-    else:
-        out.unchecked.append("subjects, since the table has no column for them")
-    check_one_identity(whole, out)
-    check_same_ids(whole, out)
+        _check_both_sides(whole, "subject", out)
+    check_identities(whole, out)
     if "label" in whole:
         _check_taught(whole, out)
     else:
@@ -93,13 +90,7 @@ def audit_splits(path: Path, given: Table, near: float) -> Audit:
         check_media(files, media, near, out, sides=whole)
     else:
         out.unchecked.append("the media, since the table does not name files beside or below it")
-    counts = {
-        "clips": len(whole.drop_duplicates(["dataset", "clip"])),
-        "folds": whole["fold"].nunique(),
-    }
-    if "subject" in whole:
-        counts["subjects"] = len(whole.drop_duplicates(["dataset", "subject"]))
-    return out.result(path, "splits", counts)
+    return out.result(path, "splits", counts_of(whole) | {"folds": whole["fold"].nunique()})
 
 
 def _check_sides(table: pd.DataFrame, out: Findings) -> None:
@@ -107,45 +98,26 @@ def _check_sides(table: pd.DataFrame, out: Findings) -> None:
     for side, word in (("train", "training"), ("test", "test")):
         there = set(table.loc[table["side"] == side, "fold"])
         gone = [fold for fold in dict.fromkeys(table["fold"]) if fold not in there]
-        if gone:
-            out.add("missing-side", "serious", f"{number(len(gone), 'fold has', 'folds have')} no {word} side", gone)
+        out.each("missing-side", "serious", gone, "fold has", "folds have", f"no {word} side")
     numbers = sorted({int(fold) for fold in table["fold"].unique() if re.fullmatch(r"\d{1,18}", fold)})
     if len(numbers) == table["fold"].nunique():
         lacking = numbers[-1] - numbers[0] + 1 - len(numbers)
-        if lacking:
-            missing = number(lacking, "number is", "numbers are")
-            # One after each number that has no successor: there may be far more than could be listed.
-            gaps = [one + 1 for one, other in pairwise(numbers) if other > one + 1]
-            out.add("missing-fold", "warning", f"{missing} missing among the folds", gaps, lacking)
+        # One after each number that has no successor: there may be far more than could be listed.
+        gaps = [one + 1 for one, other in pairwise(numbers) if other > one + 1]
+        out.each("missing-fold", "warning", gaps, "number is", "numbers are", "missing among the folds", lacking)
 
 
-def _check_clips_on_both_sides(table: pd.DataFrame, out: Findings) -> None:
-    out.looked_at("clips on both sides")
+def _check_both_sides(table: pd.DataFrame, what: str, out: Findings) -> None:
+    """No clip or subject (`what`) on two sides of one fold."""
+    out.looked_at("clips on both sides" if what == "clip" else "subjects on both sides of a fold")
     for first, second, severity in _SIDE_PAIRS:
-        both = _shared(table, ["dataset", "clip"], first, second)
+        both = _shared(table, ["dataset", what], first, second)
         if both:
-            out.add(
-                "clip-on-both-sides",
-                severity,
-                f"{number(len({key[1:] for key in both}), 'clip is', 'clips are')} on the {first} and the {second} "
-                "side of the same fold",
-                (f"{clip} in fold {fold}" for fold, _, clip in both),
-            )
-
-
-def _check_subject_sides(table: pd.DataFrame, out: Findings) -> None:
-    out.looked_at("subjects on both sides of a fold")
-    for first, second, severity in _SIDE_PAIRS:
-        both = _shared(table, ["dataset", "subject"], first, second)
-        if both:
-            out.add(
-                "subject-on-both-sides",
-                severity,
-                f"{number(len({key[1:] for key in both}), 'subject is', 'subjects are')} on the {first} and the "
-                f"{second} side of the same fold (in {len({key[0] for key in both}):,} of "
-                f"{table['fold'].nunique():,} folds)",
-                (f"{subject}{f' of {dataset}' if dataset else ''} in fold {fold}" for fold, dataset, subject in both),
-            )
+            here = number(len({key[1:] for key in both}), f"{what} is", f"{what}s are")
+            folds = f"{len({key[0] for key in both}):,} of {table['fold'].nunique():,} folds"
+            message = f"{here} on the {first} and the {second} side of the same fold (in {folds})"
+            words = [f"{name}{of_dataset(dataset)} in fold {fold}" for fold, dataset, name in both]
+            out.add(f"{what}-on-both-sides", severity, message, words)
 
 
 def _shared(table: pd.DataFrame, keys: list[str], first: str, second: str) -> list[tuple[str, str, str]]:
@@ -164,17 +136,11 @@ def _check_taught(table: pd.DataFrame, out: Findings) -> None:
     folds = {fold for fold, _ in taught}
     lacking = sorted((fold, label) for fold, label in asked if (fold, label) not in taught and fold in folds)
     if lacking:
-        out.add(
-            "class-not-taught",
-            "warning",
-            f"In {number(len({fold for fold, _ in lacking}), 'fold', 'folds')} a class that is asked for is absent "
-            "from the training side",
-            (f"{label!r} in fold {fold}" for fold, label in lacking),
-        )
+        where = number(len({fold for fold, _ in lacking}), "fold", "folds")
+        message = f"In {where} a class that is asked for is absent from the training side"
+        out.add("class-not-taught", "warning", message, (f"{label!r} in fold {fold}" for fold, label in lacking))
     never = sorted(set(table["label"]) - set(table.loc[table["side"] == "test", "label"]))
-    if never:
-        called = number(len(never), "class is", "classes are")
-        out.add("class-absent", "warning", f"{called} asked for in no fold", never)
+    out.each("class-absent", "warning", never, "class is", "classes are", "asked for in no fold")
 
 
 def _check_tested_once(table: pd.DataFrame, out: Findings, explicit: bool) -> None:
@@ -183,25 +149,14 @@ def _check_tested_once(table: pd.DataFrame, out: Findings, explicit: bool) -> No
     out.looked_at("clips that are tested never or twice")
     tests = table[table["side"] == "test"].drop_duplicates(["fold", "dataset", "clip"])
     times = tests.groupby(["dataset", "clip"], sort=True).size()
-    several = times[times > 1]
-    if len(several):
-        out.add(
-            "tested-twice",
-            "warning",
-            f"{number(len(several), 'clip is', 'clips are')} on the test side of more than one fold, which pooled "
-            "figures count repeatedly",
-            (clip for _, clip in several.index),
-            len(several),
-        )
+    several = [clip for _, clip in times[times > 1].index]
+    rest = "on the test side of more than one fold, which pooled figures count repeatedly"
+    out.each("tested-twice", "warning", several, "clip is", "clips are", rest)
     every = set(table[["dataset", "clip"]].itertuples(index=False, name=None))
-    never = sorted(every - set(times.index))
-    if never:
-        out.add(
-            "never-tested",
-            "warning",
-            f"{share(len(never), len(every), 'clips', 'is', 'are')} on no test side, so a fold may be missing",
-            (clip for _, clip in never),
-        )
+    never = [clip for _, clip in sorted(every - set(times.index))]
+    whole = f"of {len(every):,} clips"
+    rest = "on no test side, so a fold may be missing"
+    out.each("never-tested", "warning", never, f"{whole} is", f"{whole} are", rest)
 
 
 def audit_ststnet(folder: Path, near: float) -> Audit:
@@ -236,52 +191,35 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
             f"{root} holds no maps as <subject>/u_train|u_test/<0|1|2>/<clip>.png; give the folder {STSTNET_FOLDER}."
         )
     table = pd.DataFrame(rows, columns=["fold", "side", "label", "clip", "file", "dataset"])
-    if strange:
-        called = number(len(strange), "class folder is", "class folders are")
-        out.add("unknown-class", "serious", f"{called} called neither 0 nor 1 nor 2", strange)
+    called = ("class folder is", "class folders are", "called neither 0 nor 1 nor 2")
+    out.each("unknown-class", "serious", strange, *called)
     everybody = pd.DataFrame({"fold": [person.name for person in people], "side": "none"})
     _check_sides(pd.concat([table, everybody], ignore_index=True), out)
     tested = table[table["side"] == "test"]
     owners = tested.groupby("clip", sort=True)["fold"].unique()
-    twice = owners[owners.map(len) > 1]
-    if len(twice):
-        out.add(
-            "tested-twice",
-            "serious",
-            f"{number(len(twice), 'clip is', 'clips are')} on the test side of more than one subject",
-            (f"{clip}: {' and '.join(names)}" for clip, names in twice.items()),
-            len(twice),
-        )
+    twice = [f"{clip}: {' and '.join(names)}" for clip, names in owners.items() if len(names) > 1]
+    rest = "on the test side of more than one subject"
+    out.each("tested-twice", "serious", twice, "clip is", "clips are", rest)
     owner = {clip: names[0] for clip, names in owners.items()}
     of = dict(zip(tested["fold"], tested["dataset"], strict=True))
-    # The folder is the subject that is tested; a clip belongs to the person in its name, or else to whoever tests it.
+    # The folder is the subject that is tested; a clip is of the subject in its name, or else of that which tests it.
     known = {person.name.lower(): person.name for person in people}
     named = table["clip"].str.split(r"[_\-]", regex=True).str[0].str.lower().map(known)
     table["subject"] = named.fillna(table["clip"].map(owner)).fillna("")
     table["dataset"] = table["subject"].map(of).fillna(table["dataset"])
-    _check_clips_on_both_sides(table, out)
-    _check_subject_sides(table[table["subject"] != ""], out)
-    stray = table[~table["clip"].isin(owner)].drop_duplicates("clip")
-    if len(stray):
-        out.add(
-            "never-tested",
-            "warning",
-            f"{number(len(stray), 'clip is', 'clips are')} learnt from but on nobody's test side, so a subject is "
-            "missing",
-            stray["clip"],
-        )
+    _check_both_sides(table, "clip", out)
+    _check_both_sides(table[table["subject"] != ""], "subject", out)
+    stray = table[~table["clip"].isin(owner)].drop_duplicates("clip")["clip"]
+    rest = "learnt from but on nobody's test side, so a subject is missing"
+    out.each("never-tested", "warning", stray, "clip is", "clips are", rest)
     _check_ststnet_gaps(table, owner, out)
     check_one_identity(table[["dataset", "clip", "label"]], out)
     _check_taught(table, out)
     _check_copies(table, out)
-    # One file a clip is enough for likeness; copies of it were compared byte by byte.
+    # One file a clip is enough to compare clips; copies of it were compared byte by byte.
     first = table.sort_values(["side", "fold"], kind="stable").drop_duplicates("clip").reset_index(drop=True)
     check_media(first, Media.of_files([Path(name) for name in first["file"]]), near, out, sides=table)
-    counts = {
-        "clips": table["clip"].nunique(),
-        "subjects": len(people),
-        "files": len(table),
-    }
+    counts = {"clips": table["clip"].nunique(), "subjects": len(people), "files": len(table)}
     return out.result(folder, "ststnet", counts)
 
 
@@ -293,9 +231,8 @@ def _check_ststnet_gaps(table: pd.DataFrame, owner: Mapping[str, str], out: Find
         gone = len(others - set(part["clip"]))
         if gone:
             lacking.append(f"u_train of {fold} lacks {gone} clips of the others")
-    if lacking:
-        short = number(len(lacking), "training side lacks", "training sides lack")
-        out.add("incomplete-training-side", "warning", f"{short} clips of others", lacking)
+    called = ("training side lacks", "training sides lack", "clips of others")
+    out.each("incomplete-training-side", "warning", lacking, *called)
 
 
 def _check_copies(table: pd.DataFrame, out: Findings) -> None:
@@ -306,12 +243,5 @@ def _check_copies(table: pd.DataFrame, out: Findings) -> None:
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}; check its permissions.") from error
     versions = table.groupby("clip", sort=True)["digest"].nunique()
-    unlike = versions[versions > 1]
-    if len(unlike):
-        out.add(
-            "copies-differ",
-            "warning",
-            f"{number(len(unlike), 'clip has', 'clips have')} copies with other contents in other folders",
-            unlike.index,
-            len(unlike),
-        )
+    rest = "copies with other contents in other folders"
+    out.each("copies-differ", "warning", versions.index[versions > 1], "clip has", "clips have", rest)

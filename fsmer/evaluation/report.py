@@ -387,11 +387,11 @@ class Report:
     ) -> str:
         """The report as one self-contained HTML page; also written to `path` where one is given.
 
-        See `fsmer.reporting.html.report_html` for what `clips` and `backbone` add and what is refused.
+        See `fsmer.reporting.html.report_page` for what `clips` and `backbone` add and what is refused.
         """
-        from fsmer.reporting.html import report_html
+        from fsmer.reporting.html import report_page
 
-        text = report_html(self, clips, backbone, cache=cache)
+        text = report_page(self, clips, backbone, cache=cache)
         if path is not None:
             write_text(path, text)
         return text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fsmer.published.run import BenchResult, Measured, run_table
+from fsmer.published.results import BenchResult, Measured
+from fsmer.published.run import run_table
 from fsmer.published.tables import Column, PublishedTable, Row, list_tables, load_table
 
 __all__ = [

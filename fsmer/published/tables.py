@@ -24,13 +24,7 @@ __all__ = ["METRIC_TITLES", "Column", "Published", "PublishedTable", "Row", "Set
 
 FOLDER = Path(__file__).parent / "tables"
 
-METRIC_TITLES = {
-    "acc": "Acc",
-    "parameters": "parameters (million)",
-    "seconds": "time (s)",
-    "uar": "UAR",
-    "uf1": "UF1",
-}
+METRIC_TITLES = {"acc": "Acc", "parameters": "parameters (million)", "seconds": "time (s)", "uar": "UAR", "uf1": "UF1"}
 
 
 @dataclass(frozen=True)
@@ -219,11 +213,9 @@ class PublishedTable:
 
     def to_dict(self) -> dict[str, Any]:
         """Words of the table for a listing."""
+        words = {key: getattr(self, key) for key in ("name", "title", "paper", "table")}
         return {
-            "name": self.name,
-            "title": self.title,
-            "paper": self.paper,
-            "table": self.table,
+            **words,
             "metrics": list(self.metrics),
             "columns": [column.title for column in self.columns],
             "rows": [row.method for row in self.rows],
@@ -296,52 +288,27 @@ def _read(name: str) -> PublishedTable:
     values: Any = read_yaml(
         FOLDER / f"{name}.yaml", _TableFile, what="a published table", remedy="install fsmer again", error=FsmerError
     )
-    metrics = tuple(values["metrics"])
-    columns = tuple(_column(one) for one in values["columns"])
-    rows = tuple(_row(one, metrics, len(columns)) for one in values["rows"])
-    return PublishedTable(
-        name=values["name"],
-        title=values["title"],
-        paper=values["paper"],
-        table=values["table"],
-        metrics=metrics,
-        percent=tuple(values.get("percent", ())),
-        seeds=values["seeds"],
-        columns=columns,
-        rows=rows,
-        differences=tuple(values["differences"]),
-        gaps=tuple(values.get("gaps", ())),
-    )
+    for key in ("metrics", "percent", "differences", "gaps"):
+        values[key] = tuple(values.get(key, ()))
+    columns = tuple(_column(one) for one in values.pop("columns"))
+    rows = tuple(_row(one, values["metrics"], len(columns)) for one in values.pop("rows"))
+    return PublishedTable(columns=columns, rows=rows, **values)
 
 
-def _column(values: Mapping[str, Any]) -> Column:
-    own = ("title", "part", "classes", "average")
-    settings = {key: value for key, value in values.items() if key not in own}
-    return Column(
-        title=values["title"],
-        settings=settings,
-        part=values.get("part"),
-        classes=values.get("classes"),
-        average=tuple(values.get("average", ())),
-    )
+def _column(values: dict[str, Any]) -> Column:
+    own = {key: values.pop(key) for key in ("title", "part", "classes") if key in values}
+    return Column(average=tuple(values.pop("average", ())), settings=values, **own)
 
 
-def _row(values: Mapping[str, Any], metrics: Sequence[str], count: int) -> Row:
+def _row(values: dict[str, Any], metrics: Sequence[str], count: int) -> Row:
     published: tuple[Mapping[str, Published] | None, ...] = ()
     if "published" in values:
-        cells = values["published"].split()
+        cells = values.pop("published").split()
         if len(cells) != count:
             raise FsmerError(f"row {values['method']!r} has {len(cells)} published cells for {count} columns.")
         published = tuple(None if cell == "-" else _cell(cell, metrics) for cell in cells)
-    columns = values.get("columns", [place for place in range(count) if not published or published[place] is not None])
-    return Row(
-        method=values["method"],
-        group=values.get("group", ""),
-        note=values.get("note", ""),
-        published=published,
-        run=values.get("run"),
-        columns=tuple(columns),
-    )
+    there = (place for place in range(count) if not published or published[place] is not None)
+    return Row(published=published, columns=tuple(values.pop("columns", there)), **values)
 
 
 def _cell(text: str, metrics: Sequence[str]) -> dict[str, Published]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from fsmer.errors import DataError
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_tables import ORACLE, show_figure
+from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, markdown_table, provenance
 from fsmer.io import check_writable, write_json, write_text
-from fsmer.reporting.html import NAMES, SHOWN, confusion_table, contents, footer, headline, provenance_rows
-from fsmer.reporting.page import Html, el, interval_bar, joined, page, section, table
-from fsmer.reporting.statistics import CriticalDifference, PairedComparison, critical_difference, paired_comparison
+from fsmer.reporting.html import confusion_picture
+from fsmer.reporting.page import page
+from fsmer.reporting.ranking import CriticalDifference, critical_difference
+from fsmer.reporting.statistics import PairedComparison, paired_comparison, shown_p
 from fsmer.text import markdown, one_line
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Picture
 
 __all__ = ["Comparison", "compare"]
 
@@ -92,31 +93,25 @@ class Comparison:
 
     def markdown(self) -> str:
         """The comparison as a Markdown page."""
+        rows = [
+            [name, *(report.counts[what] for what in ("clips", "subjects")), len(report.per_seed), *_figures(report)]
+            for name, report in self.reports.items()
+        ]
+        tests = [[" - ".join(one.names), *(" ".join(cell) for cell in _test_cells(one))] for one in self.tests]
+        heads = [NAMES[name] for name in SHOWN]
         lines = [f"# {markdown(self.title)}", ""]
         lines += [line for warning in self.warnings for line in (f"> **Take care:** {markdown(warning)}", "")]
-        lines += ["| report | clips | subjects | seeds | UF1 | UAR | Acc |", "|---|---|---|---|---|---|---|"]
-        for name, report in self.reports.items():
-            shown = " | ".join(show_figure(report.figures, metric) for metric in SHOWN)
-            counts = " | ".join(f"{report.counts[what]:,}" for what in ("clips", "subjects"))
-            lines.append(f"| {markdown(name)} | {counts} | {len(report.per_seed)} | {shown} |")
-        if self.tests:
-            lines += [
-                "",
-                f"| first - second | {' | '.join(NAMES[n] for n in SHOWN)} | McNemar |",
-                "|---|---|---|---|---|",
-            ]
-            for test in self.tests:
-                cells = " | ".join(" ".join(cell) for cell in _test_cells(test))
-                lines.append(f"| {markdown(' - '.join(test.names))} | {cells} |")
-            lines += ["", TESTS]
+        lines += markdown_table(Table("Figures", ("report", "clips", "subjects", "seeds", *heads), rows))
+        if tests:
+            lines += ["", *markdown_table(Table("Tests", ("first - second", *heads, "McNemar"), tests)), "", TESTS]
         if self.ranking is not None:
             lines += ["", "```", str(self.ranking), "```"]
         return "\n".join([*lines, ""])
 
     def __str__(self) -> str:
         parts = [
-            f"{name}: {', '.join(f'{NAMES[n]} {show_figure(r.figures, n)}' for n in SHOWN)}"
-            for name, r in self.reports.items()
+            f"{name}: {', '.join(f'{NAMES[n]} {one}' for n, one in zip(SHOWN, _figures(report), strict=True))}"
+            for name, report in self.reports.items()
         ]
         parts += [f"take care: {warning}" for warning in self.warnings]
         parts += [str(test) for test in self.tests]
@@ -124,7 +119,7 @@ class Comparison:
             parts.append(str(self.ranking))
         return "\n".join(parts)
 
-    def figure(self, metric: str = "uf1") -> Figure:
+    def figure(self, metric: str = "uf1") -> Picture:
         """One dot with its interval for each report, best on top."""
         from fsmer.reporting.plots import methods_figure
 
@@ -138,16 +133,28 @@ class Comparison:
         OutputError
             The file cannot be written.
         """
-        parts = [_figures(self), *_tests(self), _breakdown(self), _confusions(self), *_clips(self), _provenance(self)]
-        oracle = any(report.oracle for report in self.reports.values())
-        head = el(
-            "header",
-            el("span", f"with {ORACLE} figures", class_="badge") if oracle else None,
-            el("h1", self.title),
-            *(el("p", warning, class_="warning") for warning in self.warnings),
-            contents(parts),
+        reports = self.reports
+        low, high = _scale(reports.values())
+        text = page(
+            "comparison.html.j2",
+            self.title,
+            comparison=self,
+            oracle=any(report.oracle for report in reports.values()),
+            figure_of=Figure.of,
+            low=low,
+            high=high,
+            hows=sorted({report.how for report in reports.values()}),
+            classes=len(next(iter(reports.values())).classes),
+            how_tested=TESTS,
+            tests=[(test.names, _test_cells(test)) for test in self.tests],
+            ranking_p=None if self.ranking is None else shown_p(self.ranking.p_value),
+            by_dataset=_beside(_column(report.per_dataset, "uf1") for report in reports.values()),
+            by_class=_beside(_column(report.per_class, "f1") for report in reports.values()),
+            pictures=[confusion_picture(name, report.confusion, report.classes) for name, report in reports.items()],
+            most_classes=max(len(report.classes) for report in reports.values()),
+            disputed=_disputed(reports) if self.tests else None,
+            origins=_beside({str(key): value for key, value in provenance(one).rows} for one in reports.values()),
         )
-        text = page(self.title, head, *parts, footer(), oracle=oracle)
         if path is not None:
             write_text(path, text)
         return text
@@ -163,7 +170,7 @@ class Comparison:
             The folder cannot be written.
         """
         from fsmer.drawing import save_figure
-        from fsmer.reporting.plots_statistics import critical_difference_figure
+        from fsmer.reporting.plots import critical_difference_figure
 
         target = Path(folder)
         check_writable(target)
@@ -222,12 +229,13 @@ def compare(
             raise DataError(f"the report {name} cannot be compared: {report.unsound}; evaluate again.")
     warnings, tests = _kinds(named), []
     for (first, a), (second, b) in combinations(named.items(), 2):
-        warnings += _differences((first, a), (second, b))
+        if a.protocol["hash"] != b.protocol["hash"]:
+            words = _protocol_words((first, a), (second, b))
+            warnings.append(f"{first} and {second} follow other protocols: {words}.")
         try:
             tests.append(paired_comparison(a, b, names=(first, second), draws=draws, seed=seed))
         except DataError as error:
-            if _same_clips(a, b):
-                warnings.append(f"{first} and {second} are not tested against each other: {error}")
+            warnings.append(f"{first} and {second} are not tested against each other: {error}")
     ranking = None
     if len(named) > 2 and len(tests) == len(named) * (len(named) - 1) // 2 and tests[0].subjects > 1:
         ranking = critical_difference(named)
@@ -270,34 +278,6 @@ def _kinds(named: Mapping[str, Report]) -> list[str]:
     ]
 
 
-def _differences(one: tuple[str, Report], other: tuple[str, Report]) -> list[str]:
-    """What stands in the way of comparing two reports, in words."""
-    (first, a), (second, b) = one, other
-    found = []
-    if set(a.classes) != set(b.classes):
-        found.append(
-            f"{first} tells {', '.join(a.classes)} apart and {second} {', '.join(b.classes)}; these are other tasks, "
-            "so the two are not tested against each other."
-        )
-    mine, theirs = _judged(a), _judged(b)
-    if mine != theirs:
-        found.append(
-            f"{first} and {second} judge other clips: {len(mine & theirs):,} are in both, {len(mine - theirs):,} only "
-            f"in {first} and {len(theirs - mine):,} only in {second}, so the two are not tested against each other."
-        )
-    if a.protocol["hash"] != b.protocol["hash"]:
-        found.append(f"{first} and {second} follow other protocols: {_protocol_words((first, a), (second, b))}.")
-    return found
-
-
-def _judged(report: Report) -> set[tuple[str, str]]:
-    return set(zip(report.predictions["dataset"], report.predictions["clip"], strict=True))
-
-
-def _same_clips(a: Report, b: Report) -> bool:
-    return set(a.classes) == set(b.classes) and _judged(a) == _judged(b)
-
-
 def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     """In what two protocols differ: their kind or, where that is the same, their settings."""
     (first, a), (second, b) = one, other
@@ -305,12 +285,12 @@ def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     if mine.get("kind") != theirs.get("kind"):
         kinds = (f"{name} {settings.get('kind')}" for name, settings in ((first, mine), (second, theirs)))
         return ", ".join(kinds)
-    flat = [_flat(settings) for settings in (mine, theirs)]
+    mine, theirs = _flat(mine), _flat(theirs)
     words = [
-        f"{key.removeprefix('params.')} is {flat[0].get(key, 'not set')} in {first} and "
-        f"{flat[1].get(key, 'not set')} in {second}"
-        for key in {**flat[0], **flat[1]}
-        if flat[0].get(key) != flat[1].get(key)
+        f"{key.removeprefix('params.')} is {mine.get(key, 'not set')} in {first} and "
+        f"{theirs.get(key, 'not set')} in {second}"
+        for key in {**mine, **theirs}
+        if mine.get(key) != theirs.get(key)
     ]
     return "; ".join(words) or f"{a.protocol['name']} and {b.protocol['name']}"
 
@@ -322,157 +302,59 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _figures(report: Report) -> list[Figure]:
+    return [Figure.of(report.figures, name) for name in SHOWN]
+
+
 def _test_cells(test: PairedComparison) -> list[tuple[str, str]]:
     """Difference and how sure it is, for every figure, then McNemar's counts and their p-value."""
-    cells = []
-    for name in SHOWN:
-        one = test.differences[name]
-        sure = "" if one.interval is None else f"[{one.interval[0]:+.4f}, {one.interval[1]:+.4f}], p {_p(one.p_value)}"
-        cells.append((f"{one.difference:+.4f}", sure))
-    return [*cells, (f"{test.mcnemar.only_a:,} to {test.mcnemar.only_b:,}", f"p {_p(test.mcnemar.p_exact)}")]
+    cells = [(f"{one.difference:+.4f}", one.certainty) for one in test.differences.values()]
+    return [*cells, (f"{test.mcnemar.only_a:,} to {test.mcnemar.only_b:,}", f"p {shown_p(test.mcnemar.p_exact)}")]
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return "unknown"
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+# -- what the page shows -----------------------------------------------------------------------------------------------
 
 
-# -- sections of the page ----------------------------------------------------------------------------------------------
-
-
-def _figures(comparison: Comparison) -> Html:
-    # One scale for all, as narrow as the intervals allow, in steps of 0.05.
+def _scale(reports: Iterable[Report]) -> tuple[float, float]:
+    """One scale for all bars, as narrow as the intervals allow, in steps of 0.05."""
     every = [
         value
-        for report in comparison.reports.values()
+        for report in reports
         for metric in SHOWN
         for value in (report.figures[metric], *(report.interval(metric) or ()))
     ]
     low, high = math.floor(min(every) * 20) / 20, math.ceil(max(every) * 20) / 20
-    high = high if high > low else low + 0.05
-    rows = []
-    for name, report in comparison.reports.items():
-        counts = report.counts
-        cells = [
-            joined(
-                headline(report.figures, metric),
-                interval_bar(
-                    float(report.figures[metric]),
-                    report.interval(metric),
-                    label=f"{name}: {NAMES[metric]} {show_figure(report.figures, metric)}",
-                    low=low,
-                    high=high,
-                ),
-            )
-            for metric in SHOWN
-        ]
-        sizes = f"{counts['clips']:,} clips of {counts['subjects']:,} subjects, seeds: {len(report.per_seed)}"
-        # Below the name: a column more would not fit beside stamped figures.
-        whose = joined(name, *(el("span", words, class_="under") for words in (report.title, sizes)))
-        rows.append([whose, *cells])
-    head = ["report", *(NAMES[metric] for metric in SHOWN)]
-    first = next(iter(comparison.reports.values()))
-    how = sorted({report.how for report in comparison.reports.values()})
-    guess = f"Guessing gives a UAR of {1 / len(first.classes):.4f} with {len(first.classes)} classes."
-    words = f"Figures: {'; or '.join(how)}. {guess} Bars run from {low:.2f} to {high:.2f}."
-    return section("Figures", table("Figures with 95 % intervals", head, rows, text=4), el("p", words, class_="how"))
+    return low, high if high > low else low + 0.05
 
 
-def _tests(comparison: Comparison) -> list[Html]:
-    if not comparison.tests:
-        return []
-    head = ["first – second", *(NAMES[metric] for metric in SHOWN), "right alone"]
-    rows: list[list[Any]] = [
-        [
-            " – ".join(test.names),
-            *(joined(el("b", value), el("span", sure, class_="under")) for value, sure in _test_cells(test)),
-        ]
-        for test in comparison.tests
-    ]
-    parts = [table("Paired tests", head, rows, text=5), el("p", TESTS, class_="note")]
-    ranking = comparison.ranking
-    if ranking is not None:
-        ranks = [
-            [name, f"{rank:.3f}", f"{mean:.4f}"]
-            for name, rank, mean in zip(ranking.names, ranking.ranks, ranking.means, strict=True)
-        ]
-        groups = [f"No difference is shown among {', '.join(group)}." for group in ranking.groups]
-        words = (
-            f"Accuracy ranked within each of {ranking.blocks:,} subjects, 1 is best. Friedman's test: p "
-            f"{_p(ranking.p_value)}. Mean ranks that are further apart than {ranking.difference:.3f} differ at the "
-            f"level {ranking.alpha:g} (Nemenyi). {' '.join(groups)}"
-        )
-        parts += [table("Mean ranks", ["report", "mean rank", "mean accuracy"], ranks), el("p", words, class_="note")]
-    return [section("Differences", *parts)]
+def _column(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Figure]:
+    return {key: Figure.of(row, name) for key, row in rows.items()}
 
 
-def _breakdown(comparison: Comparison) -> Html:
-    reports = comparison.reports
-    datasets = list(dict.fromkeys(name for report in reports.values() for name in report.per_dataset))
-    classes = list(dict.fromkeys(name for report in reports.values() for name in report.classes))
-    by_dataset = [
-        [name, *(headline(r.per_dataset[name], "uf1") if name in r.per_dataset else "–" for r in reports.values())]
-        for name in datasets
-    ]
-    by_class = [
-        [name, *(f"{r.per_class[name]['f1']:.4f}" if name in r.per_class else "–" for r in reports.values())]
-        for name in classes
-    ]
-    return section(
-        "Data sets and classes",
-        table("UF1 by data set", ["data set", *reports], by_dataset),
-        table("F1 by class", ["class", *reports], by_class),
-    )
+def _beside(columns: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """Rows of (key, a cell for each column), with a dash where a column lacks the key."""
+    held = list(columns)
+    return [[key, *(one.get(key, "–") for one in held)] for key in dict.fromkeys(key for one in held for key in one)]
 
 
-def _confusions(comparison: Comparison) -> Html:
-    most = max(len(report.classes) for report in comparison.reports.values())
-    pictures = [confusion_table(report.confusion, report.classes, name) for name, report in comparison.reports.items()]
-    words = "Rows are the truth. Colour and percentage: share of the true class; below: number of answers."
-    return section(
-        "Confusion matrices",
-        el("p", words, class_="note"),
-        el("div", pictures, class_="pictures", style=f"--least:{7 + 4 * most}rem"),
-    )
-
-
-def _clips(comparison: Comparison) -> list[Html]:
+def _disputed(reports: Mapping[str, Report]) -> dict[str, Any]:
     """Clips that some reports mostly get right and others do not, the most disputed first."""
     import pandas as pd
 
-    if not comparison.tests:
-        return []
     shares = {}
-    for name, report in comparison.reports.items():
+    for name, report in reports.items():
         told = report.predictions
         right = told["label"] == told["predicted"]
-        shares[name] = right.groupby([told["dataset"], told["subject"], told["clip"], told["label"]]).mean()
+        shares[name] = right.groupby([told[key] for key in ("dataset", "subject", "clip", "label")]).mean()
     joint = pd.DataFrame(shares).dropna()
     disputed = joint[(joint > 0.5).nunique(axis=1) > 1]
     spread = (disputed.max(axis=1) - disputed.min(axis=1)).sort_values(ascending=False, kind="stable")
     rows = [
-        [
-            clip,
-            dataset,
-            subject or "(unknown)",
-            label,
-            *(f"{share:.0%}" for share in disputed.loc[(dataset, subject, clip, label)]),
-        ]
-        for dataset, subject, clip, label in spread.index[:MAX_CLIPS]
+        [clip, dataset, subject or "(unknown)", label, *(f"{share:.0%}" for share in own)]
+        for (dataset, subject, clip, label), own in zip(
+            spread.index[:MAX_CLIPS], disputed.loc[spread.index[:MAX_CLIPS]].to_numpy(), strict=True
+        )
     ]
     cut = f"; the first {MAX_CLIPS} are listed" if len(spread) > MAX_CLIPS else ""
     words = f"{len(disputed):,} of {len(joint):,} clips are mostly right in some reports and not in others{cut}."
-    listed = [
-        table("Share of right answers", ["clip", "data set", "subject", "class", *shares], rows, text=4, tall=True)
-    ]
-    return [section("Disputed clips", el("p", words, class_="note"), *(listed if rows else []))]
-
-
-def _provenance(comparison: Comparison) -> Html:
-    every = {name: dict(provenance_rows(report)) for name, report in comparison.reports.items()}
-    keys = list(dict.fromkeys(key for rows in every.values() for key in rows))
-    rows = [[key, *(one.get(key, "–") for one in every.values())] for key in keys]
-    return section(
-        "Provenance", table("How each came to be", ["what", *every], rows, text=1 + len(every), class_="words")
-    )
+    return {"words": words, "rows": rows}

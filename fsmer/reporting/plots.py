@@ -1,4 +1,4 @@
-"""Pictures of results and of flow maps: confusion matrix, methods side by side, two domains, flow with arrows.
+"""Pictures of results: methods side by side, two domains, the critical-difference diagram of many methods.
 
 Every function returns a matplotlib ``Figure`` made without pyplot: nothing global changes and no display is needed.
 """
@@ -11,25 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fsmer.drawing import (
-    BLUE,
-    LIGHT,
-    ORANGE,
-    blank_figure,
-    wrapped,
-)
+from fsmer.drawing import BLUE, GREY, LIGHT, ORANGE, blank_figure, wrapped
 from fsmer.errors import DataError
+from fsmer.evaluation.report_tables import NAMES
 from fsmer.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fsmer.evaluation.report import Report
+    from fsmer.reporting.ranking import CriticalDifference
 
-__all__ = [
-    "domains_figure",
-    "methods_figure",
-]
+__all__ = ["critical_difference_figure", "domains_figure", "methods_figure"]
+
+# Height of one line of text and of one bar of the critical-difference diagram, in inches.
+_LINE, _BAR = 0.24, 0.12
 
 
 def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: str = "uf1", title: str = "") -> Figure:
@@ -100,16 +96,9 @@ def domains_figure(
         chosen = np.unique(np.linspace(0, len(values) - 1, min(limit, len(values))).astype(int))
         points = np.zeros((len(chosen), 2))
         points[:, : len(order)] = (values[chosen] - centre) @ axes_of_data[:, order]
-        axes.scatter(
-            points[:, 0],
-            points[:, 1],
-            s=14,
-            color=colour,
-            marker=marker,
-            alpha=0.5,
-            linewidths=0,
-            label=f"{name} ({len(values):,})",
-        )
+        label = f"{name} ({len(values):,})"
+        x, y = points.T
+        axes.scatter(x, y, s=14, color=colour, marker=marker, alpha=0.5, linewidths=0, label=label)
     shares = [*(spread[order] / total), 0.0][:2]
     axes.set_xlabel(f"principal axis 1 ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"principal axis 2 ({shares[1]:.0%})")
@@ -117,4 +106,61 @@ def domains_figure(
     # Below the axes, where it can hide no point.
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def critical_difference_figure(result: CriticalDifference, *, title: str = "") -> Figure:
+    """Critical-difference diagram (Demsar 2006, figure 1): mean ranks on a line, bars over methods that do not differ.
+
+    The best rank is on the left; a bar joins methods between which no difference was shown.
+
+    Parameters
+    ----------
+    result : CriticalDifference
+    title : str
+        Default: what was ranked and Friedman's test.
+    """
+    count = len(result.names)
+    left = (count + 1) // 2
+    bars = len(result.groups)
+    # From the axis down: bars, then one line of text for each method of the longer side.
+    depth = 0.25 + bars * _BAR
+    height = 1.35 + depth + left * _LINE
+    figure = blank_figure(7.2, height)
+    axes = figure.add_subplot()
+    low, high = 1.0, float(count)
+    span = high - low
+    # Names hang outside the ranks, so the picture is wider than the axis.
+    margin = 0.62 * span
+    axes.set_xlim(low - margin, high + margin)
+    axes.set_ylim(-(depth + left * _LINE + 0.1), 0.75)
+    axes.plot([low, high], [0, 0], color="black", linewidth=1)
+    for tick in range(1, count + 1):
+        axes.plot([tick, tick], [0, 0.08], color="black", linewidth=1)
+        axes.text(tick, 0.12, str(tick), ha="center", va="bottom", fontsize=9)
+    shown = min(result.difference, span)
+    axes.plot([low, low + shown], [0.52, 0.52], color=ORANGE, linewidth=2, solid_capstyle="butt")
+    longer = " (longer than the axis)" if result.difference > span else ""
+    axes.text(
+        low + shown + 0.02 * span, 0.52, f"critical difference {result.difference:.2f}{longer}", va="center", fontsize=8
+    )
+    for number, group in enumerate(result.groups):
+        ends = [result.ranks[result.names.index(name)] for name in (group[0], group[-1])]
+        y = -0.12 - number * _BAR
+        axes.plot(
+            [ends[0] - 0.01 * span, ends[1] + 0.01 * span], [y, y], color=BLUE, linewidth=3.5, solid_capstyle="round"
+        )
+    for place, (name, rank) in enumerate(zip(result.names, result.ranks, strict=True)):
+        on_left = place < left
+        level = -(depth + _LINE * (place if on_left else count - 1 - place))
+        end = low - 0.04 * span if on_left else high + 0.04 * span
+        axes.plot([rank, rank, end], [0, level, level], color=GREY, linewidth=0.9)
+        text = f"{name}  {rank:.2f} " if on_left else f" {rank:.2f}  {name}"
+        axes.text(end, level, text, ha="right" if on_left else "left", va="center", fontsize=9)
+    words = title or (
+        f"Mean rank of {NAMES.get(result.metric, result.metric)} over {result.blocks:,} {result.blocks_in_words} "
+        f"(Friedman p = {result.p_value:.2g})\nbars: no difference shown at level {result.alpha:g}"
+    )
+    axes.set_title(wrapped(words, 84), fontsize=10)
+    axes.axis("off")
     return figure

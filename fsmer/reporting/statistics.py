@@ -1,4 +1,4 @@
-"""Whether one result is better than another: seeds as a distribution, paired tests of two, critical difference of many.
+"""Whether one result is better than another: seeds as a distribution, intervals, and paired tests of two reports.
 
 Everything works on the predictions of `Report` objects. The independent unit is the subject: clips of one person
 resemble each other, so intervals and bootstrap tests draw whole subjects.
@@ -7,29 +7,25 @@ References
 ----------
 McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 1947.
 Efron and Tibshirani, An introduction to the bootstrap, 1993 (percentile intervals, section 13.3).
-Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 7, 2006 (Friedman, Nemenyi, the picture).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import (
-    BLOCK_CELLS,
     BOOTSTRAP_DRAWS,
     METRICS,
-    Floats,
-    drawn_subjects,
     percentile_interval,
-    score_confusion,
 )
+from fsmer.evaluation.report_tables import NAMES, SHOWN
+from fsmer.reporting.tallies import check_pair, report_name, tally
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,24 +33,16 @@ if TYPE_CHECKING:
     from fsmer.evaluation.report import Report
 
 __all__ = [
-    "CriticalDifference",
     "Difference",
     "McNemar",
     "PairedComparison",
     "SeedSummary",
-    "critical_difference",
     "mcnemar",
-    "nemenyi",
     "paired_comparison",
     "report_interval",
     "seed_summary",
+    "shown_p",
 ]
-
-Block = Literal["subject", "dataset", "episode"]
-
-# Counts by subject, seed, episode and class that one report may need: 8 GiB.
-MOST_CELLS = 1 << 30
-TITLES = {"uf1": "UF1", "uar": "UAR", "acc": "Acc", "acc_merau": "Acc (MERAU eq. 14)"}
 
 
 @dataclass(frozen=True)
@@ -151,6 +139,13 @@ class Difference:
     interval: tuple[float, float] | None
     p_value: float | None
 
+    @property
+    def certainty(self) -> str:
+        """Interval and p-value in words; nothing with fewer than two subjects."""
+        if self.interval is None or self.p_value is None:
+            return ""
+        return f"[{self.interval[0]:+.4f}, {self.interval[1]:+.4f}], p {shown_p(self.p_value)}"
+
 
 @dataclass(frozen=True)
 class PairedComparison:
@@ -202,94 +197,19 @@ class PairedComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {
-            "names": list(self.names),
-            "seeds": list(self.seeds),
-            "mcnemar_by_seed": [asdict(one) for one in self.mcnemar_by_seed],
-            "how": self.how,
-        }
+        return asdict(self) | {"how": self.how}
 
     def __str__(self) -> str:
         lines = [f"{self.names[0]} against {self.names[1]} on {self.clips:,} clips of {self.subjects:,} subjects"]
         for metric, one in self.differences.items():
-            sure = "interval unknown (one subject)"
-            if one.interval is not None and one.p_value is not None:
-                sure = f"95 % [{one.interval[0]:+.4f}, {one.interval[1]:+.4f}], p {_p(one.p_value)}"
-            lines.append(f"  {TITLES[metric]:<4} {one.a:.4f} - {one.b:.4f} = {one.difference:+.4f}, {sure}")
+            sure = f"95 % {one.certainty}" if one.certainty else "interval unknown (one subject)"
+            lines.append(f"  {NAMES[metric]:<8} {one.a:.4f} - {one.b:.4f} = {one.difference:+.4f}, {sure}")
         test = self.mcnemar
         lines.append(
             f"  McNemar: only {self.names[0]} right {test.only_a:,}, only {self.names[1]} right {test.only_b:,}, "
-            f"exact p {_p(test.p_exact)}, with continuity correction p {_p(test.p_corrected)}"
+            f"exact p {shown_p(test.p_exact)}, with continuity correction p {shown_p(test.p_corrected)}"
         )
         lines.append(f"  ({self.how})")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class CriticalDifference:
-    """Many methods over many blocks: mean ranks, Friedman's test and Nemenyi's critical difference.
-
-    Parameters
-    ----------
-    names : tuple of str
-        The methods, best mean rank first.
-    ranks : tuple of float
-        Mean rank of each over the blocks, 1 is best; ties share their ranks.
-    means : tuple of float
-        Mean figure of each over the blocks.
-    metric, block : str
-        What was ranked, and over what.
-    blocks : int
-    friedman, p_value : float
-        Friedman's chi-squared (corrected for ties) and its p-value; 0 and 1 where every block is a tie.
-    alpha : float
-    difference : float
-        Mean ranks further apart than this differ at level `alpha` (Nemenyi).
-    p_values : tuple of tuple of float
-        Nemenyi's p-value of each pair, in the order of `names`.
-    groups : tuple of tuple of str
-        Longest runs of methods in which no two differ; a method that differs from all others is in none.
-    """
-
-    names: tuple[str, ...]
-    ranks: tuple[float, ...]
-    means: tuple[float, ...]
-    metric: str
-    block: str
-    blocks: int
-    friedman: float
-    p_value: float
-    alpha: float
-    difference: float
-    p_values: tuple[tuple[float, ...], ...]
-    groups: tuple[tuple[str, ...], ...]
-
-    @property
-    def blocks_in_words(self) -> str:
-        """What was ranked over, in the plural."""
-        return "data sets" if self.block == "dataset" else f"{self.block}s"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self) | {
-            "names": list(self.names),
-            "ranks": list(self.ranks),
-            "means": list(self.means),
-            "p_values": [list(row) for row in self.p_values],
-            "groups": [list(group) for group in self.groups],
-        }
-
-    def __str__(self) -> str:
-        lines = [
-            f"{len(self.names)} methods over {self.blocks:,} {self.blocks_in_words} by "
-            f"{TITLES.get(self.metric, self.metric)}: Friedman chi-squared {self.friedman:.3f}, p {_p(self.p_value)}; "
-            f"critical difference of mean ranks {self.difference:.3f} at level {self.alpha:g} (Nemenyi)"
-        ]
-        lines += [
-            f"  {rank:6.3f}  {name} (mean {mean:.4f})"
-            for name, rank, mean in zip(self.names, self.ranks, self.means, strict=True)
-        ]
-        lines += [f"  no difference shown among: {', '.join(group)}" for group in self.groups]
         return "\n".join(lines)
 
 
@@ -301,7 +221,7 @@ def seed_summary(report: Report) -> dict[str, SeedSummary]:
     dict
         For each of `METRICS`.
     """
-    by_seed = _tally(report).by_seed()
+    by_seed = tally(report).by_seed()
     return {name: SeedSummary.of(by_seed[name].tolist()) for name in METRICS}
 
 
@@ -318,7 +238,7 @@ def report_interval(
     dict
         For each of `METRICS` (low, high), or ``None`` with fewer than two subjects.
     """
-    return _tally(report).interval(draws, seed)
+    return tally(report).interval(draws, seed)
 
 
 def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> McNemar:
@@ -403,354 +323,59 @@ def paired_comparison(
     >>> a, b = Report.load("out/facs-flow"), Report.load("out/pixels")  # doctest: +SKIP
     >>> print(paired_comparison(a, b))  # doctest: +SKIP
     """
-    _check_pair(a, b, same_folds)
-    first, second = _tally(a), _tally(b)
-    values, samples = [], []
-    for tally in (first, second):
-        values.append(tally.figures())
-        samples.append(tally.samples(draws, seed))
+    names = names or (report_name(a), report_name(b))
+    check_pair(a, b, names, same_folds)
+    first, second = tally(a), tally(b)
+    figures = (first.figures(), second.figures())
+    samples = (first.samples(draws, seed), second.samples(draws, seed))
     differences = {}
-    for metric in ("uf1", "uar", "acc"):
+    for metric in SHOWN:
         interval, p_value = None, None
         if first.subjects > 1:
             drawn = samples[0][metric] - samples[1][metric]
-            low, high = np.percentile(drawn, [2.5, 97.5])
-            interval = (float(low), float(high))
+            interval = percentile_interval(drawn)
             # One is added so that no finite number of draws claims certainty.
             tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum())) + 1
             p_value = min(1.0, 2 * tail / (draws + 1))
-        left, right = float(values[0][metric]), float(values[1][metric])
+        left, right = (float(one[metric]) for one in figures)
         differences[metric] = Difference(left, right, left - right, interval, p_value)
-    right_a = _share_right(a)
-    right_b = _share_right(b).reindex(right_a.index)
+    share_a = _share_right(a)
+    share_b = _share_right(b).reindex(share_a.index)
     # A tie counted as wrong would speak against whichever report has an even number of seeds.
-    clear = ((right_a != 0.5) & (right_b != 0.5)).to_numpy()
-    by_seed: tuple[McNemar, ...] = ()
-    if "seed" in a.predictions and "seed" in b.predictions and _asked_once(a) and _asked_once(b):
-        halves = [_by_seed(report) for report in (a, b)]
-        if len(halves[0]) == len(halves[1]):
-            by_seed = tuple(mcnemar(one, other) for one, other in zip(*halves, strict=True))
+    clear = (share_a != 0.5) & (share_b != 0.5)
+    halves = (_right_by_seed(a), _right_by_seed(b))
+    several = len(halves[0]) == len(halves[1])
     return PairedComparison(
-        names=names or (_name(a), _name(b)),
-        clips=len(right_a),
+        names=names,
+        clips=len(share_a),
         subjects=first.subjects,
         seeds=(first.seeds, second.seeds),
-        mcnemar=mcnemar(right_a.to_numpy()[clear] > 0.5, right_b.to_numpy()[clear] > 0.5),
-        mcnemar_by_seed=by_seed,
+        mcnemar=mcnemar(share_a[clear] > 0.5, share_b[clear] > 0.5),
+        mcnemar_by_seed=tuple(mcnemar(*pair) for pair in zip(*halves, strict=True)) if several else (),
         differences=differences,
         draws=draws,
         ties=int((~clear).sum()),
     )
 
 
-def critical_difference(
-    reports: Mapping[str, Report] | Sequence[Report],
-    *,
-    block: Block = "subject",
-    metric: str | None = None,
-    alpha: float = 0.05,
-) -> CriticalDifference:
-    """Rank several methods in every block, test whether they differ at all (Friedman) and which do (Nemenyi).
-
-    Parameters
-    ----------
-    reports : mapping of name to Report, or sequence of Report (named after method and model)
-        At least three, on the same clips.
-    block : {"subject", "dataset", "episode"}
-        What the methods are ranked on: every subject, data set or episode (fold) once.
-    metric : {"uf1", "uar", "acc", "acc_merau"}, optional
-        Default accuracy over subjects, whose few clips seldom show every class, and UF1 otherwise.
-    alpha : float
-        Level of the critical difference.
-
-    Raises
-    ------
-    DataError
-        Fewer than three reports or two blocks, reports that judge other clips, an unknown block or metric.
-    """
-    named = dict(reports) if isinstance(reports, Mapping) else {_name(report): report for report in reports}
-    if len(named) != len(reports):
-        raise DataError("two of the reports have the same method and model; give a mapping of name to report.")
-    if block not in ("subject", "dataset", "episode"):
-        raise DataError(f"block={block!r} is not known; use 'subject', 'dataset' or 'episode'.")
-    chosen = metric or ("acc" if block == "subject" else "uf1")
-    if chosen not in METRICS:
-        raise DataError(f"metric={chosen!r} is not known; use one of {', '.join(METRICS)}.")
-    if len(named) < 3:
-        raise DataError(
-            f"a critical difference needs at least three reports, and {len(named)} are given; use paired_comparison "
-            "for two."
-        )
-    every = list(named.values())
-    for other in every[1:]:
-        _check_pair(every[0], other, same_folds=block == "episode")
-    scores = np.stack([_block_scores(report, block, chosen) for report in every], axis=1)
-    return nemenyi(scores, list(named), metric=chosen, block=block, alpha=alpha)
-
-
-def nemenyi(
-    scores: ArrayLike, names: Sequence[str], *, metric: str = "score", block: str = "block", alpha: float = 0.05
-) -> CriticalDifference:
-    """Friedman's test and Nemenyi's critical difference of a table of scores, higher is better.
-
-    Parameters
-    ----------
-    scores : array of shape (N, k)
-        One row a block, one column a method; k at least 3, N at least 2.
-    names : sequence of str
-        The k methods.
-    metric, block : str
-        What the scores and rows are, for words.
-    alpha : float
-        Level, between 0 and 1.
-
-    Raises
-    ------
-    DataError
-        Too few rows or columns, a score that is no number, or names that do not fit.
-    """
-    from scipy.stats import friedmanchisquare, rankdata, studentized_range
-
-    table = np.asarray(scores, dtype=np.float64)
-    if table.ndim != 2 or table.shape[0] < 2 or table.shape[1] < 3 or table.shape[1] != len(names):
-        raise DataError(
-            f"scores of shape {table.shape} for {len(names)} methods cannot be ranked; a row a block (two at least) "
-            "and a column a method (three at least) are needed."
-        )
-    if not np.isfinite(table).all():
-        raise DataError("a score is not a finite number; every method needs a score in every block.")
-    if not 0 < alpha < 1:
-        raise DataError(f"alpha={alpha} is no level of a test; give a number between 0 and 1.")
-    rows, count = table.shape
-    ranks = np.apply_along_axis(rankdata, 1, -table).mean(axis=0)
-    if (table == table[:, :1]).all():
-        # Every block is a tie: the statistic is 0 / 0, and nothing speaks for a difference.
-        friedman, p_value = 0.0, 1.0
-    else:
-        friedman, p_value = map(float, friedmanchisquare(*table.T))
-    spread = math.sqrt(count * (count + 1) / (6 * rows))
-    difference = float(studentized_range.ppf(1 - alpha, count, np.inf)) / math.sqrt(2) * spread
-    order = np.argsort(ranks, kind="stable")
-    sorted_ranks = ranks[order]
-    apart = np.abs(sorted_ranks[:, None] - sorted_ranks[None])
-    p_values = np.clip(studentized_range.sf(apart * math.sqrt(2) / spread, count, np.inf), 0, 1)
-    np.fill_diagonal(p_values, 1.0)
-    ordered = tuple(str(names[index]) for index in order)
-    groups: list[tuple[int, int]] = []
-    for start in range(count):
-        stop = int(np.flatnonzero(sorted_ranks - sorted_ranks[start] <= difference)[-1])
-        # A run inside the one before says nothing new.
-        if stop > start and (not groups or stop > groups[-1][1]):
-            groups.append((start, stop))
-    return CriticalDifference(
-        names=ordered,
-        ranks=tuple(sorted_ranks.tolist()),
-        means=tuple(table.mean(axis=0)[order].tolist()),
-        metric=metric,
-        block=block,
-        blocks=rows,
-        friedman=friedman,
-        p_value=p_value,
-        alpha=alpha,
-        difference=difference,
-        p_values=tuple(tuple(row) for row in p_values.tolist()),
-        groups=tuple(ordered[start : stop + 1] for start, stop in groups),
-    )
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """Confusion matrices of a report by subject, seed and episode; pooled reports have one episode.
-
-    `counts` has shape (S, R, E, C, C); `among`, (E, C), says which classes each episode is about.
-    """
-
-    counts: Floats
-    among: NDArray[np.bool_] | None
-
-    @property
-    def subjects(self) -> int:
-        return self.counts.shape[0]
-
-    @property
-    def seeds(self) -> int:
-        return self.counts.shape[1]
-
-    def by_seed(self) -> dict[str, Floats]:
-        """Figures of every seed, (R,)."""
-        return {name: values[0] for name, values in self._scores(np.ones((1, self.subjects))).items()}
-
-    def figures(self) -> dict[str, Floats]:
-        """Figures, mean over seeds."""
-        return {name: values.mean() for name, values in self.by_seed().items()}
-
-    def samples(self, draws: int, seed: int) -> dict[str, Floats]:
-        """Figures of bootstrap samples, (draws,); the same seed draws the same subjects."""
-        parts: dict[str, list[Floats]] = {name: [] for name in METRICS}
-        held = max(1, BLOCK_CELLS // max(int(np.prod(self.counts.shape[1:])), 1))
-        for times in drawn_subjects(self.subjects, draws, seed):
-            for low in range(0, len(times), held):
-                for name, values in self._scores(times[low : low + held]).items():
-                    parts[name].append(values.mean(axis=1))
-        return {name: np.concatenate(values) for name, values in parts.items()}
-
-    def interval(self, draws: int, seed: int) -> dict[str, tuple[float, float] | None]:
-        if self.subjects < 2:
-            return dict.fromkeys(METRICS)
-        return {name: percentile_interval(values) for name, values in self.samples(draws, seed).items()}
-
-    def _scores(self, times: Floats) -> dict[str, Floats]:
-        """Figures, (draws, R), when each subject counts `times` (draws, S)."""
-        counts = np.tensordot(times, self.counts, axes=1)
-        scores = score_confusion(counts, self.among)
-        # An episode none of whose queries was drawn says nothing.
-        asked = counts.any(axis=(-2, -1))
-        several = np.maximum(asked.sum(axis=-1), 1)
-        return {name: (getattr(scores, name) * asked).sum(axis=-1) / several for name in METRICS}
-
-
-def _tally(report: Report) -> _Tally:
-    table = report.predictions
-    if table.empty:
-        raise DataError(f"the report {_name(report)!r} holds no predictions; evaluate again.")
-    codes = _codes(report)
-    subject, subjects = _factor(table["dataset"], table["subject"])
-    run, runs = _runs(table)
-    averaged = report.averaging == "episodes"
-    episode, episodes = _factor(table["episode"]) if averaged else (np.zeros(len(table), dtype=np.int64), 1)
-    shape = (subjects, runs, episodes, len(report.classes), len(report.classes))
-    if math.prod(shape) > MOST_CELLS:
-        raise DataError(
-            f"the report {_name(report)!r} names {subjects:,} subjects in {episodes:,} episodes, which is more than "
-            "can be counted by subject and episode; check its table of predictions."
-        )
-    place = np.ravel_multi_index((subject, run, episode, codes["label"], codes["predicted"]), shape)
-    counts = np.bincount(place, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
-    return _Tally(counts, _among(report, episode) if averaged else None)
-
-
-def _among(report: Report, group: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    """The classes that each group of rows is about, (G, C); ``None``: all. The others have no probability."""
-    columns = [f"p_{name}" for name in report.classes]
-    if not set(columns) <= set(report.predictions):
-        return None
-    told = report.predictions[columns].notna().to_numpy()
-    if told.all():
-        return None
-    among = np.zeros((int(group.max()) + 1, len(report.classes)), dtype=bool)
-    np.logical_or.at(among, (group[:, None], np.arange(len(report.classes))), told)
-    return among
-
-
-def _block_scores(report: Report, block: Block, metric: str) -> Floats:
-    """One figure a block, mean over seeds; blocks in sorted order."""
-    table = report.predictions
-    codes = _codes(report)
-    columns = {"subject": ("dataset", "subject"), "dataset": ("dataset",), "episode": ("episode",)}[block]
-    group, groups = _factor(*(table[name] for name in columns))
-    run, runs = _runs(table)
-    classes = len(report.classes)
-    shape = (groups, runs, classes, classes)
-    place = np.ravel_multi_index((group, run, codes["label"], codes["predicted"]), shape)
-    counts = np.bincount(place, minlength=int(np.prod(shape))).reshape(shape)
-    among = _among(report, group)
-    values: Floats = getattr(score_confusion(counts, None if among is None else among[:, None]), metric)
-    return values.mean(axis=1)
-
-
-def _runs(table: pd.DataFrame) -> tuple[NDArray[np.int64], int]:
-    """Code of the seed of every row, and how many seeds there are."""
-    return _factor(table["seed"]) if "seed" in table else (np.zeros(len(table), dtype=np.int64), 1)
-
-
-def _factor(*columns: pd.Series[Any]) -> tuple[NDArray[np.int64], int]:
-    """Codes of the distinct rows of some columns in sorted order, and how many there are."""
-    import pandas as pd
-
-    index = pd.MultiIndex.from_arrays([column.to_numpy() for column in columns])
-    codes, distinct = pd.factorize(index, sort=True)
-    return codes.astype(np.int64), len(distinct)
-
-
-def _codes(report: Report) -> dict[str, NDArray[np.int64]]:
-    import pandas as pd
-
-    found = {}
-    for name in ("label", "predicted"):
-        values = pd.Index(report.classes).get_indexer(report.predictions[name].astype(str))
-        if (values < 0).any():
-            strange = report.predictions[name].to_numpy()[values < 0][0]
-            raise DataError(
-                f"the predictions of {_name(report)!r} name the class {strange!r}, which is none of its classes "
-                f"{', '.join(report.classes)}; evaluate again."
-            )
-        found[name] = values.astype(np.int64)
-    return found
-
-
-def _check_pair(a: Report, b: Report, same_folds: bool) -> None:
-    names = f"{_name(a)!r} and {_name(b)!r}"
-    if sorted(a.classes) != sorted(b.classes):
-        raise DataError(
-            f"{names} tell other classes apart ({', '.join(a.classes)}; {', '.join(b.classes)}); compare reports of "
-            "one protocol."
-        )
-    if a.averaging != b.averaging:
-        raise DataError(f"one of {names} averages over episodes and the other pools folds; compare like with like.")
-    labels = [
-        report.predictions.drop_duplicates(["dataset", "clip"]).set_index(["dataset", "clip"])[["label", "subject"]]
-        for report in (a, b)
-    ]
-    alone = labels[0].index.symmetric_difference(labels[1].index)
-    if len(alone):
-        raise DataError(
-            f"{names} judge other clips: {len(alone)} are in one of them only, for example {alone[0][1]!r} of "
-            f"{alone[0][0]}; compare reports on the same clips."
-        )
-    for column in ("label", "subject"):
-        unlike = labels[0][column].astype(str) != labels[1][column].astype(str).reindex(labels[0].index)
-        if unlike.any():
-            dataset, clip = labels[0].index[int(np.argmax(unlike.to_numpy()))]
-            raise DataError(
-                f"{names} give clip {clip!r} of {dataset} another {column}; compare reports on the same labels."
-            )
-    if (same_folds or a.averaging == "episodes") and _folds(a) != _folds(b):
-        raise DataError(
-            f"{names} deal the clips into other folds or episodes, so they learnt from other clips; run both by the "
-            "same protocol and seed of episodes."
-        )
-
-
-def _folds(report: Report) -> set[frozenset[tuple[str, str]]] | list[tuple[int, str, str]]:
-    """The folds as sets of clips, whatever their numbers; episodes that ask clips repeatedly keep theirs."""
-    table = report.predictions
-    keys = ["episode", "dataset", "clip"]
-    if report.averaging == "episodes":
-        return sorted(map(tuple, table[keys].drop_duplicates().to_numpy().tolist()))
-    return {frozenset(zip(part["dataset"], part["clip"], strict=True)) for _, part in table[keys].groupby("episode")}
+def _right(table: pd.DataFrame) -> pd.Series[Any]:
+    return table["label"].astype(str) == table["predicted"].astype(str)
 
 
 def _share_right(report: Report) -> pd.Series[Any]:
     """Share of right answers of every clip."""
     table = report.predictions
-    right = table["label"].astype(str) == table["predicted"].astype(str)
-    return right.groupby([table["dataset"], table["clip"]]).mean()
+    return _right(table).groupby([table["dataset"], table["clip"]]).mean()
 
 
-def _asked_once(report: Report) -> bool:
-    return not report.predictions.duplicated(["seed", "dataset", "clip"]).any()
+def _right_by_seed(report: Report) -> list[NDArray[np.bool_]]:
+    """For every seed whether each clip was right, clips sorted; nothing where a seed asks a clip repeatedly."""
+    table, keys = report.predictions, ["seed", "dataset", "clip"]
+    if "seed" not in table or table.duplicated(keys).any():
+        return []
+    return [_right(part).to_numpy() for _, part in table.sort_values(keys, kind="stable").groupby("seed")]
 
 
-def _by_seed(report: Report) -> list[NDArray[np.bool_]]:
-    """For every seed whether each clip was right, clips in sorted order."""
-    table = report.predictions.sort_values(["seed", "dataset", "clip"], kind="stable")
-    right = (table["label"].astype(str) == table["predicted"].astype(str)).to_numpy()
-    return np.split(right, np.flatnonzero(np.diff(table["seed"].to_numpy())) + 1)
-
-
-def _name(report: Report) -> str:
-    return f"{report.method['name']} on {report.model['name']}"
-
-
-def _p(value: float) -> str:
+def shown_p(value: float) -> str:
+    """A p-value in words: four digits, or that it is smaller than these can say."""
     return "below 0.0001" if value < 0.0001 else f"{value:.4f}"
