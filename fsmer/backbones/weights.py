@@ -119,6 +119,14 @@ class WeightsFolder:
             raise WeightsError(f"{path} was replaced while it was read; load it again.")
         return found
 
+    def check_real(self, name: str, value: Tensor) -> None:
+        """Raise `WeightsError` unless the tensor of that name holds real numbers."""
+        if not value.is_floating_point():
+            raise WeightsError(
+                f"the tensor {name!r} of {self.folder} has the type {value.dtype}, but real numbers are expected; "
+                f"{REMEDY}."
+            )
+
     def make(self, cls: type[B], prefix: str = "") -> B:
         """The network that the config describes, without the weights, whose names begin with `prefix`, in it.
 
@@ -154,8 +162,18 @@ class WeightsFolder:
         return model
 
     def load(self, model: B, tensors: Mapping[str, Tensor], prefix: str = "") -> B:
-        """The network of `make` with its weights, those of `tensors` that begin with `prefix`, in evaluation mode."""
-        model.load_state_dict(under(prefix, tensors))
+        """The network of `make` with its weights, those of `tensors` that begin with `prefix`, in evaluation mode.
+
+        Raises
+        ------
+        WeightsError
+            Whole numbers stand where the network has real ones.
+        """
+        found = under(prefix, tensors)
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.check_real(prefix + name, found[name])
+        model.load_state_dict(found)
         model.classes = tuple(self.config.get("classes", ()))
         return model.eval()
 
