@@ -63,7 +63,7 @@ ENDINGS = (".safetensors", ".json", ".yaml", ".csv", ".npz")
 
 REMEDY = "fetch or save the weights again"
 # A folder that is saved again and again under its reader is read as often, at most.
-TRIES, MOMENT_SECONDS = 20, 0.02
+TRIES, MOMENT_SECONDS = 100, 0.02
 # While a network is made some tensors are made on the way to others, or not stored.
 ELEMENTS_AN_ELEMENT, FURTHER_ELEMENTS = 8, 4 << 20
 OPERATIONS_A_TENSOR, FURTHER_OPERATIONS = 32, 2_000
