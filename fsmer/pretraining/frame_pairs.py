@@ -204,13 +204,7 @@ class SyntheticPairs:
     """
 
     def __init__(
-        self,
-        *,
-        size: tuple[int, int],
-        distance: tuple[int, int],
-        seed: int = 0,
-        domain: str = "broad",
-        pool: int = 16,
+        self, *, size: tuple[int, int], distance: tuple[int, int], seed: int = 0, domain: str = "broad", pool: int = 16
     ) -> None:
         self.size = size
         self.distance = distance

@@ -107,27 +107,11 @@ def synthetic_frame_clips(
 
     Flow is the true one. The table is that of `fsmer.synthetic.synthetic_clips`: label, action units and emotion.
 
-    Parameters
-    ----------
-    domain, seed, subjects, frames_per_second, camera
-        As in `synthetic_videos`, whose video i is clip i.
-    n : int
-        How many clips.
-    specs : sequence of InputSpec
-        One a medium: images (``"onset"``, ``"apex"``, ``"frames"``) in red, green and blue from 0 to 1, maps
-        (``"flow"``, ``"flows"``) in u, v and maybe strain. ``"frames"`` are spread evenly over the sequence;
-        ``"flows"`` lead from each of them to the next, the last one again.
-    frames : int
-        Length of the sequences themselves.
-
-    Returns
-    -------
-    ClipSet
-
-    Raises
-    ------
-    DataError
-        A number is out of range, or a medium cannot be drawn.
+    Clip i is video i of `synthetic_videos` of the same options; `frames` is the length of the sequences themselves.
+    Specs are one a medium: images (``"onset"``, ``"apex"``, ``"frames"``) in red, green and blue from 0 to 1, maps
+    (``"flow"``, ``"flows"``) in u, v and maybe strain. ``"frames"`` are spread evenly over the sequence; ``"flows"``
+    lead from each of them to the next, the last one again. A `DataError` is raised for a number that is out of range or
+    a medium that cannot be drawn.
     """
     place = load_domain(domain)
     check_request(seed, frames, frames_per_second)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
 from fsmer.synthetic.domains import Domain
-from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS
+from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, FIELDS, LANDMARKS, Pair
 
 __all__ = ["Movement", "Person", "draw_crop"]
 
@@ -22,15 +22,8 @@ _ROWS = 4
 _ROW_HEIGHT = np.array([1.2, 1.0, 1.4, 2.0], dtype=np.float32)
 
 
-def _row_of(landmark: str) -> int:
-    if landmark.startswith("brow"):
-        return 0
-    if landmark.startswith(("lid", "eye")):
-        return 1
-    return 3 if landmark.startswith(("mouth", "lip")) else 2
-
-
-_LANDMARK_ROWS = np.array([_row_of(name) for name in LANDMARKS])
+_ROW = {"brow": 0, "lid": 1, "eye": 1, "mouth": 3, "lip": 3}
+_LANDMARK_ROWS = np.array([_ROW.get(name.split("_")[0], 2) for name in LANDMARKS])
 
 
 class Random:
@@ -53,9 +46,6 @@ class OnLandmarks(NamedTuple):
     landmark: NDArray[np.int64]  # number in LANDMARKS
     centres: Array  # (K, 2) on the canonical face
     sigmas: Array  # (K, 2)
-
-
-Pair = tuple[float, float]
 
 
 def on_landmarks(items: Sequence[tuple[str, Pair, Pair]]) -> OnLandmarks:
@@ -162,15 +152,9 @@ class Person:
 
     def __init__(self, domain: Domain, generator: np.random.Generator) -> None:
         # A crop that changes nothing leaves the face frame.
-        bare = replace(
-            domain,
-            crop_scale=(1.0, 0.0),
-            crop_aspect=(1.0, 0.0),
-            crop_shift=(0.0, 0.0),
-            crop_offset=(0.0, 0.0),
-            crop_angle=0.0,
-        )
-        self._anatomy = Anatomy(bare, 1, Random(generator))
+        still, alike = (0.0, 0.0), (1.0, 0.0)
+        crop: dict[str, Any] = {"crop_scale": alike, "crop_aspect": alike, "crop_shift": still, "crop_offset": still}
+        self._anatomy = Anatomy(replace(domain, crop_angle=0.0, **crop), 1, Random(generator))
 
     @cached_property
     def landmarks(self) -> dict[str, Array]:
@@ -268,7 +252,6 @@ def draw_expression(
     # Blinks are no expression: either direction, both eyes alike, not among the labels.
     blink = ACTION_UNIT_ORDER.index(45)
     caught = rng.random(count) < domain.blink
-    both[:, blink] += (caught * rng.choice([-1.0, 1.0], size=count) * (0.2 + 1.2 * rng.random(count) ** 2))[:, None] * (
-        1 + 0.15 * rng.standard_normal((count, 2))
-    )
+    lids = caught * rng.choice([-1.0, 1.0], size=count) * (0.2 + 1.2 * rng.random(count) ** 2)
+    both[:, blink] += lids[:, None] * (1 + 0.15 * rng.standard_normal((count, 2)))
     return table.emotion[choice], units, both.astype(np.float32)
