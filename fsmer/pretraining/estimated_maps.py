@@ -55,37 +55,21 @@ Progress = Callable[[int, int], None]
 class EstimationPlan:
     """Which faces are drawn and how large, for flow to be estimated between them.
 
-    Parameters
-    ----------
-    count : int
-        Clips, a multiple of `block`.
-    domain : str
-        Synthetic domain of faces and movements.
-    size : int
-        Pixels of a face crop that flow is estimated on; public crops of CASME II and SMIC are 140 to 280 wide.
-    block : int
-        Clips that are drawn at a time, one individual for every ten of them.
-
-    Raises
-    ------
-    FsmerError
-        The number of clips is out of range.
+    A `FsmerError` is raised for a number of clips that is out of range.
     """
 
-    count: int = 28_800
-    domain: str = "broad"
-    size: int = 112
-    block: int = BLOCK
+    count: int = 28_800  # clips, a multiple of `block`
+    domain: str = "broad"  # of faces and movements
+    size: int = (
+        112  # pixels of a face crop that flow is estimated on; public crops of CASME II and SMIC have 140 to 280
+    )
+    block: int = BLOCK  # clips that are drawn at a time, one individual for every ten of them
 
     def __post_init__(self) -> None:
-        if self.block < 1 or self.count < 1:
-            raise FsmerError(
-                f"cannot draw {self.count} clips, {self.block} at a time, to estimate flow in: give at least one."
-            )
-        if self.count % self.block:
+        if self.block < 1 or self.count < 1 or self.count % self.block:
             raise FsmerError(
                 f"cannot draw {self.count} clips to estimate flow in: they come {self.block} at a time, so give a "
-                "multiple of that."
+                "multiple of that, and at least one."
             )
 
     @property
@@ -170,15 +154,8 @@ def _refined(first: Bytes, second: Bytes, flow: Maps, *, alpha: float, gamma: fl
 class MapPool:
     """All blocks of some clips on disk as bytes, drawn in parallel the first time and mirrored at random when taken.
 
-    Parameters
-    ----------
-    folder : Path
-        Where blocks are kept, each with the digest of its content in its name; those that are there already are not
-        drawn again unless they were altered.
-    plan : EstimationPlan
-    seed : int
-    progress : callable, optional
-        Called with (clips drawn, clips in all).
+    Blocks are kept in a folder, each with the digest of its content in its name; those that are there already are not
+    drawn again unless they were altered. `progress` is called with (clips drawn, clips in all).
     """
 
     def __init__(self, folder: Path, plan: EstimationPlan, seed: int, *, progress: Progress | None = None) -> None:
@@ -212,13 +189,11 @@ class MapPool:
 
         missing = [number for number in range(self.plan.blocks) if _name(number) not in held]
         done = self.plan.blocks - len(missing)
-        workers = min(cpu_count(), len(missing))
         if not missing:
             return
-        run = Parallel(n_jobs=workers, return_as="generator_unordered")
-        for number, block in run(
-            delayed(_write_block)(self.folder, number, self.plan, self.seed) for number in missing
-        ):
+        run = Parallel(n_jobs=min(cpu_count(), len(missing)), return_as="generator_unordered")
+        jobs = (delayed(_write_block)(self.folder, number, self.plan, self.seed) for number in missing)
+        for number, block in run(jobs):
             held[_name(number)] = block
             done += 1
             if progress is not None:

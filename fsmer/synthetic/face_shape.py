@@ -81,8 +81,8 @@ class Eye:
 
     def edge(self, upper: bool, start: float = 0.0, stop: float = 1.0) -> Array:
         """Points along one margin."""
-        ends = (self.inner[0] + share * (self.outer[0] - self.inner[0]) for share in (start, stop))
-        x = np.linspace(*ends, 32)
+        first, last = (self.inner[0] + share * (self.outer[0] - self.inner[0]) for share in (start, stop))
+        x = np.linspace(first, last, 32)
         return np.stack([x, self.margins(x)[1 if upper else 2]], axis=1)
 
 
