@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fsmer.datasets.folders import natural_order
 from fsmer.errors import DataError
 from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.image_folder import IMAGE_SUFFIXES, ImageFolder
 from fsmer.preprocess.video_file import VideoFile
+from fsmer.synthetic.recordings import synthetic_videos
 
 __all__ = ["FolderPairs", "FramePairs", "Recording", "SyntheticPairs", "find_recordings"]
 
@@ -191,8 +193,6 @@ class SyntheticPairs:
         self._videos.update(zip(range(fresh, stop), self._draw(fresh, stop), strict=True))
 
     def _draw(self, start: int, stop: int) -> Iterator[Frames]:
-        from fsmer.synthetic.recordings import synthetic_videos
-
         length = max(SYNTHETIC_FRAMES, self.distance[1] + 1)
         options: dict[str, Any] = {"domain": self.domain, "seed": self.seed, "size": self.size, "frames": length}
         for video in synthetic_videos(stop - start, start=start, **options):
@@ -213,8 +213,6 @@ def _as_batch(frames: list[Frames]) -> Pair:
 
 
 def _resized(frame: Frames, size: tuple[int, int]) -> Frames:
-    from PIL import Image
-
     if frame.shape[:2] == size:
         return frame
     return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))

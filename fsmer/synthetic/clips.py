@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.data.clips import ClipSet
 from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
+from fsmer.data.media import ArrayStore
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, clip_table, load_domain
 from fsmer.synthetic.flow_maps import clean_flow, draw_faces, min_max, optical_strain, render_flow
-
-if TYPE_CHECKING:
-    from fsmer.data.clips import ClipSet
 
 __all__ = [
     "ACTION_UNIT_ORDER",
@@ -120,9 +119,6 @@ def synthetic_clips(
     >>> len(clips), clips.classes
     (12, ('negative', 'positive', 'surprise'))
     """
-    from fsmer.data.clips import ClipSet
-    from fsmer.data.media import ArrayStore
-
     if specs:
         (wanted, *further), (height, width) = specs, specs[0].size
         if further or wanted.kind != "flow" or height != width:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import unknown_name
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["DOMAINS", "Domain", "clip_table", "list_domains", "load_domain"]
 
@@ -131,8 +128,6 @@ def clip_table(
     place: Domain, name: str, subjects: int, emotions: Sequence[str], units: Iterable[NDArray[np.bool_]]
 ) -> pd.DataFrame:
     """Table of drawn clips, which are called by `name` and their number and dealt to the subjects in turn."""
-    import pandas as pd
-
     numbers = np.array(ACTION_UNIT_ORDER)
     return pd.DataFrame(
         {

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError
-from fsmer.synthetic.appearance import Appearance, draw_appearance
 from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain
 from fsmer.synthetic.face_features import EyePatch
 from fsmer.synthetic.faces import DrawnFace, draw_background, draw_face
-from fsmer.synthetic.individuals import Movement, Person
+from fsmer.synthetic.individuals import Appearance, Movement, Person, draw_appearance
 from fsmer.synthetic.scene import (
     Array,
     Camera,
@@ -132,7 +131,7 @@ class SyntheticRecording:
         self._start = self._sway.at(self.intervals[0].onset / frames_per_second if self.intervals else 0.0)
         self._blinks = self._draw_blinks(rng)
         self._background = draw_background(size, self._to_pixels, self._actor.traits, rng)
-        self._covered = self._always_covered()
+        self._covered = self._always_covered(seen)
         self._noise = _noise_tile(rng, size, camera.noise)
         self._axes = (np.arange(size[1], dtype=np.float32), np.arange(size[0], dtype=np.float32)[:, None])
 
@@ -291,11 +290,10 @@ class SyntheticRecording:
         high = np.clip(np.ceil(pixels.max(axis=0)).astype(int) + 3, low + 1, (self.size[1], self.size[0]))
         return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
 
-    def _always_covered(self) -> tuple[slice, slice] | None:
-        """The whole picture if the head fills it however it moves, else None."""
+    def _always_covered(self, corners: Array) -> tuple[slice, slice] | None:
+        """The whole picture if the head fills it however it moves, else None; its corners are in the face's plane."""
         face = self._actor.face
-        corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) * (self.size[1] - 1, self.size[0] - 1)
-        seen = (transformed(inverted(self._to_pixels), corners) - face.origin) * face.density - 0.5
+        seen = (corners - face.origin) * face.density - 0.5
         reach = 0.04 * face.density
         low, high = np.floor(seen.min(axis=0) - reach).astype(int), np.ceil(seen.max(axis=0) + reach).astype(int)
         cover = self._actor.layers[..., 3]

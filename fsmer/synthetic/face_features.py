@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from fsmer.data.spec import CROP_ASPECT
-from fsmer.synthetic.appearance import Appearance
 from fsmer.synthetic.canvas import Array, Canvas, Image, add_cover, as_bytes, curve, lattice_noise, offset
 from fsmer.synthetic.face_shape import Eye, head_outline, lip_edges, mirrored, mouth_line
+from fsmer.synthetic.individuals import Appearance
 
 __all__ = ["EyePatch"]
 

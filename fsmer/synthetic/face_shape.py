@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fsmer.synthetic.appearance import Appearance
 from fsmer.synthetic.canvas import Array, Canvas, curve, offset
+from fsmer.synthetic.individuals import Appearance
 
 # Half widths of the head from the crown to the chin, (y, x), on the canonical face.
 _OUTLINE = (

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 
 from fsmer.data.spec import CROP_ASPECT
-from fsmer.synthetic.appearance import Appearance
 from fsmer.synthetic.canvas import Array, Canvas, Image, Points, add_cover, as_bytes, curve, lattice_noise, wide_blur
 from fsmer.synthetic.face_features import (
     EyePatch,
@@ -31,6 +30,7 @@ from fsmer.synthetic.face_features import (
     draw_hair,
 )
 from fsmer.synthetic.face_shape import Eye, head_outline, lip_edges, mirrored, mouth_line, shape_head
+from fsmer.synthetic.individuals import Appearance
 
 __all__ = ["DrawnFace", "draw_background", "draw_face"]
 

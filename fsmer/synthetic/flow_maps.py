@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.synthetic.domains import Domain
-from fsmer.synthetic.facs_fields import pair, table_rows
+from fsmer.synthetic.facs_fields import Pair, pair, table_rows
 from fsmer.synthetic.individuals import (
     Anatomy,
     Array,
@@ -122,14 +122,7 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
     )
 
 
-def _draw_outline(
-    anatomy: Anatomy,
-    centre: tuple[float, float],
-    across: tuple[float, float, float],
-    along: tuple[float, float],
-    *,
-    soft: bool,
-) -> Array:
+def _draw_outline(anatomy: Anatomy, centre: Pair, across: tuple[float, ...], along: Pair, *, soft: bool) -> Array:
     """An ellipse on the face.
 
     `centre` is the sd of x and the mean of y; `across` the sd of y, then mean and sd of the half width; `along` mean
