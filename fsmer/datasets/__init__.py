@@ -22,23 +22,10 @@ from fsmer.errors import DataError, MissingDatasetError
 from fsmer.plugins import DATASETS
 
 __all__ = [
-    "Adapter",
-    "Audit",
-    "Correction",
-    "DatasetListing",
-    "Finding",
-    "check_dataset",
-    "frame_files",
-    "list_datasets",
-    "load_adapter",
-    "megc2019_composite",
-    "read_corrections",
-    "read_dataset",
-    "register_dataset",
-    "release",
-    "roles",
+    "Adapter", "Audit", "Correction", "DatasetListing", "Finding", "check_dataset", "frame_files", "list_datasets",
+    "load_adapter", "megc2019_composite", "read_corrections", "read_dataset", "register_dataset", "release", "roles",
     "shipped_corrections",
-]
+]  # fmt: skip
 
 COMPOSITE = ("casme2", "samm", "smic")
 

@@ -19,40 +19,21 @@ NOTHING = frozenset({"", "/", "\\", "?", "-", "n/a", "na", "nan", "none", "#n/a"
 
 @dataclass(frozen=True)
 class Annotation:
-    """One clip as its sheet (or the names of its folders) describe it; every cell is text as written.
+    """One clip as its sheet (or the names of its folders) describe it; every cell is text as written."""
 
-    Parameters
-    ----------
-    clip : str
-        Id for tables: unique in the data set.
-    subject : str
-        Who it is, in the data set's one spelling (``"sub01"``, ``"006"``).
-    name : str
-        The clip's own name in the sheet, or of its folder.
-    label, aus, onset, apex, offset : str
-        Class, action units and frame numbers.
-    place : str
-        Path that the sheet itself states; ``""`` where the data set's layout says where the clip is.
-    dataset : str, frames_per_second : float or None
-        What the sheet states of them, if it does.
-    own : mapping of str to str
-        All columns of the sheet -> text.
-    named : bool
-        Whether the sheet gives the clip a name; otherwise it is called like its video or folder, which may hold others.
-    """
-
-    clip: str
-    subject: str
-    name: str
+    clip: str  # id for tables: unique in the data set
+    subject: str  # who it is, in the data set's one spelling ("sub01", "006")
+    name: str  # the clip's own name in the sheet, or of its folder
     label: str = ""
     aus: str = ""
-    onset: str = ""
+    onset: str = ""  # frame numbers
     apex: str = ""
     offset: str = ""
-    place: str = ""
-    dataset: str = ""
+    place: str = ""  # path that the sheet itself states; empty where the data set's layout says where the clip is
+    dataset: str = ""  # what the sheet states of it and of its speed, if it does
     frames_per_second: float | None = None
-    own: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, str] = field(default_factory=dict)  # all columns of the sheet -> text
+    # Whether the sheet gives the clip a name; otherwise it is called like its video or folder, which may hold others.
     named: bool = True
 
     @classmethod

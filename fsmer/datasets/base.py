@@ -91,19 +91,16 @@ class Adapter:
     overrides `survey`.
     """
 
-    name: str
-    """Name in `read_dataset`, which `register_dataset` writes."""
+    name: str  # name in `read_dataset`, which `register_dataset` writes
+    # Key in tables, protocols and label schemes; the name unless the data set has several parts or forms.
     dataset: str = ""
-    """Key in tables, protocols and label schemes; the name unless the data set has several parts or forms."""
-    given_out_as: str = ""
-    """Key of the data set with which it is given out, if that is another."""
-    title: str
-    """Name for people."""
-    aliases: tuple[str, ...] = ()
-    """Other names of the adapter."""
+    given_out_as: str = ""  # key of the data set with which it is given out, if that is another
+    title: str  # name for people
+    aliases: tuple[str, ...] = ()  # other names of the adapter
     frames_per_second: float | None
+    # File names of the annotation with wildcards, the best first; of one pattern the last by name is taken.
     sheets: tuple[str, ...] = ()
-    """File names of the annotation with wildcards, the best first; of one pattern the last by name is taken."""
+    # Role -> names of the column in the releases, compared without case, blanks and punctuation.
     columns: Mapping[str, tuple[str, ...]] = roles(
         subject="Subject",
         name="Filename",
@@ -113,33 +110,20 @@ class Adapter:
         aus="Action Units",
         label="Estimated Emotion",
     )
-    """Role -> names of the column in the releases, compared without case, blanks and punctuation."""
+    # Roles without which a sheet is not the annotation.
     needed: tuple[str, ...] = ("subject", "name", "onset", "apex", "offset", "label")
-    """Roles without which a sheet is not the annotation."""
-    subject_prefix: str = ""
-    """What stands before the number of a subject in tables and folders."""
-    subject_width: int = 2
-    """Digits of that number."""
-    worksheet: str = ""
-    """Worksheet to try first."""
-    places: tuple[str, ...] = ()
-    """Folders that hold the frames, the best first, see `Folders.find`."""
-    kind: FrameKind = "raw"
-    """Kind of frames in folders that do not have "crop" in their names."""
-    labels: frozenset[str] = frozenset()
-    """Labels that the annotation may have; empty for any."""
-    has_apex: bool = True
-    """Whether the annotation gives apexes, so that a missing one is worth a word."""
+    subject_prefix: str = ""  # what stands before the number of a subject in tables and folders
+    subject_width: int = 2  # digits of that number
+    worksheet: str = ""  # worksheet to try first
+    places: tuple[str, ...] = ()  # folders that hold the frames, the best first, see `Folders.find`
+    kind: FrameKind = "raw"  # kind of frames in folders that do not have "crop" in their names
+    labels: frozenset[str] = frozenset()  # labels that the annotation may have; empty for any
+    has_apex: bool = True  # whether the annotation gives apexes, so that a missing one is worth a word
+    # Whether a folder holds one clip, so that its first and last frame can stand in for an unknown onset or offset.
     segmented: bool = True
-    """Whether a folder holds one clip, so that its first and last frame can stand in for an unknown onset or offset."""
-    first_video_frame: int = 0
-    """Number of a video's first frame in the annotation."""
-    prefix_columns: bool = True
-    """Whether the sheet's own columns get ``sheet_`` before their names."""
-    published: Mapping[str, int] = release()
-    """Clips, subjects and labels of the release, as far as known."""
-
-    # -- what a data set says of itself -------------------------------------------------------------------------------
+    first_video_frame: int = 0  # number of a video's first frame in the annotation
+    prefix_columns: bool = True  # whether the sheet's own columns get ``sheet_`` before their names
+    published: Mapping[str, int] = release()  # clips, subjects and labels of the release, as far as known
 
     def clips(self, row: SheetRow) -> Sequence[Annotation]:
         """Clips of a row of the sheet: one as a rule, none for a total, a remark or a macro-expression."""
@@ -214,8 +198,6 @@ class Adapter:
             except DataError as error:
                 refused = refused or error
         raise refused or DataError(f"no sheet is given as the annotation of {self.title}.")
-
-    # -- reading ------------------------------------------------------------------------------------------------------
 
     def check(
         self,
@@ -298,7 +280,7 @@ class Adapter:
             try:
                 records.append(self._record(clip, survey.place, folders, corrections, notes))
             except LeftOut as reason:
-                notes.append((reason.problem, reason.detail))
+                notes.append(reason.args)
                 used = False
             findings += [Finding(clip.clip, clip.subject, problem, detail, used) for problem, detail in notes]
         return records, findings

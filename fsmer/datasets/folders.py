@@ -18,16 +18,7 @@ from numpy.typing import NDArray
 
 from fsmer.datasets.sheets import plain
 
-__all__ = [
-    "IMAGE_ENDINGS",
-    "VIDEO_ENDINGS",
-    "Folders",
-    "Frames",
-    "folder_key",
-    "frame_files",
-    "list_frames",
-    "natural_order",
-]
+__all__ = ["VIDEO_ENDINGS", "Folders", "Frames", "folder_key", "frame_files", "list_frames", "natural_order"]
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 VIDEO_ENDINGS = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".wmv", ".m4v"})

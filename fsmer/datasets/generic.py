@@ -76,7 +76,8 @@ class Generic(Adapter):
                 stated = Path(path_inside(place, clip.place))
             except ValueError as error:
                 raise DataError(f"clip {clip.name!r} of the table: {error}.") from error
-            return stated if os.path.isdir(stated) or _is_video(stated) else None
+            is_video = os.path.isfile(stated) and stated.suffix.lower() in VIDEO_ENDINGS
+            return stated if is_video or os.path.isdir(stated) else None
         tops = (place, *(folders.child(place, name) for name in (clip.subject, clip.dataset) if name))
         for top in filter(None, tops):
             found = folders.child(top, clip.name)
@@ -85,10 +86,6 @@ class Generic(Adapter):
             if found is not None:
                 return found
         return None
-
-
-def _is_video(path: Path) -> bool:
-    return os.path.isfile(path) and path.suffix.lower() in VIDEO_ENDINGS
 
 
 def _speed(row: SheetRow) -> float | None:

@@ -153,15 +153,10 @@ def column_slug(header: str) -> str:
 
 
 def _columns_of(row: Sequence[str], columns: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    places: dict[str, int] = {}
-    for place, cell in enumerate(row):
-        places.setdefault(plain(cell), place)
-    found = {}
-    for role, names in columns.items():
-        name = next((plain(name) for name in names if plain(name) in places), None)
-        if name is not None:
-            found[role] = places[name]
-    return found
+    # Of columns of one name the first counts.
+    places = {plain(cell): place for place, cell in reversed(list(enumerate(row)))}
+    known = {role: [places[plain(name)] for name in names if plain(name) in places] for role, names in columns.items()}
+    return {role: found[0] for role, found in known.items() if found}
 
 
 def _rows_below(sheet: Sheet, header: int, found: Mapping[str, int]) -> Iterator[SheetRow]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,16 +22,10 @@ Notes = list[tuple[str, str]]
 
 
 class LeftOut(Exception):
-    """Why one clip cannot be used; stays inside `fsmer.datasets`."""
-
-    def __init__(self, problem: str, detail: str) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.detail = detail
+    """Why one clip cannot be used: problem and detail; stays inside `fsmer.datasets`."""
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """What the annotation of a data set gives, see the attributes of `Adapter`."""
 
     has_apex: bool
@@ -69,10 +62,8 @@ def frame_timing(frames: Frames, clip: Annotation, notes: Notes, form: Form) -> 
     stop = int(np.searchsorted(numbers, offset + shift, "right")) - 1
     there, asked = stop - start + 1, offset - onset + 1
     if there < 2:
-        raise LeftOut(
-            "out of range",
-            f"{max(there, 0)} of the frames {onset}-{offset} are on disk, where frames {first}-{last} are",
-        )
+        on_disk = f"{max(there, 0)} of the frames {onset}-{offset} are on disk, where frames {first}-{last} are"
+        raise LeftOut("out of range", on_disk)
     if there < asked:
         notes.append(("frames missing", f"{asked - there} of the frames {onset}-{offset} are not on disk"))
     middle = (start + stop) // 2
@@ -112,12 +103,9 @@ def video_timing(path: Path, clip: Annotation, notes: Notes, form: Form) -> dict
         notes.append(("apex missing", f"the annotation has {clip.apex!r}"))
     middle = None if offset is None else (start + offset) // 2
     place = middle if apex is None else apex
-    counts = (None, first, None, onset, apex, offset, *(_minus(one, first) for one in (start, place, offset)))
+    indices = (None if one is None else one - first for one in (start, place, offset))
+    counts = (None, first, None, onset, apex, offset, *indices)
     return {**dict(zip(NUMBERS, counts, strict=True)), "apex_from": "middle" if apex is None else "annotation"}
-
-
-def _minus(number: int | None, first: int) -> int | None:
-    return None if number is None else number - first
 
 
 def timing_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

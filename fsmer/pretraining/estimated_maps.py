@@ -16,22 +16,23 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
 import numpy as np
+from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from fsmer.array_files import read_arrays
 from fsmer.data.au_parser import au_numbers
+from fsmer.data.clips import ClipSet
 from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
-from fsmer.data.spec import InputSpec
+from fsmer.data.spec import InputSpec, image_spec
 from fsmer.errors import FsmerError
 from fsmer.io import atomic_path, digest, read_bytes, remove_unfinished
 from fsmer.preprocess.flow import DIS, flow_map, head_motion
 from fsmer.synthetic.clips import SyntheticMaps
-
-if TYPE_CHECKING:
-    from fsmer.data.clips import ClipSet
+from fsmer.synthetic.frame_clips import synthetic_frame_clips
 
 __all__ = ["BLOCK", "EstimationPlan", "MapPool", "estimated_maps"]
 
@@ -55,37 +56,21 @@ Progress = Callable[[int, int], None]
 class EstimationPlan:
     """Which faces are drawn and how large, for flow to be estimated between them.
 
-    Parameters
-    ----------
-    count : int
-        Clips, a multiple of `block`.
-    domain : str
-        Synthetic domain of faces and movements.
-    size : int
-        Pixels of a face crop that flow is estimated on; public crops of CASME II and SMIC are 140 to 280 wide.
-    block : int
-        Clips that are drawn at a time, one individual for every ten of them.
-
-    Raises
-    ------
-    FsmerError
-        The number of clips is out of range.
+    A `FsmerError` is raised for a number of clips that is out of range.
     """
 
-    count: int = 28_800
-    domain: str = "broad"
-    size: int = 112
-    block: int = BLOCK
+    count: int = 28_800  # clips, a multiple of `block`
+    domain: str = "broad"  # of faces and movements
+    size: int = (
+        112  # pixels of a face crop that flow is estimated on; public crops of CASME II and SMIC have 140 to 280
+    )
+    block: int = BLOCK  # clips that are drawn at a time, one individual for every ten of them
 
     def __post_init__(self) -> None:
-        if self.block < 1 or self.count < 1:
-            raise FsmerError(
-                f"cannot draw {self.count} clips, {self.block} at a time, to estimate flow in: give at least one."
-            )
-        if self.count % self.block:
+        if self.block < 1 or self.count < 1 or self.count % self.block:
             raise FsmerError(
                 f"cannot draw {self.count} clips to estimate flow in: they come {self.block} at a time, so give a "
-                "multiple of that."
+                "multiple of that, and at least one."
             )
 
     @property
@@ -101,7 +86,10 @@ def estimated_maps(number: int, *, plan: EstimationPlan, seed: int) -> Synthetic
     that are smoothed more or less; part of the head's motion is taken out, since public crops were aligned more or
     less well. Farneback's method is left out: its maps are rougher than public ones.
     """
-    drawn = _drawn(number, plan, seed)
+    # Every block has individuals of its own.
+    own, subjects = FIRST_SEED + 1_000_003 * seed + number, max(1, plan.block // CLIPS_A_SUBJECT)
+    specs = [image_spec(kind, plan.size) for kind in ("onset", "apex")]
+    drawn = synthetic_frame_clips(plan.domain, plan.block, seed=own, specs=specs, subjects=subjects)
     rng = np.random.Generator(np.random.PCG64([seed, number, VERSION]))
     maps = np.empty((plan.block, 3, SIDE, SIDE), dtype=np.float32)
     for row, onset, apex in _frames(drawn):
@@ -110,20 +98,6 @@ def estimated_maps(number: int, *, plan: EstimationPlan, seed: int) -> Synthetic
     units = np.stack([np.isin(ACTION_UNIT_ORDER, au_numbers(text)) for text in table["aus"].astype(str)])
     emotions = np.array([EMOTION_ORDER.index(name) for name in table["emotion"]], dtype=np.int64)
     return SyntheticMaps(maps, units, emotions)
-
-
-def _drawn(number: int, plan: EstimationPlan, seed: int) -> ClipSet:
-    from fsmer.synthetic.frame_clips import synthetic_frame_clips
-
-    size = (plan.size, plan.size)
-    specs = [
-        InputSpec(kind=kind, size=size, channels=("red", "green", "blue"), normalisation="unit")
-        for kind in ("onset", "apex")
-    ]
-    # Every block has individuals of its own.
-    own = FIRST_SEED + 1_000_003 * seed + number
-    subjects = max(1, plan.block // CLIPS_A_SUBJECT)
-    return synthetic_frame_clips(plan.domain, plan.block, seed=own, specs=specs, subjects=subjects)
 
 
 def _frames(drawn: ClipSet) -> Iterator[tuple[int, Bytes, Bytes]]:
@@ -136,8 +110,6 @@ def _frames(drawn: ClipSet) -> Iterator[tuple[int, Bytes, Bytes]]:
 
 def _estimated(onset: Bytes, apex: Bytes, size: int, rng: np.random.Generator) -> Maps:
     """u, v and strain, each scaled to 0..1, (3, SIDE, SIDE), by an estimator that is drawn for these frames."""
-    import cv2
-
     smoothing = rng.uniform(0.0, 1.3)
     removed = np.float32(rng.uniform(-0.1, 0.9))
     if smoothing > 0.3:
@@ -155,8 +127,6 @@ def _estimated(onset: Bytes, apex: Bytes, size: int, rng: np.random.Generator) -
 
 def _refined(first: Bytes, second: Bytes, flow: Maps, *, alpha: float, gamma: float) -> Maps:
     """Variational flow (Brox et al. 2004, as OpenCV refines with it) from another estimate."""
-    import cv2
-
     solver = cv2.VariationalRefinement.create()
     solver.setFixedPointIterations(5)
     solver.setSorIterations(10)
@@ -170,15 +140,8 @@ def _refined(first: Bytes, second: Bytes, flow: Maps, *, alpha: float, gamma: fl
 class MapPool:
     """All blocks of some clips on disk as bytes, drawn in parallel the first time and mirrored at random when taken.
 
-    Parameters
-    ----------
-    folder : Path
-        Where blocks are kept, each with the digest of its content in its name; those that are there already are not
-        drawn again unless they were altered.
-    plan : EstimationPlan
-    seed : int
-    progress : callable, optional
-        Called with (clips drawn, clips in all).
+    Blocks are kept in a folder, each with the digest of its content in its name; those that are there already are not
+    drawn again unless they were altered. `progress` is called with (clips drawn, clips in all).
     """
 
     def __init__(self, folder: Path, plan: EstimationPlan, seed: int, *, progress: Progress | None = None) -> None:
@@ -208,17 +171,13 @@ class MapPool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _draw_missing(self, held: dict[str, Block], progress: Progress | None) -> None:
-        from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]
-
         missing = [number for number in range(self.plan.blocks) if _name(number) not in held]
         done = self.plan.blocks - len(missing)
-        workers = min(cpu_count(), len(missing))
         if not missing:
             return
-        run = Parallel(n_jobs=workers, return_as="generator_unordered")
-        for number, block in run(
-            delayed(_write_block)(self.folder, number, self.plan, self.seed) for number in missing
-        ):
+        run = Parallel(n_jobs=min(cpu_count(), len(missing)), return_as="generator_unordered")
+        jobs = (delayed(_write_block)(self.folder, number, self.plan, self.seed) for number in missing)
+        for number, block in run(jobs):
             held[_name(number)] = block
             done += 1
             if progress is not None:
@@ -243,8 +202,6 @@ def _read(path: Path) -> Block | None:
 
 
 def _write_block(folder: Path, number: int, plan: EstimationPlan, seed: int) -> tuple[int, Block]:
-    import cv2
-
     # One thread a worker; a caller that draws in its own process gets its threads back.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -264,7 +221,5 @@ def _write_block(folder: Path, number: int, plan: EstimationPlan, seed: int) -> 
 
 def _grey(image: Maps) -> Bytes:
     """Brightness of a picture (3, H, W) from 0 to 1."""
-    import cv2
-
     pixels = np.rint(255 * np.moveaxis(image, 0, -1)).astype(np.uint8)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)

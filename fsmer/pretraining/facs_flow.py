@@ -21,10 +21,9 @@ from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, FlowBranch, smoo
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable
 from fsmer.kernels.noise import Draws
-from fsmer.pretraining.cards import CardText
 from fsmer.pretraining.estimated_maps import BLOCK as DRAWN_BLOCK
 from fsmer.pretraining.estimated_maps import EstimationPlan, MapPool
-from fsmer.pretraining.pretraining import Pretraining, StepProgress
+from fsmer.pretraining.pretraining import CardText, Pretraining, StepProgress
 from fsmer.synthetic.clips import BLOCK, EMOTION_ORDER, SyntheticMaps, synthetic_maps
 from fsmer.synthetic.domains import THREE_CLASSES
 from fsmer.training.loop import Step, prefetched
@@ -45,61 +44,29 @@ class Recipe:
     """How `facs-flow` is trained; every value is our own choice.
 
     Training is short and noisy on purpose, so that the network does not learn how synthetic maps look in detail.
-
-    Parameters
-    ----------
-    steps : int
-        Optimiser steps.
-    batch : int
-        Clips a step; a divisor of 2,560.
-    learning_rate : float
-        Peak of the one-cycle schedule (AdamW).
-    weight_decay : float
-        Decoupled weight decay.
-    label_smoothing : float
-        On both cross-entropies.
-    unit_weight : float
-        Weight of the action unit loss (binary cross-entropy) against the class loss.
-    emotion_weight : float
-        Weight of the loss over single emotions against that over coarse classes.
-    mixup : float
-        Both parameters of the beta distribution that two clips are mixed by (Zhang et al. 2018), for each branch anew.
-    channel_drop : float
-        Probability that a branch does not see u, v or strain of a clip.
-    sharpness : float
-        How far each map is drawn towards its 3x3 mean: from half of this away from it (sharpened) to all of it.
-    average_decay : float
-        Decay of the running average of the weights, which is what is kept.
-    scatter_clips : int
-        Clips on which the scatter of embeddings inside a class is measured after training: drawn as flow, and not seen
-        before.
-    scatter_ridge : float
-        What is added to the scatter's diagonal, as a part of its mean.
-    domain : str
-        Synthetic domain to draw from.
-    estimated_share : float
-        Part of every batch whose flow was estimated between drawn faces (`fsmer.pretraining.estimated_maps`); the rest
-        is drawn as flow.
-    estimated_clips : int
-        How many such clips are drawn before training: a multiple of 240, or fewer.
     """
 
     steps: int = 1_500
-    batch: int = 160
-    learning_rate: float = 1.2e-3
-    weight_decay: float = 0.1
-    label_smoothing: float = 0.1
-    unit_weight: float = 8.0
-    emotion_weight: float = 1.0
+    batch: int = 160  # clips a step; a divisor of 2,560
+    learning_rate: float = 1.2e-3  # peak of the one-cycle schedule (AdamW)
+    weight_decay: float = 0.1  # decoupled
+    label_smoothing: float = 0.1  # of both cross-entropies
+    unit_weight: float = 8.0  # of the action unit loss (binary cross-entropy) against the class loss
+    emotion_weight: float = 1.0  # of the loss over single emotions against that over coarse classes
+    # Both parameters of the beta distribution that two clips are mixed by (Zhang et al. 2018), for each branch anew.
     mixup: float = 0.4
-    channel_drop: float = 0.1
+    channel_drop: float = 0.1  # probability that a branch does not see u, v or strain of a clip
+    # How far each map is drawn towards its 3x3 mean: from half of this away from it (sharpened) to all of it.
     sharpness: float = 0.7
-    average_decay: float = 0.998
+    average_decay: float = 0.998  # of the running average of the weights, which is what is kept
+    # Clips on which the scatter of embeddings inside a class is measured after training: drawn as flow, not yet seen.
     scatter_clips: int = 4_096
-    scatter_ridge: float = 0.3
-    domain: str = "broad"
+    scatter_ridge: float = 0.3  # what is added to the scatter's diagonal, as a part of its mean
+    domain: str = "broad"  # synthetic domain to draw from
+    # Part of every batch whose flow was estimated between drawn faces (`fsmer.pretraining.estimated_maps`); the rest is
+    # drawn as flow.
     estimated_share: float = 0.6
-    estimated_clips: int = 28_800
+    estimated_clips: int = 28_800  # how many such clips are drawn before training: a multiple of 240, or fewer
 
 
 @library_settings()
@@ -115,37 +82,14 @@ def pretrain_facs_flow(
 ) -> Path:
     """Train `facs-flow` from nothing and write weights, config and model card to `out`.
 
-    Parameters
-    ----------
-    out : str or Path
-        Folder for ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``. While
-        training goes on it also holds the drawn clips and a checkpoint, from which an interrupted run goes on.
-    seed : int
-        Seeds the initial weights and the clips.
-    steps : int, optional
-        Overrides ``recipe.steps``.
-    resume : bool
-        Go on from a checkpoint of the same recipe and seed if there is one.
-    checkpoint_every : int
-        Steps between checkpoints.
-    progress : callable, optional
-        Called with (clips, all clips, {}) while clips are drawn, then with (step, steps, losses) after every step.
-    recipe : Recipe, optional
-        Hyper-parameters.
+    `out` gets ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``; while
+    training goes on it also holds the drawn clips and, every `checkpoint_every` steps, a checkpoint, from which an
+    interrupted run of the same recipe and seed goes on with `resume`. The seed decides on initial weights and clips;
+    `steps` replaces those of the recipe. `progress` is called with (clips, all clips, {}) while clips are drawn, then
+    with (step, steps, losses) after every step.
 
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    FsmerError
-        The recipe is out of range.
-    WeightsError
-        A checkpoint is there but belongs to another recipe or seed, or is damaged.
-    OutputError
-        The folder cannot be written.
+    A `FsmerError` is raised for a recipe that is out of range, a `WeightsError` for a checkpoint that is damaged or
+    belongs to another recipe or seed, an `OutputError` for a folder that cannot be written.
     """
     recipe = recipe or Recipe()
     if steps is not None:
@@ -166,9 +110,7 @@ def pretrain_facs_flow(
     run = _FacsTraining(recipe, seed, progress, open_pool)
     run.run(folder=folder, key=run.key, resume=resume, checkpoint_every=checkpoint_every)
     run.average.eval()
-    run.average.precision.copy_(
-        _inverse_scatter(run.average, recipe.domain, seed, recipe.scatter_clips, recipe.scatter_ridge)
-    )
+    run.average.precision.copy_(_inverse_scatter(run.average, recipe, seed))
     run.write_results(folder, run.average, card_text(run.average, seed), asdict(recipe))
     if run.pool is not None:
         run.pool.remove()
@@ -260,12 +202,7 @@ class _FacsTraining(Pretraining):
         return wide * seen + (1 - wide) * seen[other], other, share
 
     def _branch_losses(
-        self,
-        branch: FlowBranch,
-        embeddings: Tensor,
-        targets: tuple[Tensor, Tensor, Tensor],
-        other: Tensor,
-        share: Tensor,
+        self, branch: FlowBranch, embeddings: Tensor, targets: tuple[Tensor, ...], other: Tensor, share: Tensor
     ) -> dict[str, Tensor]:
         scores = self.model.scale * embeddings @ F.normalize(branch.directions, dim=-1).T
         coarse, emotion = scores[:, : len(COARSE_CLASSES)], scores[:, len(COARSE_CLASSES) :]
@@ -292,9 +229,9 @@ def _one_cycle(done: float, warm: float = 0.15, start: float = 0.04, end: float 
     return high + (low - high) * 0.5 * (1 + float(np.cos(np.pi * position)))
 
 
-def _inverse_scatter(model: FacsFlow, domain: str, seed: int, clips: int, ridge: float) -> Tensor:
+def _inverse_scatter(model: FacsFlow, recipe: Recipe, seed: int) -> Tensor:
     """Inverse of the scatter of unit embeddings inside the coarse classes, on clips that training has not seen."""
-    drawn = synthetic_maps(clips, domain=domain, seed=seed + 1)
+    drawn = synthetic_maps(recipe.scatter_clips, domain=recipe.domain, seed=seed + 1)
     labels = COARSE_CODES[drawn.emotions]
     embeddings = F.normalize(embed(model, drawn.maps[labels >= 0]), dim=-1).double()
     labels = labels[labels >= 0]
@@ -302,7 +239,7 @@ def _inverse_scatter(model: FacsFlow, domain: str, seed: int, clips: int, ridge:
     inside = embeddings - means[labels]
     scatter = inside.T @ inside / len(inside)
     # The ridge keeps directions in which synthetic clips hardly differ from being taken for certain.
-    scatter += ridge * scatter.diagonal().mean() * torch.eye(len(scatter), dtype=torch.float64)
+    scatter += recipe.scatter_ridge * scatter.diagonal().mean() * torch.eye(len(scatter), dtype=torch.float64)
     return torch.linalg.inv(scatter).float()
 
 
@@ -336,12 +273,8 @@ def _with_estimated(batch: SyntheticMaps, pool: MapPool, share: float, seed: int
     """The batch with a `share` of its clips replaced by some of the pool; the step is the seed."""
     count = round(share * len(batch.maps))
     taken = pool.take(count, np.random.Generator(np.random.PCG64([seed, step])))
-    return SyntheticMaps(
-        *(
-            np.concatenate([getattr(taken, name), getattr(batch, name)[count:]])
-            for name in ("maps", "units", "emotions")
-        )
-    )
+    both = ((getattr(taken, name), getattr(batch, name)[count:]) for name in ("maps", "units", "emotions"))
+    return SyntheticMaps(*map(np.concatenate, both))
 
 
 def card_text(backbone: FacsFlow, seed: int) -> CardText:

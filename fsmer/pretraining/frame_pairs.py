@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fsmer.datasets.folders import natural_order
 from fsmer.errors import DataError
 from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.image_folder import IMAGE_SUFFIXES, ImageFolder
 from fsmer.preprocess.video_file import VideoFile
+from fsmer.synthetic.recordings import synthetic_videos
 
 __all__ = ["FolderPairs", "FramePairs", "Recording", "SyntheticPairs", "find_recordings"]
 
@@ -48,18 +50,10 @@ class FramePairs(Protocol):
 
 @dataclass(frozen=True)
 class Recording:
-    """One video file, or one folder with an image a frame.
-
-    Parameters
-    ----------
-    path : Path
-    files : tuple of str
-        Names of the images in order of time, see `natural_order`; none for a video.
-    video : VideoFile, optional
-    """
+    """One video file, or one folder with an image a frame."""
 
     path: Path
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # names of the images in order of time, see `natural_order`; none for a video
     video: VideoFile | None = None
 
     def __len__(self) -> int:
@@ -68,10 +62,7 @@ class Recording:
     def read(self, indices: Sequence[int], size: tuple[int, int]) -> Frames:
         """The frames of these numbers, resized: uint8 of shape (n, height, width, 3), red green blue.
 
-        Raises
-        ------
-        MediaError
-            A frame cannot be read, or they differ in size; the message names the file.
+        A `MediaError` names the file where a frame cannot be read or frames differ in size.
         """
         order = np.argsort(indices)
         source: FrameSource
@@ -91,14 +82,9 @@ class Recording:
 def find_recordings(root: str | os.PathLike[str]) -> list[Recording]:
     """Every recording under `root`: each folder that holds images is one, each video file is one.
 
-    Names that begin with a dot are passed over. The order is that of the names, so it is the same on every machine.
-
-    Raises
-    ------
-    DataError
-        `root` is no folder, or holds neither an image nor a video at any depth.
-    MediaError
-        A video cannot be read.
+    Names that begin with a dot are passed over. The order is that of the names, so it is the same on every machine. A
+    `DataError` is raised where `root` is no folder or holds neither an image nor a video at any depth, a `MediaError`
+    for a video that cannot be read.
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -127,29 +113,10 @@ class FolderPairs:
     Each pair takes a recording, then a distance, then a place, each of them equally likely, and either of the two
     frames comes first. A recording shorter than the largest distance gives those that fit into it.
 
-    Parameters
-    ----------
-    root : path
-        See `find_recordings`.
-    size : (height, width)
-        Frames are resized to it; their sides may change in proportion.
-    distance : (low, high)
-        Frames from one frame of a pair to the other.
-    seed : int
-
-    Attributes
-    ----------
-    recordings : list of Recording
-        Those that are long enough for a pair.
-    skipped : int
-        Number of those that are not.
-
-    Raises
-    ------
-    DataError
-        There are no recordings, or none is long enough.
-    MediaError
-        A video cannot be read.
+    Frames are resized to `size` (height, width); their sides may change in proportion. `distance` is the range of
+    frames from one frame of a pair to the other. `recordings` holds those that are long enough for a pair, `skipped`
+    the number of those that are not. Errors are those of `find_recordings`, and a `DataError` where no recording is
+    long enough.
     """
 
     def __init__(
@@ -186,38 +153,22 @@ class FolderPairs:
         }
 
 
+@dataclass(kw_only=True, eq=False)
 class SyntheticPairs:
     """Pairs of frames from drawn faces, with expressions and head motion; no recording of a person.
 
     A pool of videos is kept and a few of them are replaced at every step, so that a video gives several pairs.
 
-    Parameters
-    ----------
-    size : (height, width)
-    distance : (low, high)
-        Frames from one frame of a pair to the other.
-    seed : int
-    domain : str
-        Synthetic domain, see `fsmer.synthetic.domains.list_domains`.
-    pool : int
-        Videos that are held at a time.
+    `size` is (height, width), `distance` the range of frames from one frame of a pair to the other, and `pool` the
+    number of videos that are held at a time.
     """
 
-    def __init__(
-        self,
-        *,
-        size: tuple[int, int],
-        distance: tuple[int, int],
-        seed: int = 0,
-        domain: str = "broad",
-        pool: int = 16,
-    ) -> None:
-        self.size = size
-        self.distance = distance
-        self.seed = seed
-        self.domain = domain
-        self.pool = pool
-        self._videos: dict[int, Frames] = {}
+    size: tuple[int, int]
+    distance: tuple[int, int]
+    seed: int = 0
+    domain: str = "broad"
+    pool: int = 16
+    _videos: dict[int, Frames] = field(default_factory=dict, repr=False)
 
     def batch(self, step: int, count: int) -> Pair:
         """See `FramePairs.batch`."""
@@ -242,13 +193,9 @@ class SyntheticPairs:
         self._videos.update(zip(range(fresh, stop), self._draw(fresh, stop), strict=True))
 
     def _draw(self, start: int, stop: int) -> Iterator[Frames]:
-        from fsmer.synthetic.recordings import synthetic_videos
-
         length = max(SYNTHETIC_FRAMES, self.distance[1] + 1)
-        drawn = synthetic_videos(
-            stop - start, domain=self.domain, seed=self.seed, size=self.size, frames=length, start=start
-        )
-        for video in drawn:
+        options: dict[str, Any] = {"domain": self.domain, "seed": self.seed, "size": self.size, "frames": length}
+        for video in synthetic_videos(stop - start, start=start, **options):
             yield video.frames
 
 
@@ -266,8 +213,6 @@ def _as_batch(frames: list[Frames]) -> Pair:
 
 
 def _resized(frame: Frames, size: tuple[int, int]) -> Frames:
-    from PIL import Image
-
     if frame.shape[:2] == size:
         return frame
     return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))

@@ -24,9 +24,8 @@ from fsmer.backbones.registry import class_notes
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable
 from fsmer.kernels.noise import Draws
-from fsmer.pretraining.cards import CardText
 from fsmer.pretraining.frame_pairs import FolderPairs, FramePairs, SyntheticPairs
-from fsmer.pretraining.pretraining import Pretraining, StepProgress
+from fsmer.pretraining.pretraining import CardText, Pretraining, StepProgress
 from fsmer.training.loop import Step, make_optimizer, prefetched
 
 __all__ = ["pretrain_mubert_small", "pretrain_mubert_tiny", "pretrain_self_supervised", "pretrain_tcae"]
@@ -53,58 +52,23 @@ def pretrain_self_supervised(
 ) -> Path:
     """Train a backbone from nothing on pairs of frames and write weights, config and model card to `out`.
 
-    A pair is two frames of one recording, a drawn number of frames apart. No label is read.
+    A pair is two frames of one recording, a drawn number of frames apart; no label is read. `frames` is any tree of
+    folders with images (each folder one recording) and of video files, faces cropped alike, see
+    `fsmer.pretraining.frame_pairs`; by default faces are drawn, with known expressions and head motion.
 
-    Parameters
-    ----------
-    name : str
-        A backbone with a `pretraining_loss`.
-    out : path
-        Folder for ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``. While
-        training goes on it also holds a checkpoint, from which an interrupted run goes on.
-    frames : path, optional
-        Any tree of folders with images (each folder one recording) and of video files, faces cropped alike; see
-        `fsmer.pretraining.frame_pairs`. Default: drawn faces with known expressions and head motion.
-    seed : int
-        Seeds the initial weights, the pairs and everything random in the loss.
-    steps : int, optional
-        Overrides ``recipe.steps``.
-    resume : bool
-        Go on from a checkpoint of the same backbone, recipe, seed and frames if there is one. The result is the same as
-        that of a run that was never stopped.
-    checkpoint_every : int
-        Steps between checkpoints.
-    progress : callable, optional
-        Called with (step, steps, losses) after every step.
-    recipe : PretrainRecipe, optional
-        Default: the backbone's own.
-    params : mapping of str to object, optional
-        Fields of the recipe in place of its own, such as ``{"batch_size": 16, "distance": (3, 6)}``; see
-        `PretrainRecipe.with_params`.
-    arguments : mapping, optional
-        Of the backbone's constructor.
-    device : str
-        Where to train, e.g. ``"cuda"``; random numbers are drawn on the CPU everywhere.
+    `out` gets ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and ``history.json``; while
+    training goes on it also holds a checkpoint, from which an interrupted run of the same backbone, recipe, seed and
+    frames goes on with `resume`, to the same result as that of a run that was never stopped. The seed decides on
+    initial weights, pairs and everything random in the loss, whose numbers are drawn on the CPU whatever the `device`.
+    The recipe is the backbone's own by default, with `steps` and `params`, such as ``{"batch_size": 16, "distance": (3,
+    6)}``, in place of its fields (`PretrainRecipe.with_params`); `arguments` are those of the backbone's constructor.
+    `progress` is called with (step, steps, losses) after every step.
 
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    UnknownNameError
-        There is no backbone `name`, or no such field of the recipe or argument.
-    FsmerError
-        It has no training without labels, it cannot be trained by such a recipe, or the loss is no longer a number.
-    DataError, MediaError
-        There are no frames, or they cannot be read.
-    WeightsError
-        A checkpoint is there but belongs to another run, or is damaged.
-    OutputError
-        The folder cannot be written.
-    DeviceError
-        No such device here.
+    Raised are: `UnknownNameError` for an unknown backbone, field of the recipe or argument; `FsmerError` where the
+    backbone has no training without labels, cannot be trained by such a recipe, or the loss is no longer a number;
+    `DataError` or `MediaError` where there are no frames or they cannot be read; `WeightsError` for a checkpoint that
+    is damaged or belongs to another run; `OutputError` for a folder that cannot be written; `DeviceError` for a device
+    that is not here.
     """
     where = as_device(device)
     with Draws(seed).used():
@@ -152,13 +116,8 @@ class _PairTraining(Pretraining):
             make_optimizer(recipe, [value for value in model.parameters() if value.requires_grad]),
             steps=recipe.steps,
             seed=seed,
-            key={
-                "backbone": model.name,
-                "arguments": model.config,
-                "recipe": recipe.to_dict(),
-                "seed": seed,
-                "frames": pairs.describe(),
-            },
+            key={"backbone": model.name, "arguments": model.config, "recipe": recipe.to_dict()}
+            | {"seed": seed, "frames": pairs.describe()},
             history_every=max(1, recipe.steps // HISTORY_LINES),
             digits=6,
             clip_gradient=recipe.clip_gradient,

@@ -33,27 +33,16 @@ def emotions_of(name: str, coarse: Mapping[str, str] = THREE_CLASSES) -> list[st
 
 
 def unit_shares(name: str, coarse: Mapping[str, str] = THREE_CLASSES) -> NDArray[np.float32] | None:
-    """How often a class shows each action unit.
+    """How often a class shows each action unit, float32 (len(ACTION_UNIT_ORDER),) in 0..1; None without a FACS meaning.
 
-    Parameters
-    ----------
-    name : str
-        An emotion of `EMOTION_ACTION_UNITS`, a coarse class, or a description (see `described_units`).
-    coarse : mapping of str to str
-        Emotion -> coarse class; a coarse class is the mean of its emotions.
-
-    Returns
-    -------
-    float32 array of shape (len(ACTION_UNIT_ORDER),) or None
-        Shares in 0..1; None for a name without a FACS meaning.
+    A name is an emotion of `EMOTION_ACTION_UNITS`, a coarse class (a value of `coarse`, the mean of its emotions), or a
+    description (see `described_units`).
     """
     emotions = emotions_of(name, coarse)
     if emotions:
         return np.asarray(np.mean([_emotion_shares(emotion) for emotion in emotions], axis=0))
     numbers = described_units(name)
-    if not numbers:
-        return None
-    return np.isin(ACTION_UNIT_ORDER, numbers).astype(np.float32)
+    return np.isin(ACTION_UNIT_ORDER, numbers).astype(np.float32) if numbers else None
 
 
 def _emotion_shares(emotion: str) -> NDArray[np.float32]:

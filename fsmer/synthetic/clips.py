@@ -8,21 +8,20 @@ neighbourhood and adds smooth, patchy noise. u, v and strain follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.data.clips import ClipSet
 from fsmer.data.facs import ACTION_UNIT_ORDER, EMOTION_ORDER
+from fsmer.data.media import ArrayStore
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, clip_table, load_domain
 from fsmer.synthetic.flow_maps import clean_flow, draw_faces, min_max, optical_strain, render_flow
-
-if TYPE_CHECKING:
-    from fsmer.data.clips import ClipSet
 
 __all__ = [
     "ACTION_UNIT_ORDER",
@@ -57,32 +56,12 @@ def synthetic_maps(
     normalisation: Normalisation = "minmax",
     start: int = 0,
 ) -> SyntheticMaps:
-    """Draw `n` synthetic flow maps.
+    """Draw `n` synthetic flow maps of `size` pixels (8 to 224); clip i depends on seed, domain and size, not on `n`.
 
-    Parameters
-    ----------
-    n : int
-        How many clips.
-    domain : str or Domain
-        Where they are recorded, see `list_domains`.
-    seed : int
-        Same seed, domain and size: same maps. Clip i does not depend on `n`.
-    size : int
-        Height and width in pixels, 8 to 224.
-    normalisation : {"minmax", "signed"}
-        ``"minmax"``: u, v and strain each scaled to 0..1 per clip, as the public MEGC 2019 maps are. ``"signed"``:
-        thousandths of the face width (strain: the same per crop width).
-    start : int
-        Number of the first clip, a multiple of 256, to draw a long stream in pieces.
-
-    Returns
-    -------
-    SyntheticMaps
-
-    Raises
-    ------
-    DataError
-        `n`, `size` or `start` is out of range, or the normalisation unknown.
+    Normalisation ``"minmax"`` scales u, v and strain each to 0..1 per clip, as the public MEGC 2019 maps are;
+    ``"signed"`` is in thousandths of the face width (strain: the same per crop width). `start` is the number of the
+    first clip, a multiple of 256, to draw a long stream in pieces. A `DataError` is raised for a number that is out of
+    range or an unknown normalisation.
     """
     place = load_domain(domain)
     if n < 0 or not 8 <= size <= 224 or start % BLOCK or start < 0:
@@ -95,13 +74,14 @@ def synthetic_maps(
     maps = np.empty((n, 3, size, size), dtype=np.float32)
     units = np.empty((n, len(ACTION_UNIT_ORDER)), dtype=bool)
     emotions = np.empty(n, dtype=np.int64)
-    for begin, stop, rng in _blocks(n, start, seed, place):
-        drawn = draw_faces(place, BLOCK, rng)
-        part = slice(begin, stop)
-        count = stop - begin
-        maps[part] = _maps(render_flow(drawn, size), normalisation)[:count]
-        units[part] = drawn.units[:count]
-        emotions[part] = drawn.emotions[:count]
+    for begin in range(0, n, BLOCK):
+        sequence = np.random.SeedSequence([seed, place.key, (start + begin) // BLOCK])
+        drawn = draw_faces(place, BLOCK, np.random.Generator(np.random.PCG64(sequence)))
+        part, count = slice(begin, begin + BLOCK), n - begin
+        flow = render_flow(drawn, size)
+        signed = np.concatenate([flow, optical_strain(flow)[:, None]], axis=1)
+        scaled = signed * np.float32(UNIT_DISPLACEMENT) if normalisation == "signed" else min_max(signed)
+        maps[part], units[part], emotions[part] = scaled[:count], drawn.units[:count], drawn.emotions[:count]
     return SyntheticMaps(maps, units, emotions)
 
 
@@ -139,9 +119,6 @@ def synthetic_clips(
     >>> len(clips), clips.classes
     (12, ('negative', 'positive', 'surprise'))
     """
-    from fsmer.data.clips import ClipSet
-    from fsmer.data.media import ArrayStore
-
     if specs:
         (wanted, *further), (height, width) = specs, specs[0].size
         if further or wanted.kind != "flow" or height != width:
@@ -158,29 +135,10 @@ def synthetic_clips(
 
 
 def action_unit_maps(unit: int, *, size: int = 56) -> Array:
-    """Clean signed flow of one action unit on the canonical face, for pictures.
+    """Clean signed flow of one action unit on the canonical face, for pictures; `UnknownNameError` for another number.
 
-    Returns
-    -------
-    float32 array of shape (3, size, size)
-        u, v and strain, in units of a clearly visible movement.
-
-    Raises
-    ------
-    UnknownNameError
-        No action unit of that number is in the tables.
+    u, v and strain, float32 (3, size, size), in units of a clearly visible movement.
     """
     if unit not in ACTION_UNIT_ORDER:
         raise unknown_name("action unit", unit, map(str, ACTION_UNIT_ORDER))
     return clean_flow(unit, size)
-
-
-def _blocks(n: int, start: int, seed: int, domain: Domain) -> Iterator[tuple[int, int, np.random.Generator]]:
-    for begin in range(0, n, BLOCK):
-        sequence = np.random.SeedSequence([seed, domain.key, (start + begin) // BLOCK])
-        yield begin, min(begin + BLOCK, n), np.random.Generator(np.random.PCG64(sequence))
-
-
-def _maps(flow: Array, normalisation: Normalisation) -> Array:
-    maps = np.concatenate([flow, optical_strain(flow)[:, None]], axis=1)
-    return maps * np.float32(UNIT_DISPLACEMENT) if normalisation == "signed" else min_max(maps)

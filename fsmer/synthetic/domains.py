@@ -4,105 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import unknown_name
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["DOMAINS", "Domain", "clip_table", "list_domains", "load_domain"]
 
 # A displacement of 1 in the field tables, in thousandths of the face width: about 2 pixels on a face of 224
 # (micro-expressions move skin by some 0.5 to 4 pixels there).
 UNIT_DISPLACEMENT = 9.0
-THREE_CLASSES: Mapping[str, str] = {
-    "happiness": "positive",
-    "surprise": "surprise",
-    "disgust": "negative",
-    "repression": "negative",
-    "anger": "negative",
-    "contempt": "negative",
-    "fear": "negative",
-    "sadness": "negative",
-}
+THREE_CLASSES: Mapping[str, str] = {"happiness": "positive", "surprise": "surprise"} | dict.fromkeys(
+    ("disgust", "repression", "anger", "contempt", "fear", "sadness"), "negative"
+)
 FIVE_CLASSES: Mapping[str, str] = {name: name for name in ("happiness", "surprise", "disgust", "repression", "others")}
+
+
+_WEIGHTS = {"disgust": 1.6, "repression": 1.0, "anger": 1.2, "contempt": 0.7, "fear": 0.5, "sadness": 0.7}
 
 
 @dataclass(frozen=True)
 class Domain:
     """A place where synthetic clips are recorded: camera, crop, noise, intensity and label scheme.
 
-    Lengths are in crop widths; amplitudes are relative to a clearly visible action unit (1).
-
-    Parameters
-    ----------
-    name, summary : str
-        Key and one line of description.
-    labels : mapping of str to str
-        Emotion to label; classes are drawn equally often, emotions of a class by `emotion_weights`.
-    emotion_weights : mapping of str to float
-        Relative frequency of emotions inside their class (default 1).
-    crop_scale, crop_aspect : (mean, sd)
-        Face size in the crop (1 fills it as the canonical landmarks do) and vertical over horizontal stretch.
-    crop_shift : (sd x, sd y)
-        Misplacement of the crop.
-    crop_offset : (x, y)
-        Systematic misplacement.
-    crop_angle : float
-        Standard deviation of in-plane rotation, radians.
-    geometry : float
-        Standard deviation of every landmark's own position.
-    variety : float
-        How differently faces move by the same action unit: at 1 every bump of it wanders by some 0.017, grows or
-        shrinks by a quarter, turns by some 0.2 radian and weakens or strengthens by half (standard deviations).
-    intensity : (low, high)
-        Range of action unit intensities.
-    asymmetry : float
-        Standard deviation of each side's relative intensity.
-    head : float
-        Amplitude of rigid head motion; the clip's own amplitude is this times a number skewed towards 0.
-    blink : float
-        Probability that a lid is caught moving.
-    noise : float
-        Amplitude of the estimator's noise.
-    smoothness : (low, high)
-        Reach of the estimator's smoothing.
-    extra_units : float
-        Probability of one further, unrelated action unit at low intensity.
+    Lengths are in crop widths; amplitudes are relative to a clearly visible action unit (1). Pairs are (mean, standard
+    deviation), (x, y), or the ends of a range.
     """
 
     name: str
     summary: str
+    # Emotion to label; classes are drawn equally often, emotions of a class by their weights (1 where there is none).
     labels: Mapping[str, str] = field(default_factory=lambda: THREE_CLASSES)
-    emotion_weights: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "disgust": 1.6,
-            "repression": 1.0,
-            "anger": 1.2,
-            "contempt": 0.7,
-            "fear": 0.5,
-            "sadness": 0.7,
-        }
-    )
-    crop_scale: tuple[float, float] = (1.0, 0.08)
-    crop_aspect: tuple[float, float] = (1.0, 0.06)
-    crop_shift: tuple[float, float] = (0.02, 0.03)
-    crop_offset: tuple[float, float] = (0.0, 0.0)
-    crop_angle: float = 0.04
-    geometry: float = 0.015
+    emotion_weights: Mapping[str, float] = field(default_factory=lambda: dict(_WEIGHTS))
+    crop_scale: tuple[float, float] = (1.0, 0.08)  # of the face in the crop; 1 fills it as the canonical landmarks do
+    crop_aspect: tuple[float, float] = (1.0, 0.06)  # vertical over horizontal stretch
+    crop_shift: tuple[float, float] = (0.02, 0.03)  # misplacement of the crop, standard deviations of x and y
+    crop_offset: tuple[float, float] = (0.0, 0.0)  # systematic misplacement
+    crop_angle: float = 0.04  # standard deviation of in-plane rotation, radians
+    geometry: float = 0.015  # standard deviation of every landmark's own position
+    # How differently faces move by the same action unit: at 1 every bump of it wanders by some 0.017, grows or shrinks
+    # by a quarter, turns by some 0.2 radian and weakens or strengthens by half (standard deviations).
     variety: float = 1.0
-    intensity: tuple[float, float] = (0.2, 1.4)
-    asymmetry: float = 0.25
-    head: float = 1.5
-    blink: float = 0.5
-    noise: float = 0.7
-    smoothness: tuple[float, float] = (0.006, 0.045)
-    extra_units: float = 0.12
+    intensity: tuple[float, float] = (0.2, 1.4)  # of action units
+    asymmetry: float = 0.25  # standard deviation of each side's relative intensity
+    head: float = 1.5  # of rigid motion; the clip's own amplitude is this times a number skewed towards 0
+    blink: float = 0.5  # probability that a lid is caught moving
+    noise: float = 0.7  # amplitude of the estimator's noise
+    smoothness: tuple[float, float] = (0.006, 0.045)  # reach of the estimator's smoothing
+    extra_units: float = 0.12  # probability of one further, unrelated action unit at low intensity
 
     @property
     def key(self) -> int:
@@ -176,8 +128,6 @@ def clip_table(
     place: Domain, name: str, subjects: int, emotions: Sequence[str], units: Iterable[NDArray[np.bool_]]
 ) -> pd.DataFrame:
     """Table of drawn clips, which are called by `name` and their number and dealt to the subjects in turn."""
-    import pandas as pd
-
     numbers = np.array(ACTION_UNIT_ORDER)
     return pd.DataFrame(
         {

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError
-from fsmer.synthetic.appearance import Appearance, draw_appearance
-from fsmer.synthetic.background import draw_background
 from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain
 from fsmer.synthetic.face_features import EyePatch
-from fsmer.synthetic.faces import DrawnFace, draw_face
-from fsmer.synthetic.individuals import Movement, Person
+from fsmer.synthetic.faces import DrawnFace, draw_background, draw_face
+from fsmer.synthetic.individuals import Appearance, Movement, Person, draw_appearance
 from fsmer.synthetic.scene import (
     Array,
     Camera,
@@ -122,9 +120,8 @@ class SyntheticRecording:
         margin = 0.04
         bust = bool((seen - margin < CLOSE[:2]).any() or (seen + margin > CLOSE[2:]).any())
         density = next((step for step in DENSITIES if step >= 1.4 * fine), DENSITIES[-1])
-        self._actor = _actor(
-            domain.geometry, domain.key, seed, subject, bust, density, round(max(density / fine, 0.7), 1)
-        )
+        sampling = round(max(density / fine, 0.7), 1)
+        self._actor = _actor(domain.geometry, domain.key, seed, subject, bust, density, sampling)
         self._mesh = min(max(fine, 64.0), 320.0)
 
         rng = seeded_generator(*self._key, 7)
@@ -134,7 +131,7 @@ class SyntheticRecording:
         self._start = self._sway.at(self.intervals[0].onset / frames_per_second if self.intervals else 0.0)
         self._blinks = self._draw_blinks(rng)
         self._background = draw_background(size, self._to_pixels, self._actor.traits, rng)
-        self._covered = self._always_covered()
+        self._covered = self._always_covered(seen)
         self._noise = _noise_tile(rng, size, camera.noise)
         self._axes = (np.arange(size[1], dtype=np.float32), np.arange(size[0], dtype=np.float32)[:, None])
 
@@ -157,8 +154,9 @@ class SyntheticRecording:
 
     def closure(self, index: int) -> float:
         """How far a blink has closed the lids at a frame, 0 to 1."""
-        time = index / self.frames_per_second
-        return max((_blink_profile(time - start) for start in self._blinks), default=0.0)
+        times = [index / self.frames_per_second - start for start in self._blinks]
+        shares = [float(np.interp(time, (0.0, 0.08, 0.13, BLINK_LENGTH), (0.0, 1.0, 1.0, 0.0))) for time in times]
+        return max((share * share * (3 - 2 * share) for share in shares), default=0.0)
 
     def crop(self, index: int = 0) -> Array:
         """Affine map (2, 3) from the face frame to pixels at a frame, the turning of the head left out."""
@@ -184,14 +182,7 @@ class SyntheticRecording:
     def flow(self, first: int, second: int, *, head: bool = True) -> Array:
         """True displacement from one frame to another in pixels, float32 (2, height, width), on the first one's grid.
 
-        0 where no head is. Lids that blink are not in it.
-
-        Parameters
-        ----------
-        first, second : int
-            Frames.
-        head : bool
-            Whether head motion is included; otherwise the head keeps the first frame's pose.
+        0 where no head is. Lids that blink are not in it. Without `head` motion the head keeps the first frame's pose.
         """
         first, second = self._check(first), self._check(second)
         x, y, here_x, here_y = self._backward(first, (slice(0, self.size[0]), slice(0, self.size[1])))
@@ -299,11 +290,10 @@ class SyntheticRecording:
         high = np.clip(np.ceil(pixels.max(axis=0)).astype(int) + 3, low + 1, (self.size[1], self.size[0]))
         return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
 
-    def _always_covered(self) -> tuple[slice, slice] | None:
-        """The whole picture if the head fills it however it moves, else None."""
+    def _always_covered(self, corners: Array) -> tuple[slice, slice] | None:
+        """The whole picture if the head fills it however it moves, else None; its corners are in the face's plane."""
         face = self._actor.face
-        corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) * (self.size[1] - 1, self.size[0] - 1)
-        seen = (transformed(inverted(self._to_pixels), corners) - face.origin) * face.density - 0.5
+        seen = (corners - face.origin) * face.density - 0.5
         reach = 0.04 * face.density
         low, high = np.floor(seen.min(axis=0) - reach).astype(int), np.ceil(seen.max(axis=0) + reach).astype(int)
         cover = self._actor.layers[..., 3]
@@ -339,7 +329,7 @@ class SyntheticRecording:
                 exposed = cv2.multiply(exposed, cv2.merge([gain] * 3))
             if self.camera.noise:
                 exposed += self._grain(index)
-            picture = _to_bytes(exposed)
+            picture = (np.clip(exposed, 0, 255, out=exposed) + np.float32(0.5)).astype(np.uint8)
         if self.camera.jpeg is not None:
             coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.camera.jpeg])[1]
             picture = np.ascontiguousarray(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1])
@@ -365,17 +355,6 @@ class SyntheticRecording:
             if apart and not any(start <= moment <= start + BLINK_LENGTH for moment in kept):
                 starts.append(start)
         return tuple(starts)
-
-
-def _blink_profile(time: float) -> float:
-    share = float(np.interp(time, (0.0, 0.08, 0.13, BLINK_LENGTH), (0.0, 1.0, 1.0, 0.0)))
-    return share * share * (3 - 2 * share)
-
-
-def _to_bytes(values: Array) -> Image:
-    np.clip(values, 0, 255, out=values)
-    values += np.float32(0.5)
-    return values.astype(np.uint8)
 
 
 def _noise_tile(rng: np.random.Generator, size: tuple[int, int], level: float) -> Array:

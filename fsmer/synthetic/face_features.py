@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from fsmer.data.spec import CROP_ASPECT
-from fsmer.synthetic.appearance import Appearance
 from fsmer.synthetic.canvas import Array, Canvas, Image, add_cover, as_bytes, curve, lattice_noise, offset
 from fsmer.synthetic.face_shape import Eye, head_outline, lip_edges, mirrored, mouth_line
+from fsmer.synthetic.individuals import Appearance
 
 __all__ = ["EyePatch"]
 
@@ -37,17 +37,10 @@ def draw_creases(canvas: Canvas, places: Mapping[str, Array], eyes: list[Eye], t
         wing_x, wing_y, sign = mirrored(places, "nose_wing", side)
         fold = eye.edge(True, 0.06, 1.04) - offset(0, 0.026)
         canvas.tint(canvas.line(fold, 0.007, 0.006), dark, 0.75)
-        canvas.tint(
-            canvas.line(eye.edge(False, 0.1, 1.0) + offset(0, 0.03), 0.008, 0.01), dark, 0.25 + 0.35 * traits.age
-        )
-        alar = curve(
-            [
-                (wing_x - 0.018 * sign, wing_y - 0.055),
-                (wing_x + 0.008 * sign, wing_y - 0.02),
-                (wing_x + 0.004 * sign, wing_y + 0.022),
-                (wing_x - 0.03 * sign, wing_y + 0.034),
-            ]
-        )
+        pouch = eye.edge(False, 0.1, 1.0) + offset(0, 0.03)
+        canvas.tint(canvas.line(pouch, 0.008, 0.01), dark, 0.25 + 0.35 * traits.age)
+        beside = ((-0.018, -0.055), (0.008, -0.02), (0.004, 0.022), (-0.03, 0.034))
+        alar = curve([(wing_x + across * sign, wing_y + down) for across, down in beside])
         canvas.tint(canvas.line(alar, 0.007, 0.007), dark, 0.75)
         nostril = canvas.bump((wing_x - 0.052 * sign, base + 0.024), 0.022, 0.0095, -0.35 * sign)
         canvas.tint(nostril, (0.22, 0.15, 0.13), 0.95)
@@ -120,9 +113,8 @@ def draw_beard(canvas: Canvas, places: Mapping[str, Array], traits: Appearance, 
         bare = np.zeros(canvas.shape, np.float32)
         bare[lips[0]] = lips[1]
         mask = mask * (1 - bare[where])
-    grain = np.clip(
-        0.75 + 0.45 * lattice_noise(canvas, 0.008, rng)[where] + 0.25 * lattice_noise(canvas, 0.02, rng)[where], 0, 1.4
-    )
+    fine, coarse = (lattice_noise(canvas, size, rng)[where] for size in (0.008, 0.02))
+    grain = np.clip(0.75 + 0.45 * fine + 0.25 * coarse, 0, 1.4)
     canvas.paint((where, np.clip(mask * grain, 0, 1)), 0.7 * traits.hair + 0.12 * traits.skin, 0.8 * traits.beard)
 
 
@@ -156,7 +148,10 @@ def draw_eye(canvas: Canvas, eye: Eye, traits: Appearance, rng: np.random.Genera
     centre_y = eye.upper + 0.43 * (eye.lower - eye.upper)
     dx, dy = x - np.float32(eye.centre), y - np.float32(centre_y)
     radius = np.sqrt(dx**2 + dy**2) / np.float32(_IRIS_RADIUS)
-    spokes = _spokes(np.arctan2(dy, dx), rng)
+    angle = np.arctan2(dy, dx)
+    spokes = np.zeros_like(angle)
+    for count in (7, 13, 23, 37):
+        spokes += np.cos(count * angle + 6.3 * rng.random()) * 0.4
     ring = np.interp(radius, (0.35, 0.55, 0.8, 0.95, 1.02), (0.75, 1.25, 1.05, 0.55, 0.4))
     iris = traits.iris.astype(np.float32) * (ring * (1 + 0.25 * spokes))[..., None]
     iris = iris * (0.55 + 0.45 * np.clip(height * 2, 0, 1))[..., None] + 0.03
@@ -175,22 +170,11 @@ def draw_eye(canvas: Canvas, eye: Eye, traits: Appearance, rng: np.random.Genera
     canvas.paint(canvas.line(eye.edge(True, 0.55, 1.04) - offset(0, 0.004), 0.012, 0.004), lash, 0.6)
 
 
-def _spokes(angle: Array, rng: np.random.Generator) -> Array:
-    """Rays of the iris."""
-    rays = np.zeros_like(angle)
-    for count in (7, 13, 23, 37):
-        rays += np.cos(count * angle + 6.3 * rng.random()) * 0.4
-    return rays
-
-
 def draw_ears(canvas: Canvas, cover: Array, traits: Appearance) -> None:
     half = 0.61 * traits.outline[1]
     for sign in (-1.0, 1.0):
-        shape = curve(
-            [(sign * (half - 0.05), -0.26), (sign * (half + 0.06), -0.33), (sign * (half + 0.10), -0.2),
-             (sign * (half + 0.055), -0.02), (sign * (half - 0.01), 0.06), (sign * (half - 0.06), 0.0)],
-            closed=True,
-        )  # fmt: skip
+        around = ((-0.05, -0.26), (0.06, -0.33), (0.10, -0.2), (0.055, -0.02), (-0.01, 0.06), (-0.06, 0.0))
+        shape = curve([(sign * (half + out), y) for out, y in around], closed=True)
         patch = canvas.area(shape, 0.004)
         if patch is None:
             continue
@@ -198,10 +182,9 @@ def draw_ears(canvas: Canvas, cover: Array, traits: Appearance) -> None:
         behind = mask * (1 - cover[where])
         canvas.paint((where, behind), traits.skin * (0.86, 0.74, 0.72))
         add_cover(cover, (where, mask))
-        rim = curve([(sign * half, -0.2), (sign * (half + 0.055), -0.24), (sign * (half + 0.06), -0.15),
-                      (sign * (half + 0.02), -0.04)])  # fmt: skip
-        inner = canvas.line(rim, 0.015, 0.01)
-        canvas.tint(inner, (0.6, 0.5, 0.48), 0.8)
+        inside = ((0.0, -0.2), (0.055, -0.24), (0.06, -0.15), (0.02, -0.04))
+        rim = curve([(sign * (half + out), y) for out, y in inside])
+        canvas.tint(canvas.line(rim, 0.015, 0.01), (0.6, 0.5, 0.48), 0.8)
 
 
 def draw_hair(canvas: Canvas, cover: Array, traits: Appearance, rng: np.random.Generator) -> None:
@@ -212,16 +195,8 @@ def draw_hair(canvas: Canvas, cover: Array, traits: Appearance, rng: np.random.G
     temple = 0.50 * traits.outline[0]
     side = 0.58 * traits.outline[1]
     low = 0.28 if traits.long_hair else -0.12
-    right = np.array(
-        [
-            (side + 0.03, low),
-            (side - 0.005, -0.2),
-            (temple + 0.045, -0.45),
-            (temple - 0.02, top + 0.22),
-            (0.36, top + 0.09),
-            (0.2, top + 0.02),
-        ]
-    )
+    lower = [(side + 0.03, low), (side - 0.005, -0.2), (temple + 0.045, -0.45)]
+    right = np.array([*lower, (temple - 0.02, top + 0.22), (0.36, top + 0.09), (0.2, top + 0.02)])
     line = np.concatenate([right, [(0.0, top)], right[::-1] * (-1, 1)])
     line[3:-3, 1] += 0.015 * rng.standard_normal(len(line) - 6)
     line = curve(line)
@@ -236,24 +211,18 @@ def draw_hair(canvas: Canvas, cover: Array, traits: Appearance, rng: np.random.G
     # Strands fall from the crown.
     x, y = canvas.x[where[1]][None, :], canvas.y[where[0]][:, None] + np.float32(1.12 + 0.5 * traits.volume)
     angle, reach = np.arctan2(x, y + 0.25 * np.abs(x)), np.sqrt(x**2 + y**2)
-    strands = _strands(angle, reach, rng)
-    gloss = np.exp(-0.5 * ((reach - 0.42) / 0.13) ** 2)
-    tone = (0.72 + 0.35 * gloss + 0.16 * strands) * np.clip(0.7 + 0.5 * reach, 0.6, 1)
-    colour = np.clip(
-        traits.hair.astype(np.float32) * np.clip(tone, 0.25, 2.0)[..., None] + 0.02 * gloss[..., None], 0, 1
-    )
-    # Single hairs cross the hairline; beyond the head there is nothing but hair.
-    mask = np.clip(mask + 0.8 * mask * (1 - mask) * strands, 0, 1)
-    canvas.paint((where, np.maximum(mask, cover[where] < 0.5)), colour)
-    add_cover(cover, (where, mask))
-
-
-def _strands(angle: Array, reach: Array, rng: np.random.Generator) -> Array:
-    """Noise that is drawn out along the hair, unit variance."""
-    total = np.zeros(np.broadcast_shapes(angle.shape, reach.shape), np.float32)
+    # Noise that is drawn out along the hair, unit variance.
+    strands = np.zeros(np.broadcast_shapes(angle.shape, reach.shape), np.float32)
     for count, length, amount in ((60, 3, 0.5), (200, 4, 0.8), (420, 6, 0.8)):
         nodes = rng.standard_normal((length + 3, count), dtype=np.float32)
         column = ((angle / (2 * np.pi) + 0.5) * (count - 1)).astype(np.float32)
         row = (np.clip(reach, 0, 2) * length / 2 + 1).astype(np.float32)
-        total += amount * cv2.remap(nodes, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    return total
+        strands += amount * cv2.remap(nodes, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    gloss = np.exp(-0.5 * ((reach - 0.42) / 0.13) ** 2)
+    tone = (0.72 + 0.35 * gloss + 0.16 * strands) * np.clip(0.7 + 0.5 * reach, 0.6, 1)
+    shaded = traits.hair.astype(np.float32) * np.clip(tone, 0.25, 2.0)[..., None]
+    colour = np.clip(shaded + 0.02 * gloss[..., None], 0, 1)
+    # Single hairs cross the hairline; beyond the head there is nothing but hair.
+    mask = np.clip(mask + 0.8 * mask * (1 - mask) * strands, 0, 1)
+    canvas.paint((where, np.maximum(mask, cover[where] < 0.5)), colour)
+    add_cover(cover, (where, mask))

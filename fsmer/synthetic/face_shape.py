@@ -7,26 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fsmer.synthetic.appearance import Appearance
 from fsmer.synthetic.canvas import Array, Canvas, curve, offset
+from fsmer.synthetic.individuals import Appearance
 
 # Half widths of the head from the crown to the chin, (y, x), on the canonical face.
 _OUTLINE = (
-    (-1.30, 0.0),
-    (-1.27, 0.22),
-    (-1.15, 0.42),
-    (-0.95, 0.555),
-    (-0.70, 0.615),
-    (-0.40, 0.625),
-    (-0.12, 0.615),
-    (0.12, 0.59),
-    (0.34, 0.54),
-    (0.51, 0.45),
-    (0.64, 0.34),
-    (0.725, 0.215),
-    (0.763, 0.10),
-    (0.77, 0.0),
-)
+    (-1.30, 0.0), (-1.27, 0.22), (-1.15, 0.42), (-0.95, 0.555), (-0.70, 0.615), (-0.40, 0.625), (-0.12, 0.615),
+    (0.12, 0.59), (0.34, 0.54), (0.51, 0.45), (0.64, 0.34), (0.725, 0.215), (0.763, 0.10), (0.77, 0.0),
+)  # fmt: skip
 
 
 def head_outline(traits: Appearance, grow: float = 0.0, flat: float = 0.0) -> Array:
@@ -93,11 +81,8 @@ class Eye:
 
     def edge(self, upper: bool, start: float = 0.0, stop: float = 1.0) -> Array:
         """Points along one margin."""
-        x = np.linspace(
-            self.inner[0] + start * (self.outer[0] - self.inner[0]),
-            self.inner[0] + stop * (self.outer[0] - self.inner[0]),
-            32,
-        )
+        first, last = (self.inner[0] + share * (self.outer[0] - self.inner[0]) for share in (start, stop))
+        x = np.linspace(first, last, 32)
         return np.stack([x, self.margins(x)[1 if upper else 2]], axis=1)
 
 

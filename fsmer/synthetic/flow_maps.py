@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.synthetic.domains import Domain
+from fsmer.synthetic.facs_fields import Pair, pair, table_rows
 from fsmer.synthetic.individuals import (
     Anatomy,
     Array,
@@ -24,26 +25,15 @@ from fsmer.synthetic.individuals import (
 
 __all__ = ["FaceDraw", "clean_flow", "draw_faces", "min_max", "optical_strain", "render_flow"]
 
-# Where the picture has texture that an estimator can follow: (landmark, offset, sigma, strength).
-_TEXTURE: tuple[tuple[str, tuple[float, float], tuple[float, float], float], ...] = (
-    ("brow_inner", (0, 0), (0.078, 0.034), 1.0),
-    ("brow_outer", (-0.068, 0), (0.104, 0.034), 1.0),
-    ("lid_upper", (0, 0.024), (0.091, 0.04), 1.6),
-    ("nose_wing", (-0.041, 0), (0.065, 0.034), 1.0),
-    ("nose_side", (0, 0), (0.026, 0.092), 0.4),
-    ("mouth_corner", (0, 0), (0.052, 0.034), 0.9),
-    ("lip_upper", (0, 0.024), (0.104, 0.034), 1.2),
-    ("lip_lower", (0, 0), (0.091, 0.034), 0.7),
-    ("nasolabial", (0, 0), (0.039, 0.069), 0.3),
-    ("jaw", (0.068, 0.06), (0.078, 0.138), 0.5),
-)
-
 
 @lru_cache(maxsize=1)
 def _spots() -> tuple[OnLandmarks, Array]:
-    """The texture spots and their strengths."""
-    place = on_landmarks([(name, offset, sigma) for name, offset, sigma, _ in _TEXTURE])
-    return place, np.repeat(np.array([strength for *_, strength in _TEXTURE], np.float32), 2)
+    """Where the picture has texture that an estimator can follow, and how much."""
+    rows = table_rows("texture")
+    place = on_landmarks(
+        [(row["landmark"], pair(row, "offset_x", "offset_y"), pair(row, "sigma_x", "sigma_y")) for row in rows]
+    )
+    return place, np.repeat(np.array([row["strength"] for row in rows], np.float32), 2)
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,6 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
     spots, weights = _spots()
     n_spots = len(weights)
     centres, sigmas, directions, amplitudes = draw_bumps(domain, anatomy, strengths, random)
-
     spot_centres = anatomy.to_crop(anatomy.place(spots))
     spot_sigmas = spots.sigmas * anatomy.stretch[:, None, :]
     spot_strengths = weights * np.exp(0.5 * random.normal(count, n_spots))
@@ -90,12 +79,8 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
     # Features that only seem to move: light on lids, lips and nostrils misleads the estimator, in thin horizontal
     # patches.
     level = domain.noise * np.exp(0.7 * random.normal(count, 1))
-    ghost = (
-        level
-        * np.exp(0.8 * random.normal(count, 1))
-        * random.normal(count, n_spots)
-        * (random.uniform(count, n_spots) < 0.35)
-    )
+    ghost = level * np.exp(0.8 * random.normal(count, 1)) * random.normal(count, n_spots)
+    ghost = ghost * (random.uniform(count, n_spots) < 0.35)
     thin = np.array([0.7, 0.4], dtype=np.float32)
     centres = np.concatenate([centres, spot_centres + 0.6 * spot_sigmas * random.normal(count, n_spots, 2)], axis=1)
     sigmas = np.concatenate([sigmas, spot_sigmas * thin * np.exp(0.3 * random.normal(count, n_spots, 2))], axis=1)
@@ -137,14 +122,7 @@ def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> Fa
     )
 
 
-def _draw_outline(
-    anatomy: Anatomy,
-    centre: tuple[float, float],
-    across: tuple[float, float, float],
-    along: tuple[float, float],
-    *,
-    soft: bool,
-) -> Array:
+def _draw_outline(anatomy: Anatomy, centre: Pair, across: tuple[float, ...], along: Pair, *, soft: bool) -> Array:
     """An ellipse on the face.
 
     `centre` is the sd of x and the mean of y; `across` the sd of y, then mean and sd of the half width; `along` mean

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.clips import ClipSet
-from fsmer.data.spec import InputSpec
+from fsmer.data.spec import COLOURS, InputSpec
 from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import Domain, clip_table, load_domain
 from fsmer.synthetic.drawn_recording import SyntheticRecording
@@ -21,15 +21,15 @@ from fsmer.synthetic.scene import Array, Camera, Image, checked_size
 
 __all__ = ["synthetic_frame_clips"]
 
-_IMAGE = (("red", "green", "blue"),)
+_IMAGE = (COLOURS,)
 _FLOW = (("u", "v"), ("u", "v", "strain"))
-# Channels, normalisations and whether there is time, of every kind of medium.
-_KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], bool]] = {
-    "onset": (_IMAGE, ("unit",), False),
-    "apex": (_IMAGE, ("unit",), False),
-    "frames": (_IMAGE, ("unit",), True),
-    "flow": (_FLOW, ("minmax", "signed"), False),
-    "flows": (_FLOW, ("minmax", "signed"), True),
+# Channels, normalisations and the least number of frames, of every kind of medium.
+_KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], int | None]] = {
+    "onset": (_IMAGE, ("unit",), None),
+    "apex": (_IMAGE, ("unit",), None),
+    "frames": (_IMAGE, ("unit",), 1),
+    "flow": (_FLOW, ("minmax", "signed"), None),
+    "flows": (_FLOW, ("minmax", "signed"), 2),
 }
 
 
@@ -75,9 +75,8 @@ class _FrameStore:
 def _check_spec(spec: InputSpec) -> None:
     if spec.kind not in _KINDS:
         raise unknown_name("kind of medium", spec.kind, _KINDS)
-    channels, normalisations, timed = _KINDS[spec.kind]
-    least = (2 if spec.kind == "flows" else 1) if timed else None
-    lasts = spec.frames is None if least is None else spec.frames is not None and spec.frames >= least
+    channels, normalisations, least = _KINDS[spec.kind]
+    lasts = spec.frames is None if least is None else (spec.frames or 0) >= least
     if spec.channels not in channels or spec.normalisation not in normalisations or not lasts:
         length = "" if least is None else f" and {least} frames or more"
         raise DataError(
@@ -107,27 +106,11 @@ def synthetic_frame_clips(
 
     Flow is the true one. The table is that of `fsmer.synthetic.synthetic_clips`: label, action units and emotion.
 
-    Parameters
-    ----------
-    domain, seed, subjects, frames_per_second, camera
-        As in `synthetic_videos`, whose video i is clip i.
-    n : int
-        How many clips.
-    specs : sequence of InputSpec
-        One a medium: images (``"onset"``, ``"apex"``, ``"frames"``) in red, green and blue from 0 to 1, maps
-        (``"flow"``, ``"flows"``) in u, v and maybe strain. ``"frames"`` are spread evenly over the sequence;
-        ``"flows"`` lead from each of them to the next, the last one again.
-    frames : int
-        Length of the sequences themselves.
-
-    Returns
-    -------
-    ClipSet
-
-    Raises
-    ------
-    DataError
-        A number is out of range, or a medium cannot be drawn.
+    Clip i is video i of `synthetic_videos` of the same options; `frames` is the length of the sequences themselves.
+    Specs are one a medium: images (``"onset"``, ``"apex"``, ``"frames"``) in red, green and blue from 0 to 1, maps
+    (``"flow"``, ``"flows"``) in u, v and maybe strain. ``"frames"`` are spread evenly over the sequence; ``"flows"``
+    lead from each of them to the next, the last one again. A `DataError` is raised for a number that is out of range or
+    a medium that cannot be drawn.
     """
     place = load_domain(domain)
     check_request(seed, frames, frames_per_second)

@@ -95,9 +95,8 @@ def draw_clip(
     length = float(rng.uniform(*DURATION)) * options["frames_per_second"]
     interval = _place_interval(rng, 0, options["frames"], length, movement, place)
     shown = crop if scene is None else scene
-    return SyntheticRecording(
-        place, seed, subject, (3, index), intervals=[interval], movements=[movement], place=shown, **options
-    )
+    moved: dict[str, Any] = {"intervals": [interval], "movements": [movement], "place": shown}
+    return SyntheticRecording(place, seed, subject, (3, index), **moved, **options)
 
 
 def draw_script(
@@ -142,45 +141,15 @@ def synthetic_videos(
 ) -> Iterator[SyntheticVideo]:
     """Draw `n` sequences of one expression each, one after the other.
 
-    Parameters
-    ----------
-    n : int
-        How many.
-    domain : str or Domain
-        Where they are recorded, see `fsmer.synthetic.list_domains`: labels, crops, individuals, intensities, camera.
-    seed : int
-        Same seed, domain and options: same videos. Video i does not depend on `n` or `start`.
-    size : int or (height, width)
-        Pixels. The crop of the domain fills them, so that a square holds the canonical crop squeezed to a square, as
-        in `fsmer.synthetic.clips.synthetic_maps`.
-    frames : int
-        Length, 3 or more.
-    frames_per_second : float
-        Frame rate; expressions last 0.25 to 0.5 s, or as long as the frames allow.
-    start : int
-        Number of the first video, to draw a long stream in pieces.
-    subjects : int
-        Number of individuals, dealt to the videos in turn.
-    scene : Scene, optional
-        Show the whole head there in the picture, instead of the domain's crop.
-    camera : Camera, optional
-        Default: `Camera.of` the domain.
-    units : sequence of int, optional
-        Action units to show in every video, instead of those of an emotion.
-    amplify : float
-        Enlarges the movement, for pictures to look at; the largest displacement is otherwise 0.5 to 4 pixels on a face
-        of 224. Never so much that skin would fold.
+    Domain (see `fsmer.synthetic.list_domains`), seed and options decide on video i; `n` and `start`, the number of the
+    first video, to draw a long stream in pieces, do not. The domain gives labels, crops, individuals, intensities and
+    camera; its crop fills the `size` in pixels, so that a square holds the canonical crop squeezed to a square, as in
+    `fsmer.synthetic.clips.synthetic_maps`; with a `scene` the whole head is shown there instead. Expressions last 0.25
+    to 0.5 s, or as long as the frames (3 or more) allow, and show these `units`, or those of an emotion. `subjects`
+    individuals are dealt to the videos in turn. `amplify` enlarges the movement, for pictures to look at; the largest
+    displacement is otherwise 0.5 to 4 pixels on a face of 224, and never so much that skin would fold.
 
-    Yields
-    ------
-    SyntheticVideo
-
-    Raises
-    ------
-    DataError
-        A number is out of range.
-    UnknownNameError
-        No such domain or action unit.
+    A `DataError` is raised for a number that is out of range, an `UnknownNameError` for an unknown domain or unit.
     """
     place = load_domain(domain)
     shape = checked_size(size)
@@ -188,17 +157,9 @@ def synthetic_videos(
     _check_units(units)
     if n < 0 or start < 0 or subjects < 1:
         raise DataError(f"cannot draw {n} videos of {subjects} subjects from {start}: n and start must be 0 or more.")
-    options: dict[str, Any] = {
-        "seed": seed,
-        "subjects": subjects,
-        "scene": scene,
-        "units": units,
-        "size": shape,
-        "frames": frames,
-        "frames_per_second": frames_per_second,
-        "camera": camera or Camera.of(place),
-        "amplify": amplify,
-    }
+    options: dict[str, Any] = {"seed": seed, "subjects": subjects, "scene": scene, "units": units, "size": shape}
+    options |= {"frames": frames, "frames_per_second": frames_per_second}
+    options |= {"camera": camera or Camera.of(place), "amplify": amplify}
     return (_video(draw_clip(place, index, **options)) for index in range(start, start + n))
 
 
@@ -242,40 +203,11 @@ def synthetic_recording(
     units: Sequence[Sequence[int]] | None = None,
     amplify: float = 1.0,
 ) -> SyntheticRecording:
-    """A whole recording: a head in a room, with several expressions and rest between them.
+    """A whole recording: a head in a room, with several expressions and rest between them; iterate over it for frames.
 
-    Parameters
-    ----------
-    seconds : float
-        Length.
-    domain, seed, camera, amplify
-        As in `synthetic_videos`.
-    size : int or (height, width)
-        Pixels.
-    frames_per_second : float
-        Frame rate.
-    scene : Scene, optional
-        Where the face is; default: drawn at random by `random_scene`.
-    subject : int
-        Number of the individual.
-    rest : (low, high)
-        Seconds of rest before, between and after expressions.
-    duration : (low, high)
-        Seconds from onset to offset.
-    units : sequence of sequences of int, optional
-        Action units of one expression after the other, beginning anew at the end; default: emotions of the domain.
-
-    Returns
-    -------
-    SyntheticRecording
-        Iterate over it for frames; `intervals` says what is shown when.
-
-    Raises
-    ------
-    DataError
-        A number is out of range.
-    UnknownNameError
-        No such domain or action unit.
+    `rest` is the range of seconds before, between and after expressions, `duration` that from onset to offset; `units`
+    are those of one expression after the other, beginning anew at the end (default: emotions of the domain). The scene
+    is drawn by `random_scene` where none is given; other options and errors are those of `synthetic_videos`.
     """
     place = load_domain(domain)
     shape = checked_size(size)
@@ -305,17 +237,6 @@ def synthetic_recording(
         intervals.append(_place_interval(rng, onset, steps + 1, steps, movement, place))
         movements.append(movement)
         onset = intervals[-1].offset + round(float(rng.uniform(*rest)) * frames_per_second)
-    return SyntheticRecording(
-        place,
-        seed,
-        subject,
-        (5, subject),
-        size=shape,
-        frames=frames,
-        frames_per_second=frames_per_second,
-        intervals=intervals,
-        movements=movements,
-        place=where,
-        camera=camera or Camera.of(place),
-        amplify=amplify,
-    )
+    options: dict[str, Any] = {"size": shape, "frames": frames, "frames_per_second": frames_per_second}
+    options |= {"place": where, "camera": camera or Camera.of(place), "amplify": amplify}
+    return SyntheticRecording(place, seed, subject, (5, subject), intervals=intervals, movements=movements, **options)

@@ -23,27 +23,13 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class Camera:
-    """What a recording adds to a moving face.
+    """What a recording adds to a moving face."""
 
-    Parameters
-    ----------
-    noise : float
-        Standard deviation of the sensor's noise, in grey levels of 255.
-    light : float
-        Relative drift of the light.
-    jpeg : int or None
-        Quality 1 to 100 at which every frame is compressed; None keeps it as it is.
-    head : float
-        Amplitude of head motion, as `Domain.head`.
-    blinks : float
-        Blinks a second. They keep off onset and apex, where a closed lid would hide the true flow.
-    """
-
-    noise: float = 1.0
-    light: float = 0.01
-    jpeg: int | None = None
-    head: float = 0.35
-    blinks: float = 0.1
+    noise: float = 1.0  # standard deviation of the sensor's noise, in grey levels of 255
+    light: float = 0.01  # relative drift of the light
+    jpeg: int | None = None  # quality 1 to 100 at which every frame is compressed; None keeps it as it is
+    head: float = 0.35  # amplitude of head motion, as `Domain.head`
+    blinks: float = 0.1  # a second; they keep off onset and apex, where a closed lid would hide the true flow
 
     def __post_init__(self) -> None:
         amounts = (self.noise, self.light, self.head, self.blinks)
@@ -71,22 +57,13 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """Where a face is in a larger picture.
+    """Where a face is in a larger picture."""
 
-    Parameters
-    ----------
-    centre : (x, y)
-        Place of the canonical crop's centre, in pixels.
-    face_width : float
-        Width of the canonical crop in pixels; its height is `CROP_ASPECT` times that, and the head with hair is about
-        1.4 wide and 2 high.
-    roll : float
-        Clockwise rotation in degrees.
-    """
-
-    centre: tuple[float, float]
+    centre: tuple[float, float]  # x and y of the canonical crop's centre, in pixels
+    # Width of the canonical crop in pixels; its height is `CROP_ASPECT` times that, and the head with hair is about 1.4
+    # wide and 2 high.
     face_width: float
-    roll: float = 0.0
+    roll: float = 0.0  # clockwise rotation in degrees
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (*self.centre, self.face_width, self.roll))) or self.face_width < 12:
@@ -101,14 +78,8 @@ def random_scene(
 ) -> Scene:
     """A head somewhere in a picture, with its face wholly inside.
 
-    Parameters
-    ----------
-    size : int or (height, width)
-    rng : numpy.random.Generator
-    share : (low, high)
-        Width of the canonical crop relative to the picture's shorter side.
-    roll : float
-        Largest rotation either way, in degrees.
+    `share` is the range of the canonical crop's width relative to the picture's shorter side, `roll` the largest
+    rotation either way, in degrees.
     """
     height, width = checked_size(size)
     face = float(rng.uniform(*share)) * min(height, width)
