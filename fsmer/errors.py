@@ -6,19 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
-    "DataError",
-    "DeviceError",
-    "FsmerError",
-    "MediaError",
-    "MissingDatasetError",
-    "OutputError",
-    "PluginError",
-    "ProtocolError",
-    "SpecMismatchError",
-    "SupportError",
-    "UnknownNameError",
-    "WeightsError",
-]
+    "DataError", "DeviceError", "FsmerError", "MediaError", "MissingDatasetError", "OutputError", "PluginError",
+    "ProtocolError", "SpecMismatchError", "SupportError", "UnknownNameError", "WeightsError",
+]  # fmt: skip
 
 
 class FsmerError(Exception):

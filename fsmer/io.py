@@ -27,24 +27,10 @@ except ImportError:  # not a POSIX system: whether a writer still lives is told 
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "CHECKSUM",
-    "atomic_folder",
-    "atomic_path",
-    "block_digests",
-    "check_regular",
-    "check_writable",
-    "digest",
-    "file_digest",
-    "json_digest",
-    "json_text",
-    "locked",
-    "read_bytes",
-    "remove_folder",
-    "remove_unfinished",
-    "restore_folder",
-    "write_json",
-    "write_text",
-]
+    "CHECKSUM", "atomic_folder", "atomic_path", "block_digests", "check_regular", "check_writable", "digest",
+    "file_digest", "json_digest", "json_text", "locked", "read_bytes", "remove_folder", "remove_unfinished",
+    "restore_folder", "write_json", "write_text",
+]  # fmt: skip
 
 # Key under which a JSON file carries the digest of all its other values.
 CHECKSUM = "checksum"

@@ -26,20 +26,9 @@ from typing import Any, TypeVar
 from fsmer.errors import PluginError, UnknownNameError, unknown_name
 
 __all__ = [
-    "BACKBONES",
-    "DATASETS",
-    "GROUP",
-    "INPUT_KINDS",
-    "METHODS",
-    "METRICS",
-    "OWN",
-    "PROTOCOLS",
-    "Registry",
-    "declared",
-    "import_plugin",
-    "outside_origin",
-    "plugin_entry",
-]
+    "BACKBONES", "DATASETS", "GROUP", "INPUT_KINDS", "METHODS", "METRICS", "OWN", "PROTOCOLS", "Registry", "declared",
+    "import_plugin", "outside_origin", "plugin_entry",
+]  # fmt: skip
 
 C = TypeVar("C")
 
@@ -295,48 +284,19 @@ def _place(thing: Any) -> tuple[str, str]:
     return named.__module__, named.__qualname__
 
 
+def _modules(folder: str, names: str) -> list[str]:
+    return [f"fsmer.{folder}.{name}" for name in names.split()]
+
+
 BACKBONES = Registry(
-    "model",
-    [
-        "fsmer.backbones.ensemble",
-        "fsmer.backbones.facs_flow",
-        "fsmer.backbones.flow_resnet18",
-        "fsmer.backbones.fr",
-        "fsmer.backbones.merau",
-        "fsmer.backbones.mmnet",
-        "fsmer.backbones.mubert",
-        "fsmer.backbones.r3d_attribute",
-        "fsmer.backbones.ststnet",
-        "fsmer.backbones.tcae",
-    ],
+    "model", _modules("backbones", "ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae")
 )
 METHODS = Registry(
-    "method",
-    [
-        "fsmer.transfer.cosine_head",
-        "fsmer.transfer.full_training",
-        "fsmer.transfer.linear_head",
-        "fsmer.transfer.logistic",
-        "fsmer.transfer.protonet",
-        "fsmer.transfer.sklearn_methods",
-        "fsmer.transfer.zero_shot",
-    ],
+    "method", _modules("transfer", "cosine_head full_training linear_head logistic protonet sklearn_methods zero_shot")
 )
-PROTOCOLS = Registry("kind of protocol", ["fsmer.episodic.protocols"], attribute="kind")
+PROTOCOLS = Registry("kind of protocol", _modules("episodic", "protocols"), attribute="kind")
 DATASETS = Registry(
-    "data set",
-    [
-        "fsmer.datasets.casme",
-        "fsmer.datasets.casme2",
-        "fsmer.datasets.casme_squared",
-        "fsmer.datasets.casme3",
-        "fsmer.datasets.samm",
-        "fsmer.datasets.smic",
-        "fsmer.datasets.mmew",
-        "fsmer.datasets.fourdme",
-        "fsmer.datasets.generic",
-    ],
-    attribute=None,
+    "data set", _modules("datasets", "casme casme2 casme_squared casme3 samm smic mmew fourdme generic"), attribute=None
 )
-METRICS = Registry("metric", ["fsmer.evaluation.metrics"], attribute=None)
-INPUT_KINDS = Registry("kind of medium", ["fsmer.data.spec"], attribute=None)
+METRICS = Registry("metric", _modules("evaluation", "metrics"), attribute=None)
+INPUT_KINDS = Registry("kind of medium", _modules("data", "spec"), attribute=None)

@@ -41,14 +41,8 @@ if TYPE_CHECKING:
     import pytest
 
 __all__ = [
-    "Check",
-    "check_adapter",
-    "check_backbone",
-    "check_method",
-    "check_protocol",
-    "checks",
-    "parametrize_with_checks",
-]
+    "Check", "check_adapter", "check_backbone", "check_method", "check_protocol", "checks", "parametrize_with_checks",
+]  # fmt: skip
 
 Kind = Literal["backbone", "method", "protocol", "adapter"]
 

@@ -12,14 +12,9 @@ from fsmer.data.text_tables import shipped_rows
 from fsmer.errors import UnknownNameError
 
 __all__ = [
-    "ACTION_UNITS",
-    "ACTION_UNIT_ORDER",
-    "EMOTION_ORDER",
-    "ActionUnit",
-    "action_unit",
-    "describe_aus",
+    "ACTION_UNITS", "ACTION_UNIT_ORDER", "EMOTION_ORDER", "ActionUnit", "action_unit", "describe_aus",
     "units_of_description",
-]
+]  # fmt: skip
 
 TABLE = Path(__file__).parent / "tables" / "action_units.csv"
 

@@ -20,19 +20,9 @@ from fsmer.errors import DataError, MediaError, SpecMismatchError
 from fsmer.io import BLOCK_BYTES, digest
 
 __all__ = [
-    "ArrayStore",
-    "ConcatStore",
-    "ImageStore",
-    "LazyArray",
-    "ListStore",
-    "MediaStore",
-    "NpyStore",
-    "RowError",
-    "copied",
-    "nameless",
-    "narrowed",
-    "origins",
-]
+    "ArrayStore", "ConcatStore", "ImageStore", "LazyArray", "ListStore", "MediaStore", "NpyStore", "RowError", "copied",
+    "nameless", "narrowed", "origins",
+]  # fmt: skip
 
 Rows = NDArray[np.int64]
 

@@ -17,14 +17,8 @@ from fsmer.errors import DataError, unknown_name
 from fsmer.schema import Count, Names, read_yaml
 
 __all__ = [
-    "Exclusion",
-    "LabelScheme",
-    "RelabelReport",
-    "canonical_dataset",
-    "list_schemes",
-    "load_scheme",
-    "subject_number",
-]
+    "Exclusion", "LabelScheme", "RelabelReport", "canonical_dataset", "list_schemes", "load_scheme", "subject_number",
+]  # fmt: skip
 
 TABLES = Path(__file__).parent / "tables" / "schemes"
 

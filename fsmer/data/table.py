@@ -17,16 +17,9 @@ from fsmer.errors import DataError
 from fsmer.io import BLOCK_BYTES, digest, read_bytes
 
 __all__ = [
-    "CORE_COLUMNS",
-    "cells_as_text",
-    "clean_table",
-    "describe_type",
-    "known_texts",
-    "plain_text",
-    "plain_texts",
-    "read_table",
-    "write_table",
-]
+    "CORE_COLUMNS", "cells_as_text", "clean_table", "describe_type", "known_texts", "plain_text", "plain_texts",
+    "read_table", "write_table",
+]  # fmt: skip
 
 # Room for tens of millions of clips.
 TABLE_BYTES = 4 << 30

@@ -13,27 +13,8 @@ from fsmer.episodic.requirements import Requirement, SyntheticClips
 from fsmer.episodic.samplers import KShotSampler
 
 __all__ = [
-    "CDE",
-    "DATASETS",
-    "DatasetInfo",
-    "Episode",
-    "EpisodeBatch",
-    "EpisodePlan",
-    "Episodes",
-    "FoldEpisodes",
-    "HoldoutDatabase",
-    "KShot",
-    "KShotEpisodes",
-    "KShotSampler",
-    "LeaveOneSubjectOut",
-    "Protocol",
-    "Requirement",
-    "SourceTarget",
-    "SubjectRatio",
-    "SyntheticClips",
-    "dataset_info",
-    "list_protocols",
-    "load_protocol",
-    "read_protocol",
-    "register_protocol",
-]
+    "CDE", "DATASETS", "DatasetInfo", "Episode", "EpisodeBatch", "EpisodePlan", "Episodes", "FoldEpisodes",
+    "HoldoutDatabase", "KShot", "KShotEpisodes", "KShotSampler", "LeaveOneSubjectOut", "Protocol", "Requirement",
+    "SourceTarget", "SubjectRatio", "SyntheticClips", "dataset_info", "list_protocols", "load_protocol",
+    "read_protocol", "register_protocol",
+]  # fmt: skip

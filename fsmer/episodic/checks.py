@@ -12,15 +12,9 @@ from fsmer.data.schemes import canonical_dataset
 from fsmer.errors import ProtocolError
 
 __all__ = [
-    "check_text",
-    "check_whole",
-    "described",
-    "nearest",
-    "refuse_unknown",
-    "store_datasets",
-    "store_names",
+    "check_text", "check_whole", "described", "nearest", "refuse_unknown", "store_datasets", "store_names",
     "store_subset",
-]
+]  # fmt: skip
 
 # Clips or episodes of one protocol: more than anybody runs, and few enough that none is asked for by mistake.
 MOST = 1_000_000
