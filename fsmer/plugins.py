@@ -45,14 +45,7 @@ _LOADING: ContextVar[str | None] = ContextVar("fsmer_plugin", default=None)
 class Registry(Mapping[str, Any]):
     """Things of one kind by name: fsmer's own, whose modules are imported on first use, and those of plugins.
 
-    Parameters
-    ----------
-    kind : str
-        What they are, in the words of messages.
-    modules : sequence of str
-        Modules of fsmer that register things of this kind when they are imported.
-    attribute : str or None
-        Attribute of a thing that its name is written to.
+    `kind` says in messages what they are; a thing's name is written to the `attribute` of it, where there is one.
     """
 
     def __init__(self, kind: str, modules: Sequence[str], attribute: str | None = "name") -> None:
@@ -67,12 +60,8 @@ class Registry(Mapping[str, Any]):
     def register(self, name: str, **preset: Any) -> Callable[[C], C]:
         """Decorator that enters a class (or function, or other thing) under `name` and writes the name into it.
 
-        With `preset`, values of its parameters, the name is a second one for the thing with these values.
-
-        Raises
-        ------
-        PluginError
-            The name is taken by something else; also a ``ValueError``.
+        With `preset`, values of its parameters, the name is a second one for the thing with these values. A
+        `PluginError` (also a ``ValueError``) is raised where the name is taken by something else.
         """
 
         def enter(thing: C) -> C:
@@ -97,18 +86,9 @@ class Registry(Mapping[str, Any]):
         return enter
 
     def find(self, name: str, plugin: object = None) -> Any:
-        """The thing of that name.
+        """The thing of that name; `plugin` says who registered it where a file that names it was written.
 
-        Parameters
-        ----------
-        name : str
-        plugin : str, optional
-            Who registered it where a file that names it was written.
-
-        Raises
-        ------
-        UnknownNameError
-            Nothing has the name; the message has the nearest names, or the plugin that has to be loaded.
+        An `UnknownNameError` has the nearest names, or the plugin that has to be loaded.
         """
         self._fill()
         if name in self._held:

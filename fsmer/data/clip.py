@@ -49,9 +49,8 @@ class Clip:
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in CORE_COLUMNS[1:]:
+        for name in (*CORE_COLUMNS[1:], "id"):
             object.__setattr__(self, name, self._text(name))
-        object.__setattr__(self, "id", self._text("id"))
         lazy = {kind: item if isinstance(item, LazyArray) else LazyArray.of(item) for kind, item in self.media.items()}
         object.__setattr__(self, "media", MappingProxyType(lazy))
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))

@@ -96,18 +96,11 @@ def describe_aus(numbers: Iterable[int]) -> str:
 
 
 def units_of_description(text: str) -> tuple[int, ...]:
-    """Action units of a movement that is described by FACS names, numbers or the table's phrases.
+    """Sorted numbers of the action units of a movement that is described by FACS names, numbers or the table's phrases.
 
-    Parameters
-    ----------
-    text : str
-        Parts divided by ``,``, ``;``, ``+``, ``&`` or ``and``, each a name (``"cheek raiser"``), a number (``"12"``,
-        ``"AU12"``) or a phrase of the table; capitals do not matter.
-
-    Returns
-    -------
-    tuple of int
-        Sorted numbers; empty when any part is none of these, so that a class's plain name is no description.
+    Parts are divided by ``,``, ``;``, ``+``, ``&`` or ``and``; each is a name (``"cheek raiser"``), a number (``"12"``,
+    ``"AU12"``) or a phrase of the table, in whatever letter case. Where any part is none of these there are no units,
+    so that a class's plain name is no description.
 
     Examples
     --------

@@ -51,10 +51,7 @@ class _Header:
 
 
 class ArrayWriter:
-    """A ``.npy`` file of a clip set, written row by row; `blocks` are its digests once all is written.
-
-    `rows` is how many will be written, `stored` NumPy's name of the type of the numbers, such as ``"<f4"``.
-    """
+    """A ``.npy`` file of a clip set for a number of `rows` of numbers of the type `stored`, such as ``"<f4"``."""
 
     def __init__(self, folder: Path, spec: InputSpec, rows: int, stored: str) -> None:
         self.spec = spec
@@ -62,10 +59,8 @@ class ArrayWriter:
         self._block = bytearray()
         # Plain writes: a full disk is an error to them, and a crash to a memory map.
         self._stream = (folder / f"{spec.kind}.npy").open("wb")
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": stored, "fortran_order": False, "shape": (rows, *spec.shape)}
-        )
+        header, form = io.BytesIO(), {"descr": stored, "fortran_order": False, "shape": (rows, *spec.shape)}
+        np.lib.format.write_array_header_1_0(header, form)
         self.write(header.getbuffer())
 
     def __enter__(self) -> ArrayWriter:
@@ -75,7 +70,6 @@ class ArrayWriter:
         self._stream.close()
 
     def write(self, data: memoryview) -> None:
-        """Write the numbers of some rows."""
         data = data.cast("B")
         self._stream.write(data)
         while len(data):
@@ -93,47 +87,36 @@ class ArrayWriter:
 
 
 def write_header(folder: Path, columns: Mapping[str, str], rows: int, arrays: Sequence[ArrayWriter]) -> Path:
-    """Write ``clips.json`` beside the table and arrays of a clip set of `rows` clips, and return its path.
-
-    `columns` is what `fsmer.data.table.write_table` returned for ``table.csv``.
-    """
-    specs = [array.spec for array in arrays]
-    digests = {f"{array.spec.kind}.npy": array.blocks for array in arrays}
+    """Write ``clips.json`` of a clip set of `rows` clips, whose table `fsmer.data.table.write_table` wrote."""
     values = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "clips": rows,
         "columns": dict(columns),
-        "media": {spec.kind: spec.to_dict() for spec in specs},
+        "media": {array.spec.kind: array.spec.to_dict() for array in arrays},
         "block_bytes": BLOCK_BYTES,
-        "files": {TABLE: block_digests(folder / TABLE), **digests},
+        "files": {TABLE: block_digests(folder / TABLE)} | {f"{one.spec.kind}.npy": one.blocks for one in arrays},
     }
     return write_json(folder / HEADER, values, sealed=True)
 
 
 def read_folder(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
-    """Table and stores of a saved clip set, all of one saving whoever saves it anew meanwhile.
-
-    Errors are those of `ClipSet.load`.
-    """
+    """Table and stores of a saved clip set, all of one saving whoever saves it anew; errors as for `ClipSet.load`."""
     tries = 0
     for _ in range(SAVINGS):
         with _Watched(folder) as watched:
+            found = None
             try:
                 found = _read(folder)
-            except DataError as error:
+            except DataError:
                 tries += 1
                 if tries == TRIES:
                     raise
-                refused: DataError | None = error
-            else:
-                refused = None
-            if watched.is_same():
-                if refused is None:
-                    return found
-            else:
-                tries = 0
-        if refused is not None and tries:
+            if not watched.is_same():
+                found, tries = None, 0
+            elif found is not None:
+                return found
+        if tries:
             # A killed writer may have left it half replaced.
             restore_folder(folder)
             time.sleep(PAUSE_SECONDS)

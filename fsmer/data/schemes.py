@@ -21,10 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 TABLES = Path(__file__).parent / "tables" / "schemes"
-
 # The same word in several sheets: SAMM writes "Other", CAS(ME)^3 writes "happy" and "sad".
 SPELLINGS = {"other": "others", "happy": "happiness", "sad": "sadness", "angry": "anger"}
-
 # Keys are lower case with everything but letters, digits and carets removed.
 DATASET_SPELLINGS = {name: name for name in ("4dme", "casme", "casme2", "casme3", "mmew", "samm", "smic")} | {
     "casmei": "casme",
@@ -185,14 +183,10 @@ class RelabelReport:
         return sum(self.dropped.values()) + len(self.excluded)
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"label scheme {self.scheme}: kept {self.n_kept} clips, left out {self.n_dropped}",
-                *(f"  {dataset}: {old} -> {new} ({n})" for (dataset, old), (new, n) in self.mapped.items()),
-                *(f"  {dataset}: {old or 'no label'} left out ({n})" for (dataset, old), n in self.dropped.items()),
-                *(f"  {clip} left out: {reason}" for clip, reason in self.excluded),
-            ]
-        )
+        lines = [f"label scheme {self.scheme}: kept {self.n_kept} clips, left out {self.n_dropped}"]
+        lines += [f"  {dataset}: {old} -> {new} ({n})" for (dataset, old), (new, n) in self.mapped.items()]
+        lines += [f"  {dataset}: {old or 'no label'} left out ({n})" for (dataset, old), n in self.dropped.items()]
+        return "\n".join([*lines, *(f"  {clip} left out: {reason}" for clip, reason in self.excluded)])
 
 
 def list_schemes() -> tuple[str, ...]:
@@ -215,9 +209,8 @@ def load_scheme(name: str | LabelScheme) -> LabelScheme:
     """
     if isinstance(name, LabelScheme):
         return name
-    known = list_schemes()
-    if name not in known:
-        raise unknown_name("label scheme", name, known)
+    if name not in list_schemes():
+        raise unknown_name("label scheme", name, list_schemes())
     return _read_scheme(name)
 
 

@@ -20,14 +20,7 @@ __all__ = ["TorchClips", "collate_clips"]
 class TorchClips:
     """Map-style data set of ``(tensor, class index)``; made by `ClipSet.as_torch`.
 
-    Parameters
-    ----------
-    clips : ClipSet
-        The clips, read when asked for.
-    kind : str
-        Kind of medium.
-    codes : ndarray of int64, shape (N,)
-        Class index of each clip.
+    The clips' media of one `kind` are read when asked for; `codes`, int64 of shape (N,), are their class indices.
     """
 
     def __init__(self, clips: ClipSet, kind: str, codes: NDArray[np.int64]) -> None:

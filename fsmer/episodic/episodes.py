@@ -100,11 +100,8 @@ class KShotEpisodes(Episodes):
     uniform = True
 
     def __init__(self, plan: EpisodePlan, count: int, source: Ints | None = None) -> None:
-        self.plan = plan
-        self.classes = plan.names
-        self.codes = plan.codes
-        self.source = source
-        self._count = count
+        self.plan, self.source, self._count = plan, source, count
+        self.classes, self.codes = plan.names, plan.codes
 
     def __len__(self) -> int:
         return self._count
@@ -146,20 +143,14 @@ class FoldEpisodes(Episodes):
         names: Iterable[str],
         sides: Callable[[int], tuple[Mask, Mask]],
     ) -> None:
-        self.classes = classes
-        self.codes = codes
-        self._units = units
-        self._names = tuple(names)
-        self._sides = sides
+        self.classes, self.codes = classes, codes
+        self._units, self._names, self._sides = units, tuple(names), sides
 
     def __len__(self) -> int:
         return len(self._names)
 
     def _make(self, index: int) -> Episode:
-        support_side, query_side = self._sides(index)
-        used = self.codes >= 0
-        support = np.flatnonzero(support_side[self._units] & used)
-        query = np.flatnonzero(query_side[self._units] & used)
+        support, query = (np.flatnonzero(side[self._units] & (self.codes >= 0)) for side in self._sides(index))
         return Episode(support, query, self.classes, self._names[index])
 
     def missing_classes(self) -> tuple[tuple[str, str], ...]:

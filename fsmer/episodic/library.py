@@ -73,13 +73,8 @@ def read_protocol(path: str | os.PathLike[str]) -> Protocol:
     UnknownNameError
         It names a label scheme that does not exist.
     """
-    values: Any = read_yaml(
-        path,
-        Any,
-        what="a protocol file",
-        remedy="give the path of a YAML file as episodes/README.md describes it, or a name of `fsmer protocols`",
-        error=ProtocolError,
-    )
+    remedy = "give the path of a YAML file as episodes/README.md describes it, or a name of `fsmer protocols`"
+    values: Any = read_yaml(path, Any, what="a protocol file", remedy=remedy, error=ProtocolError)
     try:
         found = Protocol.from_dict(values)
     except (ProtocolError, UnknownNameError) as error:

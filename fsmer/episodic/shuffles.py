@@ -22,8 +22,6 @@ from fsmer.episodic.episode import Ints, Mask
 __all__ = ["query_orders", "random_order"]
 
 Words = NDArray[np.uint64]
-
-
 # Whether clips (or ranks), shape (draws, columns), may be drawn in those columns (second argument: their numbers).
 Accept = Callable[[Ints, Ints], Mask]
 
