@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -133,11 +133,6 @@ class Registry(Mapping[str, Any]):
         self._import_own()
         _load_installed()
 
-    def _forget(self, names: set[str]) -> None:
-        for held in (self._held, self._preset, self._origins):
-            for name in names:
-                held.pop(name, None)
-
 
 def outside_origin(registry: Registry, thing: Any) -> str:
     """Where something of that kind is from, registered or not; nothing where it is fsmer's own."""
@@ -217,18 +212,15 @@ def _load_installed() -> None:
         return
     _INSTALLED.append(GROUP)  # first, since plugins may ask registries themselves
     for entry in entry_points(group=GROUP):
+        of = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+        origin = f"{entry.dist.name if entry.dist else entry.value} ({entry.name})"
         try:
-            _load_entry(entry)
+            with _plugin(f"{entry.name!r}{of}", origin):
+                found = entry.load()
+                if callable(found):
+                    found()
         except PluginError as error:
             warnings.warn(f"{str(error).rstrip('.')}; until then its names are missing.", stacklevel=4)
-
-
-def _load_entry(entry: EntryPoint) -> None:
-    of = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
-    with _plugin(f"{entry.name!r}{of}", f"{entry.dist.name if entry.dist else entry.value} ({entry.name})"):
-        found = entry.load()
-        if callable(found):
-            found()
 
 
 @contextmanager
@@ -240,10 +232,11 @@ def _plugin(shown: str, origin: str) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         for registry, names in zip(_REGISTRIES, before, strict=True):
-            registry._forget({name for name in registry.outside() - names if registry._origins[name] == origin})
-        raise PluginError(
-            f"the plugin {shown} cannot be loaded ({_reason(error)}); repair it or leave it out."
-        ) from error
+            for name in registry.outside() - names:
+                if registry._origins[name] == origin:
+                    del registry._held[name], registry._preset[name], registry._origins[name]
+        reason = _reason(error)
+        raise PluginError(f"the plugin {shown} cannot be loaded ({reason}); repair it or leave it out.") from error
     finally:
         _LOADING.reset(token)
 

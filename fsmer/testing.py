@@ -124,13 +124,9 @@ def check_method(subject: Any) -> None:
 def check_protocol(subject: Any, clips: ClipSet | None = None, *, apart: bool | None = None) -> None:
     """Check that a protocol, given as for `checks`, keeps the contract of `fsmer.episodic.Protocol`.
 
-    Parameters
-    ----------
-    clips : ClipSet, optional
-        Clips to split; default its own synthetic clips, or a table that fits its requirements.
-    apart : bool, optional
-        Whether no person may be in both the support and the queries of an episode; default the protocol's
-        ``subject_disjoint``, or where it has none, that it is no K-shot protocol.
+    It splits `clips`, by default its own synthetic ones, or a table that fits its requirements. `apart` says whether no
+    person may be in both the support and the queries of an episode; default the protocol's ``subject_disjoint``, or
+    where it has none, that it is no K-shot protocol.
     """
     _check("protocol", subject, clips=clips, apart=apart)
 
@@ -138,12 +134,7 @@ def check_protocol(subject: Any, clips: ClipSet | None = None, *, apart: bool | 
 def check_adapter(subject: Any, root: str | os.PathLike[str], *, clips: int | None = None) -> None:
     """Check that an adapter, given as for `checks`, reads a release, or an imitation of it, whole and rightly.
 
-    Parameters
-    ----------
-    root : path
-        Folder of the release, as for `fsmer.read_dataset`.
-    clips : int, optional
-        How many clips the release has.
+    `root` is its folder, as for `fsmer.read_dataset`, and `clips`, where given, how many clips it has.
     """
     _check("adapter", subject, root=root, clips=clips)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fsmer.data.au_parser import AUExpression, ParsedAU, au_numbers, parse_aus
-from fsmer.data.clips import Clip, ClipSet, concat
+from fsmer.data.clips import Clip, ClipSet, TorchClips, collate_clips, concat
 from fsmer.data.facs import ACTION_UNITS, ActionUnit, action_unit, describe_aus
 from fsmer.data.index import read_index
 from fsmer.data.media import ArrayStore, ConcatStore, ImageStore, LazyArray, ListStore, MediaStore, NpyStore
@@ -11,7 +11,6 @@ from fsmer.data.readers import as_clips, read_arrays, read_clips, read_frame
 from fsmer.data.schemes import Exclusion, LabelScheme, RelabelReport, canonical_dataset, list_schemes, load_scheme
 from fsmer.data.spec import InputSpec, register_input_kind
 from fsmer.data.ststnet_release import read_ststnet
-from fsmer.data.torch_dataset import TorchClips, collate_clips
 
 __all__ = [
     "ACTION_UNITS", "AUExpression", "ActionUnit", "ArrayStore", "Clip", "ClipSet", "ConcatStore", "Exclusion",

@@ -128,19 +128,10 @@ class AUExpression:
         return tuple(tuple(tuple(options[one]) for one in sorted(options)) for _, options in sorted(found.items()))
 
     def numbers(self, *, alternatives: str = "first", still: bool = False) -> tuple[int, ...]:
-        """Numbers of the units, sorted, each once.
+        """Numbers of the units, sorted, each once; with `still` also those that do not move (reference frame, held).
 
-        Parameters
-        ----------
-        alternatives : str
-            Of ``L12 or L14`` take the ``"first"`` option (the coder's first reading), ``"all"`` of them, or ``"none"``.
-        still : bool
-            Also those that do not move: in the reference frame, or held.
-
-        Raises
-        ------
-        DataError
-            `alternatives` is another word.
+        Of alternatives such as ``L12 or L14`` take the ``"first"`` option (the coder's first reading), ``"all"`` of
+        them, or ``"none"``; `DataError` for another word.
         """
         if alternatives not in ("first", "all", "none"):
             raise DataError(f"alternatives is {alternatives!r}, but 'first', 'all' or 'none' is expected.")

@@ -69,12 +69,8 @@ class Clip:
     def read(self, kind: str = "flow") -> NDArray[np.float32]:
         """Read and check one medium.
 
-        Raises
-        ------
-        SpecMismatchError
-            The clip holds no such medium.
-        MediaError
-            It is missing, unreadable, not finite or constant.
+        A `SpecMismatchError` is raised where the clip holds none of that kind, a `MediaError` where it is missing,
+        unreadable, not finite or constant.
         """
         if kind not in self.media:
             raise no_such_kind(f"clip {self.id!r} holds", kind, self.media)

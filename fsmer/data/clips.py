@@ -27,9 +27,9 @@ from fsmer.errors import DataError, OutputError, SpecMismatchError
 from fsmer.io import atomic_folder
 
 if TYPE_CHECKING:
-    from fsmer.data.torch_dataset import TorchClips
+    from torch import Tensor
 
-__all__ = ["Clip", "ClipSet", "concat"]
+__all__ = ["Clip", "ClipSet", "TorchClips", "collate_clips", "concat"]
 
 
 class ClipSet(Sequence[Clip]):
@@ -128,12 +128,7 @@ class ClipSet(Sequence[Clip]):
     def from_clips(cls, clips: Sequence[Clip]) -> ClipSet:
         """Make a clip set of single clips, in that order.
 
-        Raises
-        ------
-        DataError
-            No clips, or an id twice.
-        SpecMismatchError
-            The clips hold different media.
+        A `DataError` is raised for no clips or an id twice, a `SpecMismatchError` for clips that hold different media.
         """
         return cls.from_table(*from_clips(clips))
 
@@ -214,10 +209,7 @@ class ClipSet(Sequence[Clip]):
     def codes(self, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Labels as indices into `classes` (default: `self.classes`), int64 of shape ``(N,)``.
 
-        Raises
-        ------
-        DataError
-            A clip has no label, or one that is not in `classes`; the message names both.
+        A `DataError` names a clip that has no label, or one that is not in `classes`.
         """
         names, own = self._coding("label")
         wanted = names if classes is None else tuple(known_texts(classes, "classes"))
@@ -237,10 +229,7 @@ class ClipSet(Sequence[Clip]):
     def subject_codes(self) -> NDArray[np.int64]:
         """Person of each clip as an index into `subject_names`, int64 of shape ``(N,)``.
 
-        Raises
-        ------
-        DataError
-            Subjects are known for a part of a data set only.
+        A `DataError` is raised where subjects are known for a part of a data set only.
         """
         names, codes = self._coding("subject")
         nameless = {dataset for dataset, subject in names if not subject}
@@ -258,13 +247,7 @@ class ClipSet(Sequence[Clip]):
         return self._coding("dataset")[1].copy()
 
     def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of clips in this set by id, int64.
-
-        Raises
-        ------
-        DataError
-            An id is not in this set.
-        """
+        """Positions of clips in this set by id, int64; `DataError` where an id is not in it."""
         wanted = list(ids)
         found = self._index.get_indexer(pd.Index(wanted, dtype=object)).astype(np.int64)
         if (found < 0).any():
@@ -327,17 +310,14 @@ class ClipSet(Sequence[Clip]):
     def relabel(self, scheme: str | LabelScheme, *, column: str = "label") -> ClipSet:
         """Apply a label scheme: clips that it keeps, in this order, with its classes as labels.
 
+        The ``relabelling`` of the set that comes back says what was mapped and dropped.
+
         Parameters
         ----------
         scheme : str or LabelScheme
             Name of a built-in scheme (see `fsmer.data.list_schemes`) or your own.
         column : str
             Column that holds the labels to translate.
-
-        Returns
-        -------
-        ClipSet
-            Its ``relabelling`` says what was mapped and dropped.
 
         Raises
         ------
@@ -349,13 +329,7 @@ class ClipSet(Sequence[Clip]):
         return ClipSet(*relabelled(self._base, self._rows, load_scheme(scheme), column))
 
     def with_prefix(self, prefix: str | None = None) -> ClipSet:
-        """Same clips with ids ``prefix/id``, so that sets with equal ids can be joined.
-
-        Parameters
-        ----------
-        prefix : str, optional
-            Default: each clip's data set.
-        """
+        """Same clips with ids ``prefix/id`` (default: their data set's), so that sets with equal ids can be joined."""
         base = self._base
         fronts = base.values("dataset") if prefix is None else [prefix] * len(base.frame)
         ids = pd.Series([f"{front}/{clip}" for front, clip in zip(fronts, base.ids, strict=True)], dtype="str")
@@ -394,15 +368,7 @@ class ClipSet(Sequence[Clip]):
         return ClipSet(CodedTable(clean_table(_uncoded(table)), stores), np.arange(len(table), dtype=np.int64))
 
     def media(self, kind: str = "flow") -> NDArray[np.float32]:
-        """Read and check the media of all clips: a new float32 array of shape ``(N, channels, height, width)``.
-
-        Raises
-        ------
-        SpecMismatchError
-            The clips hold no such medium.
-        MediaError
-            A clip's medium is missing, unreadable, of another size, not finite or constant; the message names the clip.
-        """
+        """Read and check the media of all clips, a new float32 array ``(N, channels, height, width)``, see `read`."""
         return self.read(kind)
 
     def read(self, kind: str = "flow", indices: ArrayLike | slice | None = None) -> NDArray[np.float32]:
@@ -417,8 +383,10 @@ class ClipSet(Sequence[Clip]):
 
         Raises
         ------
-        SpecMismatchError, MediaError
-            As for `media`.
+        SpecMismatchError
+            The clips hold no such medium.
+        MediaError
+            A clip's medium is missing, unreadable, of another size, not finite or constant; the message names the clip.
         """
         if kind not in self._base.media:
             raise no_such_kind("the clips hold", kind, self._base.media)
@@ -448,17 +416,7 @@ class ClipSet(Sequence[Clip]):
             yield self.read(kind, slice(start, start + size))
 
     def as_torch(self, classes: Sequence[str] | None = None, kind: str = "flow") -> TorchClips:
-        """Map-style data set of ``(tensor, class index)`` for ``torch.utils.data.DataLoader``.
-
-        Parameters
-        ----------
-        classes : sequence of str, optional
-            Order of the class indices; default `self.classes`.
-        kind : str
-            Kind of medium.
-        """
-        from fsmer.data.torch_dataset import TorchClips
-
+        """Map-style data set of ``(tensor, class index)`` for ``torch.utils.data.DataLoader``; classes as `codes`."""
         return TorchClips(self, kind, self.codes(classes))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -548,6 +506,48 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
     frame = pd.concat(map(_uncoded, tables), ignore_index=True)
     media = {kind: ConcatStore.join([(clips._base.media[kind], clips._rows) for clips in parts]) for kind in wanted}
     return ClipSet.from_table(frame, media)
+
+
+class TorchClips:
+    """Map-style data set of ``(tensor, class index)``; made by `ClipSet.as_torch`.
+
+    The clips' media of one `kind` are read when asked for; `codes`, int64 of shape (N,), are their class indices.
+    """
+
+    def __init__(self, clips: ClipSet, kind: str, codes: NDArray[np.int64]) -> None:
+        self.clips, self.kind, self.codes = clips, kind, codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is outside a data set of {len(self)} clips.")
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """Read one batch at once; torch calls this when it is there."""
+        import torch
+
+        places = np.asarray(indices, np.int64)
+        tensors = torch.from_numpy(self.clips.read(self.kind, places))
+        return list(zip(tensors.unbind(), self.codes[places].tolist(), strict=True))
+
+
+def collate_clips(clips: Sequence[Clip], kind: str = "flow") -> dict[str, Any]:
+    """Collate function for a torch DataLoader over a `ClipSet`.
+
+    Returns
+    -------
+    dict
+        ``inputs``: float32 tensor of shape ``(B, channels, height, width)``; ``clip``, ``dataset``, ``subject``,
+        ``label``: lists of B.
+    """
+    import torch
+
+    stacked = np.stack([clip.read(kind) for clip in clips])
+    words = {name: [getattr(clip, name) for clip in clips] for name in ("dataset", "subject", "label")}
+    return {"inputs": torch.from_numpy(stacked), "clip": [clip.id for clip in clips], **words}
 
 
 def _chosen_places(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fsmer.data.clip import Clip, media_error
 from fsmer.data.media import LazyArray, MediaStore
 from fsmer.data.schemes import LabelScheme, RelabelReport
-from fsmer.data.table import cells_as_text
+from fsmer.data.table import CORE_COLUMNS, cells_as_text
 from fsmer.errors import DataError, MediaError
 
 __all__ = ["CodedTable", "compact", "counted", "relabelled"]
@@ -60,16 +60,9 @@ class CodedTable:
 
     def clip(self, row: int) -> Clip:
         values = {name: self.frame[name].iat[row] for name in self.frame.columns}
-        label = values.pop("label")
-        return Clip(
-            id=values.pop("clip"),
-            dataset=values.pop("dataset"),
-            subject=values.pop("subject"),
-            label=label if isinstance(label, str) else None,
-            aus=values.pop("aus"),
-            media={kind: LazyArray(store, row) for kind, store in self.media.items()},
-            extra=values,
-        )
+        name, dataset, subject, label, aus = (values.pop(name) for name in CORE_COLUMNS)
+        media = {kind: LazyArray(store, row) for kind, store in self.media.items()}
+        return Clip(name, dataset, subject, label if isinstance(label, str) else None, aus, media, values)
 
     def media_error(self, row: int, reason: str) -> MediaError:
         return media_error(self.ids[row], self.frame["dataset"].iat[row], reason)

@@ -40,7 +40,6 @@ from fsmer.errors import DataError
 __all__ = ["condition_mask", "fitting_rows"]
 
 LONGEST, DEEPEST, MOST_COMPARISONS = 20_000, 40, 200
-
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -49,11 +48,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_TESTS: dict[str, Callable[[str, str], bool]] = {
-    "startswith": str.startswith,
-    "endswith": str.endswith,
-    "contains": operator.contains,
-}
+_TESTS: dict[str, Any] = {"startswith": str.startswith, "endswith": str.endswith, "contains": operator.contains}
 _CHANGES: dict[str, Callable[[str], str]] = {"lower": str.lower, "upper": str.upper, "strip": str.strip}
 
 _ALLOWED = (
@@ -185,7 +180,6 @@ class _Reader:
         self.refuse(f"compares {a!r} with {b!r}, and neither is a column")
 
     def test(self, node: ast.Call, function: ast.Attribute, depth: int) -> pd.Series:
-        """One of the methods of text that say yes or no."""
         column = self.text_of(function, depth)
         if len(node.args) != 1 or node.keywords:
             self.refuse(f"gives {function.attr} not one text in quotes")
@@ -231,15 +225,14 @@ class _Reader:
             node = node.operand
             if not isinstance(node, ast.Constant) or isinstance(node.value, (str, bool)):
                 self.refuse("has a sign before something else than a number")
-        if isinstance(node, ast.Constant):
-            value = node.value
-            if isinstance(value, (str, bool)):
-                return value
-            if isinstance(value, (int, float)):
-                # Whole numbers beyond 64 bits are larger than whatever a column holds.
-                return sign * (value if isinstance(value, float) or value < 2**63 else np.inf)
-            if value is None:
-                self.refuse("compares with None", "write for instance label is missing")
+        value = node.value if isinstance(node, ast.Constant) else ...
+        if isinstance(value, (str, bool)):
+            return value
+        if isinstance(value, (int, float)):
+            # Whole numbers beyond 64 bits are larger than whatever a column holds.
+            return sign * (value if isinstance(value, float) or value < 2**63 else np.inf)
+        if value is None:
+            self.refuse("compares with None", "write for instance label is missing")
         self.refuse(f"holds {self.source(node)!r}, which is not allowed here")
 
     def column(self, name: str) -> _Column:
@@ -249,10 +242,8 @@ class _Reader:
         if name not in self.columns:
             found = _column(name, self.table[name])
             if found is None:
-                self.refuse(
-                    f"names the column {name!r}, which holds something else than text, numbers or booleans",
-                    "give select a function",
-                )
+                what = f"names the column {name!r}, which holds something else than text, numbers or booleans"
+                self.refuse(what, "give select a function")
             self.columns[name] = found
         return self.columns[name]
 

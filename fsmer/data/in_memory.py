@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,7 @@ def _column(column: str, name: str, values: ArrayLike | None, n: int) -> list[st
 def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[InputSpec]) -> list[ArrayStore]:
     by_kind = {spec.kind: spec for spec in specs}
     single = not isinstance(media, Mapping)
-    given: Mapping[str, ArrayLike] = {specs[0].kind if specs else "flow": media} if single else media  # type: ignore[dict-item, assignment]
+    given: Mapping[str, Any] = media if isinstance(media, Mapping) else {specs[0].kind if specs else "flow": media}
     if not given:
         raise DataError("the mapping of media is empty; give at least one kind, for example flow.")
     stores = []

@@ -247,19 +247,8 @@ class ImageStore:
 class ConcatStore:
     """Rows picked from several stores of one spec, in any order; nothing is read or copied to make it.
 
-    Parameters
-    ----------
-    stores : sequence of MediaStore
-        Where the rows lie.
-    which : ndarray of int, shape (N,)
-        For each row of this store, the index of its store.
-    rows : ndarray of int64, shape (N,)
-        For each row of this store, the row inside that store.
-
-    Raises
-    ------
-    SpecMismatchError
-        The stores hold media of different specs.
+    For each row of this store, `which`, ints of shape (N,), is the index of its store, and `rows`, int64 of shape (N,),
+    the row inside that store. A `SpecMismatchError` is raised for stores of different specs.
     """
 
     def __init__(self, stores: Sequence[MediaStore], which: NDArray[Any], rows: Rows) -> None:
@@ -307,15 +296,7 @@ class ConcatStore:
 
 @dataclass(frozen=True)
 class LazyArray:
-    """One row of a store: the medium of one clip, read when asked for.
-
-    Parameters
-    ----------
-    store : MediaStore
-        Where it lies.
-    row : int
-        Which row of it.
-    """
+    """One row of a store: the medium of one clip, read when asked for."""
 
     store: MediaStore
     row: int = 0
@@ -324,12 +305,8 @@ class LazyArray:
     def of(cls, array: ArrayLike, spec: InputSpec | None = None) -> LazyArray:
         """Wrap one array or tensor of shape ``(channels, height, width)`` that is in memory already.
 
-        Raises
-        ------
-        DataError
-            It is no array of real numbers, or has a shape that no flow map has and no spec beside it.
-        SpecMismatchError
-            Its shape is not the spec's.
+        A `DataError` is raised where it is no array of real numbers, or has a shape that no flow map has and no spec
+        beside it, a `SpecMismatchError` where its shape is not the spec's.
         """
         return cls(ArrayStore(plain_array(array, "the medium of a clip")[np.newaxis], spec))
 

@@ -11,7 +11,7 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -104,7 +104,7 @@ def read_folder(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
     """Table and stores of a saved clip set, all of one saving whoever saves it anew; errors as for `ClipSet.load`."""
     tries = 0
     for _ in range(SAVINGS):
-        with _Watched(folder) as watched:
+        with _watched(folder) as is_same:
             found = None
             try:
                 found = _read(folder)
@@ -112,7 +112,7 @@ def read_folder(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
                 tries += 1
                 if tries == TRIES:
                     raise
-            if not watched.is_same():
+            if not is_same():
                 found, tries = None, 0
             elif found is not None:
                 return found
@@ -123,36 +123,29 @@ def read_folder(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
     raise DataError(f"{folder} was saved anew {SAVINGS} times while it was read; read it when nobody saves it.")
 
 
-class _Watched:
-    """A folder that nobody may move files into meanwhile, and that is known not to be exchanged for another one."""
+@contextlib.contextmanager
+def _watched(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Let nobody move files into a folder meanwhile; yields whether it was not exchanged for another one so far."""
+    handle: int | None = None
+    # Neither is possible everywhere; the digests show most of what they would.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        for _ in range(SAVINGS if fcntl is not None else 0):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            time.sleep(PAUSE_SECONDS)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.handle: int | None = None
+    def is_same() -> bool:
+        with contextlib.suppress(OSError):
+            return handle is None or os.path.samestat(os.fstat(handle), os.stat(folder))
+        return False
 
-    def __enter__(self) -> _Watched:
-        try:
-            self.handle = os.open(self.folder, os.O_RDONLY)
-            for _ in range(SAVINGS if fcntl is not None else 0):
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(self.handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    break
-                time.sleep(PAUSE_SECONDS)
-        except OSError:
-            # Neither is possible everywhere; the digests show most of what they would.
-            pass
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.handle is not None:
-            os.close(self.handle)
-
-    def is_same(self) -> bool:
-        """Whether the folder of this name is still the one that was entered."""
-        try:
-            return self.handle is None or os.path.samestat(os.fstat(self.handle), os.stat(self.folder))
-        except OSError:
-            return False
+    try:
+        yield is_same
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:

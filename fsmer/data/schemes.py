@@ -126,12 +126,8 @@ class LabelScheme:
     def class_of(self, dataset: str, label: str) -> str | None:
         """Class of one label, or None where the scheme leaves it out.
 
-        Letter case and the usual spelling variants (Other/Others, happy, sad, angry) do not matter.
-
-        Raises
-        ------
-        DataError
-            The scheme does not cover the data set, or does not know the label.
+        Letter case and the usual spelling variants (Other/Others, happy, sad, angry) do not matter. A `DataError` is
+        raised where the scheme does not cover the data set, or does not know the label.
         """
         table = self.mapping.get(canonical_dataset(dataset), self.mapping.get("*"))
         if table is None:

@@ -95,13 +95,7 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
-        """Inverse of `to_dict`.
-
-        Raises
-        ------
-        DataError
-            A value is missing or none that `to_dict` gives.
-        """
+        """Inverse of `to_dict`; `DataError` where a value is missing or none that it gives."""
         what, remedy = "the description of a medium", "prepare the clips again"
         found = checked(values, cls, "the values", what=what, remedy=remedy)
         for name in ("kind", "size", "channels", "normalisation"):

@@ -158,10 +158,9 @@ def _extra(column: pd.Series) -> pd.Series:
 
 
 def _kind_of_column(column: pd.Series) -> str:
-    if isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype)):
-        return "text"
+    text = isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype))
     kinds = {"i": "integer", "u": "integer", "f": "number", "b": "boolean"}
-    kind = kinds.get(getattr(column.dtype, "kind", "O"))
+    kind = "text" if text else kinds.get(getattr(column.dtype, "kind", "O"))
     if kind is None:
         raise DataError(
             f"column {column.name!r} of type {column.dtype} cannot be saved; turn it into text, numbers or booleans."

@@ -66,12 +66,9 @@ class Episodes(Sequence[Episode], ABC):
         return f"{type(self).__name__}({count} episode{'s' * (count != 1)}, classes {', '.join(self.classes)})"
 
     def batches(self, size: int = 64) -> Iterator[EpisodeBatch]:
-        """Yield the episodes as arrays, `size` at a time (only where `uniform` is true).
+        """Yield the episodes as arrays, `size` at a time, where `uniform` is true; else it is a `ProtocolError`.
 
-        Raises
-        ------
-        ProtocolError
-            The episodes differ in shape, as the folds of LOSO do; iterate over them one by one instead.
+        The folds of LOSO differ in shape, for instance; iterate over them one by one instead.
         """
         raise ProtocolError(
             f"these {len(self)} episodes differ in shape and cannot be stacked; iterate over them one by one."
@@ -87,15 +84,7 @@ class Episodes(Sequence[Episode], ABC):
 
 
 class KShotEpisodes(Episodes):
-    """Episodes of a K-shot protocol, made one by one or as arrays.
-
-    Attributes
-    ----------
-    plan : EpisodePlan
-        Draws them; its class codes are those of `codes`.
-    pool : ndarray of int64
-        Indices of the clips that can be in support or query.
-    """
+    """Episodes of a K-shot protocol, made one by one or as arrays; `plan` draws them, by the class codes of `codes`."""
 
     uniform = True
 
@@ -108,6 +97,7 @@ class KShotEpisodes(Episodes):
 
     @property
     def pool(self) -> Ints:
+        """Indices of the clips that can be in support or query."""
         return np.flatnonzero(self.codes >= 0)
 
     def _make(self, index: int) -> Episode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -143,10 +144,9 @@ def _near(row: pd.Series, names: Sequence[str], count: int) -> tuple[int, list[i
 
 
 def _frame_number(clip: str, name: str, value: object) -> int:
-    try:
+    number = math.nan
+    with suppress(ValueError):
         number = float(str(value))
-    except ValueError:
-        number = math.nan
     if not number.is_integer():
         shown = repr(value) if isinstance(value, str) else value
         raise DataError(f"clip {clip!r} has {shown} as {name} frame; give a whole number or leave the clip out.")

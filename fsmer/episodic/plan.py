@@ -75,16 +75,9 @@ class EpisodeBatch:
         return np.broadcast_to(np.repeat(np.arange(self.way), shot), self.support.shape)
 
     def labels(self, indices: Ints) -> Ints:
-        """Position of each clip's class among its episode's classes; -1 for clips of other classes.
+        """Position of each clip's class among its episode's classes, int64 of shape (E, K); -1 for other classes.
 
-        Parameters
-        ----------
-        indices : ndarray of int64, shape (E, K) or (K,)
-            Clip indices, one row an episode or the same for all.
-
-        Returns
-        -------
-        ndarray of int64, shape (E, K)
+        `indices` are those of clips, int64 of shape (E, K), one row an episode, or (K,), the same for all.
         """
         # One column more than there are classes: code -1 of clips that are left out lands there.
         position = np.full((len(self), len(self.plan.names) + 1), -1, dtype=np.int64)
@@ -93,16 +86,9 @@ class EpisodeBatch:
         return position[:, codes] if codes.ndim == 1 else position[np.arange(len(self))[:, None], codes]
 
     def query_mask(self, columns: ArrayLike | None = None) -> Mask:
-        """Which clips are queries of which episode.
+        """Which clips are queries of which episode, boolean of shape (E, M).
 
-        Parameters
-        ----------
-        columns : array of int, shape (M,), optional
-            Clips to answer for, all N by default; go through a large set in parts to bound memory.
-
-        Returns
-        -------
-        ndarray of bool, shape (E, M)
+        `columns`, (M,), are the clips to answer for, all N by default; go through a large set in parts to bound memory.
         """
         plan = self.plan
         chosen = np.arange(len(plan.codes)) if columns is None else np.asarray(columns, dtype=np.int64)
@@ -212,10 +198,7 @@ class EpisodePlan:
     def draw(self, start: int, stop: int) -> EpisodeBatch:
         """Draw the episodes `start` to `stop` - 1; an episode is the same in whichever range it is drawn.
 
-        Raises
-        ------
-        ProtocolError
-            `start` is negative, or subjects are spread so that a subject-disjoint episode cannot be found.
+        A `ProtocolError` says that `start` is negative, or that there is no subject-disjoint episode of these subjects.
         """
         if not 0 <= start <= stop:
             raise ProtocolError(f"cannot draw episodes {start} to {stop}: numbers start at 0 and must not go down.")

@@ -83,15 +83,9 @@ class Protocol(ABC):
 
     @abstractmethod
     def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
-        """Make the episodes, for instance `FoldEpisodes`.
+        """Make the episodes, for instance `FoldEpisodes`, with these classes.
 
-        Parameters
-        ----------
-        clips : ClipSet
-        classes : tuple of str
-            Classes of the episodes.
-        codes : ndarray of int64, shape (N,)
-            Class of each clip as an index into `classes`; -1 for clips to leave out.
+        `codes`, int64 of shape (N,), are each clip's index into `classes`, and -1 for clips to leave out.
         """
 
     def judged(self, clips: ClipSet) -> Mask | None:
@@ -99,17 +93,9 @@ class Protocol(ABC):
         return None
 
     def split(self, clips: ClipSet) -> Episodes:
-        """Deal the clips into episodes.
+        """Deal labelled clips, already prepared where the protocol has requirements, into episodes.
 
-        Parameters
-        ----------
-        clips : ClipSet
-            Labelled clips, already prepared where the protocol has requirements.
-
-        Returns
-        -------
-        Episodes
-            A sequence of known length whose items are made when asked for.
+        They come as a sequence of known length whose items are made when asked for.
 
         Raises
         ------
@@ -164,17 +150,9 @@ class Protocol(ABC):
         return prepared
 
     def make_clips(self, **options: Any) -> ClipSet:
-        """Make the synthetic clips that the protocol runs on.
+        """Make the synthetic clips that the protocol runs on; `ProtocolError` where it runs on recorded ones.
 
-        Parameters
-        ----------
-        **options
-            Passed to `fsmer.synthetic_clips`, e.g. ``size=56`` or ``normalisation="signed"``.
-
-        Raises
-        ------
-        ProtocolError
-            The protocol runs on recorded clips.
+        Options such as ``size=56`` or ``normalisation="signed"`` are handed to `fsmer.synthetic_clips`.
         """
         if not self.synthetic:
             wanted = ", ".join(need.dataset for need in self.requirements) or "labelled clips of your own"
@@ -191,13 +169,7 @@ class Protocol(ABC):
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def with_params(self, **changes: Any) -> Protocol:
-        """The same protocol with other parameters.
-
-        Raises
-        ------
-        ProtocolError
-            It has no parameter of that name, or the value is impossible.
-        """
+        """The same protocol with other parameters; `ProtocolError` for an unknown one or an impossible value."""
         refuse_unknown(changes, self.params, f"a parameter of protocol {self.name!r}")
         return replace(self, **changes)
 
@@ -221,13 +193,7 @@ class Protocol(ABC):
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Protocol:
-        """Make a protocol of the keys of a protocol file.
-
-        Raises
-        ------
-        ProtocolError
-            A key is missing, unknown or has an impossible value; the message names it.
-        """
+        """Make a protocol of the keys of a protocol file; a `ProtocolError` names one that is missing or wrong."""
         if not isinstance(values, Mapping):
             raise ProtocolError(
                 f"a protocol is a mapping with the keys {', '.join(_FILE_KEYS)}, not {described(values)}."
