@@ -6,8 +6,6 @@
 >>> recognizer.predict(clips)  # doctest: +SKIP
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

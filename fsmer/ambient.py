@@ -7,8 +7,6 @@ What torch keeps once a process is restored when the last thread has left the li
 another one is inside changes the arithmetic of that one, and meets the library's settings itself until then.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import os

@@ -3,8 +3,6 @@
 NumPy reads the header of an array as Python text and raises whatever comes of it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Where a user's caches lie: what is kept there saves time and may be missing, unwritable or removed at any moment."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

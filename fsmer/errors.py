@@ -1,7 +1,5 @@
 """Typed errors of fsmer: each message says what was given, what is expected and what to do."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

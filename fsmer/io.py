@@ -1,7 +1,5 @@
 """Files and folders that are either whole or not there, and digests that show whether one was altered."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno
@@ -236,16 +234,13 @@ def _cannot_write(target: Path) -> Iterator[None]:
     """Turn what the system says of a place that cannot be written into one sentence."""
     try:
         yield
-    except OutputError:
-        raise
     except OSError as error:
-        if error.filename is None:
-            foreign = error.errno not in _FULL_DISK
-        else:
+        foreign = error.errno not in _FULL_DISK
+        if error.filename is not None:
             place = Path(os.path.abspath(error.filename))
             own = any(part.startswith(_prefix("")) or f".{UNFINISHED}" in part for part in place.parts)
             foreign = not own and place != target and place not in target.parents
-        if foreign:
+        if isinstance(error, OutputError) or foreign:
             raise  # of something else that was read or asked meanwhile
         remedy = _FULL_DISK.get(error.errno or 0, "choose a folder that you may write to")
         raise OutputError(f"cannot write {target}: {error.strerror or error}; {remedy}.") from error

@@ -1,7 +1,5 @@
 """How much memory is free, and which errors mean that there is none left."""
 
-from __future__ import annotations
-
 import errno
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parameters as text or JSON gives them, brought to the type that a field's annotation names."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import suppress
 from numbers import Integral, Real

@@ -161,10 +161,6 @@ def import_plugin(target: str | os.PathLike[str]) -> ModuleType:
     target : str or path
         A ``.py`` file, or the name of a module that Python can import. What was imported already stays as it is.
 
-    Returns
-    -------
-    module
-
     Raises
     ------
     PluginError

@@ -1,7 +1,5 @@
 """Where the files that ship beside the code are: protocols and weights, in a wheel and in a checkout alike."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fsmer.errors import FsmerError

@@ -1,7 +1,5 @@
 """Tensors in safetensors files: written by one rule, and checked before they are used."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import math

@@ -1,7 +1,5 @@
 """Clips and clip sets, their media, label schemes, action units and readers."""
 
-from __future__ import annotations
-
 from fsmer.data.au_parser import AUExpression, ParsedAU, au_numbers, parse_aus
 from fsmer.data.clips import Clip, ClipSet, TorchClips, collate_clips, concat
 from fsmer.data.facs import ACTION_UNITS, ActionUnit, action_unit, describe_aus

@@ -1,7 +1,5 @@
 """Read the action-unit strings of micro-expression annotations into structured units, losing nothing silently."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """`Clip`: one micro-expression sample, whose media are read when asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType

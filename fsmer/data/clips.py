@@ -537,11 +537,8 @@ class TorchClips:
 def collate_clips(clips: Sequence[Clip], kind: str = "flow") -> dict[str, Any]:
     """Collate function for a torch DataLoader over a `ClipSet`.
 
-    Returns
-    -------
-    dict
-        ``inputs``: float32 tensor of shape ``(B, channels, height, width)``; ``clip``, ``dataset``, ``subject``,
-        ``label``: lists of B.
+    It gives ``inputs``, a float32 tensor of shape ``(B, channels, height, width)``, and ``clip``, ``dataset``,
+    ``subject``, ``label``, lists of B.
     """
     import torch
 

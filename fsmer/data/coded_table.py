@@ -1,7 +1,5 @@
 """The table and stores that a clip set and its parts share, with names and codes of data sets, subjects and labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any

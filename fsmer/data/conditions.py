@@ -19,8 +19,6 @@ Text is compared with text, numbers with numbers, booleans with booleans; anythi
 ``not (label == 'a')`` holds for a clip without a label.
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 import re

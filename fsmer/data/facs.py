@@ -1,7 +1,5 @@
 """The thirty action units (FACS) that micro-expression data sets code, with words for what moves."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Picture files: opened by content within bounds, and read as 8-bit RGB maps."""
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Iterator

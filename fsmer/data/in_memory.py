@@ -1,7 +1,5 @@
 """The tables and stores of clips that are given as arrays or one by one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any

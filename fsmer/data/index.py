@@ -1,7 +1,5 @@
 """Image maps that a table names, as a clip set; every path is kept inside the folder of the table."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

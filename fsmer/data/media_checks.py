@@ -1,7 +1,5 @@
 """What arrays hold: the spec of a bare array, the common one of several, and which array cannot be used."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

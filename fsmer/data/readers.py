@@ -1,7 +1,5 @@
 """Read clip sets from folders, data frames and arrays: one function per form, and one that recognises the folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Label schemes: which class each data set's own label becomes, or that it is left out, as declared tables."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The flow maps in the layout of the STSTNet release as a clip set."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

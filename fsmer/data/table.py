@@ -1,7 +1,5 @@
 """The table of a clip set: bring it into its one form, write it as CSV, read it back with the same types."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum

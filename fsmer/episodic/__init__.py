@@ -1,7 +1,5 @@
 """Episodes, K-shot samplers and protocols; nothing here needs torch."""
 
-from __future__ import annotations
-
 from fsmer.datasets.catalog import DATASETS, DatasetInfo, dataset_info
 from fsmer.episodic.episode import Episode
 from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes

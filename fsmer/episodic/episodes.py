@@ -1,7 +1,5 @@
 """All episodes of a protocol over one clip set."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace

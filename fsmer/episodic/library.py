@@ -1,7 +1,5 @@
 """Protocols by name: the kinds with their default parameters, and the YAML files that ship with fsmer."""
 
-from __future__ import annotations
-
 import fnmatch
 import os
 from dataclasses import replace

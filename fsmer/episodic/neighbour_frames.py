@@ -1,7 +1,5 @@
 """Neighbours of the apex frame as further training samples, more of them for rare classes (MERAU, section IV.A)."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -70,12 +68,8 @@ class NeighbourFrames:
     """Balances the classes of a training set by neighbours of the apex frame (MERAU, section IV.A and eq. 11).
 
     Neighbouring frames show the same expression, so a pair of onset and neighbour gets the clip's label.
-    Use it on training clips alone: a neighbour in a test set would count one clip several times.
-
-    Parameters
-    ----------
-    factor : int
-        See `neighbour_counts`; the paper's is 5.
+    Use it on training clips alone: a neighbour in a test set would count one clip several times. The `factor` is that
+    of `neighbour_counts`; the paper's is 5.
     """
 
     factor: int = 5
@@ -87,20 +81,10 @@ class NeighbourFrames:
         (``"EP02_01f@-1"``). The new column ``neighbour_of`` holds the clip's id there, and nothing in the clip's own
         row. A clip whose apex only stands in for a missing annotation (``apex_from``) gets no neighbours.
 
-        Parameters
-        ----------
-        table : DataFrame
-            One row a clip with ``clip``, ``label`` and the frames as `fsmer.preprocess.prepare` takes them:
-            ``onset_index``, ``apex_index`` and ``offset_index`` (as in ``read_dataset(...).table``) or, in their
-            absence, ``onset``, ``apex`` and ``offset``.
-        classes : sequence of str, optional
-            Classes to use; default all of the table. Clips without a label are left out.
-
-        Raises
-        ------
-        DataError
-            A column is missing, a frame number is missing, or the frames of a clip are not in order; the message names
-            the clip.
+        The `table` has one row a clip with ``clip``, ``label`` and the frames as `fsmer.preprocess.prepare` takes them:
+        ``onset_index``, ``apex_index`` and ``offset_index`` (as in ``read_dataset(...).table``) or, in their absence,
+        ``onset``, ``apex`` and ``offset``. Clips without a label, or of none of the `classes`, are left out. A
+        `DataError` says which column is missing, or names the clip whose frames are missing or not in order.
         """
         names = INDICES if "apex_index" in table.columns else FRAMES
         missing = [name for name in ("clip", "label", *names) if name not in table.columns]

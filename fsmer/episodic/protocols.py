@@ -1,7 +1,5 @@
 """Protocols: what is learnt from and what is judged on, as a named, seeded stream of episodes over a clip set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Literal
 

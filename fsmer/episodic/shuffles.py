@@ -10,8 +10,6 @@ not depend on the number of clips, and a longer draw begins with the shorter one
 whatever the number of queries, and the 1-shot support is part of the 5-shot support (subject-disjoint episodes apart).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

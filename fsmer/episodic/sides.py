@@ -1,7 +1,5 @@
 """Subjects and data sets of clips as the units that protocols deal to support and query."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
