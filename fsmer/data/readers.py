@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,7 @@ def as_clips(
         return ClipSet.from_clips([given])
     if isinstance(given, (list, tuple)) and given and all(isinstance(item, Clip) for item in given):
         return ClipSet.from_clips(list(given))
-    media, labels = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    pair: Any = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    media, labels = pair
     array = plain_array(media, "the set of clips")
     return ClipSet.from_arrays(array[np.newaxis] if array.ndim == 3 else array, labels, spec=spec)

@@ -188,7 +188,7 @@ class Protocol(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of a protocol file; `from_dict` reads them back."""
         words = {name: getattr(self, name) for name in _WORDS}
-        data = [need.to_dict() for need in (*self.requirements, *self.synthetic)]
+        data = [need.to_dict() for need in self.requirements] + [part.to_dict() for part in self.synthetic]
         return {**words, "kind": self.kind, "params": self.params, "data": data}
 
     @staticmethod
