@@ -133,6 +133,10 @@ class Registry(Mapping[str, Any]):
         self._import_own()
         _load_installed()
 
+    def _forget(self, names: set[str]) -> None:
+        for name in names & self._held.keys():
+            del self._held[name], self._preset[name], self._origins[name]
+
 
 def outside_origin(registry: Registry, thing: Any) -> str:
     """Where something of that kind is from, registered or not; nothing where it is fsmer's own."""
@@ -228,9 +232,7 @@ def _plugin(shown: str, origin: str) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         for registry, names in zip(_REGISTRIES, before, strict=True):
-            for name in registry.outside() - names:
-                if registry._origins[name] == origin:
-                    del registry._held[name], registry._preset[name], registry._origins[name]
+            registry._forget({name for name in registry.outside() - names if registry._origins[name] == origin})
         reason = _reason(error)
         raise PluginError(f"the plugin {shown} cannot be loaded ({reason}); repair it or leave it out.") from error
     finally:

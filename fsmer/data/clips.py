@@ -49,8 +49,7 @@ class ClipSet(Sequence[Clip]):
     """
 
     def __init__(self, base: CodedTable, rows: NDArray[np.int64], relabelling: RelabelReport | None = None) -> None:
-        self._base = base
-        self._rows = rows
+        self._base, self._rows = base, rows
         self._codings: dict[str, tuple[tuple[Any, ...], NDArray[np.int64]]] = {}
         self.relabelling = relabelling
         """What `relabel` mapped and dropped, on the set that it returned; None elsewhere."""
