@@ -6,71 +6,32 @@
 >>> recognizer.predict(clips)  # doctest: +SKIP
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fsmer.version import __version__
 
-# The whole public API: name -> module. Nothing is imported before it is asked for, so `import fsmer` stays fast.
-_PUBLIC = {
-    # clips
-    "Clip": "fsmer.data",
-    "ClipSet": "fsmer.data",
-    "InputSpec": "fsmer.data",
-    "concat": "fsmer.data",
-    "read_clips": "fsmer.data",
-    "read_frame": "fsmer.data",
-    "load_scheme": "fsmer.data",
-    "list_schemes": "fsmer.data",
-    "parse_aus": "fsmer.data",
-    "synthetic_clips": "fsmer.synthetic",
-    "list_domains": "fsmer.synthetic",
-    "list_datasets": "fsmer.datasets",
-    "read_dataset": "fsmer.datasets",
-    "check_dataset": "fsmer.datasets",
-    "megc2019_composite": "fsmer.datasets",
-    # recordings
-    "open_frames": "fsmer.preprocess",
-    "media_from_frames": "fsmer.preprocess",
-    "clips_from_frames": "fsmer.preprocess",
-    "PreprocessRecipe": "fsmer.preprocess",
-    "prepare": "fsmer.deploy.prepare_models",
-    "predict_recording": "fsmer.deploy.recording",
-    # episodes
-    "Episode": "fsmer.episodic",
-    "KShotSampler": "fsmer.episodic",
-    "load_protocol": "fsmer.episodic",
-    "list_protocols": "fsmer.episodic",
-    # backbones
-    "Backbone": "fsmer.backbones",
-    "load_model": "fsmer.backbones",
-    "list_models": "fsmer.backbones",
-    "create_model": "fsmer.backbones",
-    "embed": "fsmer.backbones",
-    "wrap": "fsmer.backbones",
-    # transfer
-    "Recognizer": "fsmer.transfer",
-    "adapt": "fsmer.transfer",
-    "load_method": "fsmer.transfer",
-    "list_methods": "fsmer.transfer",
-    "mmd": "fsmer.transfer",
-    "recognizer_of_words": "fsmer.transfer",
-    "train": "fsmer.transfer",
-    # evaluation
-    "Report": "fsmer.evaluation",
-    "evaluate": "fsmer.evaluation",
-    "explain": "fsmer.deploy.explain",
-    "compare": "fsmer.reporting.compare",
-    "paired_comparison": "fsmer.reporting.statistics",
-    "critical_difference": "fsmer.reporting.ranking",
-    "audit": "fsmer.auditing",
-    "list_tables": "fsmer.published",
-    "run_table": "fsmer.published",
-    # errors
-    "FsmerError": "fsmer.errors",
+# The whole public API: module -> names. Nothing is imported before it is asked for, so `import fsmer` stays fast.
+_MODULES = {
+    "fsmer.data": "Clip ClipSet InputSpec concat read_clips read_frame load_scheme list_schemes parse_aus",
+    "fsmer.synthetic": "synthetic_clips list_domains",
+    "fsmer.datasets": "list_datasets read_dataset check_dataset megc2019_composite",
+    "fsmer.preprocess": "open_frames media_from_frames clips_from_frames PreprocessRecipe",
+    "fsmer.deploy.prepare_models": "prepare",
+    "fsmer.deploy.recording": "predict_recording",
+    "fsmer.episodic": "Episode KShotSampler load_protocol list_protocols",
+    "fsmer.backbones": "Backbone load_model list_models create_model embed wrap",
+    "fsmer.transfer": "Recognizer adapt load_method list_methods mmd recognizer_of_words train",
+    "fsmer.evaluation": "Report evaluate",
+    "fsmer.deploy.explain": "explain",
+    "fsmer.reporting.compare": "compare",
+    "fsmer.reporting.statistics": "paired_comparison",
+    "fsmer.reporting.ranking": "critical_difference",
+    "fsmer.auditing": "audit",
+    "fsmer.published": "list_tables run_table",
+    "fsmer.errors": "FsmerError",
 }
+_PUBLIC = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = ["__version__", *_PUBLIC]
 

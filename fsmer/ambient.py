@@ -7,8 +7,6 @@ What torch keeps once a process is restored when the last thread has left the li
 another one is inside changes the arithmetic of that one, and meets the library's settings itself until then.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import os
@@ -35,10 +33,6 @@ _PRECISIONS = {
     for name in ("", "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn", "cuda.matmul", "cudnn")
 }
 _FULL = ("none", "ieee")
-
-
-class _Thread(threading.local):
-    inside = False
 
 
 class _Process:
@@ -77,7 +71,7 @@ class _Process:
     def after_fork(self) -> None:
         """In a child, which has the thread that forked alone: nobody else gives a lock back, or leaves."""
         self.lock = threading.Lock()
-        self.inside = int(_thread.inside)
+        self.inside = int(getattr(_thread, "inside", False))
         if not self.inside:
             self._restore()
 
@@ -92,7 +86,7 @@ class _Process:
         self.dtype, self.precisions, self.strict = None, {}, False
 
 
-_thread, _process = _Thread(), _Process()
+_thread, _process = threading.local(), _Process()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_process.after_fork)
 
@@ -103,7 +97,7 @@ def library_settings() -> Iterator[None]:
 
     A call inside another one changes nothing: settings that the library makes for itself on the way stay.
     """
-    if _thread.inside:
+    if getattr(_thread, "inside", False):
         yield
         return
     _process.enter()

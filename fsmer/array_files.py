@@ -3,8 +3,6 @@
 NumPy reads the header of an array as Python text and raises whatever comes of it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -21,21 +19,14 @@ __all__ = ["map_array", "read_arrays"]
 
 
 def map_array(path: str | os.PathLike[str]) -> np.memmap[Any, Any]:
-    """The array of a ``.npy`` file, mapped into memory.
-
-    An ``OSError`` is raised where it is missing, no regular file or unreadable, a ``ValueError`` where it is no
-    ``.npy`` file, cut short, or holds Python objects.
-    """
+    """The array of a ``.npy`` file, mapped; ``OSError`` where it cannot be opened, ``ValueError`` for a bad content."""
     check_regular(path)
     with _plain_errors():
         return np.lib.format.open_memmap(path, mode="r")
 
 
 def read_arrays(content: bytes, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The arrays of these names in the content of a ``.npz`` file that `numpy.savez` wrote.
-
-    A ``ValueError`` is raised where it is none, is compressed or cut short, lacks one of them, or holds Python objects.
-    """
+    """Arrays of a ``.npz`` file that `numpy.savez` wrote; ``ValueError`` where one is absent, compressed or damaged."""
     with _plain_errors(), zipfile.ZipFile(io.BytesIO(content)) as held:
         return {name: _array(held, f"{name}.npy") for name in names}
 

@@ -1,7 +1,5 @@
 """Arrays in any form that callers have them in, as plain NumPy arrays."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

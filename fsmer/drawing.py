@@ -28,13 +28,7 @@ DPI = 150
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG, whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
+    """Write a figure as PNG, whole or not at all; `OutputError` where the file cannot be written."""
     with atomic_path(path) as temporary:
         # No software version in the file: the same result gives the same bytes.
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
@@ -42,15 +36,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str = "") -> Figure:
-    """Confusion matrix: share of each true class (colour and percentage) with the counts below.
-
-    Parameters
-    ----------
-    confusion : int array of shape (C, C)
-        Rows are the truth.
-    classes : sequence of str
-    title : str
-    """
+    """Confusion matrix, (C, C) whole numbers with the truth in rows: share of each true class, and the counts below."""
     counts = np.asarray(confusion, dtype=np.int64)
     # Here rather than where the figure is drawn: matplotlib writes the labels of axes anew each time.
     classes = [printable(name) for name in classes]
@@ -71,8 +57,7 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
     turned = n_classes > 3
     axes.set_xticks(range(n_classes), classes, rotation=30 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(range(n_classes), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("truth")
+    axes.set(xlabel="predicted", ylabel="truth")
     axes.set_title(wrapped(title, 14 + 9 * n_classes), fontsize=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -84,18 +69,11 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
 
 
 def loss_figure(losses: Sequence[float], *, title: str = "") -> Figure:
-    """Mean training loss of every epoch as a line.
-
-    Parameters
-    ----------
-    losses : sequence of float
-    title : str
-    """
+    """Mean training loss of every epoch as a line."""
     figure = blank_figure(5.0, 3.0)
     axes = figure.subplots()
     axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o" if len(losses) < 30 else None, markersize=3)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training loss")
+    axes.set(xlabel="epoch", ylabel="training loss")
     axes.set_ylim(bottom=0)
     axes.grid(color=LIGHT, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -111,25 +89,11 @@ def flow_figure(
     columns: int = 6,
     arrows: int = 10,
 ) -> Figure:
-    """Flow maps as strain (grey) with arrows of u and v on top, one panel a map.
+    """Flow maps (N, C, H, W) as strain (grey) with arrows of u and v on top, one panel a map, `columns` a row.
 
-    Parameters
-    ----------
-    maps : array of shape (N, C, H, W)
-        Channels u, v and, where there is a third, strain.
-    titles : sequence of str, optional
-        One a map.
-    normalisation : {"signed", "minmax"}
-        With ``"minmax"`` the zero of u and v is lost; the median of each channel stands in for it.
-    columns : int
-        Panels a row.
-    arrows : int
-        Arrows along each side.
-
-    Raises
-    ------
-    DataError
-        The array has another shape, or the titles another number.
+    Channels are u, v and, where there is a third, strain; `arrows` of them lie along each side. With `normalisation`
+    ``"minmax"`` (else ``"signed"``) the zero of u and v is lost, and the median of each channel stands in for it. A
+    `DataError` is raised for an array of another shape, or titles of another number.
     """
     flows = np.asarray(maps, dtype=np.float64)
     if flows.ndim != 4 or not len(flows) or flows.shape[1] < 2:
@@ -167,10 +131,7 @@ def draw_flow(axes: Axes, flow: NDArray[np.float64], arrows: int) -> None:
         moved = np.hypot(u, v) > 0.04 * longest
         grid_x, grid_y, u, v = grid_x[moved], grid_y[moved], u[moved], v[moved]
         axes.quiver(grid_x, grid_y, u, v, color=ORANGE, width=0.012, headwidth=3.5, headlength=3.5, **options)
-    axes.set_xlim(-0.5, columns - 0.5)
-    axes.set_ylim(rows - 0.5, -0.5)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), xticks=[], yticks=[])
     axes.spines[:].set_color(LIGHT)
 
 

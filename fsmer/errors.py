@@ -1,24 +1,12 @@
 """Typed errors of fsmer: each message says what was given, what is expected and what to do."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 
 __all__ = [
-    "DataError",
-    "DeviceError",
-    "FsmerError",
-    "MediaError",
-    "MissingDatasetError",
-    "OutputError",
-    "PluginError",
-    "ProtocolError",
-    "SpecMismatchError",
-    "SupportError",
-    "UnknownNameError",
-    "WeightsError",
-]
+    "DataError", "DeviceError", "FsmerError", "MediaError", "MissingDatasetError", "OutputError", "PluginError",
+    "ProtocolError", "SpecMismatchError", "SupportError", "UnknownNameError", "WeightsError",
+]  # fmt: skip
 
 
 class FsmerError(Exception):

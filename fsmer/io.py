@@ -1,7 +1,5 @@
 """Files and folders that are either whole or not there, and digests that show whether one was altered."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno
@@ -27,24 +25,10 @@ except ImportError:  # not a POSIX system: whether a writer still lives is told 
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "CHECKSUM",
-    "atomic_folder",
-    "atomic_path",
-    "block_digests",
-    "check_regular",
-    "check_writable",
-    "digest",
-    "file_digest",
-    "json_digest",
-    "json_text",
-    "locked",
-    "read_bytes",
-    "remove_folder",
-    "remove_unfinished",
-    "restore_folder",
-    "write_json",
-    "write_text",
-]
+    "CHECKSUM", "atomic_folder", "atomic_path", "block_digests", "check_regular", "check_writable", "digest",
+    "file_digest", "json_digest", "json_text", "locked", "read_bytes", "remove_folder", "remove_unfinished",
+    "restore_folder", "write_json", "write_text",
+]  # fmt: skip
 
 # Key under which a JSON file carries the digest of all its other values.
 CHECKSUM = "checksum"
@@ -62,8 +46,7 @@ WRITING_SECONDS = 60.0
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 # What writing may meet that names no file, and what helps.
 _FULL_DISK = {
-    errno.ENOSPC: "free space on the disk or choose a folder on another one",
-    errno.EDQUOT: "free space on the disk or choose a folder on another one",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on the disk or choose a folder on another one"),
     errno.EFBIG: "choose a folder whose disk takes files of that size",
     errno.EIO: "check the disk or choose a folder on another one",
     errno.EROFS: "choose a folder that you may write to",
@@ -72,14 +55,8 @@ _FULL_DISK = {
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-# -- reading --------------------------------------------------------------------------------------------------------
-
-
 def check_regular(path: str | os.PathLike[str], limit_bytes: int | None = None) -> None:
-    """Raise ``OSError`` unless `path` is a file of at most `limit_bytes`; a named pipe or a device is never opened.
-
-    Its ``strerror`` says what is wrong.
-    """
+    """Raise an ``OSError`` whose ``strerror`` says why `path` is no file of at most `limit_bytes`; opens nothing."""
     _check_status(os.stat(path), path, limit_bytes)
 
 
@@ -102,9 +79,8 @@ def _check_status(found: os.stat_result, path: str | os.PathLike[str], limit_byt
         what = "a named pipe" if stat.S_ISFIFO(found.st_mode) else "a device or socket"
         raise OSError(errno.EINVAL, f"it is {what}, but a file is expected", str(path))
     if limit_bytes is not None and found.st_size > limit_bytes:
-        raise OSError(
-            errno.EFBIG, f"it has {found.st_size:,} bytes, but at most {limit_bytes:,} are expected", str(path)
-        )
+        reason = f"it has {found.st_size:,} bytes, but at most {limit_bytes:,} are expected"
+        raise OSError(errno.EFBIG, reason, str(path))
 
 
 def digest(data: bytes | memoryview) -> str:
@@ -130,9 +106,6 @@ def json_digest(values: Mapping[str, Any]) -> str:
     """`digest` of plain values in one fixed spelling, without the entry `CHECKSUM`."""
     plain = {key: value for key, value in values.items() if key != CHECKSUM}
     return digest(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
-
-
-# -- writing --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -194,7 +167,7 @@ def restore_folder(path: str | os.PathLike[str]) -> None:
             for left in _unfinished(folder, name):
                 with _abandoned(left) as nobody:
                     # Anybody may put a folder of that name into one that many share.
-                    if nobody and _is_own(left):
+                    if nobody and (not hasattr(os, "geteuid") or left.lstat().st_uid == os.geteuid()):
                         if (left / COMPLETE).is_dir():
                             _move_files(left / COMPLETE, target)
                         _remove(left)
@@ -223,10 +196,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Make `folder` if need be and raise `OutputError` unless files can be written there.
-
-    Leaves nothing behind, and removes what killed writers left (`remove_unfinished`).
-    """
+    """Make `folder`, remove what killed writers left there, and raise `OutputError` unless files can be written."""
     target = Path(folder)
     with _cannot_write(target):
         target.mkdir(parents=True, exist_ok=True)
@@ -244,11 +214,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def write_json(path: str | os.PathLike[str], values: Any, *, sealed: bool = False) -> Path:
-    """Write `values` as indented JSON, atomically.
-
-    With `sealed`, a mapping gets the entry `CHECKSUM`, by which `fsmer.schema.read_json` finds that a value was
-    altered.
-    """
+    """Write `values` as indented JSON, atomically; a `sealed` mapping gets the `CHECKSUM` that `read_json` checks."""
     return write_text(path, json_text(values, sealed=sealed))
 
 
@@ -268,16 +234,13 @@ def _cannot_write(target: Path) -> Iterator[None]:
     """Turn what the system says of a place that cannot be written into one sentence."""
     try:
         yield
-    except OutputError:
-        raise
     except OSError as error:
-        if error.filename is None:
-            foreign = error.errno not in _FULL_DISK
-        else:
+        foreign = error.errno not in _FULL_DISK
+        if error.filename is not None:
             place = Path(os.path.abspath(error.filename))
             own = any(part.startswith(_prefix("")) or f".{UNFINISHED}" in part for part in place.parts)
             foreign = not own and place != target and place not in target.parents
-        if foreign:
+        if isinstance(error, OutputError) or foreign:
             raise  # of something else that was read or asked meanwhile
         remedy = _FULL_DISK.get(error.errno or 0, "choose a folder that you may write to")
         raise OutputError(f"cannot write {target}: {error.strerror or error}; {remedy}.") from error
@@ -348,7 +311,8 @@ def _move_files(whole: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with locked(target):
         names = {file.relative_to(whole) for file in whole.rglob("*") if file.is_file()}
-        kept = names | {Path(line) for line in _lines(whole / MOVED)}
+        moved = (whole / MOVED).read_text(encoding="utf-8") if (whole / MOVED).is_file() else ""
+        kept = names | {Path(line) for line in moved.splitlines()}
         (whole / MOVED).write_text("\n".join(str(name) for name in sorted(kept)), encoding="utf-8")
         # What names the other files, and their digests, comes last.
         for name in sorted(names - {Path(MOVED)}, key=lambda name: (name.suffix == ".json", name)):
@@ -360,18 +324,11 @@ def _move_files(whole: Path, target: Path) -> None:
                 file.unlink()
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-
-
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold `folder` where the system has locks, once nobody else does.
 
-    Raises
-    ------
-    BlockingIOError
-        Somebody else holds it, or it was removed just now, and `wait` is False.
+    A ``BlockingIOError`` is raised where somebody else holds it, or it was removed just now, and `wait` is False.
     """
     lock = None
     with contextlib.suppress(_NoLocksError):
@@ -389,10 +346,7 @@ class _NoLocksError(OSError):
 
 
 def _lock(folder: Path, *, wait: bool = False) -> int | None:
-    """A lock on `folder` that ends with its process; ``None`` where it cannot be had.
-
-    `_NoLocksError` where there are none here, which only who does not wait has to know.
-    """
+    """A lock on `folder` that ends with its process, or None; `_NoLocksError` if there are none here and not `wait`."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -421,12 +375,12 @@ def _unlock(lock: int | None) -> None:
 @contextlib.contextmanager
 def _abandoned(left: Path) -> Iterator[bool]:
     """Whether nobody writes `left` any more; nobody else tidies it up meanwhile."""
+    lock: int | None = None
+    locks = left.is_dir()  # earlier versions wrote files, and locked nothing
     try:
-        lock = _lock(left) if left.is_dir() else None
+        lock = _lock(left) if locks else None
     except _NoLocksError:
-        lock, locks = None, False
-    else:
-        locks = left.is_dir()  # earlier versions wrote files, and locked nothing
+        locks = False
     try:
         yield lock is not None if locks else _is_old(left)
     finally:
@@ -448,16 +402,10 @@ def _unfinished(folder: Path, name: str | None) -> list[Path]:
 
 def _is_unfinished(path: Path) -> bool:
     found = _UNFINISHED_NAME.fullmatch(path.name)
-    if found is None:
-        return False
-    if path.is_dir():
+    if found is not None and path.is_dir():
         # A kill may come between the making of a folder and its mark.
         return (path / MARK).exists() or not any(path.iterdir())
-    return found[1] is not None and Path(found[1]).suffix == (found[2] or "")
-
-
-def _is_own(left: Path) -> bool:
-    return not hasattr(os, "geteuid") or left.lstat().st_uid == os.geteuid()
+    return found is not None and found[1] is not None and Path(found[1]).suffix == (found[2] or "")
 
 
 def _remove(left: Path) -> None:

@@ -1,7 +1,5 @@
 """How much memory is free, and which errors mean that there is none left."""
 
-from __future__ import annotations
-
 import errno
 import sys
 from pathlib import Path
@@ -11,10 +9,7 @@ __all__ = ["free_memory", "out_of_memory"]
 # Taken to be free where the system does not say.
 UNKNOWN = 4 << 30
 # Errors that mean nothing else.
-ERRORS_OF_OTHERS = (
-    ("torch", "OutOfMemoryError"),
-    ("joblib.externals.loky.process_executor", "BrokenProcessPool"),
-)
+ERRORS_OF_OTHERS = {"torch": "OutOfMemoryError", "joblib.externals.loky.process_executor": "BrokenProcessPool"}
 # What the others' messages say: torch's for a CPU, C++'s own, CUDA's, and OpenCV's.
 REFUSED = (
     "can't allocate memory",
@@ -42,7 +37,7 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, ImportError):
         return str(error).endswith(LIBRARY_REFUSED)
     # A library that is not loaded has raised nothing, and there may be no memory to load it now.
-    told = (getattr(sys.modules.get(module), name, None) for module, name in ERRORS_OF_OTHERS)
+    told = (getattr(sys.modules.get(module), name, None) for module, name in ERRORS_OF_OTHERS.items())
     if any(kind is not None and isinstance(error, kind) for kind in told):
         return True
     spoken = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"

@@ -1,8 +1,7 @@
 """Parameters as text or JSON gives them, brought to the type that a field's annotation names."""
 
-from __future__ import annotations
-
 import sys
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any, cast
 
@@ -21,9 +20,8 @@ _EXPECTED = {
 def typed_value(value: Any, kind: str) -> Any:
     """`value` as the type that the annotation `kind` names; ``ValueError`` with what was expected where it cannot be.
 
-    Text is read as that type, so that a command line can hand values on: ``"50"``, ``"none"``. `kind` is ``bool``,
-    ``int``, ``float``, ``str`` or ``tuple[int, int]``, with `` | None`` behind it if that may be; a value of any other
-    type comes back as it is.
+    Text is read as that type, so that a command line can hand values on: ``"50"``, ``"none"``. A `kind` beyond those
+    listed above, with or without `` | None`` behind it, leaves the value as it is.
     """
     base, _, optional = kind.partition(" | ")
     if base not in _EXPECTED:
@@ -34,10 +32,9 @@ def typed_value(value: Any, kind: str) -> Any:
     if value is None and optional:
         return None
     if base == "tuple[int, int]":
-        if not isinstance(value, list | tuple) or len(value) != 2:
-            raise ValueError(expected)
         try:
-            return tuple(typed_value(one, "int") for one in value)
+            one, other = value if isinstance(value, list | tuple) else ()
+            return typed_value(one, "int"), typed_value(other, "int")
         except ValueError as error:
             raise ValueError(expected) from error
     if isinstance(value, str) and base in ("int", "float"):
@@ -58,8 +55,6 @@ def typed_value(value: Any, kind: str) -> Any:
 
 def _number(text: str) -> int | float | None:
     for read in (int, float):
-        try:
+        with suppress(ValueError):
             return read(text)
-        except ValueError:
-            continue
     return None

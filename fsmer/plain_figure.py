@@ -1,7 +1,5 @@
 """A matplotlib figure in which text from data is drawn letter by letter."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -26,20 +26,9 @@ from typing import Any, TypeVar
 from fsmer.errors import PluginError, UnknownNameError, unknown_name
 
 __all__ = [
-    "BACKBONES",
-    "DATASETS",
-    "GROUP",
-    "INPUT_KINDS",
-    "METHODS",
-    "METRICS",
-    "OWN",
-    "PROTOCOLS",
-    "Registry",
-    "declared",
-    "import_plugin",
-    "outside_origin",
-    "plugin_entry",
-]
+    "BACKBONES", "DATASETS", "GROUP", "INPUT_KINDS", "METHODS", "METRICS", "OWN", "PROTOCOLS", "Registry", "declared",
+    "import_plugin", "outside_origin", "plugin_entry",
+]  # fmt: skip
 
 C = TypeVar("C")
 
@@ -56,14 +45,7 @@ _LOADING: ContextVar[str | None] = ContextVar("fsmer_plugin", default=None)
 class Registry(Mapping[str, Any]):
     """Things of one kind by name: fsmer's own, whose modules are imported on first use, and those of plugins.
 
-    Parameters
-    ----------
-    kind : str
-        What they are, in the words of messages.
-    modules : sequence of str
-        Modules of fsmer that register things of this kind when they are imported.
-    attribute : str or None
-        Attribute of a thing that its name is written to.
+    `kind` says in messages what they are; a thing's name is written to the `attribute` of it, where there is one.
     """
 
     def __init__(self, kind: str, modules: Sequence[str], attribute: str | None = "name") -> None:
@@ -78,12 +60,8 @@ class Registry(Mapping[str, Any]):
     def register(self, name: str, **preset: Any) -> Callable[[C], C]:
         """Decorator that enters a class (or function, or other thing) under `name` and writes the name into it.
 
-        With `preset`, values of its parameters, the name is a second one for the thing with these values.
-
-        Raises
-        ------
-        PluginError
-            The name is taken by something else; also a ``ValueError``.
+        With `preset`, values of its parameters, the name is a second one for the thing with these values. A
+        `PluginError` (also a ``ValueError``) is raised where the name is taken by something else.
         """
 
         def enter(thing: C) -> C:
@@ -108,18 +86,9 @@ class Registry(Mapping[str, Any]):
         return enter
 
     def find(self, name: str, plugin: object = None) -> Any:
-        """The thing of that name.
+        """The thing of that name; `plugin` says who registered it where a file that names it was written.
 
-        Parameters
-        ----------
-        name : str
-        plugin : str, optional
-            Who registered it where a file that names it was written.
-
-        Raises
-        ------
-        UnknownNameError
-            Nothing has the name; the message has the nearest names, or the plugin that has to be loaded.
+        An `UnknownNameError` has the nearest names, or the plugin that has to be loaded.
         """
         self._fill()
         if name in self._held:
@@ -165,9 +134,8 @@ class Registry(Mapping[str, Any]):
         _load_installed()
 
     def _forget(self, names: set[str]) -> None:
-        for held in (self._held, self._preset, self._origins):
-            for name in names:
-                held.pop(name, None)
+        for name in names & self._held.keys():
+            del self._held[name], self._preset[name], self._origins[name]
 
 
 def outside_origin(registry: Registry, thing: Any) -> str:
@@ -196,10 +164,6 @@ def import_plugin(target: str | os.PathLike[str]) -> ModuleType:
     ----------
     target : str or path
         A ``.py`` file, or the name of a module that Python can import. What was imported already stays as it is.
-
-    Returns
-    -------
-    module
 
     Raises
     ------
@@ -248,18 +212,15 @@ def _load_installed() -> None:
         return
     _INSTALLED.append(GROUP)  # first, since plugins may ask registries themselves
     for entry in entry_points(group=GROUP):
+        of = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+        origin = f"{entry.dist.name if entry.dist else entry.value} ({entry.name})"
         try:
-            _load_entry(entry)
+            with _plugin(f"{entry.name!r}{of}", origin):
+                found = entry.load()
+                if callable(found):
+                    found()
         except PluginError as error:
             warnings.warn(f"{str(error).rstrip('.')}; until then its names are missing.", stacklevel=4)
-
-
-def _load_entry(entry: EntryPoint) -> None:
-    of = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
-    with _plugin(f"{entry.name!r}{of}", f"{entry.dist.name if entry.dist else entry.value} ({entry.name})"):
-        found = entry.load()
-        if callable(found):
-            found()
 
 
 @contextmanager
@@ -272,9 +233,8 @@ def _plugin(shown: str, origin: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         for registry, names in zip(_REGISTRIES, before, strict=True):
             registry._forget({name for name in registry.outside() - names if registry._origins[name] == origin})
-        raise PluginError(
-            f"the plugin {shown} cannot be loaded ({_reason(error)}); repair it or leave it out."
-        ) from error
+        reason = _reason(error)
+        raise PluginError(f"the plugin {shown} cannot be loaded ({reason}); repair it or leave it out.") from error
     finally:
         _LOADING.reset(token)
 
@@ -295,48 +255,19 @@ def _place(thing: Any) -> tuple[str, str]:
     return named.__module__, named.__qualname__
 
 
+def _modules(folder: str, names: str) -> list[str]:
+    return [f"fsmer.{folder}.{name}" for name in names.split()]
+
+
 BACKBONES = Registry(
-    "model",
-    [
-        "fsmer.backbones.ensemble",
-        "fsmer.backbones.facs_flow",
-        "fsmer.backbones.flow_resnet18",
-        "fsmer.backbones.fr",
-        "fsmer.backbones.merau",
-        "fsmer.backbones.mmnet",
-        "fsmer.backbones.mubert",
-        "fsmer.backbones.r3d_attribute",
-        "fsmer.backbones.ststnet",
-        "fsmer.backbones.tcae",
-    ],
+    "model", _modules("backbones", "ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae")
 )
 METHODS = Registry(
-    "method",
-    [
-        "fsmer.transfer.cosine_head",
-        "fsmer.transfer.full_training",
-        "fsmer.transfer.linear_head",
-        "fsmer.transfer.logistic",
-        "fsmer.transfer.protonet",
-        "fsmer.transfer.sklearn_methods",
-        "fsmer.transfer.zero_shot",
-    ],
+    "method", _modules("transfer", "cosine_head full_training linear_head logistic protonet sklearn_methods zero_shot")
 )
-PROTOCOLS = Registry("kind of protocol", ["fsmer.episodic.protocols"], attribute="kind")
+PROTOCOLS = Registry("kind of protocol", _modules("episodic", "protocols"), attribute="kind")
 DATASETS = Registry(
-    "data set",
-    [
-        "fsmer.datasets.casme",
-        "fsmer.datasets.casme2",
-        "fsmer.datasets.casme_squared",
-        "fsmer.datasets.casme3",
-        "fsmer.datasets.samm",
-        "fsmer.datasets.smic",
-        "fsmer.datasets.mmew",
-        "fsmer.datasets.fourdme",
-        "fsmer.datasets.generic",
-    ],
-    attribute=None,
+    "data set", _modules("datasets", "casme casme2 casme_squared casme3 samm smic mmew fourdme generic"), attribute=None
 )
-METRICS = Registry("metric", ["fsmer.evaluation.metrics"], attribute=None)
-INPUT_KINDS = Registry("kind of medium", ["fsmer.data.spec"], attribute=None)
+METRICS = Registry("metric", _modules("evaluation", "metrics"), attribute=None)
+INPUT_KINDS = Registry("kind of medium", _modules("data", "spec"), attribute=None)

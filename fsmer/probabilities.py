@@ -1,7 +1,5 @@
 """The rule by which numbers are the probabilities of an answer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

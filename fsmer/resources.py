@@ -1,7 +1,5 @@
 """Where the files that ship beside the code are: protocols and weights, in a wheel and in a checkout alike."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fsmer.errors import FsmerError
@@ -12,11 +10,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def resource_folder(name: str) -> Path:
-    """Folder of shipped resources, e.g. ``"episodes"`` or ``"pretrained"``.
-
-    An installed wheel carries them as ``fsmer/_resources/<name>``, a checkout has them beside the package. A
-    `FsmerError` is raised where neither is there: the installation is incomplete.
-    """
+    """Folder of shipped resources, e.g. ``"episodes"``: in a wheel under ``_resources``, in a checkout beside fsmer."""
     places = (_PACKAGE / "_resources" / name, _PACKAGE.parent / name)
     for folder in places:
         if folder.is_dir():

@@ -32,7 +32,7 @@ Names = Annotated[list[str], Len(0, 1_000_000)]
 
 
 class Words(TypedDict):
-    """What a file is in the words of messages (``"a report"``), what to do about a bad one, and what to raise."""
+    """What a file is in messages (``"a report"``), what to do about a bad one, what to raise (default `DataError`)."""
 
     what: str
     remedy: str
@@ -42,20 +42,12 @@ class Words(TypedDict):
 def read_json(
     path: str | os.PathLike[str], schema: type[T], *, limit_bytes: int = TEXT_BYTES, **words: Unpack[Words]
 ) -> T:
-    """Content of a JSON file as `schema` describes it.
+    """Content of a JSON file as `schema` describes it; a file of more than `limit_bytes` is refused unread.
 
-    Parameters
-    ----------
-    path : path
-    schema : type
-        What pydantic can check strictly: a ``TypedDict`` of ``typing_extensions`` (the result is a plain dict), a
-        dataclass, ``dict[str, Any]``.
-    limit_bytes : int
-        Larger files are refused unread.
-    **words
-        ``what`` the file is in messages, the ``remedy`` for a bad one, and the type of ``error`` (default `DataError`)
-        that is raised: where the file is missing, no regular file, too large, no JSON, nested too deeply, does not
-        fit the schema, holds a number that is not finite, or was altered after fsmer wrote it.
+    `schema` is what pydantic can check strictly: a ``TypedDict`` of ``typing_extensions`` (the result is a plain dict),
+    a dataclass, ``dict[str, Any]``. The ``error`` of `words` is raised where the file is missing, no regular file, too
+    large, no JSON, nested too deeply, does not fit the schema, holds a number that is not finite, or was altered after
+    fsmer wrote it.
     """
     return parse_json(_content(path, limit_bytes, **words), schema, path, **words)
 
@@ -105,10 +97,7 @@ def read_yaml(
 
 
 def checked(values: Any, schema: type[T], name: object, **words: Unpack[Words]) -> T:
-    """Plain values as `schema` describes them; `name` says in messages where they are from.
-
-    The error is raised where they are nested too deeply, do not fit, or hold a number that is not finite.
-    """
+    """Plain values as `schema` describes them; `name` says where they are from. Errors as for `read_json`."""
     from pydantic import ValidationError
     from pydantic_core import to_json
 

@@ -1,7 +1,5 @@
 """Tensors in safetensors files: written by one rule, and checked before they are used."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import math
@@ -26,11 +24,7 @@ T = TypeVar("T")
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], *, unbounded: Collection[str] = ()
 ) -> None:
-    """Write tensors to `path` (give a path of `fsmer.io.atomic_path`); those in `unbounded` may hold minus infinity.
-
-    A `WeightsError` is raised where one holds another number that is not finite, an ``OSError`` where the file cannot
-    be written.
-    """
+    """Write tensors to a path of `fsmer.io.atomic_path` after `check_finite`; ``OSError`` where that cannot be."""
     check_finite(tensors, "the weights to be saved", unbounded=unbounded)
     # Tensors that share memory (views of one class table, tied weights) cannot be stored as they are.
     stored = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -50,10 +44,7 @@ def tensor_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
 
 
 def read_tensors(path: str | os.PathLike[str], *, unbounded: Collection[str] = ()) -> dict[str, Tensor]:
-    """Tensors of a file by their names; those in `unbounded` may hold minus infinity.
-
-    A `WeightsError` is raised where it is missing, no safetensors file, or holds a number that is not finite.
-    """
+    """Tensors of a file by their names, after `check_finite`; `WeightsError` where it is no safetensors file."""
     with _readable(path):
         tensors = load_file(str(path))
     check_finite(tensors, path, unbounded=unbounded)
@@ -61,10 +52,7 @@ def read_tensors(path: str | os.PathLike[str], *, unbounded: Collection[str] = (
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: object, *, unbounded: Collection[str] = ()) -> None:
-    """Raise `WeightsError` if a tensor holds NaN or an infinity; `where` says in the message where it is from.
-
-    Tensors whose names are in `unbounded` may hold minus infinity.
-    """
+    """Raise `WeightsError` if a tensor from `where` is not finite; those in `unbounded` may hold minus infinity."""
     for name, value in tensors.items():
         if not (value.is_floating_point() or value.is_complex()):
             continue

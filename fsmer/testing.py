@@ -41,14 +41,8 @@ if TYPE_CHECKING:
     import pytest
 
 __all__ = [
-    "Check",
-    "check_adapter",
-    "check_backbone",
-    "check_method",
-    "check_protocol",
-    "checks",
-    "parametrize_with_checks",
-]
+    "Check", "check_adapter", "check_backbone", "check_method", "check_protocol", "checks", "parametrize_with_checks",
+]  # fmt: skip
 
 Kind = Literal["backbone", "method", "protocol", "adapter"]
 
@@ -57,12 +51,8 @@ Kind = Literal["backbone", "method", "protocol", "adapter"]
 class Check:
     """One promise of one thing; calling it raises an ``AssertionError`` where the promise is broken.
 
-    Attributes
-    ----------
-    kind, subject
-        What is checked, as for `checks`.
-    function : callable
-        The promise: its name and docstring say which. It takes the thing, and those options that concern it.
+    Its `kind` and `subject` are those of `checks`; name and docstring of its `function`, which takes the thing and the
+    options that concern it, say what is promised.
     """
 
     kind: Kind
@@ -101,17 +91,11 @@ def checks(kind: Kind, subject: Any) -> list[Check]:
         A registered name (a backbone gets fresh weights), a class or function that makes the thing without arguments,
         or the thing itself, of which every check gets a copy. Checks train a backbone: one made small is quicker.
     """
-    found = [value for name, value in globals().items() if name.startswith(f"{kind}_")]
-    return [Check(kind, subject, function) for function in found]
+    return [Check(kind, subject, value) for name, value in globals().items() if name.startswith(f"{kind}_")]
 
 
 def parametrize_with_checks(kind: Kind, subjects: Sequence[Any]) -> pytest.MarkDecorator:
-    """Decorator of a test with the argument ``check``, which pytest runs for every check of every thing.
-
-    Parameters
-    ----------
-    kind, subjects
-        As for `checks`.
+    """Decorator of a test with the argument ``check``, which pytest runs for every one of the `checks` of every thing.
 
     Examples
     --------
@@ -129,43 +113,35 @@ def check_backbone(subject: Any, *, untrained: Sequence[str] = ()) -> None:
 
     Parameters named like `untrained` (ends of names) are those that training with labels leaves as they are.
     """
-    for check in checks("backbone", subject):
-        check(untrained=untrained)
+    _check("backbone", subject, untrained=untrained)
 
 
 def check_method(subject: Any) -> None:
     """Check that a method, given as for `checks`, keeps the contract of `fsmer.transfer.Method`."""
-    for check in checks("method", subject):
-        check()
+    _check("method", subject)
 
 
 def check_protocol(subject: Any, clips: ClipSet | None = None, *, apart: bool | None = None) -> None:
     """Check that a protocol, given as for `checks`, keeps the contract of `fsmer.episodic.Protocol`.
 
-    Parameters
-    ----------
-    clips : ClipSet, optional
-        Clips to split; default its own synthetic clips, or a table that fits its requirements.
-    apart : bool, optional
-        Whether no person may be in both the support and the queries of an episode; default the protocol's
-        ``subject_disjoint``, or where it has none, that it is no K-shot protocol.
+    It splits `clips`, by default its own synthetic ones, or a table that fits its requirements. `apart` says whether no
+    person may be in both the support and the queries of an episode; default the protocol's ``subject_disjoint``, or
+    where it has none, that it is no K-shot protocol.
     """
-    for check in checks("protocol", subject):
-        check(clips=clips, apart=apart)
+    _check("protocol", subject, clips=clips, apart=apart)
 
 
 def check_adapter(subject: Any, root: str | os.PathLike[str], *, clips: int | None = None) -> None:
     """Check that an adapter, given as for `checks`, reads a release, or an imitation of it, whole and rightly.
 
-    Parameters
-    ----------
-    root : path
-        Folder of the release, as for `fsmer.read_dataset`.
-    clips : int, optional
-        How many clips the release has.
+    `root` is its folder, as for `fsmer.read_dataset`, and `clips`, where given, how many clips it has.
     """
-    for check in checks("adapter", subject):
-        check(root=root, clips=clips)
+    _check("adapter", subject, root=root, clips=clips)
+
+
+def _check(kind: Kind, subject: Any, **options: Any) -> None:
+    for check in checks(kind, subject):
+        check(**options)
 
 
 def _require(kept: Any, message: str) -> None:
@@ -180,16 +156,9 @@ def _close(found: Tensor, wanted: Tensor, what: str, *, rtol: float = 1e-3, atol
     _require(torch.allclose(found, wanted, rtol=rtol, atol=atol, equal_nan=True), f"{what} differ by {worst:.3g}.")
 
 
-# -- backbones ------------------------------------------------------------------------------------------------------
-
-
 def _clips(backbone: Backbone, rows: int = 12) -> ClipSet:
     """Synthetic clips with its media; it is in evaluation mode from here on."""
     return synthetic_clips("lab", rows, seed=1, specs=backbone.eval().input_specs)
-
-
-def _inputs(backbone: Backbone, clips: ClipSet) -> Any:
-    return read_inputs(backbone, clips, np.arange(len(clips)))
 
 
 def _loss(backbone: Backbone, clips: ClipSet) -> Tensor:
@@ -198,21 +167,14 @@ def _loss(backbone: Backbone, clips: ClipSet) -> Tensor:
     classifier = nn.Linear(backbone.embed_dim, len(clips.classes))
     targets = make_targets(clips, torch.from_numpy(clips.codes()), clips.classes)
     torch.manual_seed(0)
-    return backbone.train().training_loss(_inputs(backbone, clips), targets, classifier)
-
-
-def _loads_again(recognizer: Recognizer, clips: ClipSet) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        recognizer.save(folder)
-        again = Recognizer.load(folder).predict_proba(clips)
-    _require(np.array_equal(again, recognizer.predict_proba(clips)), "a recognizer with it is saved as another one.")
+    return backbone.train().training_loss(read_inputs(backbone, clips, np.arange(len(clips))), targets, classifier)
 
 
 @torch.no_grad()
 def backbone_gives_a_vector_a_clip(backbone: Backbone) -> None:
     """Embeddings are finite float32 of shape (N, embed_dim), the same at every pass, and clips differ."""
     clips = _clips(backbone)
-    inputs = _inputs(backbone, clips)
+    inputs = read_inputs(backbone, clips, np.arange(len(clips)))
     found = backbone(inputs)
     wanted = (len(clips), backbone.embed_dim)
     _require(found.shape == wanted, f"embeddings have shape {tuple(found.shape)}, but {wanted} is expected.")
@@ -302,10 +264,11 @@ def backbone_is_adapted(backbone: Backbone) -> None:
     for how, one in (("fine-tuning", tuned), ("two epochs of its recipe", train(backbone, clips[:8], epochs=2))):
         _require(model_hash(backbone) == before, f"{how} changes the backbone that was given and not a copy.")
         _require(model_hash(one.backbone) != before, f"{how} changes none of its weights.")
-        _loads_again(one, clips)
+        with tempfile.TemporaryDirectory() as folder:
+            one.save(folder)
+            again = Recognizer.load(folder).predict_proba(clips)
+        _require(np.array_equal(again, one.predict_proba(clips)), "a recognizer with it is saved as another one.")
 
-
-# -- methods --------------------------------------------------------------------------------------------------------
 
 WAY, WIDTH = 3, 24
 
@@ -458,9 +421,6 @@ def method_repeats_its_results(method: Method) -> None:
     _require(all(map(np.array_equal, *states)), "fitting changes the global random state; draw from a generator.")
 
 
-# -- protocols ------------------------------------------------------------------------------------------------------
-
-
 def _dealt(protocol: Protocol, clips: ClipSet | None) -> ClipSet:
     """Prepared clips: those given, its own, or thirteen of each label that it asks for, of six people a data set."""
     if clips is None and protocol.synthetic:
@@ -530,9 +490,6 @@ def protocol_ignores_the_order_of_rows(protocol: Protocol, clips: ClipSet | None
         _require(same, f"{one.name} has other clips when the rows are in another order.")
 
 
-# -- adapters of data sets ------------------------------------------------------------------------------------------
-
-
 def _read(adapter: Adapter, root: Any) -> ClipSet:
     clips = adapter.check(root).clips
     if clips is None:
@@ -543,9 +500,8 @@ def _read(adapter: Adapter, root: Any) -> ClipSet:
 def adapter_loses_no_clip(adapter: Adapter, root: Any, clips: int | None = None) -> None:
     """Every annotated clip is read, or a finding says why not; ids, subjects and data sets are there."""
     read, audit = _read(adapter, root), adapter.check(root)
-    known = (
-        f"{audit.annotated} clips are annotated, {audit.usable} read and {len(audit.left_out)} left out by a finding"
-    )
+    left = len(audit.left_out)
+    known = f"{audit.annotated} clips are annotated, {audit.usable} read and {left} left out by a finding"
     _require(audit.usable + len(audit.left_out) == audit.annotated, f"{known}.")
     _require(clips in (None, audit.annotated), f"{known}, but the release has {clips}.")
     _require(len(set(read.ids)) == len(read), "two clips have the same id.")

@@ -1,7 +1,5 @@
 """Read the action-unit strings of micro-expression annotations into structured units, losing nothing silently."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -128,19 +126,10 @@ class AUExpression:
         return tuple(tuple(tuple(options[one]) for one in sorted(options)) for _, options in sorted(found.items()))
 
     def numbers(self, *, alternatives: str = "first", still: bool = False) -> tuple[int, ...]:
-        """Numbers of the units, sorted, each once.
+        """Numbers of the units, sorted, each once; with `still` also those that do not move (reference frame, held).
 
-        Parameters
-        ----------
-        alternatives : str
-            Of ``L12 or L14`` take the ``"first"`` option (the coder's first reading), ``"all"`` of them, or ``"none"``.
-        still : bool
-            Also those that do not move: in the reference frame, or held.
-
-        Raises
-        ------
-        DataError
-            `alternatives` is another word.
+        Of alternatives such as ``L12 or L14`` take the ``"first"`` option (the coder's first reading), ``"all"`` of
+        them, or ``"none"``; `DataError` for another word.
         """
         if alternatives not in ("first", "all", "none"):
             raise DataError(f"alternatives is {alternatives!r}, but 'first', 'all' or 'none' is expected.")
@@ -219,11 +208,9 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
         self.tokens = [*_with_matched_brackets(_tokens(text)), _Token("end", "")]
-        self.place = 0
+        self.place, self.choices = 0, count()
         self.unparsed: list[str] = []
-        self.phrase_open = False
-        self.unclear = False
-        self.choices = count()
+        self.phrase_open = self.unclear = False
 
     def expression(self) -> AUExpression:
         units = self._sum()
@@ -278,27 +265,23 @@ class _Reader:
         units: list[ParsedAU] = []
         for item in options:
             inner = {unit.choice for unit in item.units}
-            if item.nested and len(inner) == 1 and None not in inner:
-                # (4 or 7) or 12 is a plain choice of three.
+            # (4 or 7) or 12 is a plain choice of three; units that stand for themselves have option 0.
+            if inner == {None} or (item.nested and len(inner) == 1):
                 units += [replace(unit, choice=choice, option=option + unit.option) for unit in item.units]
                 option += item.units[-1].option + 1
-            elif inner != {None}:
+            else:
                 # Alternatives inside a sum inside alternatives: no data set writes that.
                 self._note(item.text)
-            else:
-                units += [replace(unit, choice=choice, option=option) for unit in item.units]
-                option += 1
         return units if option > 1 else [replace(unit, choice=None, option=0) for unit in units]
 
     def _item(self) -> _Item:
-        token = self.tokens[self.place]
+        start, token = self.place, self.tokens[self.place]
         self.place += 1
         if token.unit is not None:
             self.phrase_open = False
             return _Item([token.unit])
         if token.kind in ("open", "ref"):
             self.phrase_open = False
-            start = self.place - 1
             units = self._sum()
             self.place += 1
             self.phrase_open = False
@@ -313,43 +296,32 @@ class _Reader:
 
     def _note(self, text: str, *, continues: bool = False) -> None:
         if continues and self.phrase_open:
-            self.unparsed[-1] += f" {text}"
-        else:
-            self.unparsed.append(text)
+            text = f"{self.unparsed.pop()} {text}"
+        self.unparsed.append(text)
         self.phrase_open = continues
 
 
 def _tokens(text: str) -> list[_Token]:
-    # Unit and separator patterns are matched on the half-width copy, which has the same length; texts come from the
-    # original.
+    # Patterns are matched on the half-width copy, which has the same length; texts come from the original.
     plain = text.translate(FULL_WIDTH)
     found: list[_Token] = []
     place = 0
     while place < len(text):
-        match = UNIT.match(plain, place)
-        if match is not None:
-            written = text[match.start() : match.end()]
-            unit = ParsedAU(
-                number=int(match["number"]),
-                sides=_letters(match["sides"]),
-                intensities=_letters(match["intensities"]),
-                static=match["static"] is not None,
-                uncertain=match["uncertain"] is not None,
-                text=written.strip(),
-            )
-            found.append(_Token("unit", written, unit))
-        else:
-            match = OTHER.match(plain, place)
-            if match is None or match.lastgroup is None:
-                raise DataError(f"the action-unit cell {text!r} cannot be read at character {place + 1}.")
-            found.append(_Token(match.lastgroup, text[match.start() : match.end()]))
+        match = UNIT.match(plain, place) or OTHER.match(plain, place)
+        if match is None or match.lastgroup is None:
+            raise DataError(f"the action-unit cell {text!r} cannot be read at character {place + 1}.")
+        kind, written, unit = match.lastgroup, text[place : match.end()], None
+        if match.re is UNIT:
+            kind, sides, intensities = "unit", _letters(match["sides"]), _letters(match["intensities"])
+            marks = {name: match[name] is not None for name in ("static", "uncertain")}
+            unit = ParsedAU(int(match["number"]), sides, intensities, **marks, text=written.strip())
+        found.append(_Token(kind, written, unit))
         place = match.end()
     return found
 
 
 def _with_matched_brackets(tokens: list[_Token]) -> list[_Token]:
-    # A bracket without its partner, or deeper than any annotation goes, becomes a word: it is reported and groups
-    # nothing.
+    # A bracket without its partner, or deeper than any annotation goes, becomes a word, which groups nothing.
     partners: set[int] = set()
     opened: list[int] = []
     for place, token in enumerate(tokens):

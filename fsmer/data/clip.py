@@ -1,7 +1,5 @@
 """`Clip`: one micro-expression sample, whose media are read when asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -49,9 +47,8 @@ class Clip:
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in CORE_COLUMNS[1:]:
+        for name in (*CORE_COLUMNS[1:], "id"):
             object.__setattr__(self, name, self._text(name))
-        object.__setattr__(self, "id", self._text("id"))
         lazy = {kind: item if isinstance(item, LazyArray) else LazyArray.of(item) for kind, item in self.media.items()}
         object.__setattr__(self, "media", MappingProxyType(lazy))
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
@@ -70,12 +67,8 @@ class Clip:
     def read(self, kind: str = "flow") -> NDArray[np.float32]:
         """Read and check one medium.
 
-        Raises
-        ------
-        SpecMismatchError
-            The clip holds no such medium.
-        MediaError
-            It is missing, unreadable, not finite or constant.
+        A `SpecMismatchError` is raised where the clip holds none of that kind, a `MediaError` where it is missing,
+        unreadable, not finite or constant.
         """
         if kind not in self.media:
             raise no_such_kind(f"clip {self.id!r} holds", kind, self.media)

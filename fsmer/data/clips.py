@@ -14,23 +14,22 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.clip import Clip, listed, no_such_kind
-from fsmer.data.coded_table import CodedTable, compact, counted
+from fsmer.data.coded_table import CodedTable, compact, counted, relabelled
+from fsmer.data.conditions import fitting_rows
 from fsmer.data.in_memory import from_arrays, from_clips
 from fsmer.data.media import ConcatStore, MediaStore, RowError, copied, nameless, narrowed, origins
 from fsmer.data.media_checks import check_arrays
-from fsmer.data.relabelling import relabelled
 from fsmer.data.saved import HEADER, TABLE, ArrayWriter, read_folder, write_header
 from fsmer.data.schemes import LabelScheme, RelabelReport, load_scheme
-from fsmer.data.selection import chosen_places, fitting_rows
 from fsmer.data.spec import InputSpec
-from fsmer.data.table import clean_table, known_texts, write_table
+from fsmer.data.table import clean_table, describe_type, known_texts, write_table
 from fsmer.errors import DataError, OutputError, SpecMismatchError
 from fsmer.io import atomic_folder
 
 if TYPE_CHECKING:
-    from fsmer.data.torch_dataset import TorchClips
+    from torch import Tensor
 
-__all__ = ["Clip", "ClipSet", "concat"]
+__all__ = ["Clip", "ClipSet", "TorchClips", "collate_clips", "concat"]
 
 
 class ClipSet(Sequence[Clip]):
@@ -50,13 +49,10 @@ class ClipSet(Sequence[Clip]):
     """
 
     def __init__(self, base: CodedTable, rows: NDArray[np.int64], relabelling: RelabelReport | None = None) -> None:
-        self._base = base
-        self._rows = rows
+        self._base, self._rows = base, rows
         self._codings: dict[str, tuple[tuple[Any, ...], NDArray[np.int64]]] = {}
         self.relabelling = relabelling
         """What `relabel` mapped and dropped, on the set that it returned; None elsewhere."""
-
-    # -- making one ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_table(cls, frame: pd.DataFrame, media: Mapping[str, MediaStore] | None = None) -> ClipSet:
@@ -76,19 +72,19 @@ class ClipSet(Sequence[Clip]):
             No clips, a missing or doubled id, a doubled column, or stores of another length.
         """
         media = dict(media or {})
+        if not len(frame):
+            raise DataError("the table has no rows; a clip set needs at least one clip.")
         for kind, store in media.items():
             if kind != store.spec.kind or not kind.isidentifier():
                 raise DataError(
                     f"media of kind {store.spec.kind!r} are named {kind!r}; name them by their kind, a plain word."
                 )
-        if not len(frame):
-            raise DataError("the table has no rows; a clip set needs at least one clip.")
-        for kind, store in media.items():
             if len(store) != len(frame):
                 raise DataError(
                     f"the table has {len(frame)} clips but its {kind} has {len(store)} rows; give one row a clip."
                 )
-        return cls._whole(CodedTable(clean_table(frame), media))
+        base = CodedTable(clean_table(frame), media)
+        return cls(base, np.arange(len(frame), dtype=np.int64))
 
     @classmethod
     def from_arrays(
@@ -131,20 +127,9 @@ class ClipSet(Sequence[Clip]):
     def from_clips(cls, clips: Sequence[Clip]) -> ClipSet:
         """Make a clip set of single clips, in that order.
 
-        Raises
-        ------
-        DataError
-            No clips, or an id twice.
-        SpecMismatchError
-            The clips hold different media.
+        A `DataError` is raised for no clips or an id twice, a `SpecMismatchError` for clips that hold different media.
         """
         return cls.from_table(*from_clips(clips))
-
-    @classmethod
-    def _whole(cls, base: CodedTable) -> ClipSet:
-        return cls(base, np.arange(len(base.frame), dtype=np.int64))
-
-    # -- what it holds ------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -161,9 +146,9 @@ class ClipSet(Sequence[Clip]):
             return frame
         part = frame.take(self._rows).reset_index(drop=True)
         # Categories that no clip of this set has would show up as empty groups and zero counts.
-        return part.assign(
-            **{name: part[name].cat.remove_unused_categories() for name in ("dataset", "subject", "label")}
-        )
+        for name in ("dataset", "subject", "label"):
+            part[name] = part[name].cat.remove_unused_categories()
+        return part
 
     @property
     def table(self) -> pd.DataFrame:
@@ -223,20 +208,15 @@ class ClipSet(Sequence[Clip]):
     def codes(self, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Labels as indices into `classes` (default: `self.classes`), int64 of shape ``(N,)``.
 
-        Raises
-        ------
-        DataError
-            A clip has no label, or one that is not in `classes`; the message names both.
+        A `DataError` names a clip that has no label, or one that is not in `classes`.
         """
         names, own = self._coding("label")
         wanted = names if classes is None else tuple(known_texts(classes, "classes"))
         place = {name: index for index, name in enumerate(wanted)}
         # The last entry answers code -1, the unlabelled clips.
-        lookup = np.array([*(place.get(name, -1) for name in names), -1], np.int64)
-        codes = lookup[own]
-        wrong = np.flatnonzero(codes < 0)
-        if len(wrong):
-            first = int(wrong[0])
+        codes = np.array([*(place.get(name, -1) for name in names), -1], np.int64)[own]
+        if (codes < 0).any():
+            first = int((codes < 0).argmax())
             label, clip = self.labels[first], self.ids[first]
             if label is None:
                 raise DataError(f"clip {clip!r} has no label, but one is needed here; label it or leave it out.")
@@ -248,17 +228,14 @@ class ClipSet(Sequence[Clip]):
     def subject_codes(self) -> NDArray[np.int64]:
         """Person of each clip as an index into `subject_names`, int64 of shape ``(N,)``.
 
-        Raises
-        ------
-        DataError
-            Subjects are known for a part of a data set only.
+        A `DataError` is raised where subjects are known for a part of a data set only.
         """
         names, codes = self._coding("subject")
         nameless = {dataset for dataset, subject in names if not subject}
         partly = next((dataset for dataset, subject in names if subject and dataset in nameless), None)
         if partly is not None:
             # A nameless clip may show a person who has a name elsewhere in that data set.
-            clip = self.ids[int(np.flatnonzero(codes == names.index((partly, "")))[0])]
+            clip = self.ids[(codes == names.index((partly, ""))).argmax()]
             raise DataError(
                 f"clip {clip!r} of data set {partly!r} has no subject while others have; give it one or leave it out."
             )
@@ -269,25 +246,17 @@ class ClipSet(Sequence[Clip]):
         return self._coding("dataset")[1].copy()
 
     def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of clips in this set by id, int64.
-
-        Raises
-        ------
-        DataError
-            An id is not in this set.
-        """
+        """Positions of clips in this set by id, int64; `DataError` where an id is not in it."""
         wanted = list(ids)
-        found = np.asarray(self._index.get_indexer(pd.Index(wanted, dtype=object)), np.int64)
+        found = self._index.get_indexer(pd.Index(wanted, dtype=object)).astype(np.int64)
         if (found < 0).any():
-            missing = wanted[int(np.flatnonzero(found < 0)[0])]
+            missing = wanted[(found < 0).argmax()]
             raise DataError(f"clip {missing!r} is not in this set of {len(self)} clips; check the id.")
         return found
 
     @cached_property
     def _index(self) -> pd.Index:
         return pd.Index(self.ids, dtype=object)
-
-    # -- choosing clips -----------------------------------------------------------------------------------------------
 
     @overload
     def __getitem__(self, item: int) -> Clip: ...
@@ -300,11 +269,10 @@ class ClipSet(Sequence[Clip]):
             return self._base.clip(int(self._rows[item]))
         if isinstance(item, slice):
             return ClipSet(self._base, self._rows[item])
-        return ClipSet(self._base, self._rows[chosen_places(item, self.ids, self.positions)])
+        return ClipSet(self._base, self._rows[_chosen_places(item, self.ids, self.positions)])
 
     def __iter__(self) -> Iterator[Clip]:
-        for row in self._rows.tolist():
-            yield self._base.clip(row)
+        return map(self._base.clip, self._rows.tolist())
 
     def __contains__(self, item: object) -> bool:
         name = item.id if isinstance(item, Clip) else item
@@ -341,17 +309,14 @@ class ClipSet(Sequence[Clip]):
     def relabel(self, scheme: str | LabelScheme, *, column: str = "label") -> ClipSet:
         """Apply a label scheme: clips that it keeps, in this order, with its classes as labels.
 
+        The ``relabelling`` of the set that comes back says what was mapped and dropped.
+
         Parameters
         ----------
         scheme : str or LabelScheme
             Name of a built-in scheme (see `fsmer.data.list_schemes`) or your own.
         column : str
             Column that holds the labels to translate.
-
-        Returns
-        -------
-        ClipSet
-            Its ``relabelling`` says what was mapped and dropped.
 
         Raises
         ------
@@ -363,17 +328,11 @@ class ClipSet(Sequence[Clip]):
         return ClipSet(*relabelled(self._base, self._rows, load_scheme(scheme), column))
 
     def with_prefix(self, prefix: str | None = None) -> ClipSet:
-        """Same clips with ids ``prefix/id``, so that sets with equal ids can be joined.
-
-        Parameters
-        ----------
-        prefix : str, optional
-            Default: each clip's data set.
-        """
+        """Same clips with ids ``prefix/id`` (default: their data set's), so that sets with equal ids can be joined."""
         base = self._base
-        fronts = base.values("dataset") if prefix is None else np.full(len(base.frame), prefix, object)
-        ids = [f"{front}/{clip}" for front, clip in zip(fronts.tolist(), base.ids.tolist(), strict=True)]
-        return ClipSet(CodedTable(base.frame.assign(clip=pd.Series(ids, dtype="str")), base.media), self._rows)
+        fronts = base.values("dataset") if prefix is None else [prefix] * len(base.frame)
+        ids = pd.Series([f"{front}/{clip}" for front, clip in zip(fronts, base.ids, strict=True)], dtype="str")
+        return ClipSet(CodedTable(base.frame.assign(clip=ids), base.media), self._rows)
 
     def isolated(self, *, labelled: bool = True, in_memory: bool = False) -> ClipSet:
         """The same clips as a set of its own, from which nothing of the set that they were chosen from can be reached.
@@ -396,31 +355,19 @@ class ClipSet(Sequence[Clip]):
         MediaError
             A medium that has to be read cannot be.
         """
-        if labelled:
-            table = self.table
-        else:
-            table = self.table[["dataset", "subject"]]
+        table = self.table
+        if not labelled:
+            table = table[["dataset", "subject"]]
             table.insert(0, "clip", [f"clip-{row}" for row in range(len(table))])
         cut = copied if in_memory else narrowed if labelled else nameless
         try:
             stores = {kind: cut(store, self._rows) for kind, store in self._base.media.items()}
         except RowError as error:
             raise self._base.media_error(error.row, error.reason) from error
-        columns = table.astype(dict.fromkeys({"dataset", "subject", "label"} & set(table.columns), object))
-        return ClipSet._whole(CodedTable(clean_table(columns), stores))
-
-    # -- media --------------------------------------------------------------------------------------------------------
+        return ClipSet(CodedTable(clean_table(_uncoded(table)), stores), np.arange(len(table), dtype=np.int64))
 
     def media(self, kind: str = "flow") -> NDArray[np.float32]:
-        """Read and check the media of all clips: a new float32 array of shape ``(N, channels, height, width)``.
-
-        Raises
-        ------
-        SpecMismatchError
-            The clips hold no such medium.
-        MediaError
-            A clip's medium is missing, unreadable, of another size, not finite or constant; the message names the clip.
-        """
+        """Read and check the media of all clips, a new float32 array ``(N, channels, height, width)``, see `read`."""
         return self.read(kind)
 
     def read(self, kind: str = "flow", indices: ArrayLike | slice | None = None) -> NDArray[np.float32]:
@@ -435,13 +382,14 @@ class ClipSet(Sequence[Clip]):
 
         Raises
         ------
-        SpecMismatchError, MediaError
-            As for `media`.
+        SpecMismatchError
+            The clips hold no such medium.
+        MediaError
+            A clip's medium is missing, unreadable, of another size, not finite or constant; the message names the clip.
         """
         if kind not in self._base.media:
             raise no_such_kind("the clips hold", kind, self._base.media)
-        store = self._base.media[kind]
-        rows = self._rows
+        store, rows = self._base.media[kind], self._rows
         if isinstance(indices, slice):
             rows = rows[indices]
         elif indices is not None:
@@ -467,20 +415,8 @@ class ClipSet(Sequence[Clip]):
             yield self.read(kind, slice(start, start + size))
 
     def as_torch(self, classes: Sequence[str] | None = None, kind: str = "flow") -> TorchClips:
-        """Map-style data set of ``(tensor, class index)`` for ``torch.utils.data.DataLoader``.
-
-        Parameters
-        ----------
-        classes : sequence of str, optional
-            Order of the class indices; default `self.classes`.
-        kind : str
-            Kind of medium.
-        """
-        from fsmer.data.torch_dataset import TorchClips
-
+        """Map-style data set of ``(tensor, class index)`` for ``torch.utils.data.DataLoader``; classes as `codes`."""
         return TorchClips(self, kind, self.codes(classes))
-
-    # -- files --------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write table and media to one folder, which is whole or not there.
@@ -510,9 +446,9 @@ class ClipSet(Sequence[Clip]):
                             array.write(np.ascontiguousarray(batch, "<f4").data)
                     arrays.append(array)
                 write_header(temporary, write_table(temporary / TABLE, self._table), len(self), arrays)
-        except OutputError:
-            raise
         except OSError as error:
+            if isinstance(error, OutputError):
+                raise
             raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another folder.") from error
         return target
 
@@ -527,8 +463,7 @@ class ClipSet(Sequence[Clip]):
         MediaError
             An array file is missing, cut short or damaged; where it is damaged further on, reading says so.
         """
-        frame, stores = read_folder(Path(folder))
-        return cls.from_table(frame, stores)
+        return cls.from_table(*read_folder(Path(folder)))
 
 
 def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> ClipSet:
@@ -567,11 +502,84 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
             f"{int(doubled.sum())} clip ids are in more than one set, such as {shown}; make them unique with "
             "clips.with_prefix() (on the command line: one --prefix NAME for each --data), or leave them out."
         )
-    frame = pd.concat(
-        [table.astype(dict.fromkeys(("dataset", "subject", "label"), object)) for table in tables], ignore_index=True
-    )
+    frame = pd.concat(map(_uncoded, tables), ignore_index=True)
     media = {kind: ConcatStore.join([(clips._base.media[kind], clips._rows) for clips in parts]) for kind in wanted}
     return ClipSet.from_table(frame, media)
+
+
+class TorchClips:
+    """Map-style data set of ``(tensor, class index)``; made by `ClipSet.as_torch`.
+
+    The clips' media of one `kind` are read when asked for; `codes`, int64 of shape (N,), are their class indices.
+    """
+
+    def __init__(self, clips: ClipSet, kind: str, codes: NDArray[np.int64]) -> None:
+        self.clips, self.kind, self.codes = clips, kind, codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is outside a data set of {len(self)} clips.")
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """Read one batch at once; torch calls this when it is there."""
+        import torch
+
+        places = np.asarray(indices, np.int64)
+        tensors = torch.from_numpy(self.clips.read(self.kind, places))
+        return list(zip(tensors.unbind(), self.codes[places].tolist(), strict=True))
+
+
+def collate_clips(clips: Sequence[Clip], kind: str = "flow") -> dict[str, Any]:
+    """Collate function for a torch DataLoader over a `ClipSet`.
+
+    It gives ``inputs``, a float32 tensor of shape ``(B, channels, height, width)``, and ``clip``, ``dataset``,
+    ``subject``, ``label``, lists of B.
+    """
+    import torch
+
+    stacked = np.stack([clip.read(kind) for clip in clips])
+    words = {name: [getattr(clip, name) for clip in clips] for name in ("dataset", "subject", "label")}
+    return {"inputs": torch.from_numpy(stacked), "clip": [clip.id for clip in clips], **words}
+
+
+def _chosen_places(
+    item: Any, ids: NDArray[np.object_], positions: Callable[[list[str]], NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Positions that an index, a mask or a list of ids chooses among clips of these ids; each once."""
+    chosen = np.asarray(item)
+    if chosen.dtype.kind == "f" and chosen.size == 0:
+        chosen = chosen.astype(np.int64)
+    if chosen.ndim == 1 and chosen.dtype.kind in "UOT" and all(isinstance(one, str) for one in chosen.tolist()):
+        chosen = positions(chosen.tolist())
+    if chosen.dtype.kind == "O" and all(isinstance(one, (bool, np.bool_)) for one in chosen.ravel().tolist()):
+        chosen = chosen.astype(bool)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "biu":
+        raise DataError(
+            "clips are chosen by an int, a slice, or a one-dimensional mask, index array or list of ids, "
+            f"not by {describe_type(item)}."
+        )
+    if chosen.dtype.kind == "b":
+        if len(chosen) != len(ids):
+            raise DataError(
+                f"the mask has {len(chosen)} entries, but the set has {len(ids)} clips; make it from this set's table."
+            )
+        return np.flatnonzero(chosen)
+    places = chosen.astype(np.int64)
+    if len(places) and (places.min() < -len(ids) or places.max() >= len(ids)):
+        raise IndexError(f"an index runs from {places.min()} to {places.max()}, but the set has {len(ids)} clips.")
+    places = np.where(places < 0, places + len(ids), places)
+    values, counts = np.unique(places, return_counts=True)
+    if len(values) < len(places):
+        raise DataError(f"clip {ids[values[counts > 1][0]]!r} was chosen twice; a clip set holds a clip once.")
+    return places
+
+
+def _uncoded(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype({name: object for name in ("dataset", "subject", "label") if name in table.columns})
 
 
 def _frozen(array: NDArray[np.object_]) -> NDArray[np.object_]:

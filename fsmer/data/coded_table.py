@@ -1,7 +1,5 @@
 """The table and stores that a clip set and its parts share, with names and codes of data sets, subjects and labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,14 +10,15 @@ from numpy.typing import NDArray
 
 from fsmer.data.clip import Clip, media_error
 from fsmer.data.media import LazyArray, MediaStore
-from fsmer.data.table import cells_as_text
-from fsmer.errors import MediaError
+from fsmer.data.schemes import LabelScheme, RelabelReport
+from fsmer.data.table import CORE_COLUMNS, cells_as_text
+from fsmer.errors import DataError, MediaError
 
-__all__ = ["CodedTable", "compact", "counted"]
+__all__ = ["CodedTable", "compact", "counted", "relabelled"]
 
 
 class CodedTable:
-    """The table and stores that a clip set and all its parts share, with the codes that make masks and counts cheap."""
+    """A table and its stores, with the codes that make masks and counts cheap."""
 
     def __init__(self, frame: pd.DataFrame, media: Mapping[str, MediaStore]) -> None:
         self.frame = frame
@@ -57,22 +56,11 @@ class CodedTable:
         names = tuple((datasets[code // len(subjects)], subjects[code % len(subjects)]) for code in present.tolist())
         return names, codes.astype(np.int64)
 
-    def with_labels(self, classes: Sequence[str], codes: NDArray[np.int64]) -> CodedTable:
-        labels = pd.Categorical.from_codes(codes, categories=list(classes)).reorder_categories(sorted(classes))
-        return CodedTable(self.frame.assign(label=labels), self.media)
-
     def clip(self, row: int) -> Clip:
         values = {name: self.frame[name].iat[row] for name in self.frame.columns}
-        label = values.pop("label")
-        return Clip(
-            id=values.pop("clip"),
-            dataset=values.pop("dataset"),
-            subject=values.pop("subject"),
-            label=label if isinstance(label, str) else None,
-            aus=values.pop("aus"),
-            media={kind: LazyArray(store, row) for kind, store in self.media.items()},
-            extra=values,
-        )
+        name, dataset, subject, label, aus = (values.pop(name) for name in CORE_COLUMNS)
+        media = {kind: LazyArray(store, row) for kind, store in self.media.items()}
+        return Clip(name, dataset, subject, label if isinstance(label, str) else None, aus, media, values)
 
     def media_error(self, row: int, reason: str) -> MediaError:
         return media_error(self.ids[row], self.frame["dataset"].iat[row], reason)
@@ -86,7 +74,48 @@ def counted(names: tuple[str, ...], codes: NDArray[np.int64]) -> str:
 
 def compact(names: Sequence[Any], codes: NDArray[np.int64]) -> tuple[tuple[Any, ...], NDArray[np.int64]]:
     """Names that occur, and codes into them; -1 stays -1."""
-    # The last entry of the lookup answers code -1.
     present = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
     lookup = np.append(np.cumsum(present) - 1, -1)
     return tuple(name for name, there in zip(names, present.tolist(), strict=True) if there), lookup[codes]
+
+
+def relabelled(
+    table: CodedTable, rows: NDArray[np.int64], scheme: LabelScheme, column: str
+) -> tuple[CodedTable, NDArray[np.int64], RelabelReport]:
+    """The table with the scheme's classes as labels, the rows that it keeps, and the report; see `ClipSet.relabel`."""
+    if column not in table.frame.columns:
+        raise DataError(f"there is no column {column!r} to relabel; the table has {', '.join(table.frame.columns)}.")
+    names, old_codes = table.coded(column)
+    old_names, datasets = ("", *names), table.categories("dataset")
+    pair = table.codes("dataset")[rows] * len(old_names) + old_codes[rows] + 1
+    present, where, counts = np.unique(pair, return_inverse=True, return_counts=True)
+    keys = [(datasets[code // len(old_names)], old_names[code % len(old_names)]) for code in present.tolist()]
+    new = [scheme.class_of(dataset, old) if old else None for dataset, old in keys]
+    codes = np.array([-1 if name is None else scheme.classes.index(name) for name in new], np.int64)[where]
+    excluded = [(place, reason) for place, reason in _exclusions(scheme, table, rows) if codes[place] >= 0]
+    codes[[place for place, _ in excluded]] = -1
+    kept = np.bincount(where[codes >= 0], minlength=len(keys)).tolist()
+    whose = list(zip(keys, new, kept, counts.tolist(), strict=True))
+    report = RelabelReport(
+        scheme.name,
+        mapped={key: (name, n) for key, name, n, _ in whose if name is not None},
+        dropped={key: n for key, name, _, n in whose if name is None},
+        excluded=tuple((table.ids[rows[place]], reason) for place, reason in excluded),
+    )
+    whole = np.full(len(table.frame), -1, np.int64)
+    whole[rows] = codes
+    labels = pd.Categorical.from_codes(whole, categories=list(scheme.classes))
+    frame = table.frame.assign(label=labels.reorder_categories(sorted(scheme.classes)))
+    return CodedTable(frame, table.media), rows[codes >= 0], report
+
+
+def _exclusions(scheme: LabelScheme, table: CodedTable, rows: NDArray[np.int64]) -> list[tuple[int, str]]:
+    ids = table.ids[rows].tolist() if scheme.exclusions else []
+    datasets, subjects = (table.frame[name].take(rows) for name in ("dataset", "subject"))
+    # The cheap test on the name spares a table of a million clips the exact one.
+    return [
+        (place, one.reason)
+        for one in scheme.exclusions
+        for place, clip in enumerate(ids)
+        if clip.endswith(one.clip) and one.matches(datasets.iat[place], subjects.iat[place], clip)
+    ]

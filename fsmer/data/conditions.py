@@ -19,27 +19,25 @@ Text is compared with text, numbers with numbers, booleans with booleans; anythi
 ``not (label == 'a')`` holds for a clip without a label.
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from fsmer.data.table import CORE_COLUMNS, plain_texts
 from fsmer.errors import DataError
 
-__all__ = ["condition_mask"]
+__all__ = ["condition_mask", "fitting_rows"]
 
 LONGEST, DEEPEST, MOST_COMPARISONS = 20_000, 40, 200
-
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -48,11 +46,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_TESTS: dict[str, Callable[[str, str], bool]] = {
-    "startswith": str.startswith,
-    "endswith": str.endswith,
-    "contains": operator.contains,
-}
+_TESTS: dict[str, Any] = {"startswith": str.startswith, "endswith": str.endswith, "contains": operator.contains}
 _CHANGES: dict[str, Callable[[str], str]] = {"lower": str.lower, "upper": str.upper, "strip": str.strip}
 
 _ALLOWED = (
@@ -81,19 +75,36 @@ class _Column:
 
 
 def condition_mask(where: str, table: pd.DataFrame) -> Mask:
-    """For every row of a table whether it fits a condition, boolean of shape ``(N,)``.
-
-    The description of this module says what a condition may be. A `DataError` is raised where it cannot be read, names
-    an unknown column or one of other things than text, numbers and booleans, or compares values of different types.
-    """
+    """Which rows of a table fit a condition of the grammar above; the errors are those of `ClipSet.select`."""
     return _Reader(where, table).mask()
+
+
+def fitting_rows(
+    table: pd.DataFrame, where: str | Callable[[pd.DataFrame], ArrayLike] | None, equals: Mapping[str, Any]
+) -> NDArray[np.bool_]:
+    """Which rows fit a condition and have these values; parameters and errors are those of `ClipSet.select`."""
+    mask = np.ones(len(table), bool)
+    if callable(where):
+        mask = np.asarray(where(table.copy(deep=False)))
+        if mask.dtype != bool or mask.shape != (len(table),):
+            raise DataError(f"the function {where!r} gives no yes or no per clip; return table['dataset'] == 'smic'.")
+    elif where is not None:
+        mask = condition_mask(str(where), table)
+    for name, value in equals.items():
+        if name not in table.columns:
+            raise DataError(
+                f"there is no column {name!r} to select by; the table has {', '.join(map(str, table.columns))}."
+            )
+        wanted = list(value) if isinstance(value, (list, tuple, set, frozenset, np.ndarray)) else [value]
+        if name in CORE_COLUMNS:
+            wanted = [text or (None if name == "label" else "") for text in plain_texts(wanted, name)]
+        mask = mask & table[name].isin(wanted).to_numpy(bool)
+    return mask
 
 
 class _Reader:
     def __init__(self, where: str, table: pd.DataFrame) -> None:
-        self.where = where
-        self.table = table
-        self.comparisons = 0
+        self.where, self.table, self.comparisons = where, table, 0
         self.columns: dict[str, _Column] = {}
 
     def mask(self) -> Mask:
@@ -137,7 +148,6 @@ class _Reader:
         self.refuse(f"gives no yes or no per clip at {self.source(node)!r}")
 
     def step(self, left: ast.expr, sign: ast.cmpop, right: ast.expr, depth: int) -> pd.Series:
-        """One comparison."""
         self.comparisons += 1
         if self.comparisons > MOST_COMPARISONS:
             self.refuse(f"makes more than {MOST_COMPARISONS} comparisons", "list many values after 'in'")
@@ -168,7 +178,6 @@ class _Reader:
         self.refuse(f"compares {a!r} with {b!r}, and neither is a column")
 
     def test(self, node: ast.Call, function: ast.Attribute, depth: int) -> pd.Series:
-        """One of the methods of text that say yes or no."""
         column = self.text_of(function, depth)
         if len(node.args) != 1 or node.keywords:
             self.refuse(f"gives {function.attr} not one text in quotes")
@@ -192,7 +201,6 @@ class _Reader:
         return column
 
     def operand(self, node: ast.expr, depth: int) -> _Column | Literal:
-        """A column or a literal."""
         if depth > DEEPEST:
             self.refuse(f"is nested more than {DEEPEST} deep", "give select a function")
         if isinstance(node, ast.Name):
@@ -215,15 +223,14 @@ class _Reader:
             node = node.operand
             if not isinstance(node, ast.Constant) or isinstance(node.value, (str, bool)):
                 self.refuse("has a sign before something else than a number")
-        if isinstance(node, ast.Constant):
-            value = node.value
-            if isinstance(value, (str, bool)):
-                return value
-            if isinstance(value, (int, float)):
-                # Whole numbers beyond 64 bits are larger than whatever a column holds.
-                return sign * (value if isinstance(value, float) or value < 2**63 else np.inf)
-            if value is None:
-                self.refuse("compares with None", "write for instance label is missing")
+        value = node.value if isinstance(node, ast.Constant) else ...
+        if isinstance(value, (str, bool)):
+            return value
+        if isinstance(value, (int, float)):
+            # Whole numbers beyond 64 bits are larger than whatever a column holds.
+            return sign * (value if isinstance(value, float) or value < 2**63 else np.inf)
+        if value is None:
+            self.refuse("compares with None", "write for instance label is missing")
         self.refuse(f"holds {self.source(node)!r}, which is not allowed here")
 
     def column(self, name: str) -> _Column:
@@ -233,15 +240,12 @@ class _Reader:
         if name not in self.columns:
             found = _column(name, self.table[name])
             if found is None:
-                self.refuse(
-                    f"names the column {name!r}, which holds something else than text, numbers or booleans",
-                    "give select a function",
-                )
+                what = f"names the column {name!r}, which holds something else than text, numbers or booleans"
+                self.refuse(what, "give select a function")
             self.columns[name] = found
         return self.columns[name]
 
     def fitting(self, value: Literal | _Column, column: _Column) -> Any:
-        """A literal of the column's type."""
         if isinstance(value, _Column) or _type_of(value) is not column.type:
             example = {str: "text in quotes, as in subject == '006'", bool: "True or False", float: "a number"}
             self.refuse(f"compares {_described(column)} with {_described(value)}", f"write {example[column.type]}")

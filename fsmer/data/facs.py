@@ -1,7 +1,5 @@
 """The thirty action units (FACS) that micro-expression data sets code, with words for what moves."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,14 +10,9 @@ from fsmer.data.text_tables import shipped_rows
 from fsmer.errors import UnknownNameError
 
 __all__ = [
-    "ACTION_UNITS",
-    "ACTION_UNIT_ORDER",
-    "EMOTION_ORDER",
-    "ActionUnit",
-    "action_unit",
-    "describe_aus",
+    "ACTION_UNITS", "ACTION_UNIT_ORDER", "EMOTION_ORDER", "ActionUnit", "action_unit", "describe_aus",
     "units_of_description",
-]
+]  # fmt: skip
 
 TABLE = Path(__file__).parent / "tables" / "action_units.csv"
 
@@ -101,18 +94,11 @@ def describe_aus(numbers: Iterable[int]) -> str:
 
 
 def units_of_description(text: str) -> tuple[int, ...]:
-    """Action units of a movement that is described by FACS names, numbers or the table's phrases.
+    """Sorted numbers of the action units of a movement that is described by FACS names, numbers or the table's phrases.
 
-    Parameters
-    ----------
-    text : str
-        Parts divided by ``,``, ``;``, ``+``, ``&`` or ``and``, each a name (``"cheek raiser"``), a number (``"12"``,
-        ``"AU12"``) or a phrase of the table; capitals do not matter.
-
-    Returns
-    -------
-    tuple of int
-        Sorted numbers; empty when any part is none of these, so that a class's plain name is no description.
+    Parts are divided by ``,``, ``;``, ``+``, ``&`` or ``and``; each is a name (``"cheek raiser"``), a number (``"12"``,
+    ``"AU12"``) or a phrase of the table, in whatever letter case. Where any part is none of these there are no units,
+    so that a class's plain name is no description.
 
     Examples
     --------

@@ -1,7 +1,5 @@
 """Picture files: opened by content within bounds, and read as 8-bit RGB maps."""
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Iterator
@@ -14,12 +12,11 @@ from fsmer.io import check_regular
 __all__ = ["opened_image"]
 
 # A small file may stand for any number of pixels. Maps are small; frames may be those of an 8K camera (33 million).
-MAP_PIXELS = 1 << 24
-FRAME_PIXELS = 1 << 26
-
-
+MAP_PIXELS, FRAME_PIXELS = 1 << 24, 1 << 26
 # Pillow goes by content, not by name, and some of its other readers start programs.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_OF_FILES = (OSError, SyntaxError, ValueError, EOFError, MemoryError)
+DECODER_ERRORS = (*_OF_FILES, OverflowError, AssertionError, LookupError, struct.error)
 
 
 @contextmanager
@@ -44,18 +41,7 @@ def opened_image(path: str | os.PathLike[str], most_pixels: int = FRAME_PIXELS) 
     except FileNotFoundError as error:
         raise MediaError(f"the file {path} does not exist; put it there or leave the clip out.") from error
     # Pillow's decoders raise whatever the damaged bytes lead them into.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        OverflowError,
-        AssertionError,
-        LookupError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "it contradicts itself"
         raise MediaError(f"the file {path} cannot be read as an image ({reason}); copy it again.") from error
 

@@ -1,9 +1,8 @@
 """The tables and stores of clips that are given as arrays or one by one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,10 +33,10 @@ def from_arrays(
     stores = {store.spec.kind: store for store in _array_stores(media, specs)}
     n = len(next(iter(stores.values())))
     dataset = _column("dataset", "datasets", datasets, n)
+    if ids is None:
+        ids = [f"{name or 'mine'}-{row:0{len(str(n - 1))}d}" for row, name in enumerate(dataset)]
     columns = {
-        "clip": [f"{name or 'mine'}-{row:0{len(str(n - 1))}d}" for row, name in enumerate(dataset)]
-        if ids is None
-        else _column("clip", "ids", ids, n),
+        "clip": _column("clip", "ids", ids, n),
         "dataset": dataset,
         "subject": _column("subject", "subjects", subjects, n),
         "label": _column("label", "labels", labels, n),
@@ -51,8 +50,8 @@ def from_clips(clips: Sequence[Clip]) -> tuple[pd.DataFrame, dict[str, MediaStor
     clips = list(clips)
     if not clips:
         raise DataError("the list of clips is empty; a clip set needs at least one clip.")
-    for one, other in ((clips[0], clip) for clip in clips):
-        for holds, kind in [(other, kind) for kind in one.media] + [(one, kind) for kind in other.media]:
+    for other in clips:
+        for holds, kind in [(other, kind) for kind in clips[0].media] + [(clips[0], kind) for kind in other.media]:
             if kind not in holds.media:
                 raise no_such_kind(f"clip {holds.id!r} holds", kind, holds.media)
     media = {kind: _store_of(kind, clips) for kind in clips[0].media}
@@ -74,7 +73,7 @@ def _column(column: str, name: str, values: ArrayLike | None, n: int) -> list[st
 def _array_stores(media: ArrayLike | Mapping[str, ArrayLike], specs: Sequence[InputSpec]) -> list[ArrayStore]:
     by_kind = {spec.kind: spec for spec in specs}
     single = not isinstance(media, Mapping)
-    given: Mapping[str, ArrayLike] = {specs[0].kind if specs else "flow": media} if single else media  # type: ignore[dict-item, assignment]
+    given: Mapping[str, Any] = media if isinstance(media, Mapping) else {specs[0].kind if specs else "flow": media}
     if not given:
         raise DataError("the mapping of media is empty; give at least one kind, for example flow.")
     stores = []
@@ -101,6 +100,5 @@ def _store_of(kind: str, clips: Sequence[Clip]) -> MediaStore:
             ) from error
     numbers = {store: number for number, store in enumerate(stores)}
     which = np.array([numbers[id(lazy.store)] for lazy in lazies], np.int32)
-    return ConcatStore(
-        [lazy.store for lazy, _ in stores.values()], which, np.array([one.row for one in lazies], np.int64)
-    )
+    rows = np.array([lazy.row for lazy in lazies], np.int64)
+    return ConcatStore([lazy.store for lazy, _ in stores.values()], which, rows)

@@ -1,7 +1,5 @@
 """Image maps that a table names, as a clip set; every path is kept inside the folder of the table."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from fsmer.data.clip import media_error
 from fsmer.data.clips import ClipSet
 from fsmer.data.media import ImageStore, RowError
 from fsmer.data.text_tables import csv_rows, path_inside, read_table_text
-from fsmer.errors import DataError, MediaError
+from fsmer.errors import DataError
 from fsmer.io import check_regular
 
 __all__ = ["read_index"]
@@ -74,13 +72,12 @@ def read_index(index: str | os.PathLike[str], *, labelled: bool = True) -> ClipS
 def _read_csv(index: Path, required: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
     text = read_table_text(index, what="the index")
     lines = text.splitlines()
-    best: list[str] = []
-    delimiter = ","
+    headers = {}
     for candidate in (",", ";", "\t"):
-        first = next(iter(csv_rows("".join(lines[:1]), index, what="the index", delimiter=candidate)), (1, []))[1]
-        names = [name.strip().lower() for name in first]
-        if len(set(names) & set(required)) > len(set(best) & set(required)):
-            best, delimiter = names, candidate
+        first = csv_rows("".join(lines[:1]), index, what="the index", delimiter=candidate) or [(1, [])]
+        headers[candidate] = [name.strip().lower() for name in first[0][1]]
+    delimiter = max(headers, key=lambda candidate: len(set(headers[candidate]) & set(required)))
+    best = headers[delimiter] if set(headers[delimiter]) & set(required) else []
     missing = [name for name in required if name not in best]
     if missing:
         seen = ", ".join(best) or (lines[0][:80] if text.strip() else "nothing")
@@ -91,10 +88,8 @@ def _read_csv(index: Path, required: Sequence[str]) -> tuple[list[str], list[tup
     doubled = sorted({name for name in best if best.count(name) > 1})
     if doubled:
         raise DataError(f"{index} has the column {doubled[0]!r} twice; keep one.")
-    stripped = (
-        (line, [field.strip() for field in row])
-        for line, row in csv_rows(text, index, what="the index", delimiter=delimiter)[1:]
-    )
+    rows = csv_rows(text, index, what="the index", delimiter=delimiter)[1:]
+    stripped = ((line, [field.strip() for field in row]) for line, row in rows)
     return best, [(line, row) for line, row in stripped if any(row)]
 
 
@@ -116,11 +111,11 @@ def files_inside(
             path = path_inside(folder, name, otherwise=otherwise)
             check_regular(path)
             found.append(path)
-        except FileNotFoundError as error:
-            raise _unusable(clip, dataset, f"the file {path} does not exist; put it there") from error
         except (OSError, ValueError) as error:
             reason = f"the file {path} is not used: {error.strerror}" if isinstance(error, OSError) else f"{error}"
-            raise _unusable(clip, dataset, reason) from error
+            if isinstance(error, FileNotFoundError):
+                reason = f"the file {path} does not exist; put it there"
+            raise media_error(clip, dataset, f"{reason} or take the clip out of the table.") from error
     return found
 
 
@@ -130,10 +125,6 @@ def _plain_files(folder: Path, head: str) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
     except (OSError, ValueError):
         return frozenset()
-
-
-def _unusable(clip: str, dataset: str, reason: str) -> MediaError:
-    return media_error(clip, dataset, f"{reason} or take the clip out of the table.")
 
 
 def image_store(files: Sequence[str], clips: Sequence[str], datasets: Sequence[str]) -> ImageStore:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,19 +21,9 @@ from fsmer.errors import DataError, MediaError, SpecMismatchError
 from fsmer.io import BLOCK_BYTES, digest
 
 __all__ = [
-    "ArrayStore",
-    "ConcatStore",
-    "ImageStore",
-    "LazyArray",
-    "ListStore",
-    "MediaStore",
-    "NpyStore",
-    "RowError",
-    "copied",
-    "nameless",
-    "narrowed",
-    "origins",
-]
+    "ArrayStore", "ConcatStore", "ImageStore", "LazyArray", "ListStore", "MediaStore", "NpyStore", "RowError", "copied",
+    "nameless", "narrowed", "origins",
+]  # fmt: skip
 
 Rows = NDArray[np.int64]
 
@@ -42,8 +33,7 @@ class RowError(MediaError):
 
     def __init__(self, row: int, reason: str) -> None:
         super().__init__(f"row {row}: {reason}")
-        self.row = row
-        self.reason = reason
+        self.row, self.reason = row, reason
 
 
 @runtime_checkable
@@ -134,7 +124,7 @@ class NpyStore(ArrayStore):
                 raise ValueError("it holds no array of numbers")
         except (OSError, ValueError) as error:
             raise MediaError(
-                f"the array file {self.path} cannot be read ({error}); write the clip set again."
+                f"the array file {self.path} cannot be read ({error}); write the clip set anew."
             ) from error
         super().__init__(array, spec)
         self._blocks, self._block_bytes = None if blocks is None else tuple(blocks), block_bytes
@@ -184,8 +174,7 @@ class ListStore:
     """Rows given as one array per clip, for example a DataFrame column; the arrays are kept, not copied."""
 
     def __init__(self, arrays: Sequence[NDArray[Any]], spec: InputSpec) -> None:
-        self.arrays = arrays
-        self.spec = spec
+        self.arrays, self.spec = arrays, spec
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -199,6 +188,16 @@ class ListStore:
                 raise RowError(row, size_reason(array.shape, self.spec))
             out[place] = unit_floats(array)
         return out
+
+
+@contextmanager
+def _opened_map(files: Sequence[str], row: int) -> Iterator[Any]:
+    try:
+        with opened_image(files[row], MAP_PIXELS) as image:
+            check_colours(image, files[row])
+            yield image
+    except MediaError as error:
+        raise RowError(row, str(error)) from error
 
 
 class ImageStore:
@@ -222,12 +221,8 @@ class ImageStore:
         if spec is None:
             if not self.files:
                 raise DataError("no image file was given, so the size of the maps is unknown; pass a spec.")
-            try:
-                with opened_image(self.files[0], MAP_PIXELS) as image:
-                    check_colours(image, self.files[0])
-                    spec = InputSpec(size=(image.height, image.width))
-            except MediaError as error:
-                raise RowError(0, str(error)) from error
+            with _opened_map(self.files, 0) as image:
+                spec = InputSpec(size=(image.height, image.width))
         self.spec = spec
 
     def __len__(self) -> int:
@@ -241,43 +236,23 @@ class ImageStore:
         """The asked images as they are stored, in the shape of the spec."""
         pixels = np.empty((len(rows), *self.spec.shape), np.uint8)
         for place, row in enumerate(rows.tolist()):
-            pixels[place] = self._pixels(row)
-        return pixels
-
-    def _pixels(self, row: int) -> NDArray[np.uint8]:
-        try:
-            with opened_image(self.files[row], MAP_PIXELS) as image:
-                check_colours(image, self.files[row])
+            with _opened_map(self.files, row) as image:
                 shape = (3, image.height, image.width)
                 if shape != self.spec.shape:
                     raise MediaError(f"{self.files[row]}: {size_reason(shape, self.spec)}")
-                return np.moveaxis(np.asarray(image), 2, 0)
-        except MediaError as error:
-            raise RowError(row, str(error)) from error
+                pixels[place] = np.moveaxis(np.asarray(image), 2, 0)
+        return pixels
 
 
 class ConcatStore:
     """Rows picked from several stores of one spec, in any order; nothing is read or copied to make it.
 
-    Parameters
-    ----------
-    stores : sequence of MediaStore
-        Where the rows lie.
-    which : ndarray of int, shape (N,)
-        For each row of this store, the index of its store.
-    rows : ndarray of int64, shape (N,)
-        For each row of this store, the row inside that store.
-
-    Raises
-    ------
-    SpecMismatchError
-        The stores hold media of different specs.
+    For each row of this store, `which`, ints of shape (N,), is the index of its store, and `rows`, int64 of shape (N,),
+    the row inside that store. A `SpecMismatchError` is raised for stores of different specs.
     """
 
     def __init__(self, stores: Sequence[MediaStore], which: NDArray[Any], rows: Rows) -> None:
-        self._stores = tuple(stores)
-        self._which = which
-        self._rows = rows
+        self._stores, self._which, self._rows = tuple(stores), which, rows
         self.spec = common_spec([store.spec for store in stores])
 
     @classmethod
@@ -295,17 +270,16 @@ class ConcatStore:
         which = self._which[rows]
         for index in np.unique(which).tolist():
             places = np.flatnonzero(which == index)
-            inner = self._rows[rows[places]]
-            try:
-                out[places] = self._stores[index].read(inner)
-            except RowError as error:
-                place = places[np.flatnonzero(inner == error.row)[0]]
-                raise RowError(int(rows[place]), error.reason) from error
+            out[places] = self._of(index, rows[places], lambda store, inner: store.read(inner))
         return out
 
-    def origins(self, rows: Rows) -> list[tuple[Any, int]]:
-        """Where each row comes from, see `origins`."""
-        return [origins(self._stores[self._which[row]], self._rows[[row]])[0] for row in rows.tolist()]
+    def _of(self, index: int, rows: Rows, act: Callable[[MediaStore, Rows], Any]) -> Any:
+        """What `act` gives for one store and the rows inside it."""
+        inner = self._rows[rows]
+        try:
+            return act(self._stores[index], inner)
+        except RowError as error:
+            raise RowError(int(rows[(inner == error.row).argmax()]), error.reason) from error
 
     def cut(self, rows: Rows, cut: Callable[[MediaStore, Rows], MediaStore]) -> ConcatStore:
         """A store of these rows alone, for which `cut` makes a smaller store of each one here."""
@@ -315,26 +289,14 @@ class ConcatStore:
         numbers = np.unique(which) if len(rows) else np.zeros(1, np.int64)
         for index in numbers.tolist():
             here = np.flatnonzero(which == index)
-            inner = self._rows[rows[here]]
-            try:
-                stores.append(cut(self._stores[index], inner))
-            except RowError as error:
-                raise RowError(int(rows[here[np.flatnonzero(inner == error.row)[0]]]), error.reason) from error
+            stores.append(self._of(index, rows[here], cut))
             places[here] = np.arange(len(here))
         return ConcatStore(stores, np.searchsorted(numbers, which).astype(np.int32), places)
 
 
 @dataclass(frozen=True)
 class LazyArray:
-    """One row of a store: the medium of one clip, read when asked for.
-
-    Parameters
-    ----------
-    store : MediaStore
-        Where it lies.
-    row : int
-        Which row of it.
-    """
+    """One row of a store: the medium of one clip, read when asked for."""
 
     store: MediaStore
     row: int = 0
@@ -343,12 +305,8 @@ class LazyArray:
     def of(cls, array: ArrayLike, spec: InputSpec | None = None) -> LazyArray:
         """Wrap one array or tensor of shape ``(channels, height, width)`` that is in memory already.
 
-        Raises
-        ------
-        DataError
-            It is no array of real numbers, or has a shape that no flow map has and no spec beside it.
-        SpecMismatchError
-            Its shape is not the spec's.
+        A `DataError` is raised where it is no array of real numbers, or has a shape that no flow map has and no spec
+        beside it, a `SpecMismatchError` where its shape is not the spec's.
         """
         return cls(ArrayStore(plain_array(array, "the medium of a clip")[np.newaxis], spec))
 
@@ -380,19 +338,15 @@ def narrowed(store: MediaStore, rows: Rows) -> MediaStore:
 def origins(store: MediaStore, rows: Rows) -> list[tuple[Any, int]]:
     """Where each row comes from: an object that every narrowed store shares, or an image file, and the row in it."""
     if isinstance(store, ConcatStore):
-        return store.origins(rows)
-    if isinstance(store, ListStore):
-        return [(store.arrays[row], 0) for row in rows.tolist()]
-    if isinstance(store, ImageStore):
-        return [(store.files[row], 0) for row in rows.tolist()]
+        return [origins(store._stores[store._which[row]], store._rows[[row]])[0] for row in rows.tolist()]
+    if isinstance(store, (ListStore, ImageStore)):
+        held: Sequence[Any] = store.arrays if isinstance(store, ListStore) else store.files
+        return [(held[row], 0) for row in rows.tolist()]
     return [(store, row) for row in rows.tolist()]
 
 
 def nameless(store: MediaStore, rows: Rows) -> MediaStore:
-    """As `narrowed`, but with the pixels of images in place of the names of their files.
-
-    `RowError` with the row of `store` where an image cannot be read.
-    """
+    """As `narrowed`, but with the pixels of images in place of their files; `RowError` where one cannot be read."""
     if isinstance(store, ConcatStore):
         return store.cut(rows, nameless)
     if not isinstance(store, ImageStore):
@@ -401,7 +355,7 @@ def nameless(store: MediaStore, rows: Rows) -> MediaStore:
 
 
 def copied(store: MediaStore, rows: Rows) -> MediaStore:
-    """As `narrowed`, but read into an array of its own; `RowError` with the row of `store` where one cannot be read.
+    """As `narrowed`, but read into an array of its own; `RowError` where a row cannot be read.
 
     Neither the arrays of other rows can be reached from it nor the row numbers, which are those of the labels where
     clips lie class by class.

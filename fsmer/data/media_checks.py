@@ -1,7 +1,5 @@
 """What arrays hold: the spec of a bare array, the common one of several, and which array cannot be used."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,21 +67,17 @@ def check_arrays(arrays: NDArray[Any], spec: InputSpec) -> tuple[int, str] | Non
     finite = (np.isfinite(low) & np.isfinite(high)).all(axis=1)
     flat = low == high
     minmax = spec.normalisation == "minmax"
-    if minmax:
-        # Every channel was stretched to 0..1, so a flat one means that the map was not made from a movement.
-        constant = flat.any(axis=1)
-        outside = ((low < -RANGE_TOLERANCE) | (high > 1 + RANGE_TOLERANCE)).any(axis=1)
-    else:
-        constant = flat.all(axis=1) & (low == low[:, :1]).all(axis=1)
-        outside = np.zeros(len(arrays), bool)
-        if spec.normalisation == "unit":
-            outside = ((low < -RANGE_TOLERANCE) | (high > 1 + RANGE_TOLERANCE)).any(axis=1)
+    # Every channel of min-max maps was stretched to 0..1: a flat one means that the map was not made from a movement.
+    constant = flat.any(axis=1) if minmax else flat.all(axis=1) & (low == low[:, :1]).all(axis=1)
+    outside = ((low < -RANGE_TOLERANCE) | (high > 1 + RANGE_TOLERANCE)).any(axis=1)
+    if spec.normalisation not in ("minmax", "unit"):
+        outside[:] = False
     bad = ~finite | constant | outside
     if not bad.any():
         return None
-    place = int(np.flatnonzero(bad)[0])
+    place = int(bad.argmax())
     if not finite[place]:
-        channel = spec.channels[int(np.flatnonzero(~(np.isfinite(low[place]) & np.isfinite(high[place])))[0])]
+        channel = spec.channels[int((~(np.isfinite(low[place]) & np.isfinite(high[place]))).argmax())]
         return place, f"its {spec.kind} holds NaN or infinity in channel {channel!r}; compute the {spec.kind} again."
     if constant[place]:
         channel = f"channel {spec.channels[int(np.flatnonzero(flat[place])[0])]!r} of " if minmax else ""
@@ -92,15 +86,12 @@ def check_arrays(arrays: NDArray[Any], spec: InputSpec) -> tuple[int, str] | Non
             f"so there is {'no movement' if 'flow' in spec.kind else 'nothing'} to see; "
             f"compute the {spec.kind} again or leave the clip out."
         )
-    if not minmax:
-        return place, (
-            f"its {spec.kind} runs from {low[place].min():g} to {high[place].max():g}, but brightness lies in 0..1; "
-            "divide 8-bit images by 255."
-        )
-    return place, (
-        f"its {spec.kind} runs from {low[place].min():g} to {high[place].max():g}, but min-max maps lie in 0..1; "
-        "divide 8-bit maps by 255, or declare signed flow with InputSpec(normalisation='signed')."
-    )
+    what, remedy = "brightness lies", "divide 8-bit images by 255"
+    if minmax:
+        what = "min-max maps lie"
+        remedy = "divide 8-bit maps by 255, or declare signed flow with InputSpec(normalisation='signed')"
+    reach = f"{low[place].min():g} to {high[place].max():g}"
+    return place, f"its {spec.kind} runs from {reach}, but {what} in 0..1; {remedy}."
 
 
 def unit_floats(array: NDArray[Any]) -> NDArray[np.float32]:

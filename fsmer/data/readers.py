@@ -1,15 +1,13 @@
 """Read clip sets from folders, data frames and arrays: one function per form, and one that recognises the folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fsmer.arrays import plain_array
 from fsmer.data.clips import Clip, ClipSet
@@ -82,9 +80,7 @@ def read_clips(
         raise DataError(
             f"{source} holds neither {INDEX} nor clips.json nor {STSTNET_FOLDER}/<subject>/u_test; give such a folder."
         )
-    if where is not None:
-        clips = clips.select(where)
-    return clips if scheme is None else clips.relabel(scheme)
+    return _chosen(clips, where, scheme)
 
 
 def read_frame(
@@ -126,25 +122,26 @@ def read_frame(
     cells = frame[media].tolist()
     named = ClipSet.from_table(frame.drop(columns=media))
     store: MediaStore
-    if all(isinstance(cell, (str, os.PathLike)) for cell in cells):
+    kinds = ["path" if isinstance(cell, (str, os.PathLike)) else hasattr(cell, "__array__") for cell in cells]
+    if set(kinds) == {"path"}:
         names, datasets = named.ids.tolist(), named.datasets.tolist()
-        paths = [os.fsdecode(cell) for cell in cells]
-        if root is None:
-            paths = [os.path.abspath(path) for path in paths]
+        paths = [os.fsdecode(cell) if root is not None else os.path.abspath(os.fsdecode(cell)) for cell in cells]
         top = Path(Path.cwd().anchor if root is None else root)
         files = files_inside(top, paths, names, datasets, ", or leave root out if you trust the table")
         store = image_store(files, names, datasets)
-    elif all(hasattr(cell, "__array__") for cell in cells):
+    elif set(kinds) == {True}:
         arrays = [plain_array(cell, f"the map of clip {name!r}") for cell, name in zip(cells, named.ids, strict=True)]
         store = ListStore(arrays, flow_map_spec(arrays[0][np.newaxis]) if spec is None else spec)
     else:
-        kinds = [isinstance(cell, (str, os.PathLike)) or 2 * hasattr(cell, "__array__") for cell in cells]
         wrong = next(row for row, kind in enumerate(kinds) if not kind or kind != kinds[0])
         raise DataError(
             f"column {media!r} of clip {named.ids[wrong]!r} holds a {type(cells[wrong]).__name__}, "
             "but all cells must be arrays or all paths."
         )
-    clips = ClipSet.from_table(named.table, {store.spec.kind: store})
+    return _chosen(ClipSet.from_table(named.table, {store.spec.kind: store}), where, scheme)
+
+
+def _chosen(clips: ClipSet, where: str | None, scheme: str | LabelScheme | None) -> ClipSet:
     if where is not None:
         clips = clips.select(where)
     return clips if scheme is None else clips.relabel(scheme)
@@ -174,12 +171,7 @@ def as_clips(
         return ClipSet.from_clips([given])
     if isinstance(given, (list, tuple)) and given and all(isinstance(item, Clip) for item in given):
         return ClipSet.from_clips(list(given))
-    if isinstance(given, tuple) and len(given) == 2:
-        flow, labels = cast(tuple[ArrayLike, ArrayLike], given)
-        return ClipSet.from_arrays(_stacked(flow), labels, spec=spec)
-    return ClipSet.from_arrays(_stacked(given), None, spec=spec)
-
-
-def _stacked(given: Any) -> NDArray[Any]:
-    array = plain_array(given, "the set of clips")
-    return array[np.newaxis] if array.ndim == 3 else array
+    pair: Any = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    media, labels = pair
+    array = plain_array(media, "the set of clips")
+    return ClipSet.from_arrays(array[np.newaxis] if array.ndim == 3 else array, labels, spec=spec)

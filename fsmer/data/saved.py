@@ -11,7 +11,7 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,10 +51,7 @@ class _Header:
 
 
 class ArrayWriter:
-    """A ``.npy`` file of a clip set, written row by row; `blocks` are its digests once all is written.
-
-    `rows` is how many will be written, `stored` NumPy's name of the type of the numbers, such as ``"<f4"``.
-    """
+    """A ``.npy`` file of a clip set for a number of `rows` of numbers of the type `stored`, such as ``"<f4"``."""
 
     def __init__(self, folder: Path, spec: InputSpec, rows: int, stored: str) -> None:
         self.spec = spec
@@ -62,10 +59,8 @@ class ArrayWriter:
         self._block = bytearray()
         # Plain writes: a full disk is an error to them, and a crash to a memory map.
         self._stream = (folder / f"{spec.kind}.npy").open("wb")
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": stored, "fortran_order": False, "shape": (rows, *spec.shape)}
-        )
+        header, form = io.BytesIO(), {"descr": stored, "fortran_order": False, "shape": (rows, *spec.shape)}
+        np.lib.format.write_array_header_1_0(header, form)
         self.write(header.getbuffer())
 
     def __enter__(self) -> ArrayWriter:
@@ -75,7 +70,6 @@ class ArrayWriter:
         self._stream.close()
 
     def write(self, data: memoryview) -> None:
-        """Write the numbers of some rows."""
         data = data.cast("B")
         self._stream.write(data)
         while len(data):
@@ -93,83 +87,65 @@ class ArrayWriter:
 
 
 def write_header(folder: Path, columns: Mapping[str, str], rows: int, arrays: Sequence[ArrayWriter]) -> Path:
-    """Write ``clips.json`` beside the table and arrays of a clip set of `rows` clips, and return its path.
-
-    `columns` is what `fsmer.data.table.write_table` returned for ``table.csv``.
-    """
-    specs = [array.spec for array in arrays]
-    digests = {f"{array.spec.kind}.npy": array.blocks for array in arrays}
+    """Write ``clips.json`` of a clip set of `rows` clips, whose table `fsmer.data.table.write_table` wrote."""
     values = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "clips": rows,
         "columns": dict(columns),
-        "media": {spec.kind: spec.to_dict() for spec in specs},
+        "media": {array.spec.kind: array.spec.to_dict() for array in arrays},
         "block_bytes": BLOCK_BYTES,
-        "files": {TABLE: block_digests(folder / TABLE), **digests},
+        "files": {TABLE: block_digests(folder / TABLE)} | {f"{one.spec.kind}.npy": one.blocks for one in arrays},
     }
     return write_json(folder / HEADER, values, sealed=True)
 
 
 def read_folder(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
-    """Table and stores of a saved clip set, all of one saving whoever saves it anew meanwhile.
-
-    Errors are those of `ClipSet.load`.
-    """
+    """Table and stores of a saved clip set, all of one saving whoever saves it anew; errors as for `ClipSet.load`."""
     tries = 0
     for _ in range(SAVINGS):
-        with _Watched(folder) as watched:
+        with _watched(folder) as is_same:
+            found = None
             try:
                 found = _read(folder)
-            except DataError as error:
+            except DataError:
                 tries += 1
                 if tries == TRIES:
                     raise
-                refused: DataError | None = error
-            else:
-                refused = None
-            if watched.is_same():
-                if refused is None:
-                    return found
-            else:
-                tries = 0
-        if refused is not None and tries:
+            if not is_same():
+                found, tries = None, 0
+            elif found is not None:
+                return found
+        if tries:
             # A killed writer may have left it half replaced.
             restore_folder(folder)
             time.sleep(PAUSE_SECONDS)
     raise DataError(f"{folder} was saved anew {SAVINGS} times while it was read; read it when nobody saves it.")
 
 
-class _Watched:
-    """A folder that nobody may move files into meanwhile, and that is known not to be exchanged for another one."""
+@contextlib.contextmanager
+def _watched(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Let nobody move files into a folder meanwhile; yields whether it was not exchanged for another one so far."""
+    handle: int | None = None
+    # Neither is possible everywhere; the digests show most of what they would.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        for _ in range(SAVINGS if fcntl is not None else 0):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            time.sleep(PAUSE_SECONDS)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.handle: int | None = None
+    def is_same() -> bool:
+        with contextlib.suppress(OSError):
+            return handle is None or os.path.samestat(os.fstat(handle), os.stat(folder))
+        return False
 
-    def __enter__(self) -> _Watched:
-        try:
-            self.handle = os.open(self.folder, os.O_RDONLY)
-            for _ in range(SAVINGS if fcntl is not None else 0):
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(self.handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    break
-                time.sleep(PAUSE_SECONDS)
-        except OSError:
-            # Neither is possible everywhere; the digests show most of what they would.
-            pass
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.handle is not None:
-            os.close(self.handle)
-
-    def is_same(self) -> bool:
-        """Whether the folder of this name is still the one that was entered."""
-        try:
-            return self.handle is None or os.path.samestat(os.fstat(self.handle), os.stat(self.folder))
-        except OSError:
-            return False
+    try:
+        yield is_same
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:

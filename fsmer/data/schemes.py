@@ -1,7 +1,5 @@
 """Label schemes: which class each data set's own label becomes, or that it is left out, as declared tables."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping
@@ -17,20 +15,12 @@ from fsmer.errors import DataError, unknown_name
 from fsmer.schema import Count, Names, read_yaml
 
 __all__ = [
-    "Exclusion",
-    "LabelScheme",
-    "RelabelReport",
-    "canonical_dataset",
-    "list_schemes",
-    "load_scheme",
-    "subject_number",
-]
+    "Exclusion", "LabelScheme", "RelabelReport", "canonical_dataset", "list_schemes", "load_scheme", "subject_number",
+]  # fmt: skip
 
 TABLES = Path(__file__).parent / "tables" / "schemes"
-
 # The same word in several sheets: SAMM writes "Other", CAS(ME)^3 writes "happy" and "sad".
 SPELLINGS = {"other": "others", "happy": "happiness", "sad": "sadness", "angry": "anger"}
-
 # Keys are lower case with everything but letters, digits and carets removed.
 DATASET_SPELLINGS = {name: name for name in ("4dme", "casme", "casme2", "casme3", "mmew", "samm", "smic")} | {
     "casmei": "casme",
@@ -134,12 +124,8 @@ class LabelScheme:
     def class_of(self, dataset: str, label: str) -> str | None:
         """Class of one label, or None where the scheme leaves it out.
 
-        Letter case and the usual spelling variants (Other/Others, happy, sad, angry) do not matter.
-
-        Raises
-        ------
-        DataError
-            The scheme does not cover the data set, or does not know the label.
+        Letter case and the usual spelling variants (Other/Others, happy, sad, angry) do not matter. A `DataError` is
+        raised where the scheme does not cover the data set, or does not know the label.
         """
         table = self.mapping.get(canonical_dataset(dataset), self.mapping.get("*"))
         if table is None:
@@ -191,14 +177,10 @@ class RelabelReport:
         return sum(self.dropped.values()) + len(self.excluded)
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"label scheme {self.scheme}: kept {self.n_kept} clips, left out {self.n_dropped}",
-                *(f"  {dataset}: {old} -> {new} ({n})" for (dataset, old), (new, n) in self.mapped.items()),
-                *(f"  {dataset}: {old or 'no label'} left out ({n})" for (dataset, old), n in self.dropped.items()),
-                *(f"  {clip} left out: {reason}" for clip, reason in self.excluded),
-            ]
-        )
+        lines = [f"label scheme {self.scheme}: kept {self.n_kept} clips, left out {self.n_dropped}"]
+        lines += [f"  {dataset}: {old} -> {new} ({n})" for (dataset, old), (new, n) in self.mapped.items()]
+        lines += [f"  {dataset}: {old or 'no label'} left out ({n})" for (dataset, old), n in self.dropped.items()]
+        return "\n".join([*lines, *(f"  {clip} left out: {reason}" for clip, reason in self.excluded)])
 
 
 def list_schemes() -> tuple[str, ...]:
@@ -221,9 +203,8 @@ def load_scheme(name: str | LabelScheme) -> LabelScheme:
     """
     if isinstance(name, LabelScheme):
         return name
-    known = list_schemes()
-    if name not in known:
-        raise unknown_name("label scheme", name, known)
+    if name not in list_schemes():
+        raise unknown_name("label scheme", name, list_schemes())
     return _read_scheme(name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Annotated, Any
 
 import numpy as np
@@ -73,14 +74,9 @@ class InputSpec:
 
         Channels may be more than are wanted: they are then picked by name (see `pick_channels`).
         """
-        same = (self.kind, self.size, self.frames, self.normalisation) == (
-            wanted.kind,
-            wanted.size,
-            wanted.frames,
-            wanted.normalisation,
-        ) and set(wanted.channels) <= set(self.channels)
+        same = attrgetter("kind", "size", "frames", "normalisation")
         method_fits = None in (self.flow_method, wanted.flow_method) or self.flow_method == wanted.flow_method
-        if not (same and method_fits):
+        if not (same(self) == same(wanted) and set(wanted.channels) <= set(self.channels) and method_fits):
             raise SpecMismatchError(
                 f"the clips hold {self.describe()}, but {who} expects {wanted.describe()}; "
                 "prepare the clips with that recipe or choose a model that expects what they hold."
@@ -99,18 +95,12 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
-        """Inverse of `to_dict`.
-
-        Raises
-        ------
-        DataError
-            A value is missing or none that `to_dict` gives.
-        """
-        words: Any = {"what": "the description of a medium", "remedy": "prepare the clips again"}
-        found = checked(values, cls, "the values", **words)
+        """Inverse of `to_dict`; `DataError` where a value is missing or none that it gives."""
+        what, remedy = "the description of a medium", "prepare the clips again"
+        found = checked(values, cls, "the values", what=what, remedy=remedy)
         for name in ("kind", "size", "channels", "normalisation"):
             if name not in values:
-                raise DataError(f"the values cannot be read as {words['what']} ({name} is missing); {words['remedy']}.")
+                raise DataError(f"the values cannot be read as {what} ({name} is missing); {remedy}.")
         return found
 
 
@@ -209,8 +199,7 @@ def register_input_kind(
         raise DataError(f"{name!r} cannot name a kind of medium; give a plain word.")
     kind = InputKind(name, tuple(channels), timed, needs_apex, make)
     # The registry asks every entry where it is from: a kind is from the module that registers it.
-    place = {"__module__": sys._getframe(1).f_globals.get("__name__", "__main__"), "__qualname__": name}
-    vars(kind).update(place)
+    vars(kind).update(__module__=sys._getframe(1).f_globals.get("__name__", "__main__"), __qualname__=name)
     return INPUT_KINDS.register(name)(kind)
 
 

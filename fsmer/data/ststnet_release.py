@@ -1,7 +1,5 @@
 """The flow maps in the layout of the STSTNet release as a clip set."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -15,16 +13,10 @@ from fsmer.errors import DataError
 __all__ = ["read_ststnet"]
 
 STSTNET_FOLDER = "norm_u_v_os"
-
-
 # The folders of the release are named by MEGC 2019 class number.
 STSTNET_LABELS = {"0": "negative", "1": "positive", "2": "surprise"}
-
-
 # The name of a subject's folder says which of the three databases it is from: sub17, s03 (or s3), 006.
 STSTNET_DATASETS = {r"sub\d+": "casme2", r"s\d+": "smic", r"\d{3}": "samm"}
-
-
 IMAGE_ENDINGS = frozenset({".png", ".bmp", ".jpg", ".jpeg"})
 
 
@@ -57,11 +49,8 @@ def read_ststnet(folder: str | os.PathLike[str]) -> ClipSet:
     rows: list[dict[str, str]] = []
     owner: dict[str, str] = {}
     for person in people:
-        dataset = next(
-            (name for pattern, name in STSTNET_DATASETS.items() if re.fullmatch(pattern, person.name, re.IGNORECASE)),
-            None,
-        )
-        if dataset is None:
+        named = [name for form, name in STSTNET_DATASETS.items() if re.fullmatch(form, person.name, re.IGNORECASE)]
+        if not named:
             raise DataError(
                 f"the subject folder {person} is called like none of sub01 (CASME II), s01 (SMIC) or 006 (SAMM), "
                 "so its data set is unknown; give the release as it was published."
@@ -72,7 +61,7 @@ def read_ststnet(folder: str | os.PathLike[str]) -> ClipSet:
                     f"clip {clip!r} lies in u_test of both {owner[clip]} and {person.name}; a clip has one subject."
                 )
             owner[clip] = person.name
-            rows.append({"clip": clip, "dataset": dataset, "subject": person.name, "label": label, "file": str(file)})
+            rows.append({"clip": clip, "dataset": named[0], "subject": person.name, "label": label, "file": str(file)})
     labels = {row["clip"]: row["label"] for row in rows}
     for person in people:
         if (person / "u_train").is_dir():
@@ -84,14 +73,12 @@ def read_ststnet(folder: str | os.PathLike[str]) -> ClipSet:
 
 def _ststnet_side(side: Path) -> list[tuple[str, str, Path]]:
     found = []
-    for folder in sorted(path for path in side.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for folder in sorted(path for path in side.iterdir() if path.is_dir() and path.name[0] != "."):
         if folder.name not in STSTNET_LABELS:
             raise DataError(
                 f"the class folder {folder} is called neither 0 (negative) nor 1 (positive) nor 2 (surprise)."
             )
-        images = (
-            path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
-        )
+        images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != ".")
         found += [(path.stem, STSTNET_LABELS[folder.name], path) for path in sorted(images)]
     return found
 

@@ -1,7 +1,5 @@
 """Which ways of writing a subject mean one person."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable

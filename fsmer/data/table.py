@@ -1,7 +1,5 @@
 """The table of a clip set: bring it into its one form, write it as CSV, read it back with the same types."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -17,20 +15,12 @@ from fsmer.errors import DataError
 from fsmer.io import BLOCK_BYTES, digest, read_bytes
 
 __all__ = [
-    "CORE_COLUMNS",
-    "cells_as_text",
-    "clean_table",
-    "describe_type",
-    "known_texts",
-    "plain_text",
-    "plain_texts",
-    "read_table",
-    "write_table",
-]
+    "CORE_COLUMNS", "cells_as_text", "clean_table", "describe_type", "known_texts", "plain_text", "plain_texts",
+    "read_table", "write_table",
+]  # fmt: skip
 
 # Room for tens of millions of clips.
 TABLE_BYTES = 4 << 30
-
 CORE_COLUMNS = ("clip", "dataset", "subject", "label", "aus")
 
 
@@ -66,13 +56,8 @@ def clean_table(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("dataset", "subject", "label"):
         codes, words = pd.factorize(columns[name], sort=True)
         coded[name] = pd.Categorical.from_codes(codes, categories=pd.Index(words, dtype="str"))
-    clean = {
-        "clip": ids,
-        **coded,
-        "aus": pd.Series(columns["aus"], dtype="str"),
-        **{name: _extra(frame[name]) for name in names if name not in CORE_COLUMNS},
-    }
-    return pd.DataFrame(clean)
+    extra = {name: _extra(frame[name]) for name in names if name not in CORE_COLUMNS}
+    return pd.DataFrame({"clip": ids, **coded, "aus": pd.Series(columns["aus"], dtype="str"), **extra})
 
 
 def plain_text(value: Any) -> str | None:
@@ -121,11 +106,7 @@ def plain_text(value: Any) -> str | None:
 
 
 def plain_texts(values: Any, name: str) -> list[str | None]:
-    """`plain_text` of every value of a list, array, tensor or column.
-
-    `name` says in messages what they are; a `DataError` is raised where one cannot be read as text, or they are no
-    list.
-    """
+    """`plain_text` of every value of a list, array, tensor or column; `DataError`, with `name`, where there is none."""
     try:
         # Arrays, tensors and series give plain numbers and text by tolist.
         listed = list(values.tolist() if hasattr(values, "tolist") else values)
@@ -150,10 +131,7 @@ def _read(value: Any, name: str, row: int) -> str | None:
 
 
 def cells_as_text(column: pd.Series, name: str) -> NDArray[np.object_]:
-    """`plain_text` of every cell as an object array; missing cells are ``""``.
-
-    A `DataError` is raised for a cell that holds neither text nor a number, or text that no file can hold.
-    """
+    """`plain_text` of every cell as an object array, or ``""``; `DataError` also for text that no file can hold."""
     values = column.to_numpy(object, copy=True)
     values[column.isna().to_numpy()] = ""
     words = values.tolist()
@@ -171,18 +149,16 @@ def cells_as_text(column: pd.Series, name: str) -> NDArray[np.object_]:
 
 
 def _extra(column: pd.Series) -> pd.Series:
-    if column.dtype == object or isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype)):
-        kind = pd.api.types.infer_dtype(column, skipna=True)
-        if kind in ("string", "empty"):
-            return pd.Series(cells_as_text(column, str(column.name)), dtype="str")
+    may_be_text = column.dtype == object or isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype))
+    if may_be_text and pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty"):
+        return pd.Series(cells_as_text(column, str(column.name)), dtype="str")
     return column
 
 
 def _kind_of_column(column: pd.Series) -> str:
-    if isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype)):
-        return "text"
+    text = isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype))
     kinds = {"i": "integer", "u": "integer", "f": "number", "b": "boolean"}
-    kind = kinds.get(getattr(column.dtype, "kind", "O"))
+    kind = "text" if text else kinds.get(getattr(column.dtype, "kind", "O"))
     if kind is None:
         raise DataError(
             f"column {column.name!r} of type {column.dtype} cannot be saved; turn it into text, numbers or booleans."
@@ -193,8 +169,7 @@ def _kind_of_column(column: pd.Series) -> str:
 def _written(column: pd.Series, kind: str) -> list[str]:
     if kind == "text":
         return list(cells_as_text(column, str(column.name)))
-    missing = column.isna().tolist()
-    values = column.tolist()
+    missing, values = column.isna().tolist(), column.tolist()
     if kind == "integer":
         large = next((row for row, value in enumerate(values) if not missing[row] and value >= 2**63), None)
         if large is not None:
@@ -211,9 +186,8 @@ def _typed(words: list[str], kind: str) -> pd.Series:
         return pd.Series(words, dtype=object)
     if kind == "number":
         return pd.Series([float(word) if word else float("nan") for word in words], dtype=np.float64)
-    readers: dict[str, Callable[[str], Any]] = {"integer": int, "boolean": {"True": True, "False": False}.__getitem__}
-    read = readers[kind]
-    plain, nullable = {"integer": ("int64", "Int64"), "boolean": ("bool", "boolean")}[kind]
+    read: Callable[[str], Any] = int if kind == "integer" else {"True": True, "False": False}.__getitem__
+    plain, nullable = ("int64", "Int64") if kind == "integer" else ("bool", "boolean")
     return pd.Series([read(word) if word else None for word in words], dtype=nullable if "" in words else plain)
 
 
@@ -223,10 +197,9 @@ def describe_type(value: object) -> str:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> dict[str, str]:
-    """Write a table as CSV.
+    """Write a table as CSV and give the type of every column (``"text"``, ``"integer"``, ``"number"``, ``"boolean"``).
 
-    Returns the type of every column (``"text"``, ``"integer"``, ``"number"`` or ``"boolean"``), which `read_table`
-    needs. A `DataError` is raised for a column of another type, or a value that `read_table` could not read.
+    A `DataError` is raised for a column of another type, or a value that `read_table` could not read.
     """
     kinds = {str(name): _kind_of_column(table[name]) for name in table.columns}
     texts = [_written(table[name], kind) for name, kind in kinds.items()]
@@ -248,11 +221,9 @@ def write_table(path: Path, table: pd.DataFrame) -> dict[str, str]:
 def read_table(
     path: Path, kinds: Mapping[str, str], rows: int, blocks: Sequence[str] | None = None, block_bytes: int = BLOCK_BYTES
 ) -> pd.DataFrame:
-    """Read what `write_table` wrote: `rows` rows of columns of these kinds.
+    """Read what `write_table` wrote: `rows` rows of columns of these kinds, with these digests of `block_bytes` each.
 
-    `blocks` are the digests of every `block_bytes` of the file, as `fsmer.io.block_digests` gives them. A `DataError`
-    is raised where the file is missing, cut short, altered, or has other columns or another number of rows than
-    expected.
+    A `DataError` is raised where the file is missing, cut short, altered, or has other columns or rows than expected.
     """
     try:
         data = read_bytes(path, TABLE_BYTES)

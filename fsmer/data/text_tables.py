@@ -1,7 +1,5 @@
 """Tables in text files: the one place where CSV is read, and where paths that a table names are kept in its folder."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

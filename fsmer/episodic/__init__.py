@@ -1,7 +1,5 @@
 """Episodes, K-shot samplers and protocols; nothing here needs torch."""
 
-from __future__ import annotations
-
 from fsmer.datasets.catalog import DATASETS, DatasetInfo, dataset_info
 from fsmer.episodic.episode import Episode
 from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
@@ -13,27 +11,8 @@ from fsmer.episodic.requirements import Requirement, SyntheticClips
 from fsmer.episodic.samplers import KShotSampler
 
 __all__ = [
-    "CDE",
-    "DATASETS",
-    "DatasetInfo",
-    "Episode",
-    "EpisodeBatch",
-    "EpisodePlan",
-    "Episodes",
-    "FoldEpisodes",
-    "HoldoutDatabase",
-    "KShot",
-    "KShotEpisodes",
-    "KShotSampler",
-    "LeaveOneSubjectOut",
-    "Protocol",
-    "Requirement",
-    "SourceTarget",
-    "SubjectRatio",
-    "SyntheticClips",
-    "dataset_info",
-    "list_protocols",
-    "load_protocol",
-    "read_protocol",
-    "register_protocol",
-]
+    "CDE", "DATASETS", "DatasetInfo", "Episode", "EpisodeBatch", "EpisodePlan", "Episodes", "FoldEpisodes",
+    "HoldoutDatabase", "KShot", "KShotEpisodes", "KShotSampler", "LeaveOneSubjectOut", "Protocol", "Requirement",
+    "SourceTarget", "SubjectRatio", "SyntheticClips", "dataset_info", "list_protocols", "load_protocol",
+    "read_protocol", "register_protocol",
+]  # fmt: skip

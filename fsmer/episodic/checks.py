@@ -1,7 +1,5 @@
 """Checks of the parameters of protocols."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from typing import Any
@@ -12,15 +10,9 @@ from fsmer.data.schemes import canonical_dataset
 from fsmer.errors import ProtocolError
 
 __all__ = [
-    "check_text",
-    "check_whole",
-    "described",
-    "nearest",
-    "refuse_unknown",
-    "store_datasets",
-    "store_names",
+    "check_text", "check_whole", "described", "nearest", "refuse_unknown", "store_datasets", "store_names",
     "store_subset",
-]
+]  # fmt: skip
 
 # Clips or episodes of one protocol: more than anybody runs, and few enough that none is asked for by mistake.
 MOST = 1_000_000

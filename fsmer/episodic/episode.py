@@ -1,7 +1,5 @@
 """An episode: a support set to learn from and a query set to be judged on, as indices into a clip set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +52,6 @@ class Episode:
     def _plain(self) -> tuple[Any, ...]:
         arrays = (self.support, self.query, self.source)
         return self.name, self.classes, *(None if one is None else one.tolist() for one in arrays)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         source = "" if self.source is None else f", {len(self.source)} source"

@@ -1,7 +1,5 @@
 """All episodes of a protocol over one clip set."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -66,12 +64,9 @@ class Episodes(Sequence[Episode], ABC):
         return f"{type(self).__name__}({count} episode{'s' * (count != 1)}, classes {', '.join(self.classes)})"
 
     def batches(self, size: int = 64) -> Iterator[EpisodeBatch]:
-        """Yield the episodes as arrays, `size` at a time (only where `uniform` is true).
+        """Yield the episodes as arrays, `size` at a time, where `uniform` is true; else it is a `ProtocolError`.
 
-        Raises
-        ------
-        ProtocolError
-            The episodes differ in shape, as the folds of LOSO do; iterate over them one by one instead.
+        The folds of LOSO differ in shape, for instance; iterate over them one by one instead.
         """
         raise ProtocolError(
             f"these {len(self)} episodes differ in shape and cannot be stacked; iterate over them one by one."
@@ -87,30 +82,20 @@ class Episodes(Sequence[Episode], ABC):
 
 
 class KShotEpisodes(Episodes):
-    """Episodes of a K-shot protocol, made one by one or as arrays.
-
-    Attributes
-    ----------
-    plan : EpisodePlan
-        Draws them; its class codes are those of `codes`.
-    pool : ndarray of int64
-        Indices of the clips that can be in support or query.
-    """
+    """Episodes of a K-shot protocol, made one by one or as arrays; `plan` draws them, by the class codes of `codes`."""
 
     uniform = True
 
     def __init__(self, plan: EpisodePlan, count: int, source: Ints | None = None) -> None:
-        self.plan = plan
-        self.classes = plan.names
-        self.codes = plan.codes
-        self.source = source
-        self._count = count
+        self.plan, self.source, self._count = plan, source, count
+        self.classes, self.codes = plan.names, plan.codes
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def pool(self) -> Ints:
+        """Indices of the clips that can be in support or query."""
         return np.flatnonzero(self.codes >= 0)
 
     def _make(self, index: int) -> Episode:
@@ -146,20 +131,14 @@ class FoldEpisodes(Episodes):
         names: Iterable[str],
         sides: Callable[[int], tuple[Mask, Mask]],
     ) -> None:
-        self.classes = classes
-        self.codes = codes
-        self._units = units
-        self._names = tuple(names)
-        self._sides = sides
+        self.classes, self.codes = classes, codes
+        self._units, self._names, self._sides = units, tuple(names), sides
 
     def __len__(self) -> int:
         return len(self._names)
 
     def _make(self, index: int) -> Episode:
-        support_side, query_side = self._sides(index)
-        used = self.codes >= 0
-        support = np.flatnonzero(support_side[self._units] & used)
-        query = np.flatnonzero(query_side[self._units] & used)
+        support, query = (np.flatnonzero(side[self._units] & (self.codes >= 0)) for side in self._sides(index))
         return Episode(support, query, self.classes, self._names[index])
 
     def missing_classes(self) -> tuple[tuple[str, str], ...]:

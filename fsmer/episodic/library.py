@@ -1,7 +1,5 @@
 """Protocols by name: the kinds with their default parameters, and the YAML files that ship with fsmer."""
 
-from __future__ import annotations
-
 import fnmatch
 import os
 from dataclasses import replace
@@ -73,13 +71,8 @@ def read_protocol(path: str | os.PathLike[str]) -> Protocol:
     UnknownNameError
         It names a label scheme that does not exist.
     """
-    values: Any = read_yaml(
-        path,
-        Any,
-        what="a protocol file",
-        remedy="give the path of a YAML file as episodes/README.md describes it, or a name of `fsmer protocols`",
-        error=ProtocolError,
-    )
+    remedy = "give the path of a YAML file as episodes/README.md describes it, or a name of `fsmer protocols`"
+    values: Any = read_yaml(path, Any, what="a protocol file", remedy=remedy, error=ProtocolError)
     try:
         found = Protocol.from_dict(values)
     except (ProtocolError, UnknownNameError) as error:

@@ -1,10 +1,9 @@
 """Neighbours of the apex frame as further training samples, more of them for rare classes (MERAU, section IV.A)."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -22,24 +21,9 @@ def neighbour_counts(counts: Mapping[str, int], *, factor: int = 5) -> dict[str,
     """How many neighbours of the apex to add to every clip of a class (MERAU, eq. 11).
 
     max(round(5 N_min / N_i) - 1, 0), with N_i the clips of class i and N_min those of the rarest class, so that each
-    class ends up with about 5 N_min samples unless it has more by itself.
-
-    Parameters
-    ----------
-    counts : mapping of str to int
-        Clips of every class; classes without clips are left out.
-    factor : int
-        Samples that a clip of the rarest class becomes; the paper's is 5.
-
-    Returns
-    -------
-    dict of str to int
-        Neighbours a clip, by class. Halves are rounded up; the paper does not say how it rounds them.
-
-    Raises
-    ------
-    DataError
-        A count is negative, no class has a clip, or the factor is not positive.
+    class ends up with about 5 N_min samples unless it has more by itself; `factor` stands for the paper's 5. Classes
+    without clips are left out. Halves are rounded up; the paper does not say how it rounds them. A `DataError` is
+    raised where a count is negative, no class has a clip, or the factor is not positive.
 
     Examples
     --------
@@ -48,10 +32,9 @@ def neighbour_counts(counts: Mapping[str, int], *, factor: int = 5) -> dict[str,
     """
     if factor < 1:
         raise DataError(f"factor={factor} was given, but each clip of the rarest class becomes at least 1 sample.")
-    negative = {name: count for name, count in counts.items() if count < 0}
-    if negative:
-        name, count = next(iter(negative.items()))
-        raise DataError(f"class {name!r} is said to have {count} clips; give counts of 0 or more.")
+    for name, count in counts.items():
+        if count < 0:
+            raise DataError(f"class {name!r} is said to have {count} clips; give counts of 0 or more.")
     present = {name: count for name, count in counts.items() if count > 0}
     if not present:
         raise DataError("no class has a clip, so there is nothing to balance; give at least one labelled clip.")
@@ -62,12 +45,8 @@ def neighbour_counts(counts: Mapping[str, int], *, factor: int = 5) -> dict[str,
 def neighbours_of(onset: int, apex: int, offset: int, count: int) -> list[int]:
     """The `count` frames nearest to the apex: the one before, the one after, two before, and so on.
 
-    Only frames after the onset and up to the offset are taken, so there may be fewer than asked for.
-
-    Raises
-    ------
-    DataError
-        The frames are not in the order onset < apex <= offset, or `count` is negative.
+    Only frames after the onset and up to the offset are taken, so there may be fewer than asked for. A `DataError` is
+    raised where the frames are not in the order onset < apex <= offset, or `count` is negative.
 
     Examples
     --------
@@ -80,10 +59,8 @@ def neighbours_of(onset: int, apex: int, offset: int, count: int) -> list[int]:
         )
     if count < 0:
         raise DataError(f"{count} neighbours were asked for; give 0 or more.")
-    near = sorted(
-        (frame for frame in range(onset + 1, offset + 1) if frame != apex), key=lambda at: (abs(at - apex), at)
-    )
-    return near[:count]
+    near = sorted(range(onset + 1, offset + 1), key=lambda at: (abs(at - apex), at))
+    return near[1 : count + 1]
 
 
 @dataclass(frozen=True)
@@ -91,12 +68,8 @@ class NeighbourFrames:
     """Balances the classes of a training set by neighbours of the apex frame (MERAU, section IV.A and eq. 11).
 
     Neighbouring frames show the same expression, so a pair of onset and neighbour gets the clip's label.
-    Use it on training clips alone: a neighbour in a test set would count one clip several times.
-
-    Parameters
-    ----------
-    factor : int
-        See `neighbour_counts`; the paper's is 5.
+    Use it on training clips alone: a neighbour in a test set would count one clip several times. The `factor` is that
+    of `neighbour_counts`; the paper's is 5.
     """
 
     factor: int = 5
@@ -108,20 +81,10 @@ class NeighbourFrames:
         (``"EP02_01f@-1"``). The new column ``neighbour_of`` holds the clip's id there, and nothing in the clip's own
         row. A clip whose apex only stands in for a missing annotation (``apex_from``) gets no neighbours.
 
-        Parameters
-        ----------
-        table : DataFrame
-            One row a clip with ``clip``, ``label`` and the frames as `fsmer.preprocess.prepare` takes them:
-            ``onset_index``, ``apex_index`` and ``offset_index`` (as in ``read_dataset(...).table``) or, in their
-            absence, ``onset``, ``apex`` and ``offset``.
-        classes : sequence of str, optional
-            Classes to use; default all of the table. Clips without a label are left out.
-
-        Raises
-        ------
-        DataError
-            A column is missing, a frame number is missing, or the frames of a clip are not in order; the message names
-            the clip.
+        The `table` has one row a clip with ``clip``, ``label`` and the frames as `fsmer.preprocess.prepare` takes them:
+        ``onset_index``, ``apex_index`` and ``offset_index`` (as in ``read_dataset(...).table``) or, in their absence,
+        ``onset``, ``apex`` and ``offset``. Clips without a label, or of none of the `classes`, are left out. A
+        `DataError` says which column is missing, or names the clip whose frames are missing or not in order.
         """
         names = INDICES if "apex_index" in table.columns else FRAMES
         missing = [name for name in ("clip", "label", *names) if name not in table.columns]
@@ -148,10 +111,9 @@ class NeighbourFrames:
         found["neighbour_of"] = [clip if shift else "" for clip, shift in clips]
         # What is no number stands for no apex, and such clips have no neighbours to be shifted.
         apexes = pd.to_numeric(found[names[1]], errors="coerce")
-        found[names[1]] = pd.array(
-            [None if pd.isna(apex) else int(apex) + shift for apex, (_, shift) in zip(apexes, shifts, strict=True)],
-            dtype="Int64",
-        )
+        pairs = zip(apexes, shifts, strict=True)
+        shifted = [None if pd.isna(apex) else int(apex) + shift for apex, (_, shift) in pairs]
+        found[names[1]] = pd.array(shifted, dtype="Int64")
         return found
 
 
@@ -166,10 +128,9 @@ def _near(row: pd.Series, names: Sequence[str], count: int) -> tuple[int, list[i
 
 
 def _frame_number(clip: str, name: str, value: object) -> int:
-    try:
+    number = math.nan
+    with suppress(ValueError):
         number = float(str(value))
-    except ValueError:
-        number = math.nan
     if not number.is_integer():
         shown = repr(value) if isinstance(value, str) else value
         raise DataError(f"clip {clip!r} has {shown} as {name} frame; give a whole number or leave the clip out.")

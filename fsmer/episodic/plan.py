@@ -75,36 +75,20 @@ class EpisodeBatch:
         return np.broadcast_to(np.repeat(np.arange(self.way), shot), self.support.shape)
 
     def labels(self, indices: Ints) -> Ints:
-        """Position of each clip's class among its episode's classes; -1 for clips of other classes.
+        """Position of each clip's class among its episode's classes, int64 of shape (E, K); -1 for other classes.
 
-        Parameters
-        ----------
-        indices : ndarray of int64, shape (E, K) or (K,)
-            Clip indices, one row an episode or the same for all.
-
-        Returns
-        -------
-        ndarray of int64, shape (E, K)
+        `indices` are those of clips, int64 of shape (E, K), one row an episode, or (K,), the same for all.
         """
         # One column more than there are classes: code -1 of clips that are left out lands there.
         position = np.full((len(self), len(self.plan.names) + 1), -1, dtype=np.int64)
         np.put_along_axis(position, self.classes, np.arange(self.way, dtype=np.int64)[None, :], axis=1)
         codes = self.plan.codes[np.asarray(indices)]
-        if codes.ndim == 1:
-            return position[:, codes]
-        return np.take_along_axis(position, codes % position.shape[1], axis=1)
+        return position[:, codes] if codes.ndim == 1 else position[np.arange(len(self))[:, None], codes]
 
     def query_mask(self, columns: ArrayLike | None = None) -> Mask:
-        """Which clips are queries of which episode.
+        """Which clips are queries of which episode, boolean of shape (E, M).
 
-        Parameters
-        ----------
-        columns : array of int, shape (M,), optional
-            Clips to answer for, all N by default; go through a large set in parts to bound memory.
-
-        Returns
-        -------
-        ndarray of bool, shape (E, M)
+        `columns`, (M,), are the clips to answer for, all N by default; go through a large set in parts to bound memory.
         """
         plan = self.plan
         chosen = np.arange(len(plan.codes)) if columns is None else np.asarray(columns, dtype=np.int64)
@@ -134,11 +118,8 @@ class EpisodeBatch:
         if not -len(self) <= index < len(self):
             raise IndexError(f"episode {index} of a batch of {len(self)}.")
         i = index % len(self)
-        if self.query is None:
-            one = EpisodeBatch(self.start + i, self.classes[i : i + 1], self.support[i : i + 1], None, self.plan)
-            query = np.flatnonzero(one.query_mask()[0])
-        else:
-            query = self.query[i]
+        one = EpisodeBatch(self.start + i, self.classes[i : i + 1], self.support[i : i + 1], None, self.plan)
+        query = np.flatnonzero(one.query_mask()[0]) if self.query is None else self.query[i]
         names = tuple(self.plan.names[code] for code in self.classes[i])
         return Episode(self.support[i], query, names, f"episode {self.start + i}")
 
@@ -217,10 +198,7 @@ class EpisodePlan:
     def draw(self, start: int, stop: int) -> EpisodeBatch:
         """Draw the episodes `start` to `stop` - 1; an episode is the same in whichever range it is drawn.
 
-        Raises
-        ------
-        ProtocolError
-            `start` is negative, or subjects are spread so that a subject-disjoint episode cannot be found.
+        A `ProtocolError` says that `start` is negative, or that there is no subject-disjoint episode of these subjects.
         """
         if not 0 <= start <= stop:
             raise ProtocolError(f"cannot draw episodes {start} to {stop}: numbers start at 0 and must not go down.")
@@ -234,16 +212,12 @@ class EpisodePlan:
             rows = slice(low, min(low + step, n))
             keys = child_keys(root, np.arange(start + rows.start, start + rows.stop))
             places = self._draw_classes(keys)
-            if sampler.subject_disjoint:
-                drawn, asked = self._draw_disjoint(keys, places, start + low)
-            else:
-                drawn, asked = self._draw_clips(keys, places)
+            draw = self._draw_disjoint if sampler.subject_disjoint else self._draw_clips
+            drawn, asked = draw(keys, places, start + low)
             classes[rows], support[rows] = self.candidates[places], drawn
             if query is not None and asked is not None:
                 query[rows] = asked
         return EpisodeBatch(start, classes, support, query, self)
-
-    # ---- checks and indexing, once
 
     def _choose_candidates(self, per_class: Ints) -> Ints:
         wanted = self.sampler.classes
@@ -320,7 +294,7 @@ class EpisodePlan:
         drawn = shuffled(child_keys(keys, CLASSES), np.full(len(keys), total), self.way)
         return np.sort(drawn.T, axis=1)
 
-    def _draw_clips(self, keys: Words, places: Ints) -> tuple[Ints, Ints | None]:
+    def _draw_clips(self, keys: Words, places: Ints, start: int) -> tuple[Ints, Ints | None]:
         """Support (B, way * shot) and query (B, Q), without regard to subjects."""
         shot, episodes = self.sampler.shot, len(keys)
         balanced = self.sampler.query != "rest" and self.sampler.balance == "class"
@@ -346,26 +320,22 @@ class EpisodePlan:
 
     def _draw_disjoint(self, keys: Words, places: Ints, start: int) -> tuple[Ints, Ints | None]:
         """The same with every subject on one side only; tried anew where a side has too few clips."""
-        sampler, episodes = self.sampler, len(keys)
-        support = np.empty((episodes, self.way * sampler.shot), dtype=np.int64)
-        query = None if sampler.query == "rest" else np.empty((episodes, self._query_total), dtype=np.int64)
-        pending = np.arange(episodes)
+        pending = np.arange(len(keys))
+        support = np.empty((len(keys), self.way * self.sampler.shot), dtype=np.int64)
+        query = np.empty((len(keys), self._query_total), dtype=np.int64)
         # Together while most episodes are still found; then each of the others by many tries at once.
         for number in range(_JOINT_TRIES):
             drawn, asked, fits = self._deal_subjects(keys[pending], places[pending], np.full(len(pending), number))
             done = fits.all(axis=1)
             support[pending[done]] = drawn[done]
-            if query is not None:
-                query[pending[done]] = asked[done]
+            query[pending[done]] = asked[done][:, : self._query_total]
             pending = pending[~done]
             if not len(pending):
-                return support, query
+                break
         for episode in pending.tolist():
-            drawn, asked = self._deal_alone(keys[episode : episode + 1], places[episode], start + episode)
-            support[episode] = drawn
-            if query is not None:
-                query[episode] = asked
-        return support, query
+            support[episode], asked = self._deal_alone(keys[episode : episode + 1], places[episode], start + episode)
+            query[episode] = asked[: self._query_total]
+        return support, None if self.sampler.query == "rest" else query
 
     def _deal_alone(self, key: Words, places: Ints, number: int) -> tuple[Ints, Ints]:
         """Support and query of one episode by the first try that succeeds."""

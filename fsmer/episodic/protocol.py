@@ -7,11 +7,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from fsmer.data.clips import concat
+from fsmer.data.clips import ClipSet, concat
 from fsmer.data.schemes import canonical_dataset
 from fsmer.episodic.checks import described, nearest, refuse_unknown, store_subset
 from fsmer.episodic.episode import Ints, Mask
@@ -20,9 +20,6 @@ from fsmer.episodic.requirements import Requirement, SyntheticClips, read_data
 from fsmer.episodic.sides import dataset_codes_of
 from fsmer.errors import ProtocolError
 from fsmer.plugins import PROTOCOLS
-
-if TYPE_CHECKING:
-    from fsmer.data.clips import ClipSet
 
 __all__ = ["Protocol", "register_protocol"]
 
@@ -70,7 +67,7 @@ class Protocol(ABC):
         object.__setattr__(self, "synthetic", tuple(self.synthetic))
         if self.requirements and self.synthetic:
             raise ProtocolError(f"protocol {self.name!r} asks for data sets and makes synthetic clips; keep one.")
-        for word in ("name", "title", "paper", "notes"):
+        for word in _WORDS:
             if not isinstance(getattr(self, word), str):
                 raise ProtocolError(f"{word}={getattr(self, word)!r} is not text; put it in quotes.")
         store_subset(self)
@@ -81,42 +78,24 @@ class Protocol(ABC):
                 object.__setattr__(self, field.name, value.item())
         self.check_parameters()
 
-    # ---- what a kind of protocol defines
-
     def check_parameters(self) -> None:  # noqa: B027, most kinds have nothing to refuse
         """Bring parameters into their final form (``object.__setattr__``) and refuse impossible ones."""
 
     @abstractmethod
     def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
-        """Make the episodes, for instance `FoldEpisodes`.
+        """Make the episodes, for instance `FoldEpisodes`, with these classes.
 
-        Parameters
-        ----------
-        clips : ClipSet
-        classes : tuple of str
-            Classes of the episodes.
-        codes : ndarray of int64, shape (N,)
-            Class of each clip as an index into `classes`; -1 for clips to leave out.
+        `codes`, int64 of shape (N,), are each clip's index into `classes`, and -1 for clips to leave out.
         """
 
     def judged(self, clips: ClipSet) -> Mask | None:
         """Which clips can be in support or query; None means all."""
         return None
 
-    # ---- what every protocol offers
-
     def split(self, clips: ClipSet) -> Episodes:
-        """Deal the clips into episodes.
+        """Deal labelled clips, already prepared where the protocol has requirements, into episodes.
 
-        Parameters
-        ----------
-        clips : ClipSet
-            Labelled clips, already prepared where the protocol has requirements.
-
-        Returns
-        -------
-        Episodes
-            A sequence of known length whose items are made when asked for.
+        They come as a sequence of known length whose items are made when asked for.
 
         Raises
         ------
@@ -156,11 +135,9 @@ class Protocol(ABC):
         if not self.requirements:
             return clips
         dataset_codes_of(self.name, clips, [need.dataset for need in self.requirements])
-        by_scheme: dict[str | None, list[str]] = {}
-        for need in self.requirements:
-            by_scheme.setdefault(need.scheme, []).append(need.dataset)
         parts = []
-        for scheme, datasets in by_scheme.items():
+        for scheme in dict.fromkeys(need.scheme for need in self.requirements):
+            datasets = [need.dataset for need in self.requirements if need.scheme == scheme]
             part = clips[np.isin(clips.dataset_codes(), dataset_codes_of(self.name, clips, datasets))]
             parts.append(part if scheme is None else part.relabel(scheme))
         prepared = parts[0] if len(parts) == 1 else concat(parts)
@@ -173,17 +150,9 @@ class Protocol(ABC):
         return prepared
 
     def make_clips(self, **options: Any) -> ClipSet:
-        """Make the synthetic clips that the protocol runs on.
+        """Make the synthetic clips that the protocol runs on; `ProtocolError` where it runs on recorded ones.
 
-        Parameters
-        ----------
-        **options
-            Passed to `fsmer.synthetic_clips`, e.g. ``size=56`` or ``normalisation="signed"``.
-
-        Raises
-        ------
-        ProtocolError
-            The protocol runs on recorded clips.
+        Options such as ``size=56`` or ``normalisation="signed"`` are handed to `fsmer.synthetic_clips`.
         """
         if not self.synthetic:
             wanted = ", ".join(need.dataset for need in self.requirements) or "labelled clips of your own"
@@ -196,18 +165,11 @@ class Protocol(ABC):
     @property
     def params(self) -> dict[str, Any]:
         """Parameters by name, as plain values."""
-        own = {field.name for field in fields(self)} - {field.name for field in fields(Protocol)}
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name in own}
+        values = {name: getattr(self, name) for name in _parameters(type(self))}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def with_params(self, **changes: Any) -> Protocol:
-        """The same protocol with other parameters.
-
-        Raises
-        ------
-        ProtocolError
-            It has no parameter of that name, or the value is impossible.
-        """
+        """The same protocol with other parameters; `ProtocolError` for an unknown one or an impossible value."""
         refuse_unknown(changes, self.params, f"a parameter of protocol {self.name!r}")
         return replace(self, **changes)
 
@@ -225,19 +187,13 @@ class Protocol(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of a protocol file; `from_dict` reads them back."""
-        words = {"name": self.name, "title": self.title, "paper": self.paper, "notes": self.notes}
+        words = {name: getattr(self, name) for name in _WORDS}
         data = [need.to_dict() for need in self.requirements] + [part.to_dict() for part in self.synthetic]
         return {**words, "kind": self.kind, "params": self.params, "data": data}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Protocol:
-        """Make a protocol of the keys of a protocol file.
-
-        Raises
-        ------
-        ProtocolError
-            A key is missing, unknown or has an impossible value; the message names it.
-        """
+        """Make a protocol of the keys of a protocol file; a `ProtocolError` names one that is missing or wrong."""
         if not isinstance(values, Mapping):
             raise ProtocolError(
                 f"a protocol is a mapping with the keys {', '.join(_FILE_KEYS)}, not {described(values)}."
@@ -247,20 +203,15 @@ class Protocol(ABC):
             raise ProtocolError(f"the protocol has no key 'kind'; choose one of {', '.join(PROTOCOLS)}.")
         kind = values["kind"]
         if not isinstance(kind, str) or kind not in PROTOCOLS:
-            raise ProtocolError(
-                f"kind {kind!r} is unknown: {nearest(str(kind), PROTOCOLS)}Known: {', '.join(PROTOCOLS)}."
-            )
+            near = nearest(str(kind), PROTOCOLS)
+            raise ProtocolError(f"kind {kind!r} is unknown: {near}Known: {', '.join(PROTOCOLS)}.")
         params = values.get("params") or {}
         if not isinstance(params, Mapping):
             raise ProtocolError(f"'params' must be a mapping of parameters to values, not {described(params)}.")
-        known = [field.name for field in fields(PROTOCOLS[kind])]
-        words = [field.name for field in fields(Protocol)]
-        refuse_unknown(params, [name for name in known if name not in words], f"a parameter of kind {kind!r}")
+        refuse_unknown(params, _parameters(PROTOCOLS[kind]), f"a parameter of kind {kind!r}")
         requirements, synthetic = read_data(values.get("data") or [])
-        given = {key: values[key] for key in ("name", "title", "paper", "notes") if values.get(key) is not None}
+        given = {key: values[key] for key in _WORDS if values.get(key) is not None}
         return PROTOCOLS[kind](**given, requirements=requirements, synthetic=synthetic, **params)
-
-    # ---- shared pieces
 
     def _labelling(self, clips: ClipSet) -> tuple[tuple[str, ...], Ints]:
         """Classes of the clips that are judged, and for each clip its index among them or -1."""
@@ -269,8 +220,7 @@ class Protocol(ABC):
         codes, judged = clips.codes(), self.judged(clips)
         if judged is not None:
             codes = np.where(judged, codes, -1)
-        present = np.bincount(codes[codes >= 0], minlength=len(clips.classes)) > 0
-        names = [name for name, there in zip(clips.classes, present, strict=True) if there]
+        names = [clips.classes[code] for code in np.unique(codes[codes >= 0])]
         wanted: tuple[str, ...] | None = getattr(self, "class_subset", None)
         for name in wanted or ():
             if name not in names:
@@ -289,4 +239,10 @@ class Protocol(ABC):
         return chosen, lookup[codes]
 
 
-_FILE_KEYS = ("name", "title", "paper", "notes", "kind", "params", "data")
+def _parameters(kind: type[Protocol]) -> list[str]:
+    words = {field.name for field in fields(Protocol)}
+    return [field.name for field in fields(kind) if field.name not in words]
+
+
+_WORDS = ("name", "title", "paper", "notes")
+_FILE_KEYS = (*_WORDS, "kind", "params", "data")

@@ -1,12 +1,11 @@
 """Protocols: what is learnt from and what is judged on, as a named, seeded stream of episodes over a clip set."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 
+from fsmer.data.clips import ClipSet
 from fsmer.episodic.checks import MOST, check_whole, store_datasets
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
@@ -15,9 +14,6 @@ from fsmer.episodic.samplers import KShotSampler
 from fsmer.episodic.shuffles import random_order
 from fsmer.episodic.sides import clips_per_unit, distinct_subjects, subjects_of, two_sides, units_with
 from fsmer.errors import ProtocolError
-
-if TYPE_CHECKING:
-    from fsmer.data.clips import ClipSet
 
 __all__ = ["CDE", "HoldoutDatabase", "KShot", "LeaveOneSubjectOut", "SourceTarget", "SubjectRatio"]
 
@@ -66,15 +62,8 @@ class KShot(Protocol):
 
     def sampler(self) -> KShotSampler:
         """The sampler that draws the episodes."""
-        return KShotSampler(
-            way=self.way,
-            shot=self.shot,
-            query=self.query,
-            balance=self.balance,
-            subject_disjoint=self.subject_disjoint,
-            classes=self.class_subset,
-            seed=self.seed,
-        )
+        own = {field.name: getattr(self, field.name) for field in fields(KShotSampler) if field.name != "classes"}
+        return KShotSampler(**own, classes=self.class_subset)
 
     def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         ids = clips.ids
@@ -141,13 +130,8 @@ class LeaveOneSubjectOut(Protocol):
 
     def deal(self, clips: ClipSet, classes: tuple[str, ...], codes: Ints) -> Episodes:
         units, names = subjects_of(self.name, clips, codes)
-
-        def sides(index: int) -> tuple[Mask, Mask]:
-            query_side = np.zeros(len(names), dtype=bool)
-            query_side[index] = True
-            return ~query_side, query_side
-
-        return FoldEpisodes(classes, codes, units, names, sides)
+        people = np.arange(len(names))
+        return FoldEpisodes(classes, codes, units, names, lambda index: (people != index, people == index))
 
 
 @register_protocol("cde")
@@ -155,10 +139,7 @@ class LeaveOneSubjectOut(Protocol):
 class CDE(LeaveOneSubjectOut):
     """CDE (composite database evaluation, MEGC 2019): LOSO over two or more data sets pooled into one.
 
-    Parameters
-    ----------
-    class_subset : tuple of str or None
-        Fixed subset of classes; None takes all that the clips have.
+    Its parameter is that of `LeaveOneSubjectOut`.
     """
 
     summary = "composite database evaluation: two or more data sets pooled, then leave one subject out"
@@ -221,9 +202,8 @@ class HoldoutDatabase(Protocol):
         titles = []
         for support_side, query_side in pairs:
             trained, tested = held[support_side].sum(axis=0), held[query_side].sum(axis=0)
-            title = " -> ".join(
-                "+".join(names[code] for code in np.flatnonzero(side)) for side in (support_side, query_side)
-            )
+            sides = (support_side, query_side)
+            title = " -> ".join("+".join(names[code] for code in np.flatnonzero(side)) for side in sides)
             if np.count_nonzero(trained) < 2 or not tested.any():
                 counts = [f"{name} {n}" for name, n in zip(classes, trained, strict=True)]
                 raise ProtocolError(

@@ -1,7 +1,5 @@
 """What a protocol needs: data sets with their label schemes, or synthetic clips."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """`KShotSampler`: the settings by which K-shot episodes are drawn."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

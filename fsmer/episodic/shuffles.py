@@ -10,8 +10,6 @@ not depend on the number of clips, and a longer draw begins with the shorter one
 whatever the number of queries, and the 1-shot support is part of the 5-shot support (subject-disjoint episodes apart).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -22,8 +20,6 @@ from fsmer.episodic.episode import Ints, Mask
 __all__ = ["query_orders", "random_order"]
 
 Words = NDArray[np.uint64]
-
-
 # Whether clips (or ranks), shape (draws, columns), may be drawn in those columns (second argument: their numbers).
 Accept = Callable[[Ints, Ints], Mask]
 

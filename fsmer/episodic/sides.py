@@ -1,12 +1,10 @@
 """Subjects and data sets of clips as the units that protocols deal to support and query."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fsmer.data.clips import ClipSet
 from fsmer.data.schemes import canonical_dataset
 from fsmer.data.subjects import written_twice
 from fsmer.datasets.catalog import dataset_info
@@ -14,17 +12,14 @@ from fsmer.episodic.checks import nearest
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.errors import MissingDatasetError, ProtocolError
 
-if TYPE_CHECKING:
-    from fsmer.data.clips import ClipSet
-
 __all__ = ["clips_per_unit", "dataset_codes_of", "distinct_subjects", "subjects_of", "two_sides", "units_with"]
 
 
 def distinct_subjects(what: str, clips: ClipSet, used: Mask) -> Ints:
     """Person of each clip, as `ClipSet.subject_codes` gives it, for what separates people (`what` in messages).
 
-    A `ProtocolError` is raised where a person of the `used` clips, a mask of shape ``(N,)``, is written in two ways
-    within a data set, and would count as two; a `DataError` where subjects are known for a part of a data set only.
+    A `ProtocolError` is raised where a person of the `used` clips, a mask of shape ``(N,)``, would count as two, since
+    it is written in two ways within a data set.
     """
     units, everybody = clips.subject_codes(), clips.subject_names
     found = written_twice(everybody[unit] for unit in np.unique(units[used]).tolist())
