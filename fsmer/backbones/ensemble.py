@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones import Backbone, Targets, TrainRecipe, create_model, register_backbone
 from fsmer.backbones.fr import FR
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import create_model, register_backbone
-from fsmer.backbones.stages import Preparation
-from fsmer.backbones.targets import Targets
+from fsmer.backbones.recipe import Preparation
 from fsmer.errors import FsmerError
 
 if TYPE_CHECKING:
@@ -77,16 +74,12 @@ class Ensemble(Backbone):
             config={"of": of, "members": members, "arguments": made[0].config},
         )
         self.members = nn.ModuleList(made)
-        recipe = made[0].recipe
+        rates: dict[str, float] = {}
         # A recipe names layers as the member does, and they have longer names in here; the classifier is outside.
-        rates = {
-            name: rate
-            for layer, rate in recipe.rates.items()
-            for name in (
-                [layer] if layer.startswith("classifier") else [f"members.{place}.{layer}" for place in range(members)]
-            )
-        }
-        self.recipe = replace(recipe, rates=rates)  # type: ignore[misc]
+        for layer, rate in made[0].recipe.rates.items():
+            longer = [f"members.{place}.{layer}" for place in range(members)]
+            rates |= dict.fromkeys([layer] if layer.startswith("classifier") else longer, rate)
+        self.recipe = replace(made[0].recipe, rates=rates)  # type: ignore[misc]
         self._follow()
 
     @property
@@ -147,5 +140,4 @@ class _Columns(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Logits (B, C) for the member's embeddings (B, D)."""
         before = self.place * embeddings.shape[1]
-        logits: Tensor = self.classifier(F.pad(embeddings, (before, self.width - before - embeddings.shape[1])))
-        return logits
+        return self.classifier(F.pad(embeddings, (before, self.width - before - embeddings.shape[1])))

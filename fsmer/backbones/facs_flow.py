@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections, constructor_arguments
+from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
 from fsmer.backbones.embedding import mirror_media
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.synthetic.class_descriptions import unit_shares
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER
@@ -52,22 +51,15 @@ class FlowBranch(nn.Module):
     def __init__(self, widths: Sequence[int], embed_dim: int, pool: int) -> None:
         super().__init__()
         self.pool = pool
-        channels = [5, *widths]
         strides = [1, 2, 2, 2] if pool == 1 else [1, 1, 2, 2]
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(ConvBlock(inputs, outputs, stride=stride), ConvBlock(outputs, outputs))
-                for (inputs, outputs), stride in zip(pairwise(channels), strides, strict=True)
-            )
-        )
+        self.stages = nn.Sequential()
+        for (inputs, outputs), stride in zip(pairwise([5, *widths]), strides, strict=True):
+            self.stages.append(nn.Sequential(ConvBlock(inputs, outputs, stride=stride), ConvBlock(outputs, outputs)))
         self.projection = nn.Linear(widths[-1] * 16, embed_dim)
         self.unit_head = nn.Linear(embed_dim, len(ACTION_UNIT_ORDER))
         self.directions = nn.Parameter(0.1 * torch.randn(len(CLASSES), embed_dim))
         axis = torch.linspace(-1, 1, SIDE // pool)
-        self.coordinates: Tensor
-        self.register_buffer(
-            "coordinates", torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None], persistent=False
-        )
+        self.coordinates = nn.Buffer(torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None], persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Embeddings of unit length, (B, embed_dim)."""
@@ -75,8 +67,7 @@ class FlowBranch(nn.Module):
 
     def lower(self, inputs: Tensor) -> Tensor:
         """Features (B, C, h, w) below the last stage."""
-        features: Tensor = self.stages[:-1](self.prepare(inputs))
-        return features
+        return self.stages[:-1](self.prepare(inputs))
 
     def upper(self, features: Tensor) -> Tensor:
         """Embeddings of unit length, (B, embed_dim), of what `lower` gives."""
@@ -160,12 +151,8 @@ class FacsFlow(Backbone):
     trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice; embeddings have unit length, so the classifier needs large weights and learns fast",
-        optimizer="adamw",
         learning_rate=5e-4,
         rates={"classifier": 5e-2},
-        weight_decay=0.05,
-        epochs=30,
-        batch_size=32,
         label_smoothing=0.1,
         augment=("flip", "crop"),
         crop_pixels=1,
@@ -193,13 +180,16 @@ class FacsFlow(Backbone):
         self._folded_state: tuple[tuple[int, int], ...] = ()
         self._side_by_side: dict[int, SideBySide] = {}
         # Inverse scatter of embeddings inside a class, measured on synthetic clips after training.
-        self.precision: Tensor
-        self.register_buffer("precision", torch.eye(self.embed_dim))
+        self.precision = nn.Buffer(torch.eye(self.embed_dim))
 
     def forward(self, inputs: Tensor | dict[str, Tensor]) -> Tensor:
         """Embeddings of shape (B, embed_dim) for minmax maps of shape (B, 3, 28, 28), or for what `lower` gives."""
         if isinstance(inputs, dict):
-            return self._upper(inputs)
+            parts = [
+                branch.upper(part.flatten(0, 1)).unflatten(0, part.shape[:2]).mean(dim=1)
+                for branch, part in zip(self.networks, inputs.values(), strict=True)
+            ]
+            return torch.cat(parts, dim=-1) / len(parts) ** 0.5
         if self.training:
             return self._embed(inputs).to(inputs.dtype)
         views = self._views(inputs)
@@ -220,12 +210,6 @@ class FacsFlow(Backbone):
             str(number): branch.lower(views).unflatten(0, (-1, len(inputs))).transpose(0, 1)
             for number, branch in enumerate(self.networks)
         }
-
-    def _upper(self, features: dict[str, Tensor]) -> Tensor:
-        parts = []
-        for branch, part in zip(self.networks, features.values(), strict=True):
-            parts.append(branch.upper(part.flatten(0, 1)).unflatten(0, part.shape[:2]).mean(dim=1))
-        return torch.cat(parts, dim=-1) / len(parts) ** 0.5
 
     def _views(self, inputs: Tensor) -> Tensor:
         """Maps as evaluation mode embeds them: smoothed, then mirrored as well, (views * B, 3, 28, 28)."""

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
+from fsmer.backbones import Backbone, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
 from fsmer.backbones.weights import refuse_other_files
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, WeightsError

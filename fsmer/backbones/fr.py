@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
+from fsmer.backbones import Backbone, Targets, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
 from fsmer.backbones.inception import InceptionStream, ProposalModule, keras_start, proposal_loss
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
-from fsmer.backbones.targets import Targets
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError
 from fsmer.kernels.dense import OneDnnLinear
@@ -115,14 +113,11 @@ class FR(Backbone):
         size: int = 28,
     ) -> None:
         config = constructor_arguments(locals())
-        if branches < 2:
+        self._check_count(branches, "branches is")
+        least = 2 ** len(filters)
+        if size < least:
             raise FsmerError(
-                f"{self.name!r} tells two or more classes apart, but branches is {branches}; give two or more."
-            )
-        side = size // 2 ** len(filters)
-        if side < 1:
-            raise FsmerError(
-                f"maps of {size} pixels vanish in {len(filters)} halvings; give a size of {2 ** len(filters)} or more."
+                f"maps of {size} pixels vanish in {len(filters)} halvings; give a size of {least} or more."
             )
         super().__init__(
             input_spec=InputSpec(kind="flow", size=(size, size), channels=("u", "v"), normalisation="minmax"),
@@ -137,7 +132,7 @@ class FR(Backbone):
         self.dropout = dropout
         self.balance = balance
         self.streams = nn.ModuleList(InceptionStream(filters) for _ in range(2))
-        self.shared = keras_start(OneDnnLinear(2 * 4 * filters[-1] * side * side, shared_width))
+        self.shared = keras_start(OneDnnLinear(2 * 4 * filters[-1] * (size // least) ** 2, shared_width))
         self.proposal: ProposalModule | None = None
         self.hidden: nn.Linear | None = None
         if variant != "basic_inception":
@@ -153,10 +148,7 @@ class FR(Backbone):
     def training_loss(self, inputs: Tensor, targets: Targets, classifier: nn.Module) -> Tensor:
         """Total loss of a batch: ``balance`` times the proposal loss plus cross-entropy (eq. 8).
 
-        Raises
-        ------
-        FsmerError
-            The targets have another number of classes than there are branches.
+        `FsmerError` where the targets have another number of classes than there are branches.
         """
         shared = self.shared_features(inputs)
         if self.proposal is None:
@@ -179,20 +171,17 @@ class FR(Backbone):
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make one fresh branch for each of `classes`; ``"basic_inception"`` has none to make.
 
-        Where the branches are concatenated, the layer that reads them is made anew too.
-
-        Raises
-        ------
-        FsmerError
-            Fewer than two classes.
+        Where the branches are concatenated, the layer that reads them is made anew too. Fewer than two classes raise
+        `FsmerError`.
         """
-        if len(classes) < 2:
-            raise FsmerError(
-                f"{self.name!r} tells two or more classes apart, but was given {len(classes)}; give two or more."
-            )
+        self._check_count(len(classes), "was given")
         if self.proposal is not None:
             self._make_branches(len(classes))
             self.config["branches"] = len(classes)
+
+    def _check_count(self, count: int, given: str) -> None:
+        if count < 2:
+            raise FsmerError(f"{self.name!r} tells two or more classes apart, but {given} {count}; give two or more.")
 
     def _make_branches(self, branches: int) -> None:
         own = self.shared.weight
@@ -233,8 +222,7 @@ class BasicInception(FR):
         self, filters: Sequence[int] = (6, 16), shared_width: int = 1024, dropout: float = 0.5, size: int = 28
     ) -> None:
         super().__init__("basic_inception", filters=filters, shared_width=shared_width, dropout=dropout, size=size)
-        own = ("filters", "shared_width", "dropout", "size")
-        self.config = {key: self.config[key] for key in own}
+        self.config = {key: self.config[key] for key in ("filters", "shared_width", "dropout", "size")}
 
 
 # Gradient descent is what has a momentum in Keras, with which the paper was made; it names no optimiser.

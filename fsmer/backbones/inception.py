@@ -74,13 +74,10 @@ class InceptionStream(nn.Sequential):
     """Inception blocks, each followed by 2x2 max pooling, on the map of one flow component; flattened."""
 
     def __init__(self, filters: Sequence[int]) -> None:
-        channels = (1, *(4 * count for count in filters))
-        blocks = [
-            module
-            for inputs, count in zip(channels, filters, strict=False)
-            for module in (InceptionBlock(inputs, count), nn.MaxPool2d(2))
-        ]
-        super().__init__(*blocks, nn.Flatten())
+        super().__init__()
+        for inputs, count in zip((1, *(4 * count for count in filters)), filters, strict=False):
+            self.extend([InceptionBlock(inputs, count), nn.MaxPool2d(2)])
+        self.append(nn.Flatten())
         self.filters = tuple(filters)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
+from fsmer.backbones import Backbone, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 from fsmer.kernels.noise import own_generator
@@ -90,11 +89,8 @@ class TransformerBlock(nn.Module):
 
     def attend(self, tokens: Tensor) -> Tensor:
         """Self-attention of several heads over all tokens."""
-        clips, length, width = tokens.shape
-        heads = self.qkv(tokens).view(clips, length, 3, self.heads, width // self.heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        found = F.scaled_dot_product_attention(query, key, value)
-        return self.out(found.transpose(1, 2).reshape(clips, length, width))
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
     def _kept(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0:
@@ -251,16 +247,13 @@ class MMNet(Backbone):
             config=config,
         )
         self.pool = pool
-        self.mean: Tensor
-        self.sd: Tensor
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("sd", torch.tensor(IMAGENET_SD).view(3, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.sd = nn.Buffer(torch.tensor(IMAGENET_SD).view(3, 1, 1), persistent=False)
         channels = 3
-        beginning: list[nn.Module] = []
+        self.stem = nn.Sequential()
         for outputs, stride in stem:
-            beginning += [*convolution(channels, outputs, 3, stride), nn.ReLU(inplace=True)]
+            self.stem.extend([*convolution(channels, outputs, 3, stride), nn.ReLU(inplace=True)])
             channels = outputs
-        self.stem = nn.Sequential(*beginning)
         self.blocks = nn.ModuleList()
         for outputs, stride in stages:
             self.blocks.append(CABlock(channels, outputs, stride, attention, identity_shortcut or attention == "none"))
@@ -271,13 +264,7 @@ class MMNet(Backbone):
         self.position = PositionCalibration(grid, width, layers, heads, mlp_ratio, drop_path) if position else None
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Embeddings (B, embed_dim) of ``{"onset": ..., "apex": ...}``, each (B, 3, size, size) in 0..1.
-
-        Raises
-        ------
-        SpecMismatchError
-            An image is missing or of another shape.
-        """
+        """Embeddings (B, embed_dim) of ``{"onset": ..., "apex": ...}``, each (B, 3, size, size) in 0..1."""
         onset, apex = self.media_of(inputs)
         fused, _ = self.motion(onset, apex)
         if self.position is not None:
@@ -296,8 +283,7 @@ class MMNet(Backbone):
         difference = (apex - onset) / self.sd
         # Not channels last, though that is faster: there the backward pass of a strided 1x1 convolution overwrites
         # foreign memory in torch 2.15 on a CPU with several threads.
-        features = self.stem(difference)
-        attention, maps = None, []
+        features, attention, maps = self.stem(difference), None, []
         for block in self.blocks:
             features, attention = block(features, attention)
             if attention is not None:

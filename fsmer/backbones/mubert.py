@@ -1,4 +1,7 @@
-"""`mubert_small` and `mubert_tiny`: Micron-BERT, whose attention finds the patches that changed from onset to apex."""
+"""Micron-BERT as one class, since recognition, training without labels and maps read the same attention in two frames.
+
+`mubert_small` has the paper's size; `mubert_tiny` is the same class with other defaults.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,14 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
-from fsmer.backbones.mubert_networks import (
-    Encoded,
-    MicroAttention,
-    MicroDecoder,
-    MicroEncoder,
-    begin_with_likeness,
-    patchify,
-)
+from fsmer.backbones import Backbone, TrainRecipe, register_backbone
+from fsmer.backbones import mubert_networks as networks
+from fsmer.backbones.base import constructor_arguments
 from fsmer.backbones.mubert_pretraining import DinoAgreement, draw_blocks, random_crops, swap_mask
-from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
-from fsmer.backbones.registry import register_backbone
+from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 
@@ -127,12 +123,9 @@ class MuBert(Backbone):
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="Micron-BERT gives no values for fine-tuning; AdamW with a cosine to zero from 1e-4 as in its Sec. 5.2, "
         "epochs, batch size, warm-up and weight decay are fsmer's own",
-        optimizer="adamw",
         learning_rate=1e-4,
-        weight_decay=0.05,
         epochs=50,
         batch_size=16,
-        schedule="cosine",
         warmup_epochs=5,
         clip_gradient=1.0,
     )
@@ -148,9 +141,6 @@ class MuBert(Backbone):
         distance=(5, 11),
         schedule="cosine",
     )
-
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -198,13 +188,13 @@ class MuBert(Backbone):
         self.both_ways = both_ways
         self.regions = regions
         self.changes = changes
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(IMAGE_DEVIATION).view(3, 1, 1), persistent=False)
-        self.encoder = MicroEncoder(image_size, patch_size, width, depth, heads, mlp_ratio)
-        self.micro_attention = None if attention == "none" else MicroAttention(width, attention, similarity)
-        self.decoder = MicroDecoder(self.side, patch_size, width, decoder_depth, heads, mlp_ratio)
+        self.mean = nn.Buffer(torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.deviation = nn.Buffer(torch.tensor(IMAGE_DEVIATION).view(3, 1, 1), persistent=False)
+        self.encoder = networks.MicroEncoder(image_size, patch_size, width, depth, heads, mlp_ratio)
+        self.micro_attention = None if attention == "none" else networks.MicroAttention(width, attention, similarity)
+        self.decoder = networks.MicroDecoder(self.side, patch_size, width, decoder_depth, heads, mlp_ratio)
         if start == "likeness":
-            begin_with_likeness(self.encoder, self.decoder, self.micro_attention)
+            networks.begin_with_likeness(self.encoder, self.decoder, self.micro_attention)
         self.dino = DinoAgreement(self.encoder, hidden=head_width) if interest and agreement == "dino" else None
         # Labels do not reach what serves training without them; `begin_pretraining` gives it back.
         self.decoder.requires_grad_(False)
@@ -232,10 +222,7 @@ class MuBert(Backbone):
         return F.adaptive_avg_pool2d(values.mT.unflatten(2, (self.side, self.side)), regions).flatten(1)
 
     def begin_pretraining(self) -> None:
-        """Make trainable what serves training without labels alone.
-
-        These are the decoder, the head of ``"dino"`` and, with `both_ways`, the bias of P_dma.
-        """
+        """Make trainable what serves training without labels: decoder, head of ``"dino"``, bias of P_dma."""
         self.decoder.requires_grad_(True)
         if self.micro_attention is not None:
             self.micro_attention.out.bias.requires_grad_(True)
@@ -245,21 +232,11 @@ class MuBert(Backbone):
     def pretraining_loss(
         self, first: Tensor, second: Tensor, *, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Reconstruction and agreement (eq. 13-15) of pairs of frames; no label is used.
+        """``"loss"`` (eq. 13), and detached ``"reconstruction"`` (eq. 14) and ``"agreement"`` (eq. 15) of frame pairs.
 
-        Parameters
-        ----------
-        first, second : Tensor of shape (B, 3, H, W)
-            I_t and I_{t+δ}, from 0 to 1.
-        done : float
-            Share of the training that is over; sets the teacher's momentum with ``agreement="dino"``.
-        generator : torch.Generator
-            Draws the blocks of Algorithm 1 and the crops.
-
-        Returns
-        -------
-        dict
-            ``"loss"`` (eq. 13), and detached ``"reconstruction"`` (eq. 14) and ``"agreement"`` (eq. 15).
+        `first` and `second` are I_t and I_{t+δ}, (B, 3, H, W) from 0 to 1. The share `done` of the training that is
+        over sets the teacher's momentum with ``agreement="dino"``; the generator draws the blocks of Algorithm 1 and
+        the crops.
         """
         pair = self.media_of({"onset": first, "apex": second})
         first, second = ((frames - self.mean) / self.deviation for frames in pair)
@@ -274,14 +251,12 @@ class MuBert(Backbone):
         pixels = self.decoder(features)
         reconstruction = F.mse_loss(pixels.float(), self._wanted(first).float())
         losses = {"loss": self.weights[0] * reconstruction, "reconstruction": reconstruction.detach()}
-        agreement: Tensor | None = None
-        if cropped:
-            agreement = F.mse_loss(whole.context, cropped[0].context)
-        elif self.dino is not None:
-            agreement = self.dino(self.encoder, *self._crops(second, generator), done)
-        if agreement is not None:
-            losses["loss"] = losses["loss"] + self.weights[1] * agreement
-            losses["agreement"] = agreement.detach()
+        if self.interest:
+            if self.dino is None:
+                agreement = F.mse_loss(whole.context, cropped[0].context)
+            else:
+                agreement = self.dino(self.encoder, *self._crops(second, generator), done)
+            losses |= {"loss": losses["loss"] + self.weights[1] * agreement, "agreement": agreement.detach()}
         return losses
 
     def after_step(self) -> None:
@@ -291,12 +266,8 @@ class MuBert(Backbone):
 
     def swap(self, first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
         """I_{t/s}: `first` with blocks of patches from `second` (Sec. 4.4, Algorithm 1), drawn anew for each pair."""
-        masks = torch.stack(
-            [
-                swap_mask(draw_blocks(self.side, self.side, generator=generator, **self.swapping), self.side, self.side)
-                for _ in first
-            ]
-        )
+        drawn = [draw_blocks(self.side, self.side, generator=generator, **self.swapping) for _ in first]
+        masks = torch.stack([swap_mask(blocks, self.side, self.side) for blocks in drawn])
         pixels = masks.repeat_interleave(self.patch_size, dim=1).repeat_interleave(self.patch_size, dim=2)
         return torch.where(pixels[:, None].to(first.device), second, first)
 
@@ -317,7 +288,7 @@ class MuBert(Backbone):
             maps["dma_poi"] = _over_largest(maps["dma"] * maps["poi"])
         return {name: values.unflatten(1, (self.side, self.side)) for name, values in maps.items()}
 
-    def change(self, onset: Encoded, apex: Encoded) -> Tensor:
+    def change(self, onset: networks.Encoded, apex: networks.Encoded) -> Tensor:
         """How much each patch changed according to the diagonal, (B, N) from 0 to 1.
 
         With ``reading="diagonal"`` this is ``1 - diag(Â) / max diag(Â)``. A patch that resembles its neighbours has
@@ -325,7 +296,7 @@ class MuBert(Backbone):
         from apex to onset less that of each frame with itself; half that sum, at most zero, is c and the map
         ``1 - exp(c)``.
         """
-        attention = cast(MicroAttention, self.micro_attention)
+        attention = cast(networks.MicroAttention, self.micro_attention)
         before, after = onset.patches, apex.patches
         diagonal = attention.log_diagonal(after, before)
         if self.reading == "diagonal":
@@ -334,22 +305,22 @@ class MuBert(Backbone):
         still = attention.log_diagonal(before, before) + attention.log_diagonal(after, after)
         return -torch.expm1(((across - still) / 2).clamp(max=0))
 
-    def _encode(self, inputs: dict[str, Tensor]) -> tuple[Encoded, Encoded]:
+    def _encode(self, inputs: dict[str, Tensor]) -> tuple[networks.Encoded, networks.Encoded]:
         """Onset and apex through the encoder."""
         frames = torch.cat(self.media_of(inputs))
         onset, apex = self.encoder((frames - self.mean) / self.deviation).split(len(frames) // 2)
         return onset, apex
 
-    def _weighed(self, second: Encoded, swapped: Encoded, *, relative: bool = False) -> Tensor:
+    def _weighed(self, second: networks.Encoded, swapped: networks.Encoded, *, relative: bool = False) -> Tensor:
         """P_dma (eq. 9 or 12), or the patches of I_{t/s} as they are where there is no micro-attention."""
         if self.micro_attention is None:
             return swapped.patches
         interest = second.interest if self.interest else None
-        return cast(Tensor, self.micro_attention(second.patches, swapped.patches, interest, relative=relative))
+        return self.micro_attention(second.patches, swapped.patches, interest, relative=relative)
 
     def _wanted(self, first: Tensor) -> Tensor:
         """What the decoder has to give back."""
-        pixels = patchify(first, self.patch_size)
+        pixels = networks.patchify(first, self.patch_size)
         if not self.normalise_patches:
             return pixels
         spread = (pixels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
@@ -443,7 +414,6 @@ MuBertTiny.__signature__ = inspect.signature(MuBert).replace(  # type: ignore[at
 
 
 def _over_largest(values: Tensor) -> Tensor:
-    """Values of each row over the largest of them."""
     return values / values.amax(dim=1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
 
 

@@ -42,33 +42,19 @@ def draw_blocks(
     block size when less than `min_block` is left. What the algorithm leaves open: sides are rounded to whole patches,
     at least one and at most the grid's side; corners are rounded down and drawn from all places where the block fits.
 
-    Parameters
-    ----------
-    rows, columns : int
-        Patches down and across the frame.
-    generator : torch.Generator
-        Four uniform numbers a block: size, aspect ratio, row, column.
-    ratio : float
-        Share of the patches (r_s).
-    min_block : float
-        Least block size in patches (min_bs).
-    min_aspect : float
-        Least ratio of height to width (min_ar); the largest is its inverse.
+    `ratio`, `min_block` and `min_aspect` are r_s, min_bs (in patches) and min_ar (height to width; the largest ratio is
+    its inverse). The generator draws four numbers a block: size, aspect ratio, row, column.
     """
     wanted = ratio * rows * columns
     blocks: list[Block] = []
     count = 0
     while count <= wanted:
-        size_draw, aspect_draw, row_draw, column_draw = torch.rand(
-            4, generator=generator, dtype=torch.float64, device=generator.device
-        ).tolist()
-        size = min_block + (wanted - count - min_block) * size_draw
-        aspect = min_aspect + (1 / min_aspect - min_aspect) * aspect_draw
+        draws = torch.rand(4, generator=generator, dtype=torch.float64, device=generator.device).tolist()
+        size = min_block + (wanted - count - min_block) * draws[0]
+        aspect = min_aspect + (1 / min_aspect - min_aspect) * draws[1]
         height = min(max(round(math.sqrt(size * aspect)), 1), rows)
         width = min(max(round(math.sqrt(size / aspect)), 1), columns)
-        top = int(row_draw * (rows - height + 1))
-        left = int(column_draw * (columns - width + 1))
-        blocks.append(Block(top, left, height, width))
+        blocks.append(Block(int(draws[2] * (rows - height + 1)), int(draws[3] * (columns - width + 1)), height, width))
         count += height * width
     return blocks
 
@@ -108,7 +94,6 @@ class DinoAgreement(nn.Module):
     all other crops; the teacher follows the student by a moving average.
     """
 
-    centre: Tensor
     student_temperature = 0.1
     teacher_temperature = 0.04
     centre_momentum = 0.9
@@ -119,15 +104,15 @@ class DinoAgreement(nn.Module):
         self.head = DinoHead(encoder.width, outputs, hidden)
         self.teacher = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(self.head)})
         self.teacher.requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(outputs))
+        self.centre = nn.Buffer(torch.zeros(outputs))
         self._seen: Tensor | None = None
         self._done = 0.0
 
     def forward(self, encoder: MicroEncoder, large: list[Tensor], small: list[Tensor], done: float) -> Tensor:
         """Loss of two large and any number of small crops, each (B, 3, h, w)."""
-        student = [self.head(part.context) for part in encoder(torch.cat(large)).split(len(large[0]))]
-        if small:
-            student += [self.head(part.context) for part in encoder(torch.cat(small)).split(len(small[0]))]
+        student = []
+        for crops in filter(None, (large, small)):
+            student += [self.head(part.context) for part in encoder(torch.cat(crops)).split(len(crops[0]))]
         with torch.no_grad():
             raw = self.teacher["head"](self.teacher["encoder"](torch.cat(large)).context)
             self._seen, self._done = raw.mean(dim=0), done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal
 
@@ -35,9 +34,8 @@ class BasicBlock(nn.Module):
         self.added_channels = outputs - inputs
         self.shortcut: nn.Module | None = None
         if shortcut == "B" and (stride != 1 or self.added_channels):
-            self.shortcut = nn.Sequential(
-                nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm3d(outputs)
-            )
+            convolution = nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm3d(outputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Features of shape (B, outputs, T / stride, H / stride, W / stride)."""
@@ -75,18 +73,17 @@ class ResNet3D(nn.Sequential):
         else:
             convolution = nn.Conv3d(channels, width, 7, stride=(1, 2, 2), padding=3, bias=False)
             pool = nn.MaxPool3d(3, stride=2, padding=1)
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv1"] = nn.Sequential(convolution, nn.BatchNorm3d(width), nn.ReLU(inplace=True), pool)
+        super().__init__()
+        self.conv1 = nn.Sequential(convolution, nn.BatchNorm3d(width), nn.ReLU(inplace=True), pool)
         inputs = width
         for number, blocks in enumerate(DEPTHS[depth]):
             outputs, stride = width << number, 1 if number == 0 else 2
             first = BasicBlock(inputs, outputs, stride, shortcut)
             further = (BasicBlock(outputs, outputs, 1, shortcut) for _ in range(blocks - 1))
-            layers[f"conv{number + 2}_x"] = nn.Sequential(first, *further)
+            self.add_module(f"conv{number + 2}_x", nn.Sequential(first, *further))
             inputs = outputs
-        layers["average_pool"] = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten())
-        layers["fc"] = nn.Linear(inputs, embed_dim)
-        super().__init__(layers)
+        self.average_pool = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten())
+        self.fc = nn.Linear(inputs, embed_dim)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

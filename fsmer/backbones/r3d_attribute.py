@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections, constructor_arguments
+from fsmer.backbones import Backbone, ClassDirections, Targets, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
 from fsmer.backbones.r3d import ResNet3D, Shortcut, Stem
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
-from fsmer.backbones.targets import Targets
 from fsmer.backbones.text_tower import OWN_TOWERS, TextTower
 from fsmer.backbones.weights import made_from_folder
 from fsmer.data.facs import ACTION_UNIT_ORDER, describe_aus, units_of_description
@@ -39,18 +38,10 @@ SCALE = 10.0
 def cross_modal_contrastive(video: Tensor, text: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Cross-modal contrastive loss of Song et al. (2022), eq. 3-5.
 
-    Every clip against its own text and those of all other clips: the mean over i of
-    ``-log(d(v_i, t_i) / (d(v_i, t_i) + sum over j != i of d(v_i, t_j)))`` with ``d(v, t) = exp(cos(v, t))``.
+    Every clip, z_m in `video`, (N, D), against its own text, z_a in the same row of `text`, (N, D), and those of all
+    other clips: the mean over i of ``-log(d(v_i, t_i) / (d(v_i, t_i) + sum over j != i of d(v_i, t_j)))`` with
+    ``d(v, t) = exp(cos(v, t) / temperature)``; eq. 4 has no temperature, which is 1.
 
-    Parameters
-    ----------
-    video, text : Tensor of shape (N, D)
-        z_m and z_a; row i of both belongs to clip i.
-    temperature : float
-        Divides the cosine; eq. 4 has none, which is 1.
-
-    Examples
-    --------
     >>> float(cross_modal_contrastive(torch.eye(2), torch.eye(2)))  # -log(e / (e + 1))
     0.3132616877555847
     """
@@ -108,32 +99,27 @@ class R3DAttribute(Backbone):
         )
         self.alpha = alpha
         self.temperature = temperature
-        stream: dict[str, Any] = {"depth": self.depth, "width": width, "embed_dim": stream_dim}
-        self.rgb = ResNet3D(3, stem=stem, shortcut=shortcut, **stream)
-        self.flow = ResNet3D(2, stem=stem, shortcut=shortcut, **stream)
+        self.rgb, self.flow = (
+            ResNet3D(channels, depth=self.depth, width=width, embed_dim=stream_dim, stem=stem, shortcut=shortcut)
+            for channels in (3, 2)
+        )
         self.text_tower: TextTower | None = None
         self.text_classifier: nn.Linear | None = None
         self.text_classes: tuple[str, ...] = ()
         self._said_text_is_lost = False
         # A saved config may name the tower that taught its weights, but nothing is opened or fetched by that name.
         self._foreign_text = made_from_folder() and text not in OWN_TOWERS
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(RGB_MEAN).view(3, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(RGB_STD).view(3, 1, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(RGB_MEAN).view(3, 1, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(RGB_STD).view(3, 1, 1, 1), persistent=False)
         # What stays of the text tower: the vector of each unit's phrase, and the steps that it was trained for.
-        self.unit_embeddings: Tensor
-        self.text_steps: Tensor
-        self.register_buffer("unit_embeddings", torch.zeros(len(ACTION_UNIT_ORDER), self.embed_dim))
-        self.register_buffer("text_steps", torch.zeros((), dtype=torch.long))
+        self.unit_embeddings = nn.Buffer(torch.zeros(len(ACTION_UNIT_ORDER), self.embed_dim))
+        self.text_steps = nn.Buffer(torch.zeros((), dtype=torch.long))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """z_m = (z_rgb, z_flow) of eq. 1, (B, embed_dim).
 
-        Parameters
-        ----------
-        inputs : mapping
-            ``"frames"``, (B, T, 3, H, W), 0..1, and ``"flows"``, (B, T, 2, H, W), thousandths of the face width.
+        `inputs` has ``"frames"``, (B, T, 3, H, W), 0..1, and ``"flows"``, (B, T, 2, H, W), thousandths of the face
+        width.
         """
         # Channels before time.
         frames, flows = (medium.transpose(1, 2) for medium in self.media_of(inputs))
@@ -143,12 +129,8 @@ class R3DAttribute(Backbone):
         """Make the text side ready for training: the tower if there is none yet, and its classifier (eq. 7) anew.
 
         Nothing is made where ``alpha`` is 0 or where the tower was dropped after training: the vectors that it left
-        then stand for the text.
-
-        Raises
-        ------
-        WeightsError
-            The text tower that was asked for is not there, or only a saved config asks for it.
+        then stand for the text. `WeightsError` where the text tower that was asked for is not there, or only a saved
+        config asks for it.
         """
         if self.alpha == 0 or (self.text_tower is None and self.text_steps > 0):
             return
@@ -175,21 +157,20 @@ class R3DAttribute(Backbone):
         are unknown, or that show none of the thirty, have no text and take part in L_video alone. With ``alpha`` 0 the
         loss is L_video: L_text then teaches the video streams nothing. Once the tower is dropped the vectors that it
         left are the text, and there is no L_text; where no clip has action units, the loss is L_video then too, and a
-        warning says so once.
-
-        Raises
-        ------
-        DataError
-            No clip has action units, and the text side is yet to learn.
-        FsmerError
-            `set_classes` was not called with the targets' classes.
+        warning says so once. `DataError` where no clip has action units and the text side is yet to learn, `FsmerError`
+        where `set_classes` was not called with the targets' classes.
         """
         embeddings = self(inputs)
         video_loss = targets.cross_entropy(classifier(embeddings))
         if self.alpha == 0:
             return video_loss
         text_is_lost = self.text_tower is None and bool(self.text_steps > 0)
-        if targets.action_units is None and text_is_lost:
+        if targets.action_units is None:
+            if not text_is_lost:
+                raise DataError(
+                    f"the clips have no action units, which {self.name!r} learns its text from; fill their 'aus' "
+                    "column, or set alpha=0 to train on the labels alone."
+                )
             if not self._said_text_is_lost:
                 self._said_text_is_lost = True
                 warnings.warn(
@@ -198,11 +179,6 @@ class R3DAttribute(Backbone):
                     stacklevel=2,
                 )
             return video_loss
-        if targets.action_units is None:
-            raise DataError(
-                f"the clips have no action units, which {self.name!r} learns its text from; fill their 'aus' column, "
-                "or set alpha=0 to train on the labels alone."
-            )
         # Comparisons with NaN are false, so rows of unknown units are left out too.
         active = targets.action_units > 0.5
         told = active.any(dim=1)
@@ -233,9 +209,7 @@ class R3DAttribute(Backbone):
     @staticmethod
     def _read(tower: TextTower, active: Tensor) -> Tensor:
         """z_a of eq. 2 for rows of active units, (N, embed_dim); a sentence that several clips share is read once."""
-        sentences = [
-            describe_aus(unit for unit, on in zip(ACTION_UNIT_ORDER, row, strict=True) if on) for row in active.tolist()
-        ]
+        sentences = [describe_aus(compress(ACTION_UNIT_ORDER, row)) for row in active.tolist()]
         distinct = list(dict.fromkeys(sentences))
         places = torch.tensor([distinct.index(sentence) for sentence in sentences], device=active.device)
         return tower(distinct)[places]
@@ -290,17 +264,15 @@ def _direction(name: str, units: Tensor) -> Tensor | None:
     """Direction of one class, of unit length, from those of the units, (30, D); None for a name without a meaning."""
     emotions = emotions_of(name)
     if emotions:
-        return F.normalize(torch.stack([_emotion_direction(emotion, units) for emotion in emotions]).mean(0), dim=-1)
+        parts = []
+        for emotion in emotions:
+            patterns = [one.weight * _combined(one.units, units) for one in EMOTION_ACTION_UNITS[emotion]]
+            parts.append(F.normalize(torch.stack(patterns).sum(dim=0), dim=-1))
+        return F.normalize(torch.stack(parts).mean(0), dim=-1)
     numbers = units_of_description(name)
     if not numbers or not set(numbers) <= set(ACTION_UNIT_ORDER):
         return None
     return _combined(numbers, units)
-
-
-def _emotion_direction(emotion: str, units: Tensor) -> Tensor:
-    patterns = EMOTION_ACTION_UNITS[emotion]
-    parts = torch.stack([pattern.weight * _combined(pattern.units, units) for pattern in patterns])
-    return F.normalize(parts.sum(dim=0), dim=-1)
 
 
 def _combined(numbers: Sequence[int], units: Tensor) -> Tensor:

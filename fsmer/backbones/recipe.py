@@ -1,16 +1,20 @@
-"""How a backbone is trained, with labels and without: optimiser, schedule and augmentation, as data."""
+"""How a backbone is trained: recipes as data, parts that a paper trains first, and epochs in code of its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, Self, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from fsmer.errors import FsmerError, unknown_name
 from fsmer.parameters import typed_value
 
-__all__ = ["PretrainRecipe", "TrainRecipe"]
+__all__ = ["CompiledEpochs", "Preparation", "PretrainRecipe", "TrainRecipe", "schedule_factor"]
 
 AUGMENTATIONS = ("crop", "flip", "rotate")
 
@@ -123,11 +127,6 @@ class PretrainRecipe(_Recipe):
         Of the learning rate after the rise; ``"cosine"`` falls step by step to zero.
     clip_gradient : float or None
         Largest norm of the gradient.
-
-    Raises
-    ------
-    FsmerError
-        A value is out of range.
     """
 
     steps: int = 10_000
@@ -150,17 +149,8 @@ class PretrainRecipe(_Recipe):
     def with_params(self, params: Mapping[str, Any]) -> Self:
         """This recipe with some fields changed, by name.
 
-        Parameters
-        ----------
-        params : mapping of str to object
-            Text is read as the field's type: ``{"batch_size": "16", "clip_gradient": "none", "distance": [3, 6]}``.
-
-        Raises
-        ------
-        UnknownNameError
-            No such field; the nearest are suggested.
-        FsmerError
-            A value of another type, or out of range.
+        Text is read as the field's type: ``{"batch_size": "16", "clip_gradient": "none", "distance": [3, 6]}``.
+        `UnknownNameError` names the nearest fields, and a value of another type or out of range is an `FsmerError`.
         """
         kinds = {one.name: str(one.type) for one in fields(self)}
         changes = dict(params)
@@ -178,6 +168,38 @@ class PretrainRecipe(_Recipe):
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "distance": list(self.distance)}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A part of a backbone that is trained before all else, by Adam on inputs that stay as they are.
+
+    The module is trained in place, and frozen and in evaluation mode afterwards. `loss` gives the mean loss of its
+    outputs and the targets, (N, ...) as the inputs; `finish` is called at the end. The seed is that of the order of the
+    inputs and of the module's initial weights.
+    """
+
+    module: nn.Sequential
+    inputs: Tensor
+    targets: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+    finish: Callable[[], None]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+class CompiledEpochs(Protocol):
+    """Code of a backbone's own that takes all steps of an epoch, see `Backbone.compiled_epochs`."""
+
+    def train(self, batches: Sequence[NDArray[np.int64]], factors: Sequence[float]) -> list[float]:
+        """Take the steps of one epoch and return the loss of each.
+
+        Network, classifier and the state of the optimiser then are as after so many of its steps. `batches` are the
+        rows of each step, `factors` those on all learning rates in each step.
+        """
+        ...
 
 
 def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:

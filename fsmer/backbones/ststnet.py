@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
-from fsmer.backbones.stages import CompiledEpochs
-from fsmer.backbones.targets import Targets
+from fsmer.backbones import Backbone, Targets, TrainRecipe, register_backbone
+from fsmer.backbones.recipe import CompiledEpochs
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError
 from fsmer.kernels.compiled import compiled, plain_in_memory
@@ -153,9 +150,8 @@ class _Epochs:
         convolution, norm = network.convolution, network.normalisation
         self.parameters = [*convolution.parameters(), *norm.parameters(), *classifier.parameters()]
         rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
-        self.rates = torch.cat(
-            [torch.full((value.numel(),), rates[id(value)], dtype=torch.float64) for value in self.parameters]
-        )
+        filled = [torch.full((value.numel(),), rates[id(value)], dtype=torch.float64) for value in self.parameters]
+        self.rates = torch.cat(filled)
         height, width = (side + 2 * network.padding for side in self.media.shape[-2:])
         self.windows = ((height - 3) // 3 + 1) * ((width - 3) // 3 + 1)
         self.padded = (height, width)
@@ -173,32 +169,22 @@ class _Epochs:
         states = [self.optimizer.state[value] for value in self.parameters]
         done = int(states[0]["step"]) if states[0] else 0
         values = _laid_out([value.detach() for value in self.parameters])
+        held = list(zip(states, self.parameters, strict=True))
         first, second = (
-            _laid_out(
-                [state.get(name, torch.zeros_like(value)) for state, value in zip(states, self.parameters, strict=True)]
-            )
+            _laid_out([state.get(name, torch.zeros_like(value)) for state, value in held])
             for name in ("exp_avg", "exp_avg_sq")
         )
         losses = torch.empty(len(sizes), dtype=torch.float64)
         labels = self.labels[rows]
         rate_factors = torch.tensor(factors, dtype=torch.float64)
         statistics = cast("tuple[Tensor, Tensor]", (norm.running_mean, norm.running_var))
+        momentum = 0.1 if norm.momentum is None else norm.momentum
         self.library.shallow_epoch(
-            _at(self.media),
-            real(GAIN),
-            _at(rows),
-            _at(ends),
+            *(_at(self.media), real(GAIN), _at(rows), _at(ends)),
             *map(whole, (len(sizes), *self.media.shape[-2:], network.padding, len(self.class_weights))),
             *map(_at, (values, first, second, self.rates, rate_factors)),
-            whole(done),
-            real(self.weight_decay),
-            whole(self.decoupled),
-            real(norm.eps),
-            real(0.1 if norm.momentum is None else norm.momentum),
-            _at(drawn),
-            whole(limit),
-            *map(_at, (labels, self.class_weights)),
-            real(network.recipe.label_smoothing),
+            *(whole(done), real(self.weight_decay), whole(self.decoupled), real(norm.eps), real(momentum)),
+            *(_at(drawn), whole(limit), _at(labels), _at(self.class_weights), real(network.recipe.label_smoothing)),
             *map(_at, (*statistics, *self._rooms(max(sizes), len(values)), losses)),
         )
         cast(Tensor, norm.num_batches_tracked).add_(len(sizes))

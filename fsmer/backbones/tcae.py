@@ -9,7 +9,6 @@ are the twin cycles.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -17,27 +16,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
-from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
-from fsmer.backbones.registry import register_backbone
+from fsmer.backbones import Backbone, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
+from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.tcae_networks import Encoder, FlowDecoder, check_frame_size
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 
 __all__ = ["Tcae", "curriculum_mean", "curriculum_window", "warp"]
 
-
 # Training crops: a square whose side is 200 to 223 of 256 pixels, inside the central 224 (published data loader).
 CROP_SIDES = (200, 224)
 CROP_FRAME = 256
 
-# The curriculum's window of sorted losses moves in steps until its upper end passes the limit (published training).
+# The curriculum's window of sorted losses moves in steps until its upper end passes 0.85 (published training).
 WINDOW = (0.0, 0.5)
 WINDOW_STEP = 0.1
-WINDOW_LIMIT = 0.85
-
-Jitter = Literal["each", "pair", "none"]
-Embedding = Literal["apex", "difference"]
+WINDOW_MOVES = 4
 
 
 @register_backbone("tcae")
@@ -94,11 +89,7 @@ class Tcae(Backbone):
     trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice; TCAE's authors train only a linear classifier on the frozen code",
-        optimizer="adamw",
         learning_rate=3e-4,
-        weight_decay=0.05,
-        epochs=30,
-        batch_size=32,
         augment=("flip", "crop"),
         crop_pixels=8,
     )
@@ -120,9 +111,9 @@ class Tcae(Backbone):
         size: int = 256,
         width: int = 32,
         code_dim: int = 256,
-        embedding: Embedding = "apex",
+        embedding: Literal["apex", "difference"] = "apex",
         frozen: bool = False,
-        jitter: Jitter = "each",
+        jitter: Literal["each", "pair", "none"] = "each",
         pixel_weight: float = 10.0,
         code_weight: float = 1.0,
         cycle_weight: float = 1.0,
@@ -173,19 +164,10 @@ class Tcae(Backbone):
     ) -> dict[str, Tensor]:
         """The curriculum's mean of each of the ten losses and their weighted sum.
 
-        Parameters
-        ----------
-        first, second : Tensor of shape (B, 3, size, size)
-            Frames in 0..1 of one sequence: the source, and the target that it is warped to.
-        done : float
-            Share of the training that is done, 0..1; moves the curriculum's window, see `curriculum_window`.
-        generator : torch.Generator
-            Of the crops.
-
-        Returns
-        -------
-        dict of str to Tensor
-            ``"loss"`` with a gradient, and every term of `terms` by name, without weight or gradient.
+        `first` and `second`, (B, 3, size, size) in 0..1, are frames of one sequence: the source, and the target that it
+        is warped to. `done` is the share of the training that is over, which moves the curriculum's window, see
+        `curriculum_window`; the generator draws the crops. The result has ``"loss"`` with a gradient, and every term of
+        `terms` by name, without weight or gradient.
         """
         if self.jitter != "none":
             first, second = random_crops(first, second, generator, apart=self.jitter == "each")
@@ -241,12 +223,8 @@ class Tcae(Backbone):
         They say something after training without labels, in which alone decoders are trained.
         """
         onset, apex = self.media_of(inputs)
-        onset_au, onset_pose = self.encoder.codes(onset)
-        apex_au, apex_pose = self.encoder.codes(apex)
-        flows = {
-            "au_flow": self.au_decoder(onset_au, apex_au)[0],
-            "pose_flow": self._pose_flow(onset_pose, apex_pose)[0],
-        }
+        au, pose = zip(self.encoder.codes(onset), self.encoder.codes(apex), strict=True)
+        flows = {"au_flow": self.au_decoder(*au)[0], "pose_flow": self._pose_flow(*pose)[0]}
         maps = {name: flow.float().norm(dim=1) for name, flow in flows.items()}
         return {name: found / found.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12) for name, found in maps.items()}
 
@@ -270,8 +248,7 @@ def curriculum_window(done: float) -> tuple[float, float]:
 
     The window moves by 0.1 until its upper end has passed 0.85; here each of its places lasts equally long.
     """
-    moves = math.ceil(round((WINDOW_LIMIT - WINDOW[1]) / WINDOW_STEP, 6))
-    move = min(int(done * (moves + 1)), moves)
+    move = min(int(done * (WINDOW_MOVES + 1)), WINDOW_MOVES)
     return WINDOW[0] + move * WINDOW_STEP, WINDOW[1] + move * WINDOW_STEP
 
 
@@ -296,13 +273,13 @@ def random_crops(first: Tensor, second: Tensor, generator: torch.Generator, *, a
         places[1] = places[0]
     offsets = ((2 * places - 1) * room).to(first.device)
     scale = torch.eye(2, device=first.device) * side / CROP_FRAME
-    cropped = []
-    for frames, offset in zip((first, second), offsets, strict=True):
+
+    def cropped(frames: Tensor, offset: Tensor) -> Tensor:
         theta = torch.cat([scale.expand(len(frames), 2, 2), offset[..., None]], dim=-1)
         grid = F.affine_grid(theta, list(frames.shape), align_corners=False)
-        sampled = F.grid_sample(frames.float(), grid, padding_mode="border", align_corners=False)
-        cropped.append(sampled.to(frames.dtype))
-    return cropped[0], cropped[1]
+        return F.grid_sample(frames.float(), grid, padding_mode="border", align_corners=False).to(frames.dtype)
+
+    return cropped(first, offsets[0]), cropped(second, offsets[1])
 
 
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,7 @@ class AuEncoder(nn.Module):
         super().__init__()
         depth = int(math.log2(size))
         widths = [width * min(2**stage, WIDEST) for stage in range(depth - BRANCH_DEPTH)]
-        self.shared = nn.Sequential(
-            *(_down(before, after) for before, after in zip([3, *widths[:-1]], widths, strict=True))
-        )
+        self.shared = nn.Sequential(*(_down(before, after) for before, after in pairwise([3, *widths])))
         self.au_branch = _branch(widths[-1], width * WIDEST, code_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ class FlowDecoder(nn.Module):
         depth = int(math.log2(size))
         inner = [width * min(2 ** (depth - 2 - stage), WIDEST) for stage in range(depth - 1)]
         layers: list[nn.Module] = [nn.ReLU()]
-        for before, after in zip([2 * code_dim, *inner[:-1]], inner, strict=True):
+        for before, after in pairwise([2 * code_dim, *inner]):
             layers += [_up(), nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
         self.layers = nn.Sequential(*layers, _up(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
 
@@ -78,10 +77,11 @@ class FlowDecoder(nn.Module):
 
 def check_frame_size(size: int) -> None:
     """Raise `FsmerError` unless frames of that side can be halved down to one pixel."""
-    if size < 2 ** (BRANCH_DEPTH + 1) or size & (size - 1):
+    least = 2 ** (BRANCH_DEPTH + 1)
+    if size < least or size & (size - 1):
         raise FsmerError(
             f"TCAE's frame size is {size}, but its convolutions halve the frame down to one pixel; give a power of "
-            f"two from {2 ** (BRANCH_DEPTH + 1)} on (the paper's is 256)."
+            f"two from {least} on (the paper's is 256)."
         )
 
 

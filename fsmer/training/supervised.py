@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_inputs
 from fsmer.backbones.base import Inputs, check_weights
-from fsmer.backbones.recipe import schedule_factor
-from fsmer.backbones.stages import CompiledEpochs
+from fsmer.backbones.recipe import CompiledEpochs, schedule_factor
 from fsmer.backbones.targets import take
 from fsmer.errors import SupportError, WeightsError
 from fsmer.kernels.noise import Draws
