@@ -24,6 +24,7 @@ from tiny_backbone import TinyBackbone
 import fsmer
 from fsmer.ambient import library_settings
 from fsmer.backbones import model_hash
+from fsmer.backbones.registry import fresh_model
 from fsmer.kernels.noise import Draws
 from fsmer.pretraining import load_pretrainer
 from fsmer.synthetic.recordings import synthetic_recording
@@ -223,9 +224,8 @@ def solved() -> list[torch.Tensor]:
 
 
 def created(_: Path) -> str:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return model_hash(fsmer.create_model("ststnet"))
+    # `fsmer.create_model` draws from torch's own generator, which other threads may seed at any moment.
+    return model_hash(fresh_model("ststnet", 5))
 
 
 DOORS: dict[str, Callable[[Path], Any]] = {

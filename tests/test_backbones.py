@@ -123,7 +123,7 @@ def test_a_weights_file_cut_short_or_altered_is_refused(saved: Path):
     ("change", "message"),
     [
         ({"format_version": 99}, "newer fsmer"),
-        ({"backbone": "facs-flo"}, "facs-flow"),
+        ({"backbone": "facs-flo"}, "facs-flo"),
         ({"weights_sha256": None}, "weights_sha256"),
         ({"format_version": "one"}, "format_version: .*integer"),
         ({"arguments": ["knows"]}, "arguments: .*not \\['knows'\\]"),

@@ -352,6 +352,23 @@ def test_a_recognizer_in_half_precision_answers(recognizer, clips, tmp_path):
     assert np.isfinite(loaded.update(clips[:6]).predict_proba(clips)).all()
 
 
+@pytest.mark.parametrize("name", ["head.weight", "support.embeddings", "backbone.encoder.weight"])
+def test_whole_numbers_in_place_of_real_ones_are_refused_by_the_name_of_the_tensor(recognizer, tmp_path, name):
+    recognizer.save(tmp_path / "r")
+    _rewrite(tmp_path / "r", tensors=lambda held: held.update({name: held[name].to(torch.int32)}))
+    with pytest.raises(WeightsError, match=f"{name}.*int32"):
+        Recognizer.load(tmp_path / "r")
+
+
+@pytest.mark.parametrize("answer", ["predict", "predict_proba", "decision_function"])
+def test_a_score_beyond_all_numbers_is_refused_by_the_number_of_the_clip(clips, answer):
+    found = adapt(TinyBackbone(), clips[:30], "finetune")
+    weight = found.head.tensors()["weight"]
+    weight[0, 1] = torch.sign(fsmer.embed(found.backbone, clips[:1])[0]) * 3e38
+    with pytest.raises(MediaError, match="clip number 0"):
+        getattr(found, answer)(clips[:1])
+
+
 def test_a_recognizer_of_an_earlier_version_without_a_checksum_loads(recognizer, clips, tmp_path):
     recognizer.save(tmp_path / "r")
     _rewrite(tmp_path / "r")

@@ -55,7 +55,7 @@ ENDINGS = (".safetensors", ".json", ".yaml", ".csv", ".npz")
 
 REMEDY = "fetch or save the weights again"
 # A folder that is saved again and again under its reader is read as often, at most.
-TRIES, MOMENT_SECONDS = 20, 0.02
+TRIES, MOMENT_SECONDS = 100, 0.02
 # While a network is made some tensors are made on the way to others, or not stored.
 ELEMENTS_AN_ELEMENT, FURTHER_ELEMENTS = 8, 4 << 20
 OPERATIONS_A_TENSOR, FURTHER_OPERATIONS = 32, 2_000
@@ -98,6 +98,14 @@ class WeightsFolder:
             raise WeightsError(f"{path} was replaced while it was read; load it again.")
         return found
 
+    def check_real(self, name: str, value: Tensor) -> None:
+        """Raise `WeightsError` unless the tensor of that name holds real numbers."""
+        if not value.is_floating_point():
+            raise WeightsError(
+                f"the tensor {name!r} of {self.folder} has the type {value.dtype}, but real numbers are expected; "
+                f"{REMEDY}."
+            )
+
     def make(self, cls: type[B], prefix: str = "") -> B:
         """The network that the config describes, without the weights, whose names begin with `prefix`, in it.
 
@@ -130,8 +138,18 @@ class WeightsFolder:
         return model
 
     def load(self, model: B, tensors: Mapping[str, Tensor], prefix: str = "") -> B:
-        """The network of `make` with its weights, those of `tensors` that begin with `prefix`, in evaluation mode."""
-        model.load_state_dict(under(prefix, tensors))
+        """The network of `make` with its weights, those of `tensors` that begin with `prefix`, in evaluation mode.
+
+        Raises
+        ------
+        WeightsError
+            Whole numbers stand where the network has real ones.
+        """
+        found = under(prefix, tensors)
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.check_real(prefix + name, found[name])
+        model.load_state_dict(found)
         model.classes = tuple(self.config.get("classes", ()))
         return model.eval()
 

@@ -286,7 +286,8 @@ def _as_clips(values: Any, backbone: Backbone) -> tuple[ClipSet | Sequence[Clip]
         return values, False
     arrays = check_inputs(backbone, values)
     given = values if isinstance(values, Mapping) else dict.fromkeys(arrays, values)
-    alone = all(np.ndim(given[spec.kind]) == len(spec.shape) for spec in backbone.input_specs)
     # In their own type, since 8-bit values are divided by 255.
-    own = {kind: plain_array(given[kind]).reshape(array.shape) for kind, array in arrays.items()}
+    own = {kind: plain_array(given[kind]) for kind in arrays}
+    alone = all(own[spec.kind].ndim == len(spec.shape) for spec in backbone.input_specs)
+    own = {kind: own[kind].reshape(array.shape) for kind, array in arrays.items()}
     return ClipSet.from_arrays(own, None, spec=backbone.input_specs, datasets="clip"), alone

@@ -166,8 +166,10 @@ class Recognizer:
 
             logits.append(self._head.logits(embed(self.backbone, inputs, mirror=mirror, progress=told))[0])
         found: NDArray[np.float32] = torch.stack(logits).mean(dim=0).numpy()
-        if not np.isfinite(found).any(axis=1).all() or np.isnan(found).any():
-            number = int(np.flatnonzero(np.isnan(found).any(axis=1) | ~np.isfinite(found).any(axis=1))[0])
+        # A class of which nothing is known has minus infinity.
+        unsound = (np.isnan(found) | (found == np.inf)).any(axis=1) | ~np.isfinite(found).any(axis=1)
+        if unsound.any():
+            number = int(np.flatnonzero(unsound)[0])
             raise MediaError(
                 f"clip number {number} has scores that are not finite; its values are too large for the recognizer, so "
                 "leave it out or prepare it anew."
@@ -337,6 +339,8 @@ class Recognizer:
             for name, value in tensors.items()
             if not name.startswith("backbone.")
         }
+        for name in sorted(rest.keys() - {"support.codes"}):
+            held.check_real(name, rest[name])
         codes = rest["support.codes"]
         if codes.is_floating_point() or (len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(classes)):
             raise WeightsError(
