@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -27,14 +27,11 @@ from fsmer.backbones.weights import (
     file_sha256,
     load_folder,
 )
-from fsmer.data.spec import InputSpec
+from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError, unknown_name
 from fsmer.io import atomic_path, write_json
 from fsmer.plugins import BACKBONES, declared, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "check_saveable", "check_weights"]
 __all__ += ["constructor_arguments", "is_trusted", "model_hash"]

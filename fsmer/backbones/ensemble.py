@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,8 @@ from torch.nn import functional as F
 from fsmer.backbones import Backbone, Targets, TrainRecipe, create_model, register_backbone
 from fsmer.backbones.fr import FR
 from fsmer.backbones.recipe import Preparation
+from fsmer.data import ClipSet
 from fsmer.errors import FsmerError
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["Ensemble"]
 
@@ -101,7 +99,6 @@ class Ensemble(Backbone):
         return torch.stack(losses).sum()
 
     def set_classes(self, classes: Sequence[str]) -> None:
-        """Make what depends on the classes anew in every member."""
         for member in self._backbones:
             member.set_classes(classes)
         self._follow()
@@ -112,7 +109,6 @@ class Ensemble(Backbone):
             yield from member.preparations(clips, seed=seed * len(self.members) + place)
 
     def finish_training(self) -> None:
-        """Drop what training alone needed from every member."""
         for member in self._backbones:
             member.finish_training()
         self._follow()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +30,9 @@ LEARNT: frozenset[str] = frozenset(COARSE_CLASSES) | frozenset(THREE_CLASSES)
 SIDE = 28
 
 
-class ConvBlock(nn.Sequential):
-    """3x3 convolution, batch normalisation, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class FlowBranch(nn.Module):
@@ -54,7 +48,7 @@ class FlowBranch(nn.Module):
         strides = [1, 2, 2, 2] if pool == 1 else [1, 1, 2, 2]
         self.stages = nn.Sequential()
         for (inputs, outputs), stride in zip(pairwise([5, *widths]), strides, strict=True):
-            self.stages.append(nn.Sequential(ConvBlock(inputs, outputs, stride=stride), ConvBlock(outputs, outputs)))
+            self.stages.append(nn.Sequential(_block(inputs, outputs, stride), _block(outputs, outputs)))
         self.projection = nn.Linear(widths[-1] * 16, embed_dim)
         self.unit_head = nn.Linear(embed_dim, len(ACTION_UNIT_ORDER))
         self.directions = nn.Parameter(0.1 * torch.randn(len(CLASSES), embed_dim))
@@ -83,8 +77,8 @@ class FlowBranch(nn.Module):
 
     def convolutions(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         """The eight convolutions with their normalisation, in order."""
-        blocks = [cast(ConvBlock, block) for stage in self.stages for block in cast(nn.Sequential, stage)]
-        return [(cast(nn.Conv2d, block[0]), cast(nn.BatchNorm2d, block[1])) for block in blocks]
+        blocks: Any = [block for stage in self.stages for block in cast(nn.Sequential, stage)]
+        return [(block[0], block[1]) for block in blocks]
 
 
 class SideBySide:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,13 +27,11 @@ from fsmer.backbones.targets import action_unit_targets
 from fsmer.backbones.tcae import Tcae
 from fsmer.backbones.tcae_networks import AuEncoder, check_frame_size
 from fsmer.backbones.weights import refuse_other_files
+from fsmer.data import ClipSet
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import image_spec
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
 from fsmer.synthetic.class_descriptions import unit_shares
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["MERAU_UNITS", "Merau", "au_loss"]
 
@@ -143,7 +141,6 @@ class Merau(Backbone):
             embed_dim=3 * projection_dim,
             config=config | {"flow": flow_encoder.config},
         )
-        self.frame_size = frame_size
         self.units = tuple(units)
         self.flow_encoder = flow_encoder
         self.au_encoder = AuEncoder(frame_size, frame_width, code_dim)

@@ -356,20 +356,11 @@ TINY: Mapping[str, Any] = {
 class MuBertTiny(MuBert):
     """µ-BERT for two processor cores: frames of 112, width 128, two blocks each; pretrained in minutes.
 
-    As `MuBert` (``mubert_small``), whose parameters it takes and whose notes hold; the values that differ are fsmer's
-    own.
-
-    Parameters
-    ----------
-    image_size, width, depth, decoder_depth : int
-        112 (196 patches), 128, 2, 2.
-    normalise_patches, similarity, noise, start
-        True, ``"cosine"``, 0.5 and ``"likeness"``: with the paper's values, a short training makes the diagonal tell
-        places apart and no longer changes, see `MuBert` and `begin_with_likeness`.
-    reading, both_ways, regions, changes
-        ``"relative"``, True, 4 and 7: where and how a face moves is lost in a mean over the frame, see `MuBert`.
-    others
-        See `MuBert`.
+    As `MuBert` (``mubert_small``), whose parameters it takes, as keywords, and whose notes hold; the values that differ
+    are fsmer's own. `image_size` 112 makes 196 patches. With the paper's values of `normalise_patches`, `similarity`,
+    `noise` and `start`, a short training makes the diagonal tell places apart and no longer changes, see
+    `begin_with_likeness`. With those of `reading`, `both_ways`, `regions` and `changes`, where and how a face moves is
+    lost in a mean over the frame.
 
     Notes
     -----

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +15,8 @@ from fsmer.backbones.mubert_networks import MicroEncoder
 __all__ = ["Block", "draw_blocks", "random_crops", "swap_mask"]
 
 
-class Block(NamedTuple):
-    """A rectangle of patches: rows ``top`` to ``top + height``, columns ``left`` to ``left + width``."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+# A rectangle of patches: its upper row, its left column, its height and its width.
+Block = tuple[int, int, int, int]
 
 
 def draw_blocks(
@@ -54,7 +48,7 @@ def draw_blocks(
         aspect = min_aspect + (1 / min_aspect - min_aspect) * draws[1]
         height = min(max(round(math.sqrt(size * aspect)), 1), rows)
         width = min(max(round(math.sqrt(size / aspect)), 1), columns)
-        blocks.append(Block(int(draws[2] * (rows - height + 1)), int(draws[3] * (columns - width + 1)), height, width))
+        blocks.append((int(draws[2] * (rows - height + 1)), int(draws[3] * (columns - width + 1)), height, width))
         count += height * width
     return blocks
 

@@ -51,10 +51,63 @@ def cross_modal_contrastive(video: Tensor, text: Tensor, *, temperature: float =
         return F.cross_entropy(cosines / temperature, torch.arange(len(cosines), device=cosines.device))
 
 
-class R3DAttribute(Backbone):
-    """What the three depths share; see `R3D10Attribute`."""
+@register_backbone("r3d10_attribute")
+class R3D10Attribute(Backbone):
+    """Two 3D-ResNet10 on 16 frames and their flow, drawn towards FACS phrases; knows classes described in words.
 
-    depth: ClassVar[int]
+    Song, Wang, Wu, Huang, Xiao: Micro-Expression Recognition Based on Attribute Information Embedding and Cross-modal
+    Contrastive Learning (2022). Depth 10 is the paper's best (figures 2 and 3).
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first stage; Table I: 64.
+    size : int
+        Height and width of frames and flow in pixels; section IV-B: 112.
+    frames : int
+        Frames that the clip is interpolated to; section IV-B: 16.
+    stream_dim : int
+        Length of z_rgb and of z_flow; section III-A: 128, together 256.
+    stem : {"table", "hara"}
+        See `ResNet3D`; Table I by default.
+    shortcut : {"A", "B"}
+        See `BasicBlock`. The paper does not say; B is the default of the cited 3D-ResNets' code.
+    alpha : float
+        Weight of the contrastive loss in eq. 8, 0 to 1; 0 trains the streams alone (L_theta of Table IV). The text of
+        the paper does not tell the value used (Fig. 4): 0.5. It may be set on the model later on.
+    temperature : float
+        Divides the cosines of eq. 5; the paper has none, which is 1.
+    text : str
+        The text tower, see `TextTower`. Once it has taught the weights, ``config["text"]`` names the one that did, also
+        where this was ``"auto"``.
+    train_text : bool
+        Train the BERT together with the streams (section IV-C) rather than only the linear layer on it.
+
+    Notes
+    -----
+    There: Table I at all three depths, both streams with weights of their own, concatenation (eq. 1), BERT on the
+    phrases of a clip's action units (eq. 2), contrastive loss (eq. 3-5), class losses of video and text (eq. 6-7), the
+    total (eq. 8), inference without BERT.
+
+    Deviations, and what is settled here: Table I gives conv1 a stride of 1x2x2 and yet 8 frames out of 16, so a maximum
+    over time halves them; the stem of the cited 3D-ResNets' code is ``stem="hara"``. The k negative pairs of eq. 3 are
+    all other clips of the batch, equal texts included. z_a is the mean over BERT's tokens through a linear layer. The
+    6-layer MiniLM stands for BERT. The phrases are fsmer's own words. Frames are normalised by the mean and deviation
+    of Kinetics, flow is taken in thousandths of the face width. The 16 frames have 15 flow maps between them; the 16th
+    map repeats the last of these, so that both streams are as long as Table I has them. Weights start as in He et al.
+    (2015).
+
+    Added: after training the vectors of the thirty phrases are kept, and a class described in words is their
+    combination; the paper names zero-sample learning as its model but does not do it. Trained weights can be trained
+    further on clips without action units; the loss is that of the video classes (eq. 6) alone then.
+
+    Absent: Kinetics weights (the paper names none; there are none for depth 10 or for flow). Faces cut out by dlib,
+    interpolation to 16 frames by TIM and Farneback flow (section IV-B) come before a backbone: they are choices of
+    ``fsmer.preprocess``. The split of the people 3:2 and the mean of five runs (section IV-C, E) are an evaluation's.
+    """
+
+    trusted: ClassVar[bool] = True
+    depth: ClassVar[int] = 10
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source=(
             "Song et al. 2022, section IV-C: Adam, learning rate 0.0001, batches of 32, 200 iterations, read as passes "
@@ -260,84 +313,6 @@ class R3DAttribute(Backbone):
         return ClassDirections.of(found, scale=SCALE, centre=torch.zeros(self.embed_dim))
 
 
-def _direction(name: str, units: Tensor) -> Tensor | None:
-    """Direction of one class, of unit length, from those of the units, (30, D); None for a name without a meaning."""
-    emotions = emotions_of(name)
-    if emotions:
-        parts = []
-        for emotion in emotions:
-            patterns = [one.weight * _combined(one.units, units) for one in EMOTION_ACTION_UNITS[emotion]]
-            parts.append(F.normalize(torch.stack(patterns).sum(dim=0), dim=-1))
-        return F.normalize(torch.stack(parts).mean(0), dim=-1)
-    numbers = units_of_description(name)
-    if not numbers or not set(numbers) <= set(ACTION_UNIT_ORDER):
-        return None
-    return _combined(numbers, units)
-
-
-def _combined(numbers: Sequence[int], units: Tensor) -> Tensor:
-    return F.normalize(units[[ACTION_UNIT_ORDER.index(number) for number in numbers]].sum(dim=0), dim=-1)
-
-
-@register_backbone("r3d10_attribute")
-class R3D10Attribute(R3DAttribute):
-    """Two 3D-ResNet10 on 16 frames and their flow, drawn towards FACS phrases; knows classes described in words.
-
-    Song, Wang, Wu, Huang, Xiao: Micro-Expression Recognition Based on Attribute Information Embedding and Cross-modal
-    Contrastive Learning (2022). Depth 10 is the paper's best (figures 2 and 3).
-
-    Parameters
-    ----------
-    width : int
-        Channels of the first stage; Table I: 64.
-    size : int
-        Height and width of frames and flow in pixels; section IV-B: 112.
-    frames : int
-        Frames that the clip is interpolated to; section IV-B: 16.
-    stream_dim : int
-        Length of z_rgb and of z_flow; section III-A: 128, together 256.
-    stem : {"table", "hara"}
-        See `ResNet3D`; Table I by default.
-    shortcut : {"A", "B"}
-        See `BasicBlock`. The paper does not say; B is the default of the cited 3D-ResNets' code.
-    alpha : float
-        Weight of the contrastive loss in eq. 8, 0 to 1; 0 trains the streams alone (L_theta of Table IV). The text of
-        the paper does not tell the value used (Fig. 4): 0.5. It may be set on the model later on.
-    temperature : float
-        Divides the cosines of eq. 5; the paper has none, which is 1.
-    text : str
-        The text tower, see `TextTower`. Once it has taught the weights, ``config["text"]`` names the one that did, also
-        where this was ``"auto"``.
-    train_text : bool
-        Train the BERT together with the streams (section IV-C) rather than only the linear layer on it.
-
-    Notes
-    -----
-    There: Table I at all three depths, both streams with weights of their own, concatenation (eq. 1), BERT on the
-    phrases of a clip's action units (eq. 2), contrastive loss (eq. 3-5), class losses of video and text (eq. 6-7), the
-    total (eq. 8), inference without BERT.
-
-    Deviations, and what is settled here: Table I gives conv1 a stride of 1x2x2 and yet 8 frames out of 16, so a maximum
-    over time halves them; the stem of the cited 3D-ResNets' code is ``stem="hara"``. The k negative pairs of eq. 3 are
-    all other clips of the batch, equal texts included. z_a is the mean over BERT's tokens through a linear layer. The
-    6-layer MiniLM stands for BERT. The phrases are fsmer's own words. Frames are normalised by the mean and deviation
-    of Kinetics, flow is taken in thousandths of the face width. The 16 frames have 15 flow maps between them; the 16th
-    map repeats the last of these, so that both streams are as long as Table I has them. Weights start as in He et al.
-    (2015).
-
-    Added: after training the vectors of the thirty phrases are kept, and a class described in words is their
-    combination; the paper names zero-sample learning as its model but does not do it. Trained weights can be trained
-    further on clips without action units; the loss is that of the video classes (eq. 6) alone then.
-
-    Absent: Kinetics weights (the paper names none; there are none for depth 10 or for flow). Faces cut out by dlib,
-    interpolation to 16 frames by TIM and Farneback flow (section IV-B) come before a backbone: they are choices of
-    ``fsmer.preprocess``. The split of the people 3:2 and the mean of five runs (section IV-C, E) are an evaluation's.
-    """
-
-    trusted: ClassVar[bool] = True
-    depth = 10
-
-
 @register_backbone("r3d18_attribute")
 class R3D18Attribute(R3D10Attribute):
     """Two 3D-ResNet18 on 16 frames and their flow, drawn towards FACS phrases; knows classes described in words.
@@ -358,3 +333,22 @@ class R3D34Attribute(R3D10Attribute):
 
     trusted: ClassVar[bool] = True
     depth = 34
+
+
+def _direction(name: str, units: Tensor) -> Tensor | None:
+    """Direction of one class, of unit length, from those of the units, (30, D); None for a name without a meaning."""
+    emotions = emotions_of(name)
+    if emotions:
+        parts = []
+        for emotion in emotions:
+            patterns = [one.weight * _combined(one.units, units) for one in EMOTION_ACTION_UNITS[emotion]]
+            parts.append(F.normalize(torch.stack(patterns).sum(dim=0), dim=-1))
+        return F.normalize(torch.stack(parts).mean(0), dim=-1)
+    numbers = units_of_description(name)
+    if not numbers or not set(numbers) <= set(ACTION_UNIT_ORDER):
+        return None
+    return _combined(numbers, units)
+
+
+def _combined(numbers: Sequence[int], units: Tensor) -> Tensor:
+    return F.normalize(units[[ACTION_UNIT_ORDER.index(number) for number in numbers]].sum(dim=0), dim=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Protocol, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,13 +109,8 @@ class PretrainRecipe(_Recipe):
 
     Parameters
     ----------
-    source : str
-        Where the values come from (paper and section), with deviations.
-    optimizer : {"adam", "adamw", "sgd"}
-    learning_rate, weight_decay : float
-        Peak of the learning rate; decay of the weights.
-    momentum : float
-        Of ``"sgd"``.
+    source, optimizer, learning_rate, weight_decay, momentum
+        As for `TrainRecipe`; the learning rate is its peak.
     steps, batch_size : int
         Optimiser steps, and pairs of frames a step.
     distance : (low, high)
@@ -190,16 +185,9 @@ class Preparation:
     seed: int
 
 
-class CompiledEpochs(Protocol):
-    """Code of a backbone's own that takes all steps of an epoch, see `Backbone.compiled_epochs`."""
-
-    def train(self, batches: Sequence[NDArray[np.int64]], factors: Sequence[float]) -> list[float]:
-        """Take the steps of one epoch and return the loss of each.
-
-        Network, classifier and the state of the optimiser then are as after so many of its steps. `batches` are the
-        rows of each step, `factors` those on all learning rates in each step.
-        """
-        ...
+# Takes the steps of one epoch, given the rows of each and the factor on all learning rates in each, and returns the
+# loss of each. Network, classifier and the state of the optimiser then are as after so many of its steps.
+CompiledEpochs = Callable[[Sequence[NDArray[np.int64]], Sequence[float]], list[float]]
 
 
 def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fsmer.data.au_parser import au_numbers
+from fsmer.data import ClipSet, au_numbers
 from fsmer.data.facs import ACTION_UNIT_ORDER
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["Targets", "action_unit_targets", "make_targets", "take"]
 

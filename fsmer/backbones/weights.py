@@ -140,10 +140,7 @@ class WeightsFolder:
     def load(self, model: B, tensors: Mapping[str, Tensor], prefix: str = "") -> B:
         """The network of `make` with its weights, those of `tensors` that begin with `prefix`, in evaluation mode.
 
-        Raises
-        ------
-        WeightsError
-            Whole numbers stand where the network has real ones.
+        `WeightsError` where whole numbers stand in place of real ones.
         """
         found = under(prefix, tensors)
         for name, value in model.state_dict().items():

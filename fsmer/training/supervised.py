@@ -167,7 +167,7 @@ class Trainer(Member):
         if step.seed is not None:
             rows = [batch.rows for batch in self._batches(self.epoch)]
             factors = [self._factor(self.epoch, number) for number in range(len(rows))]
-            self._taken = iter(self._compiled.train(rows, factors))
+            self._taken = iter(self._compiled(rows, factors))
         return {"loss": next(self._taken)}
 
     def on_step(self, step: Step, figures: Mapping[str, float]) -> None:
