@@ -18,13 +18,11 @@ from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNe
 from fsmer.backbones import Backbone, Targets
 from fsmer.backbones.base import Inputs
 from fsmer.backbones.flow_resnet18 import SIGNED_UNIT, FlowResNet18
-from fsmer.backbones.fr import FR
-from fsmer.backbones.inception import InceptionBlock
+from fsmer.backbones.fr import FR, InceptionBlock
 from fsmer.backbones.merau import Merau
 from fsmer.backbones.mmnet import CABlock, MMNet
 from fsmer.backbones.mubert import CHANGE_GAIN, FEATURE_GAIN, MuBert
-from fsmer.backbones.r3d import DEPTHS, ResNet3D
-from fsmer.backbones.r3d_attribute import R3D10Attribute
+from fsmer.backbones.r3d_attribute import DEPTHS, R3D10Attribute, ResNet3D
 from fsmer.backbones.tcae import Tcae
 from fsmer.backbones.tcae_networks import AuEncoder
 

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 import fsmer
 from fsmer.backbones import model_hash
-from fsmer.backbones.r3d import BasicBlock, ResNet3D
 from fsmer.backbones.r3d_attribute import (
+    BasicBlock,
     R3D10Attribute,
     R3D18Attribute,
     R3D34Attribute,
+    ResNet3D,
     cross_modal_contrastive,
 )
 from fsmer.backbones.registry import class_notes

@@ -307,9 +307,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
 def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a backbone's constructor, from its ``locals()``, as `Backbone.config` holds them.
-
-    `UnknownNameError` where one is none of the choices that its annotation ``Literal[...]`` lists.
-    """
+    `UnknownNameError` where one is none of the choices that its annotation ``Literal[...]`` lists."""
     backbone = values["self"]
     kinds = get_type_hints(values["__class__"].__init__)
     found = {name: value for name, value in values.items() if name not in ("self", "__class__")}

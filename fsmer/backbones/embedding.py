@@ -101,10 +101,8 @@ def embed(
 
 
 def mirror_media(media: Tensor, spec: InputSpec) -> Tensor:
-    """Media (B, \\*spec.shape) of the same movement on the mirrored face.
-
-    Mirroring turns horizontal flow round: u becomes -u, or 1 - u where it is min-max normalised.
-    """
+    """Media (B, \\*spec.shape) of the same movement on the mirrored face. Mirroring turns horizontal flow round: u
+    becomes -u, or 1 - u where it is min-max normalised."""
     mirrored = media.flip(-1)
     if "u" not in spec.channels:
         return mirrored
@@ -175,10 +173,8 @@ def check_media(clips: Any, specs: Sequence[InputSpec], who: str) -> None:
 
 
 def read_inputs(backbone: Backbone, clips: Any, rows: NDArray[np.int64], device: torch.device | str = "cpu") -> Inputs:
-    """What the backbone's ``forward`` gets for some rows of a clip set (see `check_clips`).
-
-    `MediaError` where a clip's media cannot be read, or its apex is its onset.
-    """
+    """What the backbone's ``forward`` gets for some rows of a clip set (see `check_clips`). `MediaError` where a clip's
+    media cannot be read, or its apex is its onset."""
     arrays = {}
     for wanted in backbone.input_specs:
         held: InputSpec = clips.specs[wanted.kind]

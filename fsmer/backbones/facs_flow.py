@@ -36,11 +36,9 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class FlowBranch(nn.Module):
-    """One network of the ensemble with its own heads; `pool` 2 averages the map over 2x2 pixels first.
-
-    Each map is standardised and joined by two coordinate channels; four stages of two 3x3 convolutions bring it down to
-    4x4; a linear layer gives the embedding. On it sit one logit an action unit and one direction a class.
-    """
+    """One network of the ensemble with its own heads; `pool` 2 averages the map over 2x2 pixels first. Each map is
+    standardised and joined by two coordinate channels; four stages of two 3x3 convolutions bring it down to 4x4; a
+    linear layer gives the embedding. On it sit one logit an action unit and one direction a class."""
 
     def __init__(self, widths: Sequence[int], embed_dim: int, pool: int) -> None:
         super().__init__()
@@ -75,26 +73,21 @@ class FlowBranch(nn.Module):
         coordinates = self.coordinates.to(standardised.dtype).expand(len(maps), -1, -1, -1)
         return torch.cat([standardised, coordinates], dim=1)
 
-    def convolutions(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-        """The eight convolutions with their normalisation, in order."""
-        blocks: Any = [block for stage in self.stages for block in cast(nn.Sequential, stage)]
-        return [(block[0], block[1]) for block in blocks]
-
 
 class SideBySide:
-    """Branches of one `pool` run as a single network of grouped convolutions, with batch normalisation folded in.
-
-    Gives what the branches give one after the other in evaluation mode, in fewer and larger operations.
-    """
+    """Branches of one `pool` run as a single network of grouped convolutions, with batch normalisation folded in. Gives
+    what the branches give one after the other in evaluation mode, in fewer and larger operations."""
 
     def __init__(self, branches: list[FlowBranch]) -> None:
         self.first = branches[0]
         self.count = len(branches)
         self.layers: list[tuple[Tensor, Tensor, tuple[int, ...]]] = []
-        for same in zip(*(branch.convolutions() for branch in branches), strict=True):
-            folded = [_fold(convolution, norm) for convolution, norm in same]
-            weight, bias = (torch.cat(parts) for parts in zip(*folded, strict=True))
-            self.layers.append((weight, bias, cast(tuple[int, ...], same[0][0].stride)))
+        # The eight convolutions with their normalisation, in order.
+        stages: Any = [branch.stages for branch in branches]
+        blocks = ([block for stage in own for block in stage] for own in stages)
+        for same in zip(*blocks, strict=True):
+            weight, bias = (torch.cat(parts) for parts in zip(*(_fold(*block[:2]) for block in same), strict=True))
+            self.layers.append((weight, bias, same[0][0].stride))
         self.weight = torch.stack([branch.projection.weight.detach() for branch in branches])
         self.bias = torch.stack([branch.projection.bias.detach() for branch in branches])
 
@@ -190,11 +183,9 @@ class FacsFlow(Backbone):
         return self._embed(views).view(-1, len(inputs), self.embed_dim).mean(dim=0).to(inputs.dtype)
 
     def lower_layers(self) -> list[nn.Module]:
-        """All stages of the branches but the last.
-
-        On a few hundred clips they change nothing for the better: pretraining has shown them the whole variety of
-        motion, and what differs between cameras and labels is how features are put together.
-        """
+        """All stages of the branches but the last. On a few hundred clips they change nothing for the better:
+        pretraining has shown them the whole variety of motion, and what differs between cameras and labels is how
+        features are put together."""
         return [stage for branch in self.networks for stage in list(branch.stages)[:-1]]
 
     def lower(self, inputs: Tensor) -> dict[str, Tensor]:
@@ -243,13 +234,10 @@ class FacsFlow(Backbone):
 
     @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
-        """Directions of classes that need no label.
-
-        The coarse classes and the emotions of pretraining have directions of their own. Further emotions with a FACS
-        description (tense, others) and classes named by action units (``"4+7"``, ``"AU12"``, ``"cheek raiser, lip
-        corner puller"``) get the sum of their units' directions in the action unit head, averaged over the
-        combinations that the emotion is seen with.
-        """
+        """Directions of classes that need no label. The coarse classes and the emotions of pretraining have directions
+        of their own. Further emotions with a FACS description (tense, others) and classes named by action units
+        (``"4+7"``, ``"AU12"``, ``"cheek raiser, lip corner puller"``) get the sum of their units' directions in the
+        action unit head, averaged over the combinations that the emotion is seen with."""
         found = [self._direction(name) for name in classes]
         blank = torch.zeros(self.embed_dim)
         return ClassDirections.of(found, scale=self.scale, centre=blank, precision=self.precision.cpu())

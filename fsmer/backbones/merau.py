@@ -42,12 +42,6 @@ MERAU_UNITS = (1, 2, 4, 7, 9, 10, 12, 14, 15, 17)
 # What a TCAE encoder's sizes are called in `Tcae` and here.
 TCAE_SIZES = {"size": "frame_size", "width": "frame_width", "code_dim": "code_dim"}
 
-# Factor on the cosine with `Merau.class_directions`; it sharpens probabilities and moves no decision.
-DIRECTION_SCALE = 10.0
-
-# Apex frames that are encoded at a time.
-FRAMES = 32
-
 
 @register_backbone("merau")
 class Merau(Backbone):
@@ -176,10 +170,8 @@ class Merau(Backbone):
         return self
 
     def load_au_encoder(self, tcae: Tcae) -> None:
-        """Take over the encoder of a trained TCAE (section IV.B.2).
-
-        `SpecMismatchError` where it has another frame size, width or code length.
-        """
+        """Take over the encoder of a trained TCAE (section IV.B.2). `SpecMismatchError` where it has another frame
+        size, width or code length."""
         own = self.au_encoder.state_dict()
         given = {name: value for name, value in tcae.encoder.state_dict().items() if not name.startswith("pose_branch")}
         if own.keys() != given.keys() or any(own[name].shape != value.shape for name, value in given.items()):
@@ -191,10 +183,8 @@ class Merau(Backbone):
         self.au_encoder.load_state_dict(given)
 
     def preparations(self, clips: ClipSet, *, seed: int) -> Iterator[Preparation]:
-        """The action unit detector on the clips' annotated action units, unless it has been fitted before.
-
-        Warns where no clip has any: the detector then stays random.
-        """
+        """The action unit detector on the clips' annotated action units, unless it has been fitted before. Warns where
+        no clip has any: the detector then stays random."""
         if bool(self.unit_logits.any()):
             return
         try:
@@ -240,17 +230,15 @@ class Merau(Backbone):
         """Action unit codes of the apex frames, read a few at a time."""
         device, encoder = next(self.parameters()).device, self.au_encoder.eval()
         with torch.no_grad():
-            chunks = (clips.read("apex", rows[at : at + FRAMES]) for at in range(0, len(rows), FRAMES))
+            chunks = (clips.read("apex", rows[at : at + 32]) for at in range(0, len(rows), 32))
             return torch.cat([encoder(torch.from_numpy(chunk).to(device)).cpu() for chunk in chunks])
 
     @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
-        """Directions of classes from the action units that they show, once the detector is trained.
-
-        An emotion shows its FACS combinations, a coarse class the combinations of its emotions, and a class named by
-        action units (``"4+7"``, ``"lip corner puller"``) just these. The logits expected for them go through
-        ``projection_logits``; the other two projections say nothing about a class yet and are left out (zero).
-        """
+        """Directions of classes from the action units that they show, once the detector is trained. An emotion shows
+        its FACS combinations, a coarse class the combinations of its emotions, and a class named by action units
+        (``"4+7"``, ``"lip corner puller"``) just these. The logits expected for them go through ``projection_logits``;
+        the other two projections say nothing about a class yet and are left out (zero)."""
         if not bool(self.unit_logits.any()):
             return None
         overall, absent, present = self.unit_logits.detach().cpu().float()
@@ -267,7 +255,8 @@ class Merau(Backbone):
             share = torch.from_numpy(every[places])
             expected = F.relu(weight @ (absent + share * (present - absent)) + bias)
             directions.append(torch.cat([zeros, expected - resting]))
-        return ClassDirections.of(directions, scale=DIRECTION_SCALE, centre=torch.cat([zeros, resting]))
+        # The scale sharpens probabilities and moves no decision.
+        return ClassDirections.of(directions, scale=10.0, centre=torch.cat([zeros, resting]))
 
 
 def au_loss(logits: Tensor, present: Tensor) -> Tensor:

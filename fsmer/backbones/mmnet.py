@@ -33,12 +33,10 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.S
 
 class CABlock(nn.Module):
     """Continuous-attention block (section 2.2, Fig. 3b), or one of the two blocks that Tables 3 and 4 compare it with.
-
     With ``"continuous"`` attention the map is multiplied by the map of the block before (eq. 1), with ``"independent"``
     it is not (Table 4); ``"none"`` is ResNet18's building block, two 3x3 convolutions and no map (baseline of Table 3).
     `stride` is that of the 3x3 convolution and of the shortcut. With `identity_shortcut` a block that changes neither
-    size nor channels adds its input as it is, in place of the 1x1 convolution that eq. 2 gives every block.
-    """
+    size nor channels adds its input as it is, in place of the 1x1 convolution that eq. 2 gives every block."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, attention: Attention, identity_shortcut: bool) -> None:
         super().__init__()
@@ -51,10 +49,8 @@ class CABlock(nn.Module):
         self.gate = None if attention == "none" else nn.Sequential(*convolution(2, 1, 1), nn.Sigmoid())
 
     def forward(self, features: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Features (B, outputs, h, w) and their attention map (B, 1, h, w).
-
-        `prior` is the map of the block before, ``None`` in the first one.
-        """
+        """Features (B, outputs, h, w) and their attention map (B, 1, h, w). `prior` is the map of the block before,
+        ``None`` in the first one."""
         mixed = self.conv2(F.relu(self.conv1(features), inplace=True))
         found = F.relu(mixed + self.shortcut(features), inplace=True)  # F_conv, eq. 2
         if self.gate is None:
@@ -67,9 +63,7 @@ class CABlock(nn.Module):
 
 class TransformerBlock(nn.Module):
     """Encoder block of ViT with normalisation first: self-attention, then two linear layers, each added to its input.
-
-    In training each branch is left out of a clip with probability `drop_path` (stochastic depth).
-    """
+    In training each branch is left out of a clip with probability `drop_path` (stochastic depth)."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -102,10 +96,8 @@ class TransformerBlock(nn.Module):
 
 class PositionCalibration(nn.Module):
     """Position-calibration module (section 2.3): a shallow ViT on an onset of `grid` x `grid` pixels, a patch each.
-
     `width` is the number of channels of the main branch's last map; `layers` and `heads` are N_L and N_H of Table 5.
-    `drop_path` is that of the last layer and rises evenly from 0 in the first.
-    """
+    `drop_path` is that of the last layer and rises evenly from 0 in the first."""
 
     def __init__(self, grid: int, width: int, layers: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -275,9 +267,7 @@ class MMNet(Backbone):
 
     def motion(self, onset: Tensor, apex: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The main branch: its last map F_M (B, width, grid, grid) and the attention map of each block, (B, 1, h, w).
-
-        `onset` and `apex` are (B, 3, size, size) in 0..1.
-        """
+        `onset` and `apex` are (B, 3, size, size) in 0..1."""
         # The difference of the normalised images: their mean cancels out, and subtracting first keeps the digits that
         # a difference of two nearly equal images needs at low precision.
         difference = (apex - onset) / self.sd
@@ -293,9 +283,7 @@ class MMNet(Backbone):
     @torch.no_grad()
     def explain_maps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Attention maps Attn^i (eq. 1) of all blocks, each (B, h, w) in 0..1 at its own size; Fig. 4 shows the first.
-
-        Empty with ``attention="none"``.
-        """
+        Empty with ``attention="none"``."""
         _, maps = self.motion(*self.media_of(inputs))
         return {f"attention {number}": found[:, 0].float() for number, found in enumerate(maps, 1)}
 

@@ -1,7 +1,4 @@
-"""Micron-BERT as one class, since recognition, training without labels and maps read the same attention in two frames.
-
-`mubert_small` has the paper's size; `mubert_tiny` is the same class with other defaults.
-"""
+"""Micron-BERT, one class since embedding, maps and label-free training all read one attention between two frames."""
 
 from __future__ import annotations
 
@@ -178,13 +175,7 @@ class MuBert(Backbone):
         self.patch_size = patch_size
         self.side = image_size // patch_size
         self.interest = interest
-        self.weights = (reconstruction_weight, agreement_weight)
         self.swapping = {"ratio": swap_ratio, "min_block": min_block, "min_aspect": min_aspect}
-        self.crop_area = (crop_area[0], crop_area[1])
-        self.small_crops = small_crops
-        self.normalise_patches = normalise_patches
-        self.noise = noise
-        self.reading = reading
         self.both_ways = both_ways
         self.regions = regions
         self.changes = changes
@@ -233,30 +224,31 @@ class MuBert(Backbone):
         self, first: Tensor, second: Tensor, *, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """``"loss"`` (eq. 13), and detached ``"reconstruction"`` (eq. 14) and ``"agreement"`` (eq. 15) of frame pairs.
-
         `first` and `second` are I_t and I_{t+δ}, (B, 3, H, W) from 0 to 1. The share `done` of the training that is
         over sets the teacher's momentum with ``agreement="dino"``; the generator draws the blocks of Algorithm 1 and
-        the crops.
-        """
-        pair = self.media_of({"onset": first, "apex": second})
+        the crops."""
+        pair, options = self.media_of({"onset": first, "apex": second}), self.config
         first, second = ((frames - self.mean) / self.deviation for frames in pair)
         views = [self.swap(first, second, generator), second]
         if self.interest and self.dino is None:
-            views.append(random_crops(second, second.shape[-1], self.crop_area, generator))
+            views.append(random_crops(second, second.shape[-1], options["crop_area"], generator))
         swapped, whole, *cropped = self.encoder(torch.cat(views)).split(len(first))
         features = self._weighed(whole, swapped)
-        if self.noise:
+        if options["noise"]:
             drawn = torch.randn(features.shape, generator=generator, device=generator.device)
-            features = features + self.noise * drawn.to(features)
+            features = features + options["noise"] * drawn.to(features)
         pixels = self.decoder(features)
         reconstruction = F.mse_loss(pixels.float(), self._wanted(first).float())
-        losses = {"loss": self.weights[0] * reconstruction, "reconstruction": reconstruction.detach()}
+        losses = {"loss": options["reconstruction_weight"] * reconstruction, "reconstruction": reconstruction.detach()}
         if self.interest:
             if self.dino is None:
                 agreement = F.mse_loss(whole.context, cropped[0].context)
             else:
                 agreement = self.dino(self.encoder, *self._crops(second, generator), done)
-            losses |= {"loss": losses["loss"] + self.weights[1] * agreement, "agreement": agreement.detach()}
+            losses |= {
+                "loss": losses["loss"] + options["agreement_weight"] * agreement,
+                "agreement": agreement.detach(),
+            }
         return losses
 
     def after_step(self) -> None:
@@ -272,12 +264,10 @@ class MuBert(Backbone):
         return torch.where(pixels[:, None].to(first.device), second, first)
 
     def explain_maps(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What moved and what counts, by patch: ``"dma"``, ``"poi"`` and their product ``"dma_poi"``.
-
-        Each is (B, H / patch_size, W / patch_size) from 0 to 1: where the diagonal of the attention between the frames
-        is low (see `reading`), the patch-of-interest scores of the apex over their largest (eq. 11), and the product
-        over its largest (Fig. 7). Maps that the network is built without are left out.
-        """
+        """What moved and what counts, by patch: ``"dma"``, ``"poi"`` and their product ``"dma_poi"``. Each is (B, H /
+        patch_size, W / patch_size) from 0 to 1: where the diagonal of the attention between the frames is low (see
+        `reading`), the patch-of-interest scores of the apex over their largest (eq. 11), and the product over its
+        largest (Fig. 7). Maps that the network is built without are left out."""
         onset, apex = self._encode(inputs)
         maps = {}
         if self.micro_attention is not None:
@@ -289,17 +279,14 @@ class MuBert(Backbone):
         return {name: values.unflatten(1, (self.side, self.side)) for name, values in maps.items()}
 
     def change(self, onset: networks.Encoded, apex: networks.Encoded) -> Tensor:
-        """How much each patch changed according to the diagonal, (B, N) from 0 to 1.
-
-        With ``reading="diagonal"`` this is ``1 - diag(Â) / max diag(Â)``. A patch that resembles its neighbours has
-        a low diagonal without moving, though. ``"relative"`` takes the logarithm of the diagonal from onset to apex and
-        from apex to onset less that of each frame with itself; half that sum, at most zero, is c and the map
-        ``1 - exp(c)``.
-        """
+        """How much each patch changed according to the diagonal, (B, N) from 0 to 1. With ``reading="diagonal"`` this
+        is ``1 - diag(Â) / max diag(Â)``. A patch that resembles its neighbours has a low diagonal without moving,
+        though. ``"relative"`` takes the logarithm of the diagonal from onset to apex and from apex to onset less that
+        of each frame with itself; half that sum, at most zero, is c and the map ``1 - exp(c)``."""
         attention = cast(networks.MicroAttention, self.micro_attention)
         before, after = onset.patches, apex.patches
         diagonal = attention.log_diagonal(after, before)
-        if self.reading == "diagonal":
+        if self.config["reading"] == "diagonal":
             return -torch.expm1(diagonal - diagonal.amax(dim=1, keepdim=True))
         across = diagonal + attention.log_diagonal(before, after)
         still = attention.log_diagonal(before, before) + attention.log_diagonal(after, after)
@@ -321,18 +308,17 @@ class MuBert(Backbone):
     def _wanted(self, first: Tensor) -> Tensor:
         """What the decoder has to give back."""
         pixels = networks.patchify(first, self.patch_size)
-        if not self.normalise_patches:
+        if not self.config["normalise_patches"]:
             return pixels
         spread = (pixels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
         return (pixels - pixels.mean(dim=-1, keepdim=True)) / spread
 
     def _crops(self, frames: Tensor, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         """Two large crops and the small ones of the published code."""
-        size = frames.shape[-1]
-        small = max(1, round(self.side * 3 / 7)) * self.patch_size
+        area, small = self.config["crop_area"], max(1, round(self.side * 3 / 7)) * self.patch_size
         return (
-            [random_crops(frames, size, self.crop_area, generator) for _ in range(2)],
-            [random_crops(frames, small, (0.05, self.crop_area[0]), generator) for _ in range(self.small_crops)],
+            [random_crops(frames, frames.shape[-1], area, generator) for _ in range(2)],
+            [random_crops(frames, small, (0.05, area[0]), generator) for _ in range(self.config["small_crops"])],
         )
 
 

@@ -26,10 +26,8 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 def sine_positions(width: int, rows: Tensor, columns: Tensor) -> Tensor:
     """Fixed two-dimensional sine positions, (len(rows) * len(columns), width), row by row; `width` a multiple of four.
-
     The first half of the entries describes the column, the second the row (in patches); each half is the sines and then
-    the cosines of ``x / 10000 ** (4 k / width)`` with k = 0 ... width / 4 - 1.
-    """
+    the cosines of ``x / 10000 ** (4 k / width)`` with k = 0 ... width / 4 - 1."""
     steps = torch.arange(width // 4, dtype=torch.float64)
     frequencies = 10000.0 ** (-4 * steps / width)
 
@@ -74,13 +72,11 @@ class _LogDiagonal(torch.autograd.Function):
 
 
 def log_diagonal_attention(rows: Tensor, columns: Tensor, *, chunk: int | None = None) -> Tensor:
-    """Logarithm of the diagonal of ``softmax(rows @ columns.T)`` over each row, (B, N), without the N x N map.
-
-    `rows` and `columns`, (B, N, D), are scaled beforehand. Forward and backward each go through the map `chunk` rows at
-    a time (default: so many that the maps of the batch together have about 512), so memory grows with N and not with
-    its square; values and gradients are those of the dense formula. Half-precision inputs are calculated in float32.
-    The logarithm keeps the differences between entries that are all but one.
-    """
+    """Logarithm of the diagonal of ``softmax(rows @ columns.T)`` over each row, (B, N), without the N x N map. `rows`
+    and `columns`, (B, N, D), are scaled beforehand. Forward and backward each go through the map `chunk` rows at a time
+    (default: so many that the maps of the batch together have about 512), so memory grows with N and not with its
+    square; values and gradients are those of the dense formula. Half-precision inputs are calculated in float32. The
+    logarithm keeps the differences between entries that are all but one."""
     if rows.dtype in (torch.bfloat16, torch.float16):
         rows, columns = rows.float(), columns.float()
     # Of shapes alone autocast knows no device.
@@ -204,12 +200,9 @@ def _initialise(module: nn.Module) -> None:
 
 
 class MicroAttention(nn.Module):
-    """Diagonal micro-attention (Sec. 4.5, eq. 8-9, with patch of interest eq. 12), one head.
-
-    `kind` ``"full"`` is the cross attention of the published code: every patch gathers the values of all. Scores are
-    products over the root of `width` (``"dot"``), or cosines times the logarithm of the number of patches
-    (``"cosine"``).
-    """
+    """Diagonal micro-attention (Sec. 4.5, eq. 8-9, with patch of interest eq. 12), one head. `kind` ``"full"`` is the
+    cross attention of the published code: every patch gathers the values of all. Scores are products over the root of
+    `width` (``"dot"``), or cosines times the logarithm of the number of patches (``"cosine"``)."""
 
     def __init__(
         self, width: int, kind: Literal["diagonal", "full"] = "diagonal", similarity: Literal["dot", "cosine"] = "dot"
@@ -231,10 +224,8 @@ class MicroAttention(nn.Module):
         return query / math.sqrt(query.shape[2]), key
 
     def log_diagonal(self, second: Tensor, swapped: Tensor) -> Tensor:
-        """Logarithm of diag(Â), (B, N), from patches (B, N, width) of I_{t+δ} and of I_{t/s}.
-
-        As eq. 8 has it, the entries Â(i, j) over all patches i of I_{t+δ} sum to one for each patch j of I_{t/s}.
-        """
+        """Logarithm of diag(Â), (B, N), from patches (B, N, width) of I_{t+δ} and of I_{t/s}. As eq. 8 has it, the
+        entries Â(i, j) over all patches i of I_{t+δ} sum to one for each patch j of I_{t/s}."""
         query, key = self.scored(second, swapped)
         return log_diagonal_attention(key, query)
 
@@ -246,11 +237,9 @@ class MicroAttention(nn.Module):
     def forward(
         self, second: Tensor, swapped: Tensor, interest: Tensor | None = None, *, relative: bool = False
     ) -> Tensor:
-        """P_dma, (B, N, width), from P_{t+δ} in `second` and P_{t/s} in `swapped`, (B, N, width) each.
-
-        The `interest`, S_{t+δ} of shape (B, N), is multiplied by N, so that even interest changes nothing. With
-        `relative` the weights of the patches are divided by their mean.
-        """
+        """P_dma, (B, N, width), from P_{t+δ} in `second` and P_{t/s} in `swapped`, (B, N, width) each. The `interest`,
+        S_{t+δ} of shape (B, N), is multiplied by N, so that even interest changes nothing. With `relative` the weights
+        of the patches are divided by their mean."""
         if self.kind == "full":
             query, key = self.scored(second, swapped)
             rows, columns, value = (part[:, None] for part in (key, query, self.value(swapped)))

@@ -12,11 +12,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones.mubert_networks import MicroEncoder
 
-__all__ = ["Block", "draw_blocks", "random_crops", "swap_mask"]
-
-
-# A rectangle of patches: its upper row, its left column, its height and its width.
-Block = tuple[int, int, int, int]
+__all__ = ["draw_blocks", "random_crops", "swap_mask"]
 
 
 def draw_blocks(
@@ -27,8 +23,8 @@ def draw_blocks(
     ratio: float = 0.5,
     min_block: float = 16,
     min_aspect: float = 0.3,
-) -> list[Block]:
-    """Rectangles of patches to be taken from the other frame (Micron-BERT, Algorithm 1; its defaults).
+) -> list[tuple[int, int, int, int]]:
+    """Rectangles of patches, (top, left, height, width), to be taken from the other frame (Algorithm 1, its defaults).
 
     Blocks are drawn while the sum of their areas is at most ``ratio * rows * columns``, so that the last block takes
     the sum beyond it. Patches under two blocks count twice, as in the algorithm, hence fewer patches than that are
@@ -40,7 +36,7 @@ def draw_blocks(
     its inverse). The generator draws four numbers a block: size, aspect ratio, row, column.
     """
     wanted = ratio * rows * columns
-    blocks: list[Block] = []
+    blocks: list[tuple[int, int, int, int]] = []
     count = 0
     while count <= wanted:
         draws = torch.rand(4, generator=generator, dtype=torch.float64, device=generator.device).tolist()
@@ -53,7 +49,7 @@ def draw_blocks(
     return blocks
 
 
-def swap_mask(blocks: Iterable[Block], rows: int, columns: int) -> Tensor:
+def swap_mask(blocks: Iterable[tuple[int, int, int, int]], rows: int, columns: int) -> Tensor:
     """Which patches lie under any of `blocks`, bool of shape (rows, columns)."""
     mask = torch.zeros(rows, columns, dtype=torch.bool)
     for top, left, height, width in blocks:
@@ -82,11 +78,9 @@ class DinoHead(nn.Module):
 
 
 class DinoAgreement(nn.Module):
-    """Agreement of crops between encoder and a slow copy of it (the published code's place of eq. 15).
-
-    Cross-entropy between the sharpened, centred scores of the teacher on two large crops and those of the student on
-    all other crops; the teacher follows the student by a moving average.
-    """
+    """Agreement of crops between encoder and a slow copy of it (the published code's place of eq. 15). Cross-entropy
+    between the sharpened, centred scores of the teacher on two large crops and those of the student on all other crops;
+    the teacher follows the student by a moving average."""
 
     student_temperature = 0.1
     teacher_temperature = 0.04

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, Targets, TrainRecipe, register_backbone
 from fsmer.backbones.base import constructor_arguments
-from fsmer.backbones.r3d import ResNet3D, Shortcut, Stem
 from fsmer.backbones.text_tower import OWN_TOWERS, TextTower
 from fsmer.backbones.weights import made_from_folder
 from fsmer.data.facs import ACTION_UNIT_ORDER, describe_aus, units_of_description
@@ -33,6 +32,80 @@ RGB_STD = (0.2768, 0.2713, 0.2737)
 # Training compares plain cosines (eq. 4 has no temperature), too flat for probabilities; this is the scale with which
 # cosine classifiers start elsewhere in fsmer.
 SCALE = 10.0
+
+# Table I: blocks of conv2_x to conv5_x.
+DEPTHS: Mapping[int, tuple[int, int, int, int]] = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+Stem = Literal["table", "hara"]
+Shortcut = Literal["A", "B"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3x3 convolutions with batch normalisation and a shortcut (Table I; He et al. 2016). The first has the
+    `stride`. Where the shape changes, shortcut ``"A"`` subsamples and adds empty channels, ``"B"`` is a 1x1x1
+    convolution with batch normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm3d(outputs)
+        self.conv2 = nn.Conv3d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm3d(outputs)
+        self.stride = stride
+        self.added_channels = outputs - inputs
+        self.shortcut: nn.Module | None = None
+        if shortcut == "B" and (stride != 1 or self.added_channels):
+            convolution = nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm3d(outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features of shape (B, outputs, T / stride, H / stride, W / stride)."""
+        if self.shortcut is not None:
+            beside = self.shortcut(inputs)
+        else:
+            beside = inputs[:, :, :: self.stride, :: self.stride, :: self.stride]
+            beside = F.pad(beside, (0, 0, 0, 0, 0, 0, 0, self.added_channels))
+        features = F.relu(self.norm1(self.conv1(inputs)))
+        return F.relu(self.norm2(self.conv2(features)) + beside)
+
+
+class ResNet3D(nn.Sequential):
+    """One stream: the 3D-ResNet of Table I with a linear layer in place of its softmax. The layers carry the table's
+    names: ``conv1``, ``conv2_x`` to ``conv5_x`` (`width` channels, doubled at every later stage), ``average_pool``,
+    ``fc``. Stem ``"table"``: 3x7x7 convolution of stride 1x2x2, then a maximum over three frames with stride 2, which
+    gives the 8x56x56 of Table I; ``"hara"``: 7x7x7 convolution of stride 1x2x2, then 3x3x3 max pooling of stride 2 in
+    all three axes (8x28x28), as in the code of the cited 3D-ResNets."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        depth: int = 10,
+        width: int = 64,
+        embed_dim: int = 128,
+        stem: Stem = "table",
+        shortcut: Shortcut = "B",
+    ) -> None:
+        if stem == "table":
+            convolution = nn.Conv3d(channels, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
+            pool = nn.MaxPool3d((3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
+        else:
+            convolution = nn.Conv3d(channels, width, 7, stride=(1, 2, 2), padding=3, bias=False)
+            pool = nn.MaxPool3d(3, stride=2, padding=1)
+        super().__init__()
+        self.conv1 = nn.Sequential(convolution, nn.BatchNorm3d(width), nn.ReLU(inplace=True), pool)
+        inputs = width
+        for number, blocks in enumerate(DEPTHS[depth]):
+            outputs, stride = width << number, 1 if number == 0 else 2
+            first = BasicBlock(inputs, outputs, stride, shortcut)
+            further = (BasicBlock(outputs, outputs, 1, shortcut) for _ in range(blocks - 1))
+            self.add_module(f"conv{number + 2}_x", nn.Sequential(first, *further))
+            inputs = outputs
+        self.average_pool = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten())
+        self.fc = nn.Linear(inputs, embed_dim)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def cross_modal_contrastive(video: Tensor, text: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -169,22 +242,17 @@ class R3D10Attribute(Backbone):
         self.text_steps = nn.Buffer(torch.zeros((), dtype=torch.long))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """z_m = (z_rgb, z_flow) of eq. 1, (B, embed_dim).
-
-        `inputs` has ``"frames"``, (B, T, 3, H, W), 0..1, and ``"flows"``, (B, T, 2, H, W), thousandths of the face
-        width.
-        """
+        """z_m = (z_rgb, z_flow) of eq. 1, (B, embed_dim). `inputs` has ``"frames"``, (B, T, 3, H, W), 0..1, and
+        ``"flows"``, (B, T, 2, H, W), thousandths of the face width."""
         # Channels before time.
         frames, flows = (medium.transpose(1, 2) for medium in self.media_of(inputs))
         return torch.cat([self.rgb((frames - self.mean) / self.std), self.flow(flows)], dim=-1)
 
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make the text side ready for training: the tower if there is none yet, and its classifier (eq. 7) anew.
-
         Nothing is made where ``alpha`` is 0 or where the tower was dropped after training: the vectors that it left
         then stand for the text. `WeightsError` where the text tower that was asked for is not there, or only a saved
-        config asks for it.
-        """
+        config asks for it."""
         if self.alpha == 0 or (self.text_tower is None and self.text_steps > 0):
             return
         like = next(self.rgb.parameters())
@@ -244,7 +312,7 @@ class R3D10Attribute(Backbone):
             text = self._read(self.text_tower, active[told])
             class_loss = replace(targets, labels=targets.labels[told]).cross_entropy(self.text_classifier(text))
             if torch.is_grad_enabled():
-                self.text_steps += 1
+                self.text_steps.add_(1)
         elif text_is_lost:
             text = active[told].to(self.unit_embeddings.dtype) @ F.normalize(self.unit_embeddings, dim=-1)
         else:
@@ -273,10 +341,8 @@ class R3D10Attribute(Backbone):
         self.text_tower, self.text_classifier, self.text_classes = None, None, ()
 
     def _keep_phrases(self) -> None:
-        """Write what the tower makes of each unit's phrase to `unit_embeddings`, provided that it was trained.
-
-        What ``text="auto"`` has come to is written to `config` with them: afterwards nothing else tells.
-        """
+        """Write what the tower makes of each unit's phrase to `unit_embeddings`, provided that it was trained. What
+        ``text="auto"`` has come to is written to `config` with them: afterwards nothing else tells."""
         if self.text_tower is None or not bool(self.text_steps > 0):
             return
         self.config = {**self.config, "text": self.text_tower.source}
@@ -299,12 +365,10 @@ class R3D10Attribute(Backbone):
 
     @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
-        """Directions of classes described in words, once the text side is trained.
-
-        A class is known by an emotion's name (the combinations of units that it is seen with, by their weights), by
-        negative, positive or surprise (the emotions that these stand for), by FACS names (``"cheek raiser, lip corner
-        puller"``) or by action units (``"6+12"``). A combination's direction is the sum of its phrases' unit vectors.
-        """
+        """Directions of classes described in words, once the text side is trained. A class is known by an emotion's
+        name (the combinations of units that it is seen with, by their weights), by negative, positive or surprise (the
+        emotions that these stand for), by FACS names (``"cheek raiser, lip corner puller"``) or by action units
+        (``"6+12"``). A combination's direction is the sum of its phrases' unit vectors."""
         if not bool(self.text_steps > 0):
             return None
         self._keep_phrases()

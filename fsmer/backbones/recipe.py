@@ -142,11 +142,9 @@ class PretrainRecipe(_Recipe):
             )
 
     def with_params(self, params: Mapping[str, Any]) -> Self:
-        """This recipe with some fields changed, by name.
-
-        Text is read as the field's type: ``{"batch_size": "16", "clip_gradient": "none", "distance": [3, 6]}``.
-        `UnknownNameError` names the nearest fields, and a value of another type or out of range is an `FsmerError`.
-        """
+        """This recipe with some fields changed, by name. Text is read as the field's type: ``{"batch_size": "16",
+        "clip_gradient": "none", "distance": [3, 6]}``. `UnknownNameError` names the nearest fields, and a value of
+        another type or out of range is an `FsmerError`."""
         kinds = {one.name: str(one.type) for one in fields(self)}
         changes = dict(params)
         for key, value in params.items():
@@ -167,12 +165,10 @@ class PretrainRecipe(_Recipe):
 
 @dataclass(frozen=True)
 class Preparation:
-    """A part of a backbone that is trained before all else, by Adam on inputs that stay as they are.
-
-    The module is trained in place, and frozen and in evaluation mode afterwards. `loss` gives the mean loss of its
-    outputs and the targets, (N, ...) as the inputs; `finish` is called at the end. The seed is that of the order of the
-    inputs and of the module's initial weights.
-    """
+    """A part of a backbone that is trained before all else, by Adam on inputs that stay as they are. The module is
+    trained in place, and frozen and in evaluation mode afterwards. `loss` gives the mean loss of its outputs and the
+    targets, (N, ...) as the inputs; `finish` is called at the end. The seed is that of the order of the inputs and of
+    the module's initial weights."""
 
     module: nn.Sequential
     inputs: Tensor
@@ -191,10 +187,8 @@ CompiledEpochs = Callable[[Sequence[NDArray[np.int64]], Sequence[float]], list[f
 
 
 def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:
-    """Factor on the learning rate after that many epochs (parts of one count for warm-up and cosine).
-
-    In a warm-up the rate is that at the end of the next step, a share `step` of an epoch: the first one learns too.
-    """
+    """Factor on the learning rate after that many epochs (parts of one count for warm-up and cosine). In a warm-up the
+    rate is that at the end of the next step, a share `step` of an epoch: the first one learns too."""
     warm = min(1.0, (epochs_done + step) / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
     whole = math.floor(epochs_done)
     if recipe.schedule == "cosine":

@@ -178,11 +178,9 @@ def names_saved_weights(model: str | Path) -> bool:
 
 
 def refuse_arguments(backbone: Backbone, arguments: Mapping[str, object] | None, origin: str) -> None:
-    """Raise `WeightsError` if constructor arguments came with a `backbone` that has its weights already.
-
-    What the numbers of a network mean follows from the arguments that it was made with; others would need other
-    weights. `origin` says where they are from: "the weights in FOLDER".
-    """
+    """Raise `WeightsError` if constructor arguments came with a `backbone` that has its weights already. What the
+    numbers of a network mean follows from the arguments that it was made with; others would need other weights.
+    `origin` says where they are from: "the weights in FOLDER"."""
     if arguments:
         name = backbone.name
         raise WeightsError(
@@ -268,10 +266,8 @@ def _count_flops(model: Backbone) -> int:
 
 
 def fresh_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str, Any] | None = None) -> Backbone:
-    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`.
-
-    Raises as `create_model` and `load_model` do, and `WeightsError` where arguments came with weights.
-    """
+    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`. Raises as `create_model` and
+    `load_model` do, and `WeightsError` where arguments came with weights."""
     if not isinstance(model, (str, os.PathLike)) or names_saved_weights(model):
         backbone = as_backbone(model)
         refuse_arguments(backbone, arguments, "a backbone" if backbone is model else f"the weights in {model}")

@@ -22,9 +22,8 @@ from fsmer.kernels.noise import drop_below, dropout, noise
 
 __all__ = ["STSTNet"]
 
-# Filters of the three streams, which differ in nothing else.
-STREAMS = (3, 5, 8)
-FILTERS = sum(STREAMS)
+# Of the three streams, which differ in nothing else.
+FILTERS = 3 + 5 + 8
 # The network was published for maps of 8-bit values.
 GAIN = 255.0
 # Classes that the compiled code is written for.

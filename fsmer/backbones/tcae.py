@@ -162,13 +162,11 @@ class Tcae(Backbone):
     def pretraining_loss(
         self, first: Tensor, second: Tensor, *, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The curriculum's mean of each of the ten losses and their weighted sum.
-
-        `first` and `second`, (B, 3, size, size) in 0..1, are frames of one sequence: the source, and the target that it
-        is warped to. `done` is the share of the training that is over, which moves the curriculum's window, see
-        `curriculum_window`; the generator draws the crops. The result has ``"loss"`` with a gradient, and every term of
-        `terms` by name, without weight or gradient.
-        """
+        """The curriculum's mean of each of the ten losses and their weighted sum. `first` and `second`, (B, 3, size,
+        size) in 0..1, are frames of one sequence: the source, and the target that it is warped to. `done` is the share
+        of the training that is over, which moves the curriculum's window, see `curriculum_window`; the generator draws
+        the crops. The result has ``"loss"`` with a gradient, and every term of `terms` by name, without weight or
+        gradient."""
         if self.jitter != "none":
             first, second = random_crops(first, second, generator, apart=self.jitter == "each")
         window = curriculum_window(done)
@@ -177,13 +175,11 @@ class Tcae(Backbone):
         return {"loss": loss, **{name: value.detach() for name, value in means.items()}}
 
     def terms(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The ten losses of every pair, each of shape (B,).
-
-        ``pixel``: mean absolute difference of the jointly warped source from the target. ``code_X_Y``: mean squared
-        difference of code Y in the frame warped by flow X (``au``, ``pose`` or both, ``mixed``) from what it should be,
-        the target's where flow X carries it and the source's where it does not. ``cycle_X``: mean absolute difference
-        from the source of the frame that was warped by flow X and back. ``flow``: mean absolute action unit flow.
-        """
+        """The ten losses of every pair, each of shape (B,). ``pixel``: mean absolute difference of the jointly warped
+        source from the target. ``code_X_Y``: mean squared difference of code Y in the frame warped by flow X (``au``,
+        ``pose`` or both, ``mixed``) from what it should be, the target's where flow X carries it and the source's where
+        it does not. ``cycle_X``: mean absolute difference from the source of the frame that was warped by flow X and
+        back. ``flow``: mean absolute action unit flow."""
         target_au, target_pose = self.encoder.codes(target)
         source_au, source_pose = self.encoder.codes(source)
         au_flow, au_logits = self.au_decoder(source_au, target_au)
@@ -218,10 +214,8 @@ class Tcae(Backbone):
         return flow, logits
 
     def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
-        """How far the two decoders move each pixel from onset to apex, each (B, size, size), largest 1.
-
-        They say something after training without labels, in which alone decoders are trained.
-        """
+        """How far the two decoders move each pixel from onset to apex, each (B, size, size), largest 1. They say
+        something after training without labels, in which alone decoders are trained."""
         onset, apex = self.media_of(inputs)
         au, pose = zip(self.encoder.codes(onset), self.encoder.codes(apex), strict=True)
         flows = {"au_flow": self.au_decoder(*au)[0], "pose_flow": self._pose_flow(*pose)[0]}
@@ -230,11 +224,9 @@ class Tcae(Backbone):
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
-    """Images (B, C, H, W) sampled at every pixel's place plus `flow`, (B, 2, H, W) in grid units, x before y.
-
-    The grid runs from -1 to 1 between the centres of the outermost pixels, so one pixel is 2 / (W - 1); places outside
-    are moved to the edge. Computed in float32, in which a place is exact to a small part of a pixel.
-    """
+    """Images (B, C, H, W) sampled at every pixel's place plus `flow`, (B, 2, H, W) in grid units, x before y. The grid
+    runs from -1 to 1 between the centres of the outermost pixels, so one pixel is 2 / (W - 1); places outside are moved
+    to the edge. Computed in float32, in which a place is exact to a small part of a pixel."""
     height, width = images.shape[-2:]
     rows = torch.linspace(-1, 1, height, device=images.device)
     columns = torch.linspace(-1, 1, width, device=images.device)
@@ -244,10 +236,8 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 
 
 def curriculum_window(done: float) -> tuple[float, float]:
-    """Which part of the sorted losses counts when the share `done` of the training is over: (0, 0.5) to (0.4, 0.9).
-
-    The window moves by 0.1 until its upper end has passed 0.85; here each of its places lasts equally long.
-    """
+    """Which part of the sorted losses counts when the share `done` of the training is over: (0, 0.5) to (0.4, 0.9). The
+    window moves by 0.1 until its upper end has passed 0.85; here each of its places lasts equally long."""
     move = min(int(done * (WINDOW_MOVES + 1)), WINDOW_MOVES)
     return WINDOW[0] + move * WINDOW_STEP, WINDOW[1] + move * WINDOW_STEP
 
@@ -261,11 +251,9 @@ def curriculum_mean(values: Tensor, window: Sequence[float]) -> Tensor:
 
 
 def random_crops(first: Tensor, second: Tensor, generator: torch.Generator, *, apart: bool) -> tuple[Tensor, Tensor]:
-    """Both batches of frames (B, 3, S, S) cropped to squares of one side and brought back to their size.
-
-    The side is 200 to 223 pixels of 256; each square lies anywhere in the central 224, for every frame by itself
-    (`apart`) or in the same place for the frames of a pair.
-    """
+    """Both batches of frames (B, 3, S, S) cropped to squares of one side and brought back to their size. The side is
+    200 to 223 pixels of 256; each square lies anywhere in the central 224, for every frame by itself (`apart`) or in
+    the same place for the frames of a pair."""
     side = int(torch.randint(*CROP_SIDES, (1,), generator=generator, device=generator.device))
     room = (CROP_SIDES[1] - side) / CROP_FRAME
     places = torch.rand(2, len(first), 2, generator=generator, device=generator.device)

@@ -19,10 +19,8 @@ WIDEST = 8
 
 class AuEncoder(nn.Module):
     """From a frame to its action unit code: stride-2 convolutions, the last `BRANCH_DEPTH` on a branch of their own.
-
     log2(size) of them bring the frame to 1x1; `width` channels after the first are doubled by each further one up to 8
-    times.
-    """
+    times."""
 
     def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
         super().__init__()
@@ -51,11 +49,8 @@ class Encoder(AuEncoder):
 
 
 class FlowDecoder(nn.Module):
-    """From the codes of two frames to the flow between them and a mixing logit.
-
-    log2(size) times bilinear upsampling by 2 and a 3x3 convolution, with batch normalisation and ReLU in between and
-    tanh at the end.
-    """
+    """From the codes of two frames to the flow between them and a mixing logit. log2(size) times bilinear upsampling by
+    2 and a 3x3 convolution, with batch normalisation and ReLU in between and tanh at the end."""
 
     def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
         super().__init__()
@@ -67,10 +62,8 @@ class FlowDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, _up(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
 
     def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow (B, 2, size, size) in grid units, x before y, and logits (B, 1, size, size), for two codes (B, D).
-
-        A grid unit is half the distance between the centres of the first and the last pixel.
-        """
+        """Flow (B, 2, size, size) in grid units, x before y, and logits (B, 1, size, size), for two codes (B, D). A
+        grid unit is half the distance between the centres of the first and the last pixel."""
         out = self.layers(torch.cat([source, target], dim=1)[:, :, None, None])
         return out[:, :2], out[:, 2:]
 

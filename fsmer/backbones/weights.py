@@ -108,9 +108,7 @@ class WeightsFolder:
 
     def make(self, cls: type[B], prefix: str = "") -> B:
         """The network that the config describes, without the weights, whose names begin with `prefix`, in it.
-
-        `WeightsError` where the arguments do not fit the class, or the network does not fit the tensors.
-        """
+        `WeightsError` where the arguments do not fit the class, or the network does not fit the tensors."""
         shapes = under(prefix, self.shapes)
         try:
             with _bounded(cls, self.config["arguments"], shapes):
@@ -139,9 +137,7 @@ class WeightsFolder:
 
     def load(self, model: B, tensors: Mapping[str, Tensor], prefix: str = "") -> B:
         """The network of `make` with its weights, those of `tensors` that begin with `prefix`, in evaluation mode.
-
-        `WeightsError` where whole numbers stand in place of real ones.
-        """
+        `WeightsError` where whole numbers stand in place of real ones."""
         found = under(prefix, tensors)
         for name, value in model.state_dict().items():
             if value.is_floating_point():
@@ -152,11 +148,9 @@ class WeightsFolder:
 
 
 def load_folder(folder: str | Path, load: Callable[[WeightsFolder], T], *, hub: bool = False) -> T:
-    """What `load` makes of a folder of weights; once more where the folder was replaced meanwhile.
-
-    `hub` says whether whoever gives a folder could give a repository of the hub. `WeightsError` where there is no such
-    folder or a file is missing, cut short, altered or made by a newer fsmer, and whatever `load` raises.
-    """
+    """What `load` makes of a folder of weights; once more where the folder was replaced meanwhile. `hub` says whether
+    whoever gives a folder could give a repository of the hub. `WeightsError` where there is no such folder or a file is
+    missing, cut short, altered or made by a newer fsmer, and whatever `load` raises."""
     place = Path(folder)
     for left in reversed(range(TRIES)):
         before = _generation(place)
@@ -307,10 +301,8 @@ def _elements(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
 
 
 def fetch_weights(folder: str | Path, revision: str | None = None) -> str | Path:
-    """The local folder of weights that are given as a folder or as a hub repository (``hf://owner/name``).
-
-    A path is only ever a path: the hub is asked for nothing that is not marked as its own.
-    """
+    """The local folder of weights that are given as a folder or as a hub repository (``hf://owner/name``). A path is
+    only ever a path: the hub is asked for nothing that is not marked as its own."""
     name = str(folder)
     mark = re.match("hf://?", name)  # the second slash is lost where a Path has been made of it
     if mark is None or (not name.startswith(HUB) and Path(name).is_dir()):
