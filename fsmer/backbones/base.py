@@ -39,6 +39,8 @@ __all__ += ["constructor_arguments", "is_trusted", "model_hash"]
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
 
+# Of red, green and blue in ImageNet, as the published code of several networks takes them.
+IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Of media, in pixels or frames: more than any network here is made for.
 LARGEST_SIDE = 16_384
 

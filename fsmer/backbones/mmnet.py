@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, TrainRecipe, register_backbone
-from fsmer.backbones.base import constructor_arguments
+from fsmer.backbones.base import IMAGENET_MEAN, IMAGENET_SD, constructor_arguments
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 from fsmer.kernels.noise import own_generator
@@ -19,9 +19,6 @@ from fsmer.kernels.noise import own_generator
 __all__ = ["THREE_CLASS_ARGUMENTS", "THREE_CLASS_RECIPE", "MMNet"]
 
 Attention = Literal["continuous", "independent", "none"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_SD = (0.229, 0.224, 0.225)
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, TrainRecipe, register_backbone
 from fsmer.backbones import mubert_networks as networks
-from fsmer.backbones.base import constructor_arguments
+from fsmer.backbones.base import IMAGENET_MEAN, IMAGENET_SD, constructor_arguments
 from fsmer.backbones.mubert_pretraining import DinoAgreement, draw_blocks, random_crops, swap_mask
 from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.data.spec import image_spec
@@ -21,9 +21,6 @@ from fsmer.errors import FsmerError
 
 __all__ = ["MuBert", "MuBertTiny"]
 
-# Mean and deviation of ImageNet's red, green and blue, as the published code takes them.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_DEVIATION = (0.229, 0.224, 0.225)
 # Where the embedding joins both: distances between clips are then no longer those of P_dma's many entries alone.
 FEATURE_GAIN = 0.25
 CHANGE_GAIN = 20.0
@@ -179,8 +176,8 @@ class MuBert(Backbone):
         self.both_ways = both_ways
         self.regions = regions
         self.changes = changes
-        self.mean = nn.Buffer(torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.deviation = nn.Buffer(torch.tensor(IMAGE_DEVIATION).view(3, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.deviation = nn.Buffer(torch.tensor(IMAGENET_SD).view(3, 1, 1), persistent=False)
         self.encoder = networks.MicroEncoder(image_size, patch_size, width, depth, heads, mlp_ratio)
         self.micro_attention = None if attention == "none" else networks.MicroAttention(width, attention, similarity)
         self.decoder = networks.MicroDecoder(self.side, patch_size, width, decoder_depth, heads, mlp_ratio)

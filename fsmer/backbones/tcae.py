@@ -29,11 +29,6 @@ __all__ = ["Tcae", "curriculum_mean", "curriculum_window", "warp"]
 CROP_SIDES = (200, 224)
 CROP_FRAME = 256
 
-# The curriculum's window of sorted losses moves in steps until its upper end passes 0.85 (published training).
-WINDOW = (0.0, 0.5)
-WINDOW_STEP = 0.1
-WINDOW_MOVES = 4
-
 
 @register_backbone("tcae")
 class Tcae(Backbone):
@@ -237,9 +232,9 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 
 def curriculum_window(done: float) -> tuple[float, float]:
     """Which part of the sorted losses counts when the share `done` of the training is over: (0, 0.5) to (0.4, 0.9). The
-    window moves by 0.1 until its upper end has passed 0.85; here each of its places lasts equally long."""
-    move = min(int(done * (WINDOW_MOVES + 1)), WINDOW_MOVES)
-    return WINDOW[0] + move * WINDOW_STEP, WINDOW[1] + move * WINDOW_STEP
+    window moves by 0.1 until its upper end has passed 0.85 (published training); here each place lasts equally long."""
+    moved = min(int(done * 5), 4) * 0.1
+    return moved, 0.5 + moved
 
 
 def curriculum_mean(values: Tensor, window: Sequence[float]) -> Tensor:
