@@ -18,13 +18,11 @@ from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNe
 from fsmer.backbones import Backbone, Targets
 from fsmer.backbones.base import Inputs
 from fsmer.backbones.flow_resnet18 import SIGNED_UNIT, FlowResNet18
-from fsmer.backbones.fr import FR
-from fsmer.backbones.inception import InceptionBlock
+from fsmer.backbones.fr import FR, InceptionBlock
 from fsmer.backbones.merau import Merau
 from fsmer.backbones.mmnet import CABlock, MMNet
 from fsmer.backbones.mubert import CHANGE_GAIN, FEATURE_GAIN, MuBert
-from fsmer.backbones.r3d import DEPTHS, ResNet3D
-from fsmer.backbones.r3d_attribute import R3DAttribute
+from fsmer.backbones.r3d_attribute import DEPTHS, R3D10Attribute, ResNet3D
 from fsmer.backbones.tcae import Tcae
 from fsmer.backbones.tcae_networks import AuEncoder
 
@@ -206,7 +204,7 @@ class PlainVideo(VideoResNet):
 class PlainR3D(nn.Module):
     """Two of torchvision's video ResNets side by side."""
 
-    def __init__(self, own: R3DAttribute) -> None:
+    def __init__(self, own: R3D10Attribute) -> None:
         super().__init__()
         self.rgb, self.flow = (PlainVideo(stream, own.depth) for stream in (own.rgb, own.flow))
         self.register_buffer("mean", own.mean.clone())
@@ -329,7 +327,7 @@ KINDS: dict[type[Backbone], Callable[..., nn.Module]] = {
     FlowResNet18: PlainFlow,
     FR: PlainFR,
     MMNet: PlainMMNet,
-    R3DAttribute: PlainR3D,
+    R3D10Attribute: PlainR3D,
     MuBert: PlainMuBert,
     Tcae: PlainTcae,
     Merau: PlainMerau,

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 
 import fsmer
 from fsmer.backbones import embed
-from fsmer.backbones.fr import CDMER_RECIPE, FR, BasicInception
-from fsmer.backbones.inception import InceptionBlock, InceptionStream, ProposalModule, proposal_loss
+from fsmer.backbones.fr import (
+    CDMER_RECIPE,
+    FR,
+    BasicInception,
+    InceptionBlock,
+    InceptionStream,
+    ProposalModule,
+    proposal_loss,
+)
 from fsmer.backbones.targets import Targets
 from fsmer.errors import FsmerError, UnknownNameError
 from fsmer.kernels.compiled import compiled

@@ -212,7 +212,7 @@ def test_a_folder_of_a_trained_tcae_gives_encoder_and_sizes_and_is_not_needed_ag
     trained = Tcae(size=32, width=2, code_dim=6)
     trained.save_pretrained(tmp_path / "tcae")
     model = tiny(tcae=str(tmp_path / "tcae")).eval()
-    assert (model.frame_size, model.config["frame_width"], model.config["code_dim"]) == (32, 2, 6)
+    assert (model.config["frame_size"], model.config["frame_width"], model.config["code_dim"]) == (32, 2, 6)
     frames = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model.au_encoder(frames), trained.eval().encoder.codes(frames)[0])

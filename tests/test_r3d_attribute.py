@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 import fsmer
 from fsmer.backbones import model_hash
-from fsmer.backbones.r3d import BasicBlock, ResNet3D
 from fsmer.backbones.r3d_attribute import (
+    BasicBlock,
     R3D10Attribute,
     R3D18Attribute,
     R3D34Attribute,
-    R3DAttribute,
+    ResNet3D,
     cross_modal_contrastive,
 )
 from fsmer.backbones.registry import class_notes
@@ -37,7 +37,7 @@ CLASSES = ("happiness", "surprise")
 STAGES = ("conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x", "average_pool", "fc")
 
 
-def tiny(cls: type[R3DAttribute] = R3D10Attribute, **changes: object) -> R3DAttribute:
+def tiny(cls: type[R3D10Attribute] = R3D10Attribute, **changes: object) -> R3D10Attribute:
     torch.manual_seed(0)
     arguments = {"width": 4, "size": 20, "frames": 8, "stream_dim": 8, "text": "scratch", **changes}
     return cls(**arguments)
@@ -70,7 +70,7 @@ def targets(*rows: tuple[int, ...] | None, labels: tuple[int, ...] = (0, 1, 0, 1
 SHOWN = ((6, 12), (1, 2), (12,), (1, 2, 5))
 
 
-def trained(**changes: object) -> R3DAttribute:
+def trained(**changes: object) -> R3D10Attribute:
     """A tiny model after three steps of training."""
     model = tiny(**changes)
     model.set_classes(CLASSES)
@@ -474,14 +474,14 @@ def test_fine_tuning_goes_on_with_the_vectors_that_the_tower_left():
 
 
 def test_a_checkpoint_holds_the_text_side_and_goes_on_to_the_same_numbers():
-    def steps(model: R3DAttribute, classifier: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+    def steps(model: R3D10Attribute, classifier: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
         for seed in seeds:
             torch.manual_seed(seed)
             optimizer.zero_grad()
             model.train().training_loss(media(seed=seed), targets(*SHOWN), classifier).backward()
             optimizer.step()
 
-    def start() -> tuple[R3DAttribute, nn.Module, torch.optim.Optimizer]:
+    def start() -> tuple[R3D10Attribute, nn.Module, torch.optim.Optimizer]:
         model = tiny()
         model.set_classes(CLASSES)
         classifier = nn.Linear(16, 2)
@@ -504,7 +504,7 @@ def test_nothing_is_known_of_classes_before_training():
     assert model.class_directions(CLASSES) is None
 
 
-def direction(model: R3DAttribute, name: str) -> np.ndarray:
+def direction(model: R3D10Attribute, name: str) -> np.ndarray:
     found = model.class_directions([name])
     assert found is not None
     assert found.known.tolist() == [True]

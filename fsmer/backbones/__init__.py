@@ -7,21 +7,6 @@ from fsmer.backbones.registry import ModelInfo, as_backbone, create_model, list_
 from fsmer.backbones.targets import Targets
 from fsmer.backbones.wrapped import wrap
 
-__all__ = [
-    "Backbone",
-    "ClassDirections",
-    "ModelInfo",
-    "Targets",
-    "TrainRecipe",
-    "as_backbone",
-    "batch_of",
-    "check_clips",
-    "create_model",
-    "embed",
-    "list_models",
-    "load_model",
-    "model_hash",
-    "read_inputs",
-    "register_backbone",
-    "wrap",
-]
+__all__ = ["Backbone", "ClassDirections", "ModelInfo", "Targets", "TrainRecipe", "as_backbone", "batch_of"]
+__all__ += ["check_clips", "create_model", "embed", "list_models", "load_model", "model_hash", "read_inputs"]
+__all__ += ["register_backbone", "wrap"]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.stages import CompiledEpochs, Preparation
+from fsmer.backbones.recipe import CompiledEpochs, Preparation, TrainRecipe
 from fsmer.backbones.targets import Targets
 from fsmer.backbones.weights import (
     CONFIG_FILE,
@@ -28,30 +27,20 @@ from fsmer.backbones.weights import (
     file_sha256,
     load_folder,
 )
-from fsmer.data.spec import InputSpec
+from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError, unknown_name
 from fsmer.io import atomic_path, write_json
 from fsmer.plugins import BACKBONES, declared, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-
-__all__ = [
-    "Backbone",
-    "ClassDirections",
-    "Inputs",
-    "as_device",
-    "check_saveable",
-    "check_weights",
-    "constructor_arguments",
-    "is_trusted",
-    "model_hash",
-]
+__all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "check_saveable", "check_weights"]
+__all__ += ["constructor_arguments", "is_trusted", "model_hash"]
 
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
 
+# Of red, green and blue in ImageNet, as the published code of several networks takes them.
+IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Of media, in pixels or frames: more than any network here is made for.
 LARGEST_SIDE = 16_384
 
@@ -99,8 +88,7 @@ class ClassDirections:
         known = torch.tensor([direction is not None for direction in directions])
         if not bool(known.any()):
             return None
-        blank = torch.zeros(len(centre))
-        weight = torch.stack([blank if direction is None else direction for direction in directions])
+        weight = torch.stack([torch.zeros(len(centre)) if one is None else one for one in directions])
         return cls(weight, torch.zeros(len(weight)), known, scale, centre, precision)
 
     def logits(self, embeddings: Tensor) -> Tensor:
@@ -167,13 +155,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
     @property
     def input_spec(self) -> InputSpec:
-        """The one medium that the network expects.
-
-        Raises
-        ------
-        SpecMismatchError
-            It expects several; see `input_specs`.
-        """
+        """The one medium that the network expects; `SpecMismatchError` where it expects several, see `input_specs`."""
         if len(self.input_specs) > 1:
             kinds = ", ".join(spec.kind for spec in self.input_specs)
             raise SpecMismatchError(f"{self.name!r} expects several media ({kinds}); use input_specs.")
@@ -190,10 +172,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     def media_of(self, inputs: Any, *kinds: str) -> list[Tensor]:
         """Media of `kinds` (default all) in the order of `input_specs`, each (B, \\*spec.shape), from a dict by kind.
 
-        Raises
-        ------
-        SpecMismatchError
-            One is missing, has another shape, or is of another number of clips.
+        `SpecMismatchError` where one is missing, has another shape, or is of another number of clips.
         """
         held = inputs if isinstance(inputs, Mapping) else {}
         specs = [spec for spec in self.input_specs if not kinds or spec.kind in kinds]
@@ -211,13 +190,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     def training_loss(self, inputs: Any, targets: Targets, classifier: nn.Module) -> Tensor:
         """Loss of one batch in supervised training; cross-entropy of ``classifier(self(inputs))`` by default.
 
-        Parameters
-        ----------
-        inputs : Tensor or dict of Tensor
-            As in `forward`.
-        targets : Targets
-        classifier : nn.Module
-            From embeddings (B, embed_dim) to logits (B, C); trained together with the backbone.
+        `inputs` are as in `forward`. The classifier, from embeddings (B, embed_dim) to logits (B, C), is trained
+        together with the backbone.
         """
         return targets.cross_entropy(classifier(self(inputs)), label_smoothing=self.recipe.label_smoothing)
 
@@ -228,12 +202,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     def lower(self, inputs: Any) -> dict[str, Tensor]:
         """What `lower_layers` make of media, each (B, ...); `forward` and `training_loss` take it in place of media.
 
-        In evaluation mode it depends on those layers alone, so that fine-tuning computes it once a clip.
-
-        Raises
-        ------
-        FsmerError
-            The backbone names no `lower_layers`.
+        In evaluation mode it depends on those layers alone, so that fine-tuning computes it once a clip. `FsmerError`
+        where the backbone names no `lower_layers`.
         """
         raise FsmerError(
             f"layers='upper' needs a backbone that says which of its layers are the lower ones, and {self.name!r} does "
@@ -248,7 +218,6 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
         Each is trained before the next one is asked for.
         """
-        del clips, seed
         yield from ()
 
     def compiled_epochs(
@@ -261,20 +230,10 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     ) -> CompiledEpochs | None:
         """Code that takes all steps of an epoch on a CPU; ``None``, as by default, where there is none for these.
 
-        Weights, batch statistics, state of the optimiser and losses are those of single steps but for rounding.
-
-        Parameters
-        ----------
-        classifier : nn.Module
-        optimizer : torch.optim.Optimizer
-            Of the parameters of both; its learning rates are those before the factors of a schedule.
-        media : mapping of str to Tensor
-            Of all the clips, by kind.
-        targets : Targets
-            Of all the clips.
-        recipe : TrainRecipe
+        Weights, batch statistics, state of the optimiser and losses are those of single steps but for rounding. The
+        optimiser, of the parameters of both networks, has the learning rates before the factors of a schedule. `media`
+        (by kind) and `targets` are those of all the clips.
         """
-        del classifier, optimizer, media, targets, recipe
         return None
 
     def finish_training(self) -> None:
@@ -350,12 +309,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
 def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a backbone's constructor, from its ``locals()``, as `Backbone.config` holds them.
-
-    Raises
-    ------
-    UnknownNameError
-        One is none of the choices that its annotation ``Literal[...]`` lists.
-    """
+    `UnknownNameError` where one is none of the choices that its annotation ``Literal[...]`` lists."""
     backbone = values["self"]
     kinds = get_type_hints(values["__class__"].__init__)
     found = {name: value for name, value in values.items() if name not in ("self", "__class__")}
@@ -371,13 +325,7 @@ def _listed(value: Any) -> Any:
 
 
 def as_device(name: str | torch.device) -> torch.device:
-    """The device of that name, which has been tried.
-
-    Raises
-    ------
-    DeviceError
-        torch does not know it, or it is not there.
-    """
+    """The device of that name, which has been tried; `DeviceError` where torch does not know it or it is not there."""
     try:
         device = torch.device(name)
         torch.ones(1, device=device).cpu()

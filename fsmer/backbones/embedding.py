@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,19 +64,13 @@ def embed(
     """
     backbone = as_backbone(backbone)
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    arrays: Arrays = {}
     if hasattr(clips, "specs"):
         check_clips(backbone, clips)
         total = len(clips)
-
-        def read(start: int, stop: int) -> Inputs:
-            return read_inputs(backbone, clips, np.arange(start, stop), device)
     else:
         arrays = check_inputs(backbone, clips)
         total = len(next(iter(arrays.values())))
-
-        def read(start: int, stop: int) -> Inputs:
-            return _feed(backbone, {kind: array[start:stop] for kind, array in arrays.items()}, device)
-
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise DataError(f"batch_size={batch_size!r} is no number of clips; give 1 or a larger whole number, or None.")
     size = batch_size or batch_of(backbone)
@@ -88,11 +82,14 @@ def embed(
         with torch.inference_mode():
             for start in range(0, total, size):
                 stop = min(start + size, total)
-                inputs = read(start, stop)
+                if arrays:
+                    inputs = _feed(backbone, {kind: array[start:stop] for kind, array in arrays.items()}, device)
+                else:
+                    inputs = read_inputs(backbone, clips, np.arange(start, stop), device)
                 part = _embedded(backbone, _mirrored(backbone, inputs) if mirror else inputs)
-                if not torch.isfinite(part).all():
-                    row = start + int((~torch.isfinite(part).all(dim=1)).nonzero()[0])
-                    raise _not_finite(backbone, clips, row)
+                broken = ~torch.isfinite(part).all(dim=1)
+                if broken.any():
+                    raise _not_finite(backbone, clips, start + int(broken.nonzero()[0]))
                 parts.append(part)
                 if progress is not None:
                     progress(stop, total)
@@ -104,10 +101,8 @@ def embed(
 
 
 def mirror_media(media: Tensor, spec: InputSpec) -> Tensor:
-    """Media (B, \\*spec.shape) of the same movement on the mirrored face.
-
-    Mirroring turns horizontal flow round: u becomes -u, or 1 - u where it is min-max normalised.
-    """
+    """Media (B, \\*spec.shape) of the same movement on the mirrored face. Mirroring turns horizontal flow round: u
+    becomes -u, or 1 - u where it is min-max normalised."""
     mirrored = media.flip(-1)
     if "u" not in spec.channels:
         return mirrored
@@ -123,10 +118,10 @@ def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
+        wanted = ", ".join(spec.describe() for spec in backbone.input_specs)
         raise FsmerError(
             f"the model {backbone.name or type(backbone).__name__!r} cannot embed the media that it was made for, "
-            f"{', '.join(spec.describe() for spec in backbone.input_specs)} ({reason_of(error)}); make it with other "
-            "arguments, or mend its forward."
+            f"{wanted} ({reason_of(error)}); make it with other arguments, or mend its forward."
         ) from error
     clips = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
     if found.shape != (clips, backbone.embed_dim):
@@ -139,13 +134,13 @@ def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
 
 def _not_finite(backbone: Backbone, clips: Any, row: int) -> FsmerError:
     """The error for an embedding with NaN or infinity; the weights are to blame where they hold such values too."""
-    who = repr(backbone.name or type(backbone).__name__)
     check_weights(backbone)
     clip = f"clip number {row} of the array"
     if hasattr(clips, "specs"):
         clip = f"clip {str(clips.ids[row])!r} of data set {str(clips.datasets[row])!r}"
     return MediaError(
-        f"the model {who} gives an embedding that is not finite for {clip}; leave the clip out, or use other weights."
+        f"the model {backbone.name or type(backbone).__name__!r} gives an embedding that is not finite for {clip}; "
+        "leave the clip out, or use other weights."
     )
 
 
@@ -163,23 +158,23 @@ def batch_of(backbone: Backbone) -> int:
 
 def check_clips(backbone: Backbone, clips: Any) -> None:
     """Raise `SpecMismatchError` unless the clip set holds all media that the backbone expects."""
-    for wanted in backbone.input_specs:
+    check_media(clips, backbone.input_specs, repr(backbone.name))
+
+
+def check_media(clips: Any, specs: Sequence[InputSpec], who: str) -> None:
+    """Raise `SpecMismatchError` unless the clip set holds all media that `who` expects."""
+    for wanted in specs:
         if wanted.kind not in clips.specs:
             held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
             raise SpecMismatchError(
-                f"the clips hold {held}, but {backbone.name!r} expects {wanted.describe()}; prepare that media."
+                f"the clips hold {held}, but {who} expects {wanted.describe()}; prepare that media."
             )
-        clips.specs[wanted.kind].check_feeds(wanted, who=repr(backbone.name))
+        clips.specs[wanted.kind].check_feeds(wanted, who=who)
 
 
 def read_inputs(backbone: Backbone, clips: Any, rows: NDArray[np.int64], device: torch.device | str = "cpu") -> Inputs:
-    """What the backbone's ``forward`` gets for some rows of a clip set (see `check_clips`).
-
-    Raises
-    ------
-    MediaError
-        A clip's media cannot be read, or its apex is its onset.
-    """
+    """What the backbone's ``forward`` gets for some rows of a clip set (see `check_clips`). `MediaError` where a clip's
+    media cannot be read, or its apex is its onset."""
     arrays = {}
     for wanted in backbone.input_specs:
         held: InputSpec = clips.specs[wanted.kind]
@@ -206,11 +201,10 @@ def check_inputs(backbone: Backbone, values: ArrayLike | Mapping[str, ArrayLike]
             f"{'is' if len(missing) == 1 else 'are'} missing; give a dict with one array a kind."
         )
     arrays = {spec.kind: _checked(backbone, spec, given[spec.kind]) for spec in specs}
-    lengths = {kind: len(array) for kind, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
+    if len({len(array) for array in arrays.values()}) > 1:
+        lengths = ", ".join(f"{len(array)} {kind}" for kind, array in arrays.items())
         raise SpecMismatchError(
-            f"the media are of different numbers of clips ({', '.join(f'{n} {kind}' for kind, n in lengths.items())}); "
-            "give one array of each kind for every clip."
+            f"the media are of different numbers of clips ({lengths}); give one array of each kind for every clip."
         )
     return arrays
 
@@ -232,10 +226,8 @@ def _checked(backbone: Backbone, spec: InputSpec, values: Any) -> NDArray[np.flo
         )
     broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if broken.any():
-        raise MediaError(
-            f"clip number {int(np.flatnonzero(broken)[0])} of the array has values that are not finite; "
-            "remove or repair it."
-        )
+        first = int(np.flatnonzero(broken)[0])
+        raise MediaError(f"clip number {first} of the array has values that are not finite; remove or repair it.")
     return array
 
 

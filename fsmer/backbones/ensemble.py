@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
+from fsmer.backbones import Backbone, Targets, TrainRecipe, create_model, register_backbone
 from fsmer.backbones.fr import FR
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import create_model, register_backbone
-from fsmer.backbones.stages import Preparation
-from fsmer.backbones.targets import Targets
+from fsmer.backbones.recipe import Preparation
+from fsmer.data import ClipSet
 from fsmer.errors import FsmerError
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["Ensemble"]
 
@@ -77,16 +72,12 @@ class Ensemble(Backbone):
             config={"of": of, "members": members, "arguments": made[0].config},
         )
         self.members = nn.ModuleList(made)
-        recipe = made[0].recipe
+        rates: dict[str, float] = {}
         # A recipe names layers as the member does, and they have longer names in here; the classifier is outside.
-        rates = {
-            name: rate
-            for layer, rate in recipe.rates.items()
-            for name in (
-                [layer] if layer.startswith("classifier") else [f"members.{place}.{layer}" for place in range(members)]
-            )
-        }
-        self.recipe = replace(recipe, rates=rates)  # type: ignore[misc]
+        for layer, rate in made[0].recipe.rates.items():
+            longer = [f"members.{place}.{layer}" for place in range(members)]
+            rates |= dict.fromkeys([layer] if layer.startswith("classifier") else longer, rate)
+        self.recipe = replace(made[0].recipe, rates=rates)  # type: ignore[misc]
         self._follow()
 
     @property
@@ -108,7 +99,6 @@ class Ensemble(Backbone):
         return torch.stack(losses).sum()
 
     def set_classes(self, classes: Sequence[str]) -> None:
-        """Make what depends on the classes anew in every member."""
         for member in self._backbones:
             member.set_classes(classes)
         self._follow()
@@ -119,7 +109,6 @@ class Ensemble(Backbone):
             yield from member.preparations(clips, seed=seed * len(self.members) + place)
 
     def finish_training(self) -> None:
-        """Drop what training alone needed from every member."""
         for member in self._backbones:
             member.finish_training()
         self._follow()
@@ -147,5 +136,4 @@ class _Columns(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Logits (B, C) for the member's embeddings (B, D)."""
         before = self.place * embeddings.shape[1]
-        logits: Tensor = self.classifier(F.pad(embeddings, (before, self.width - before - embeddings.shape[1])))
-        return logits
+        return self.classifier(F.pad(embeddings, (before, self.width - before - embeddings.shape[1])))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections, constructor_arguments
+from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
 from fsmer.backbones.embedding import mirror_media
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.synthetic.class_descriptions import unit_shares
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER
@@ -31,43 +30,28 @@ LEARNT: frozenset[str] = frozenset(COARSE_CLASSES) | frozenset(THREE_CLASSES)
 SIDE = 28
 
 
-class ConvBlock(nn.Sequential):
-    """3x3 convolution, batch normalisation, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class FlowBranch(nn.Module):
-    """One network of the ensemble with its own heads; `pool` 2 averages the map over 2x2 pixels first.
-
-    Each map is standardised and joined by two coordinate channels; four stages of two 3x3 convolutions bring it down to
-    4x4; a linear layer gives the embedding. On it sit one logit an action unit and one direction a class.
-    """
+    """One network of the ensemble with its own heads; `pool` 2 averages the map over 2x2 pixels first. Each map is
+    standardised and joined by two coordinate channels; four stages of two 3x3 convolutions bring it down to 4x4; a
+    linear layer gives the embedding. On it sit one logit an action unit and one direction a class."""
 
     def __init__(self, widths: Sequence[int], embed_dim: int, pool: int) -> None:
         super().__init__()
         self.pool = pool
-        channels = [5, *widths]
         strides = [1, 2, 2, 2] if pool == 1 else [1, 1, 2, 2]
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(ConvBlock(inputs, outputs, stride=stride), ConvBlock(outputs, outputs))
-                for (inputs, outputs), stride in zip(pairwise(channels), strides, strict=True)
-            )
-        )
+        self.stages = nn.Sequential()
+        for (inputs, outputs), stride in zip(pairwise([5, *widths]), strides, strict=True):
+            self.stages.append(nn.Sequential(_block(inputs, outputs, stride), _block(outputs, outputs)))
         self.projection = nn.Linear(widths[-1] * 16, embed_dim)
         self.unit_head = nn.Linear(embed_dim, len(ACTION_UNIT_ORDER))
         self.directions = nn.Parameter(0.1 * torch.randn(len(CLASSES), embed_dim))
         axis = torch.linspace(-1, 1, SIDE // pool)
-        self.coordinates: Tensor
-        self.register_buffer(
-            "coordinates", torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None], persistent=False
-        )
+        self.coordinates = nn.Buffer(torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None], persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Embeddings of unit length, (B, embed_dim)."""
@@ -75,8 +59,7 @@ class FlowBranch(nn.Module):
 
     def lower(self, inputs: Tensor) -> Tensor:
         """Features (B, C, h, w) below the last stage."""
-        features: Tensor = self.stages[:-1](self.prepare(inputs))
-        return features
+        return self.stages[:-1](self.prepare(inputs))
 
     def upper(self, features: Tensor) -> Tensor:
         """Embeddings of unit length, (B, embed_dim), of what `lower` gives."""
@@ -90,26 +73,21 @@ class FlowBranch(nn.Module):
         coordinates = self.coordinates.to(standardised.dtype).expand(len(maps), -1, -1, -1)
         return torch.cat([standardised, coordinates], dim=1)
 
-    def convolutions(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-        """The eight convolutions with their normalisation, in order."""
-        blocks = [cast(ConvBlock, block) for stage in self.stages for block in cast(nn.Sequential, stage)]
-        return [(cast(nn.Conv2d, block[0]), cast(nn.BatchNorm2d, block[1])) for block in blocks]
-
 
 class SideBySide:
-    """Branches of one `pool` run as a single network of grouped convolutions, with batch normalisation folded in.
-
-    Gives what the branches give one after the other in evaluation mode, in fewer and larger operations.
-    """
+    """Branches of one `pool` run as a single network of grouped convolutions, with batch normalisation folded in. Gives
+    what the branches give one after the other in evaluation mode, in fewer and larger operations."""
 
     def __init__(self, branches: list[FlowBranch]) -> None:
         self.first = branches[0]
         self.count = len(branches)
         self.layers: list[tuple[Tensor, Tensor, tuple[int, ...]]] = []
-        for same in zip(*(branch.convolutions() for branch in branches), strict=True):
-            folded = [_fold(convolution, norm) for convolution, norm in same]
-            weight, bias = (torch.cat(parts) for parts in zip(*folded, strict=True))
-            self.layers.append((weight, bias, cast(tuple[int, ...], same[0][0].stride)))
+        # The eight convolutions with their normalisation, in order.
+        stages: Any = [branch.stages for branch in branches]
+        blocks = ([block for stage in own for block in stage] for own in stages)
+        for same in zip(*blocks, strict=True):
+            weight, bias = (torch.cat(parts) for parts in zip(*(_fold(*block[:2]) for block in same), strict=True))
+            self.layers.append((weight, bias, same[0][0].stride))
         self.weight = torch.stack([branch.projection.weight.detach() for branch in branches])
         self.bias = torch.stack([branch.projection.bias.detach() for branch in branches])
 
@@ -160,12 +138,8 @@ class FacsFlow(Backbone):
     trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice; embeddings have unit length, so the classifier needs large weights and learns fast",
-        optimizer="adamw",
         learning_rate=5e-4,
         rates={"classifier": 5e-2},
-        weight_decay=0.05,
-        epochs=30,
-        batch_size=32,
         label_smoothing=0.1,
         augment=("flip", "crop"),
         crop_pixels=1,
@@ -193,24 +167,25 @@ class FacsFlow(Backbone):
         self._folded_state: tuple[tuple[int, int], ...] = ()
         self._side_by_side: dict[int, SideBySide] = {}
         # Inverse scatter of embeddings inside a class, measured on synthetic clips after training.
-        self.precision: Tensor
-        self.register_buffer("precision", torch.eye(self.embed_dim))
+        self.precision = nn.Buffer(torch.eye(self.embed_dim))
 
     def forward(self, inputs: Tensor | dict[str, Tensor]) -> Tensor:
         """Embeddings of shape (B, embed_dim) for minmax maps of shape (B, 3, 28, 28), or for what `lower` gives."""
         if isinstance(inputs, dict):
-            return self._upper(inputs)
+            parts = [
+                branch.upper(part.flatten(0, 1)).unflatten(0, part.shape[:2]).mean(dim=1)
+                for branch, part in zip(self.networks, inputs.values(), strict=True)
+            ]
+            return torch.cat(parts, dim=-1) / len(parts) ** 0.5
         if self.training:
             return self._embed(inputs).to(inputs.dtype)
         views = self._views(inputs)
         return self._embed(views).view(-1, len(inputs), self.embed_dim).mean(dim=0).to(inputs.dtype)
 
     def lower_layers(self) -> list[nn.Module]:
-        """All stages of the branches but the last.
-
-        On a few hundred clips they change nothing for the better: pretraining has shown them the whole variety of
-        motion, and what differs between cameras and labels is how features are put together.
-        """
+        """All stages of the branches but the last. On a few hundred clips they change nothing for the better:
+        pretraining has shown them the whole variety of motion, and what differs between cameras and labels is how
+        features are put together."""
         return [stage for branch in self.networks for stage in list(branch.stages)[:-1]]
 
     def lower(self, inputs: Tensor) -> dict[str, Tensor]:
@@ -220,12 +195,6 @@ class FacsFlow(Backbone):
             str(number): branch.lower(views).unflatten(0, (-1, len(inputs))).transpose(0, 1)
             for number, branch in enumerate(self.networks)
         }
-
-    def _upper(self, features: dict[str, Tensor]) -> Tensor:
-        parts = []
-        for branch, part in zip(self.networks, features.values(), strict=True):
-            parts.append(branch.upper(part.flatten(0, 1)).unflatten(0, part.shape[:2]).mean(dim=1))
-        return torch.cat(parts, dim=-1) / len(parts) ** 0.5
 
     def _views(self, inputs: Tensor) -> Tensor:
         """Maps as evaluation mode embeds them: smoothed, then mirrored as well, (views * B, 3, 28, 28)."""
@@ -265,13 +234,10 @@ class FacsFlow(Backbone):
 
     @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
-        """Directions of classes that need no label.
-
-        The coarse classes and the emotions of pretraining have directions of their own. Further emotions with a FACS
-        description (tense, others) and classes named by action units (``"4+7"``, ``"AU12"``, ``"cheek raiser, lip
-        corner puller"``) get the sum of their units' directions in the action unit head, averaged over the
-        combinations that the emotion is seen with.
-        """
+        """Directions of classes that need no label. The coarse classes and the emotions of pretraining have directions
+        of their own. Further emotions with a FACS description (tense, others) and classes named by action units
+        (``"4+7"``, ``"AU12"``, ``"cheek raiser, lip corner puller"``) get the sum of their units' directions in the
+        action unit head, averaged over the combinations that the emotion is seen with."""
         found = [self._direction(name) for name in classes]
         blank = torch.zeros(self.embed_dim)
         return ClassDirections.of(found, scale=self.scale, centre=blank, precision=self.precision.cpu())

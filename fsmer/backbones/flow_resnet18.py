@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
+from fsmer.backbones import Backbone, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
 from fsmer.backbones.weights import refuse_other_files
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError, WeightsError
@@ -25,8 +24,6 @@ PUBLISHED_RATES = {"encoder": 1e-5, "projection": 1.2e-3, "classifier": 1.2e-3}
 
 # Displacement that counts as 1 inside the network, in thousandths of the face width (about 2 pixels of a face of 224).
 SIGNED_UNIT = 10.0
-WIDTHS = (64, 128, 256, 512)
-DEPTHS = (2, 2, 2, 2)
 IMAGENET = ("timm/resnet18.tv_in1k", "model.safetensors")
 
 
@@ -102,8 +99,8 @@ class FlowResNet18(Backbone):
         normalisation: Literal["signed", "minmax"] = "signed",
         inner_size: int | None = None,
         projection_dim: int = 128,
-        widths: Sequence[int] = WIDTHS,
-        depths: Sequence[int] = DEPTHS,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (2, 2, 2, 2),
         weights: str | None = None,
     ) -> None:
         config = constructor_arguments(locals()) | {"weights": None}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,22 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, ClassDirections, constructor_arguments
+from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
+from fsmer.backbones.embedding import check_media
 from fsmer.backbones.flow_resnet18 import FlowResNet18
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
-from fsmer.backbones.stages import Preparation
+from fsmer.backbones.recipe import Preparation
 from fsmer.backbones.targets import action_unit_targets
 from fsmer.backbones.tcae import Tcae
 from fsmer.backbones.tcae_networks import AuEncoder, check_frame_size
 from fsmer.backbones.weights import refuse_other_files
+from fsmer.data import ClipSet
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import image_spec
 from fsmer.errors import DataError, FsmerError, SpecMismatchError
 from fsmer.synthetic.class_descriptions import unit_shares
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["MERAU_UNITS", "Merau", "au_loss"]
 
@@ -41,14 +39,8 @@ __all__ = ["MERAU_UNITS", "Merau", "au_loss"]
 # tightener, nose wrinkler, upper lip raiser, lip corner puller, dimpler, lip corner depressor, chin raiser.
 MERAU_UNITS = (1, 2, 4, 7, 9, 10, 12, 14, 15, 17)
 
-# What a TCAE encoder's sizes are called in `Tcae`; here they are frame_size, frame_width and code_dim.
-TCAE_SIZES = ("size", "width", "code_dim")
-
-# Factor on the cosine with `Merau.class_directions`; it sharpens probabilities and moves no decision.
-DIRECTION_SCALE = 10.0
-
-# Apex frames that are encoded at a time.
-FRAMES = 32
+# What a TCAE encoder's sizes are called in `Tcae` and here.
+TCAE_SIZES = {"size": "frame_size", "width": "frame_width", "code_dim": "code_dim"}
 
 
 @register_backbone("merau")
@@ -114,9 +106,6 @@ class Merau(Backbone):
         rates={"flow_encoder": 1e-5, "projection": 1.2e-3, "classifier": 1.2e-3},
     )
 
-    # Mean logit of each unit: over all clips the detector was trained on, those without the unit, those with it.
-    unit_logits: Tensor
-
     def __init__(
         self,
         frame_size: int = 256,
@@ -132,8 +121,8 @@ class Merau(Backbone):
         if tcae is not None:
             refuse_other_files("tcae")
             trained = Tcae.from_pretrained(tcae)
-            frame_size, frame_width, code_dim = (trained.config[name] for name in TCAE_SIZES)
-            config |= {"frame_size": frame_size, "frame_width": frame_width, "code_dim": code_dim}
+            config |= {own: trained.config[name] for name, own in TCAE_SIZES.items()}
+            frame_size, frame_width, code_dim = (config[own] for own in TCAE_SIZES.values())
         check_frame_size(frame_size)
         if not units or len(set(units)) < len(units) or not set(units) <= set(ACTION_UNIT_ORDER):
             raise FsmerError(
@@ -146,7 +135,6 @@ class Merau(Backbone):
             embed_dim=3 * projection_dim,
             config=config | {"flow": flow_encoder.config},
         )
-        self.frame_size = frame_size
         self.units = tuple(units)
         self.flow_encoder = flow_encoder
         self.au_encoder = AuEncoder(frame_size, frame_width, code_dim)
@@ -154,7 +142,8 @@ class Merau(Backbone):
         self.projection_flow = nn.Linear(flow_encoder.embed_dim, projection_dim)
         self.projection_code = nn.Linear(code_dim, projection_dim)
         self.projection_logits = nn.Linear(len(units), projection_dim)
-        self.register_buffer("unit_logits", torch.zeros(3, len(units)))
+        # Mean logit of each unit: over all clips the detector was trained on, those without the unit, those with it.
+        self.unit_logits = nn.Buffer(torch.zeros(3, len(units)))
         self.au_encoder.requires_grad_(False)
         self.au_detector.requires_grad_(False)
         if trained is not None:
@@ -164,11 +153,8 @@ class Merau(Backbone):
         """Embeddings (B, 3 * projection_dim) for a dict of ``flow`` and ``apex``."""
         (flow,) = self.media_of(inputs, "flow")
         code, logits = self.au_features(inputs)
-        parts = (
-            self.projection_flow(self.flow_encoder(flow)),
-            self.projection_code(code),
-            self.projection_logits(logits),
-        )
+        features = self.projection_flow(self.flow_encoder(flow))
+        parts = (features, self.projection_code(code), self.projection_logits(logits))
         return torch.cat([F.relu(part) for part in parts], dim=1)
 
     def au_features(self, inputs: Any) -> tuple[Tensor, Tensor]:
@@ -184,29 +170,21 @@ class Merau(Backbone):
         return self
 
     def load_au_encoder(self, tcae: Tcae) -> None:
-        """Take over the encoder of a trained TCAE (section IV.B.2).
-
-        Raises
-        ------
-        SpecMismatchError
-            It has another frame size, width or code length.
-        """
+        """Take over the encoder of a trained TCAE (section IV.B.2). `SpecMismatchError` where it has another frame
+        size, width or code length."""
         own = self.au_encoder.state_dict()
         given = {name: value for name, value in tcae.encoder.state_dict().items() if not name.startswith("pose_branch")}
         if own.keys() != given.keys() or any(own[name].shape != value.shape for name, value in given.items()):
-            held = [tcae.config[name] for name in TCAE_SIZES]
-            wanted = (self.config["frame_size"], self.config["frame_width"], self.config["code_dim"])
+            held = ", ".join(f"{name} {tcae.config[name]}" for name in TCAE_SIZES)
+            wanted = ", ".join(f"{name} {self.config[own]}" for name, own in TCAE_SIZES.items())
             raise SpecMismatchError(
-                f"the TCAE was made with {_listed(TCAE_SIZES, held)}, but merau's encoder with "
-                f"{_listed(TCAE_SIZES, wanted)}; make both alike."
+                f"the TCAE was made with {held}, but merau's encoder with {wanted}; make both alike."
             )
         self.au_encoder.load_state_dict(given)
 
     def preparations(self, clips: ClipSet, *, seed: int) -> Iterator[Preparation]:
-        """The action unit detector on the clips' annotated action units, unless it has been fitted before.
-
-        Warns where no clip has any: the detector then stays random.
-        """
+        """The action unit detector on the clips' annotated action units, unless it has been fitted before. Warns where
+        no clip has any: the detector then stays random."""
         if bool(self.unit_logits.any()):
             return
         try:
@@ -215,29 +193,13 @@ class Merau(Backbone):
             warnings.warn(f"the action unit detector of 'merau' stays random: {error}", stacklevel=2)
 
     def detector_preparation(
-        self,
-        clips: ClipSet,
-        *,
-        epochs: int = 100,
-        learning_rate: float = 0.0012,
-        batch_size: int = 32,
-        seed: int = 0,
+        self, clips: ClipSet, *, epochs: int = 100, learning_rate: float = 0.0012, batch_size: int = 32, seed: int = 0
     ) -> Preparation:
         """Training of the detector on frozen codes of the apex frames (MERAU, eq. 1-2 and section IV.B.2).
 
         At its end it measures what the logits are with and without each unit, from which `class_directions` works.
-        `fsmer.training.preparation.train_part` carries it out.
-
-        Parameters
-        ----------
-        clips : ClipSet
-            With the medium ``apex`` and annotated action units; clips without an annotation are left out.
-        epochs, batch_size : int
-            The paper leaves both open.
-        learning_rate : float
-            Of Adam (the paper names no optimiser); the paper's is 0.0012.
-        seed : int
-            Of the order of clips and the detector's initial weights.
+        `fsmer.training.preparation.train_part` carries it out. The learning rate is the paper's and Adam's; optimiser,
+        epochs and batch size are open there. Clips without annotated action units are left out.
 
         Raises
         ------
@@ -246,13 +208,7 @@ class Merau(Backbone):
         SpecMismatchError
             The clips hold no apex frames of the model's size.
         """
-        spec = self.input_specs[1]
-        if spec.kind not in clips.specs:
-            held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
-            raise SpecMismatchError(
-                f"the clips hold {held}, but the detector reads {spec.describe()}; prepare that media."
-            )
-        clips.specs[spec.kind].check_feeds(spec, who="the detector")
+        check_media(clips, self.input_specs[1:], "the detector")
         targets = action_unit_targets(clips)
         rows = np.zeros(0, np.int64) if targets is None else np.flatnonzero(~targets.isnan().any(dim=1).numpy())
         if targets is None or len(rows) < 2:
@@ -274,17 +230,15 @@ class Merau(Backbone):
         """Action unit codes of the apex frames, read a few at a time."""
         device, encoder = next(self.parameters()).device, self.au_encoder.eval()
         with torch.no_grad():
-            chunks = (clips.read("apex", rows[at : at + FRAMES]) for at in range(0, len(rows), FRAMES))
+            chunks = (clips.read("apex", rows[at : at + 32]) for at in range(0, len(rows), 32))
             return torch.cat([encoder(torch.from_numpy(chunk).to(device)).cpu() for chunk in chunks])
 
     @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
-        """Directions of classes from the action units that they show, once the detector is trained.
-
-        An emotion shows its FACS combinations, a coarse class the combinations of its emotions, and a class named by
-        action units (``"4+7"``, ``"lip corner puller"``) just these. The logits expected for them go through
-        ``projection_logits``; the other two projections say nothing about a class yet and are left out (zero).
-        """
+        """Directions of classes from the action units that they show, once the detector is trained. An emotion shows
+        its FACS combinations, a coarse class the combinations of its emotions, and a class named by action units
+        (``"4+7"``, ``"lip corner puller"``) just these. The logits expected for them go through ``projection_logits``;
+        the other two projections say nothing about a class yet and are left out (zero)."""
         if not bool(self.unit_logits.any()):
             return None
         overall, absent, present = self.unit_logits.detach().cpu().float()
@@ -292,37 +246,22 @@ class Merau(Backbone):
         weight, bias = layer.weight.detach().cpu().float(), layer.bias.detach().cpu().float()
         zeros = torch.zeros(self.embed_dim - layer.out_features)
         resting = F.relu(weight @ overall + bias)
+        places = [ACTION_UNIT_ORDER.index(unit) for unit in self.units]
         directions: list[Tensor | None] = []
-        for share in map(self._shares, classes):
-            if share is None:
+        for every in map(unit_shares, classes):
+            if every is None or not every[places].any():  # nothing is known of the class, or none of it is detected
                 directions.append(None)
-            else:
-                expected = F.relu(weight @ (absent + share * (present - absent)) + bias)
-                directions.append(torch.cat([zeros, expected - resting]))
-        return ClassDirections.of(directions, scale=DIRECTION_SCALE, centre=torch.cat([zeros, resting]))
-
-    def _shares(self, name: str) -> Tensor | None:
-        """How often the class shows each of the units, (units,), or None where nothing is known or none is detected."""
-        every = unit_shares(name)
-        if every is None:
-            return None
-        share = torch.tensor([float(every[ACTION_UNIT_ORDER.index(unit)]) for unit in self.units])
-        return share if bool(share.any()) else None
+                continue
+            share = torch.from_numpy(every[places])
+            expected = F.relu(weight @ (absent + share * (present - absent)) + bias)
+            directions.append(torch.cat([zeros, expected - resting]))
+        # The scale sharpens probabilities and moves no decision.
+        return ClassDirections.of(directions, scale=10.0, centre=torch.cat([zeros, resting]))
 
 
 def au_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Binary cross-entropy over the action units, mean over units and clips (MERAU, eq. 1).
-
-    Parameters
-    ----------
-    logits, present : Tensor of shape (B, units)
-        Of the detector; 1 where the unit is annotated and 0 elsewhere.
-    """
+    """Mean binary cross-entropy over units and clips (MERAU, eq. 1) of logits (B, units); `present` is 1 or 0."""
     return F.binary_cross_entropy_with_logits(logits, present)
-
-
-def _listed(names: Sequence[str], values: Sequence[Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
 
 
 def _logit_means(logits: Tensor, present: Tensor) -> Tensor:

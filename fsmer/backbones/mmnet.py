@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
+from fsmer.backbones import Backbone, TrainRecipe, register_backbone
+from fsmer.backbones.base import IMAGENET_MEAN, IMAGENET_SD, constructor_arguments
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 from fsmer.kernels.noise import own_generator
@@ -20,9 +19,6 @@ from fsmer.kernels.noise import own_generator
 __all__ = ["THREE_CLASS_ARGUMENTS", "THREE_CLASS_RECIPE", "MMNet"]
 
 Attention = Literal["continuous", "independent", "none"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_SD = (0.229, 0.224, 0.225)
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -34,12 +30,10 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.S
 
 class CABlock(nn.Module):
     """Continuous-attention block (section 2.2, Fig. 3b), or one of the two blocks that Tables 3 and 4 compare it with.
-
     With ``"continuous"`` attention the map is multiplied by the map of the block before (eq. 1), with ``"independent"``
     it is not (Table 4); ``"none"`` is ResNet18's building block, two 3x3 convolutions and no map (baseline of Table 3).
     `stride` is that of the 3x3 convolution and of the shortcut. With `identity_shortcut` a block that changes neither
-    size nor channels adds its input as it is, in place of the 1x1 convolution that eq. 2 gives every block.
-    """
+    size nor channels adds its input as it is, in place of the 1x1 convolution that eq. 2 gives every block."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, attention: Attention, identity_shortcut: bool) -> None:
         super().__init__()
@@ -52,10 +46,8 @@ class CABlock(nn.Module):
         self.gate = None if attention == "none" else nn.Sequential(*convolution(2, 1, 1), nn.Sigmoid())
 
     def forward(self, features: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Features (B, outputs, h, w) and their attention map (B, 1, h, w).
-
-        `prior` is the map of the block before, ``None`` in the first one.
-        """
+        """Features (B, outputs, h, w) and their attention map (B, 1, h, w). `prior` is the map of the block before,
+        ``None`` in the first one."""
         mixed = self.conv2(F.relu(self.conv1(features), inplace=True))
         found = F.relu(mixed + self.shortcut(features), inplace=True)  # F_conv, eq. 2
         if self.gate is None:
@@ -68,9 +60,7 @@ class CABlock(nn.Module):
 
 class TransformerBlock(nn.Module):
     """Encoder block of ViT with normalisation first: self-attention, then two linear layers, each added to its input.
-
-    In training each branch is left out of a clip with probability `drop_path` (stochastic depth).
-    """
+    In training each branch is left out of a clip with probability `drop_path` (stochastic depth)."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -90,11 +80,8 @@ class TransformerBlock(nn.Module):
 
     def attend(self, tokens: Tensor) -> Tensor:
         """Self-attention of several heads over all tokens."""
-        clips, length, width = tokens.shape
-        heads = self.qkv(tokens).view(clips, length, 3, self.heads, width // self.heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        found = F.scaled_dot_product_attention(query, key, value)
-        return self.out(found.transpose(1, 2).reshape(clips, length, width))
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
     def _kept(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0:
@@ -106,10 +93,8 @@ class TransformerBlock(nn.Module):
 
 class PositionCalibration(nn.Module):
     """Position-calibration module (section 2.3): a shallow ViT on an onset of `grid` x `grid` pixels, a patch each.
-
     `width` is the number of channels of the main branch's last map; `layers` and `heads` are N_L and N_H of Table 5.
-    `drop_path` is that of the last layer and rises evenly from 0 in the first.
-    """
+    `drop_path` is that of the last layer and rises evenly from 0 in the first."""
 
     def __init__(self, grid: int, width: int, layers: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -251,16 +236,13 @@ class MMNet(Backbone):
             config=config,
         )
         self.pool = pool
-        self.mean: Tensor
-        self.sd: Tensor
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("sd", torch.tensor(IMAGENET_SD).view(3, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.sd = nn.Buffer(torch.tensor(IMAGENET_SD).view(3, 1, 1), persistent=False)
         channels = 3
-        beginning: list[nn.Module] = []
+        self.stem = nn.Sequential()
         for outputs, stride in stem:
-            beginning += [*convolution(channels, outputs, 3, stride), nn.ReLU(inplace=True)]
+            self.stem.extend([*convolution(channels, outputs, 3, stride), nn.ReLU(inplace=True)])
             channels = outputs
-        self.stem = nn.Sequential(*beginning)
         self.blocks = nn.ModuleList()
         for outputs, stride in stages:
             self.blocks.append(CABlock(channels, outputs, stride, attention, identity_shortcut or attention == "none"))
@@ -271,13 +253,7 @@ class MMNet(Backbone):
         self.position = PositionCalibration(grid, width, layers, heads, mlp_ratio, drop_path) if position else None
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Embeddings (B, embed_dim) of ``{"onset": ..., "apex": ...}``, each (B, 3, size, size) in 0..1.
-
-        Raises
-        ------
-        SpecMismatchError
-            An image is missing or of another shape.
-        """
+        """Embeddings (B, embed_dim) of ``{"onset": ..., "apex": ...}``, each (B, 3, size, size) in 0..1."""
         onset, apex = self.media_of(inputs)
         fused, _ = self.motion(onset, apex)
         if self.position is not None:
@@ -288,16 +264,13 @@ class MMNet(Backbone):
 
     def motion(self, onset: Tensor, apex: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The main branch: its last map F_M (B, width, grid, grid) and the attention map of each block, (B, 1, h, w).
-
-        `onset` and `apex` are (B, 3, size, size) in 0..1.
-        """
+        `onset` and `apex` are (B, 3, size, size) in 0..1."""
         # The difference of the normalised images: their mean cancels out, and subtracting first keeps the digits that
         # a difference of two nearly equal images needs at low precision.
         difference = (apex - onset) / self.sd
         # Not channels last, though that is faster: there the backward pass of a strided 1x1 convolution overwrites
         # foreign memory in torch 2.15 on a CPU with several threads.
-        features = self.stem(difference)
-        attention, maps = None, []
+        features, attention, maps = self.stem(difference), None, []
         for block in self.blocks:
             features, attention = block(features, attention)
             if attention is not None:
@@ -307,9 +280,7 @@ class MMNet(Backbone):
     @torch.no_grad()
     def explain_maps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Attention maps Attn^i (eq. 1) of all blocks, each (B, h, w) in 0..1 at its own size; Fig. 4 shows the first.
-
-        Empty with ``attention="none"``.
-        """
+        Empty with ``attention="none"``."""
         _, maps = self.motion(*self.media_of(inputs))
         return {f"attention {number}": found[:, 0].float() for number, found in enumerate(maps, 1)}
 

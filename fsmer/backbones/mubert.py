@@ -1,4 +1,4 @@
-"""`mubert_small` and `mubert_tiny`: Micron-BERT, whose attention finds the patches that changed from onset to apex."""
+"""Micron-BERT, one class since embedding, maps and label-free training all read one attention between two frames."""
 
 from __future__ import annotations
 
@@ -8,29 +8,19 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
-from fsmer.backbones.mubert_networks import (
-    Encoded,
-    MicroAttention,
-    MicroDecoder,
-    MicroEncoder,
-    begin_with_likeness,
-    patchify,
-)
+from fsmer.backbones import Backbone, TrainRecipe, register_backbone
+from fsmer.backbones import mubert_networks as networks
+from fsmer.backbones.base import IMAGENET_MEAN, IMAGENET_SD, constructor_arguments
 from fsmer.backbones.mubert_pretraining import DinoAgreement, draw_blocks, random_crops, swap_mask
-from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
-from fsmer.backbones.registry import register_backbone
+from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 
 __all__ = ["MuBert", "MuBertTiny"]
 
-# Mean and deviation of ImageNet's red, green and blue, as the published code takes them.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_DEVIATION = (0.229, 0.224, 0.225)
 # Where the embedding joins both: distances between clips are then no longer those of P_dma's many entries alone.
 FEATURE_GAIN = 0.25
 CHANGE_GAIN = 20.0
@@ -127,12 +117,9 @@ class MuBert(Backbone):
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="Micron-BERT gives no values for fine-tuning; AdamW with a cosine to zero from 1e-4 as in its Sec. 5.2, "
         "epochs, batch size, warm-up and weight decay are fsmer's own",
-        optimizer="adamw",
         learning_rate=1e-4,
-        weight_decay=0.05,
         epochs=50,
         batch_size=16,
-        schedule="cosine",
         warmup_epochs=5,
         clip_gradient=1.0,
     )
@@ -148,9 +135,6 @@ class MuBert(Backbone):
         distance=(5, 11),
         schedule="cosine",
     )
-
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -188,23 +172,17 @@ class MuBert(Backbone):
         self.patch_size = patch_size
         self.side = image_size // patch_size
         self.interest = interest
-        self.weights = (reconstruction_weight, agreement_weight)
         self.swapping = {"ratio": swap_ratio, "min_block": min_block, "min_aspect": min_aspect}
-        self.crop_area = (crop_area[0], crop_area[1])
-        self.small_crops = small_crops
-        self.normalise_patches = normalise_patches
-        self.noise = noise
-        self.reading = reading
         self.both_ways = both_ways
         self.regions = regions
         self.changes = changes
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(IMAGE_DEVIATION).view(3, 1, 1), persistent=False)
-        self.encoder = MicroEncoder(image_size, patch_size, width, depth, heads, mlp_ratio)
-        self.micro_attention = None if attention == "none" else MicroAttention(width, attention, similarity)
-        self.decoder = MicroDecoder(self.side, patch_size, width, decoder_depth, heads, mlp_ratio)
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.deviation = nn.Buffer(torch.tensor(IMAGENET_SD).view(3, 1, 1), persistent=False)
+        self.encoder = networks.MicroEncoder(image_size, patch_size, width, depth, heads, mlp_ratio)
+        self.micro_attention = None if attention == "none" else networks.MicroAttention(width, attention, similarity)
+        self.decoder = networks.MicroDecoder(self.side, patch_size, width, decoder_depth, heads, mlp_ratio)
         if start == "likeness":
-            begin_with_likeness(self.encoder, self.decoder, self.micro_attention)
+            networks.begin_with_likeness(self.encoder, self.decoder, self.micro_attention)
         self.dino = DinoAgreement(self.encoder, hidden=head_width) if interest and agreement == "dino" else None
         # Labels do not reach what serves training without them; `begin_pretraining` gives it back.
         self.decoder.requires_grad_(False)
@@ -232,10 +210,7 @@ class MuBert(Backbone):
         return F.adaptive_avg_pool2d(values.mT.unflatten(2, (self.side, self.side)), regions).flatten(1)
 
     def begin_pretraining(self) -> None:
-        """Make trainable what serves training without labels alone.
-
-        These are the decoder, the head of ``"dino"`` and, with `both_ways`, the bias of P_dma.
-        """
+        """Make trainable what serves training without labels: decoder, head of ``"dino"``, bias of P_dma."""
         self.decoder.requires_grad_(True)
         if self.micro_attention is not None:
             self.micro_attention.out.bias.requires_grad_(True)
@@ -245,43 +220,32 @@ class MuBert(Backbone):
     def pretraining_loss(
         self, first: Tensor, second: Tensor, *, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Reconstruction and agreement (eq. 13-15) of pairs of frames; no label is used.
-
-        Parameters
-        ----------
-        first, second : Tensor of shape (B, 3, H, W)
-            I_t and I_{t+δ}, from 0 to 1.
-        done : float
-            Share of the training that is over; sets the teacher's momentum with ``agreement="dino"``.
-        generator : torch.Generator
-            Draws the blocks of Algorithm 1 and the crops.
-
-        Returns
-        -------
-        dict
-            ``"loss"`` (eq. 13), and detached ``"reconstruction"`` (eq. 14) and ``"agreement"`` (eq. 15).
-        """
-        pair = self.media_of({"onset": first, "apex": second})
+        """``"loss"`` (eq. 13), and detached ``"reconstruction"`` (eq. 14) and ``"agreement"`` (eq. 15) of frame pairs.
+        `first` and `second` are I_t and I_{t+δ}, (B, 3, H, W) from 0 to 1. The share `done` of the training that is
+        over sets the teacher's momentum with ``agreement="dino"``; the generator draws the blocks of Algorithm 1 and
+        the crops."""
+        pair, options = self.media_of({"onset": first, "apex": second}), self.config
         first, second = ((frames - self.mean) / self.deviation for frames in pair)
         views = [self.swap(first, second, generator), second]
         if self.interest and self.dino is None:
-            views.append(random_crops(second, second.shape[-1], self.crop_area, generator))
+            views.append(random_crops(second, second.shape[-1], options["crop_area"], generator))
         swapped, whole, *cropped = self.encoder(torch.cat(views)).split(len(first))
         features = self._weighed(whole, swapped)
-        if self.noise:
+        if options["noise"]:
             drawn = torch.randn(features.shape, generator=generator, device=generator.device)
-            features = features + self.noise * drawn.to(features)
+            features = features + options["noise"] * drawn.to(features)
         pixels = self.decoder(features)
         reconstruction = F.mse_loss(pixels.float(), self._wanted(first).float())
-        losses = {"loss": self.weights[0] * reconstruction, "reconstruction": reconstruction.detach()}
-        agreement: Tensor | None = None
-        if cropped:
-            agreement = F.mse_loss(whole.context, cropped[0].context)
-        elif self.dino is not None:
-            agreement = self.dino(self.encoder, *self._crops(second, generator), done)
-        if agreement is not None:
-            losses["loss"] = losses["loss"] + self.weights[1] * agreement
-            losses["agreement"] = agreement.detach()
+        losses = {"loss": options["reconstruction_weight"] * reconstruction, "reconstruction": reconstruction.detach()}
+        if self.interest:
+            if self.dino is None:
+                agreement = F.mse_loss(whole.context, cropped[0].context)
+            else:
+                agreement = self.dino(self.encoder, *self._crops(second, generator), done)
+            losses |= {
+                "loss": losses["loss"] + options["agreement_weight"] * agreement,
+                "agreement": agreement.detach(),
+            }
         return losses
 
     def after_step(self) -> None:
@@ -291,22 +255,16 @@ class MuBert(Backbone):
 
     def swap(self, first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
         """I_{t/s}: `first` with blocks of patches from `second` (Sec. 4.4, Algorithm 1), drawn anew for each pair."""
-        masks = torch.stack(
-            [
-                swap_mask(draw_blocks(self.side, self.side, generator=generator, **self.swapping), self.side, self.side)
-                for _ in first
-            ]
-        )
+        drawn = [draw_blocks(self.side, self.side, generator=generator, **self.swapping) for _ in first]
+        masks = torch.stack([swap_mask(blocks, self.side, self.side) for blocks in drawn])
         pixels = masks.repeat_interleave(self.patch_size, dim=1).repeat_interleave(self.patch_size, dim=2)
         return torch.where(pixels[:, None].to(first.device), second, first)
 
     def explain_maps(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What moved and what counts, by patch: ``"dma"``, ``"poi"`` and their product ``"dma_poi"``.
-
-        Each is (B, H / patch_size, W / patch_size) from 0 to 1: where the diagonal of the attention between the frames
-        is low (see `reading`), the patch-of-interest scores of the apex over their largest (eq. 11), and the product
-        over its largest (Fig. 7). Maps that the network is built without are left out.
-        """
+        """What moved and what counts, by patch: ``"dma"``, ``"poi"`` and their product ``"dma_poi"``. Each is (B, H /
+        patch_size, W / patch_size) from 0 to 1: where the diagonal of the attention between the frames is low (see
+        `reading`), the patch-of-interest scores of the apex over their largest (eq. 11), and the product over its
+        largest (Fig. 7). Maps that the network is built without are left out."""
         onset, apex = self._encode(inputs)
         maps = {}
         if self.micro_attention is not None:
@@ -317,51 +275,47 @@ class MuBert(Backbone):
             maps["dma_poi"] = _over_largest(maps["dma"] * maps["poi"])
         return {name: values.unflatten(1, (self.side, self.side)) for name, values in maps.items()}
 
-    def change(self, onset: Encoded, apex: Encoded) -> Tensor:
-        """How much each patch changed according to the diagonal, (B, N) from 0 to 1.
-
-        With ``reading="diagonal"`` this is ``1 - diag(Â) / max diag(Â)``. A patch that resembles its neighbours has
-        a low diagonal without moving, though. ``"relative"`` takes the logarithm of the diagonal from onset to apex and
-        from apex to onset less that of each frame with itself; half that sum, at most zero, is c and the map
-        ``1 - exp(c)``.
-        """
-        attention = cast(MicroAttention, self.micro_attention)
+    def change(self, onset: networks.Encoded, apex: networks.Encoded) -> Tensor:
+        """How much each patch changed according to the diagonal, (B, N) from 0 to 1. With ``reading="diagonal"`` this
+        is ``1 - diag(Â) / max diag(Â)``. A patch that resembles its neighbours has a low diagonal without moving,
+        though. ``"relative"`` takes the logarithm of the diagonal from onset to apex and from apex to onset less that
+        of each frame with itself; half that sum, at most zero, is c and the map ``1 - exp(c)``."""
+        attention = cast(networks.MicroAttention, self.micro_attention)
         before, after = onset.patches, apex.patches
         diagonal = attention.log_diagonal(after, before)
-        if self.reading == "diagonal":
+        if self.config["reading"] == "diagonal":
             return -torch.expm1(diagonal - diagonal.amax(dim=1, keepdim=True))
         across = diagonal + attention.log_diagonal(before, after)
         still = attention.log_diagonal(before, before) + attention.log_diagonal(after, after)
         return -torch.expm1(((across - still) / 2).clamp(max=0))
 
-    def _encode(self, inputs: dict[str, Tensor]) -> tuple[Encoded, Encoded]:
+    def _encode(self, inputs: dict[str, Tensor]) -> tuple[networks.Encoded, networks.Encoded]:
         """Onset and apex through the encoder."""
         frames = torch.cat(self.media_of(inputs))
         onset, apex = self.encoder((frames - self.mean) / self.deviation).split(len(frames) // 2)
         return onset, apex
 
-    def _weighed(self, second: Encoded, swapped: Encoded, *, relative: bool = False) -> Tensor:
+    def _weighed(self, second: networks.Encoded, swapped: networks.Encoded, *, relative: bool = False) -> Tensor:
         """P_dma (eq. 9 or 12), or the patches of I_{t/s} as they are where there is no micro-attention."""
         if self.micro_attention is None:
             return swapped.patches
         interest = second.interest if self.interest else None
-        return cast(Tensor, self.micro_attention(second.patches, swapped.patches, interest, relative=relative))
+        return self.micro_attention(second.patches, swapped.patches, interest, relative=relative)
 
     def _wanted(self, first: Tensor) -> Tensor:
         """What the decoder has to give back."""
-        pixels = patchify(first, self.patch_size)
-        if not self.normalise_patches:
+        pixels = networks.patchify(first, self.patch_size)
+        if not self.config["normalise_patches"]:
             return pixels
         spread = (pixels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
         return (pixels - pixels.mean(dim=-1, keepdim=True)) / spread
 
     def _crops(self, frames: Tensor, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         """Two large crops and the small ones of the published code."""
-        size = frames.shape[-1]
-        small = max(1, round(self.side * 3 / 7)) * self.patch_size
+        area, small = self.config["crop_area"], max(1, round(self.side * 3 / 7)) * self.patch_size
         return (
-            [random_crops(frames, size, self.crop_area, generator) for _ in range(2)],
-            [random_crops(frames, small, (0.05, self.crop_area[0]), generator) for _ in range(self.small_crops)],
+            [random_crops(frames, frames.shape[-1], area, generator) for _ in range(2)],
+            [random_crops(frames, small, (0.05, area[0]), generator) for _ in range(self.config["small_crops"])],
         )
 
 
@@ -385,20 +339,11 @@ TINY: Mapping[str, Any] = {
 class MuBertTiny(MuBert):
     """µ-BERT for two processor cores: frames of 112, width 128, two blocks each; pretrained in minutes.
 
-    As `MuBert` (``mubert_small``), whose parameters it takes and whose notes hold; the values that differ are fsmer's
-    own.
-
-    Parameters
-    ----------
-    image_size, width, depth, decoder_depth : int
-        112 (196 patches), 128, 2, 2.
-    normalise_patches, similarity, noise, start
-        True, ``"cosine"``, 0.5 and ``"likeness"``: with the paper's values, a short training makes the diagonal tell
-        places apart and no longer changes, see `MuBert` and `begin_with_likeness`.
-    reading, both_ways, regions, changes
-        ``"relative"``, True, 4 and 7: where and how a face moves is lost in a mean over the frame, see `MuBert`.
-    others
-        See `MuBert`.
+    As `MuBert` (``mubert_small``), whose parameters it takes, as keywords, and whose notes hold; the values that differ
+    are fsmer's own. `image_size` 112 makes 196 patches. With the paper's values of `normalise_patches`, `similarity`,
+    `noise` and `start`, a short training makes the diagonal tell places apart and no longer changes, see
+    `begin_with_likeness`. With those of `reading`, `both_ways`, `regions` and `changes`, where and how a face moves is
+    lost in a mean over the frame.
 
     Notes
     -----
@@ -443,7 +388,6 @@ MuBertTiny.__signature__ = inspect.signature(MuBert).replace(  # type: ignore[at
 
 
 def _over_largest(values: Tensor) -> Tensor:
-    """Values of each row over the largest of them."""
     return values / values.amax(dim=1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -10,16 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = [
-    "Encoded",
-    "MicroAttention",
-    "MicroDecoder",
-    "MicroEncoder",
-    "begin_with_likeness",
-    "log_diagonal_attention",
-    "patchify",
-    "sine_positions",
-]
+__all__ = ["Encoded", "MicroAttention", "MicroDecoder", "MicroEncoder", "begin_with_likeness", "patchify"]
 
 NORM_EPSILON = 1e-6
 
@@ -34,10 +26,8 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 def sine_positions(width: int, rows: Tensor, columns: Tensor) -> Tensor:
     """Fixed two-dimensional sine positions, (len(rows) * len(columns), width), row by row; `width` a multiple of four.
-
     The first half of the entries describes the column, the second the row (in patches); each half is the sines and then
-    the cosines of ``x / 10000 ** (4 k / width)`` with k = 0 ... width / 4 - 1.
-    """
+    the cosines of ``x / 10000 ** (4 k / width)`` with k = 0 ... width / 4 - 1."""
     steps = torch.arange(width // 4, dtype=torch.float64)
     frequencies = 10000.0 ** (-4 * steps / width)
 
@@ -75,38 +65,23 @@ class _LogDiagonal(torch.autograd.Function):
             part = slice(start, start + ctx.chunk)
             shares = torch.baddbmm(total[:, part, None], rows[:, part], columns.mT, beta=-1).exp_()
             shares *= gradient[:, part, None]
-            rows_gradient[:, part] = torch.baddbmm(
-                gradient[:, part, None] * columns[:, part], shares, columns, alpha=-1
-            )
+            own = gradient[:, part, None] * columns[:, part]
+            rows_gradient[:, part] = torch.baddbmm(own, shares, columns, alpha=-1)
             columns_gradient.baddbmm_(shares.mT, rows[:, part], alpha=-1)
         return rows_gradient, columns_gradient, None
 
 
 def log_diagonal_attention(rows: Tensor, columns: Tensor, *, chunk: int | None = None) -> Tensor:
-    """Logarithm of the diagonal of ``softmax(rows @ columns.T)`` over each row, without the N x N map.
-
-    Forward and backward each go through the map `chunk` rows at a time, so memory grows with N and not with its
+    """Logarithm of the diagonal of ``softmax(rows @ columns.T)`` over each row, (B, N), without the N x N map. `rows`
+    and `columns`, (B, N, D), are scaled beforehand. Forward and backward each go through the map `chunk` rows at a time
+    (default: so many that the maps of the batch together have about 512), so memory grows with N and not with its
     square; values and gradients are those of the dense formula. Half-precision inputs are calculated in float32. The
-    logarithm keeps the differences between entries that are all but one.
-
-    Parameters
-    ----------
-    rows, columns : Tensor of shape (B, N, D)
-        Scaled as wanted beforehand.
-    chunk : int, optional
-        Rows of each map held at a time. Default: so many that the maps of the batch together have about 512.
-
-    Returns
-    -------
-    Tensor of shape (B, N)
-    """
+    logarithm keeps the differences between entries that are all but one."""
     if rows.dtype in (torch.bfloat16, torch.float16):
         rows, columns = rows.float(), columns.float()
-    chunk = chunk or max(16, 512 // max(1, len(rows)))
-    if rows.is_meta:  # shapes alone; autocast knows no such device
-        return cast(Tensor, _LogDiagonal.apply(rows, columns, chunk))
-    with torch.autocast(rows.device.type, enabled=False):
-        return cast(Tensor, _LogDiagonal.apply(rows, columns, chunk))
+    # Of shapes alone autocast knows no device.
+    with nullcontext() if rows.is_meta else torch.autocast(rows.device.type, enabled=False):
+        return _LogDiagonal.apply(rows, columns, chunk or max(16, 512 // max(1, len(rows))))
 
 
 class SelfAttention(nn.Module):
@@ -120,13 +95,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, *, first_row: bool = False) -> tuple[Tensor, Tensor | None]:
         """New tokens (B, N, width), and what the first token attends to, (B, N), the mean of the heads, if asked."""
-        batch, count, width = tokens.shape
-        split = self.query_key_value(tokens).view(batch, count, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, count, width)
+        query, key, value = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         row = None
         if first_row:
-            scores = (query[:, :, :1] @ key.mT).squeeze(2).float() / math.sqrt(width // self.heads)
+            scores = (query[:, :, :1] @ key.mT).squeeze(2).float() / math.sqrt(query.shape[-1])
             row = scores.softmax(dim=-1).mean(dim=1)
         return self.out(mixed), row
 
@@ -150,15 +123,11 @@ class TransformerBlock(nn.Module):
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of frames.
+    """What the encoder makes of frames."""
 
-    ``patches`` is P (eq. 4), (B, N, width); ``context`` the contextual feature p^CT, (B, width); ``interest`` the
-    patch-of-interest scores S (eq. 11), (B, N), which sum to one.
-    """
-
-    patches: Tensor
-    context: Tensor
-    interest: Tensor
+    patches: Tensor  # P (eq. 4), (B, N, width)
+    context: Tensor  # the contextual feature p^CT, (B, width)
+    interest: Tensor  # the patch-of-interest scores S (eq. 11), (B, N), which sum to one
 
     def split(self, size: int) -> list[Encoded]:
         """Parts of `size` frames each."""
@@ -168,8 +137,6 @@ class Encoded(NamedTuple):
 class MicroEncoder(nn.Module):
     """The µ-Encoder (Sec. 4.2) with the contextual token of Sec. 4.6."""
 
-    positions: Tensor
-
     def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.side = image_size // patch_size
@@ -177,7 +144,7 @@ class MicroEncoder(nn.Module):
         self.patch_embedding = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.context_token = nn.Parameter(torch.empty(width))
         places = torch.arange(self.side)
-        self.register_buffer("positions", sine_positions(width, places, places), persistent=False)
+        self.positions = nn.Buffer(sine_positions(width, places, places), persistent=False)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         nn.init.normal_(self.context_token, std=0.02)
@@ -186,8 +153,7 @@ class MicroEncoder(nn.Module):
     def forward(self, images: Tensor) -> Encoded:
         """Encode normalised images (B, 3, H, W); smaller ones than the frames stand for parts seen at lower detail."""
         patches = self.patch_embedding(images)
-        side = patches.shape[-1]
-        positions = self.positions
+        side, positions = patches.shape[-1], cast(Tensor, self.positions)
         if side != self.side:
             # Centres of the coarser patches, in the units of the full grid.
             places = (torch.arange(side, dtype=torch.float64) + 0.5) * (self.side / side) - 0.5
@@ -206,13 +172,11 @@ class MicroEncoder(nn.Module):
 class MicroDecoder(nn.Module):
     """The µ-Decoder for `side` x `side` patches: blocks as in the encoder, a linear layer to the pixels (eq. 5-6)."""
 
-    positions: Tensor
-
     def __init__(self, side: int, patch_size: int, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.embedding = nn.Linear(width, width)
         places = torch.arange(side)
-        self.register_buffer("positions", sine_positions(width, places, places), persistent=False)
+        self.positions = nn.Buffer(sine_positions(width, places, places), persistent=False)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.pixels = nn.Linear(width, 3 * patch_size * patch_size)
@@ -223,7 +187,7 @@ class MicroDecoder(nn.Module):
         tokens = self.embedding(features) + self.positions
         for block in self.blocks:
             tokens, _ = block(tokens)
-        return cast(Tensor, self.pixels(self.norm(tokens)))
+        return self.pixels(self.norm(tokens))
 
 
 def _initialise(module: nn.Module) -> None:
@@ -236,12 +200,9 @@ def _initialise(module: nn.Module) -> None:
 
 
 class MicroAttention(nn.Module):
-    """Diagonal micro-attention (Sec. 4.5, eq. 8-9, with patch of interest eq. 12), one head.
-
-    `kind` ``"full"`` is the cross attention of the published code: every patch gathers the values of all. Scores are
-    products over the root of `width` (``"dot"``), or cosines times the logarithm of the number of patches
-    (``"cosine"``).
-    """
+    """Diagonal micro-attention (Sec. 4.5, eq. 8-9, with patch of interest eq. 12), one head. `kind` ``"full"`` is the
+    cross attention of the published code: every patch gathers the values of all. Scores are products over the root of
+    `width` (``"dot"``), or cosines times the logarithm of the number of patches (``"cosine"``)."""
 
     def __init__(
         self, width: int, kind: Literal["diagonal", "full"] = "diagonal", similarity: Literal["dot", "cosine"] = "dot"
@@ -263,10 +224,8 @@ class MicroAttention(nn.Module):
         return query / math.sqrt(query.shape[2]), key
 
     def log_diagonal(self, second: Tensor, swapped: Tensor) -> Tensor:
-        """Logarithm of diag(Â), (B, N), from patches (B, N, width) of I_{t+δ} and of I_{t/s}.
-
-        As eq. 8 has it, the entries Â(i, j) over all patches i of I_{t+δ} sum to one for each patch j of I_{t/s}.
-        """
+        """Logarithm of diag(Â), (B, N), from patches (B, N, width) of I_{t+δ} and of I_{t/s}. As eq. 8 has it, the
+        entries Â(i, j) over all patches i of I_{t+δ} sum to one for each patch j of I_{t/s}."""
         query, key = self.scored(second, swapped)
         return log_diagonal_attention(key, query)
 
@@ -278,17 +237,9 @@ class MicroAttention(nn.Module):
     def forward(
         self, second: Tensor, swapped: Tensor, interest: Tensor | None = None, *, relative: bool = False
     ) -> Tensor:
-        """P_dma, (B, N, width).
-
-        Parameters
-        ----------
-        second, swapped : Tensor of shape (B, N, width)
-            P_{t+δ} and P_{t/s}.
-        interest : Tensor of shape (B, N), optional
-            S_{t+δ}. It is multiplied by N, so that even interest changes nothing.
-        relative : bool
-            Divide the weights of the patches by their mean.
-        """
+        """P_dma, (B, N, width), from P_{t+δ} in `second` and P_{t/s} in `swapped`, (B, N, width) each. The `interest`,
+        S_{t+δ} of shape (B, N), is multiplied by N, so that even interest changes nothing. With `relative` the weights
+        of the patches are divided by their mean."""
         if self.kind == "full":
             query, key = self.scored(second, swapped)
             rows, columns, value = (part[:, None] for part in (key, query, self.value(swapped)))
@@ -303,7 +254,7 @@ class MicroAttention(nn.Module):
             if relative:
                 weight = weight / weight.mean(dim=1, keepdim=True)
             mixed = mixed * weight[..., None].to(mixed.dtype)
-        return cast(Tensor, self.out(mixed))
+        return self.out(mixed)
 
 
 def begin_with_likeness(encoder: MicroEncoder, decoder: MicroDecoder, attention: MicroAttention | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +12,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones.mubert_networks import MicroEncoder
 
-__all__ = ["Block", "draw_blocks", "random_crops", "swap_mask"]
-
-
-class Block(NamedTuple):
-    """A rectangle of patches: rows ``top`` to ``top + height``, columns ``left`` to ``left + width``."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+__all__ = ["draw_blocks", "random_crops", "swap_mask"]
 
 
 def draw_blocks(
@@ -33,8 +23,8 @@ def draw_blocks(
     ratio: float = 0.5,
     min_block: float = 16,
     min_aspect: float = 0.3,
-) -> list[Block]:
-    """Rectangles of patches to be taken from the other frame (Micron-BERT, Algorithm 1; its defaults).
+) -> list[tuple[int, int, int, int]]:
+    """Rectangles of patches, (top, left, height, width), to be taken from the other frame (Algorithm 1, its defaults).
 
     Blocks are drawn while the sum of their areas is at most ``ratio * rows * columns``, so that the last block takes
     the sum beyond it. Patches under two blocks count twice, as in the algorithm, hence fewer patches than that are
@@ -42,38 +32,24 @@ def draw_blocks(
     block size when less than `min_block` is left. What the algorithm leaves open: sides are rounded to whole patches,
     at least one and at most the grid's side; corners are rounded down and drawn from all places where the block fits.
 
-    Parameters
-    ----------
-    rows, columns : int
-        Patches down and across the frame.
-    generator : torch.Generator
-        Four uniform numbers a block: size, aspect ratio, row, column.
-    ratio : float
-        Share of the patches (r_s).
-    min_block : float
-        Least block size in patches (min_bs).
-    min_aspect : float
-        Least ratio of height to width (min_ar); the largest is its inverse.
+    `ratio`, `min_block` and `min_aspect` are r_s, min_bs (in patches) and min_ar (height to width; the largest ratio is
+    its inverse). The generator draws four numbers a block: size, aspect ratio, row, column.
     """
     wanted = ratio * rows * columns
-    blocks: list[Block] = []
+    blocks: list[tuple[int, int, int, int]] = []
     count = 0
     while count <= wanted:
-        size_draw, aspect_draw, row_draw, column_draw = torch.rand(
-            4, generator=generator, dtype=torch.float64, device=generator.device
-        ).tolist()
-        size = min_block + (wanted - count - min_block) * size_draw
-        aspect = min_aspect + (1 / min_aspect - min_aspect) * aspect_draw
+        draws = torch.rand(4, generator=generator, dtype=torch.float64, device=generator.device).tolist()
+        size = min_block + (wanted - count - min_block) * draws[0]
+        aspect = min_aspect + (1 / min_aspect - min_aspect) * draws[1]
         height = min(max(round(math.sqrt(size * aspect)), 1), rows)
         width = min(max(round(math.sqrt(size / aspect)), 1), columns)
-        top = int(row_draw * (rows - height + 1))
-        left = int(column_draw * (columns - width + 1))
-        blocks.append(Block(top, left, height, width))
+        blocks.append((int(draws[2] * (rows - height + 1)), int(draws[3] * (columns - width + 1)), height, width))
         count += height * width
     return blocks
 
 
-def swap_mask(blocks: Iterable[Block], rows: int, columns: int) -> Tensor:
+def swap_mask(blocks: Iterable[tuple[int, int, int, int]], rows: int, columns: int) -> Tensor:
     """Which patches lie under any of `blocks`, bool of shape (rows, columns)."""
     mask = torch.zeros(rows, columns, dtype=torch.bool)
     for top, left, height, width in blocks:
@@ -102,13 +78,10 @@ class DinoHead(nn.Module):
 
 
 class DinoAgreement(nn.Module):
-    """Agreement of crops between encoder and a slow copy of it (the published code's place of eq. 15).
+    """Agreement of crops between encoder and a slow copy of it (the published code's place of eq. 15). Cross-entropy
+    between the sharpened, centred scores of the teacher on two large crops and those of the student on all other crops;
+    the teacher follows the student by a moving average."""
 
-    Cross-entropy between the sharpened, centred scores of the teacher on two large crops and those of the student on
-    all other crops; the teacher follows the student by a moving average.
-    """
-
-    centre: Tensor
     student_temperature = 0.1
     teacher_temperature = 0.04
     centre_momentum = 0.9
@@ -119,15 +92,15 @@ class DinoAgreement(nn.Module):
         self.head = DinoHead(encoder.width, outputs, hidden)
         self.teacher = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(self.head)})
         self.teacher.requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(outputs))
+        self.centre = nn.Buffer(torch.zeros(outputs))
         self._seen: Tensor | None = None
         self._done = 0.0
 
     def forward(self, encoder: MicroEncoder, large: list[Tensor], small: list[Tensor], done: float) -> Tensor:
         """Loss of two large and any number of small crops, each (B, 3, h, w)."""
-        student = [self.head(part.context) for part in encoder(torch.cat(large)).split(len(large[0]))]
-        if small:
-            student += [self.head(part.context) for part in encoder(torch.cat(small)).split(len(small[0]))]
+        student = []
+        for crops in filter(None, (large, small)):
+            student += [self.head(part.context) for part in encoder(torch.cat(crops)).split(len(crops[0]))]
         with torch.no_grad():
             raw = self.teacher["head"](self.teacher["encoder"](torch.cat(large)).context)
             self._seen, self._done = raw.mean(dim=0), done

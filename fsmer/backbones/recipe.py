@@ -1,16 +1,20 @@
-"""How a backbone is trained, with labels and without: optimiser, schedule and augmentation, as data."""
+"""How a backbone is trained: recipes as data, parts that a paper trains first, and epochs in code of its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from fsmer.errors import FsmerError, unknown_name
 from fsmer.parameters import typed_value
 
-__all__ = ["PretrainRecipe", "TrainRecipe"]
+__all__ = ["CompiledEpochs", "Preparation", "PretrainRecipe", "TrainRecipe", "schedule_factor"]
 
 AUGMENTATIONS = ("crop", "flip", "rotate")
 
@@ -105,13 +109,8 @@ class PretrainRecipe(_Recipe):
 
     Parameters
     ----------
-    source : str
-        Where the values come from (paper and section), with deviations.
-    optimizer : {"adam", "adamw", "sgd"}
-    learning_rate, weight_decay : float
-        Peak of the learning rate; decay of the weights.
-    momentum : float
-        Of ``"sgd"``.
+    source, optimizer, learning_rate, weight_decay, momentum
+        As for `TrainRecipe`; the learning rate is its peak.
     steps, batch_size : int
         Optimiser steps, and pairs of frames a step.
     distance : (low, high)
@@ -123,11 +122,6 @@ class PretrainRecipe(_Recipe):
         Of the learning rate after the rise; ``"cosine"`` falls step by step to zero.
     clip_gradient : float or None
         Largest norm of the gradient.
-
-    Raises
-    ------
-    FsmerError
-        A value is out of range.
     """
 
     steps: int = 10_000
@@ -148,20 +142,9 @@ class PretrainRecipe(_Recipe):
             )
 
     def with_params(self, params: Mapping[str, Any]) -> Self:
-        """This recipe with some fields changed, by name.
-
-        Parameters
-        ----------
-        params : mapping of str to object
-            Text is read as the field's type: ``{"batch_size": "16", "clip_gradient": "none", "distance": [3, 6]}``.
-
-        Raises
-        ------
-        UnknownNameError
-            No such field; the nearest are suggested.
-        FsmerError
-            A value of another type, or out of range.
-        """
+        """This recipe with some fields changed, by name. Text is read as the field's type: ``{"batch_size": "16",
+        "clip_gradient": "none", "distance": [3, 6]}``. `UnknownNameError` names the nearest fields, and a value of
+        another type or out of range is an `FsmerError`."""
         kinds = {one.name: str(one.type) for one in fields(self)}
         changes = dict(params)
         for key, value in params.items():
@@ -180,11 +163,32 @@ class PretrainRecipe(_Recipe):
         return {**asdict(self), "distance": list(self.distance)}
 
 
-def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:
-    """Factor on the learning rate after that many epochs (parts of one count for warm-up and cosine).
+@dataclass(frozen=True)
+class Preparation:
+    """A part of a backbone that is trained before all else, by Adam on inputs that stay as they are. The module is
+    trained in place, and frozen and in evaluation mode afterwards. `loss` gives the mean loss of its outputs and the
+    targets, (N, ...) as the inputs; `finish` is called at the end. The seed is that of the order of the inputs and of
+    the module's initial weights."""
 
-    In a warm-up the rate is that at the end of the next step, a share `step` of an epoch: the first one learns too.
-    """
+    module: nn.Sequential
+    inputs: Tensor
+    targets: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+    finish: Callable[[], None]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+# Takes the steps of one epoch, given the rows of each and the factor on all learning rates in each, and returns the
+# loss of each. Network, classifier and the state of the optimiser then are as after so many of its steps.
+CompiledEpochs = Callable[[Sequence[NDArray[np.int64]], Sequence[float]], list[float]]
+
+
+def schedule_factor(recipe: TrainRecipe, epochs_done: float, step: float = 0.0) -> float:
+    """Factor on the learning rate after that many epochs (parts of one count for warm-up and cosine). In a warm-up the
+    rate is that at the end of the next step, a share `step` of an epoch: the first one learns too."""
     warm = min(1.0, (epochs_done + step) / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
     whole = math.floor(epochs_done)
     if recipe.schedule == "cosine":

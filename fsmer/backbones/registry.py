@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +76,9 @@ class ModelInfo:
 register_backbone = BACKBONES.register
 
 
-def backbone_class(name: str, plugin: str | None = None) -> type[Backbone]:
-    """The class registered under `name`; an unknown name raises `UnknownNameError` with the nearest ones, or with the
-    `plugin` that registered it when it was saved."""
-    return BACKBONES.find(name, plugin)
+# The class registered under a name; an unknown one raises `UnknownNameError` with the nearest names, or with the
+# plugin (the second argument) that registered it when it was saved.
+backbone_class: Callable[..., type[Backbone]] = BACKBONES.find
 
 
 def saved_class(held: WeightsFolder) -> type[Backbone]:
@@ -138,14 +137,10 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     cls = backbone_class(name)
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
-        labelled = f"'fsmer train {name}' (with labels)"
-        commands = (
-            f"'fsmer pretrain {name}' (without labels) or {labelled}"
-            if hasattr(cls, "pretraining_recipe")
-            else labelled
-        )
+        free = f"'fsmer pretrain {name}' (without labels) or " if hasattr(cls, "pretraining_recipe") else ""
         raise WeightsError(
-            f"no weights of {name!r} ship with this fsmer; make them with {commands} and load that folder."
+            f"no weights of {name!r} ship with this fsmer; make them with {free}'fsmer train {name}' (with labels) and "
+            "load that folder."
         )
     return cls.from_pretrained(folder)
 
@@ -153,14 +148,8 @@ def load_model(name_or_folder: str | Path) -> Backbone:
 def as_backbone(model: Backbone | str | os.PathLike[str]) -> Backbone:
     """The backbone that any form of a model stands for: one as it is, or a name or folder as `load_model` takes it.
 
-    Raises
-    ------
-    SpecMismatchError
-        It is a plain module, of which nothing says what it expects.
-    DataError
-        It is something else.
-    UnknownNameError, WeightsError
-        As for `load_model`.
+    A plain module, of which nothing says what it expects, raises `SpecMismatchError`, and anything else `DataError`;
+    names and folders raise what `load_model` does.
     """
     if isinstance(model, Backbone):
         return model
@@ -189,18 +178,9 @@ def names_saved_weights(model: str | Path) -> bool:
 
 
 def refuse_arguments(backbone: Backbone, arguments: Mapping[str, object] | None, origin: str) -> None:
-    """Raise `WeightsError` if constructor arguments came with a `backbone` that has its weights already.
-
-    Which numbers a network holds, and what they mean, follows from the arguments that it was made with; others would
-    need other weights.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    arguments : mapping, optional
-    origin : str
-        Where the weights are from, in words: "the weights in FOLDER".
-    """
+    """Raise `WeightsError` if constructor arguments came with a `backbone` that has its weights already. What the
+    numbers of a network mean follows from the arguments that it was made with; others would need other weights.
+    `origin` says where they are from: "the weights in FOLDER"."""
     if arguments:
         name = backbone.name
         raise WeightsError(
@@ -286,17 +266,8 @@ def _count_flops(model: Backbone) -> int:
 
 
 def fresh_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str, Any] | None = None) -> Backbone:
-    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`.
-
-    Raises
-    ------
-    UnknownNameError
-        No such model or argument.
-    WeightsError
-        Weights cannot be read, or arguments came with them.
-    FsmerError
-        A value that the constructor cannot work with.
-    """
+    """A backbone as it is, from a folder, or by name with fresh weights drawn with `seed`. Raises as `create_model` and
+    `load_model` do, and `WeightsError` where arguments came with weights."""
     if not isinstance(model, (str, os.PathLike)) or names_saved_weights(model):
         backbone = as_backbone(model)
         refuse_arguments(backbone, arguments, "a backbone" if backbone is model else f"the weights in {model}")

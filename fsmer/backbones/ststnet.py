@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
@@ -12,11 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone
-from fsmer.backbones.recipe import TrainRecipe
-from fsmer.backbones.registry import register_backbone
-from fsmer.backbones.stages import CompiledEpochs
-from fsmer.backbones.targets import Targets
+from fsmer.backbones import Backbone, Targets, TrainRecipe, register_backbone
+from fsmer.backbones.recipe import CompiledEpochs
 from fsmer.data.spec import InputSpec
 from fsmer.errors import FsmerError
 from fsmer.kernels.compiled import compiled, plain_in_memory
@@ -24,9 +22,8 @@ from fsmer.kernels.noise import drop_below, dropout, noise
 
 __all__ = ["STSTNet"]
 
-# Filters of the three streams, which differ in nothing else.
-STREAMS = (3, 5, 8)
-FILTERS = sum(STREAMS)
+# Of the three streams, which differ in nothing else.
+FILTERS = 3 + 5 + 8
 # The network was published for maps of 8-bit values.
 GAIN = 255.0
 # Classes that the compiled code is written for.
@@ -125,44 +122,35 @@ class STSTNet(Backbone):
             or not plain_in_memory(*parameters)
         ):
             return None
-        return _Epochs(library, self, classifier, optimizer, media[self.input_spec.kind], targets, recipe)
+        return _Epochs(library, self, classifier, optimizer, media[self.input_spec.kind].contiguous(), targets, recipe)
 
 
+@dataclass
 class _Epochs:
     """Epochs whose forward passes, backward passes and steps of Adam are one call of ``shallow.c``."""
 
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        network: STSTNet,
-        classifier: nn.Linear,
-        optimizer: torch.optim.Optimizer,
-        media: Tensor,
-        targets: Targets,
-        recipe: TrainRecipe,
-    ) -> None:
-        self.library = library
-        self.network = network
-        self.optimizer = optimizer
-        self.media = media.contiguous()
-        self.labels = targets.labels
-        weights = targets.class_weights
-        self.class_weights = torch.ones(len(targets.classes)) if weights is None else weights.float().contiguous()
-        self.weight_decay = recipe.weight_decay
-        self.decoupled = recipe.optimizer == "adamw"
-        convolution, norm = network.convolution, network.normalisation
-        self.parameters = [*convolution.parameters(), *norm.parameters(), *classifier.parameters()]
-        rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
-        self.rates = torch.cat(
-            [torch.full((value.numel(),), rates[id(value)], dtype=torch.float64) for value in self.parameters]
-        )
+    library: ctypes.CDLL
+    network: STSTNet
+    classifier: nn.Linear
+    optimizer: torch.optim.Optimizer
+    media: Tensor
+    targets: Targets
+    recipe: TrainRecipe
+
+    def __post_init__(self) -> None:
+        network, weights = self.network, self.targets.class_weights
+        self.class_weights = torch.ones(len(self.targets.classes)) if weights is None else weights.float().contiguous()
+        layers = (network.convolution, network.normalisation, self.classifier)
+        self.parameters = [value for layer in layers for value in layer.parameters()]
+        rates = {id(value): group["lr"] for group in self.optimizer.param_groups for value in group["params"]}
+        filled = [torch.full((value.numel(),), rates[id(value)], dtype=torch.float64) for value in self.parameters]
+        self.rates = torch.cat(filled)
         height, width = (side + 2 * network.padding for side in self.media.shape[-2:])
         self.windows = ((height - 3) // 3 + 1) * ((width - 3) // 3 + 1)
         self.padded = (height, width)
         self.kept_rooms: tuple[Tensor, ...] = ()
 
-    def train(self, batches: Sequence[NDArray[np.int64]], factors: Sequence[float]) -> list[float]:
-        """See `CompiledEpochs.train`."""
+    def __call__(self, batches: Sequence[NDArray[np.int64]], factors: Sequence[float]) -> list[float]:
         network, norm, whole, real = self.network, self.network.normalisation, ctypes.c_int64, ctypes.c_double
         sizes = [len(rows) for rows in batches]
         rows, ends = torch.from_numpy(np.concatenate(batches)), torch.tensor(sizes).cumsum(0)
@@ -173,32 +161,22 @@ class _Epochs:
         states = [self.optimizer.state[value] for value in self.parameters]
         done = int(states[0]["step"]) if states[0] else 0
         values = _laid_out([value.detach() for value in self.parameters])
+        held = list(zip(states, self.parameters, strict=True))
         first, second = (
-            _laid_out(
-                [state.get(name, torch.zeros_like(value)) for state, value in zip(states, self.parameters, strict=True)]
-            )
+            _laid_out([state.get(name, torch.zeros_like(value)) for state, value in held])
             for name in ("exp_avg", "exp_avg_sq")
         )
         losses = torch.empty(len(sizes), dtype=torch.float64)
-        labels = self.labels[rows]
+        labels = self.targets.labels[rows]
         rate_factors = torch.tensor(factors, dtype=torch.float64)
         statistics = cast("tuple[Tensor, Tensor]", (norm.running_mean, norm.running_var))
+        momentum, decoupled = 0.1 if norm.momentum is None else norm.momentum, self.recipe.optimizer == "adamw"
         self.library.shallow_epoch(
-            _at(self.media),
-            real(GAIN),
-            _at(rows),
-            _at(ends),
+            *(_at(self.media), real(GAIN), _at(rows), _at(ends)),
             *map(whole, (len(sizes), *self.media.shape[-2:], network.padding, len(self.class_weights))),
             *map(_at, (values, first, second, self.rates, rate_factors)),
-            whole(done),
-            real(self.weight_decay),
-            whole(self.decoupled),
-            real(norm.eps),
-            real(0.1 if norm.momentum is None else norm.momentum),
-            _at(drawn),
-            whole(limit),
-            *map(_at, (labels, self.class_weights)),
-            real(network.recipe.label_smoothing),
+            *(whole(done), real(self.recipe.weight_decay), whole(decoupled), real(norm.eps), real(momentum)),
+            *(_at(drawn), whole(limit), _at(labels), _at(self.class_weights), real(network.recipe.label_smoothing)),
             *map(_at, (*statistics, *self._rooms(max(sizes), len(values)), losses)),
         )
         cast(Tensor, norm.num_batches_tracked).add_(len(sizes))

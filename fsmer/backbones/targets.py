@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fsmer.data.au_parser import au_numbers
+from fsmer.data import ClipSet, au_numbers
 from fsmer.data.facs import ACTION_UNIT_ORDER
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["Targets", "action_unit_targets", "make_targets", "take"]
 
@@ -52,17 +48,11 @@ def action_unit_targets(clips: ClipSet) -> Tensor | None:
     texts = clips.table["aus"].astype(str).tolist()
     if not any(texts):
         return None
-    targets = torch.full((len(clips), len(ACTION_UNIT_ORDER)), math.nan)
-    found = {text: _active(text) for text in set(texts) if text}
-    for row, text in enumerate(texts):
-        if text:
-            targets[row] = found[text]
-    return targets
-
-
-def _active(text: str) -> Tensor:
-    present = set(au_numbers(text))
-    return torch.tensor([float(number in present) for number in ACTION_UNIT_ORDER])
+    found = {"": torch.full((len(ACTION_UNIT_ORDER),), math.nan)}
+    for text in set(texts) - {""}:
+        present = set(au_numbers(text))
+        found[text] = torch.tensor([float(number in present) for number in ACTION_UNIT_ORDER])
+    return torch.stack([found[text] for text in texts])
 
 
 def make_targets(clips: ClipSet, codes: Tensor, classes: tuple[str, ...], *, balanced: bool = False) -> Targets:

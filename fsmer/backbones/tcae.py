@@ -9,7 +9,6 @@ are the twin cycles.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -17,27 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fsmer.backbones.base import Backbone, constructor_arguments
-from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
-from fsmer.backbones.registry import register_backbone
+from fsmer.backbones import Backbone, TrainRecipe, register_backbone
+from fsmer.backbones.base import constructor_arguments
+from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.backbones.tcae_networks import Encoder, FlowDecoder, check_frame_size
 from fsmer.data.spec import image_spec
 from fsmer.errors import FsmerError
 
 __all__ = ["Tcae", "curriculum_mean", "curriculum_window", "warp"]
 
-
 # Training crops: a square whose side is 200 to 223 of 256 pixels, inside the central 224 (published data loader).
 CROP_SIDES = (200, 224)
 CROP_FRAME = 256
-
-# The curriculum's window of sorted losses moves in steps until its upper end passes the limit (published training).
-WINDOW = (0.0, 0.5)
-WINDOW_STEP = 0.1
-WINDOW_LIMIT = 0.85
-
-Jitter = Literal["each", "pair", "none"]
-Embedding = Literal["apex", "difference"]
 
 
 @register_backbone("tcae")
@@ -94,11 +84,7 @@ class Tcae(Backbone):
     trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
         source="fsmer's own choice; TCAE's authors train only a linear classifier on the frozen code",
-        optimizer="adamw",
         learning_rate=3e-4,
-        weight_decay=0.05,
-        epochs=30,
-        batch_size=32,
         augment=("flip", "crop"),
         crop_pixels=8,
     )
@@ -120,9 +106,9 @@ class Tcae(Backbone):
         size: int = 256,
         width: int = 32,
         code_dim: int = 256,
-        embedding: Embedding = "apex",
+        embedding: Literal["apex", "difference"] = "apex",
         frozen: bool = False,
-        jitter: Jitter = "each",
+        jitter: Literal["each", "pair", "none"] = "each",
         pixel_weight: float = 10.0,
         code_weight: float = 1.0,
         cycle_weight: float = 1.0,
@@ -171,22 +157,11 @@ class Tcae(Backbone):
     def pretraining_loss(
         self, first: Tensor, second: Tensor, *, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The curriculum's mean of each of the ten losses and their weighted sum.
-
-        Parameters
-        ----------
-        first, second : Tensor of shape (B, 3, size, size)
-            Frames in 0..1 of one sequence: the source, and the target that it is warped to.
-        done : float
-            Share of the training that is done, 0..1; moves the curriculum's window, see `curriculum_window`.
-        generator : torch.Generator
-            Of the crops.
-
-        Returns
-        -------
-        dict of str to Tensor
-            ``"loss"`` with a gradient, and every term of `terms` by name, without weight or gradient.
-        """
+        """The curriculum's mean of each of the ten losses and their weighted sum. `first` and `second`, (B, 3, size,
+        size) in 0..1, are frames of one sequence: the source, and the target that it is warped to. `done` is the share
+        of the training that is over, which moves the curriculum's window, see `curriculum_window`; the generator draws
+        the crops. The result has ``"loss"`` with a gradient, and every term of `terms` by name, without weight or
+        gradient."""
         if self.jitter != "none":
             first, second = random_crops(first, second, generator, apart=self.jitter == "each")
         window = curriculum_window(done)
@@ -195,13 +170,11 @@ class Tcae(Backbone):
         return {"loss": loss, **{name: value.detach() for name, value in means.items()}}
 
     def terms(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The ten losses of every pair, each of shape (B,).
-
-        ``pixel``: mean absolute difference of the jointly warped source from the target. ``code_X_Y``: mean squared
-        difference of code Y in the frame warped by flow X (``au``, ``pose`` or both, ``mixed``) from what it should be,
-        the target's where flow X carries it and the source's where it does not. ``cycle_X``: mean absolute difference
-        from the source of the frame that was warped by flow X and back. ``flow``: mean absolute action unit flow.
-        """
+        """The ten losses of every pair, each of shape (B,). ``pixel``: mean absolute difference of the jointly warped
+        source from the target. ``code_X_Y``: mean squared difference of code Y in the frame warped by flow X (``au``,
+        ``pose`` or both, ``mixed``) from what it should be, the target's where flow X carries it and the source's where
+        it does not. ``cycle_X``: mean absolute difference from the source of the frame that was warped by flow X and
+        back. ``flow``: mean absolute action unit flow."""
         target_au, target_pose = self.encoder.codes(target)
         source_au, source_pose = self.encoder.codes(source)
         au_flow, au_logits = self.au_decoder(source_au, target_au)
@@ -236,27 +209,19 @@ class Tcae(Backbone):
         return flow, logits
 
     def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
-        """How far the two decoders move each pixel from onset to apex, each (B, size, size), largest 1.
-
-        They say something after training without labels, in which alone decoders are trained.
-        """
+        """How far the two decoders move each pixel from onset to apex, each (B, size, size), largest 1. They say
+        something after training without labels, in which alone decoders are trained."""
         onset, apex = self.media_of(inputs)
-        onset_au, onset_pose = self.encoder.codes(onset)
-        apex_au, apex_pose = self.encoder.codes(apex)
-        flows = {
-            "au_flow": self.au_decoder(onset_au, apex_au)[0],
-            "pose_flow": self._pose_flow(onset_pose, apex_pose)[0],
-        }
+        au, pose = zip(self.encoder.codes(onset), self.encoder.codes(apex), strict=True)
+        flows = {"au_flow": self.au_decoder(*au)[0], "pose_flow": self._pose_flow(*pose)[0]}
         maps = {name: flow.float().norm(dim=1) for name, flow in flows.items()}
         return {name: found / found.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12) for name, found in maps.items()}
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
-    """Images (B, C, H, W) sampled at every pixel's place plus `flow`, (B, 2, H, W) in grid units, x before y.
-
-    The grid runs from -1 to 1 between the centres of the outermost pixels, so one pixel is 2 / (W - 1); places outside
-    are moved to the edge. Computed in float32, in which a place is exact to a small part of a pixel.
-    """
+    """Images (B, C, H, W) sampled at every pixel's place plus `flow`, (B, 2, H, W) in grid units, x before y. The grid
+    runs from -1 to 1 between the centres of the outermost pixels, so one pixel is 2 / (W - 1); places outside are moved
+    to the edge. Computed in float32, in which a place is exact to a small part of a pixel."""
     height, width = images.shape[-2:]
     rows = torch.linspace(-1, 1, height, device=images.device)
     columns = torch.linspace(-1, 1, width, device=images.device)
@@ -266,13 +231,10 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 
 
 def curriculum_window(done: float) -> tuple[float, float]:
-    """Which part of the sorted losses counts when the share `done` of the training is over: (0, 0.5) to (0.4, 0.9).
-
-    The window moves by 0.1 until its upper end has passed 0.85; here each of its places lasts equally long.
-    """
-    moves = math.ceil(round((WINDOW_LIMIT - WINDOW[1]) / WINDOW_STEP, 6))
-    move = min(int(done * (moves + 1)), moves)
-    return WINDOW[0] + move * WINDOW_STEP, WINDOW[1] + move * WINDOW_STEP
+    """Which part of the sorted losses counts when the share `done` of the training is over: (0, 0.5) to (0.4, 0.9). The
+    window moves by 0.1 until its upper end has passed 0.85 (published training); here each place lasts equally long."""
+    moved = min(int(done * 5), 4) * 0.1
+    return moved, 0.5 + moved
 
 
 def curriculum_mean(values: Tensor, window: Sequence[float]) -> Tensor:
@@ -284,11 +246,9 @@ def curriculum_mean(values: Tensor, window: Sequence[float]) -> Tensor:
 
 
 def random_crops(first: Tensor, second: Tensor, generator: torch.Generator, *, apart: bool) -> tuple[Tensor, Tensor]:
-    """Both batches of frames (B, 3, S, S) cropped to squares of one side and brought back to their size.
-
-    The side is 200 to 223 pixels of 256; each square lies anywhere in the central 224, for every frame by itself
-    (`apart`) or in the same place for the frames of a pair.
-    """
+    """Both batches of frames (B, 3, S, S) cropped to squares of one side and brought back to their size. The side is
+    200 to 223 pixels of 256; each square lies anywhere in the central 224, for every frame by itself (`apart`) or in
+    the same place for the frames of a pair."""
     side = int(torch.randint(*CROP_SIDES, (1,), generator=generator, device=generator.device))
     room = (CROP_SIDES[1] - side) / CROP_FRAME
     places = torch.rand(2, len(first), 2, generator=generator, device=generator.device)
@@ -296,13 +256,13 @@ def random_crops(first: Tensor, second: Tensor, generator: torch.Generator, *, a
         places[1] = places[0]
     offsets = ((2 * places - 1) * room).to(first.device)
     scale = torch.eye(2, device=first.device) * side / CROP_FRAME
-    cropped = []
-    for frames, offset in zip((first, second), offsets, strict=True):
+
+    def cropped(frames: Tensor, offset: Tensor) -> Tensor:
         theta = torch.cat([scale.expand(len(frames), 2, 2), offset[..., None]], dim=-1)
         grid = F.affine_grid(theta, list(frames.shape), align_corners=False)
-        sampled = F.grid_sample(frames.float(), grid, padding_mode="border", align_corners=False)
-        cropped.append(sampled.to(frames.dtype))
-    return cropped[0], cropped[1]
+        return F.grid_sample(frames.float(), grid, padding_mode="border", align_corners=False).to(frames.dtype)
+
+    return cropped(first, offsets[0]), cropped(second, offsets[1])
 
 
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:

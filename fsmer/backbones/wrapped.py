@@ -122,9 +122,8 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
 def _code_digest(module: nn.Module) -> str:
     """Of structure and source; another one each time where a class has no source, as in an interactive interpreter."""
     digest = hashlib.sha256(repr(module).encode())
-    for cls in sorted(
-        {type(part) for part in module.modules()}, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}"
-    ):
+    classes = {type(part) for part in module.modules()}
+    for cls in sorted(classes, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}"):
         if cls.__module__.partition(".")[0] != "torch":
             try:
                 digest.update(inspect.getsource(cls).encode())

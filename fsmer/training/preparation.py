@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fsmer.backbones import Backbone
-from fsmer.backbones.stages import Preparation
+from fsmer.backbones.recipe import Preparation
 from fsmer.kernels.noise import Draws
 from fsmer.training.loop import Progress, Step, Training
 

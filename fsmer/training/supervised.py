@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_inputs
 from fsmer.backbones.base import Inputs, check_weights
-from fsmer.backbones.recipe import schedule_factor
-from fsmer.backbones.stages import CompiledEpochs
+from fsmer.backbones.recipe import CompiledEpochs, schedule_factor
 from fsmer.backbones.targets import take
 from fsmer.errors import SupportError, WeightsError
 from fsmer.kernels.noise import Draws
@@ -168,7 +167,7 @@ class Trainer(Member):
         if step.seed is not None:
             rows = [batch.rows for batch in self._batches(self.epoch)]
             factors = [self._factor(self.epoch, number) for number in range(len(rows))]
-            self._taken = iter(self._compiled.train(rows, factors))
+            self._taken = iter(self._compiled(rows, factors))
         return {"loss": next(self._taken)}
 
     def on_step(self, step: Step, figures: Mapping[str, float]) -> None:
