@@ -20,7 +20,7 @@ from fsmer.plugins import declared
 from fsmer.training.checkpoints import load_checkpoint, optimizer_tensors, restore, save_checkpoint
 from fsmer.training.tensorboard import AfterEpoch
 
-__all__ = ["Progress", "Step", "Training", "draws_noise_alone", "make_optimizer", "prefetched"]
+__all__ = ["Progress", "Step", "Training", "make_optimizer", "prefetched"]
 
 # Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -29,26 +29,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a training: what goes in, and how.
+    """One step of a training: what goes in, and how."""
 
-    Parameters
-    ----------
-    inputs : object
-        Media of the batch, or whatever else the training's `Training.loss` takes.
-    targets : object
-        What the outputs are compared with; ``None`` where the inputs teach themselves.
-    rate : float
-        Factor on all learning rates.
-    seed : int, optional
-        Of random numbers from this step on; ``None`` goes on with those of the step before.
-    ends_epoch : bool
-        Whether the training may stop after this step, for a checkpoint or for good.
-    """
-
+    # Media of the batch, or whatever else the training's `Training.loss` takes, and what outputs are compared with.
     inputs: Any
     targets: Any = None
+    # Factor on all learning rates.
     rate: float = 1.0
+    # Of random numbers from this step on; None goes on with those of the step before.
     seed: int | None = None
+    # Whether the training may stop after this step, for a checkpoint or for good.
     ends_epoch: bool = True
 
 
@@ -56,26 +46,8 @@ class Training:
     """One training: `run` is the loop, and the other methods are its hooks.
 
     An epoch is what lies between two places where a training may stop: a pass over the clips, or a single step where
-    steps are what is counted.
-
-    Parameters
-    ----------
-    modules : mapping of str to nn.Module
-        What checkpoints hold.
-    optimizer : torch.optim.Optimizer
-    epochs : int
-        How long the whole training is.
-    seed : int
-        Of random numbers where no step says otherwise.
-    clip_gradient : float, optional
-        Largest norm of the gradient.
-    half : bool
-        Whether the arithmetic is bfloat16.
-
-    Attributes
-    ----------
-    epoch : int
-        Epochs done.
+    steps are what is counted. Checkpoints hold the `modules`; `seed` is that of random numbers where no step says
+    otherwise, `clip_gradient` the largest norm of the gradient, and `half` makes the arithmetic bfloat16.
     """
 
     # What the state in a checkpoint must be, see `load_checkpoint`.
@@ -99,6 +71,7 @@ class Training:
         self.draws = Draws(seed)
         self.clip_gradient = clip_gradient
         self.half = half
+        # Epochs done.
         self.epoch = 0
         values = (value for module in self.modules.values() for value in module.parameters())
         self.device = next((value.device for value in values), torch.device("cpu"))
@@ -116,25 +89,15 @@ class Training:
     ) -> None:
         """Train to the end; a training that was stopped and taken up again ends with the same weights.
 
-        Parameters
-        ----------
-        folder : Path, optional
-            Where checkpoints are kept. The last one stays until `fsmer.training.checkpoints.remove_checkpoint`.
-        key : plain value
-            What a checkpoint there must have in common with this training, see `save_checkpoint`.
-        resume : bool
-            Whether to go on from such a checkpoint.
-        checkpoint_every : int
-            Epochs between checkpoints.
-        until : int, optional
-            Stop after this epoch, on the way to the same end: calling again goes on as if there had been no stop.
-        progress : callable, optional
-            Called with (steps done, steps in all).
-        after_epoch : callable, optional
-            Called with (epochs done, `figures`).
+        Checkpoints are kept in `folder` every so many epochs; with `resume` one that has the same plain value `key` is
+        gone on from. The last one stays until `fsmer.training.checkpoints.remove_checkpoint`. After the epoch `until`
+        the training stops on the way to the same end: calling again goes on as if there had been no stop. `progress` is
+        called with (steps done, steps in all), `after_epoch` with (epochs done, `figures`).
         """
-        if folder is not None and resume:
-            self._resume(folder, key)
+        if folder is not None and resume and (found := load_checkpoint(folder, key, self.schema)) is not None:
+            tensors, state = found
+            self.take_state(state, folder)
+            restore(tensors, self.modules, self.optimizer)
         stop = self.epochs if until is None else min(until, self.epochs)
         done, total = self.epoch * self.steps_an_epoch, self.epochs * self.steps_an_epoch
         if self.epoch < stop:
@@ -169,7 +132,9 @@ class Training:
 
     def context(self) -> AbstractContextManager[Any]:
         """What steps are taken in: random numbers of the training's own, which no other thread can change."""
-        alone = all(draws_noise_alone(module) for module in self.modules.values())
+        # Whether all random numbers of a step come from `fsmer.kernels.noise`, as each network declares.
+        parts = (part for module in self.modules.values() for part in module.modules() if isinstance(part, Backbone))
+        alone = all(declared(type(part), "stackable") or declared(type(part), "trusted") for part in parts)
         return self.draws.used(everywhere=not alone)
 
     def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
@@ -222,19 +187,6 @@ class Training:
             for name, value in module.state_dict().items()
         }
         save_checkpoint(folder, tensors | optimizer_tensors(self.optimizer), self.state(), key)
-
-    def _resume(self, folder: Path, key: Any) -> None:
-        found = load_checkpoint(folder, key, self.schema)
-        if found is not None:
-            tensors, state = found
-            self.take_state(state, folder)
-            restore(tensors, self.modules, self.optimizer)
-
-
-def draws_noise_alone(network: nn.Module) -> bool:
-    """Whether all random numbers of a training step come from `fsmer.kernels.noise`, as each network declares."""
-    parts = (module for module in network.modules() if isinstance(module, Backbone))
-    return all(declared(type(part), "stackable") or declared(type(part), "trusted") for part in parts)
 
 
 def make_optimizer(

@@ -14,33 +14,15 @@ __all__ = ["AfterEpoch", "tensorboard_log"]
 # Called with the number of epochs done and figures of the last one by name.
 AfterEpoch = Callable[[int, Mapping[str, float]], None]
 
-_MISSING = (
-    "logging for TensorBoard needs the package tensorboard, which is missing; run: pip install 'fsmer[tensorboard]'."
-)
-
 
 @contextmanager
 def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[AfterEpoch | None]:
     """Give a hook that writes what a training tells it after every epoch; look with ``tensorboard --logdir FOLDER``.
 
-    A training that is taken up again in the same folder goes on where its curve ended.
-
-    Parameters
-    ----------
-    folder : path or None
-        Where event files go; ``None`` gives no hook.
-
-    Yields
-    ------
-    callable or None
-        For ``after_epoch`` of `fsmer.training.supervised.Trainer.run`: scalars ``train/loss``, ``train/learning_rate``.
-
-    Raises
-    ------
-    FsmerError
-        The package tensorboard is missing (extra ``tensorboard``).
-    OutputError
-        The folder cannot be written.
+    The hook is ``after_epoch`` of `fsmer.training.loop.Training.run` and writes scalars ``train/loss`` and
+    ``train/learning_rate``; a training that is taken up again in the same folder goes on where its curve ended. Without
+    a folder there is none. Raises `FsmerError` without the package tensorboard and `OutputError` for a folder that
+    cannot be written.
     """
     if folder is None:
         yield None
@@ -48,7 +30,10 @@ def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[AfterEpoc
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise FsmerError(_MISSING) from error
+        raise FsmerError(
+            "logging for TensorBoard needs the package tensorboard, which is missing; "
+            "run: pip install 'fsmer[tensorboard]'."
+        ) from error
     check_writable(folder)
     writer = SummaryWriter(log_dir=os.fspath(folder))
 
