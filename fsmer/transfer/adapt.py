@@ -13,6 +13,7 @@ import torch
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone
 from fsmer.backbones.base import check_weights
+from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
 from fsmer.transfer.inputs import as_labelled_clips
@@ -24,7 +25,6 @@ from fsmer.transfer.source_model import Progress, SourceModel
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
-    from fsmer.data import ClipSet
     from fsmer.transfer.recognizer import Labelled
 
 __all__ = ["adapt", "described", "recognizer_of_words"]
@@ -148,13 +148,7 @@ def recognizer_of_words(
 
 
 def described(model: SourceModel, descriptions: Mapping[str, str]) -> SourceModel:
-    """`model` with descriptions of classes, each of which its backbone must understand.
-
-    Raises
-    ------
-    SupportError
-        The backbone understands no words, or not these.
-    """
+    """`model` with descriptions of classes; raises `SupportError` where its backbone does not understand one."""
     if not descriptions:
         return model
     names = known_texts(list(descriptions), "descriptions")

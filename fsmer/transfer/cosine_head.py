@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.data import ClipSet
 from fsmer.errors import SupportError
-from fsmer.training.fine_tuning import Classifier
+from fsmer.training.fine_tuning import Classifier, Tuning
 from fsmer.transfer.fine_tuning import FineTuning, classifier_head
 from fsmer.transfer.heads import Adam, Head, balanced_weights, batched_product, class_means, one_hot, prior_head
 from fsmer.transfer.registry import register_method
-from fsmer.transfer.source_model import Progress, SourceModel, absent_bias, require, require_choice, support_codes
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
+from fsmer.transfer.source_model import Progress, SourceModel, absent_bias, require, support_codes
 
 __all__ = ["Cosine"]
 
@@ -89,12 +87,10 @@ class Cosine(FineTuning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(self.name, "init", self.init, ("auto", "zero_shot", "prototype", "random"))
-        require(self.prior_shots >= 0, f"prior_shots={self.prior_shots} is negative; give 0 or more.")
-        require(self.pull >= 0, f"pull={self.pull} is negative; give 0 or more.")
-        require(
-            self.scale is None or self.scale > 0, f"scale={self.scale} is not positive; give a factor above 0 or None."
-        )
+        self._require_choice("init", "auto", "zero_shot", "prototype", "random")
+        self._require_not_negative("prior_shots", "pull")
+        positive = self.scale is None or self.scale > 0
+        require(positive, f"scale={self.scale} is not positive; give a factor above 0 or None.")
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """All episodes' classifiers trained side by side; an empty support returns the prior as it is.
@@ -194,8 +190,9 @@ class Cosine(FineTuning):
         # The backbone has stayed as it is, and so has the scatter of its embeddings.
         return replace(source_model, directions=replace(source_model.directions, precision=prior.precision))
 
-    def _source_model(self, backbone: Backbone, classifier: Classifier, names: tuple[str, ...]) -> SourceModel:
-        return _with_directions(backbone, names, classifier_head(classifier), classifier.scale or _DEFAULT_SCALE)
+    def _source_model(self, training: Tuning) -> SourceModel:
+        names, head = training.targets.classes, classifier_head(training.classifier)
+        return _with_directions(training.backbone, names, head, training.classifier.scale or _DEFAULT_SCALE)
 
     def _scale(self, prior: ClassDirections | None) -> float:
         if self.scale is not None:

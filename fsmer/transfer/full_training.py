@@ -25,7 +25,7 @@ from fsmer.transfer.heads import Head
 from fsmer.transfer.linear_head import Finetune
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import register_method
-from fsmer.transfer.source_model import Progress, SourceModel, require, require_choice, support_codes
+from fsmer.transfer.source_model import Progress, SourceModel, require, support_codes
 
 if TYPE_CHECKING:
     from fsmer.data import ClipSet
@@ -73,7 +73,7 @@ class Train(TrainsTogether[Trainer]):
         for name in ("epochs", "batch_size", "learning_rate"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name}={value} is not positive; give a value above 0 or none.")
-        require_choice(self.name, "precision", self.precision, ("auto", "float32", "bfloat16"))
+        self._require_choice("precision", "auto", "float32", "bfloat16")
 
     @property
     def keeps_backbone(self) -> bool:

@@ -14,7 +14,7 @@ from fsmer.backbones import ClassDirections
 from fsmer.transfer.heads import Head, class_means, one_hot
 from fsmer.transfer.method import Method
 from fsmer.transfer.registry import register_method
-from fsmer.transfer.source_model import absent_bias, require, require_choice
+from fsmer.transfer.source_model import absent_bias, require
 
 __all__ = ["ProtoNet"]
 
@@ -53,7 +53,7 @@ class ProtoNet(Method):
     scale: float = 10.0
 
     def __post_init__(self) -> None:
-        require_choice(self.name, "distance", self.distance, ("euclidean", "cosine"))
+        self._require_choice("distance", "euclidean", "cosine")
         require(self.scale > 0, f"scale={self.scale} is not positive; give a factor above 0.")
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
