@@ -14,7 +14,7 @@ import fsmer
 from fsmer.backbones import create_model
 from fsmer.errors import FsmerError, OutputError
 from fsmer.training.tensorboard import tensorboard_log
-from fsmer.transfer.train_model import train
+from fsmer.transfer.full_training import train
 
 EPOCHS = 4
 

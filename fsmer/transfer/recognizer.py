@@ -166,11 +166,11 @@ class Recognizer:
 
             logits.append(self._head.logits(embed(self.backbone, inputs, mirror=mirror, progress=told))[0])
         found: NDArray[np.float32] = torch.stack(logits).mean(dim=0).numpy()
-        if not np.isfinite(found).any(axis=1).all() or np.isnan(found).any():
-            number = int(np.flatnonzero(np.isnan(found).any(axis=1) | ~np.isfinite(found).any(axis=1))[0])
+        wrong = np.isnan(found).any(axis=1) | ~np.isfinite(found).any(axis=1)
+        if wrong.any():
             raise MediaError(
-                f"clip number {number} has scores that are not finite; its values are too large for the recognizer, so "
-                "leave it out or prepare it anew."
+                f"clip number {wrong.argmax()} has scores that are not finite; its values are too large for the "
+                "recognizer, so leave it out or prepare it anew."
             )
         return found
 
@@ -280,10 +280,8 @@ class Recognizer:
         tensors |= {f"head.{key}": value for key, value in self._head.tensors().items()}
         tensors |= {"support.embeddings": self._support, "support.codes": self._codes}
         source = self._model.directions
-        if source is not None:
-            tensors |= {"source.weight": source.weight, "source.bias": source.bias, "source.centre": source.centre}
-            if source.precision is not None:
-                tensors["source.precision"] = source.precision
+        named = () if source is None else ("weight", "bias", "centre", "precision")
+        tensors |= {f"source.{name}": value for name in named if (value := getattr(source, name)) is not None}
         config: dict[str, Any] = {
             "recognizer": {
                 "version": RECOGNIZER_VERSION,
@@ -300,7 +298,7 @@ class Recognizer:
             write_tensors(temporary / WEIGHTS_FILE, tensors, unbounded=OPEN_TENSORS)
             config = backbone.describe_config(file_sha256(temporary / WEIGHTS_FILE)) | config
             write_json(temporary / CONFIG_FILE, config, sealed=True)
-        return Path(folder)
+        return target
 
     @classmethod
     @library_settings()
@@ -332,13 +330,10 @@ class Recognizer:
         tensors = held.tensors(unbounded=OPEN_TENSORS)
         held.load(backbone, tensors, "backbone.")
         # Tensors in another precision, such as a file that was made smaller.
-        rest = {
-            name: value.float() if value.is_floating_point() else value
-            for name, value in tensors.items()
-            if not name.startswith("backbone.")
-        }
+        own = {name: value for name, value in tensors.items() if not name.startswith("backbone.")}
+        rest = {name: value.float() if value.is_floating_point() else value for name, value in own.items()}
         codes = rest["support.codes"]
-        if codes.is_floating_point() or (len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(classes)):
+        if codes.is_floating_point() or not bool(((codes >= 0) & (codes < len(classes))).all()):
             raise WeightsError(
                 f"the tensor 'support.codes' of {held.folder} names classes by other numbers than 0 to "
                 f"{len(classes) - 1}; {REMEDY}."
@@ -347,9 +342,8 @@ class Recognizer:
         if source is not None:
             known = under("source.", rest)
             everyone = torch.ones(len(source["classes"]), dtype=torch.bool)
-            directions = ClassDirections(
-                known["weight"], known["bias"], everyone, source["scale"], known["centre"], known.get("precision")
-            )
+            scatter = known["centre"], known.get("precision")
+            directions = ClassDirections(known["weight"], known["bias"], everyone, source["scale"], *scatter)
             model = replace(model, classes=tuple(source["classes"]), directions=directions)
         support, codes = rest["support.embeddings"], codes.long()
         if method.saves_head:
@@ -363,11 +357,8 @@ def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recog
     """A recognizer as it is or from its folder; the backbone that anything else stands for, see `as_backbone`."""
     if isinstance(model, Recognizer):
         return model
-    if (
-        isinstance(model, (str, os.PathLike))
-        and os.path.isfile(Path(model, CONFIG_FILE))
-        and "recognizer" in read_config(Path(model))
-    ):
+    is_folder = isinstance(model, (str, os.PathLike)) and os.path.isfile(Path(model, CONFIG_FILE))
+    if is_folder and "recognizer" in read_config(Path(model)):
         return Recognizer.load(os.fspath(model))
     return as_backbone(model)
 
@@ -426,25 +417,11 @@ def check_answers(
     owner: NDArray[np.int64],
     order: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Probabilities of shape (Q, classes), as a method gave them.
+    """Probabilities of shape (Q, classes), as the method `who` gave them.
 
-    Parameters
-    ----------
-    answers : array
-    classes : int
-    who : str
-        The method, in words.
-    episodes : sequence of str
-        Names of the episodes that the queries are from.
-    owner : int array of shape (Q,)
-        Place of every query's episode among them.
-    order : int array of shape (Q,), optional
-        Number of every query in its episode, where they come in another order.
-
-    Raises
-    ------
-    FsmerError
-        They have another shape, are not finite, lie outside 0..1 or do not sum to 1.
+    `owner`, (Q,), is the place of every query's episode among those named `episodes`; `order`, (Q,), is the number of
+    every query in its episode, where they come in another order. Raises `FsmerError` where they have another shape, are
+    not finite, lie outside 0..1 or do not sum to 1.
     """
     found = as_float32(plain_array(answers, f"the answer of {who} in {episodes[0]}"))
     clips = len(owner)
