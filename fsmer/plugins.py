@@ -316,10 +316,8 @@ METHODS = Registry(
         "fsmer.transfer.cosine_head",
         "fsmer.transfer.full_training",
         "fsmer.transfer.linear_head",
-        "fsmer.transfer.logistic",
         "fsmer.transfer.protonet",
         "fsmer.transfer.sklearn_methods",
-        "fsmer.transfer.zero_shot",
     ],
 )
 PROTOCOLS = Registry("kind of protocol", ["fsmer.episodic.protocols"], attribute="kind")

@@ -354,13 +354,12 @@ void inception_forward(const float *maps, int64_t clips, int64_t side, int64_t c
 int64_t inception_scratch(int64_t side, int64_t count, const int64_t *filters) {
     block b[MOST_BLOCKS + 1];
     const int blocks = lay_out(b, side, count, filters);
-    int64_t most = 0;
+    int64_t most = 0, slopes = 0;
     for (int n = 0; n < blocks; n++) {
         const int64_t planes = (6 * (int64_t)b[n].filters + b[n].inputs) * b[n].plane;
         if (planes > most) most = planes;
+        slopes += (int64_t)b[n + 1].inputs * b[n + 1].plane;
     }
-    int64_t slopes = 0;
-    for (int n = 1; n <= blocks; n++) slopes += (int64_t)b[n].inputs * b[n].plane;
     return most + slopes;
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Classifier(nn.Module):
         return self.scale * F.normalize(centred, dim=-1) @ F.normalize(self.weight, dim=-1).T + self.bias
 
     def penalty(self) -> Tensor:
-        """How far the directions have moved from where they started."""
+        """How far the directions have moved from where they started; added to the loss of every step."""
         return self.pull * (1 - (F.normalize(self.weight, dim=-1) * self.start).sum(dim=-1)).sum()
 
 
@@ -110,9 +110,6 @@ class Tuning(Member):
             groups[2 if name.startswith("classifier.") else int(_is_projection(name))].append(value)
         listed = [{"params": values, "lr": rate} for values, rate in zip(groups, self.rates, strict=True) if values]
         return torch.optim.Adam(listed, fused=True)
-
-    def penalty(self, classifier: nn.Module) -> Tensor:
-        return cast(Classifier, classifier).penalty()
 
 
 def _is_projection(parameter: str) -> bool:

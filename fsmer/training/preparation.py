@@ -8,19 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsmer.backbones import Backbone
 from fsmer.backbones.stages import Preparation
-from fsmer.data import ClipSet
 from fsmer.kernels.noise import Draws
 from fsmer.training.loop import Progress, Step, Training
 
-__all__ = ["prepare", "train_part"]
-
-
-def prepare(backbone: Backbone, clips: ClipSet, *, seed: int) -> None:
-    """Train what the backbone's paper trains first, see `Backbone.preparations`."""
-    for part in backbone.preparations(clips, seed=seed):
-        train_part(part)
+__all__ = ["train_part"]
 
 
 def train_part(part: Preparation, *, progress: Progress | None = None) -> list[float]:

@@ -5,8 +5,7 @@ dropout, and gives what it gives when it is trained alone. Two engines do the wo
 
 ``"stack"``
     Weights of all members lie in one tensor a layer; one vectorised forward and backward pass (``torch.func``) and one
-    step of the optimiser serve them all. Members go together where all their batches have the same size, so that no
-    padding has to be kept out of batch statistics.
+    step of the optimiser serve them all, where all their batches have the same size.
 ``"turns"``
     Members are trained to the end one after the other, through the networks' own compiled code where they have some.
 
@@ -80,10 +79,6 @@ class Member(Training, ABC):
     def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The optimiser of parameters named ``backbone.*`` and ``classifier.*``, which may be stacked."""
 
-    def penalty(self, classifier: nn.Module) -> Tensor | None:
-        """What is added to the loss of every step; nothing unless overridden."""
-        return None
-
     def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
         return _Network(self, step.targets.classes)(*_given(step)), {}
 
@@ -107,24 +102,20 @@ def train_together(
         return
     first = make(0)
     if engine == "turns" or (engine == "auto" and first.device.type == "cpu"):
-        yield from _in_turns(count, make, first)
+        for number, member in enumerate(itertools.chain([first], map(make, range(1, count)))):
+            try:
+                member.run()
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                raise _too_large(member) from error
+            yield number, member
         return
     groups: dict[str, list[int]] = {}
     for number in range(count):
         groups.setdefault(_signature(first if number == 0 else make(number)), []).append(number)
     for numbers in groups.values():
         yield from _in_stacks(numbers, make, memory)
-
-
-def _in_turns(count: int, make: Callable[[int], T], first: T) -> Iterator[tuple[int, T]]:
-    for number, member in enumerate(itertools.chain([first], map(make, range(1, count)))):
-        try:
-            member.run()
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            raise _too_large(member) from error
-        yield number, member
 
 
 def _in_stacks(numbers: list[int], make: Callable[[int], T], memory: int | None) -> Iterator[tuple[int, T]]:
@@ -164,12 +155,11 @@ class _Network(nn.Module):
         self.backbone = member.backbone
         self.classifier = member.classifier
         self.classes = classes
-        self.penalty = member.penalty
 
     def forward(self, inputs: Inputs, labels: Tensor, units: Tensor | None, weights: Tensor | None) -> Tensor:
         loss = self.backbone.training_loss(inputs, Targets(labels, self.classes, units, weights), self.classifier)
-        penalty = self.penalty(self.classifier)
-        return loss if penalty is None else loss + penalty
+        penalty = getattr(self.classifier, "penalty", None)
+        return loss if penalty is None else loss + penalty()
 
 
 class _Stack(Training):
@@ -308,7 +298,7 @@ def _parts(member: Member) -> dict[str, Tensor]:
     }
 
 
-def _stacked(values: Sequence[Any]) -> Any:
+def _stacked(values: tuple[Any, ...]) -> Any:
     if values[0] is None:
         return None
     if isinstance(values[0], dict):

@@ -112,7 +112,10 @@ class Trainer(Member):
             backbone, classifier, targets, epochs=recipe.epochs, seed=seed, clip_gradient=recipe.clip_gradient
         )
         self.half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
-        self._media = self._read_all()
+        self._media: dict[str, Tensor] | None = None
+        clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in self.backbone.input_specs)
+        if clip_bytes * len(clips) <= CACHE_BYTES:
+            self._media = self._inputs(np.arange(len(clips)))
 
     @property
     def steps_an_epoch(self) -> int:  # type: ignore[override]
@@ -219,19 +222,11 @@ class Trainer(Member):
                 * ("crop" in recipe.augment),
             )
 
-    def _read_all(self) -> dict[str, Tensor] | None:
-        clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in self.backbone.input_specs)
-        if clip_bytes * len(self.clips) > CACHE_BYTES:
-            return None
-        return self._by_kind(read_inputs(self.backbone, self.clips, np.arange(len(self.clips)), self.device))
-
     def _inputs(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        if self._media is None:
-            return self._by_kind(read_inputs(self.backbone, self.clips, rows, self.device))
-        index = torch.from_numpy(rows).to(self.device)
-        return {kind: media.index_select(0, index) for kind, media in self._media.items()}
-
-    def _by_kind(self, inputs: Inputs) -> dict[str, Tensor]:
+        if self._media is not None:
+            index = torch.from_numpy(rows).to(self.device)
+            return {kind: media.index_select(0, index) for kind, media in self._media.items()}
+        inputs = read_inputs(self.backbone, self.clips, rows, self.device)
         return inputs if isinstance(inputs, dict) else {self.backbone.input_specs[0].kind: inputs}
 
     def _augmented(self, inputs: dict[str, Tensor], *changes: NDArray[Any]) -> Inputs:

@@ -18,14 +18,12 @@ from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
 from fsmer.transfer.inputs import as_labelled_clips
 from fsmer.transfer.method import Method
-from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.recognizer import Labelled, Recognizer
 from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
-
-    from fsmer.transfer.recognizer import Labelled
 
 __all__ = ["adapt", "described", "recognizer_of_words"]
 

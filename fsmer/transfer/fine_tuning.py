@@ -81,29 +81,28 @@ class TrainsTogether(Method, Generic[T]):
 
     def _ended_at(self, stage: int) -> Self:
         """The method that trains so long."""
-        del stage
         return self
 
     def _learn_many(
         self,
-        starts: Sequence[SourceModel],
+        each: Sequence[tuple[SourceModel, Self, tuple[str, ...]]],
         supports: Sequence[ClipSet],
-        seeds: Sequence[int | None],
-        classes: Sequence[tuple[str, ...]],
         memory: int | None,
     ) -> Iterator[tuple[int, Recognizer]]:
-        if self.keeps_backbone or not all(can_stack(start.backbone) for start in starts):
-            yield from super()._learn_many(starts, supports, seeds, classes, memory)
+        if self.keeps_backbone or not all(can_stack(start.backbone) for start, *_ in each):
+            yield from super()._learn_many(each, supports, memory)
             return
-        methods, digests = [self.seeded(seed) for seed in seeds], ContentDigests()
+        digests = ContentDigests()
 
-        def begin(member: int) -> T:
+        def begin(number: int) -> T:
+            start, method, names = each[number]
             with digests.used():
-                return methods[member]._begin(starts[member], supports[member], classes[member])
+                return method._begin(start, supports[number], names)
 
-        for member, training in train_together(len(classes), begin, memory=memory):
+        for number, training in train_together(len(each), begin, memory=memory):
+            start, method, _ = each[number]
             # A fold's support is seldom asked for again, and embedding it takes as long as many steps.
-            yield member, methods[member]._end(starts[member], training, embed_now=False)
+            yield number, method._end(start, training, embed_now=False)
 
 
 @dataclass(frozen=True)
@@ -206,13 +205,10 @@ class FineTuning(TrainsTogether[Tuning]):
         head = classifier_head(training.classifier)
         return Recognizer(adapted, self, targets.classes, head, later() if embed_now else later, targets.labels)
 
-    def train_source(
-        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
-    ) -> SourceModel:
-        """Train a copy of the backbone and a classifier on the source; the classifier is then dropped (as in MERAU)."""
-        model = SourceModel.wrap(backbone)
+    def _learn_source(self, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
         if self.keeps_backbone:
             return model
+        # The classifier of the source is dropped, as in MERAU, unless `_source_model` takes it over.
         training = self._begin(model, source, None, is_source=True)
         training.run(progress=progress)
         training.classifier.to("cpu")

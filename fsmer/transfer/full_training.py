@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +19,19 @@ from fsmer.backbones.base import as_device, check_saveable
 from fsmer.backbones.registry import fresh_model
 from fsmer.backbones.targets import make_targets
 from fsmer.data import ClipSet
-from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
 from fsmer.kernels.noise import Draws
 from fsmer.training.checkpoints import remove_checkpoint
-from fsmer.training.preparation import prepare
+from fsmer.training.preparation import train_part
 from fsmer.training.supervised import Trainer, for_classes
 from fsmer.training.tensorboard import tensorboard_log
 from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.transfer.heads import Head
 from fsmer.transfer.inputs import as_labelled_clips
 from fsmer.transfer.linear_head import Finetune
-from fsmer.transfer.recognizer import Recognizer
-from fsmer.transfer.registry import load_method, register_method
+from fsmer.transfer.recognizer import Labelled, Recognizer
+from fsmer.transfer.registry import register_method
 from fsmer.transfer.source_model import Progress, SourceModel, require, support_codes
-
-if TYPE_CHECKING:
-    from fsmer.transfer.recognizer import Labelled
 
 __all__ = ["Train", "train"]
 
@@ -84,12 +80,10 @@ class Train(TrainsTogether[Trainer]):
 
     @property
     def keeps_backbone(self) -> bool:
-        """Never: training is the point."""
         return False
 
     @property
     def looks_mirrored(self) -> bool:
-        """As `mirror` says."""
         return self.mirror
 
     def recipe(self, backbone: Backbone) -> TrainRecipe:
@@ -111,11 +105,9 @@ class Train(TrainsTogether[Trainer]):
         """A linear classifier on embeddings that stay as they are, see `Finetune`."""
         return Finetune(seed=self.seed).fit_head(embeddings, codes, way, prior)
 
-    def train_source(
-        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
-    ) -> SourceModel:
-        """Train on the source first; its classifier is then dropped (as in MERAU)."""
-        return SourceModel(self.fit(backbone, source, progress=progress).backbone)
+    def _learn_source(self, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
+        # The classifier of the source is dropped, as in MERAU.
+        return SourceModel(self.fit(model, source, progress=progress).backbone)
 
     def run(
         self,
@@ -130,10 +122,7 @@ class Train(TrainsTogether[Trainer]):
     ) -> tuple[Recognizer, dict[str, Any]]:
         """Train; `out` gets the recognizer, its loss curve, its recipe and, on the way, checkpoints; see `train`.
 
-        Returns
-        -------
-        Recognizer, dict
-            The recognizer, and what ``<out>.history.json`` holds: recipe, seed, number of clips, loss of every epoch.
+        Returns the recognizer and what ``<out>.history.json`` holds: recipe, seed, number of clips, losses of epochs.
         """
         if out is not None:
             check_writable(out)
@@ -167,7 +156,8 @@ class Train(TrainsTogether[Trainer]):
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
-        prepare(backbone, support, seed=self.seed)
+        for part in backbone.preparations(support, seed=self.seed):
+            train_part(part)
         with Draws(self.seed).used():
             classifier = nn.Linear(backbone.embed_dim, len(names))
         targets = make_targets(support, codes, names, balanced=recipe.balanced)
@@ -246,9 +236,7 @@ def train(
     FsmerError
         A log is asked for and the package tensorboard is missing.
     """
-    method = load_method("train", **params)
-    if not isinstance(method, Train):
-        raise FsmerError("the method registered as 'train' is not the one of fsmer.transfer.full_training.")
+    method = Train.from_params(params)
     where = None if device is None else as_device(device)
     backbone = fresh_model(model, method.seed, arguments)
     if out is not None:

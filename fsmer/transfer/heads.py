@@ -77,7 +77,6 @@ class Head(FittedHead):
         return len(self.weight)
 
     def logits(self, queries: Tensor) -> Tensor:
-        """See `FittedHead.logits`."""
         if queries.ndim == 3 or len(queries) <= _QUERY_BLOCK:
             return self._score(queries)
         scores = queries.new_empty(len(self), len(queries), self.weight.shape[1])
@@ -91,7 +90,6 @@ class Head(FittedHead):
         return self.centre is None or len(self.centre) == 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """See `FittedHead.tensors`."""
         found = {"weight": self.weight, "bias": self.bias}
         return found if self.centre is None else {**found, "centre": self.centre}
 

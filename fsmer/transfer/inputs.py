@@ -45,7 +45,9 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
         else:
             clips = ClipSet.from_arrays(first, labels, spec=specs[0] if first.shape[1:] == specs[0].shape else None)
     elif isinstance(values, (list, tuple)) and all(isinstance(value, Clip) for value in values):
-        clips = ClipSet.from_clips(values) if values else ()
+        if not values:
+            raise SupportError(_EMPTY)
+        clips = ClipSet.from_clips(values)
     else:
         raise SupportError(
             f"labelled clips were given as {type(values).__name__}; "

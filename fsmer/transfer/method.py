@@ -178,8 +178,12 @@ class Method(ABC):
         int, Recognizer
             Which member, and what it has learnt, in any order.
         """
-        starts = SourceModel.of_members(model, len(classes))
-        finished = self._learn_many(starts, supports, seeds, classes, memory)
+        if isinstance(model, str) or not isinstance(model, Sequence):
+            model = [SourceModel.wrap(model)] * len(classes)
+        if len(model) != len(classes):
+            raise ValueError(f"{len(model)} models came for {len(classes)} members; give one for all, or one for each.")
+        members = [(start, self.seeded(seed), names) for start, seed, names in zip(model, seeds, classes, strict=True)]
+        finished = self._learn_many(members, supports, memory)
         for done, (member, recognizer) in enumerate(finished, start=1):
             yield member, recognizer
             if progress is not None:
@@ -187,15 +191,13 @@ class Method(ABC):
 
     def _learn_many(
         self,
-        starts: Sequence[SourceModel],
+        each: Sequence[tuple[SourceModel, Self, tuple[str, ...]]],
         supports: Sequence[ClipSet],
-        seeds: Sequence[int | None],
-        classes: Sequence[tuple[str, ...]],
         memory: int | None,
     ) -> Iterator[tuple[int, Recognizer]]:
-        del memory  # one member at a time takes what one takes
-        for member, (start, seed, names) in enumerate(zip(starts, seeds, classes, strict=True)):
-            yield member, self.seeded(seed).fit(start, supports[member], classes=names)
+        # one member at a time takes what one takes
+        for number, (start, method, names) in enumerate(each):
+            yield number, method.fit(start, supports[number], classes=names)
 
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
@@ -204,8 +206,10 @@ class Method(ABC):
 
         A method that neither trains the backbone nor starts from known classes has nothing to take over.
         """
-        del source, progress
-        return SourceModel.wrap(backbone)
+        return self._learn_source(SourceModel.wrap(backbone), source, progress)
+
+    def _learn_source(self, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
+        return model
 
     def solve(
         self,
@@ -263,7 +267,6 @@ class Method(ABC):
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name, in the manner of scikit-learn."""
-        del deep
         return asdict(self)
 
     def set_params(self, **params: Any) -> Self:
@@ -271,7 +274,7 @@ class Method(ABC):
         return replace(self, **self._typed(params))
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any], member: str = "") -> Method:
+    def from_params(cls, params: Mapping[str, Any], member: str = "") -> Self:
         """The method with `params` in place of its defaults; what `fsmer.load_method` gives.
 
         Parameters
@@ -295,7 +298,6 @@ class Method(ABC):
     @classmethod
     def from_folder(cls, told: Mapping[str, Any], folder: Path) -> Method:
         """The method of a saved recognizer: `told` has ``name`` and ``params``, `folder` what `save_files` wrote."""
-        del folder
         return load_method(told["name"], **told["params"])
 
     def save_files(self, folder: Path) -> None:

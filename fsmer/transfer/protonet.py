@@ -58,7 +58,6 @@ class ProtoNet(Method):
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """Prototypes as one head an episode; a class without support gets probability 0."""
-        del prior
         self._need_support(codes)
         prototypes, _ = class_means(embeddings, one_hot(codes, way))
         if self.distance == "euclidean":
@@ -82,7 +81,6 @@ class ProtoNet(Method):
         members = support.gather(1, order).unflatten(1, (way, -1))
 
         def score(part: slice, prior: ClassDirections | None) -> Tensor:
-            del prior
             rows = members[part]
             episodes, _, shots = rows.shape
             means = F.embedding_bag(rows.reshape(-1, shots), products, mode="mean").unflatten(0, (episodes, way))

@@ -30,6 +30,7 @@ from fsmer.backbones.weights import (
     load_folder,
     read_config,
 )
+from fsmer.data import Clip, ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
@@ -39,15 +40,14 @@ from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
 from fsmer.transfer.heads import KINDS, FittedHead, Head
 from fsmer.transfer.inputs import _as_inputs, _plain_labels, as_labelled_clips
-from fsmer.transfer.source_model import SourceModel
+from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
-    from fsmer.data import Clip, ClipSet
     from fsmer.deploy.explanation import Explanation
     from fsmer.transfer.method import Method
 
-    Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
-    Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
+Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
+Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
 
 __all__ = ["Recognizer"]
 
@@ -148,9 +148,7 @@ class Recognizer:
         return f"Recognizer({self.backbone.name}, {self.method.name}; {known}; {self.support_size} support clips)"
 
     @library_settings()
-    def decision_function(
-        self, clips: Inputs, *, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def decision_function(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Logits of shape (N, C); minus infinity for a class that nothing was known of.
 
         `progress` is called with (looks taken, looks in all), one look a clip, or two where mirrored clips count too.
@@ -175,16 +173,13 @@ class Recognizer:
         return found
 
     @library_settings()
-    def predict_proba(
-        self, clips: Inputs, *, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def predict_proba(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Probabilities of shape (N, C) in the order of `classes_`; rows sum to 1.
 
         `progress` is called as by `decision_function`.
         """
         logits = torch.from_numpy(self.decision_function(clips, progress=progress))
-        probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).numpy()
-        return probabilities
+        return np.asarray(torch.softmax(logits, dim=1).numpy())
 
     @library_settings()
     def predict(self, clips: Inputs) -> NDArray[np.str_]:
@@ -357,9 +352,9 @@ def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recog
     """A recognizer as it is or from its folder; the backbone that anything else stands for, see `as_backbone`."""
     if isinstance(model, Recognizer):
         return model
-    is_folder = isinstance(model, (str, os.PathLike)) and os.path.isfile(Path(model, CONFIG_FILE))
-    if is_folder and "recognizer" in read_config(Path(model)):
-        return Recognizer.load(os.fspath(model))
+    folder = None if isinstance(model, Backbone) else Path(model)
+    if folder is not None and (folder / CONFIG_FILE).is_file() and "recognizer" in read_config(folder):
+        return Recognizer.load(folder)
     return as_backbone(model)
 
 

@@ -125,7 +125,7 @@ class SklearnMethod(Method):
         object.__setattr__(self, "name", f"sklearn:{module}.{kind.__qualname__}")
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any], member: str = "") -> SklearnMethod:
+    def from_params(cls, params: Mapping[str, Any], member: str = "") -> Self:
         """The classifier named `member`, as text such as ``sklearn.svm.SVC`` or ``SVC``."""
         kind = _listed_class(member or "SVC")
         names = kind._get_param_names()
@@ -200,14 +200,12 @@ class SklearnMethod(Method):
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> FittedHead:
         """A clone of the classifier an episode."""
-        del prior
         self._need_support(codes)
         each = zip(embeddings.double().numpy(), codes.numpy(), strict=True)
         return EstimatorHead(tuple(self._fit_one(rows[of >= 0], of[of >= 0]) for rows, of in each), way)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Those of the classifier, `standardize` and `seed`; values that are not plain as text."""
-        del deep
         own = {
             key: value if _is_plain(value) else repr(value)
             for key, value in self.estimator.get_params(deep=False).items()
@@ -334,10 +332,9 @@ def _is_plain(value: Any) -> bool:
 def _read_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    if value.strip().lower() in _WORDS:
-        return _WORDS[value.strip().lower()]
+    word = value.strip().lower()
     try:
-        found = json.loads(value)
+        found = _WORDS[word] if word in _WORDS else json.loads(value)
     except ValueError:
         return value
     return tuple(found) if isinstance(found, list) else found

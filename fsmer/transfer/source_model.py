@@ -55,15 +55,6 @@ class SourceModel:
         """`model` itself if it is a `SourceModel` already, else the backbone that it stands for (see `as_backbone`)."""
         return model if isinstance(model, SourceModel) else cls(as_backbone(model))
 
-    @classmethod
-    def of_members(cls, model: Backbone | SourceModel | Sequence[SourceModel], count: int) -> Sequence[SourceModel]:
-        """One for each of `count` members: the same for all, or their own."""
-        if isinstance(model, str) or not isinstance(model, Sequence):
-            return [cls.wrap(model)] * count
-        if len(model) != count:
-            raise ValueError(f"{len(model)} models came for {count} members; give one for all, or one for each.")
-        return model
-
     @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """What is known of `classes`: the source's direction if it has a class of that name, else the backbone's.
