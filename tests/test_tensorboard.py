@@ -13,7 +13,7 @@ import pytest
 import fsmer
 from fsmer.backbones import create_model
 from fsmer.errors import FsmerError, OutputError
-from fsmer.training.tensorboard import tensorboard_log
+from fsmer.training.loop import tensorboard_log
 from fsmer.transfer.full_training import train
 
 EPOCHS = 4

@@ -94,12 +94,8 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
 
 def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = read_json(folder / STATE, dict[str, Any], what="a checkpoint", remedy=REMEDY, error=WeightsError)
-    sealed, found, arithmetic, name = (state.pop(entry, None) for entry in (CHECKSUM, "key", "arithmetic", "tensors"))
-    if (
-        (sealed is None) != (name is None)
-        or not isinstance(name, str | None)
-        or not isinstance(arithmetic, dict | None)
-    ):
+    seal, found, arithmetic, name = (state.pop(entry, None) for entry in (CHECKSUM, "key", "arithmetic", "tensors"))
+    if (seal is None) != (name is None) or not isinstance(name, str | None) or not isinstance(arithmetic, dict | None):
         raise WeightsError(f"the checkpoint in {folder} comes from another version of fsmer; {REMEDY}.")
     if found != json.loads(json.dumps(key)):
         raise WeightsError(
@@ -108,11 +104,8 @@ def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tens
         )
     here = describe()
     # Earlier versions did not write with which kernels they trained.
-    differing = [
-        f"{entry} {made} there and {here.get(entry)} here"
-        for entry, made in (here if arithmetic is None else arithmetic).items()
-        if made != here.get(entry)
-    ]
+    entries = ((entry, there, here.get(entry)) for entry, there in (arithmetic or here).items())
+    differing = [f"{entry} {there} there and {own} here" for entry, there, own in entries if there != own]
     if differing:
         raise WeightsError(
             f"the checkpoint in {folder} was made with other kernels ({', '.join(differing)}), whose results differ by "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 
 from fsmer.backbones import Backbone, TrainRecipe
 from fsmer.backbones.recipe import PretrainRecipe
+from fsmer.errors import FsmerError
+from fsmer.io import check_writable
 from fsmer.kernels.noise import Draws
 from fsmer.plugins import declared
 from fsmer.training.checkpoints import load_checkpoint, optimizer_tensors, restore, save_checkpoint
-from fsmer.training.tensorboard import AfterEpoch
 
-__all__ = ["Progress", "Step", "Training", "make_optimizer", "prefetched"]
+__all__ = ["AfterEpoch", "Progress", "Step", "Training", "make_optimizer", "prefetched", "tensorboard_log"]
 
+# Called with the number of epochs done and figures of the last one by name.
+AfterEpoch = Callable[[int, Mapping[str, float]], None]
 # Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -181,12 +185,8 @@ class Training:
         """Go on from the `state` of a checkpoint in `folder`."""
 
     def _save(self, folder: Path, key: Any) -> None:
-        tensors = {
-            f"{prefix}.{name}": value
-            for prefix, module in self.modules.items()
-            for name, value in module.state_dict().items()
-        }
-        save_checkpoint(folder, tensors | optimizer_tensors(self.optimizer), self.state(), key)
+        tensors = nn.ModuleDict(self.modules).state_dict() | optimizer_tensors(self.optimizer)
+        save_checkpoint(folder, tensors, self.state(), key)
 
 
 def make_optimizer(
@@ -207,3 +207,37 @@ def prefetched(make: Callable[[int], T], numbers: range) -> Generator[T, None, N
         for place in range(len(numbers)):
             waiting.extend(threads.submit(make, number) for number in numbers[place + 1 : place + 2])
             yield waiting.popleft().result()
+
+
+@contextmanager
+def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[AfterEpoch | None]:
+    """Give a hook that writes what a training tells it after every epoch; look with ``tensorboard --logdir FOLDER``.
+
+    The hook is ``after_epoch`` of `Training.run` and writes scalars ``train/loss`` and
+    ``train/learning_rate``; a training that is taken up again in the same folder goes on where its curve ended. Without
+    a folder there is none. Raises `FsmerError` without the package tensorboard and `OutputError` for a folder that
+    cannot be written.
+    """
+    if folder is None:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise FsmerError(
+            "logging for TensorBoard needs the package tensorboard, which is missing; "
+            "run: pip install 'fsmer[tensorboard]'."
+        ) from error
+    check_writable(folder)
+    writer = SummaryWriter(log_dir=os.fspath(folder))
+
+    def after_epoch(epoch: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(f"train/{name}", value, epoch)
+        # A training takes hours, and its curve is looked at meanwhile.
+        writer.flush()
+
+    try:
+        yield after_epoch
+    finally:
+        writer.close()

@@ -62,12 +62,7 @@ class Member(Training, ABC):
         self.classifier = classifier
         self.targets = targets
         modules = {"backbone": backbone, "classifier": classifier}
-        named = [
-            (f"{prefix}.{name}", value)
-            for prefix, module in modules.items()
-            for name, value in module.named_parameters()
-            if value.requires_grad
-        ]
+        named = [(name, one) for name, one in nn.ModuleDict(modules).named_parameters() if one.requires_grad]
         super().__init__(modules, self.make_optimizer(named), **how)
         classifier.to(self.device)
 
@@ -273,9 +268,7 @@ def _bytes_of(member: Member) -> int:
 
 
 def _signature(member: Member) -> str:
-    shapes = {
-        name: [list(value.shape), str(value.dtype), value.requires_grad] for name, value in _parts(member).items()
-    }
+    shapes = {name: [list(one.shape), str(one.dtype), one.requires_grad] for name, one in _parts(member).items()}
     backbone, targets = member.backbone, member.targets
     modes = [module.training for module in (*backbone.modules(), *member.classifier.modules())]
     return json.dumps(
@@ -291,11 +284,8 @@ def _signature(member: Member) -> str:
 
 def _parts(member: Member) -> dict[str, Tensor]:
     """Every tensor of a member by name, those that are not saved included."""
-    return {
-        f"{prefix}.{name}": value
-        for prefix, module in member.modules.items()
-        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
-    }
+    whole = nn.ModuleDict(member.modules)
+    return dict(itertools.chain(whole.named_parameters(), whole.named_buffers()))
 
 
 def _stacked(values: tuple[Any, ...]) -> Any:

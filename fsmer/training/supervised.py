@@ -65,13 +65,8 @@ def augment(
         height, width = spec.size
         cos, sin = (torch.from_numpy(part).float().to(media.device) for part in (np.cos(angle), np.sin(angle)))
         moved = 2 * torch.from_numpy(shift).float().to(media.device)
-        theta = torch.stack(
-            [
-                torch.stack([cos, -sin * height / width, moved[:, 0]], dim=-1),
-                torch.stack([sin * width / height, cos, moved[:, 1]], dim=-1),
-            ],
-            dim=1,
-        )
+        rows = [cos, -sin * height / width, moved[:, 0]], [sin * width / height, cos, moved[:, 1]]
+        theta = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1)
         grid = F.affine_grid(theta, [len(flat), 1, height, width], align_corners=False)
         media = F.grid_sample(flat, grid, padding_mode="border", align_corners=False).view(media.shape)
     return media
@@ -108,9 +103,8 @@ class Trainer(Member):
         self._compiled: CompiledEpochs | None = None
         self._taken: Iterator[float] = iter(())
         self._loss_sum, self._clips_seen = 0.0, 0
-        super().__init__(
-            backbone, classifier, targets, epochs=recipe.epochs, seed=seed, clip_gradient=recipe.clip_gradient
-        )
+        how = {"epochs": recipe.epochs, "seed": seed, "clip_gradient": recipe.clip_gradient}
+        super().__init__(backbone, classifier, targets, **how)
         self.half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
         self._media: dict[str, Tensor] | None = None
         clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in self.backbone.input_specs)
@@ -119,11 +113,10 @@ class Trainer(Member):
 
     @property
     def steps_an_epoch(self) -> int:  # type: ignore[override]
-        """Batches an epoch; a remainder of one clip joins its neighbour, since batch statistics need two."""
+        # A remainder of one clip joins its neighbour, since batch statistics need two.
         return max(1, math.ceil((len(self.clips) - 1) / self.recipe.batch_size))
 
     def signature(self) -> tuple[Any, ...]:
-        """Recipe and number of clips: they decide on the size of every batch and on learning rates."""
         return (self.recipe.to_dict(), len(self.clips))
 
     def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
@@ -143,12 +136,10 @@ class Trainer(Member):
         """Take whole epochs in compiled code where the network has some."""
         self._compiled = None
         if self._media is not None and self.device.type == "cpu" and not self.half:
-            self._compiled = self.backbone.compiled_epochs(
-                self.classifier, self.optimizer, self._media, self.targets, self.recipe
-            )
+            given = self.classifier, self.optimizer, self._media, self.targets, self.recipe
+            self._compiled = self.backbone.compiled_epochs(*given)
 
     def steps(self) -> Generator[Step, None, None]:
-        """All steps that are left; the network is set to training mode."""
         self.backbone.train()
         self.classifier.train()
         for epoch in range(self.epoch, self.epochs):

@@ -139,8 +139,7 @@ def recognizer_of_words(
             f"{len(set(names))} different classes are described ({', '.join(names)}); describe two or more, each once."
         )
     method = load_method("cosine")
-    blank = torch.zeros(0, start.backbone.embed_dim)
-    codes = torch.zeros(0, dtype=torch.int64)
+    blank, codes = torch.zeros(0, start.backbone.embed_dim), torch.zeros(0, dtype=torch.int64)
     head = method.fit_head(blank[None], codes[None], len(names), start.class_directions(names))
     return Recognizer(start, method, names, head, blank, codes)
 

@@ -22,9 +22,9 @@ from fsmer.data import ClipSet
 from fsmer.io import check_writable, write_json
 from fsmer.kernels.noise import Draws
 from fsmer.training.checkpoints import remove_checkpoint
+from fsmer.training.loop import tensorboard_log
 from fsmer.training.preparation import train_part
 from fsmer.training.supervised import Trainer, for_classes
-from fsmer.training.tensorboard import tensorboard_log
 from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.transfer.heads import Head
 from fsmer.transfer.inputs import as_labelled_clips
@@ -89,11 +89,8 @@ class Train(TrainsTogether[Trainer]):
     def recipe(self, backbone: Backbone) -> TrainRecipe:
         """The backbone's recipe with this method's changes."""
         own = backbone.recipe
-        changes: dict[str, Any] = {
-            name: value
-            for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
-            if (value := getattr(self, name)) is not None
-        }
+        own_values = ("epochs", "batch_size", "learning_rate", "weight_decay")
+        changes: dict[str, Any] = {name: one for name in own_values if (one := getattr(self, name)) is not None}
         if self.learning_rate is not None:
             factor = self.learning_rate / own.learning_rate
             changes["rates"] = {prefix: rate * factor for prefix, rate in own.rates.items()}

@@ -325,9 +325,8 @@ class Method(ABC):
             try:
                 found[key] = typed_value(value, kinds[key])
             except ValueError as error:
-                raise MethodError(
-                    f"{key}={value!r} of the method {cls.name!r} is not understood; expected {error}."
-                ) from error
+                refusal = f"{key}={value!r} of the method {cls.name!r} is not understood; expected {error}."
+                raise MethodError(refusal) from error
         return found
 
     def _scorer(

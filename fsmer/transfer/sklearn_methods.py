@@ -81,10 +81,8 @@ class EstimatorHead(FittedHead):
             try:
                 shares = _probabilities(estimator, rows.double().numpy())
             except Exception as error:  # classifiers from outside raise whatever they like
-                reason = _reason(error)
-                raise MethodError(
-                    f"the classifier cannot answer ({reason}); give more clips or other parameters."
-                ) from error
+                refusal = f"the classifier cannot answer ({_reason(error)}); give more clips or other parameters."
+                raise MethodError(refusal) from error
             found[episode][:, torch.from_numpy(estimator.classes_)] = torch.from_numpy(shares).log().float()
         return found
 
@@ -206,10 +204,8 @@ class SklearnMethod(Method):
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Those of the classifier, `standardize` and `seed`; values that are not plain as text."""
-        own = {
-            key: value if _is_plain(value) else repr(value)
-            for key, value in self.estimator.get_params(deep=False).items()
-        }
+        given = self.estimator.get_params(deep=False)
+        own = {key: value if _is_plain(value) else repr(value) for key, value in given.items()}
         return {**own, "standardize": self.standardize, "seed": self.seed}
 
     def set_params(self, **params: Any) -> Self:
