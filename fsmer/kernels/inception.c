@@ -363,7 +363,7 @@ int64_t inception_scratch(int64_t side, int64_t count, const int64_t *filters) {
     return most + slopes;
 }
 
-/* Slopes of features to slopes of all weights; `turned` is room for those, as large as they are. */
+/* Slopes of features to slopes of all weights; `turned` is room for those, and has those of the biases at the end. */
 void inception_backward(const float *slopes, int64_t clips, int64_t side, int64_t count, const int64_t *filters,
                         const layers *weights, vec *room, vec *scratch, const layers *turned, const layers *found) {
     block b[MOST_BLOCKS + 1];
@@ -397,9 +397,5 @@ void inception_backward(const float *slopes, int64_t clips, int64_t side, int64_
         turn(turned[n].three, f * 9, f, found[n].three);
         turn(turned[n].five, f * 25, f, found[n].five);
         turn(turned[n].pooled, i, f, found[n].pooled);
-        memcpy(found[n].points_bias, turned[n].points_bias, 3 * f * sizeof(float));
-        memcpy(found[n].three_bias, turned[n].three_bias, f * sizeof(float));
-        memcpy(found[n].five_bias, turned[n].five_bias, f * sizeof(float));
-        memcpy(found[n].pooled_bias, turned[n].pooled_bias, f * sizeof(float));
     }
 }

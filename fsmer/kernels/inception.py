@@ -57,9 +57,8 @@ class _Features(torch.autograd.Function):
         room = _room(-(-len(maps) // LANES) * library.inception_room(*shape))
         rest = side // 2 ** len(filters)
         features = torch.empty(len(maps), 4 * filters[-1] * rest * rest)
-        library.inception_forward(
-            maps.data_ptr(), len(maps), *shape, _layers(laid), room.data_ptr(), features.data_ptr()
-        )
+        kept = room.data_ptr(), features.data_ptr()
+        library.inception_forward(maps.data_ptr(), len(maps), *shape, _layers(laid), *kept)
         ctx.save_for_backward(*laid)
         ctx.room, ctx.shape = room, shape
         return features
@@ -72,12 +71,12 @@ class _Features(torch.autograd.Function):
             raise RuntimeError("the way back through compiled Inception blocks can be taken once only.")
         ctx.room = None
         scratch = _room(library.inception_scratch(*shape))
-        turned, found = [torch.zeros_like(value) for value in laid], [torch.empty_like(value) for value in laid]
+        turned = [torch.zeros_like(value) for value in laid]
+        # Slopes of biases are the same either way.
+        found = [torch.empty_like(value) if value.ndim > 1 else value for value in turned]
         slopes = slopes.contiguous()
-        rooms = room.data_ptr(), scratch.data_ptr()
-        library.inception_backward(
-            slopes.data_ptr(), len(slopes), *shape, _layers(laid), *rooms, _layers(turned), _layers(found)
-        )
+        kept = room.data_ptr(), scratch.data_ptr(), _layers(turned), _layers(found)
+        library.inception_backward(slopes.data_ptr(), len(slopes), *shape, _layers(laid), *kept)
         _rooms.extend((room, scratch))
         del _rooms[:-KEPT_ROOMS]
         return None, None, *found

@@ -34,7 +34,8 @@ _SOURCE: ContextVar[Source] = ContextVar("source of noise", default=draw_noise)
 
 
 @contextmanager
-def _held(variable: ContextVar[T], value: T) -> Iterator[None]:
+def set_inside(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Set a variable of the context, in this thread and only inside."""
     token = variable.set(value)
     try:
         yield
@@ -44,7 +45,7 @@ def _held(variable: ContextVar[T], value: T) -> Iterator[None]:
 
 def given_noise(source: Source) -> AbstractContextManager[None]:
     """Have `dropout` ask `source` for its random bytes."""
-    return _held(_SOURCE, source)
+    return set_inside(_SOURCE, source)
 
 
 def noise(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -94,7 +95,7 @@ class Draws:
         """
         # The generator is asked for each time: `seed` makes new ones.
         source = given_noise(lambda shape, device: draw_noise(shape, device, self.on(_CPU)))
-        with _held(_DRAWS, self), source, Redirected(self) if everywhere else nullcontext():
+        with set_inside(_DRAWS, self), source, Redirected(self) if everywhere else nullcontext():
             yield
 
 

@@ -32,13 +32,7 @@ class Classifier(nn.Module):
     centre: Tensor | None
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        *,
-        scale: float | None = None,
-        centre: Tensor | None = None,
-        pull: float = 0.0,
+        self, weight: Tensor, bias: Tensor, scale: float | None = None, centre: Tensor | None = None, pull: float = 0.0
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.clone())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from fsmer.backbones import Backbone, read_inputs
 from fsmer.backbones.embedding import batch_of
 from fsmer.data import ClipSet
+from fsmer.kernels.noise import set_inside
 
 __all__ = ["ContentDigests", "FrozenLayers"]
 
@@ -40,14 +40,9 @@ class ContentDigests:
         # Number of an object tells it from others only as long as it is there.
         self._origins: dict[int, Any] = {}
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
+    def used(self) -> AbstractContextManager[None]:
         """Have `FrozenLayers` look here, in this thread and only inside."""
-        token = _DIGESTS.set(self)
-        try:
-            yield
-        finally:
-            _DIGESTS.reset(token)
+        return set_inside(_DIGESTS, self)
 
     def of(self, backbone: Backbone, clips: ClipSet) -> list[bytes]:
         """A digest of the backbone's media of each clip; those that are not known are read."""

@@ -156,9 +156,8 @@ class Cosine(FineTuning):
         centred = embeddings[None] if centre is None else embeddings[None] - centre[:, None]
         worth = self._worth(embeddings[None], members, prior)
         weight, bias = self._start(centred, codes[None], members, worth, prior)
-        classifier = Classifier(
-            weight[0], bias[0], scale=self._scale(prior), centre=None if centre is None else centre[0], pull=self.pull
-        )
+        middle = None if centre is None else centre[0]
+        classifier = Classifier(weight[0], bias[0], scale=self._scale(prior), centre=middle, pull=self.pull)
         classifier.bias.requires_grad_(self.train_bias)
         return classifier
 

@@ -84,10 +84,7 @@ class TrainsTogether(Method, Generic[T]):
         return self
 
     def _learn_many(
-        self,
-        each: Sequence[tuple[SourceModel, Self, tuple[str, ...]]],
-        supports: Sequence[ClipSet],
-        memory: int | None,
+        self, each: Sequence[tuple[SourceModel, Self, tuple[str, ...]]], supports: Sequence[ClipSet], memory: int | None
     ) -> Iterator[tuple[int, Recognizer]]:
         if self.keeps_backbone or not all(can_stack(start.backbone) for start, *_ in each):
             yield from super()._learn_many(each, supports, memory)

@@ -190,10 +190,7 @@ class Method(ABC):
                 progress(done, len(classes))
 
     def _learn_many(
-        self,
-        each: Sequence[tuple[SourceModel, Self, tuple[str, ...]]],
-        supports: Sequence[ClipSet],
-        memory: int | None,
+        self, each: Sequence[tuple[SourceModel, Self, tuple[str, ...]]], supports: Sequence[ClipSet], memory: int | None
     ) -> Iterator[tuple[int, Recognizer]]:
         # one member at a time takes what one takes
         for number, (start, method, names) in enumerate(each):

@@ -143,9 +143,8 @@ def mmd(
     rng = np.random.default_rng(seed)
     first, second = (_samples(values, name, model, max_samples, rng) for values, name in ((a, "a"), (b, "b")))
     if first.shape[1] != second.shape[1]:
-        raise DataError(
-            f"a has {first.shape[1]} values a sample, b has {second.shape[1]}; compare embeddings of one model."
-        )
+        widths_given = f"a has {first.shape[1]} values a sample, b has {second.shape[1]}"
+        raise DataError(f"{widths_given}; compare embeddings of one model.")
     pooled = np.concatenate([first, second])
     # The discrepancy does not depend on the origin; one in the middle keeps inner products accurate.
     pooled = pooled - pooled.mean(axis=0)
@@ -201,9 +200,7 @@ def _squared_distances(samples: Array) -> Array:
 def _bandwidths(asked: str | Sequence[float], squares: Array) -> tuple[float, ...]:
     if isinstance(asked, str):
         if asked not in ("median", "mixture"):
-            raise DataError(
-                f"bandwidths={asked!r} is not known; use 'median', 'mixture' or a list of positive numbers."
-            )
+            raise DataError(f"bandwidths={asked!r} is unknown; use 'median', 'mixture' or a list of positive numbers.")
         above = squares[np.triu_indices(len(squares), k=1)]
         # Half of all pairs may coincide; any positive bandwidth is right when all do.
         middle = math.sqrt(float(np.median(above))) or math.sqrt(float(above.max())) or 1.0
