@@ -78,5 +78,5 @@ if TYPE_CHECKING:
     from fsmer.synthetic import list_domains, synthetic_clips
     from fsmer.transfer import Recognizer, list_methods, load_method
     from fsmer.transfer.adapt import adapt, recognizer_of_words
+    from fsmer.transfer.full_training import train
     from fsmer.transfer.mmd import mmd
-    from fsmer.transfer.train_model import train

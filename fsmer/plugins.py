@@ -263,7 +263,7 @@ BACKBONES = Registry(
     "model", _modules("backbones", "ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae")
 )
 METHODS = Registry(
-    "method", _modules("transfer", "cosine_head full_training linear_head logistic protonet sklearn_methods zero_shot")
+    "method", _modules("transfer", "cosine_head full_training linear_head protonet sklearn_methods")
 )
 PROTOCOLS = Registry("kind of protocol", _modules("episodic", "protocols"), attribute="kind")
 DATASETS = Registry(

@@ -141,7 +141,7 @@ def test_finished_episodes_that_were_altered_are_computed_again(
         return fit(self, *args, **options)
 
     monkeypatch.setattr(Finetune, "fit", counted)
-    monkeypatch.setattr(Finetune, "fit_many", Method.fit_many)
+    monkeypatch.setattr(Finetune, "_learn_many", Method._learn_many)
     with pytest.raises(Stop):
         evaluate("loso", backbone, tuned(), clips=clips, out=tmp_path / "cut")
     (store,) = (tmp_path / "cut").glob(".parts-*")

@@ -53,7 +53,7 @@ def test_killed_anywhere_nothing_is_repeated_and_the_report_is_the_same(
         return fit(self, *args, **options)
 
     monkeypatch.setattr(Finetune, "fit", counted)
-    monkeypatch.setattr(Finetune, "fit_many", Method.fit_many)
+    monkeypatch.setattr(Finetune, "_learn_many", Method._learn_many)
     with pytest.raises(Stop):
         evaluate("loso", backbone, tuned(), clips=clips, seeds=3, out=tmp_path)
     assert not (tmp_path / "report.json").exists()

@@ -13,8 +13,8 @@ import pytest
 import fsmer
 from fsmer.backbones import create_model
 from fsmer.errors import FsmerError, OutputError
-from fsmer.training.tensorboard import tensorboard_log
-from fsmer.transfer.train_model import train
+from fsmer.training.loop import tensorboard_log
+from fsmer.transfer.full_training import train
 
 EPOCHS = 4
 

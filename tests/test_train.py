@@ -22,8 +22,7 @@ from fsmer.backbones.targets import action_unit_targets, make_targets, take
 from fsmer.data import InputSpec
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import FsmerError, SpecMismatchError, SupportError, WeightsError
-from fsmer.training.augmentation import augment
-from fsmer.training.supervised import Trainer
+from fsmer.training.supervised import Trainer, augment
 from fsmer.transfer import Recognizer, load_method, train
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.source_model import MethodError
@@ -336,7 +335,7 @@ def test_a_remainder_of_one_clip_joins_its_neighbours(clips):
         make_targets(clips[:33], torch.from_numpy(clips[:33].codes()), clips.classes),
         replace(RECIPE, batch_size=16),
     )
-    sizes = [len(batch.rows) for batch in trainer._batches(0)]
+    sizes = [len(rows) for rows, *_ in trainer._batches(0)]
     assert sum(sizes) == 33
     assert min(sizes) > 1
 

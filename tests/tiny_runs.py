@@ -86,7 +86,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(
         Finetune, "fit", lambda self, *rest, **more: fitted.append(self.seed) or fit(self, *rest, **more)
     )
-    monkeypatch.setattr(Finetune, "fit_many", Method.fit_many)
+    monkeypatch.setattr(Finetune, "_learn_many", Method._learn_many)
     return fitted
 
 

@@ -1,5 +1,57 @@
-"""Compiled code and random numbers below the networks."""
+"""Compiled code and random numbers below the networks, and which of this arithmetic is in use on this machine."""
 
-from fsmer.kernels.arithmetic import describe
+from __future__ import annotations
+
+import functools
+import subprocess
+import warnings
+from pathlib import Path
+
+import torch
+
+from fsmer.io import digest
+from fsmer.kernels.compiled import FLAGS, find_compiler, switched_off
+from fsmer.kernels.compiled import compiled as load_compiled  # the name of the module stays that
+from fsmer.kernels.dense import has_onednn
 
 __all__ = ["describe"]
+
+
+def describe() -> dict[str, str]:
+    """What tells the arithmetic of this process from that of others; it never raises.
+
+    Whether kernels can be compiled is tried on a source of a few lines, so that nothing is compiled that is not used.
+
+    Returns
+    -------
+    dict of str to str
+        ``kernels`` and ``onednn`` are ``"on"`` or ``"off"``, the latter for dense layers in training; ``compiler`` is
+        the first line that the compiler says of its version, and ``library`` a digest of the kernels' sources and
+        flags. Without kernels both are ``"none"``, or ``"switched off (FSMER_COMPILE=off)"`` where the user wants so.
+    """
+    onednn = "on" if torch.backends.mkldnn.enabled and has_onednn() else "off"
+    compiler, library = _kernels()
+    return {
+        "kernels": "on" if compiler and library else "off",
+        "compiler": compiler or "none",
+        "library": library or ("switched off (FSMER_COMPILE=off)" if switched_off() else "none"),
+        "onednn": onednn,
+    }
+
+
+@functools.cache
+def _kernels() -> tuple[str, str]:
+    """Version of the compiler and digest of the sources; empty where nothing can be compiled."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            usable = load_compiled("probe") is not None
+        compiler = find_compiler()
+        if not usable or compiler is None:
+            return "", ""
+        told = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=10, text=True)
+        sources = sorted(Path(__file__).parent.glob("*.c"))
+        content = b"\n".join([*(source.read_bytes() for source in sources), " ".join(FLAGS).encode()])
+        return told.stdout.splitlines()[0].strip(), digest(content)
+    except Exception:
+        return "", ""

@@ -74,7 +74,9 @@ def compiled(name: str) -> ctypes.CDLL | None:
             remove_unfinished(folder)
             with atomic_path(folder / f"{stem}.so") as temporary:
                 subprocess.run([*command, str(temporary)], check=True, capture_output=True, timeout=SECONDS)
-            return _loaded(_named(folder / f"{stem}.so"))
+            made = folder / f"{stem}.so"
+            made.chmod(0o700)
+            return _loaded(made.rename(made.with_stem(f"{stem}-{file_digest(made)}")))
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
@@ -85,13 +87,6 @@ def compile_all() -> None:
         warnings.simplefilter("ignore")
         for source in Path(__file__).parent.glob("*.c"):
             compiled(source.stem)
-
-
-def _named(library: Path) -> Path:
-    """Put the digest into the name of a library that was just made."""
-    name = library.with_stem(f"{library.stem}-{file_digest(library)}")
-    library.chmod(0o700)
-    return library.rename(name)
 
 
 def _loaded(library: Path) -> ctypes.CDLL:
@@ -125,28 +120,22 @@ def _kept_folder() -> Path | None:
         folder = Path(os.path.realpath(place))
         if os.name == "nt":
             return folder
-        found = folder.stat()
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            _warn_of_others(folder)
-            return None
-        for parent in folder.parents:
-            found = parent.stat()
+        for outer in (folder, *folder.parents):
+            found, own = outer.stat(), outer == folder
             # In a folder such as /tmp nobody can rename what belongs to somebody else.
             shared = found.st_mode & OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
-            if shared or found.st_uid not in (0, os.geteuid()):
-                _warn_of_others(parent)
+            open_to_others = stat.S_IMODE(found.st_mode) & 0o077 if own else shared
+            if open_to_others or found.st_uid not in ((os.geteuid(),) if own else (0, os.geteuid())):
+                warnings.warn(
+                    f"{outer} is not private to this user, so compiled code is not kept there and every process "
+                    f"compiles it anew; take the rights of others away (chmod go-rwx {outer}), or set FSMER_CACHE to a "
+                    "folder of your own.",
+                    stacklevel=3,
+                )
                 return None
         return folder if os.access(folder, os.W_OK) else None
     except OSError:
         return None
-
-
-def _warn_of_others(folder: Path) -> None:
-    warnings.warn(
-        f"{folder} is not private to this user, so compiled code is not kept there and every process compiles it anew; "
-        f"take the rights of others away (chmod go-rwx {folder}), or set FSMER_CACHE to a folder of your own.",
-        stacklevel=4,
-    )
 
 
 def _processor() -> str:

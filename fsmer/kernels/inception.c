@@ -48,16 +48,11 @@ INLINE float total(vec v) {
 }
 
 static int lay_out(block *b, int64_t side, int64_t blocks, const int64_t *filters) {
-    for (int k = 0; k < blocks; k++, side /= 2) {
-        b[k].inputs = k ? 4 * b[k - 1].filters : 1;
-        b[k].filters = (int)filters[k];
-        b[k].side = (int)side;
-        b[k].row = (int)side + 2 * BORDER;
-        b[k].plane = b[k].row * b[k].row;
-    }
     /* The last one is what the last block gives. */
-    b[blocks] = (block){4 * b[blocks - 1].filters, 0, (int)side, (int)side + 2 * BORDER, 0};
-    b[blocks].plane = b[blocks].row * b[blocks].row;
+    for (int k = 0; k <= blocks; k++, side /= 2) {
+        const int inputs = k ? 4 * b[k - 1].filters : 1, row = (int)side + 2 * BORDER;
+        b[k] = (block){inputs, k < blocks ? (int)filters[k] : 0, (int)side, row, row * row};
+    }
     return (int)blocks;
 }
 
@@ -83,15 +78,12 @@ int64_t inception_room(int64_t side, int64_t blocks, const int64_t *filters) {
 }
 
 static void clear_borders(vec *planes, int count, const block *b) {
-    for (int plane = 0; plane < count; plane++, planes += b->plane)
-        for (int y = 0; y < b->row; y++) {
-            const int inside = y >= BORDER && y < BORDER + b->side;
-            if (!inside) memset(planes + y * b->row, 0, b->row * sizeof(vec));
-            else {
-                memset(planes + y * b->row, 0, BORDER * sizeof(vec));
-                memset(planes + y * b->row + BORDER + b->side, 0, BORDER * sizeof(vec));
-            }
-        }
+    const int edge = BORDER * b->row + BORDER;
+    for (int plane = 0; plane < count; plane++, planes += b->plane) {
+        memset(planes, 0, edge * sizeof(vec));
+        for (int y = 1; y < b->side; y++) memset(planes + edge + y * b->row - 2 * BORDER, 0, 2 * BORDER * sizeof(vec));
+        memset(planes + b->plane - edge, 0, edge * sizeof(vec));
+    }
 }
 
 INLINE int pixel(const block *b, int y, int x) { return (y + BORDER) * b->row + x + BORDER; }
@@ -188,15 +180,10 @@ static void meet(int side, int outputs, const block *b, int inputs, const vec *i
     else abort();
 }
 
-/* (outputs, inputs, taps) to (inputs, taps, outputs), and back again, added. */
-static void turn(const float *from, int outputs, int inputs, int taps, float *to) {
-    for (int o = 0; o < outputs; o++)
-        for (int it = 0; it < inputs * taps; it++) to[it * outputs + o] = from[o * inputs * taps + it];
-}
-
-static void turn_back(const float *from, int outputs, int inputs, int taps, float *to) {
-    for (int o = 0; o < outputs; o++)
-        for (int it = 0; it < inputs * taps; it++) to[o * inputs * taps + it] = from[it * outputs + o];
+/* (outputs, inputs * taps) to (inputs * taps, outputs), or back again. */
+static void turn(const float *from, int rows, int columns, float *to) {
+    for (int row = 0; row < rows; row++)
+        for (int column = 0; column < columns; column++) to[column * rows + row] = from[row * columns + column];
 }
 
 /* (outputs, inputs, taps) to what leads slopes of outputs back to a chunk of the inputs: (outputs, taps, chunk). */
@@ -207,22 +194,18 @@ static void reverse(const float *from, int outputs, int inputs, int taps, int fi
                 to[(o * taps + t) * chunk + i] = from[(o * inputs + first + i) * taps + taps - 1 - t];
 }
 
-INLINE void around(int at, int side, int *first, int *end) {
-    *first = at ? at - 1 : 0;
-    *end = at + 2 < side ? at + 2 : side;
-}
+/* Pixels (ny, nx) of the 3x3 neighbourhood of (y, x). */
+#define NEIGHBOURS                                                                                                     \
+    for (int ny = y ? y - 1 : 0; ny < y + 2 && ny < b->side; ny++)                                                     \
+        for (int nx = x ? x - 1 : 0; nx < x + 2 && nx < b->side; nx++)
 
 /* The largest value of every 3x3 neighbourhood. */
 static void pool_same(const block *b, const vec *in, vec *out) {
     for (int i = 0; i < b->inputs; i++, in += b->plane, out += b->plane)
         for (int y = 0; y < b->side; y++)
             for (int x = 0; x < b->side; x++) {
-                int top, bottom, left, right;
-                around(y, b->side, &top, &bottom);
-                around(x, b->side, &left, &right);
                 vec best = in[pixel(b, y, x)];
-                for (int ny = top; ny < bottom; ny++)
-                    for (int nx = left; nx < right; nx++) best = larger(in[pixel(b, ny, nx)], best);
+                NEIGHBOURS best = larger(in[pixel(b, ny, nx)], best);
                 out[pixel(b, y, x)] = best;
             }
 }
@@ -232,17 +215,13 @@ static void unpool_same(const block *b, const vec *in, const vec *out, const vec
     for (int i = 0; i < b->inputs; i++, in += b->plane, out += b->plane, slopes += b->plane, to += b->plane)
         for (int y = 0; y < b->side; y++)
             for (int x = 0; x < b->side; x++) {
-                int top, bottom, left, right;
-                around(y, b->side, &top, &bottom);
-                around(x, b->side, &left, &right);
                 const vec best = out[pixel(b, y, x)], slope = slopes[pixel(b, y, x)];
                 bits open = ~(bits){0};
-                for (int ny = top; ny < bottom; ny++)
-                    for (int nx = left; nx < right; nx++) {
-                        const bits here = (in[pixel(b, ny, nx)] == best) & open;
-                        to[pixel(b, ny, nx)] += where(here, slope);
-                        open &= ~here;
-                    }
+                NEIGHBOURS {
+                    const bits here = (in[pixel(b, ny, nx)] == best) & open;
+                    to[pixel(b, ny, nx)] += where(here, slope);
+                    open &= ~here;
+                }
             }
 }
 
@@ -277,17 +256,17 @@ static void forward_block(const block *b, const layers *w, const kept *k, const 
     float turned[25 * 16 * 16 + 16 * 64];
     vec *paths[3] = {k->out, k->before3, k->before5};
     for (int part = 0; part < 3; part++) {
-        turn(w->points + part * f * n, f, n, 1, turned);
+        turn(w->points + part * f * n, f, n, turned);
         convolve(1, f, b, n, k->in, turned, w->points_bias + part * f, 0, 1, paths[part]);
     }
     clear_borders(k->before3, f, b);
     clear_borders(k->before5, f, b);
-    turn(w->three, f, f, 9, turned);
+    turn(w->three, f, f * 9, turned);
     convolve(3, f, b, f, k->before3, turned, w->three_bias, 0, 1, k->out + (int64_t)f * b->plane);
-    turn(w->five, f, f, 25, turned);
+    turn(w->five, f, f * 25, turned);
     convolve(5, f, b, f, k->before5, turned, w->five_bias, 0, 1, k->out + (int64_t)2 * f * b->plane);
     pool_same(b, k->in, k->largest);
-    turn(w->pooled, f, n, 1, turned);
+    turn(w->pooled, f, n, turned);
     convolve(1, f, b, n, k->largest, turned, w->pooled_bias, 0, 1, k->out + (int64_t)3 * f * b->plane);
     pool_half(b, k->out, half, out);
 }
@@ -375,17 +354,16 @@ void inception_forward(const float *maps, int64_t clips, int64_t side, int64_t c
 int64_t inception_scratch(int64_t side, int64_t count, const int64_t *filters) {
     block b[MOST_BLOCKS + 1];
     const int blocks = lay_out(b, side, count, filters);
-    int64_t most = 0;
+    int64_t most = 0, slopes = 0;
     for (int n = 0; n < blocks; n++) {
         const int64_t planes = (6 * (int64_t)b[n].filters + b[n].inputs) * b[n].plane;
         if (planes > most) most = planes;
+        slopes += (int64_t)b[n + 1].inputs * b[n + 1].plane;
     }
-    int64_t slopes = 0;
-    for (int n = 1; n <= blocks; n++) slopes += (int64_t)b[n].inputs * b[n].plane;
     return most + slopes;
 }
 
-/* Slopes of features to slopes of all weights; `turned` is room for those, as large as they are. */
+/* Slopes of features to slopes of all weights; `turned` is room for those, and has those of the biases at the end. */
 void inception_backward(const float *slopes, int64_t clips, int64_t side, int64_t count, const int64_t *filters,
                         const layers *weights, vec *room, vec *scratch, const layers *turned, const layers *found) {
     block b[MOST_BLOCKS + 1];
@@ -415,13 +393,9 @@ void inception_backward(const float *slopes, int64_t clips, int64_t side, int64_
     for (int n = 0; n < blocks; n++) {
         const int f = b[n].filters, i = b[n].inputs;
         for (int part = 0; part < 3; part++)
-            turn_back(turned[n].points + part * f * i, f, i, 1, found[n].points + part * f * i);
-        turn_back(turned[n].three, f, f, 9, found[n].three);
-        turn_back(turned[n].five, f, f, 25, found[n].five);
-        turn_back(turned[n].pooled, f, i, 1, found[n].pooled);
-        memcpy(found[n].points_bias, turned[n].points_bias, 3 * f * sizeof(float));
-        memcpy(found[n].three_bias, turned[n].three_bias, f * sizeof(float));
-        memcpy(found[n].five_bias, turned[n].five_bias, f * sizeof(float));
-        memcpy(found[n].pooled_bias, turned[n].pooled_bias, f * sizeof(float));
+            turn(turned[n].points + part * f * i, i, f, found[n].points + part * f * i);
+        turn(turned[n].three, f * 9, f, found[n].three);
+        turn(turned[n].five, f * 25, f, found[n].five);
+        turn(turned[n].pooled, i, f, found[n].pooled);
     }
 }

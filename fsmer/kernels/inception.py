@@ -31,16 +31,9 @@ def compiled_features(maps: Tensor, filters: Sequence[int], weights: Sequence[Te
 
     It can on a CPU with a compiler, for float32, in training (what is asked for weights alone). The features and the
     slopes of the weights are those of torch's layers but for rounding. Under autocast they stay in float32, which is
-    both faster than torch's bfloat16 layers and nearer to the truth.
-
-    Parameters
-    ----------
-    maps : Tensor of shape (B, 1, side, side)
-    filters : sequence of int
-        Of each block; 6 and 16 are possible.
-    weights : sequence of Tensor
-        For each block those of its three 1x1 convolutions side by side, of 3x3, 5x5 and the one after pooling, each
-        followed by its biases.
+    both faster than torch's bfloat16 layers and nearer to the truth. `maps` is (B, 1, side, side); each block has 6 or
+    16 filters and weights of its three 1x1 convolutions side by side, of 3x3, 5x5 and the one after pooling, each
+    followed by its biases.
     """
     library = _library()
     possible = (
@@ -60,13 +53,12 @@ class _Features(torch.autograd.Function):
         library, side = cast(ctypes.CDLL, _library()), maps.shape[-1]
         maps = maps.contiguous()
         laid = [value.contiguous() for value in weights]
-        counts = (ctypes.c_int64 * len(filters))(*filters)
-        shape = (len(maps), side, len(filters), counts)
-        groups = -(-len(maps) // LANES)
-        room = _room(groups * library.inception_room(*map(ctypes.c_int64, shape[1:3]), counts))
+        shape = (side, len(filters), (ctypes.c_int64 * len(filters))(*filters))
+        room = _room(-(-len(maps) // LANES) * library.inception_room(*shape))
         rest = side // 2 ** len(filters)
         features = torch.empty(len(maps), 4 * filters[-1] * rest * rest)
-        library.inception_forward(_at(maps), *_numbers(shape), _layers(laid), _at(room), _at(features))
+        kept = room.data_ptr(), features.data_ptr()
+        library.inception_forward(maps.data_ptr(), len(maps), *shape, _layers(laid), *kept)
         ctx.save_for_backward(*laid)
         ctx.room, ctx.shape = room, shape
         return features
@@ -78,18 +70,13 @@ class _Features(torch.autograd.Function):
         if room is None:
             raise RuntimeError("the way back through compiled Inception blocks can be taken once only.")
         ctx.room = None
-        scratch = _room(library.inception_scratch(ctypes.c_int64(shape[1]), ctypes.c_int64(shape[2]), shape[3]))
-        turned, found = [torch.zeros_like(value) for value in laid], [torch.empty_like(value) for value in laid]
+        scratch = _room(library.inception_scratch(*shape))
+        turned = [torch.zeros_like(value) for value in laid]
+        # Slopes of biases are the same either way.
+        found = [torch.empty_like(value) if value.ndim > 1 else value for value in turned]
         slopes = slopes.contiguous()
-        library.inception_backward(
-            _at(slopes),
-            *_numbers(shape),
-            _layers(laid),
-            _at(room),
-            _at(scratch),
-            _layers(turned),
-            _layers(found),
-        )
+        kept = room.data_ptr(), scratch.data_ptr(), _layers(turned), _layers(found)
+        library.inception_backward(slopes.data_ptr(), len(slopes), *shape, _layers(laid), *kept)
         _rooms.extend((room, scratch))
         del _rooms[:-KEPT_ROOMS]
         return None, None, *found
@@ -99,7 +86,12 @@ class _Features(torch.autograd.Function):
 def _library() -> ctypes.CDLL | None:
     library = compiled("inception")
     if library is not None:
-        library.inception_room.restype = library.inception_scratch.restype = ctypes.c_int64
+        number, address = ctypes.c_int64, ctypes.c_void_p
+        shape = (number, number, address)
+        library.inception_room.restype = library.inception_scratch.restype = number
+        library.inception_room.argtypes = library.inception_scratch.argtypes = shape
+        library.inception_forward.argtypes = (address, number, *shape, *[address] * 3)
+        library.inception_backward.argtypes = (address, number, *shape, *[address] * 5)
     return library
 
 
@@ -113,13 +105,5 @@ def _room(count: int) -> Tensor:
     return values[skipped : skipped + count * LANES]
 
 
-def _numbers(shape: tuple[int, int, int, Any]) -> tuple[Any, ...]:
-    return (*map(ctypes.c_int64, shape[:3]), shape[3])
-
-
 def _layers(values: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(values))(*(value.data_ptr() for value in values))
-
-
-def _at(values: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(values.data_ptr())

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = [
-    "Draws",
-    "Redirected",
-    "draw_noise",
-    "drop_below",
-    "dropout",
-    "given_noise",
-    "noise",
-    "own_generator",
-    "redirected",
-]
+__all__ = ["Draws", "draw_noise", "drop_below", "dropout", "given_noise", "noise", "own_generator", "redirected"]
 
+T = TypeVar("T")
 # Shape and device of what is asked for, to that many random bytes.
 Source = Callable[[tuple[int, ...], torch.device], Tensor]
-
-_LARGEST = 1 << 63
 
 
 def draw_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -34,11 +24,9 @@ def draw_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Ge
 
     Eight bytes come from one random number, which makes them several times cheaper than one draw a value.
     """
-    count = 1
-    for length in shape:
-        count *= length
+    count = math.prod(shape)
     # What a CPU draws is the same on every CPU; a GPU gets the same numbers from there.
-    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-_LARGEST, None, generator=generator)
+    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(1 << 63), None, generator=generator)
     return words.view(torch.uint8)[:count].view(shape).to(device)
 
 
@@ -46,13 +34,18 @@ _SOURCE: ContextVar[Source] = ContextVar("source of noise", default=draw_noise)
 
 
 @contextmanager
-def given_noise(source: Source) -> Iterator[None]:
-    """Have `dropout` ask `source` for its random bytes."""
-    token = _SOURCE.set(source)
+def set_inside(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Set a variable of the context, in this thread and only inside."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _SOURCE.reset(token)
+        variable.reset(token)
+
+
+def given_noise(source: Source) -> AbstractContextManager[None]:
+    """Have `dropout` ask `source` for its random bytes."""
+    return set_inside(_SOURCE, source)
 
 
 def noise(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -66,16 +59,7 @@ def drop_below(share: float) -> int:
 
 
 def dropout(values: Tensor, share: float, training: bool) -> Tensor:
-    """Values of which a share, to the next 256th, is set to zero in training and the rest scaled up (inverted dropout).
-
-    Parameters
-    ----------
-    values : Tensor
-    share : float
-        From 0 to below 1.
-    training : bool
-        False returns `values` as they are.
-    """
+    """Values of which a share below 1, to the next 256th, is set to zero in training and the rest scaled up."""
     limit = drop_below(share)
     if not training or not limit:
         return values
@@ -87,10 +71,6 @@ class Draws:
     """Random numbers of one piece of work, which no other thread can change: torch's global generators stay untouched.
 
     They are those that the global generators would give after ``torch.manual_seed(seed)``.
-
-    Parameters
-    ----------
-    seed : int
     """
 
     def __init__(self, seed: int) -> None:
@@ -113,14 +93,10 @@ class Draws:
 
         Every operation of torch takes a few microseconds longer where all of them are redirected.
         """
-        token = _DRAWS.set(self)
-        try:
-            # The generator is asked for each time: `seed` makes new ones.
-            source = given_noise(lambda shape, device: draw_noise(shape, device, self.on(_CPU)))
-            with source, Redirected(self) if everywhere else nullcontext():
-                yield
-        finally:
-            _DRAWS.reset(token)
+        # The generator is asked for each time: `seed` makes new ones.
+        source = given_noise(lambda shape, device: draw_noise(shape, device, self.on(_CPU)))
+        with set_inside(_DRAWS, self), source, Redirected(self) if everywhere else nullcontext():
+            yield
 
 
 def own_generator(device: torch.device) -> torch.Generator | None:

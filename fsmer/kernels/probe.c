@@ -1,4 +1,4 @@
-/* Whether a compiler can make and load what the other sources here need; `fsmer.kernels.arithmetic` asks. */
+/* Whether a compiler can make and load what the other sources here need; `fsmer.kernels.describe` asks. */
 
 #include <stdint.h>
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,11 @@ from fsmer.kernels import describe
 from fsmer.schema import Count, checked, read_json
 from fsmer.tensor_files import check_finite, under, write_tensors
 
-__all__ = [
-    "PretrainingState",
-    "TrainingState",
-    "load_checkpoint",
-    "optimizer_tensors",
-    "remove_checkpoint",
-    "restore",
-    "save_checkpoint",
-]
+__all__ = ["PretrainingState", "TrainingState", "load_checkpoint", "remove_checkpoint", "restore", "save_checkpoint"]
 
 STATE = "checkpoint.json"
-TENSORS = "checkpoint*.safetensors"
-# Name of the tensors that earlier versions wrote, and the most bytes that tensors may have.
-EARLIER, TENSOR_BYTES = "checkpoint.safetensors", 64 << 30
+# The most bytes that tensors may have.
+TENSOR_BYTES = 64 << 30
 REMEDY = "remove it or start with resume off (--no-resume)"
 
 
@@ -59,16 +50,9 @@ class TrainingState(TypedDict):
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], key: Any) -> None:
-    """Write the tensors first, then the state that names them; the checkpoint before goes last.
+    """Write the tensors first, then the state (plain values) that names them; the checkpoint before goes last.
 
-    Parameters
-    ----------
-    folder : Path
-    tensors : mapping of str to Tensor
-    state : mapping
-        Plain values.
-    key : plain value
-        What a run must have in common with the checkpoint to go on from it (recipe, seed, clips).
+    `key`, a plain value, is what a run must have in common with the checkpoint to go on from it (recipe, seed, clips).
     """
     with atomic_path(folder / STATE) as temporary:
         # Beside the new state, since their name is known only when they are written.
@@ -83,20 +67,10 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
 
 
 def load_checkpoint(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `save_checkpoint` wrote, provided that it belongs to a run with the same `key`; ``None`` where nothing is.
+    """What `save_checkpoint` wrote, its state read as `schema`; ``None`` where nothing is.
 
-    Parameters
-    ----------
-    folder : Path
-    key : plain value
-    schema : type
-        What the state must be, see `fsmer.schema.read_json`.
-
-    Raises
-    ------
-    WeightsError
-        It cannot be read, was altered, comes from another version of fsmer, or was made with another key or other
-        arithmetic (see `fsmer.kernels.describe`).
+    Raises `WeightsError` where it cannot be read, was altered, comes from another version of fsmer, or was made with
+    another key or other arithmetic (see `fsmer.kernels.describe`).
     """
     while (stamp := _stamp(folder)) is not None:
         try:
@@ -120,12 +94,8 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
 
 def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = read_json(folder / STATE, dict[str, Any], what="a checkpoint", remedy=REMEDY, error=WeightsError)
-    sealed, found, arithmetic, name = (state.pop(entry, None) for entry in (CHECKSUM, "key", "arithmetic", "tensors"))
-    if (
-        (sealed is None) != (name is None)
-        or not isinstance(name, str | None)
-        or not isinstance(arithmetic, dict | None)
-    ):
+    seal, found, arithmetic, name = (state.pop(entry, None) for entry in (CHECKSUM, "key", "arithmetic", "tensors"))
+    if (seal is None) != (name is None) or not isinstance(name, str | None) or not isinstance(arithmetic, dict | None):
         raise WeightsError(f"the checkpoint in {folder} comes from another version of fsmer; {REMEDY}.")
     if found != json.loads(json.dumps(key)):
         raise WeightsError(
@@ -134,17 +104,14 @@ def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tens
         )
     here = describe()
     # Earlier versions did not write with which kernels they trained.
-    differing = [
-        f"{entry} {made} there and {here.get(entry)} here"
-        for entry, made in (here if arithmetic is None else arithmetic).items()
-        if made != here.get(entry)
-    ]
+    entries = ((entry, there, here.get(entry)) for entry, there in (arithmetic or here).items())
+    differing = [f"{entry} {there} there and {own} here" for entry, there, own in entries if there != own]
     if differing:
         raise WeightsError(
             f"the checkpoint in {folder} was made with other kernels ({', '.join(differing)}), whose results differ by "
             f"rounding; go on with the same (FSMER_COMPILE=off does without), or {REMEDY}."
         )
-    path = folder / Path(name or EARLIER).name
+    path = folder / Path(name or "checkpoint.safetensors").name
     try:
         content = read_bytes(path, TENSOR_BYTES)
         if name is not None and f"checkpoint-{digest(content)}.safetensors" != name:
@@ -166,7 +133,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def _remove_tensors(folder: Path, but: str = "") -> None:
-    for path in folder.glob(TENSORS):
+    for path in folder.glob("checkpoint*.safetensors"):
         if path.name != but:
             path.unlink(missing_ok=True)
 
@@ -181,49 +148,33 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore(
-    tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
-) -> None:
+def restore(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
     """Put tensors back into modules (by the prefix of their names) and into the optimiser.
 
-    Raises
-    ------
-    WeightsError
-        They do not fit: another version of fsmer wrote them.
+    Raises `WeightsError` where they do not fit: another version of fsmer wrote them.
     """
     try:
         for prefix, module in modules.items():
             module.load_state_dict(under(f"{prefix}.", tensors))
-        if optimizer is None:
-            return
         entries: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, entry = name.split(".")
                 entries.setdefault(int(index), {})[entry] = value
         parameters = [value for group in optimizer.param_groups for value in group["params"]]
-        _check_entries(entries, parameters, optimizer)
+        needed = {"step", "exp_avg", "exp_avg_sq"}
+        if isinstance(optimizer, torch.optim.SGD):
+            needed = {"momentum_buffer"} if optimizer.defaults["momentum"] else set()
         for number, moments in entries.items():
-            # A fused step takes a weight and its moments for laid out alike, and files hold no layout.
+            if not 0 <= number < len(parameters) or set(moments) != needed:
+                raise ValueError(f"the optimiser's state of parameter {number} holds {', '.join(sorted(moments))}")
             like = parameters[number]
+            for name, value in moments.items():
+                if value.shape != (() if name == "step" else like.shape) or not value.is_floating_point():
+                    raise ValueError(f"{name} of parameter {number} has another shape or type")
+            # A fused step takes a weight and its moments for laid out alike, and files hold no layout.
             moments |= {name: torch.empty_like(like).copy_(value) for name, value in moments.items() if name != "step"}
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"the checkpoint does not fit this version of fsmer ({reason}); {REMEDY}.") from error
-
-
-def _check_entries(
-    entries: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer
-) -> None:
-    """Raise `ValueError` unless the optimiser can go on with these entries, by number of the parameter."""
-    needed = {"step", "exp_avg", "exp_avg_sq"}
-    if isinstance(optimizer, torch.optim.SGD):
-        needed = {"momentum_buffer"} if optimizer.defaults["momentum"] else set()
-    for number, entry in entries.items():
-        if not 0 <= number < len(parameters) or set(entry) != needed:
-            raise ValueError(f"the optimiser's state of parameter {number} holds {', '.join(sorted(entry))}")
-        for name, value in entry.items():
-            shape = () if name == "step" else parameters[number].shape
-            if value.shape != shape or not value.is_floating_point():
-                raise ValueError(f"{name} of parameter {number} has another shape or type")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,43 +13,26 @@ from torch.nn import functional as F
 from fsmer.backbones import Backbone, Targets, read_inputs
 from fsmer.backbones.base import Inputs
 from fsmer.backbones.targets import take
+from fsmer.data import ClipSet
 from fsmer.training.frozen_layers import FrozenLayers
 from fsmer.training.loop import Step
 from fsmer.training.stacked import Member
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["Classifier", "Tuning"]
 
 
 class Classifier(nn.Module):
-    """A trainable classifier over embeddings: linear (MERAU eq. 5) or, with a scale, cosine (eq. 6-7).
+    """A trainable classifier over embeddings: linear (MERAU eq. 5) or, with a scale on the cosine, cosine (eq. 6-7).
 
-    Parameters
-    ----------
-    weight : Tensor of shape (C, D)
-    bias : Tensor of shape (C,)
-        Not trained here; minus infinity for a class that is absent.
-    scale : float, optional
-        Factor on the cosine; ``None`` makes the classifier linear.
-    centre : Tensor of shape (D,), optional
-        Subtracted before the cosine.
-    pull : float
-        Weight of the penalty 1 - cos(w, start) of every class.
+    `weight` is (C, D). `bias`, (C,), is not trained here; it is minus infinity for a class that is absent. `centre`,
+    (D,), is subtracted before the cosine, and `pull` is the weight of the penalty 1 - cos(w, start) of every class.
     """
 
     start: Tensor
     centre: Tensor | None
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        *,
-        scale: float | None = None,
-        centre: Tensor | None = None,
-        pull: float = 0.0,
+        self, weight: Tensor, bias: Tensor, scale: float | None = None, centre: Tensor | None = None, pull: float = 0.0
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.clone())
@@ -67,29 +50,15 @@ class Classifier(nn.Module):
         return self.scale * F.normalize(centred, dim=-1) @ F.normalize(self.weight, dim=-1).T + self.bias
 
     def penalty(self) -> Tensor:
-        """How far the directions have moved from where they started."""
+        """How far the directions have moved from where they started; added to the loss of every step."""
         return self.pull * (1 - (F.normalize(self.weight, dim=-1) * self.start).sum(dim=-1)).sum()
 
 
 class Tuning(Member):
-    """One fine-tuning of backbone and classifier, in given batches; an epoch of it is one step.
+    """One fine-tuning of backbone and classifier; an epoch of it is one step on a batch, given as rows of `clips`.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        In the mode that it is trained in.
-    classifier : Classifier
-    clips : ClipSet
-    targets : Targets
-        Of all the clips.
-    batches : sequence of int arrays
-        Rows of each step.
-    rates : tuple of float
-        Learning rates of encoder, projection layers and classifier.
-    seed : int
-        Of dropout.
-    frozen : FrozenLayers, optional
-        Layers of the backbone that are not trained.
+    `rates` are the learning rates of encoder, projection layers and classifier, `seed` is that of dropout, and `frozen`
+    the layers of the backbone that are not trained.
     """
 
     classifier: Classifier
@@ -115,7 +84,6 @@ class Tuning(Member):
         super().__init__(backbone, classifier, targets, epochs=len(batches), seed=seed)
 
     def signature(self) -> tuple[Any, ...]:
-        """Learning rates and the size of every batch."""
         head = (self.classifier.scale, self.classifier.pull, self.classifier.centre is None)
         return (self.rates, [len(rows) for rows in self.batches], head)
 
@@ -136,10 +104,6 @@ class Tuning(Member):
             groups[2 if name.startswith("classifier.") else int(_is_projection(name))].append(value)
         listed = [{"params": values, "lr": rate} for values, rate in zip(groups, self.rates, strict=True) if values]
         return torch.optim.Adam(listed, fused=True)
-
-    def penalty(self, classifier: nn.Module) -> Tensor:
-        """That of the classifier, see `Classifier.penalty`."""
-        return cast(Classifier, classifier).penalty()
 
 
 def _is_projection(parameter: str) -> bool:

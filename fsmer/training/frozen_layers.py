@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,8 @@ from torch import Tensor
 
 from fsmer.backbones import Backbone, read_inputs
 from fsmer.backbones.embedding import batch_of
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
+from fsmer.data import ClipSet
+from fsmer.kernels.noise import set_inside
 
 __all__ = ["ContentDigests", "FrozenLayers"]
 
@@ -42,14 +40,9 @@ class ContentDigests:
         # Number of an object tells it from others only as long as it is there.
         self._origins: dict[int, Any] = {}
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
+    def used(self) -> AbstractContextManager[None]:
         """Have `FrozenLayers` look here, in this thread and only inside."""
-        token = _DIGESTS.set(self)
-        try:
-            yield
-        finally:
-            _DIGESTS.reset(token)
+        return set_inside(_DIGESTS, self)
 
     def of(self, backbone: Backbone, clips: ClipSet) -> list[bytes]:
         """A digest of the backbone's media of each clip; those that are not known are read."""
@@ -96,11 +89,6 @@ class FrozenLayers:
 
     That is kept for all clips where memory allows, and computed for every batch anew elsewhere. The next fold, which
     learns from nearly the same clips, finds it there.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    clips : ClipSet
     """
 
     def __init__(self, backbone: Backbone, clips: ClipSet) -> None:
@@ -137,9 +125,14 @@ class FrozenLayers:
 
     def _find(self, room: int) -> tuple[dict[str, Tensor], Tensor]:
         """Features of at most `room` clips, and where among them each of the clips is."""
-        if _seen.layers != (layers := self._layers()):
+        # What tells these layers from others: the backbone and its arguments, its weights, and where they are.
+        digest = hashlib.sha256(f"{self.backbone.name} {self.backbone.config} {self.device}".encode())
+        for layer in self.backbone.lower_layers():
+            for value in layer.state_dict().values():
+                digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+        if _seen.layers != digest.digest():
             _seen.forget()
-            _seen.layers = layers
+            _seen.layers = digest.digest()
         names = (_DIGESTS.get() or ContentDigests()).of(self.backbone, self.clips)
         new = {name: row for row, name in enumerate(names) if name not in _seen.places}
         if len(_seen.places) + len(new) > room:
@@ -149,19 +142,10 @@ class FrozenLayers:
             rows = np.array(list(new.values()))
             whole = np.resize(rows, -(-len(rows) // TOGETHER) * TOGETHER)
             parts = [self._compute(chunk) for chunk in _chunks(whole, TOGETHER)]
-            over = len(whole) - len(rows)
-            if over:
-                parts[-1] = {key: value[:-over] for key, value in parts[-1].items()}
+            rest = len(rows) - TOGETHER * (len(parts) - 1)
+            parts[-1] = {key: value[:rest] for key, value in parts[-1].items()}
             _seen.add(list(new), parts)
         return _seen.features, torch.tensor([_seen.places[name] for name in names])
-
-    def _layers(self) -> bytes:
-        """What tells these layers from others: the backbone and its arguments, its weights, and where they are."""
-        digest = hashlib.sha256(f"{self.backbone.name} {self.backbone.config} {self.device}".encode())
-        for layer in self.backbone.lower_layers():
-            for value in layer.state_dict().values():
-                digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
-        return digest.digest()
 
     def _compute(self, rows: np.ndarray) -> dict[str, Tensor]:
         with torch.no_grad():

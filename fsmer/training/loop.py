@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 
 from fsmer.backbones import Backbone, TrainRecipe
 from fsmer.backbones.recipe import PretrainRecipe
+from fsmer.errors import FsmerError
+from fsmer.io import check_writable
 from fsmer.kernels.noise import Draws
 from fsmer.plugins import declared
 from fsmer.training.checkpoints import load_checkpoint, optimizer_tensors, restore, save_checkpoint
-from fsmer.training.tensorboard import AfterEpoch
 
-__all__ = ["Progress", "Step", "Training", "draws_noise_alone", "make_optimizer", "prefetched"]
+__all__ = ["AfterEpoch", "Progress", "Step", "Training", "make_optimizer", "prefetched", "tensorboard_log"]
 
+# Called with the number of epochs done and figures of the last one by name.
+AfterEpoch = Callable[[int, Mapping[str, float]], None]
 # Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -29,26 +33,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a training: what goes in, and how.
+    """One step of a training: what goes in, and how."""
 
-    Parameters
-    ----------
-    inputs : object
-        Media of the batch, or whatever else the training's `Training.loss` takes.
-    targets : object
-        What the outputs are compared with; ``None`` where the inputs teach themselves.
-    rate : float
-        Factor on all learning rates.
-    seed : int, optional
-        Of random numbers from this step on; ``None`` goes on with those of the step before.
-    ends_epoch : bool
-        Whether the training may stop after this step, for a checkpoint or for good.
-    """
-
+    # Media of the batch, or whatever else the training's `Training.loss` takes, and what outputs are compared with.
     inputs: Any
     targets: Any = None
+    # Factor on all learning rates.
     rate: float = 1.0
+    # Of random numbers from this step on; None goes on with those of the step before.
     seed: int | None = None
+    # Whether the training may stop after this step, for a checkpoint or for good.
     ends_epoch: bool = True
 
 
@@ -56,26 +50,8 @@ class Training:
     """One training: `run` is the loop, and the other methods are its hooks.
 
     An epoch is what lies between two places where a training may stop: a pass over the clips, or a single step where
-    steps are what is counted.
-
-    Parameters
-    ----------
-    modules : mapping of str to nn.Module
-        What checkpoints hold.
-    optimizer : torch.optim.Optimizer
-    epochs : int
-        How long the whole training is.
-    seed : int
-        Of random numbers where no step says otherwise.
-    clip_gradient : float, optional
-        Largest norm of the gradient.
-    half : bool
-        Whether the arithmetic is bfloat16.
-
-    Attributes
-    ----------
-    epoch : int
-        Epochs done.
+    steps are what is counted. Checkpoints hold the `modules`; `seed` is that of random numbers where no step says
+    otherwise, `clip_gradient` the largest norm of the gradient, and `half` makes the arithmetic bfloat16.
     """
 
     # What the state in a checkpoint must be, see `load_checkpoint`.
@@ -99,6 +75,7 @@ class Training:
         self.draws = Draws(seed)
         self.clip_gradient = clip_gradient
         self.half = half
+        # Epochs done.
         self.epoch = 0
         values = (value for module in self.modules.values() for value in module.parameters())
         self.device = next((value.device for value in values), torch.device("cpu"))
@@ -116,25 +93,15 @@ class Training:
     ) -> None:
         """Train to the end; a training that was stopped and taken up again ends with the same weights.
 
-        Parameters
-        ----------
-        folder : Path, optional
-            Where checkpoints are kept. The last one stays until `fsmer.training.checkpoints.remove_checkpoint`.
-        key : plain value
-            What a checkpoint there must have in common with this training, see `save_checkpoint`.
-        resume : bool
-            Whether to go on from such a checkpoint.
-        checkpoint_every : int
-            Epochs between checkpoints.
-        until : int, optional
-            Stop after this epoch, on the way to the same end: calling again goes on as if there had been no stop.
-        progress : callable, optional
-            Called with (steps done, steps in all).
-        after_epoch : callable, optional
-            Called with (epochs done, `figures`).
+        Checkpoints are kept in `folder` every so many epochs; with `resume` one that has the same plain value `key` is
+        gone on from. The last one stays until `fsmer.training.checkpoints.remove_checkpoint`. After the epoch `until`
+        the training stops on the way to the same end: calling again goes on as if there had been no stop. `progress` is
+        called with (steps done, steps in all), `after_epoch` with (epochs done, `figures`).
         """
-        if folder is not None and resume:
-            self._resume(folder, key)
+        if folder is not None and resume and (found := load_checkpoint(folder, key, self.schema)) is not None:
+            tensors, state = found
+            self.take_state(state, folder)
+            restore(tensors, self.modules, self.optimizer)
         stop = self.epochs if until is None else min(until, self.epochs)
         done, total = self.epoch * self.steps_an_epoch, self.epochs * self.steps_an_epoch
         if self.epoch < stop:
@@ -169,7 +136,9 @@ class Training:
 
     def context(self) -> AbstractContextManager[Any]:
         """What steps are taken in: random numbers of the training's own, which no other thread can change."""
-        alone = all(draws_noise_alone(module) for module in self.modules.values())
+        # Whether all random numbers of a step come from `fsmer.kernels.noise`, as each network declares.
+        parts = (part for module in self.modules.values() for part in module.modules() if isinstance(part, Backbone))
+        alone = all(declared(type(part), "stackable") or declared(type(part), "trusted") for part in parts)
         return self.draws.used(everywhere=not alone)
 
     def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
@@ -216,25 +185,8 @@ class Training:
         """Go on from the `state` of a checkpoint in `folder`."""
 
     def _save(self, folder: Path, key: Any) -> None:
-        tensors = {
-            f"{prefix}.{name}": value
-            for prefix, module in self.modules.items()
-            for name, value in module.state_dict().items()
-        }
-        save_checkpoint(folder, tensors | optimizer_tensors(self.optimizer), self.state(), key)
-
-    def _resume(self, folder: Path, key: Any) -> None:
-        found = load_checkpoint(folder, key, self.schema)
-        if found is not None:
-            tensors, state = found
-            self.take_state(state, folder)
-            restore(tensors, self.modules, self.optimizer)
-
-
-def draws_noise_alone(network: nn.Module) -> bool:
-    """Whether all random numbers of a training step come from `fsmer.kernels.noise`, as each network declares."""
-    parts = (module for module in network.modules() if isinstance(module, Backbone))
-    return all(declared(type(part), "stackable") or declared(type(part), "trusted") for part in parts)
+        tensors = nn.ModuleDict(self.modules).state_dict() | optimizer_tensors(self.optimizer)
+        save_checkpoint(folder, tensors, self.state(), key)
 
 
 def make_optimizer(
@@ -255,3 +207,37 @@ def prefetched(make: Callable[[int], T], numbers: range) -> Generator[T, None, N
         for place in range(len(numbers)):
             waiting.extend(threads.submit(make, number) for number in numbers[place + 1 : place + 2])
             yield waiting.popleft().result()
+
+
+@contextmanager
+def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[AfterEpoch | None]:
+    """Give a hook that writes what a training tells it after every epoch; look with ``tensorboard --logdir FOLDER``.
+
+    The hook is ``after_epoch`` of `Training.run` and writes scalars ``train/loss`` and
+    ``train/learning_rate``; a training that is taken up again in the same folder goes on where its curve ended. Without
+    a folder there is none. Raises `FsmerError` without the package tensorboard and `OutputError` for a folder that
+    cannot be written.
+    """
+    if folder is None:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise FsmerError(
+            "logging for TensorBoard needs the package tensorboard, which is missing; "
+            "run: pip install 'fsmer[tensorboard]'."
+        ) from error
+    check_writable(folder)
+    writer = SummaryWriter(log_dir=os.fspath(folder))
+
+    def after_epoch(epoch: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(f"train/{name}", value, epoch)
+        # A training takes hours, and its curve is looked at meanwhile.
+        writer.flush()
+
+    try:
+        yield after_epoch
+    finally:
+        writer.close()

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fsmer.backbones import Backbone
 from fsmer.backbones.recipe import Preparation
 from fsmer.kernels.noise import Draws
 from fsmer.training.loop import Progress, Step, Training
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-
-__all__ = ["prepare", "train_part"]
-
-
-def prepare(backbone: Backbone, clips: ClipSet, *, seed: int) -> None:
-    """Train what the backbone's paper trains first, see `Backbone.preparations`."""
-    for part in backbone.preparations(clips, seed=seed):
-        train_part(part)
+__all__ = ["train_part"]
 
 
 def train_part(part: Preparation, *, progress: Progress | None = None) -> list[float]:
-    """Train a part of a backbone in place from fresh weights; it is frozen afterwards.
+    """Train a part of a backbone in place from fresh weights, freeze it and return the mean loss of every epoch.
 
-    Parameters
-    ----------
-    part : Preparation
-    progress : callable, optional
-        Called with (epochs done, epochs in all).
-
-    Returns
-    -------
-    list of float
-        Mean loss of every epoch.
+    `progress` is called with (epochs done, epochs in all).
     """
     with Draws(part.seed).used():
         for layer in part.module:

@@ -5,8 +5,7 @@ dropout, and gives what it gives when it is trained alone. Two engines do the wo
 
 ``"stack"``
     Weights of all members lie in one tensor a layer; one vectorised forward and backward pass (``torch.func``) and one
-    step of the optimiser serve them all. Members go together where all their batches have the same size, so that no
-    padding has to be kept out of batch statistics.
+    step of the optimiser serve them all, where all their batches have the same size.
 ``"turns"``
     Members are trained to the end one after the other, through the networks' own compiled code where they have some.
 
@@ -54,15 +53,8 @@ LARGEST_STACK = 256
 class Member(Training, ABC):
     """A training of a backbone and a classifier that can run alone or, step by step, in a stack.
 
-    Parameters
-    ----------
-    backbone : Backbone
-    classifier : nn.Module
-        Both are trained in place and are in the mode, training or evaluation, that they are trained in.
-    targets : Targets
-        Of all the clips.
-    **how
-        See `Training`.
+    Both are trained in place and are in the mode, training or evaluation, that they are trained in; `targets` are those
+    of all the clips.
     """
 
     def __init__(self, backbone: Backbone, classifier: nn.Module, targets: Targets, **how: Any) -> None:
@@ -70,12 +62,7 @@ class Member(Training, ABC):
         self.classifier = classifier
         self.targets = targets
         modules = {"backbone": backbone, "classifier": classifier}
-        named = [
-            (f"{prefix}.{name}", value)
-            for prefix, module in modules.items()
-            for name, value in module.named_parameters()
-            if value.requires_grad
-        ]
+        named = [(name, one) for name, one in nn.ModuleDict(modules).named_parameters() if one.requires_grad]
         super().__init__(modules, self.make_optimizer(named), **how)
         classifier.to(self.device)
 
@@ -87,14 +74,8 @@ class Member(Training, ABC):
     def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The optimiser of parameters named ``backbone.*`` and ``classifier.*``, which may be stacked."""
 
-    def penalty(self, classifier: nn.Module) -> Tensor | None:
-        """What is added to the loss of every step; nothing unless overridden."""
-        del classifier
-        return None
-
     def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
-        """That of the backbone with the classifier, see `Backbone.training_loss`, and the penalty."""
-        return _Network(self, step.targets.classes).total(step.inputs, step.targets), {}
+        return _Network(self, step.targets.classes)(*_given(step)), {}
 
 
 def can_stack(backbone: Backbone) -> bool:
@@ -103,64 +84,33 @@ def can_stack(backbone: Backbone) -> bool:
 
 
 def train_together(
-    count: int,
-    make: Callable[[int], T],
-    *,
-    memory: int | None = None,
-    engine: Engine = "auto",
+    count: int, make: Callable[[int], T], *, memory: int | None = None, engine: Engine = "auto"
 ) -> Iterator[tuple[int, T]]:
-    """Train many members and hand over each when it is finished.
+    """Train many members and hand over the number of each, and the member, when it is finished.
 
-    Parameters
-    ----------
-    count : int
-        Number of members.
-    make : callable
-        Gives the untrained member of a number; called again for members that have to start anew.
-    memory : int, optional
-        Bytes that all members of a stack may take together; default a third of what is free.
-    engine : {"auto", "stack", "turns"}
-        See the module; ``"auto"`` is the stack on a GPU and turns on a CPU.
-
-    Yields
-    ------
-    int, Member
-        Number of a member, and the member trained.
-
-    Raises
-    ------
-    FsmerError
-        A single member takes more memory than there is.
-    SupportError
-        The loss of a member is not finite.
-
-    Warns
-    -----
-    UserWarning
-        Memory has run out, and fewer members go on together.
+    `make` gives the untrained member of a number, again for members that have to start anew. The members of a stack
+    take at most `memory` bytes together, by default a third of what is free. The engine ``"auto"`` is the stack on a
+    GPU and turns on a CPU. Warns where memory has run out and fewer members go on together; raises `FsmerError` where a
+    single one takes more than there is.
     """
     if not count:
         return
     first = make(0)
     if engine == "turns" or (engine == "auto" and first.device.type == "cpu"):
-        yield from _in_turns(count, make, first)
+        for number, member in enumerate(itertools.chain([first], map(make, range(1, count)))):
+            try:
+                member.run()
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                raise _too_large(member) from error
+            yield number, member
         return
     groups: dict[str, list[int]] = {}
     for number in range(count):
         groups.setdefault(_signature(first if number == 0 else make(number)), []).append(number)
     for numbers in groups.values():
         yield from _in_stacks(numbers, make, memory)
-
-
-def _in_turns(count: int, make: Callable[[int], T], first: T) -> Iterator[tuple[int, T]]:
-    for number, member in enumerate(itertools.chain([first], map(make, range(1, count)))):
-        try:
-            member.run()
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            raise _too_large(member) from error
-        yield number, member
 
 
 def _in_stacks(numbers: list[int], make: Callable[[int], T], memory: int | None) -> Iterator[tuple[int, T]]:
@@ -171,7 +121,9 @@ def _in_stacks(numbers: list[int], make: Callable[[int], T], memory: int | None)
         try:
             first = make(waiting[0])
             if not at_once:
-                allowed = _free_bytes(first.device) // 3 if allowed is None else allowed
+                if allowed is None:
+                    gpu = first.device.type == "cuda"
+                    allowed = (torch.cuda.mem_get_info(first.device)[0] if gpu else free_memory()) // 3
                 at_once = max(1, min(LARGEST_STACK, allowed // _bytes_of(first)))
             members = [first, *(make(number) for number in waiting[1:at_once])]
             _Stack(members).run()
@@ -198,15 +150,11 @@ class _Network(nn.Module):
         self.backbone = member.backbone
         self.classifier = member.classifier
         self.classes = classes
-        self.penalty = member.penalty
-
-    def total(self, inputs: Inputs, targets: Targets) -> Tensor:
-        loss = self.backbone.training_loss(inputs, targets, self.classifier)
-        penalty = self.penalty(self.classifier)
-        return loss if penalty is None else loss + penalty
 
     def forward(self, inputs: Inputs, labels: Tensor, units: Tensor | None, weights: Tensor | None) -> Tensor:
-        return self.total(inputs, Targets(labels, self.classes, units, weights))
+        loss = self.backbone.training_loss(inputs, Targets(labels, self.classes, units, weights), self.classifier)
+        penalty = getattr(self.classifier, "penalty", None)
+        return loss if penalty is None else loss + penalty()
 
 
 class _Stack(Training):
@@ -215,17 +163,10 @@ class _Stack(Training):
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = members
         parts = [_parts(member) for member in members]
-        self.trained = {
-            name: nn.Parameter(torch.stack([part[name].detach() for part in parts]))
-            for name, value in parts[0].items()
-            if value.requires_grad
-        }
+        stacked = {name: torch.stack([part[name].detach() for part in parts]) for name in parts[0]}
+        self.trained = {name: nn.Parameter(stacked[name]) for name, value in parts[0].items() if value.requires_grad}
         # Parameters that stay, and batch statistics, which every step changes in place.
-        self.kept = {
-            name: torch.stack([part[name].detach() for part in parts])
-            for name, value in parts[0].items()
-            if not value.requires_grad
-        }
+        self.kept = {name: value for name, value in stacked.items() if name not in self.trained}
         optimizer = members[0].make_optimizer(list(self.trained.items()))
         super().__init__({}, optimizer, epochs=1, half=members[0].half, clip_gradient=members[0].clip_gradient)
         self.device = members[0].device
@@ -233,7 +174,6 @@ class _Stack(Training):
         self.noise_shapes: dict[int, list[tuple[int, ...]]] = {}
 
     def steps(self) -> Generator[Step, None, None]:
-        """Those of all members side by side."""
         for steps in zip(*(member.steps() for member in self.members), strict=True):
             yield Step(steps, rate=steps[0].rate, ends_epoch=False)
 
@@ -243,11 +183,11 @@ class _Stack(Training):
 
     def end(self) -> None:
         """Hand over to the members' networks what was learnt."""
+        held = self.kept | self.trained
         for place, member in enumerate(self.members):
             with torch.no_grad():
                 for name, value in _parts(member).items():
-                    held = self.trained[name] if name in self.trained else self.kept[name]
-                    value.copy_(held[place])
+                    value.copy_(held[name][place])
             member.end()
 
     def advance(self, step: Step) -> dict[str, float]:
@@ -260,14 +200,8 @@ class _Stack(Training):
         return {}
 
     def _losses(self, steps: Sequence[Step]) -> list[float]:
-        targets = [step.targets for step in steps]
-        network = _Network(self.members[0], targets[0].classes)
-        given = (
-            _stacked([step.inputs for step in steps]),
-            torch.stack([one.labels for one in targets]),
-            _stacked([one.action_units for one in targets]),
-            _stacked([one.class_weights for one in targets]),
-        )
+        network = _Network(self.members[0], steps[0].targets.classes)
+        given = [_stacked(values) for values in zip(*map(_given, steps), strict=True)]
         noise = self._noise(network, steps[0])
 
         def loss(trained: dict[str, Tensor], kept: dict[str, Tensor], drawn: list[Tensor], *inputs: Any) -> Tensor:
@@ -316,10 +250,14 @@ def _dry_run(network: _Network, step: Step) -> tuple[list[tuple[int, ...]], int]
 
     # A copy, since batch statistics change.
     tried = copy.deepcopy(network)
-    targets = step.targets
     with given_noise(source), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        tried(step.inputs, targets.labels, targets.action_units, targets.class_weights)
+        tried(*_given(step))
     return shapes, sum(kept.values())
+
+
+def _given(step: Step) -> tuple[Inputs, Tensor, Tensor | None, Tensor | None]:
+    """What a `_Network` takes of a step."""
+    return step.inputs, step.targets.labels, step.targets.action_units, step.targets.class_weights
 
 
 def _bytes_of(member: Member) -> int:
@@ -330,21 +268,14 @@ def _bytes_of(member: Member) -> int:
 
 
 def _signature(member: Member) -> str:
-    shapes = {
-        name: [list(value.shape), str(value.dtype), value.requires_grad] for name, value in _parts(member).items()
-    }
+    shapes = {name: [list(one.shape), str(one.dtype), one.requires_grad] for name, one in _parts(member).items()}
     backbone, targets = member.backbone, member.targets
     modes = [module.training for module in (*backbone.modules(), *member.classifier.modules())]
     return json.dumps(
         [
-            f"{type(backbone).__module__}.{type(backbone).__qualname__}",
-            backbone.config,
-            shapes,
-            modes,
-            member.half,
-            str(member.clip_gradient),
+            [type(backbone).__module__, type(backbone).__qualname__, backbone.config, shapes, modes],
+            [member.half, member.clip_gradient, member.signature()],
             [len(targets.classes), targets.action_units is None, targets.class_weights is None],
-            member.signature(),
         ],
         sort_keys=True,
         default=str,
@@ -353,25 +284,16 @@ def _signature(member: Member) -> str:
 
 def _parts(member: Member) -> dict[str, Tensor]:
     """Every tensor of a member by name, those that are not saved included."""
-    return {
-        f"{prefix}.{name}": value
-        for prefix, module in member.modules.items()
-        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
-    }
+    whole = nn.ModuleDict(member.modules)
+    return dict(itertools.chain(whole.named_parameters(), whole.named_buffers()))
 
 
-def _stacked(values: list[Any]) -> Any:
+def _stacked(values: tuple[Any, ...]) -> Any:
     if values[0] is None:
         return None
     if isinstance(values[0], dict):
         return {kind: torch.stack([one[kind] for one in values]) for kind in values[0]}
     return torch.stack(values)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return free_memory()
 
 
 def _too_large(member: Member) -> FsmerError:

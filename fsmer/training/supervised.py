@@ -5,30 +5,29 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_inputs
 from fsmer.backbones.base import Inputs, check_weights
+from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.recipe import CompiledEpochs, schedule_factor
 from fsmer.backbones.targets import take
+from fsmer.data import ClipSet
+from fsmer.data.spec import InputSpec
 from fsmer.errors import SupportError, WeightsError
 from fsmer.kernels.noise import Draws
-from fsmer.training.augmentation import augment
 from fsmer.training.checkpoints import TrainingState
 from fsmer.training.loop import Step, make_optimizer
 from fsmer.training.stacked import Member
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-
-__all__ = ["Trainer", "for_classes"]
+__all__ = ["Trainer", "augment", "for_classes"]
 
 # Media of a set that fits in here are read once and kept; larger sets are read batch by batch.
 CACHE_BYTES = 1 << 30
@@ -37,10 +36,7 @@ CACHE_BYTES = 1 << 30
 def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Backbone:
     """A float32 copy of the backbone, ready to be trained on `classes`; one trained on the same keeps what it learnt.
 
-    Raises
-    ------
-    WeightsError
-        Its weights are not finite.
+    Raises `WeightsError` where its weights are not finite.
     """
     check_weights(backbone)
     made = copy.deepcopy(backbone).float()
@@ -52,40 +48,35 @@ def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Back
     return made
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Clips of one step and how each of them is changed."""
+def augment(
+    media: Tensor, spec: InputSpec, flip: NDArray[np.bool_], angle: NDArray[np.float64], shift: NDArray[np.float64]
+) -> Tensor:
+    """Media of a batch, (B, \\*spec.shape), mirrored, turned and shifted clip by clip.
 
-    rows: NDArray[np.int64]
-    flip: NDArray[np.bool_]
-    angle: NDArray[np.float64]
-    shift: NDArray[np.float64]
+    `angle` is in radians and `shift` in parts of width and height, (B, 2); edges are repeated. That a turn of a few
+    degrees also turns flow vectors is neglected.
+    """
+    if flip.any():
+        chosen = torch.from_numpy(flip).to(media.device).view(-1, *(1,) * (media.ndim - 1))
+        media = torch.where(chosen, mirror_media(media, spec), media)
+    if angle.any() or shift.any():
+        flat = media.flatten(1, -3) if media.ndim == 5 else media
+        height, width = spec.size
+        cos, sin = (torch.from_numpy(part).float().to(media.device) for part in (np.cos(angle), np.sin(angle)))
+        moved = 2 * torch.from_numpy(shift).float().to(media.device)
+        rows = [cos, -sin * height / width, moved[:, 0]], [sin * width / height, cos, moved[:, 1]]
+        theta = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1)
+        grid = F.affine_grid(theta, [len(flat), 1, height, width], align_corners=False)
+        media = F.grid_sample(flat, grid, padding_mode="border", align_corners=False).view(media.shape)
+    return media
 
 
 class Trainer(Member):
     """One training: network, classifier, optimiser and the random numbers of every step.
 
     The random numbers of an epoch depend on the seed and the number of the epoch alone, so that a training that was
-    stopped and taken up again ends with the same weights.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Trained in place.
-    classifier : nn.Module
-        From embeddings to logits; trained too.
-    clips : ClipSet
-    targets : Targets
-        One entry a clip, see `make_targets`.
-    recipe : TrainRecipe
-    seed : int
-    precision : {"auto", "float32", "bfloat16"}
-        Of the network's arithmetic; ``"auto"`` is bfloat16 on a GPU and float32 on a CPU.
-
-    Attributes
-    ----------
-    losses : list of float
-        Mean loss of every epoch.
+    stopped and taken up again ends with the same weights. The precision ``"auto"`` of the network's arithmetic is
+    bfloat16 on a GPU and float32 on a CPU.
     """
 
     schema = TrainingState
@@ -105,28 +96,29 @@ class Trainer(Member):
         self.clips = clips
         self.recipe = recipe
         self.seed = seed
+        # Mean loss of every epoch.
         self.losses: list[float] = []
         # Compiled code that takes whole epochs, and the losses of steps that it has taken already.
         self._compiled: CompiledEpochs | None = None
         self._taken: Iterator[float] = iter(())
         self._loss_sum, self._clips_seen = 0.0, 0
-        super().__init__(
-            backbone, classifier, targets, epochs=recipe.epochs, seed=seed, clip_gradient=recipe.clip_gradient
-        )
+        how = {"epochs": recipe.epochs, "seed": seed, "clip_gradient": recipe.clip_gradient}
+        super().__init__(backbone, classifier, targets, **how)
         self.half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
-        self._media = self._read_all()
+        self._media: dict[str, Tensor] | None = None
+        clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in self.backbone.input_specs)
+        if clip_bytes * len(clips) <= CACHE_BYTES:
+            self._media = self._inputs(np.arange(len(clips)))
 
     @property
     def steps_an_epoch(self) -> int:  # type: ignore[override]
-        """Batches an epoch; a remainder of one clip joins its neighbour, since batch statistics need two."""
+        # A remainder of one clip joins its neighbour, since batch statistics need two.
         return max(1, math.ceil((len(self.clips) - 1) / self.recipe.batch_size))
 
     def signature(self) -> tuple[Any, ...]:
-        """Recipe and number of clips: they decide on the size of every batch and on learning rates."""
         return (self.recipe.to_dict(), len(self.clips))
 
     def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-        """The recipe's optimiser of parameters named ``backbone.*`` and ``classifier.*``."""
         recipe = self.recipe
         groups: dict[float, list[nn.Parameter]] = {}
         for name, value in named:
@@ -143,19 +135,17 @@ class Trainer(Member):
         """Take whole epochs in compiled code where the network has some."""
         self._compiled = None
         if self._media is not None and self.device.type == "cpu" and not self.half:
-            self._compiled = self.backbone.compiled_epochs(
-                self.classifier, self.optimizer, self._media, self.targets, self.recipe
-            )
+            given = self.classifier, self.optimizer, self._media, self.targets, self.recipe
+            self._compiled = self.backbone.compiled_epochs(*given)
 
     def steps(self) -> Generator[Step, None, None]:
-        """All steps that are left; the network is set to training mode."""
         self.backbone.train()
         self.classifier.train()
         for epoch in range(self.epoch, self.epochs):
             self._loss_sum, self._clips_seen = 0.0, 0
-            for number, batch in enumerate(self._batches(epoch)):
-                inputs = None if self._compiled else self._augmented(self._inputs(batch.rows), batch)
-                targets = take(self.targets, batch.rows, self.device)
+            for number, (rows, *changes) in enumerate(self._batches(epoch)):
+                inputs = None if self._compiled else self._augmented(self._inputs(rows), *changes)
+                targets = take(self.targets, rows, self.device)
                 seed = None if number else (self.seed << 20) + epoch
                 last = number + 1 == self.steps_an_epoch
                 yield Step(inputs, targets, self._factor(epoch, number), seed, last)
@@ -165,19 +155,17 @@ class Trainer(Member):
         if self._compiled is None:
             return super().advance(step)
         if step.seed is not None:
-            rows = [batch.rows for batch in self._batches(self.epoch)]
+            rows = [batch[0] for batch in self._batches(self.epoch)]
             factors = [self._factor(self.epoch, number) for number in range(len(rows))]
             self._taken = iter(self._compiled(rows, factors))
         return {"loss": next(self._taken)}
 
     def on_step(self, step: Step, figures: Mapping[str, float]) -> None:
-        """Count the loss of a step."""
         clips = len(step.targets.labels)
         self._loss_sum += figures["loss"] * clips
         self._clips_seen += clips
 
     def on_epoch(self) -> None:
-        """Note the mean loss; raises `SupportError` where it is not finite."""
         self.losses.append(self._loss_sum / self._clips_seen)
         if not math.isfinite(self.losses[-1]):
             raise SupportError(
@@ -186,7 +174,6 @@ class Trainer(Member):
             )
 
     def end(self) -> None:
-        """Set the network to evaluation mode."""
         self.backbone.eval()
         self.classifier.eval()
 
@@ -195,11 +182,9 @@ class Trainer(Member):
         return {"loss": self.losses[-1], "learning_rate": self.recipe.learning_rate * self._factor(self.epoch, -1)}
 
     def state(self) -> dict[str, Any]:
-        """Epochs done and their losses."""
         return {"epoch": self.epoch, "losses": self.losses}
 
     def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
-        """Go on from a checkpoint; raises `WeightsError` where it is of a longer training."""
         if not state["epoch"] == len(state["losses"]) <= self.epochs:
             raise WeightsError(
                 f"the checkpoint in {folder} is of epoch {state['epoch']} with {len(state['losses'])} losses, but the "
@@ -211,13 +196,14 @@ class Trainer(Member):
         """On the learning rates in a step of an epoch; step -1 is the last one of the epoch before."""
         return schedule_factor(self.recipe, epoch + number / self.steps_an_epoch, 1 / self.steps_an_epoch)
 
-    def _batches(self, epoch: int) -> Iterator[_Batch]:
+    def _batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Rows of the clips of every step, and how each clip is changed: flip, angle and shift, see `augment`."""
         recipe = self.recipe
         rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         height, width = self.backbone.input_specs[0].size
         for rows in np.array_split(rng.permutation(len(self.clips)), self.steps_an_epoch):
             count = len(rows)
-            yield _Batch(
+            yield (
                 rows,
                 rng.random(count) < (0.5 if "flip" in recipe.augment else 0.0),
                 np.deg2rad(recipe.rotate_degrees) * (2 * rng.random(count) - 1) * ("rotate" in recipe.augment),
@@ -226,24 +212,14 @@ class Trainer(Member):
                 * ("crop" in recipe.augment),
             )
 
-    def _read_all(self) -> dict[str, Tensor] | None:
-        clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in self.backbone.input_specs)
-        if clip_bytes * len(self.clips) > CACHE_BYTES:
-            return None
-        return self._by_kind(read_inputs(self.backbone, self.clips, np.arange(len(self.clips)), self.device))
-
     def _inputs(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        if self._media is None:
-            return self._by_kind(read_inputs(self.backbone, self.clips, rows, self.device))
-        index = torch.from_numpy(rows).to(self.device)
-        return {kind: media.index_select(0, index) for kind, media in self._media.items()}
-
-    def _by_kind(self, inputs: Inputs) -> dict[str, Tensor]:
+        if self._media is not None:
+            index = torch.from_numpy(rows).to(self.device)
+            return {kind: media.index_select(0, index) for kind, media in self._media.items()}
+        inputs = read_inputs(self.backbone, self.clips, rows, self.device)
         return inputs if isinstance(inputs, dict) else {self.backbone.input_specs[0].kind: inputs}
 
-    def _augmented(self, inputs: dict[str, Tensor], batch: _Batch) -> Inputs:
+    def _augmented(self, inputs: dict[str, Tensor], *changes: NDArray[Any]) -> Inputs:
         specs = {spec.kind: spec for spec in self.backbone.input_specs}
-        changed = {
-            kind: augment(media, specs[kind], batch.flip, batch.angle, batch.shift) for kind, media in inputs.items()
-        }
+        changed = {kind: augment(media, specs[kind], *changes) for kind, media in inputs.items()}
         return changed if len(specs) > 1 else next(iter(changed.values()))

@@ -1,13 +1,13 @@
 """From a backbone and a few labelled clips to a recognizer: methods, `adapt`, recognizers and domain diagnostics."""
 
 from fsmer.transfer.adapt import adapt, recognizer_of_words
+from fsmer.transfer.full_training import train
 from fsmer.transfer.heads import Head
 from fsmer.transfer.method import Method
 from fsmer.transfer.mmd import MMDResult, mmd
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import MethodInfo, list_methods, load_method, register_method
 from fsmer.transfer.source_model import MethodError, SourceModel
-from fsmer.transfer.train_model import train
 
 __all__ = [
     "Head",

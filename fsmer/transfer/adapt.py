@@ -13,19 +13,17 @@ import torch
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone
 from fsmer.backbones.base import check_weights
+from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
 from fsmer.transfer.inputs import as_labelled_clips
 from fsmer.transfer.method import Method
-from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.recognizer import Labelled, Recognizer
 from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
-
-    from fsmer.data import ClipSet
-    from fsmer.transfer.recognizer import Labelled
 
 __all__ = ["adapt", "described", "recognizer_of_words"]
 
@@ -141,20 +139,13 @@ def recognizer_of_words(
             f"{len(set(names))} different classes are described ({', '.join(names)}); describe two or more, each once."
         )
     method = load_method("cosine")
-    blank = torch.zeros(0, start.backbone.embed_dim)
-    codes = torch.zeros(0, dtype=torch.int64)
+    blank, codes = torch.zeros(0, start.backbone.embed_dim), torch.zeros(0, dtype=torch.int64)
     head = method.fit_head(blank[None], codes[None], len(names), start.class_directions(names))
     return Recognizer(start, method, names, head, blank, codes)
 
 
 def described(model: SourceModel, descriptions: Mapping[str, str]) -> SourceModel:
-    """`model` with descriptions of classes, each of which its backbone must understand.
-
-    Raises
-    ------
-    SupportError
-        The backbone understands no words, or not these.
-    """
+    """`model` with descriptions of classes; raises `SupportError` where its backbone does not understand one."""
     if not descriptions:
         return model
     names = known_texts(list(descriptions), "descriptions")

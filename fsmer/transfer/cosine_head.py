@@ -1,27 +1,26 @@
-"""Fine-tuning with a cosine head that starts from what the backbone knows of the classes."""
+"""What the backbone knows of the classes as a cosine head: used as it is, or as the start of fine-tuning."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.data import ClipSet
 from fsmer.errors import SupportError
-from fsmer.training.fine_tuning import Classifier
+from fsmer.training.fine_tuning import Classifier, Tuning
 from fsmer.transfer.fine_tuning import FineTuning, classifier_head
 from fsmer.transfer.heads import Adam, Head, balanced_weights, batched_product, class_means, one_hot, prior_head
+from fsmer.transfer.method import Method
 from fsmer.transfer.registry import register_method
-from fsmer.transfer.source_model import Progress, SourceModel, absent_bias, require, require_choice, support_codes
+from fsmer.transfer.source_model import Progress, SourceModel, absent_bias, require, support_codes
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-
-__all__ = ["Cosine"]
+__all__ = ["Cosine", "ZeroShot"]
 
 _DEFAULT_SCALE = 10.0
 _TINY = 1e-12
@@ -89,12 +88,10 @@ class Cosine(FineTuning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(self.name, "init", self.init, ("auto", "zero_shot", "prototype", "random"))
-        require(self.prior_shots >= 0, f"prior_shots={self.prior_shots} is negative; give 0 or more.")
-        require(self.pull >= 0, f"pull={self.pull} is negative; give 0 or more.")
-        require(
-            self.scale is None or self.scale > 0, f"scale={self.scale} is not positive; give a factor above 0 or None."
-        )
+        self._require_choice("init", "auto", "zero_shot", "prototype", "random")
+        self._require_not_negative("prior_shots", "pull")
+        positive = self.scale is None or self.scale > 0
+        require(positive, f"scale={self.scale} is not positive; give a factor above 0 or None.")
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """All episodes' classifiers trained side by side; an empty support returns the prior as it is.
@@ -114,7 +111,7 @@ class Cosine(FineTuning):
             return Head("cosine", weight * (scale / prior.scale), bias, centre)
         centred = embeddings if centre is None else embeddings - centre[:, None]
         if self.init == "auto" and prior is not None and prior.precision is not None and bool(prior.known.all()):
-            return self._discriminant(F.normalize(centred, dim=-1), members, prior, prior.precision, scale, centre)
+            return self._discriminant(F.normalize(centred, dim=-1), members, prior, scale, centre)
         worth = self._worth(embeddings, members, prior)
         weight, bias = self._start(centred, codes, members, worth, prior)
         if self.steps:
@@ -124,13 +121,7 @@ class Cosine(FineTuning):
         return Head("cosine", scale * F.normalize(weight, dim=-1), bias, centre)
 
     def _discriminant(
-        self,
-        units: Tensor,
-        members: Tensor,
-        prior: ClassDirections,
-        precision: Tensor,
-        scale: float,
-        centre: Tensor | None,
+        self, units: Tensor, members: Tensor, prior: ClassDirections, scale: float, centre: Tensor | None
     ) -> Head:
         """The zero-shot head plus the support's linear discriminant; without support a class stays zero-shot."""
         weight, bias = prior_head(prior, len(units), members.shape[1])
@@ -138,7 +129,7 @@ class Cosine(FineTuning):
         present = (counts > 0).float()[..., None]
         middle = (present * means).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True).clamp_min(1)
         share = (counts / (counts + self.prior_shots).clamp_min(_TINY))[..., None]
-        toward = share * present * (means - middle) @ precision
+        toward = share * present * (means - middle) @ cast(Tensor, prior.precision)
         weight = weight * (scale / prior.scale) + toward
         return Head("cosine", weight, bias - (toward * (means + middle)).sum(dim=-1) / 2, centre)
 
@@ -148,19 +139,15 @@ class Cosine(FineTuning):
         if not bool(informed.any()):
             return head
         if prior.weight.ndim == 3:
-            prior = replace(
-                prior, weight=prior.weight[informed], bias=prior.bias[informed], known=prior.known[informed]
-            )
+            held = {name: getattr(prior, name)[informed] for name in ("weight", "bias", "known")}
+            prior = replace(prior, **held)
         other = self.fit_head(embeddings[informed], codes[informed], way, prior)
         # Where in (uninformed, informed) each episode has gone.
         places = torch.argsort(torch.argsort(informed.int(), stable=True))
-        centre = None
-        if head.centre is not None and other.centre is not None:
-            centres = [part.centre.expand(len(part), -1) for part in (head, other) if part.centre is not None]
-            centre = torch.cat(centres)[places]
-        return Head(
-            "cosine", torch.cat([head.weight, other.weight])[places], torch.cat([head.bias, other.bias])[places], centre
-        )
+        centres = [part.centre.expand(len(part), -1) for part in (head, other) if part.centre is not None]
+        centre = torch.cat(centres)[places] if centres else None
+        weight, bias = torch.cat([head.weight, other.weight]), torch.cat([head.bias, other.bias])
+        return Head("cosine", weight[places], bias[places], centre)
 
     def start(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Classifier:
         """Where the classifier begins when the backbone is trained too."""
@@ -169,20 +156,16 @@ class Cosine(FineTuning):
         centred = embeddings[None] if centre is None else embeddings[None] - centre[:, None]
         worth = self._worth(embeddings[None], members, prior)
         weight, bias = self._start(centred, codes[None], members, worth, prior)
-        classifier = Classifier(
-            weight[0], bias[0], scale=self._scale(prior), centre=None if centre is None else centre[0], pull=self.pull
-        )
+        middle = None if centre is None else centre[0]
+        classifier = Classifier(weight[0], bias[0], scale=self._scale(prior), centre=middle, pull=self.pull)
         classifier.bias.requires_grad_(self.train_bias)
         return classifier
 
-    def train_source(
-        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
-    ) -> SourceModel:
+    def _learn_source(self, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
         """Fit the cosine classifier (with `train_backbone` the backbone too) to the source; its directions become the
         start for the classes that source and target name alike."""
         if not self.keeps_backbone:
-            return super().train_source(backbone, source, progress=progress)
-        model = SourceModel.wrap(backbone)
+            return super()._learn_source(model, source, progress)
         names, codes = support_codes(source, None)
         prior = model.class_directions(names)
         # A source is large enough to train on, and the closed form gives no directions of unit length to hand on.
@@ -194,8 +177,9 @@ class Cosine(FineTuning):
         # The backbone has stayed as it is, and so has the scatter of its embeddings.
         return replace(source_model, directions=replace(source_model.directions, precision=prior.precision))
 
-    def _source_model(self, backbone: Backbone, classifier: Classifier, names: tuple[str, ...]) -> SourceModel:
-        return _with_directions(backbone, names, classifier_head(classifier), classifier.scale or _DEFAULT_SCALE)
+    def _source_model(self, training: Tuning) -> SourceModel:
+        names, head = training.targets.classes, classifier_head(training.classifier)
+        return _with_directions(training.backbone, names, head, training.classifier.scale or _DEFAULT_SCALE)
 
     def _scale(self, prior: ClassDirections | None) -> float:
         if self.scale is not None:
@@ -208,8 +192,7 @@ class Cosine(FineTuning):
         if prior is not None:
             return prior.centre[None]
         means, counts = class_means(embeddings, members)
-        present = counts > 0
-        return means.sum(dim=1) / present.sum(dim=1, keepdim=True)
+        return means.sum(dim=1) / (counts > 0).sum(dim=1, keepdim=True)
 
     def _start(
         self, centred: Tensor, codes: Tensor, members: Tensor, worth: Tensor, prior: ClassDirections | None
@@ -234,10 +217,8 @@ class Cosine(FineTuning):
         known, counts = prior.known.expand(episodes, way), counts[..., None]
         if self.init == "auto":
             # A von Mises-Fisher mean: the known direction is a conjugate prior worth so many observations.
-            mixed = torch.where(counts > 0, worth[..., None] * direction + counts * means, direction)
-        else:
-            mixed = direction
-        weight = F.normalize(torch.where(known[..., None], mixed, means), dim=-1)
+            direction = torch.where(counts > 0, worth[..., None] * direction + counts * means, direction)
+        weight = F.normalize(torch.where(known[..., None], direction, means), dim=-1)
         return weight, bias.masked_fill(~known & (counts[..., 0] == 0), -math.inf)
 
     def _worth(self, embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor:
@@ -257,9 +238,7 @@ class Cosine(FineTuning):
         """
         episodes, way, _ = weight.shape
         clips = units.shape[1]
-        rows = units
-        if self.pull:
-            rows = torch.cat([units, F.normalize(weight, dim=-1)], dim=1)
+        rows = torch.cat([units, F.normalize(weight, dim=-1)], dim=1) if self.pull else units
         turned = rows.transpose(1, 2)
         slopes = units.new_zeros(episodes, way, rows.shape[1])
         if self.pull:
@@ -278,6 +257,32 @@ class Cosine(FineTuning):
             adam.step(gradient)
             if bias_adam is not None:
                 bias_adam.step(slopes[:, :, :clips].sum(dim=-1) / scale)
+
+
+@register_method("zero_shot")
+@dataclass(frozen=True)
+class ZeroShot(Method):
+    """Class directions that the backbone learnt in pretraining, used as they are.
+
+    The support set is not read. After a source domain it is the source's cosine classifier used directly on the target.
+    """
+
+    batched: ClassVar[bool] = True
+
+    def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
+        """The prior as a head; a class that it does not know scores as the mean of those that it knows."""
+        if prior is None or not bool(prior.known.any(dim=-1).all()):
+            raise SupportError(
+                f"the method {self.name!r} needs a backbone that knows the classes without labels, but this one knows "
+                "none of them; use a method that learns from labelled clips, or class names that the backbone knows "
+                "(such as negative, positive, surprise)."
+            )
+        weight, bias = prior_head(prior, len(embeddings), way)
+        return Head("cosine", weight, bias, prior.centre[None])
+
+    def _learn_source(self, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
+        """Fit a cosine classifier to the source, to be used directly on the classes that both domains name alike."""
+        return Cosine()._learn_source(model, source, progress)
 
 
 def _skill(prior: ClassDirections, embeddings: Tensor, members: Tensor) -> Tensor:

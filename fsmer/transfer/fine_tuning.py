@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.targets import make_targets
+from fsmer.data import ClipSet
 from fsmer.training.fine_tuning import Classifier, Tuning
 from fsmer.training.frozen_layers import ContentDigests, FrozenLayers
 from fsmer.training.stacked import Member, can_stack, train_together
@@ -23,10 +24,7 @@ from fsmer.training.supervised import for_classes
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import Recognizer
-from fsmer.transfer.source_model import Progress, SourceModel, require, require_choice, support_codes
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
+from fsmer.transfer.source_model import Progress, SourceModel, require, support_codes
 
 __all__ = ["FineTuning", "TrainsTogether"]
 
@@ -50,21 +48,11 @@ class TrainsTogether(Method, Generic[T]):
         Unless `embed_now`, the support is embedded when somebody asks for it.
         """
 
-    def fit(
-        self,
-        backbone: Backbone | SourceModel,
-        support: ClipSet,
-        *,
-        source: ClipSet | None = None,
-        classes: Sequence[str] | None = None,
-        progress: Progress | None = None,
+    def _learn(
+        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, progress: Progress | None
     ) -> Recognizer:
-        """Learn from `support`; see `Method.fit`."""
         if self.keeps_backbone:
-            return super().fit(backbone, support, source=source, classes=classes, progress=progress)
-        model = SourceModel.wrap(backbone)
-        if source is not None:
-            model = self.train_source(model, source, progress=progress)
+            return super()._learn(model, support, classes, progress)
         training = self._begin(model, support, classes)
         training.run(progress=progress)
         return self._end(model, training)
@@ -78,20 +66,10 @@ class TrainsTogether(Method, Generic[T]):
         classes: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Recognizer]]:
-        """One training of the backbone, whose recognizers on the way are given too.
+        """One training of the backbone; gives every stage, and the recognizer as `fit` would if training ended there.
 
-        Parameters
-        ----------
-        backbone, support, classes, progress
-            As for `fit`.
-        stages : sequence of int
-            After how many epochs of ``train`` or steps of fine-tuning; those behind the last stage are not taken. The
-            learning rate falls as planned for the whole training.
-
-        Yields
-        ------
-        int, Recognizer
-            The stage, and the recognizer as `fit` would give it if training ended there.
+        `stages` are numbers of epochs of ``train`` or steps of fine-tuning; those behind the last stage are not taken.
+        The learning rate falls as planned for the whole training.
         """
         model = SourceModel.wrap(backbone)
         training = self._begin(model, support, classes)
@@ -103,36 +81,25 @@ class TrainsTogether(Method, Generic[T]):
 
     def _ended_at(self, stage: int) -> Self:
         """The method that trains so long."""
-        del stage
         return self
 
-    def fit_many(
-        self,
-        model: Backbone | SourceModel | Sequence[SourceModel],
-        supports: Sequence[ClipSet],
-        *,
-        seeds: Sequence[int | None],
-        classes: Sequence[tuple[str, ...]],
-        memory: int | None = None,
-        progress: Progress | None = None,
+    def _learn_many(
+        self, each: Sequence[tuple[SourceModel, Self, tuple[str, ...]]], supports: Sequence[ClipSet], memory: int | None
     ) -> Iterator[tuple[int, Recognizer]]:
-        """Learn from many supports; small backbones are trained together, see `Method.fit_many` and `can_stack`."""
-        starts = SourceModel.of_members(model, len(classes))
-        if self.keeps_backbone or not all(can_stack(start.backbone) for start in starts):
-            yield from super().fit_many(model, supports, seeds=seeds, classes=classes, memory=memory, progress=progress)
+        if self.keeps_backbone or not all(can_stack(start.backbone) for start, *_ in each):
+            yield from super()._learn_many(each, supports, memory)
             return
-        methods, digests = [self.seeded(seed) for seed in seeds], ContentDigests()
+        digests = ContentDigests()
 
-        def begin(member: int) -> T:
+        def begin(number: int) -> T:
+            start, method, names = each[number]
             with digests.used():
-                return methods[member]._begin(starts[member], supports[member], classes[member])
+                return method._begin(start, supports[number], names)
 
-        finished = train_together(len(classes), begin, memory=memory)
-        for done, (member, training) in enumerate(finished, start=1):
+        for number, training in train_together(len(each), begin, memory=memory):
+            start, method, _ = each[number]
             # A fold's support is seldom asked for again, and embedding it takes as long as many steps.
-            yield member, methods[member]._end(starts[member], training, embed_now=False)
-            if progress is not None:
-                progress(done, len(classes))
+            yield number, method._end(start, training, embed_now=False)
 
 
 @dataclass(frozen=True)
@@ -187,16 +154,10 @@ class FineTuning(TrainsTogether[Tuning]):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_choice(self.name, "layers", self.layers, ("auto", "all", "upper"))
-        require(self.steps >= 0, f"steps={self.steps} is negative; give 0 or more.")
-        require(self.source_epochs >= 0, f"source_epochs={self.source_epochs} is negative; give 0 or more.")
+        self._require_choice("layers", "auto", "all", "upper")
         require(self.batch_size > 0, f"batch_size={self.batch_size} is not positive; give at least one clip a batch.")
-        for key in ("learning_rate", "encoder_rate", "projection_rate"):
-            for name in (key, f"source_{key}"):
-                require(
-                    getattr(self, name) >= 0,
-                    f"{name}={getattr(self, name)} is negative; give a learning rate of 0 or more.",
-                )
+        rates = ("learning_rate", "encoder_rate", "projection_rate")
+        self._require_not_negative("steps", "source_epochs", *rates, *(f"source_{rate}" for rate in rates))
 
     @property
     def keeps_backbone(self) -> bool:
@@ -210,29 +171,28 @@ class FineTuning(TrainsTogether[Tuning]):
     def _ended_at(self, stage: int) -> Self:
         return replace(self, steps=stage)
 
-    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Tuning:
-        """A fine-tuning of backbone and classifier that has not begun."""
+    def _begin(
+        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, *, is_source: bool = False
+    ) -> Tuning:
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         backbone = for_classes(model.backbone, names, self.seed)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
         backbone.eval()
-        frozen = self._frozen(backbone, support)
+        every = is_source or self.layers == "all" or (self.layers == "auto" and not backbone.lower_layers())
+        frozen = None if every else FrozenLayers(backbone, support)
         embeddings = embed(backbone, support) if frozen is None else frozen.embeddings()
         classifier = self.start(embeddings, codes, len(names), model.class_directions(names))
-        rates = (self.encoder_rate, self.projection_rate, self.learning_rate)
-        batches = list(islice(self._batches(len(support)), self.steps))
+        steps, rates = self.steps, (self.encoder_rate, self.projection_rate, self.learning_rate)
+        if is_source:
+            backbone.train()
+            steps = self.source_epochs * max(1, len(support) // self.batch_size)
+            rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
+        batches = list(islice(self._batches(len(support)), steps))
         targets = make_targets(support, codes, names, balanced=self.balanced)
         return Tuning(backbone, classifier, support, targets, batches, rates, self.seed, frozen)
 
-    def _frozen(self, backbone: Backbone, support: ClipSet) -> FrozenLayers | None:
-        """The layers that stay as they are, or None where all are trained."""
-        if self.layers == "all" or (self.layers == "auto" and not backbone.lower_layers()):
-            return None
-        return FrozenLayers(backbone, support)
-
     def _end(self, model: SourceModel, training: Tuning, *, embed_now: bool = True) -> Recognizer:
-        """See `TrainsTogether`."""
         training.classifier.to("cpu")
         if training.frozen is not None:
             training.frozen.let_train(training.backbone, True)
@@ -242,40 +202,23 @@ class FineTuning(TrainsTogether[Tuning]):
         head = classifier_head(training.classifier)
         return Recognizer(adapted, self, targets.classes, head, later() if embed_now else later, targets.labels)
 
-    def train_source(
-        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
-    ) -> SourceModel:
-        """Train a copy of the backbone and a classifier on the source; the classifier is then dropped (as in MERAU)."""
-        model = SourceModel.wrap(backbone)
+    def _learn_source(self, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
         if self.keeps_backbone:
             return model
-        trained, classifier, names = self._train_on_source(model, source, progress)
-        return self._source_model(trained, classifier, names)
+        # The classifier of the source is dropped, as in MERAU, unless `_source_model` takes it over.
+        training = self._begin(model, source, None, is_source=True)
+        training.run(progress=progress)
+        training.classifier.to("cpu")
+        training.backbone.finish_training()
+        training.backbone.eval()
+        return self._source_model(training)
 
     def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> FittedHead:
         """Fit the head of one episode anew; a backbone that was trained stays as it is."""
         return replace(self, train_backbone=False).fit_head(embeddings[None], codes[None], way, prior)
 
-    def _source_model(self, backbone: Backbone, classifier: Classifier, names: tuple[str, ...]) -> SourceModel:
-        del classifier, names
-        return SourceModel(backbone)
-
-    def _train_on_source(
-        self, model: SourceModel, source: ClipSet, progress: Progress | None
-    ) -> tuple[Backbone, Classifier, tuple[str, ...]]:
-        names, codes = support_codes(source, None)
-        self._need_support(codes[None])
-        backbone = for_classes(model.backbone, names, self.seed)
-        classifier = self.start(embed(backbone, source), codes, len(names), model.class_directions(names))
-        backbone.train()
-        steps = self.source_epochs * max(1, len(source) // self.batch_size)
-        batches = list(islice(self._batches(len(source)), steps))
-        rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
-        targets = make_targets(source, codes, names, balanced=self.balanced)
-        Tuning(backbone, classifier, source, targets, batches, rates, self.seed).run(progress=progress)
-        classifier.to("cpu")
-        backbone.finish_training()
-        return backbone.eval(), classifier, names
+    def _source_model(self, training: Tuning) -> SourceModel:
+        return SourceModel(training.backbone)
 
     def _batches(self, clips: int) -> Iterator[np.ndarray]:
         """Shuffled batches of nearly equal size without end; always the whole set where it fits in one batch."""

@@ -1,36 +1,39 @@
-"""Full training of a backbone by its paper's recipe: the many-shot end of the same engine."""
+"""Full training of a backbone by its paper's recipe: `train`, and the many-shot end of the same engine."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, embed, model_hash
+from fsmer.backbones.base import as_device, check_saveable
+from fsmer.backbones.registry import fresh_model
 from fsmer.backbones.targets import make_targets
+from fsmer.data import ClipSet
 from fsmer.io import check_writable, write_json
 from fsmer.kernels.noise import Draws
 from fsmer.training.checkpoints import remove_checkpoint
-from fsmer.training.preparation import prepare
+from fsmer.training.loop import tensorboard_log
+from fsmer.training.preparation import train_part
 from fsmer.training.supervised import Trainer, for_classes
-from fsmer.training.tensorboard import tensorboard_log
 from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.transfer.heads import Head
+from fsmer.transfer.inputs import as_labelled_clips
 from fsmer.transfer.linear_head import Finetune
-from fsmer.transfer.recognizer import Recognizer
+from fsmer.transfer.recognizer import Labelled, Recognizer
 from fsmer.transfer.registry import register_method
-from fsmer.transfer.source_model import Progress, SourceModel, require, require_choice, support_codes
+from fsmer.transfer.source_model import Progress, SourceModel, require, support_codes
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-
-__all__ = ["Train"]
+__all__ = ["Train", "train"]
 
 HISTORY = "history.json"
 # Training keeps its checkpoint beside the folder of the recognizer, which appears whole at the end.
@@ -73,26 +76,21 @@ class Train(TrainsTogether[Trainer]):
         for name in ("epochs", "batch_size", "learning_rate"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name}={value} is not positive; give a value above 0 or none.")
-        require_choice(self.name, "precision", self.precision, ("auto", "float32", "bfloat16"))
+        self._require_choice("precision", "auto", "float32", "bfloat16")
 
     @property
     def keeps_backbone(self) -> bool:
-        """Never: training is the point."""
         return False
 
     @property
     def looks_mirrored(self) -> bool:
-        """As `mirror` says."""
         return self.mirror
 
     def recipe(self, backbone: Backbone) -> TrainRecipe:
         """The backbone's recipe with this method's changes."""
         own = backbone.recipe
-        changes: dict[str, Any] = {
-            name: value
-            for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
-            if (value := getattr(self, name)) is not None
-        }
+        own_values = ("epochs", "batch_size", "learning_rate", "weight_decay")
+        changes: dict[str, Any] = {name: one for name in own_values if (one := getattr(self, name)) is not None}
         if self.learning_rate is not None:
             factor = self.learning_rate / own.learning_rate
             changes["rates"] = {prefix: rate * factor for prefix, rate in own.rates.items()}
@@ -104,11 +102,9 @@ class Train(TrainsTogether[Trainer]):
         """A linear classifier on embeddings that stay as they are, see `Finetune`."""
         return Finetune(seed=self.seed).fit_head(embeddings, codes, way, prior)
 
-    def train_source(
-        self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
-    ) -> SourceModel:
-        """Train on the source first; its classifier is then dropped (as in MERAU)."""
-        return SourceModel(self.fit(backbone, source, progress=progress).backbone)
+    def _learn_source(self, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
+        # The classifier of the source is dropped, as in MERAU.
+        return SourceModel(self.fit(model, source, progress=progress).backbone)
 
     def run(
         self,
@@ -123,10 +119,7 @@ class Train(TrainsTogether[Trainer]):
     ) -> tuple[Recognizer, dict[str, Any]]:
         """Train; `out` gets the recognizer, its loss curve, its recipe and, on the way, checkpoints; see `train`.
 
-        Returns
-        -------
-        Recognizer, dict
-            The recognizer, and what ``<out>.history.json`` holds: recipe, seed, number of clips, loss of every epoch.
+        Returns the recognizer and what ``<out>.history.json`` holds: recipe, seed, number of clips, losses of epochs.
         """
         if out is not None:
             check_writable(out)
@@ -156,19 +149,18 @@ class Train(TrainsTogether[Trainer]):
         return recognizer, history
 
     def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Trainer:
-        """See `TrainsTogether`."""
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
-        prepare(backbone, support, seed=self.seed)
+        for part in backbone.preparations(support, seed=self.seed):
+            train_part(part)
         with Draws(self.seed).used():
             classifier = nn.Linear(backbone.embed_dim, len(names))
         targets = make_targets(support, codes, names, balanced=recipe.balanced)
         return Trainer(backbone, classifier, support, targets, recipe, seed=self.seed, precision=self.precision)
 
     def _end(self, model: SourceModel, training: Trainer, *, embed_now: bool = True) -> Recognizer:
-        """See `TrainsTogether`."""
         backbone, classifier, support = training.backbone, training.classifier, training.clips
         names, codes = training.targets.classes, training.targets.labels
         backbone.finish_training()
@@ -179,3 +171,76 @@ class Train(TrainsTogether[Trainer]):
         head = Head("linear", weight[None].clone(), bias[None].clone())
         embeddings = embed(backbone, support) if embed_now else functools.partial(embed, backbone, support)
         return Recognizer(replace(model, backbone=backbone), self, names, head, embeddings, codes)
+
+
+@library_settings()
+def train(
+    model: Backbone | str | Path,
+    clips: Labelled,
+    *,
+    out: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    arguments: dict[str, Any] | None = None,
+    device: str | torch.device | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+    log: str | Path | None = None,
+    **params: Any,
+) -> Recognizer:
+    """Train a backbone with labels, by its paper's recipe, to a recognizer.
+
+    Parameters
+    ----------
+    model : Backbone, str or Path
+        A backbone to go on from; the folder of one; or a registered name, which starts from fresh weights drawn with
+        the seed.
+    clips : ClipSet, list of Clip, or pair (arrays, labels)
+        Labelled clips; none of them is held back to choose anything.
+    out : path, optional
+        Folder for the recognizer; beside it the loss of every epoch is written to ``<out>.history.json`` and, while
+        training goes on, a checkpoint to ``<out>.training``.
+    classes : sequence of str, optional
+        The classes in the order of the recognizer's columns; default the sorted labels.
+    arguments : dict, optional
+        Constructor arguments of a backbone that is given by name; weights that are there already fix their own.
+    device : str or torch.device, optional
+        Where to train, such as ``"cuda"``; default where the backbone is, which for names and folders is the CPU.
+    resume : bool
+        Whether to go on from a checkpoint of the same training.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+    log : path, optional
+        Folder for the loss and the learning rate of every epoch as TensorBoard reads them (extra ``tensorboard``).
+    **params
+        Parameters of the method ``train`` (see `fsmer.list_methods`): epochs, batch_size, learning_rate, seed, ...
+
+    Returns
+    -------
+    Recognizer
+
+    Raises
+    ------
+    UnknownNameError
+        No such model or parameter.
+    SpecMismatchError
+        The clips' media is not what the backbone expects.
+    SupportError
+        Clips without labels, or nothing to train.
+    WeightsError
+        A checkpoint of another training is in the way, or arguments came with weights that are there already.
+    DeviceError
+        No such device here.
+    FsmerError
+        A log is asked for and the package tensorboard is missing.
+    """
+    method = Train.from_params(params)
+    where = None if device is None else as_device(device)
+    backbone = fresh_model(model, method.seed, arguments)
+    if out is not None:
+        check_saveable(backbone)  # before hours of training
+    if where is not None:
+        # The caller's own network stays where it is.
+        backbone = copy.deepcopy(backbone).to(where)
+    labelled = as_labelled_clips(clips, backbone)
+    folder = None if out is None else Path(out)
+    return method.run(backbone, labelled, folder, classes=classes, resume=resume, progress=progress, log=log)[0]

@@ -36,10 +36,7 @@ class FittedHead(ABC):
     def logits(self, queries: Tensor) -> Tensor:
         """Class scores of shape (E, Q, C), whose softmax are probabilities.
 
-        Parameters
-        ----------
-        queries : Tensor of shape (E, Q, D) or (Q, D)
-            Each episode's own queries, or queries that all episodes share.
+        `queries` are each episode's own, (E, Q, D), or those that all episodes share, (Q, D).
         """
 
     @property
@@ -80,7 +77,6 @@ class Head(FittedHead):
         return len(self.weight)
 
     def logits(self, queries: Tensor) -> Tensor:
-        """See `FittedHead.logits`."""
         if queries.ndim == 3 or len(queries) <= _QUERY_BLOCK:
             return self._score(queries)
         scores = queries.new_empty(len(self), len(queries), self.weight.shape[1])
@@ -94,7 +90,6 @@ class Head(FittedHead):
         return self.centre is None or len(self.centre) == 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """See `FittedHead.tensors`."""
         found = {"weight": self.weight, "bias": self.bias}
         return found if self.centre is None else {**found, "centre": self.centre}
 
@@ -105,8 +100,6 @@ class Head(FittedHead):
 
     def _score(self, queries: Tensor) -> Tensor:
         own = queries.ndim == 3
-        if self.kind == "linear":
-            return _products(queries, self.weight) + self.bias[:, None]
         if self.kind == "distance":
             # Distances do not depend on the origin; one near the prototypes keeps the expanded square accurate in
             # float32. Episodes that share queries share an origin, which their labels have no part in: not even the
@@ -119,11 +112,12 @@ class Head(FittedHead):
             lengths = near.square().sum(dim=-1)
             squared = (lengths if own else lengths[None])[..., None] + prototypes.square().sum(dim=-1)[:, None]
             return self.bias[:, None] - (squared - 2 * _products(near, prototypes)).clamp_min_(0)
-        if self.centre is None:
-            return _products(F.normalize(queries, dim=-1), self.weight) + self.bias[:, None]
-        if own or len(self.centre) == 1:
-            centred = queries - (self.centre[:, None] if own else self.centre)
-            return _products(F.normalize(centred, dim=-1), self.weight) + self.bias[:, None]
+        if self.kind == "linear" or self.centre is None or own or len(self.centre) == 1:
+            if self.kind == "cosine":
+                if self.centre is not None:
+                    queries = queries - (self.centre[:, None] if own else self.centre)
+                queries = F.normalize(queries, dim=-1)
+            return _products(queries, self.weight) + self.bias[:, None]
         # Shared queries, but a centre an episode: one episode at a time, so that E centred copies never exist together.
         each = zip(self.weight, self.bias, self.centre, strict=True)
         return torch.stack([F.normalize(queries - centre, dim=-1) @ weight.T + bias for weight, bias, centre in each])
@@ -171,11 +165,7 @@ def one_hot(codes: Tensor, way: int) -> Tensor:
 def class_means(embeddings: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
     """Mean embedding of each class, shape (E, C, D), zero where a class has no clip, and the counts, shape (E, C).
 
-    Parameters
-    ----------
-    embeddings : Tensor of shape (E, S, D)
-    members : Tensor of shape (E, C, S)
-        Indicators as `one_hot` gives them.
+    Embeddings are (E, S, D), `members` indicators as `one_hot` gives them, (E, C, S).
     """
     counts = members.sum(dim=-1)
     return torch.bmm(members / counts.clamp_min(1)[..., None], embeddings), counts

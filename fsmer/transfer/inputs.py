@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +12,21 @@ from torch import Tensor
 from fsmer.arrays import plain_array
 from fsmer.backbones import Backbone
 from fsmer.backbones.embedding import check_inputs
+from fsmer.data import Clip, ClipSet
+from fsmer.data.media import ArrayStore
+from fsmer.data.media_checks import check_arrays
 from fsmer.errors import MediaError, SupportError
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-
 __all__ = ["as_labelled_clips"]
+
+_EMPTY = "the support set is empty; give at least one labelled clip of every class."
 
 
 def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
     """Labelled clips in any form that `fsmer.adapt` takes, as a clip set.
 
-    Raises
-    ------
-    SupportError
-        Nothing is there, a clip has no label, or it is none of these forms.
+    Raises `SupportError` where nothing is there, a clip has no label, or it is none of these forms.
     """
-    from fsmer.data import Clip, ClipSet
-
     if isinstance(values, ClipSet):
         clips = values
     elif isinstance(values, tuple) and len(values) == 2 and not isinstance(values[0], Clip):
@@ -41,7 +38,7 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
                 f"{len(first) if first.ndim else 'no'} arrays came with {len(labels)} labels; give one label each."
             )
         if len(first) == 0:
-            raise _empty()
+            raise SupportError(_EMPTY)
         specs = backbone.input_specs
         if arrays is not None:
             clips = ClipSet.from_arrays(arrays, labels, spec=specs)
@@ -49,7 +46,7 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
             clips = ClipSet.from_arrays(first, labels, spec=specs[0] if first.shape[1:] == specs[0].shape else None)
     elif isinstance(values, (list, tuple)) and all(isinstance(value, Clip) for value in values):
         if not values:
-            raise _empty()
+            raise SupportError(_EMPTY)
         clips = ClipSet.from_clips(values)
     else:
         raise SupportError(
@@ -57,7 +54,7 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
             "give a ClipSet, a list of Clips, or a pair (arrays, labels)."
         )
     if not len(clips):
-        raise _empty()
+        raise SupportError(_EMPTY)
     for name, label in zip(clips.ids, clips.labels, strict=True):
         # A missing label may come as None, as empty text, or as the NaN of a table.
         if label is None or label == "" or label != label:
@@ -68,10 +65,6 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
 
 
 def _as_inputs(values: Any, backbone: Backbone) -> Any:
-    from fsmer.data import Clip, ClipSet
-    from fsmer.data.media import ArrayStore
-    from fsmer.data.media_checks import check_arrays
-
     if isinstance(values, ClipSet):
         return values
     specs = backbone.input_specs
@@ -83,10 +76,9 @@ def _as_inputs(values: Any, backbone: Backbone) -> Any:
             held.check_feeds(spec, who=repr(backbone.name))
             arrays[spec.kind] = held.pick_channels(values.read(spec.kind), spec)
         return arrays
-    if isinstance(values, Clip):
-        return ClipSet.from_clips([values])
-    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Clip) for value in values):
-        return ClipSet.from_clips(values)
+    several = [values] if isinstance(values, Clip) else values
+    if isinstance(several, (list, tuple)) and several and all(isinstance(value, Clip) for value in several):
+        return ClipSet.from_clips(several)
     raw = values if isinstance(values, Mapping) else {specs[0].kind: values}
     given = {kind: plain_array(one) for kind, one in raw.items()}
     # 8-bit values become 0..1 before anything is compared.
@@ -101,10 +93,6 @@ def _as_inputs(values: Any, backbone: Backbone) -> Any:
         if problem is not None:
             raise MediaError(f"clip number {problem[0]} of the array cannot be used: {problem[1]}")
     return arrays
-
-
-def _empty() -> SupportError:
-    return SupportError("the support set is empty; give at least one labelled clip of every class.")
 
 
 def _plain_labels(labels: Any) -> NDArray[np.object_]:

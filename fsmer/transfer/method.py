@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,27 +14,22 @@ from torch import Tensor
 
 from fsmer.ambient import guarded
 from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.data import ClipSet
 from fsmer.errors import SupportError, unknown_name
 from fsmer.parameters import typed_value
 from fsmer.plugins import METHODS, declared, outside_origin
 from fsmer.transfer.heads import FittedHead
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
-from fsmer.transfer.source_model import MethodError, Progress, SourceModel, support_codes
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
+from fsmer.transfer.source_model import MethodError, Progress, SourceModel, require, support_codes
 
 __all__ = ["Method", "solves_together"]
-
 
 # A chunk of episodes is sized so that its scores take little memory, however many clips are queried.
 _SCORE_BYTES = 64 << 20
 _MAX_CHUNK = 256
 # Scoring every clip by one matrix product beats gathering each episode's queries up to about this many clips a query.
 _SHARED_QUERIES = 16
-
-
 # The methods of a `Method` that compute.
 COMPUTING = {"fit", "fit_head", "fit_many", "fit_stages", "refit", "solve", "train_source"}
 
@@ -139,6 +134,11 @@ class Method(ABC):
         model = SourceModel.wrap(backbone)
         if source is not None:
             model = self.train_source(model, source, progress=progress)
+        return self._learn(model, support, classes, progress)
+
+    def _learn(
+        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, progress: Progress | None
+    ) -> Recognizer:
         names, codes = support_codes(support, classes)
         embeddings = embed(model.backbone, support)
         head = self.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))
@@ -156,7 +156,7 @@ class Method(ABC):
     ) -> Iterator[tuple[int, Recognizer]]:
         """Learn from many supports, each for itself, and hand over every recognizer as soon as it is finished.
 
-        One by one with `fit`; methods that train small backbones side by side override it.
+        One by one with `fit`, unless the method trains small backbones side by side.
 
         Parameters
         ----------
@@ -178,12 +178,23 @@ class Method(ABC):
         int, Recognizer
             Which member, and what it has learnt, in any order.
         """
-        del memory  # one member at a time takes what one takes
-        starts = SourceModel.of_members(model, len(classes))
-        for member, (start, seed, names) in enumerate(zip(starts, seeds, classes, strict=True)):
-            yield member, self.seeded(seed).fit(start, supports[member], classes=names)
+        if isinstance(model, str) or not isinstance(model, Sequence):
+            model = [SourceModel.wrap(model)] * len(classes)
+        if len(model) != len(classes):
+            raise ValueError(f"{len(model)} models came for {len(classes)} members; give one for all, or one for each.")
+        members = [(start, self.seeded(seed), names) for start, seed, names in zip(model, seeds, classes, strict=True)]
+        finished = self._learn_many(members, supports, memory)
+        for done, (member, recognizer) in enumerate(finished, start=1):
+            yield member, recognizer
             if progress is not None:
-                progress(member + 1, len(classes))
+                progress(done, len(classes))
+
+    def _learn_many(
+        self, each: Sequence[tuple[SourceModel, Self, tuple[str, ...]]], supports: Sequence[ClipSet], memory: int | None
+    ) -> Iterator[tuple[int, Recognizer]]:
+        # one member at a time takes what one takes
+        for number, (start, method, names) in enumerate(each):
+            yield number, method.fit(start, supports[number], classes=names)
 
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
@@ -192,8 +203,10 @@ class Method(ABC):
 
         A method that neither trains the backbone nor starts from known classes has nothing to take over.
         """
-        del source, progress
-        return SourceModel.wrap(backbone)
+        return self._learn_source(SourceModel.wrap(backbone), source, progress)
+
+    def _learn_source(self, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
+        return model
 
     def solve(
         self,
@@ -234,16 +247,14 @@ class Method(ABC):
         slice, Tensor of shape (e, Q, way)
             Which episodes, and their logits; Q is N without `query`.
         """
-        support_rows, support_classes = _indices(support), _indices(codes)
-        query_rows = None if query is None else _indices(query)
-        prior_rows = None if classes is None or prior is None else _indices(classes)
+        support_rows, query_rows = _indices(support), None if query is None else _indices(query)
         size = chunk or self._chunk_size(embeddings, support_rows.shape[1], query_rows, way)
-        score = self._scorer(embeddings, support_rows, support_classes, query_rows, way=way)
+        score = self._scorer(embeddings, support_rows, _indices(codes), query_rows, way=way)
         for start in range(0, len(support_rows), size):
             part = slice(start, min(start + size, len(support_rows)))
             known = prior
-            if prior is not None and prior_rows is not None:
-                rows = prior_rows[part]
+            if prior is not None and classes is not None:
+                rows = _indices(classes[part])
                 known = replace(prior, weight=prior.weight[rows], bias=prior.bias[rows], known=prior.known[rows])
             yield part, score(part, known)
 
@@ -253,7 +264,6 @@ class Method(ABC):
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name, in the manner of scikit-learn."""
-        del deep
         return asdict(self)
 
     def set_params(self, **params: Any) -> Self:
@@ -261,7 +271,7 @@ class Method(ABC):
         return replace(self, **self._typed(params))
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any], member: str = "") -> Method:
+    def from_params(cls, params: Mapping[str, Any], member: str = "") -> Self:
         """The method with `params` in place of its defaults; what `fsmer.load_method` gives.
 
         Parameters
@@ -285,7 +295,6 @@ class Method(ABC):
     @classmethod
     def from_folder(cls, told: Mapping[str, Any], folder: Path) -> Method:
         """The method of a saved recognizer: `told` has ``name`` and ``params``, `folder` what `save_files` wrote."""
-        del folder
         return load_method(told["name"], **told["params"])
 
     def save_files(self, folder: Path) -> None:
@@ -313,9 +322,8 @@ class Method(ABC):
             try:
                 found[key] = typed_value(value, kinds[key])
             except ValueError as error:
-                raise MethodError(
-                    f"{key}={value!r} of the method {cls.name!r} is not understood; expected {error}."
-                ) from error
+                refusal = f"{key}={value!r} of the method {cls.name!r} is not understood; expected {error}."
+                raise MethodError(refusal) from error
         return found
 
     def _scorer(
@@ -341,6 +349,14 @@ class Method(ABC):
         shared = query is None or _shares_queries(embeddings, query)
         scored = 4 * (clips * way if query is None or shared else query.shape[1] * (width + way))
         return max(1, min(_MAX_CHUNK, self._fit_bytes // max(fitted, 1), _SCORE_BYTES // max(2 * scored, 1)))
+
+    def _require_choice(self, parameter: str, *choices: str) -> None:
+        given = f"{parameter}={getattr(self, parameter)!r} is no choice of the method {self.name!r}"
+        require(getattr(self, parameter) in choices, f"{given}; use one of {', '.join(map(repr, choices))}.")
+
+    def _require_not_negative(self, *parameters: str) -> None:
+        for name in parameters:
+            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is negative; give 0 or more.")
 
     def _need_support(self, codes: Tensor) -> None:
         if codes.shape[1] == 0:

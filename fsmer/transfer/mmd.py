@@ -5,26 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.ambient import library_settings
 from fsmer.arrays import plain_array
+from fsmer.backbones import Backbone, embed
+from fsmer.data import ClipSet
 from fsmer.errors import DataError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet
 
 __all__ = ["MMDResult", "mmd"]
 
 # Factors on the median distance that the mixture averages over; neighbours differ by 2 in squared bandwidth, as in
 # DAN (Long et al. 2015).
 MIXTURE = tuple(math.sqrt(2.0) ** power for power in (-2, -1, 0, 1, 2))
+KERNELS, ESTIMATORS = ("rbf", "linear"), ("unbiased", "biased")
 # Permutations in one matrix product; bounds its memory.
 _PERMUTATION_BLOCK = 128
 _ROW_BLOCK = 1024
@@ -135,10 +133,9 @@ def mmd(
     >>> mmd(np.zeros((4, 2)), np.ones((5, 2)), kernel="linear", permutations=0).squared
     2.0
     """
-    if kernel not in ("rbf", "linear"):
-        raise DataError(f"kernel={kernel!r} is not known; use 'rbf' or 'linear'.")
-    if estimator not in ("unbiased", "biased"):
-        raise DataError(f"estimator={estimator!r} is not known; use 'unbiased' or 'biased'.")
+    for name, given, choices in (("kernel", kernel, KERNELS), ("estimator", estimator, ESTIMATORS)):
+        if given not in choices:
+            raise DataError(f"{name}={given!r} is not known; use {' or '.join(map(repr, choices))}.")
     if permutations < 0:
         raise DataError(f"permutations={permutations} is negative; give 0 or more.")
     if max_samples < 2:
@@ -146,9 +143,8 @@ def mmd(
     rng = np.random.default_rng(seed)
     first, second = (_samples(values, name, model, max_samples, rng) for values, name in ((a, "a"), (b, "b")))
     if first.shape[1] != second.shape[1]:
-        raise DataError(
-            f"a has {first.shape[1]} values a sample, b has {second.shape[1]}; compare embeddings of one model."
-        )
+        widths_given = f"a has {first.shape[1]} values a sample, b has {second.shape[1]}"
+        raise DataError(f"{widths_given}; compare embeddings of one model.")
     pooled = np.concatenate([first, second])
     # The discrepancy does not depend on the origin; one in the middle keeps inner products accurate.
     pooled = pooled - pooled.mean(axis=0)
@@ -165,48 +161,29 @@ def mmd(
     squared = float(_discrepancies(values, observed, estimator)[0])
     p_value = None
     if permutations:
-        drawn = np.empty(permutations)
-        for start in range(0, permutations, _PERMUTATION_BLOCK):
-            stop = min(start + _PERMUTATION_BLOCK, permutations)
-            groups = rng.permuted(np.repeat(observed, stop - start, axis=0), axis=1)
-            drawn[start:stop] = _discrepancies(values, groups, estimator)
+        sizes = [min(_PERMUTATION_BLOCK, permutations - start) for start in range(0, permutations, _PERMUTATION_BLOCK)]
+        groups = (rng.permuted(np.repeat(observed, size, axis=0), axis=1) for size in sizes)
+        drawn = np.concatenate([_discrepancies(values, group, estimator) for group in groups])
         # Rounding must not turn a regrouping that equals the observed one into a smaller one.
         reached = drawn >= squared - 1e-12 * max(1.0, abs(squared))
         p_value = (1 + int(reached.sum())) / (1 + permutations)
-    return MMDResult(
-        value=math.sqrt(max(squared, 0.0)),
-        squared=squared,
-        p_value=p_value,
-        kernel=kernel,
-        estimator=estimator,
-        bandwidths=widths,
-        samples_a=count,
-        samples_b=len(second),
-        permutations=permutations,
-        seed=seed,
-    )
+    value, samples = math.sqrt(max(squared, 0.0)), (count, len(second))
+    return MMDResult(value, squared, p_value, kernel, estimator, widths, *samples, permutations, seed)
 
 
 def _samples(values: Any, name: str, model: Any, limit: int, rng: np.random.Generator) -> Array:
     clips = hasattr(values, "specs")
     if clips and model is None:
         raise DataError(f"{name} is a set of clips, which has no distances by itself; give the model to embed it with.")
-    if clips:
-        found = values
-    else:
-        found = np.asarray(plain_array(values, name), dtype=np.float64)
-        if found.ndim != 2:
-            raise DataError(
-                f"{name} has shape {found.shape}; give embeddings of shape (N, D), or a clip set and a model."
-            )
+    found = values if clips else np.asarray(plain_array(values, name), dtype=np.float64)
+    if not clips and found.ndim != 2:
+        raise DataError(f"{name} has shape {found.shape}; give embeddings of shape (N, D), or a clip set and a model.")
     if len(found) < 2:
         raise DataError(f"{name} has {len(found)} samples; at least two are needed to compare domains.")
     if len(found) > limit:
         # Sub-sampled before embedding: clips that are left out need not be read.
         found = found[np.sort(rng.choice(len(found), limit, replace=False))]
     if clips:
-        from fsmer.backbones import embed
-
         found = embed(model, found).numpy().astype(np.float64)
     if not np.isfinite(found).all():
         raise DataError(f"{name} has values that are not finite; repair or remove these samples.")
@@ -223,18 +200,14 @@ def _squared_distances(samples: Array) -> Array:
 def _bandwidths(asked: str | Sequence[float], squares: Array) -> tuple[float, ...]:
     if isinstance(asked, str):
         if asked not in ("median", "mixture"):
-            raise DataError(
-                f"bandwidths={asked!r} is not known; use 'median', 'mixture' or a list of positive numbers."
-            )
+            raise DataError(f"bandwidths={asked!r} is unknown; use 'median', 'mixture' or a list of positive numbers.")
         above = squares[np.triu_indices(len(squares), k=1)]
         # Half of all pairs may coincide; any positive bandwidth is right when all do.
         middle = math.sqrt(float(np.median(above))) or math.sqrt(float(above.max())) or 1.0
         return (middle,) if asked == "median" else tuple(factor * middle for factor in MIXTURE)
     given = tuple(float(width) for width in asked)
     if not given or not all(math.isfinite(width) and width > 0 for width in given):
-        raise DataError(
-            f"bandwidths={asked!r} must hold positive numbers only; give one or more finite numbers above 0."
-        )
+        raise DataError(f"bandwidths={asked!r} are not all positive; give one or more finite numbers above 0.")
     return given
 
 
@@ -250,19 +223,16 @@ def _mixed_rbf(squares: Array, widths: tuple[float, ...]) -> Array:
 def _discrepancies(values: Array, groups: Array, estimator: str) -> Array:
     """Squared discrepancy of each grouping: `groups` of shape (P, N) is 1 for the first domain and 0 for the second."""
     sums = groups @ values
-    total, diagonal = values.sum(), values.diagonal()
+    diagonal = values.diagonal()
     within_first = np.einsum("pn,pn->p", sums, groups)
     from_first = sums.sum(axis=1)
     across = from_first - within_first
-    within_second = total - from_first - across
+    within_second = values.sum() - from_first - across
     first, second = groups.sum(axis=1), (1 - groups).sum(axis=1)
     if estimator == "biased":
         squared = within_first / first**2 + within_second / second**2 - 2 * across / (first * second)
         return np.maximum(squared, 0.0)
-    own_first = groups @ diagonal
-    own_second = diagonal.sum() - own_first
-    return (
-        (within_first - own_first) / (first * (first - 1))
-        + (within_second - own_second) / (second * (second - 1))
-        - 2 * across / (first * second)
-    )
+    own = groups @ diagonal
+    first_part = (within_first - own) / (first * (first - 1))
+    second_part = (within_second - (diagonal.sum() - own)) / (second * (second - 1))
+    return first_part + second_part - 2 * across / (first * second)

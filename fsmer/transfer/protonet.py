@@ -14,7 +14,7 @@ from fsmer.backbones import ClassDirections
 from fsmer.transfer.heads import Head, class_means, one_hot
 from fsmer.transfer.method import Method
 from fsmer.transfer.registry import register_method
-from fsmer.transfer.source_model import absent_bias, require, require_choice
+from fsmer.transfer.source_model import absent_bias, require
 
 __all__ = ["ProtoNet"]
 
@@ -53,12 +53,11 @@ class ProtoNet(Method):
     scale: float = 10.0
 
     def __post_init__(self) -> None:
-        require_choice(self.name, "distance", self.distance, ("euclidean", "cosine"))
+        self._require_choice("distance", "euclidean", "cosine")
         require(self.scale > 0, f"scale={self.scale} is not positive; give a factor above 0.")
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """Prototypes as one head an episode; a class without support gets probability 0."""
-        del prior
         self._need_support(codes)
         prototypes, _ = class_means(embeddings, one_hot(codes, way))
         if self.distance == "euclidean":
@@ -82,7 +81,6 @@ class ProtoNet(Method):
         members = support.gather(1, order).unflatten(1, (way, -1))
 
         def score(part: slice, prior: ClassDirections | None) -> Tensor:
-            del prior
             rows = members[part]
             episodes, _, shots = rows.shape
             means = F.embedding_bag(rows.reshape(-1, shots), products, mode="mean").unflatten(0, (episodes, way))

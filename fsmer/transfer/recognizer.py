@@ -30,6 +30,7 @@ from fsmer.backbones.weights import (
     load_folder,
     read_config,
 )
+from fsmer.data import Clip, ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
@@ -39,15 +40,14 @@ from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
 from fsmer.transfer.heads import KINDS, FittedHead, Head
 from fsmer.transfer.inputs import _as_inputs, _plain_labels, as_labelled_clips
-from fsmer.transfer.source_model import SourceModel
+from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
-    from fsmer.data import Clip, ClipSet
     from fsmer.deploy.explanation import Explanation
     from fsmer.transfer.method import Method
 
-    Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
-    Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
+Inputs = ClipSet | Clip | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
+Labelled = ClipSet | Sequence[Clip] | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike]
 
 __all__ = ["Recognizer"]
 
@@ -148,9 +148,7 @@ class Recognizer:
         return f"Recognizer({self.backbone.name}, {self.method.name}; {known}; {self.support_size} support clips)"
 
     @library_settings()
-    def decision_function(
-        self, clips: Inputs, *, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def decision_function(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Logits of shape (N, C); minus infinity for a class that nothing was known of.
 
         `progress` is called with (looks taken, looks in all), one look a clip, or two where mirrored clips count too.
@@ -167,26 +165,22 @@ class Recognizer:
             logits.append(self._head.logits(embed(self.backbone, inputs, mirror=mirror, progress=told))[0])
         found: NDArray[np.float32] = torch.stack(logits).mean(dim=0).numpy()
         # A class of which nothing is known has minus infinity.
-        unsound = (np.isnan(found) | (found == np.inf)).any(axis=1) | ~np.isfinite(found).any(axis=1)
-        if unsound.any():
-            number = int(np.flatnonzero(unsound)[0])
+        wrong = (np.isnan(found) | (found == np.inf)).any(axis=1) | ~np.isfinite(found).any(axis=1)
+        if wrong.any():
             raise MediaError(
-                f"clip number {number} has scores that are not finite; its values are too large for the recognizer, so "
-                "leave it out or prepare it anew."
+                f"clip number {wrong.argmax()} has scores that are not finite; its values are too large for the "
+                "recognizer, so leave it out or prepare it anew."
             )
         return found
 
     @library_settings()
-    def predict_proba(
-        self, clips: Inputs, *, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def predict_proba(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Probabilities of shape (N, C) in the order of `classes_`; rows sum to 1.
 
         `progress` is called as by `decision_function`.
         """
         logits = torch.from_numpy(self.decision_function(clips, progress=progress))
-        probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).numpy()
-        return probabilities
+        return np.asarray(torch.softmax(logits, dim=1).numpy())
 
     @library_settings()
     def predict(self, clips: Inputs) -> NDArray[np.str_]:
@@ -282,10 +276,8 @@ class Recognizer:
         tensors |= {f"head.{key}": value for key, value in self._head.tensors().items()}
         tensors |= {"support.embeddings": self._support, "support.codes": self._codes}
         source = self._model.directions
-        if source is not None:
-            tensors |= {"source.weight": source.weight, "source.bias": source.bias, "source.centre": source.centre}
-            if source.precision is not None:
-                tensors["source.precision"] = source.precision
+        named = () if source is None else ("weight", "bias", "centre", "precision")
+        tensors |= {f"source.{name}": value for name in named if (value := getattr(source, name)) is not None}
         config: dict[str, Any] = {
             "recognizer": {
                 "version": RECOGNIZER_VERSION,
@@ -302,7 +294,7 @@ class Recognizer:
             write_tensors(temporary / WEIGHTS_FILE, tensors, unbounded=OPEN_TENSORS)
             config = backbone.describe_config(file_sha256(temporary / WEIGHTS_FILE)) | config
             write_json(temporary / CONFIG_FILE, config, sealed=True)
-        return Path(folder)
+        return target
 
     @classmethod
     @library_settings()
@@ -334,15 +326,12 @@ class Recognizer:
         tensors = held.tensors(unbounded=OPEN_TENSORS)
         held.load(backbone, tensors, "backbone.")
         # Tensors in another precision, such as a file that was made smaller.
-        rest = {
-            name: value.float() if value.is_floating_point() else value
-            for name, value in tensors.items()
-            if not name.startswith("backbone.")
-        }
+        own = {name: value for name, value in tensors.items() if not name.startswith("backbone.")}
+        rest = {name: value.float() if value.is_floating_point() else value for name, value in own.items()}
         for name in sorted(rest.keys() - {"support.codes"}):
             held.check_real(name, rest[name])
         codes = rest["support.codes"]
-        if codes.is_floating_point() or (len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(classes)):
+        if codes.is_floating_point() or not bool(((codes >= 0) & (codes < len(classes))).all()):
             raise WeightsError(
                 f"the tensor 'support.codes' of {held.folder} names classes by other numbers than 0 to "
                 f"{len(classes) - 1}; {REMEDY}."
@@ -351,9 +340,8 @@ class Recognizer:
         if source is not None:
             known = under("source.", rest)
             everyone = torch.ones(len(source["classes"]), dtype=torch.bool)
-            directions = ClassDirections(
-                known["weight"], known["bias"], everyone, source["scale"], known["centre"], known.get("precision")
-            )
+            scatter = known["centre"], known.get("precision")
+            directions = ClassDirections(known["weight"], known["bias"], everyone, source["scale"], *scatter)
             model = replace(model, classes=tuple(source["classes"]), directions=directions)
         support, codes = rest["support.embeddings"], codes.long()
         if method.saves_head:
@@ -367,12 +355,9 @@ def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recog
     """A recognizer as it is or from its folder; the backbone that anything else stands for, see `as_backbone`."""
     if isinstance(model, Recognizer):
         return model
-    if (
-        isinstance(model, (str, os.PathLike))
-        and os.path.isfile(Path(model, CONFIG_FILE))
-        and "recognizer" in read_config(Path(model))
-    ):
-        return Recognizer.load(os.fspath(model))
+    folder = None if isinstance(model, Backbone) else Path(model)
+    if folder is not None and (folder / CONFIG_FILE).is_file() and "recognizer" in read_config(folder):
+        return Recognizer.load(folder)
     return as_backbone(model)
 
 
@@ -430,25 +415,11 @@ def check_answers(
     owner: NDArray[np.int64],
     order: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Probabilities of shape (Q, classes), as a method gave them.
+    """Probabilities of shape (Q, classes), as the method `who` gave them.
 
-    Parameters
-    ----------
-    answers : array
-    classes : int
-    who : str
-        The method, in words.
-    episodes : sequence of str
-        Names of the episodes that the queries are from.
-    owner : int array of shape (Q,)
-        Place of every query's episode among them.
-    order : int array of shape (Q,), optional
-        Number of every query in its episode, where they come in another order.
-
-    Raises
-    ------
-    FsmerError
-        They have another shape, are not finite, lie outside 0..1 or do not sum to 1.
+    `owner`, (Q,), is the place of every query's episode among those named `episodes`; `order`, (Q,), is the number of
+    every query in its episode, where they come in another order. Raises `FsmerError` where they have another shape, are
+    not finite, lie outside 0..1 or do not sum to 1.
     """
     found = as_float32(plain_array(answers, f"the answer of {who} in {episodes[0]}"))
     clips = len(owner)

@@ -64,14 +64,7 @@ _WORDS = {"none": None, "true": True, "false": False}
 
 @dataclass(frozen=True)
 class EstimatorHead(FittedHead):
-    """Classifiers of scikit-learn, fitted to the supports of E episodes over the same C classes.
-
-    Parameters
-    ----------
-    fitted : tuple
-        One classifier an episode; the labels that it was fitted to are numbers of classes.
-    way : int
-    """
+    """Classifiers of scikit-learn, one for each of E episodes, fitted to numbers of classes as labels."""
 
     fitted: tuple[Any, ...]
     way: int
@@ -88,12 +81,8 @@ class EstimatorHead(FittedHead):
             try:
                 shares = _probabilities(estimator, rows.double().numpy())
             except Exception as error:  # classifiers from outside raise whatever they like
-                if out_of_memory(error):
-                    raise
-                reason = " ".join(str(error).split()).rstrip(".")
-                raise MethodError(
-                    f"the classifier cannot answer ({reason}); give more clips or other parameters."
-                ) from error
+                refusal = f"the classifier cannot answer ({_reason(error)}); give more clips or other parameters."
+                raise MethodError(refusal) from error
             found[episode][:, torch.from_numpy(estimator.classes_)] = torch.from_numpy(shares).log().float()
         return found
 
@@ -134,7 +123,7 @@ class SklearnMethod(Method):
         object.__setattr__(self, "name", f"sklearn:{module}.{kind.__qualname__}")
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any], member: str = "") -> SklearnMethod:
+    def from_params(cls, params: Mapping[str, Any], member: str = "") -> Self:
         """The classifier named `member`, as text such as ``sklearn.svm.SVC`` or ``SVC``."""
         kind = _listed_class(member or "SVC")
         names = kind._get_param_names()
@@ -151,10 +140,7 @@ class SklearnMethod(Method):
     def wrap(cls, estimator: Any) -> SklearnMethod:
         """A classifier as a method; one of other parts than scikit-learn's own gets one episode at a time.
 
-        Raises
-        ------
-        MethodError
-            It is no classifier.
+        Raises `MethodError` where it is none.
         """
         lacking = [one for one in ("fit", "predict", "get_params") if not callable(getattr(estimator, one, None))]
         if lacking or isinstance(estimator, type):
@@ -169,12 +155,8 @@ class SklearnMethod(Method):
     def from_folder(cls, told: Mapping[str, Any], folder: Path) -> SklearnMethod:
         """The classifier that `save_files` wrote; it is fitted to the saved support afterwards.
 
-        Raises
-        ------
-        WeightsError
-            The file is missing or damaged, or holds anything but classifiers of scikit-learn and plain values.
-        FsmerError
-            The package skops is missing.
+        Raises `WeightsError` for a file that is missing or damaged, or holds anything but classifiers of scikit-learn
+        and plain values, and `FsmerError` without the package skops.
         """
         path = folder / ESTIMATOR_FILE
         try:
@@ -203,12 +185,8 @@ class SklearnMethod(Method):
     def save_files(self, folder: Path) -> None:
         """Write the classifier, before it was fitted, to `folder`.
 
-        Raises
-        ------
-        WeightsError
-            It has parts that are neither classifiers of scikit-learn nor plain values.
-        FsmerError
-            The package skops is missing.
+        Raises `WeightsError` where it has parts that are neither classifiers of scikit-learn nor plain values, and
+        `FsmerError` without the package skops.
         """
         if foreign := _foreign_part(self.estimator):
             raise WeightsError(
@@ -220,21 +198,20 @@ class SklearnMethod(Method):
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> FittedHead:
         """A clone of the classifier an episode."""
-        del prior
         self._need_support(codes)
         each = zip(embeddings.double().numpy(), codes.numpy(), strict=True)
         return EstimatorHead(tuple(self._fit_one(rows[of >= 0], of[of >= 0]) for rows, of in each), way)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Those of the classifier, `standardize` and `seed`; values that are not plain as text."""
-        del deep
-        own = {key: value if _is_plain(value) else repr(value) for key, value in self._own_params(deep=False).items()}
+        given = self.estimator.get_params(deep=False)
+        own = {key: value if _is_plain(value) else repr(value) for key, value in given.items()}
         return {**own, "standardize": self.standardize, "seed": self.seed}
 
     def set_params(self, **params: Any) -> Self:
         """A method with these parameters changed; text is read as JSON where it is JSON, and ``none`` as None."""
         fields: dict[str, Any] = {key: params.pop(key) for key in ("standardize", "seed") if key in params}
-        known = [*self._own_params(), "standardize", "seed"]
+        known = [*self.estimator.get_params(), "standardize", "seed"]
         for key in params:
             if key not in known:
                 raise unknown_name("parameter", key, known, of=f"the method {self.name!r}")
@@ -242,10 +219,6 @@ class SklearnMethod(Method):
         if params:
             made.set_params(**{key: _read_text(value) for key, value in params.items()})
         return replace(self, estimator=made, **self._typed(fields))
-
-    def _own_params(self, *, deep: bool = True) -> dict[str, Any]:
-        found: dict[str, Any] = self.estimator.get_params(deep=deep)
-        return found
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.to_dict() == other.to_dict()
@@ -266,7 +239,8 @@ class SklearnMethod(Method):
         if len(present) < 2:
             return DummyClassifier(strategy="most_frequent").fit(rows, labels)
         made = _clone(self.estimator)
-        drawn = [key for key, value in self._own_params().items() if key.endswith("random_state") and value is None]
+        params = made.get_params().items()
+        drawn = [key for key, value in params if key.endswith("random_state") and value is None]
         made.set_params(**dict.fromkeys(drawn, self.seed))
         fitted = make_pipeline(StandardScaler(), made) if self.standardize else made
         try:
@@ -274,11 +248,9 @@ class SklearnMethod(Method):
         except InvalidParameterError as error:
             raise MethodError(f"{self.name!r} has an impossible parameter: {error}") from error
         except Exception as error:
-            if out_of_memory(error):
-                raise
             raise SupportError(
-                f"{self.name!r} cannot be fitted to {len(rows)} clips of {len(present)} classes "
-                f"({' '.join(str(error).split()).rstrip('.')}); give more clips or other parameters."
+                f"{self.name!r} cannot be fitted to {len(rows)} clips of {len(present)} classes ({_reason(error)}); "
+                "give more clips or other parameters."
             ) from error
 
 
@@ -289,6 +261,13 @@ class OtherEstimator(SklearnMethod):
     def origin(self) -> str:
         """The package of the classifier."""
         return type(self.estimator).__module__.partition(".")[0]
+
+
+def _reason(error: Exception) -> str:
+    """What a classifier from outside complains of, in one line; raised as it is where memory has run out."""
+    if out_of_memory(error):
+        raise error
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _probabilities(estimator: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -349,10 +328,9 @@ def _is_plain(value: Any) -> bool:
 def _read_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    if value.strip().lower() in _WORDS:
-        return _WORDS[value.strip().lower()]
+    word = value.strip().lower()
     try:
-        found = json.loads(value)
+        found = _WORDS[word] if word in _WORDS else json.loads(value)
     except ValueError:
         return value
     return tuple(found) if isinstance(found, list) else found

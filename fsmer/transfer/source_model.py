@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,15 +13,12 @@ from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, as_backbone
+from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import FsmerError
 from fsmer.transfer.heads import one_hot
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-
 __all__ = ["MethodError", "Progress", "SourceModel", "support_codes"]
-
 
 Progress = Callable[[int, int], None]
 
@@ -59,15 +55,6 @@ class SourceModel:
         """`model` itself if it is a `SourceModel` already, else the backbone that it stands for (see `as_backbone`)."""
         return model if isinstance(model, SourceModel) else cls(as_backbone(model))
 
-    @classmethod
-    def of_members(cls, model: Backbone | SourceModel | Sequence[SourceModel], count: int) -> Sequence[SourceModel]:
-        """One for each of `count` members: the same for all, or their own."""
-        if isinstance(model, str) or not isinstance(model, Sequence):
-            return [cls.wrap(model)] * count
-        if len(model) != count:
-            raise ValueError(f"{len(model)} models came for {count} members; give one for all, or one for each.")
-        return model
-
     @library_settings()
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
         """What is known of `classes`: the source's direction if it has a class of that name, else the backbone's.
@@ -82,27 +69,17 @@ class SourceModel:
         if own is not None and not torch.equal(own.centre, source.centre):
             # Cosines about another centre cannot be compared; what was learnt from labels counts.
             own = None
-        rows = torch.tensor(
-            [self.classes.index(name) if held else 0 for name, held in zip(classes, shared, strict=True)]
-        )
+        rows = [self.classes.index(name) if held else 0 for name, held in zip(classes, shared, strict=True)]
         held = torch.tensor(shared)
         if own is None:
-            own = ClassDirections(
-                torch.zeros(len(rows), source.weight.shape[1]),
-                torch.zeros(len(rows)),
-                held,
-                source.scale,
-                source.centre,
-                source.precision,
-            )
-        return ClassDirections(
-            weight=torch.where(
-                held[:, None], F.normalize(source.weight[rows], dim=-1), F.normalize(own.weight, dim=-1)
-            ),
+            zeros = torch.zeros(len(rows), source.weight.shape[1])
+            own = replace(source, weight=zeros, bias=zeros[:, 0], known=held)
+        weight, known = (F.normalize(one, dim=-1) for one in (source.weight[rows], own.weight))
+        return replace(
+            source,
+            weight=torch.where(held[:, None], weight, known),
             bias=torch.where(held, source.bias[rows], own.bias),
             known=held | own.known,
-            scale=source.scale,
-            centre=source.centre,
             precision=own.precision,
         )
 
@@ -123,11 +100,3 @@ def require(condition: bool, message: str) -> None:
     """Raise `MethodError` with `message` unless `condition` holds."""
     if not condition:
         raise MethodError(message)
-
-
-def require_choice(method: str, parameter: str, given: str, choices: Sequence[str]) -> None:
-    """Raise `MethodError` unless `given` is one of `choices`."""
-    if given not in choices:
-        raise MethodError(
-            f"{parameter}={given!r} is no choice of the method {method!r}; use one of {', '.join(map(repr, choices))}."
-        )
