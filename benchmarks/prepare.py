@@ -31,7 +31,7 @@ from fsmer.synthetic.scene import random_scene
 __all__ = ["bare", "draw", "main", "measure"]
 
 COLOURS = ("red", "green", "blue")
-# What facs-flow and mmnet eat.
+# The input of facs-flow and mmnet.
 SPECS = (
     InputSpec("flow", (28, 28), ("u", "v", "strain"), "minmax"),
     InputSpec("onset", (224, 224), COLOURS, "unit"),

@@ -22,7 +22,7 @@ class MediaError(DataError):
 
 
 class SpecMismatchError(DataError):
-    """Clips hold media of another kind, size, channels or normalisation than a backbone eats."""
+    """Clips hold media of another kind, size, channels or normalisation than a backbone expects."""
 
 
 class MissingDatasetError(DataError):

@@ -262,9 +262,7 @@ def _modules(folder: str, names: str) -> list[str]:
 BACKBONES = Registry(
     "model", _modules("backbones", "ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae")
 )
-METHODS = Registry(
-    "method", _modules("transfer", "cosine_head full_training linear_head protonet sklearn_methods")
-)
+METHODS = Registry("method", _modules("transfer", "cosine_head full_training linear_head protonet sklearn_methods"))
 PROTOCOLS = Registry("kind of protocol", _modules("episodic", "protocols"), attribute="kind")
 DATASETS = Registry(
     "data set", _modules("datasets", "casme casme2 casme_squared casme3 samm smic mmew fourdme generic"), attribute=None

@@ -66,7 +66,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "loso": ("loso", {}),
     "cde": ("cde", {}),
     "holdout": ("holdout", {"train": ["one"], "test": ["two"]}),
-    "turns": ("holdout", {}),
+    "one_by_one": ("holdout", {}),
     "ratio": ("ratio", {"repeats": 4}),
 }
 

@@ -131,7 +131,7 @@ def test_members_that_take_turns_are_trained_to_the_bit_as_alone(clips):
     backbone = backbone_of("facs-flow")
     supports = supports_of(clips)
     state = torch.random.get_rng_state()
-    found = trained(backbone, supports, clips.classes, "turns")
+    found = trained(backbone, supports, clips.classes, "one_by_one")
     assert torch.equal(torch.random.get_rng_state(), state)
     for number, support in enumerate(supports):
         alone = trainer_of(backbone, support, SEEDS[number], clips.classes)
@@ -226,7 +226,7 @@ def test_the_memory_given_says_how_many_go_at_once(clips, monkeypatch):
         assert counted.tried == tried
 
 
-@pytest.mark.parametrize("engine", ["stack", "turns"])
+@pytest.mark.parametrize("engine", ["stack", "one_by_one"])
 def test_a_member_whose_loss_is_not_finite_ends_the_run(clips, engine):
     backbone = backbone_of("basic_inception")
     with torch.no_grad():
@@ -245,7 +245,7 @@ def everything(found: Recognizer) -> dict[str, Tensor]:
     return {**found.backbone.state_dict(), **found.head.tensors()}
 
 
-@pytest.mark.parametrize("engine", ["stack", "turns"])
+@pytest.mark.parametrize("engine", ["stack", "one_by_one"])
 @pytest.mark.parametrize(("method", "name"), [("train", "ststnet"), ("finetune", "fr"), ("cosine", "facs-flow")])
 def test_fit_many_gives_what_fit_gives(method, name, engine, clips, monkeypatch):
     backbone, solver, supports = backbone_of(name), method_of(method), supports_of(clips)

@@ -96,7 +96,7 @@ def evaluate(
         What classes look like in words, see `fsmer.adapt`.
     arguments : mapping, optional
         Constructor arguments of a backbone given by name, which then starts from fresh weights even where some ship;
-        with a backbone, a folder of weights or a InitialWeights they are refused, since its own are fixed.
+        with a backbone, a folder of weights or InitialWeights they are refused, since its own are fixed.
     seed : int, optional
         In place of the protocol's own seed (where it has one); also seeds the bootstrap. It decides on episodes.
     seeds : int or sequence of int, optional

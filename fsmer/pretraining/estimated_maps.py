@@ -1,6 +1,6 @@
 """Flow maps as an estimator sees them: drawn faces before and after a movement, and the flow found between them.
 
-`fsmer.data.synthetic_maps` models the errors of optical flow; here they are real ones. What skin without texture,
+`synthetic_maps` models the errors of optical flow; here they are real ones. What skin without texture,
 shading, sensor noise and an estimator's window do to a movement is hard to write down and easy to run.
 
 Clips come in blocks, each from its own seed, so that any of them can be made anew, alone and in any process.

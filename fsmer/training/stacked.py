@@ -6,13 +6,13 @@ dropout, and gives what it gives when it is trained alone. Two engines do the wo
 ``"stack"``
     Weights of all members lie in one tensor a layer; one vectorised forward and backward pass (``torch.func``) and one
     step of the optimiser serve them all, where all their batches have the same size.
-``"turns"``
+``"one_by_one"``
     Members are trained to the end one after the other, through the networks' own compiled code where they have some.
 
 A GPU is far from busy with one small network and takes the stack. On a CPU a stack of these networks does the same
 arithmetic with larger tensors, which fit its caches worse: measured on one core, `facs-flow` took 1.2 to 1.5 times as
 long in a stack of four to eight, `basic_inception` 1.0 to 1.4 times, and `ststnet` is several times as fast through its
-compiled epochs. So a CPU lets members take turns.
+compiled epochs. So a CPU trains members one after the other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from fsmer.training.loop import Step, Training
 
 __all__ = ["Engine", "Member", "can_stack", "train_together"]
 
-Engine = Literal["auto", "stack", "turns"]
+Engine = Literal["auto", "stack", "one_by_one"]
 T = TypeVar("T", bound="Member")
 
 # "A few million": beyond this one member alone fills a machine.
@@ -90,13 +90,13 @@ def train_together(
 
     `make` gives the untrained member of a number, again for members that have to start anew. The members of a stack
     take at most `memory` bytes together, by default a third of what is free. The engine ``"auto"`` is the stack on a
-    GPU and turns on a CPU. Warns where memory has run out and fewer members go on together; raises `FsmerError` where a
+    GPU and one by one on a CPU. Warns where memory has run out and fewer members go on together; raises `FsmerError` where a
     single one takes more than there is.
     """
     if not count:
         return
     first = make(0)
-    if engine == "turns" or (engine == "auto" and first.device.type == "cpu"):
+    if engine == "one_by_one" or (engine == "auto" and first.device.type == "cpu"):
         for number, member in enumerate(itertools.chain([first], map(make, range(1, count)))):
             try:
                 member.run()

@@ -112,7 +112,7 @@ class Cosine(FineTuning):
         centred = embeddings if centre is None else embeddings - centre[:, None]
         if self.init == "auto" and prior is not None and prior.precision is not None and bool(prior.known.all()):
             return self._discriminant(F.normalize(centred, dim=-1), members, prior, scale, centre)
-        worth = self._worth(embeddings, members, prior)
+        worth = self._prior_counts(embeddings, members, prior)
         weight, bias = self._start(centred, codes, members, worth, prior)
         if self.steps:
             shares = balanced_weights(members, balanced=self.balanced)
@@ -154,7 +154,7 @@ class Cosine(FineTuning):
         members = one_hot(codes[None], way)
         centre = self._centre(embeddings[None], members, prior)
         centred = embeddings[None] if centre is None else embeddings[None] - centre[:, None]
-        worth = self._worth(embeddings[None], members, prior)
+        worth = self._prior_counts(embeddings[None], members, prior)
         weight, bias = self._start(centred, codes[None], members, worth, prior)
         middle = None if centre is None else centre[0]
         classifier = Classifier(weight[0], bias[0], scale=self._scale(prior), centre=middle, pull=self.pull)
@@ -221,7 +221,7 @@ class Cosine(FineTuning):
         weight = F.normalize(torch.where(known[..., None], direction, means), dim=-1)
         return weight, bias.masked_fill(~known & (counts[..., 0] == 0), -math.inf)
 
-    def _worth(self, embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor:
+    def _prior_counts(self, embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor:
         """How many labelled clips the known direction of every class is worth under ``init="auto"``, (E, way)."""
         counts = members.sum(dim=-1)
         if prior is None or self.init != "auto":

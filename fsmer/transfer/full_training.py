@@ -83,7 +83,7 @@ class Train(TrainsTogether[Trainer]):
         return False
 
     @property
-    def looks_mirrored(self) -> bool:
+    def averages_mirrored(self) -> bool:
         return self.mirror
 
     def recipe(self, backbone: Backbone) -> TrainRecipe:

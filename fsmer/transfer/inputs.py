@@ -17,7 +17,7 @@ from fsmer.data.media import ArrayStore
 from fsmer.data.media_checks import check_arrays
 from fsmer.errors import MediaError, SupportError
 
-__all__ = ["as_labelled_clips"]
+__all__ = ["as_inputs", "as_labelled_clips", "plain_labels"]
 
 _EMPTY = "the support set is empty; give at least one labelled clip of every class."
 
@@ -30,7 +30,7 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
     if isinstance(values, ClipSet):
         clips = values
     elif isinstance(values, tuple) and len(values) == 2 and not isinstance(values[0], Clip):
-        media, labels = values[0], _plain_labels(values[1])
+        media, labels = values[0], plain_labels(values[1])
         arrays = {kind: plain_array(one) for kind, one in media.items()} if isinstance(media, Mapping) else None
         first = plain_array(media) if arrays is None else next(iter(arrays.values()), np.zeros(0))
         if first.ndim == 0 or len(first) != len(labels):
@@ -64,7 +64,7 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
     return clips
 
 
-def _as_inputs(values: Any, backbone: Backbone) -> Any:
+def as_inputs(values: Any, backbone: Backbone) -> Any:
     if isinstance(values, ClipSet):
         return values
     specs = backbone.input_specs
@@ -95,6 +95,6 @@ def _as_inputs(values: Any, backbone: Backbone) -> Any:
     return arrays
 
 
-def _plain_labels(labels: Any) -> NDArray[np.object_]:
+def plain_labels(labels: Any) -> NDArray[np.object_]:
     found = plain_array(labels, "the labels") if isinstance(labels, Tensor) else labels
     return np.asarray(found, dtype=object).ravel()

@@ -76,7 +76,7 @@ class Method(ABC):
         return True
 
     @property
-    def looks_mirrored(self) -> bool:
+    def averages_mirrored(self) -> bool:
         """Whether its recognizers average the logits of a clip and of its mirror image."""
         return False
 

@@ -39,7 +39,7 @@ from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
 from fsmer.transfer.heads import KINDS, FittedHead, Head
-from fsmer.transfer.inputs import _as_inputs, _plain_labels, as_labelled_clips
+from fsmer.transfer.inputs import as_inputs, as_labelled_clips, plain_labels
 from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
@@ -151,16 +151,16 @@ class Recognizer:
     def decision_function(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Logits of shape (N, C); minus infinity for a class that nothing was known of.
 
-        `progress` is called with (looks taken, looks in all), one look a clip, or two where mirrored clips count too.
+        `progress` is called with (clips embedded, clips in all); a clip counts twice where its mirror image is averaged.
         """
-        inputs = _as_inputs(clips, self.backbone)
-        looks = (False, True) if self.method.looks_mirrored else (False,)
+        inputs = as_inputs(clips, self.backbone)
+        mirrored = (False, True) if self.method.averages_mirrored else (False,)
         logits = []
-        for before, mirror in enumerate(looks):
+        for before, mirror in enumerate(mirrored):
 
             def told(done: int, total: int, before: int = before) -> None:
                 if progress is not None:
-                    progress(before * total + done, len(looks) * total)
+                    progress(before * total + done, len(mirrored) * total)
 
             logits.append(self._head.logits(embed(self.backbone, inputs, mirror=mirror, progress=told))[0])
         found: NDArray[np.float32] = torch.stack(logits).mean(dim=0).numpy()
@@ -207,7 +207,7 @@ class Recognizer:
             if not hasattr(clips, "labels"):
                 raise DataError("score needs labels: give them as the second argument, or give a labelled clip set.")
             labels = clips.labels
-        wanted = np.array(known_texts(_plain_labels(labels), "labels"), dtype=object)
+        wanted = np.array(known_texts(plain_labels(labels), "labels"), dtype=object)
         found = self.predict(clips)
         if len(wanted) != len(found) or not len(found):
             raise DataError(
@@ -217,7 +217,7 @@ class Recognizer:
 
     @library_settings()
     def explain(self, clips: Inputs, **options: Any) -> Explanation | list[Explanation]:
-        """Where the network looks in `clips`, as pictures; see `fsmer.deploy.explain.explain`."""
+        """Which parts of `clips` the network uses, as pictures; see `fsmer.deploy.explain.explain`."""
         from fsmer.deploy.explain import explain
 
         return explain(self, clips, **options)
