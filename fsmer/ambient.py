@@ -104,7 +104,7 @@ def library_settings() -> Iterator[None]:
     _thread.inside = True
     try:
         with ExitStack() as stack:
-            # A default device is a mode that is applied to every call of torch. Another device on top of it would not do:
+            # A default device is a mode that every call of torch passes. Another device on top of it would not do:
             # layers choose other kernels where any mode is there.
             for _ in range(torch._C._len_torch_function_stack()):
                 stack.enter_context(_pop_mode_temporarily())

@@ -90,8 +90,8 @@ def train_together(
 
     `make` gives the untrained member of a number, again for members that have to start anew. The members of a stack
     take at most `memory` bytes together, by default a third of what is free. The engine ``"auto"`` is the stack on a
-    GPU and one by one on a CPU. Warns where memory has run out and fewer members go on together; raises `FsmerError` where a
-    single one takes more than there is.
+    GPU and one by one on a CPU. Warns where memory has run out and fewer members go on together; raises `FsmerError`
+    where a single one takes more than there is.
     """
     if not count:
         return

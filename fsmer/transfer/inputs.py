@@ -65,6 +65,7 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
 
 
 def as_inputs(values: Any, backbone: Backbone) -> Any:
+    """Clips to be answered, in any form that a recognizer takes, as a clip set or arrays with an axis of clips."""
     if isinstance(values, ClipSet):
         return values
     specs = backbone.input_specs
@@ -96,5 +97,6 @@ def as_inputs(values: Any, backbone: Backbone) -> Any:
 
 
 def plain_labels(labels: Any) -> NDArray[np.object_]:
+    """Labels in any form as a flat array of objects."""
     found = plain_array(labels, "the labels") if isinstance(labels, Tensor) else labels
     return np.asarray(found, dtype=object).ravel()

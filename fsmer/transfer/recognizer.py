@@ -151,7 +151,7 @@ class Recognizer:
     def decision_function(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Logits of shape (N, C); minus infinity for a class that nothing was known of.
 
-        `progress` is called with (clips embedded, clips in all); a clip counts twice where its mirror image is averaged.
+        `progress` is called with (clips embedded, clips in all); a clip counts twice where its mirror image counts too.
         """
         inputs = as_inputs(clips, self.backbone)
         mirrored = (False, True) if self.method.averages_mirrored else (False,)
