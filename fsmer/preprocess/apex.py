@@ -17,32 +17,14 @@ from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.reading import open_frames
 from fsmer.synthetic.facs_fields import LANDMARKS
 
-__all__ = [
-    "APEX_METHODS",
-    "ApexSpot",
-    "FlowEnergy",
-    "check_interval",
-    "facial_regions",
-    "frame_differences",
-    "spot_apex",
-]
+__all__ = ["ApexSpot", "FlowEnergy", "check_interval", "facial_regions", "frame_differences", "spot_apex"]
 
 APEX_METHODS = ("annotated", "difference", "flow", "middle")
 # The flow spotter works on crops of this side: finer ones cost more and find the same frame.
 SIDE = 128
 # Landmarks around which movement is counted; the lids move with every blink and are left out.
-REGIONS = (
-    "brow_inner",
-    "brow_outer",
-    "nose_side",
-    "nose_wing",
-    "cheek",
-    "nasolabial",
-    "mouth_corner",
-    "lip_upper",
-    "lip_lower",
-    "chin",
-)
+MOUTH_REGIONS = ("nose_wing", "cheek", "nasolabial", "mouth_corner", "lip_upper", "lip_lower", "chin")
+REGIONS = ("brow_inner", "brow_outer", "nose_side", *MOUTH_REGIONS)
 REGION_SIGMA = 0.055
 # Half width and half height of what a blink moves, around the middle of the lids, in crop units.
 BLINK_REACH = (0.2, 0.085)
@@ -156,14 +138,10 @@ def frame_differences(frames: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=4)
 def facial_regions(side: int = SIDE) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights of the facial regions and of the face without the eyes, on crops of `side`.
+    """Weights of the facial regions, (R, side * side), and of the face without the eyes, (side, side).
 
-    Returns
-    -------
-    regions : float32 array of shape (R, side * side)
-        One Gaussian around each landmark of each half, without what a blink moves; rows sum to 1.
-    face : float32 array of shape (side, side)
-        1 where the head's motion can be seen, 0 on the eyes.
+    A region is a Gaussian around a landmark of one half, without what a blink moves, and its weights sum to 1. The face
+    is 1 where the head's motion can be seen, 0 on the eyes.
     """
     axis = (np.arange(side) + 0.5) / side - 0.5
     x, y = axis[None, :], axis[:, None]
@@ -190,29 +168,15 @@ class FlowEnergy:
     every facial region (noise cancels in it). What a turning head leaves in these vectors grows steadily, so where the
     clip ends at rest the straight line from the first to the last frame is taken out too. The energy is the root of
     the sum of squared vectors, smoothed in time.
-
-    Parameters
-    ----------
-    method : FlowMethod
-    side : int
-        Crops are brought to this size first.
-    smooth : float
-        Standard deviation of the smoothing in time, as a share of the clip's length (at least half a frame).
     """
 
     method: FlowMethod = field(default_factory=lambda: DIS(finest_scale=1))
-    side: int = SIDE
+    side: int = SIDE  # crops are brought to this size first
+    # Standard deviation of the smoothing in time, as a share of the clip's length (at least half a frame).
     smooth: float = 0.05
 
     def scores(self, frames: Iterable[NDArray[Any]], *, at_rest: bool = True) -> NDArray[np.float64]:
-        """Energy of every frame in thousandths of the crop width; the first is 0.
-
-        Parameters
-        ----------
-        frames : iterable of uint8 RGB crops
-        at_rest : bool
-            Whether the last frame shows the face at rest again.
-        """
+        """Energy of every RGB crop, thousandths of its width, 0 in the first; is the last one `at_rest` again?"""
         found: list[NDArray[np.float64]] = []
         first: NDArray[np.uint8] | None = None
         for frame in frames:

@@ -20,13 +20,7 @@ Which = int | Literal["largest"]
 
 
 def choose_face(faces: Sequence[FacePose], which: Which = "largest", *, where: str = "the frame") -> FacePose:
-    """One of the faces of a frame, given largest first: the largest, or the one of that index.
-
-    Raises
-    ------
-    NoFaceError
-        There is none, or not so many; the sentence calls the frame `where`.
-    """
+    """One of the faces of a frame, given largest first; `NoFaceError`, naming it `where`, if it has not so many."""
     if not faces:
         raise NoFaceError(
             f"no face was found in {where}; use a recording that shows one from the front, give landmarks, or say that "
@@ -164,14 +158,9 @@ def track_faces(
     places = np.flatnonzero(found)
     known = [pose for pose in seen if pose is not None]
     every = np.arange(len(seen))
-    values = {
-        name: np.interp(every, places, [getattr(pose, name) for pose in known])
-        for name in ("x", "y", "width", "roll", "score")
-    }
-    filled = [
-        replace(known[0], **{name: float(column[number]) for name, column in values.items()})
-        for number in range(len(seen))
-    ]
+    names = ("x", "y", "width", "roll", "score")
+    columns = [np.interp(every, places, [getattr(pose, name) for pose in known]).tolist() for name in names]
+    filled = [replace(known[0], **dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
     reach = smooth // 2
     poses = [median_pose(filled[max(0, number - reach) : number + reach + 1]) for number in range(len(seen))]
     return poses, found

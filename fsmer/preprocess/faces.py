@@ -24,26 +24,11 @@ __all__ = ["FacePose", "NoFaceError", "crop_face", "pose_from_landmarks"]
 Points = NDArray[np.float64]
 
 
-def _canonical(name: str, side: float = 1.0) -> tuple[float, float]:
-    x, y = LANDMARKS[name]
-    return side * x, y
-
-
-def _eye(side: float) -> tuple[float, float]:
-    (x1, y1), (x2, y2) = LANDMARKS["eye_inner"], LANDMARKS["eye_outer"]
-    return side * (x1 + x2) / 2, (y1 + y2) / 2
-
-
+_EYE = np.add(LANDMARKS["eye_inner"], LANDMARKS["eye_outer"]) / 2
+_MOUTH = np.array(LANDMARKS["mouth_corner"])
+_MIRROR = np.array([-1.0, 1.0])
 # Left and right as the viewer sees them: eye centres, base of the nose, mouth corners; in crop units.
-TEMPLATE_POINTS: Points = np.array(
-    [
-        _eye(-1.0),
-        _eye(1.0),
-        (0.0, LANDMARKS["nose_wing"][1]),
-        _canonical("mouth_corner", -1.0),
-        _canonical("mouth_corner"),
-    ]
-)
+TEMPLATE_POINTS: Points = np.array([_MIRROR * _EYE, _EYE, (0.0, LANDMARKS["nose_wing"][1]), _MIRROR * _MOUTH, _MOUTH])
 
 
 class NoFaceError(MediaError):

@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fsmer.preprocess.apex import REGIONS, FlowEnergy, facial_regions
+from fsmer.preprocess.apex import MOUTH_REGIONS, REGIONS, FlowEnergy, facial_regions
 from fsmer.preprocess.cascade import CascadeDetector
-from fsmer.preprocess.comparison import Comparison, covered_share, eye_weights
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import FaceTracker, Which
 from fsmer.preprocess.faces import FacePose, crop_face, median_pose
 from fsmer.preprocess.movement import STEADY, Moment, Movement, keep_moment, mean_picture
 from fsmer.preprocess.pixels import Frame
-from fsmer.preprocess.region_shift import EnergyTrace, Grey, RegionShift, Vectors, rigid_motion
+from fsmer.preprocess.region_shift import Comparison, EnergyTrace, Grey, RegionShift, Vectors, compare
 from fsmer.preprocess.restlessness import Restlessness, SpotterSettings
 
 __all__ = ["MovementSpotter"]
@@ -46,7 +45,6 @@ LEAVES = 0.1
 RETURN = 0.2
 # Speech: so many movements in a row, most of each around the mouth, with no longer pause between them.
 WORDS, PAUSE, MOUTH = 3, 0.8, 0.75
-MOUTH_REGIONS = ("nose_wing", "cheek", "nasolabial", "mouth_corner", "lip_upper", "lip_lower", "chin")
 # A face that talks all the time: least movement of the mouth (root of the sum of squares, thousandths of the face
 # width), and the share of it that the mouth usually moves the same way or back between two instants.
 CHATTER = (8.0, 0.12)
@@ -155,7 +153,7 @@ class MovementSpotter:
         self._seen = pose is not None
         self.faces += self._seen
         if pose is None:
-            found = self._flush()
+            found = self.finish()
             self._forget()
             self.trace.add(time, float("nan"), float("nan"))
             return found
@@ -166,9 +164,6 @@ class MovementSpotter:
 
     def finish(self) -> list[Movement]:
         """Movements that the end of the recording cuts off or decides."""
-        return self._flush()
-
-    def _flush(self) -> list[Movement]:
         found = self._drain()
         while self._decided < len(self._readings):
             found += self._decide(self._decided)
@@ -362,7 +357,7 @@ class MovementSpotter:
         # Means over all of them: what moves on in them anyway, a hand or a head, does not fit the mean.
         at_rest, at_top = movement.near((self._energy.side,) * 2)
         rest, top = (self._energy.prepare(mean_picture(some)) for some in (at_rest, at_top))
-        seen = self._compare(rest, top)
+        seen = compare(rest, top, self._energy.method)
         if not self._is_expression(seen, slow, far) or self._is_return(seen.vectors, movement.onset.time):
             return None
         noise = self.settings.noise * self._noise(at_rest, at_top)
@@ -376,7 +371,8 @@ class MovementSpotter:
         halves = at_rest[::2], at_rest[1::2]
         if not halves[1]:
             return 0.0
-        alone = self._compare(*(self._energy.prepare(mean_picture(some)) for some in halves))
+        first, second = (self._energy.prepare(mean_picture(some)) for some in halves)
+        alone = compare(first, second, self._energy.method)
         fewer = (1 / len(at_rest) + 1 / len(at_top)) / (1 / len(halves[0]) + 1 / len(halves[1]))
         return float(np.linalg.norm(alone.vectors)) * fewer**0.5
 
@@ -388,7 +384,8 @@ class MovementSpotter:
         head = seen.head * max(1 + (seen.head / TURNED) ** 2, 1.75 if slow else 1.0) + FOLLOWED * 1000 * far
         if energy < least or energy / len(seen.vectors) ** 0.5 < self.settings.turn * head:
             return False
-        if self._is_covered(seen):
+        largest = float(np.linalg.norm(seen.vectors, axis=1).max())
+        if largest > self.settings.farthest or seen.covered > self.settings.covered:
             return False
         # Smooth flow carries a blink into the outer brows.
         lengths = np.linalg.norm(seen.vectors, axis=1) * np.where(np.repeat(REGIONS, 2) == "brow_outer", 0.5, 1.0)
@@ -399,24 +396,6 @@ class MovementSpotter:
         if self._last is None or onset - self._last[1] > RETURN:
             return False
         return _cosine(vectors, self._last[0]) < -0.3
-
-    def _is_covered(self, seen: Comparison) -> bool:
-        largest = float(np.linalg.norm(seen.vectors, axis=1).max())
-        return largest > self.settings.farthest or seen.covered > self.settings.covered
-
-    def _compare(self, first: Grey, second: Grey) -> Comparison:
-        side = self._energy.side
-        regions, face = facial_regions(side)
-        flow = self._energy.method(first, second)
-        motion = rigid_motion(flow, face)
-        unit = 1000 / side
-        still = (flow - motion).reshape(2, -1) * unit
-        return Comparison(
-            vectors=(regions @ still.T).astype(np.float64),
-            head=float(np.sqrt((motion**2).sum(axis=0).mean())) * unit,
-            eyes=float(eye_weights(side) @ np.hypot(*still)),
-            covered=covered_share(first, second, flow, face),
-        )
 
     def _smoothed(self, place: int) -> Vectors:
         first, last = max(0, place - self._reach), min(len(self._readings), place + self._reach + 1)
