@@ -1,11 +1,11 @@
-"""What every reader of a recording offers: its frames in a pass or by index, their times, and notes."""
+"""What every reader of a recording offers: its frames in a pass or by index, their times made usable, and notes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.pixels import DIM, Frame, as_rgb, colour_channels
 
-__all__ = ["DerivedFrames", "FrameSource", "Recent"]
+__all__ = ["DerivedFrames", "FrameSource", "Recent", "clean_timestamps"]
 
+# What is assumed when the rate is unknown: the slowest of the cameras that the databases were recorded with.
+FALLBACK_RATE = 25.0
 T = TypeVar("T")
 
 
@@ -123,22 +125,18 @@ class DerivedFrames(FrameSource):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
         return self.source.size
 
     @property
     def count(self) -> int | None:
-        """Number of frames."""
         return self.source.count
 
     @property
     def timestamps(self) -> NDArray[np.float64]:
-        """Seconds since the first frame."""
         return self.source.timestamps
 
     @property
     def frames_per_second(self) -> float:
-        """Frame rate."""
         return self.source.frames_per_second
 
 
@@ -160,3 +158,58 @@ class Recent(Generic[T]):
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+
+def clean_timestamps(
+    seconds: ArrayLike | None, count: int, frames_per_second: float | None = None
+) -> tuple[NDArray[np.float64], float, list[str]]:
+    """Times (count,) strictly increasing from 0, the frame rate, and notes on what was assumed or corrected.
+
+    NaN, infinite, repeated and backward stamps are replaced by interpolation between their neighbours (at the ends:
+    continued at the median rate). The rate is the given one, else that of the usual distance of the stamps, else 25.
+    """
+    notes: list[str] = []
+    known = frames_per_second is not None and np.isfinite(frames_per_second) and frames_per_second > 0
+    rate = float(cast(float, frames_per_second)) if known else 0.0
+    if seconds is None and known:
+        return np.arange(count) / rate, rate, notes
+    stamps = np.full(count, np.nan) if seconds is None else np.array(seconds, np.float64)
+    if stamps.shape != (count,):
+        raise DataError(f"there are {count} frames but {stamps.size} time stamps; give one a frame.")
+    stamps[~np.isfinite(stamps)] = np.nan
+    # A stamp counts when it is later than every one before it.
+    before = np.fmax.accumulate(np.concatenate([[-np.inf], stamps]))[:-1]
+    good = np.flatnonzero(stamps > before)
+    intervals = np.diff(stamps[good]) / np.diff(good) if len(good) > 1 else np.array([])
+    if not known and len(intervals):
+        rate = 1.0 / float(typical_intervals(intervals).mean())
+    if rate <= 0:
+        rate = FALLBACK_RATE
+        notes.append(f"the frame rate is unknown; {FALLBACK_RATE:g} frames a second were assumed.")
+    if len(good) < 2:
+        if seconds is not None and count > 1:
+            notes.append("the time stamps are unusable; the frames were spaced evenly.")
+        return np.arange(count) / rate, rate, notes
+    places = np.arange(count)
+    times = np.interp(places, good, stamps[good])
+    times = np.where(places < good[0], stamps[good[0]] - (good[0] - places) / rate, times)
+    times = np.where(places > good[-1], stamps[good[-1]] + (places - good[-1]) / rate, times)
+    if len(good) < count:
+        notes.append(f"{count - len(good)} of {count} time stamps were missing or out of order and were filled in.")
+    # Up to 12 % is the jitter of containers that count in milliseconds.
+    if np.abs(intervals * rate - 1).max() > 0.12 and len(intervals) > 1:
+        notes.append(
+            f"the frame rate varies ({1 / intervals.max():.3g} to {1 / intervals.min():.3g} frames a second); times "
+            "are those of the recording."
+        )
+    return times - times[0], rate, notes
+
+
+def typical_intervals(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intervals near their median: those where no frame was dropped, whose mean is free of rounded stamps."""
+    # Of two that differ much, none is near their middle.
+    for median in (np.median(intervals), np.quantile(intervals, 0.5, method="lower")):
+        near = intervals[(intervals > 0.5 * median) & (intervals < 1.5 * median)]
+        if len(near):
+            break
+    return near

@@ -19,20 +19,11 @@ DIM = 1 << 14
 def as_rgb(frame: ArrayLike, name: str = "the frame", white: float | None = None) -> Frame:
     """Any image as 8-bit RGB of shape ``(height, width, 3)``.
 
-    Parameters
-    ----------
-    frame : array of shape (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4)
-        Grey, grey with alpha, RGB or RGBA; integers, floats or bool. Transparent parts become black.
-    name : str
-        What messages call it.
-    white : float, optional
-        The value of white, where black is 0, e.g. 4095 for 12 bits in a 16-bit type. Default: 255 for uint8, 65535 for
-        uint16, 1 for floats and bool; other integers have none.
-
-    Raises
-    ------
-    MediaError
-        Another shape or type, values outside the range, or 16-bit values so low that the range must be another one.
+    The image is grey (H, W) or (H, W, 1), grey with alpha (H, W, 2), RGB or RGBA, of integers, floats or bool;
+    transparent parts become black. `white` is the value of white, where black is 0, e.g. 4095 for 12 bits in a 16-bit
+    type; default 255 for uint8, 65535 for uint16, 1 for floats and bool; other integers have none. Another shape or
+    type, values outside the range, or 16-bit values so low that the range must be another one raise `MediaError`, which
+    calls the image `name`.
     """
     array = np.asarray(frame)
     if array.ndim == 2:

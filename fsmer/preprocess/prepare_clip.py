@@ -22,13 +22,11 @@ from fsmer.errors import DataError, OutputError, SpecMismatchError, UnknownNameE
 from fsmer.preprocess.apex import check_interval
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, load_detector
 from fsmer.preprocess.face_tracking import CroppedFrames
-from fsmer.preprocess.frame_source import DerivedFrames, FrameSource, Recent
+from fsmer.preprocess.frame_source import FALLBACK_RATE, DerivedFrames, FrameSource, Recent
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.media import apex_source, crop_frames, make_media, needs_apex
 from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.prepare_store import Job, Outcome, Task, settings_hash, stored_type, write_part
-from fsmer.preprocess.recipe import PreprocessRecipe
-from fsmer.preprocess.timestamps import FALLBACK_RATE
 from fsmer.preprocess.video_file import VideoFile
 
 # Bytes of decoded frames that a clip keeps, so that its onset is decoded once for face, flow and image.
@@ -90,7 +88,8 @@ def _make(task: Task, job: Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     onset, offset = check_interval(len(source), first, apex, last, name=source.name)
     # The size of a folder is known from the onset then, and no further file is opened for it.
     source[onset]
-    crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
+    detector = _detector(steps.detector, json.dumps(dict(steps.detector_parameters), sort_keys=True))
+    crops = crop_frames(source, steps, onset=onset, detector=detector)
     if isinstance(crops, CroppedFrames):
         crops = _KeptFrames(crops)
     arrays: dict[str, NDArray[Any]] = {}
@@ -137,12 +136,8 @@ def _key(task: Task, job: Job) -> str:
     return settings_hash([job.settings, task.clip, *task.frames, files])
 
 
-def _detector(recipe: PreprocessRecipe) -> FaceDetector:
-    return _loaded_detector(recipe.detector, json.dumps(dict(recipe.detector_parameters), sort_keys=True))
-
-
 @lru_cache(maxsize=2)
-def _loaded_detector(name: str, parameters: str) -> FaceDetector:
+def _detector(name: str, parameters: str) -> FaceDetector:
     return load_detector(name, json.loads(parameters))
 
 

@@ -84,7 +84,10 @@ def write_result(
     try:
         shutil.rmtree(tables, ignore_errors=True)
         tables.mkdir()
-        readers = [_reader(one, earlier) for one in wanted]
+        readers = [
+            _Row(earlier, earlier.rows[one.clip]) if earlier is not None and one.part is None else cast(Part, one.part)
+            for one in wanted
+        ]
         clean = clean_table(_with_facts(kept, [reader.facts for reader in readers], job.recipe))
         files, columns = _write_tables(tables, job, clean)
         files.append(write_text(tables / REPORT, report.to_csv(index=False, lineterminator="\n")))
@@ -123,12 +126,6 @@ def _write_media(whole: Path, job: Job, readers: Sequence[Part | _Row]) -> dict[
                 for array in group:
                     array.write(media[f"{place}-{array.spec.kind}"])
     return arrays
-
-
-def _reader(outcome: Outcome, earlier: EarlierResult | None) -> Part | _Row:
-    if earlier is not None and outcome.part is None:
-        return _Row(earlier, earlier.rows[outcome.clip])
-    return cast(Part, outcome.part)
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,7 @@ class Part:
 
     path: Path
     start: int
-    head: int
-    """Bytes of the line."""
+    head: int  # bytes of the line
     lengths: Mapping[str, int]
     facts: Mapping[str, Any]
 
@@ -84,12 +83,9 @@ class Task:
 
     clip: str
     path: str
-    frames: tuple[int | None, ...]
-    """Onset, apex and offset as annotated."""
-    finished: str
-    """Key under which a finished folder holds the clip; ``""`` where none does."""
-    parts: Mapping[str, Part]
-    """What stopped runs have made of the clip, by key."""
+    frames: tuple[int | None, ...]  # onset, apex and offset as annotated
+    finished: str  # key under which a finished folder holds the clip; "" where none does
+    parts: Mapping[str, Part]  # what stopped runs have made of the clip, by key
 
 
 @dataclass(frozen=True)
@@ -99,11 +95,9 @@ class Job:
     parts: Path
     groups: SpecGroups
     recipe: PreprocessRecipe
-    inner: PreprocessRecipe
-    """What is left of the recipe once the face is cut out."""
+    inner: PreprocessRecipe  # what is left of the recipe once the face is cut out
     settings: str
-    run: str
-    """Name of this run, unlike that of any other."""
+    run: str  # name of this run, unlike that of any other
 
 
 @dataclass(frozen=True)
@@ -112,8 +106,7 @@ class Outcome:
 
     clip: str
     key: str = ""
-    origin: str = ""
-    """``"made"``, ``"part"`` or ``"finished"``; ``""`` where the clip is left out."""
+    origin: str = ""  # "made", "part" or "finished"; "" where the clip is left out
     part: Part | None = None
     problem: str = ""
     detail: str = ""

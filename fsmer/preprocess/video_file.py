@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from fsmer.data.images import FRAME_PIXELS
 from fsmer.errors import DataError, MediaError
 from fsmer.io import check_regular
-from fsmer.preprocess.frame_source import FrameSource
+from fsmer.preprocess.frame_source import FALLBACK_RATE, FrameSource, clean_timestamps, typical_intervals
 from fsmer.preprocess.pixels import Frame, as_rgb
-from fsmer.preprocess.timestamps import FALLBACK_RATE, clean_timestamps, typical_intervals
 
 __all__ = ["VideoFile"]
 
@@ -72,23 +71,9 @@ class _Ticks:
 class VideoFile(FrameSource):
     """A video file, decoded by FFmpeg through PyAV; frame-accurate, in the shape and upright as a viewer shows it.
 
-    A file only: names of other places, and playlists that name other files, are not followed.
-
-    Parameters
-    ----------
-    path : path
-    frames_per_second : float, optional
-        Overrides the file's own rate.
-    damaged : {"refuse", "keep"}
-        See `open_frames`.
-    white : float, optional
-        The value of white in videos of 16 bits, see `as_rgb`.
-
-    Raises
-    ------
-    MediaError
-        The file is missing, empty, no video, too large a picture, or its first frame cannot be decoded. While reading:
-        it breaks off.
+    A file only: names of other places, and playlists that name other files, are not followed. See `open_frames` for the
+    arguments. A file that is missing, empty, no video, has too large pictures or a first frame that cannot be decoded
+    raises `MediaError`; while reading, so does one that breaks off.
     """
 
     def __init__(
