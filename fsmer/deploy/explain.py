@@ -35,10 +35,6 @@ Tensors = dict[str, Tensor]
 _STEPS_AT_ONCE = 8
 # Attributions are averaged over the pixels within this share of the map's width: single pixels are noise.
 _REACH = 1 / 28
-_MISSING = (
-    "a gradient map needs the package captum, which is not installed; run: pip install 'fsmer[explain]', "
-    "or take a backbone that has maps of its own."
-)
 
 
 @library_settings()
@@ -81,10 +77,6 @@ def explain(
         Class to explain in place of the predicted one, for gradients through a recognizer.
     steps : int
         Points along the way of the integrated gradient.
-
-    Returns
-    -------
-    Explanation or list of Explanation
 
     Raises
     ------
@@ -233,7 +225,10 @@ def _gradient_maps(
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        raise FsmerError(_MISSING) from error
+        raise FsmerError(
+            "a gradient map needs the package captum, which is not installed; run: pip install 'fsmer[explain]', or "
+            "take a backbone that has maps of its own."
+        ) from error
     kinds = list(inputs)
     # Other classifiers than a head of tensors have no gradient.
     if not isinstance(network.head, Head) or logits is None:

@@ -38,26 +38,11 @@ _LEAST_FOR_FLOW = 16
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Which parts of one clip a network used, and what it answered.
+    """Which parts of one clip a network used, and what it answered; in a notebook it shows itself as a picture.
 
-    In a notebook it shows itself as a picture.
-
-    Parameters
-    ----------
-    clip : str
-        Id of the clip.
-    maps : mapping of str to float32 array of shape (h, w)
-        How much the network used each place, in 0..1, each map at its own size.
-    about : str
-        What the maps are, in words.
-    media : mapping of str to (InputSpec, array)
-        What the clip shows, by kind.
-    label : str or None
-        The clip's own label.
-    classes : tuple of str
-        Classes of the recognizer; empty for a bare backbone.
-    probabilities : float32 array of shape (C,)
-        Of `classes`.
+    `maps` say how much the network used each place, in 0..1, (h, w), each at its own size; `about` is what they are, in
+    words. `media` has the spec and the array of what the clip shows, by kind. `clip` is its id, `label` its own label;
+    `classes` are the recognizer's (none for a bare backbone), with their `probabilities`, (C,).
     """
 
     clip: str
@@ -98,13 +83,7 @@ class Explanation:
         return figure
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the picture as PNG, whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
+        """Write the picture as PNG, whole or not at all (`OutputError`)."""
         return save_figure(self.figure(), path)
 
     def _headline(self) -> str:

@@ -56,15 +56,9 @@ UNIT_RECIPE = PreprocessRecipe(flow="dis", flow_parameters={"finest_scale": 1}, 
 class RecordingReader:
     """Reads a recording and gives its movements as they end, from files and from live streams alike.
 
-    Memory does not grow with the recording. Iterate once; `prediction` then sums everything up.
+    Memory does not grow with the recording. Iterate once; `prediction` then sums everything up. The arguments are those
+    of `predict_recording`.
 
-    Parameters
-    ----------
-    source, model, classes, which, detector, settings, frames_per_second
-        See `predict_recording`.
-
-    Examples
-    --------
     >>> for interval in RecordingReader(camera()):  # doctest: +SKIP
     ...     print(interval.apex_s, interval.label, interval.words)
     """
@@ -172,10 +166,6 @@ def predict_recording(
         Overrides what the source says.
     progress : callable, optional
         Called with (frames done, frames in all or 0 where nobody knows).
-
-    Returns
-    -------
-    RecordingPrediction
 
     Raises
     ------

@@ -42,20 +42,10 @@ class Pictures:
 class PredictedInterval:
     """One movement of the face and its most probable class.
 
-    Parameters
-    ----------
-    onset_s, apex_s, offset_s : float
-        Seconds since the first frame: last moment at rest, strongest movement, at rest again.
-    label : str
-        The most probable class.
-    probabilities : dict of str to float
-        Of every class.
-    aus : tuple of int
-        Numbers of the active action units.
-    unit_probabilities : dict of int to float
-        Of every action unit.
-    energy : float
-        How far the facial regions moved, in thousandths of the face width (see `fsmer.preprocess.apex.FlowEnergy`).
+    `onset_s`, `apex_s` and `offset_s` are seconds since the first frame: last moment at rest, strongest movement, at
+    rest again. `label` is the most probable class, with the `probabilities` of all; `aus` are the numbers of the active
+    action units, with the probability of every one. `energy` is how far the facial regions moved, in thousandths of the
+    face width (see `fsmer.preprocess.apex.FlowEnergy`).
     """
 
     onset_s: float
@@ -89,22 +79,9 @@ class PredictedInterval:
 class RecordingPrediction:
     """The answer on a whole recording; in a notebook it shows itself as a picture.
 
-    Parameters
-    ----------
-    name : str
-        The recording.
-    fps : float
-        Frames a second.
-    frames : int
-        How many frames it has.
-    faces : int
-        In how many of them a face was seen.
-    intervals : tuple of PredictedInterval
-        In order of time; empty when nothing moved.
-    notes : tuple of str
-        What was assumed, one sentence each.
-    trace : tuple of arrays
-        Times, energies (in multiples of the recording's usual restlessness) and thresholds, for the picture.
+    `fps` are frames a second, `frames` how many there are, `faces` in how many of them a face was seen. `intervals` are
+    in order of time, none when nothing moved; `notes` say what was assumed, one sentence each. The `trace`, for the
+    picture, has times, energies (in multiples of the recording's usual restlessness) and thresholds.
     """
 
     name: str
@@ -215,17 +192,9 @@ class RecordingPrediction:
         return png_bytes(self.figure())
 
     def save(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
-        """Write ``timeline.png``, ``recording.json`` and ``intervals.csv``, each whole or not at all.
+        """Write ``timeline.png``, ``recording.json`` and ``intervals.csv``, each whole or not at all (`OutputError`).
 
-        Returns
-        -------
-        dict of str to Path
-            ``"picture"``, ``"json"``, ``"csv"``.
-
-        Raises
-        ------
-        OutputError
-            The folder cannot be written, or the disk is full.
+        The result says where by ``"picture"``, ``"json"`` and ``"csv"``.
         """
         place = Path(folder)
         check_writable(place)

@@ -32,21 +32,11 @@ BLINK_REACH = (0.2, 0.085)
 
 @dataclass(frozen=True)
 class ApexSpot:
-    """Where the apex is.
+    """Where the apex is, and how it was found."""
 
-    Parameters
-    ----------
-    index : int
-        Frame number in the sequence.
-    method : str
-        How it was found.
-    scores : float64 array, one entry a frame from the onset on
-        How strong the expression seems in each; empty where nothing was measured.
-    """
-
-    index: int
+    index: int  # frame number in the sequence
     method: str
-    scores: NDArray[np.float64]
+    scores: NDArray[np.float64]  # how strong the expression seems, from the onset on; empty where nothing was measured
 
 
 def check_interval(
@@ -82,29 +72,13 @@ def spot_apex(
     offset: int | None = None,
     at_rest: bool = True,
 ) -> ApexSpot:
-    """Find the apex of a sequence of face crops.
+    """Find the apex of a sequence of crops of one face, given as anything that `open_frames` takes.
 
-    Parameters
-    ----------
-    frames : FrameSource or anything that `open_frames` takes
-        Crops of one face.
-    method : str
-        ``"annotated"``: the given `apex`. ``"difference"``: the frame that differs most from the onset (FR eq. 1).
-        ``"flow"``: the frame in which facial regions have moved most, see `FlowEnergy`. ``"middle"``: half-way from
-        onset to offset (as Dual-Inception takes it).
-    onset, offset : int, optional
-        First and last frame; default the ends of the sequence.
-    apex : int, optional
-        The annotation; used by ``"annotated"`` only.
-    at_rest : bool
-        Whether the face is at rest again in the last frame; ``"flow"`` tells the head's drift by that.
-
-    Raises
-    ------
-    MediaError
-        The interval is impossible, or ``"annotated"`` is asked for and `apex` is missing.
-    UnknownNameError
-        No such method.
+    The `method` is ``"annotated"``: the given `apex`; ``"difference"``: the frame that differs most from the onset (FR
+    eq. 1); ``"flow"``: the frame in which facial regions have moved most, see `FlowEnergy`, which tells the drift of the
+    head by whether the face is `at_rest` again in the last frame; or ``"middle"``: half-way from onset to offset (as
+    Dual-Inception takes it). Onset and offset default to the ends of the sequence. An interval that cannot be, or a
+    missing annotation that is asked for, raises `MediaError`.
     """
     if method not in APEX_METHODS:
         raise unknown_name("apex method", method, APEX_METHODS)

@@ -151,15 +151,7 @@ DETECTORS: Mapping[str, Callable[..., FaceDetector]] = {
 
 
 def load_detector(name: str | FaceDetector, parameters: Mapping[str, Any] | None = None) -> FaceDetector:
-    """The detector of that name with `parameters`; a detector is handed through.
-
-    Raises
-    ------
-    UnknownNameError
-        No detector of that name.
-    DataError
-        It does not take these parameters.
-    """
+    """The detector of that name with `parameters`, which `DataError` refuses; a detector is handed through."""
     if not isinstance(name, str):
         return name
     if name not in DETECTORS:

@@ -133,12 +133,7 @@ def list_flow_methods() -> list[str]:
 def load_flow_method(name: str, parameters: Mapping[str, Any] | None = None) -> FlowMethod:
     """The estimator of that name with its defaults, or with some `parameters` changed.
 
-    Raises
-    ------
-    UnknownNameError
-        No estimator, or no parameter of it, has that name.
-    DataError
-        A parameter has a value of another type.
+    `UnknownNameError` where there is none, or no such parameter of it; `DataError` for a value of another type.
     """
     if name not in FLOW_METHODS:
         raise unknown_name("flow method", name, FLOW_METHODS)

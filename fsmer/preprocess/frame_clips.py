@@ -23,11 +23,8 @@ __all__ = ["clips_from_frames"]
 # Bytes of finished clips that a lazy clip set keeps, so that its kinds of media are made in one go.
 KEPT_BYTES = 64 << 20
 # Notes on an apex that is not annotated, by the method that finds it.
-APEX_NOTES = {
-    "flow": "the apex is spotted (flow).",
-    "difference": "the apex is spotted (difference).",
-    "middle": "the middle frame stands for the apex.",
-}
+APEX_NOTES = {name: f"the apex is spotted ({name})." for name in ("flow", "difference")}
+APEX_NOTES["middle"] = "the middle frame stands for the apex."
 
 
 def _bytes(made: ClipMedia) -> int:
@@ -145,7 +142,7 @@ def clips_from_frames(
         if len(values) != n:
             raise DataError(f"there are {n} recordings but {len(values)} entries of {name!r}; give one a clip.")
     make = _ClipMaker(sequences, tuple(wanted), steps, steps.load_detector(), times)
-    stores: dict[str, MediaStore] = {}
+    stores: Mapping[str, MediaStore]
     specs_made = [made_spec(spec, steps) for spec in wanted]
     methods = [apex_method(steps, apex) if needs_apex(wanted) else None for apex in times["apex"]]
     notes = [APEX_NOTES.get(method or "", "") for method in methods]

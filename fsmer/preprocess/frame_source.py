@@ -89,9 +89,7 @@ class FrameSource(ABC):
 
     def read(self, indices: Sequence[int] | None = None) -> Frame:
         """Several frames at once (default: all), uint8 of shape ``(n, height, width, 3)``."""
-        if indices is None:
-            return np.stack(list(self))
-        return np.stack([self[index] for index in indices])
+        return np.stack(list(self) if indices is None else [self[index] for index in indices])
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

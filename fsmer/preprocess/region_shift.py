@@ -55,11 +55,7 @@ class RegionShift:
     Lucas & Kanade's least squares (1981), which do not flatten movements of a fraction of a pixel as regularised flow
     does: first one motion of a rigid head (affine, and what its relief adds when it turns) and one change of light for
     the whole face, robustly, without regard to what moves otherwise; then, in the picture that was brought back
-    by it, one vector for every region.
-
-    Parameters
-    ----------
-    reference : uint8 array of shape (side, side)
+    by it, one vector for every region. The reference is grey, (side, side).
     """
 
     blur, coarse, iterations = 1.2, 2, 4

@@ -18,94 +18,48 @@ UNREST = 1.3
 
 @dataclass(frozen=True)
 class SpotterSettings:
-    """How movements are told from rest; times in seconds.
+    """How movements are told from rest; times in seconds, movements in thousandths of the face width.
 
-    Parameters
-    ----------
-    rate : float
-        Of recordings with more frames a second, every second, third ... frame is used, so that no less than this
-        many a second remain.
-    settle : float
-        What is observed before the first decision, to learn how restless the face is.
-    memory : float
-        Over how long the rest level is learnt.
-    step : float
-        Between these instants movement is measured for the rest level.
-    smooth : float
-        Regions are averaged over so long.
-    quiet : float
-        Share of the instants that count as rest.
-    times : float
-        A movement must be so many times the usual restlessness, each direction in which the regions move together
-        measured by its own.
-    least : float
-        And move the regions together by this much (root of the sum of squares, thousandths of the face width); half
-        a pixel on a face of 224 is 2.2.
-    most : float
-        This much is a movement on however restless a face.
-    farthest : float
-        No skin moves so far (thousandths of the face width): something else came before the face.
-    covered : float
-        Share of the face that may differ from its moved onset; more is a hand before it.
-    minimum, longest : float
-        Shortest movement, and the longest: what lasts longer ends there.
-    hold : float
-        A face that stays as it is for so long has got a new rest.
-    held : float
-        A movement that does not come back, as what only drifts does not, must reach so many times `times` (or `most`),
-        as many times `noise`, and its square times `least`.
-    slow : float
-        Seconds; a movement that takes longer from onset to apex, as a head that drifts does, must be larger by as many
-        times, or reach `most`.
-    turn : float
-        A movement must be larger, a region, than this share of what the head has moved in the meantime.
-    noise : float
-        And so many times what frames at rest differ from each other in the same measure.
-    blink : float
-        Where the lids move so many times as far as any other region, it was a blink.
-    renew : int
-        Frames between two searches for the face.
-
-    Notes
-    -----
     `turn` was chosen on drawn recordings of 20 s (seeds 501 to 508, three of each), `noise` and `held` on dark and
     compressed drawings of faces at rest (seeds 7001 to 7004) and on the former; what a talking mouth is, on drawings
     that talk (seed 7013). The growth of `turn` with the motion of the head, `covered`, and that `most` is enough for
     `held`, were also tried on a film of a real performance. Nothing was chosen on seeds of the benchmark from 11 on.
     """
 
-    rate: float = 50.0
-    settle: float = 1.6
-    memory: float = 30.0
-    step: float = 0.2
-    smooth: float = 0.12
-    quiet: float = 0.6
+    rate: float = 50.0  # of faster recordings every second, third ... frame is used; this many a second remain at least
+    settle: float = 1.6  # what is observed before the first decision, to learn how restless the face is
+    memory: float = 30.0  # over how long the rest level is learnt
+    step: float = 0.2  # between these instants movement is measured for the rest level
+    smooth: float = 0.12  # regions are averaged over so long
+    quiet: float = 0.6  # share of the instants that count as rest
+    # A movement must be so many times the usual restlessness, each direction in which the regions move together
+    # measured by its own, and move the regions together by `least` (root of the sum of squares; half a pixel on a face
+    # of 224 is 2.2). `most` is a movement on however restless a face.
     times: float = 2.1
     least: float = 2.0
     most: float = 16.0
-    farthest: float = 90.0
-    covered: float = 0.12
-    minimum: float = 0.1
-    longest: float = 2.0
-    hold: float = 0.5
+    farthest: float = 90.0  # no skin moves so far: something else came before the face
+    covered: float = 0.12  # share of the face that may differ from its moved onset; more is a hand before it
+    minimum: float = 0.1  # shortest movement
+    longest: float = 2.0  # what lasts longer ends there
+    hold: float = 0.5  # a face that stays as it is for so long has got a new rest
+    # A movement that does not come back, as what only drifts does not, must reach so many times `times` (or `most`), as
+    # many times `noise`, and its square times `least`.
     held: float = 1.5
+    # One that takes longer from onset to apex, as a head that drifts does, must be larger by as many times, or reach
+    # `most`.
     slow: float = 0.2
-    turn: float = 0.05
-    noise: float = 2.0
-    blink: float = 2.0
-    renew: int = 50
+    turn: float = 0.05  # it must be larger, a region, than this share of what the head has moved in the meantime
+    noise: float = 2.0  # and so many times what frames at rest differ from each other in the same measure
+    blink: float = 2.0  # where the lids move so many times as far as any other region, it was a blink
+    renew: int = 50  # frames between two searches for the face
 
 
 @dataclass(frozen=True)
 class Restlessness:
-    """How the regions move while nothing happens.
+    """How the regions move while nothing happens."""
 
-    Parameters
-    ----------
-    whiten : array of shape (2R, 2R)
-        Brings movements, flattened, to coordinates in which rest moves equally in all of them, its usual length 1.
-    """
-
+    # (2R, 2R), brings movements, flattened, to coordinates in which rest moves equally in all of them, usual length 1
     whiten: Vectors
 
     @classmethod

@@ -203,6 +203,7 @@ class MovementSpotter:
             self._refer(frame, steady, time)
             return self._base
         place = self._base + self._gauge(self._prepared(frame, self._crop_pose))
+        moves = self._start is not None or self._above > 0
         if self._former is not None:
             # Both references are measured for a while, so that one frame's noise is no step between them.
             pose, gauge, base = self._former
@@ -212,18 +213,13 @@ class MovementSpotter:
             if len(self._gaps) == OVERLAP:
                 self._base = self._base + np.mean(self._gaps, axis=0)
                 self._former = None
-        elif self._is_old(steady, time):
+        # A reference in the midst of a movement would be compared with itself afterwards.
+        elif _distance(self._crop_pose, steady) > SHIFTED or time - self._begun > AGE * (2 if moves else 1):
             self._former = self._crop_pose, self._gauge, self._base
             self._gaps = []
             self._base = np.zeros_like(self._base)
             self._refer(frame, steady, time)
         return place
-
-    def _is_old(self, steady: FacePose, time: float) -> bool:
-        assert self._crop_pose is not None
-        # A reference in the midst of a movement would be compared with itself afterwards.
-        moves = self._start is not None or self._above > 0
-        return _distance(self._crop_pose, steady) > SHIFTED or time - self._begun > AGE * (2 if moves else 1)
 
     def _refer(self, frame: Frame, pose: FacePose, time: float) -> None:
         self._crop_pose, self._begun = pose, time
@@ -358,7 +354,11 @@ class MovementSpotter:
         at_rest, at_top = movement.near((self._energy.side,) * 2)
         rest, top = (self._energy.prepare(mean_picture(some)) for some in (at_rest, at_top))
         seen = compare(rest, top, self._energy.method)
-        if not self._is_expression(seen, slow, far) or self._is_return(seen.vectors, movement.onset.time):
+        if not self._is_expression(seen, slow, far):
+            return None
+        # The last movement's way back, which its own offset cut in two.
+        former, ended = self._last or (seen.vectors, -np.inf)
+        if movement.onset.time - ended <= RETURN and _cosine(seen.vectors, former) < -0.3:
             return None
         noise = self.settings.noise * self._noise(at_rest, at_top)
         if float(np.linalg.norm(seen.vectors)) < max(doubt * noise, doubt**2 * self.settings.least):
@@ -390,12 +390,6 @@ class MovementSpotter:
         # Smooth flow carries a blink into the outer brows.
         lengths = np.linalg.norm(seen.vectors, axis=1) * np.where(np.repeat(REGIONS, 2) == "brow_outer", 0.5, 1.0)
         return seen.eyes <= self.settings.blink * float(lengths.max())
-
-    def _is_return(self, vectors: Vectors, onset: float) -> bool:
-        """Whether this is the last movement's way back, which its own offset cut in two."""
-        if self._last is None or onset - self._last[1] > RETURN:
-            return False
-        return _cosine(vectors, self._last[0]) < -0.3
 
     def _smoothed(self, place: int) -> Vectors:
         first, last = max(0, place - self._reach), min(len(self._readings), place + self._reach + 1)

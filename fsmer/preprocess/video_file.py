@@ -419,23 +419,21 @@ class VideoFile(FrameSource):
         )
 
     def _report_break(self, number: int, error: Exception | None, promised: int = 0) -> None:
-        if self._damaged == "refuse":
-            raise self._broken(number, error, promised) from error
-        self._note(f"the file breaks off after {number} frames; what lies behind them is missing.")
+        if self._damaged != "refuse":
+            self._note(f"the file breaks off after {number} frames; what lies behind them is missing.")
+            return
+        promised = promised or self._counted or round((self._promised_seconds or 0) * self._header_rate)
+        of = f" of {promised}" if promised else ""
+        why = "" if error is None else f" ({_reason(error)})"
+        raise MediaError(
+            f"the video {self.path} breaks off after {number}{of} frames{why}: it was cut short or damaged; copy it "
+            "again, or read what is there with damaged='keep'."
+        ) from error
 
     def _unlisted(self, what: str) -> MediaError:
         return MediaError(
             f"the video {self.path} lists {self.count} frames, but {what}: it is damaged; copy it again, or read what "
             "can be decoded with damaged='keep'."
-        )
-
-    def _broken(self, number: int, error: Exception | None, promised: int = 0) -> MediaError:
-        promised = promised or self._counted or round((self._promised_seconds or 0) * self._header_rate)
-        of = f" of {promised}" if promised else ""
-        why = "" if error is None else f" ({_reason(error)})"
-        return MediaError(
-            f"the video {self.path} breaks off after {number}{of} frames{why}: it was cut short or damaged; copy it "
-            "again, or read what is there with damaged='keep'."
         )
 
 
