@@ -187,8 +187,7 @@ def _explain_clip(network: _Network, clip: Clip, method: Literal["own", "gradien
             if not maps:
                 maps, about = _gradient_maps(network, inputs, still, logits, steps)
     finally:
-        if was_training:
-            backbone.train()
+        backbone.train(was_training)
     return Explanation(
         clip=clip.id,
         maps={name: values[0].float().cpu().numpy() for name, values in maps.items()},

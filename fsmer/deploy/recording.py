@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -25,23 +25,21 @@ from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import Which
 from fsmer.preprocess.faces import NoFaceError
 from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow
-from fsmer.preprocess.media import media_from_frames, pair_media
+from fsmer.preprocess.frame_source import Frame
+from fsmer.preprocess.media import Estimate, media_from_frames, pair_media
 from fsmer.preprocess.movement import Movement
-from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.reading import TimedFrames
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.restlessness import SpotterSettings
 from fsmer.preprocess.spotting import MovementSpotter
 from fsmer.resources import resource_folder
 from fsmer.tensor_files import read_tensors
-
-if TYPE_CHECKING:
-    from fsmer.transfer import Recognizer
-
-    Progress = Callable[[int, int], None]
+from fsmer.transfer import Recognizer, recognizer_of_words
+from fsmer.transfer.recognizer import load_trained
 
 __all__ = ["RecordingReader", "predict_recording"]
 
+Progress = Callable[[int, int], None]
 DEFAULT_MODEL = "facs-flow"
 # Movements in the picture, the strongest; pictures of the others are not kept.
 SHOWN = 12
@@ -193,10 +191,13 @@ class _Answerer:
     """From a movement to class probabilities and action units."""
 
     def __init__(self, model: Any, classes: Sequence[str] | None) -> None:
-        self.recognizer, backbone = _recognizer(model, classes)
-        self._given = backbone
+        model = load_trained(model)
+        self._given = None if isinstance(model, Recognizer) else model
+        if self._given is not None:
+            model = recognizer_of_words(model, {}, others=tuple(classes or COARSE_CLASSES))
+        self.recognizer: Recognizer = model
         # A recognizer of the user's saw flow by the default recipe when it was fitted.
-        self.recipe = PreprocessRecipe() if backbone is None else UNIT_RECIPE
+        self.recipe = PreprocessRecipe() if self._given is None else UNIT_RECIPE
 
     @cached_property
     def units(self) -> FacsFlow:
@@ -208,7 +209,14 @@ class _Answerer:
 
     def __call__(self, movement: Movement) -> PredictedInterval:
         onset, apex = movement.steady_pair(CROP)
-        flow = _FlowOfPair()
+        flows: list[tuple[FlowMethod, NDArray[np.float32]]] = []
+
+        def flow(onset: ArrayLike, apex: ArrayLike, method: FlowMethod) -> NDArray[np.float32]:
+            # Computed once a method; those from outside need not be hashable.
+            if method not in [known for known, _ in flows]:
+                flows.append((method, optical_flow(onset, apex, method)))
+            return next(flow for known, flow in flows if known == method)
+
         names = [str(name) for name in self.recognizer.classes_]
         shares = self.recognizer.predict_proba(self._media(movement, onset, apex, flow))[0].tolist()
         probabilities = dict(zip(names, shares, strict=True))
@@ -229,9 +237,7 @@ class _Answerer:
             pictures=_pictures(onset, apex, flow(onset, apex, UNIT_RECIPE.load_flow())),
         )
 
-    def _media(
-        self, movement: Movement, onset: Frame, apex: Frame, flow: _FlowOfPair
-    ) -> dict[str, NDArray[np.float32]]:
+    def _media(self, movement: Movement, onset: Frame, apex: Frame, flow: Estimate) -> dict[str, NDArray[np.float32]]:
         specs = self.recognizer.backbone.input_specs
         if all(spec.frames is None for spec in specs):
             media = pair_media(onset, apex, specs, recipe=self.recipe, estimate=flow)
@@ -239,32 +245,6 @@ class _Answerer:
             cropped = replace(self.recipe, detector="cropped")
             media = media_from_frames(movement.crops(size=CROP), specs, apex=movement.apex_place, recipe=cropped)
         return {kind: array[None] for kind, array in media.items()}
-
-
-class _FlowOfPair:
-    """`optical_flow` between onset and apex of one movement, computed once a method."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[FlowMethod, NDArray[np.float32]]] = []
-
-    def __call__(self, onset: ArrayLike, apex: ArrayLike, method: FlowMethod) -> NDArray[np.float32]:
-        # Methods from outside need not be hashable.
-        flow = next((flow for known, flow in self._found if known == method), None)
-        if flow is None:
-            flow = optical_flow(onset, apex, method)
-            self._found.append((method, flow))
-        return flow
-
-
-def _recognizer(model: Any, classes: Sequence[str] | None) -> tuple[Recognizer, Backbone | None]:
-    """What answers, and the backbone if one was given as such."""
-    from fsmer.transfer import Recognizer, recognizer_of_words
-    from fsmer.transfer.recognizer import load_trained
-
-    model = load_trained(model)
-    if isinstance(model, Recognizer):
-        return model, None
-    return recognizer_of_words(model, {}, others=tuple(classes or COARSE_CLASSES)), model
 
 
 def _is_shipped(backbone: FacsFlow) -> bool:
@@ -277,9 +257,6 @@ def _is_shipped(backbone: FacsFlow) -> bool:
 
 
 def _pictures(onset: Frame, apex: Frame, flow: NDArray[np.float32]) -> Pictures:
-    small = [
-        np.asarray(cv2.resize(one, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)
-    ]
-    return Pictures(
-        small[0], small[1], flow_map(flow, InputSpec(size=(56, 56), normalisation="signed"), remove_head=True)
-    )
+    small = [np.asarray(cv2.resize(one, THUMBNAIL, interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)]
+    spec = InputSpec(size=(56, 56), normalisation="signed")
+    return Pictures(*small, flow_map(flow, spec, remove_head=True))

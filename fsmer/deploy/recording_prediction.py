@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NO_EXPRESSION", "PredictedInterval", "RecordingPrediction"]
-
 NO_EXPRESSION = "no expression"
 # Least probability of an action unit in the answer: best F1 on synthetic recordings (domains lab, clinic and field)
 # other than those that the benchmark is measured on.
@@ -33,6 +31,8 @@ UNIT_THRESHOLD = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
+    """Crops of onset and apex (h, w, 3), and the flow between them."""
+
     onset: NDArray[np.uint8]
     apex: NDArray[np.uint8]
     flow: NDArray[np.float32]
@@ -90,9 +90,7 @@ class RecordingPrediction:
     faces: int
     intervals: tuple[PredictedInterval, ...]
     notes: tuple[str, ...] = ()
-    trace: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] = field(
-        default_factory=lambda: (np.zeros(0), np.zeros(0), np.zeros(0)), repr=False
-    )
+    trace: tuple[NDArray[np.float64], ...] = field(default=(np.zeros(0),) * 3, repr=False)
 
     @property
     def label(self) -> str:
@@ -152,14 +150,14 @@ class RecordingPrediction:
         self._draw_timeline(figure.add_subplot(grid[0, :]), shown)
         for column, one in enumerate(shown):
             assert one.pictures is not None
-            for row, picture in ((1, one.pictures.onset), (2, one.pictures.apex)):
+            moments = (("onset", one.onset_s, one.pictures.onset), ("apex", one.apex_s, one.pictures.apex))
+            for row, (name, time, picture) in enumerate(moments, 1):
                 axes = figure.add_subplot(grid[row, column])
                 axes.imshow(picture)
                 without_axes(axes)
                 if row == 1:
                     axes.set_title(f"{column + 1}: {one.label} {one.probabilities[one.label]:.0%}", fontsize=8)
-                time = one.onset_s if row == 1 else one.apex_s
-                axes.set_xlabel(f"{'onset' if row == 1 else 'apex'} {time:.2f} s", fontsize=7, labelpad=2)
+                axes.set_xlabel(f"{name} {time:.2f} s", fontsize=7, labelpad=2)
             axes = figure.add_subplot(grid[3, column])
             draw_flow(axes, one.pictures.flow.astype(np.float64), 10)
             axes.set_xlabel("flow at the apex", fontsize=7, labelpad=2)

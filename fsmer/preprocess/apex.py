@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -16,8 +17,6 @@ from fsmer.preprocess.flow import DIS, FlowMethod, head_motion, resize_area
 from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.reading import open_frames
 from fsmer.synthetic.facs_fields import LANDMARKS
-
-__all__ = ["ApexSpot", "FlowEnergy", "check_interval", "facial_regions", "frame_differences", "spot_apex"]
 
 APEX_METHODS = ("annotated", "difference", "flow", "middle")
 # The flow spotter works on crops of this side: finer ones cost more and find the same frame.
@@ -75,9 +74,9 @@ def spot_apex(
     """Find the apex of a sequence of crops of one face, given as anything that `open_frames` takes.
 
     The `method` is ``"annotated"``: the given `apex`; ``"difference"``: the frame that differs most from the onset (FR
-    eq. 1); ``"flow"``: the frame in which facial regions have moved most, see `FlowEnergy`, which tells the drift of the
-    head by whether the face is `at_rest` again in the last frame; or ``"middle"``: half-way from onset to offset (as
-    Dual-Inception takes it). Onset and offset default to the ends of the sequence. An interval that cannot be, or a
+    eq. 1); ``"flow"``: the frame in which facial regions have moved most, see `FlowEnergy`, which tells the drift of
+    the head by whether the face is `at_rest` again in the last frame; or ``"middle"``: half-way from onset to offset
+    (as Dual-Inception takes it). Onset and offset default to the ends of the sequence. An interval that cannot be, or a
     missing annotation that is asked for, raises `MediaError`.
     """
     if method not in APEX_METHODS:
@@ -151,15 +150,12 @@ class FlowEnergy:
 
     def scores(self, frames: Iterable[NDArray[Any]], *, at_rest: bool = True) -> NDArray[np.float64]:
         """Energy of every RGB crop, thousandths of its width, 0 in the first; is the last one `at_rest` again?"""
-        found: list[NDArray[np.float64]] = []
-        first: NDArray[np.uint8] | None = None
-        for frame in frames:
-            grey = self.prepare(frame)
-            first = grey if first is None else first
-            found.append(self.between(first, grey))
-        if not found:
+        prepared = map(self.prepare, frames)
+        first = next(prepared, None)
+        if first is None:
             raise DataError("there is no frame to measure; give the frames from onset to offset.")
-        return self.energy(np.array(found), at_rest=at_rest)
+        vectors = [self.between(first, grey) for grey in chain([first], prepared)]
+        return self.energy(np.array(vectors), at_rest=at_rest)
 
     def energy(self, vectors: NDArray[np.float64], *, at_rest: bool = True) -> NDArray[np.float64]:
         """Energy of every frame, (T,), from the vectors of `between`, (T, R, 2)."""

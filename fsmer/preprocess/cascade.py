@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.preprocess.faces import FacePose, sampled, shrunk
-from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.frame_source import Frame
 
 __all__ = ["CascadeDetector"]
 
@@ -193,19 +193,12 @@ class CascadeDetector:
         height, width = grey.shape
         margin = round(0.12 * min(height, width))
         roll = float(np.deg2rad(turn))
-        field_pose = FacePose(
-            (width - 1) / 2, (height - 1) / 2, width + 2 * margin, roll, (height + 2 * margin) / (width + 2 * margin)
-        )
         size = (height + 2 * margin, width + 2 * margin)
+        field_pose = FacePose((width - 1) / 2, (height - 1) / 2, size[1], roll, size[0] / size[1])
         turned = sampled(grey, field_pose, size)
-        shorter = min(size)
-        least = max(24, round(self.smallest * min(height, width)))
+        least, most = (max(24, round(self.smallest * min(height, width))),) * 2, (min(size),) * 2
         found = _cascade().detect_multi_scale(
-            turned,
-            scale_factor=1.08 if fine else 1.2,
-            step_ratio=1.0 if fine else 1.3,
-            min_size=(least, least),
-            max_size=(shorter, shorter),
+            turned, scale_factor=1.08 if fine else 1.2, step_ratio=1.0 if fine else 1.3, min_size=least, max_size=most
         )
         crops = []
         for box in found:

@@ -15,9 +15,7 @@ from fsmer.data.text_tables import csv_rows, read_table_text
 from fsmer.errors import DataError, unknown_name
 from fsmer.preprocess.cascade import CascadeDetector
 from fsmer.preprocess.faces import FacePose, pose_from_landmarks
-from fsmer.preprocess.pixels import Frame
-
-__all__ = ["DETECTORS", "CroppedFaces", "FaceAlignmentDetector", "FaceDetector", "LandmarkFile", "load_detector"]
+from fsmer.preprocess.frame_source import Frame
 
 
 @runtime_checkable
@@ -26,7 +24,6 @@ class FaceDetector(Protocol):
 
     def detect(self, frame: Frame, number: int = 0) -> list[FacePose]:
         """Every face in `frame` (uint8 RGB), largest first; `number` is its place in the recording."""
-        ...
 
 
 @dataclass(frozen=True)

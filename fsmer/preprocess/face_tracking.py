@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, LandmarkFile
 from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face, median_pose
-from fsmer.preprocess.frame_source import DerivedFrames, FrameSource
-from fsmer.preprocess.pixels import Frame
-
-__all__ = ["CroppedFrames", "FaceTracker", "choose_face", "locate_face", "track_faces"]
+from fsmer.preprocess.frame_source import DerivedFrames, Frame, FrameSource
 
 Which = int | Literal["largest"]
 

@@ -16,10 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.frame_source import Frame
 from fsmer.synthetic.facs_fields import LANDMARKS
-
-__all__ = ["FacePose", "NoFaceError", "crop_face", "pose_from_landmarks"]
 
 Points = NDArray[np.float64]
 

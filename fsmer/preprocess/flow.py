@@ -13,9 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
 from fsmer.parameters import typed_value
-from fsmer.preprocess.pixels import as_rgb
-
-__all__ = ["FLOW_METHODS", "FlowMethod", "flow_map", "list_flow_methods", "load_flow_method", "optical_flow"]
+from fsmer.preprocess.frame_source import as_rgb
 
 Flow = NDArray[np.float32]
 Grey = NDArray[np.uint8]
@@ -26,7 +24,6 @@ class FlowMethod(Protocol):
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         """Displacement in pixels from `first` to `second`, both grey (H, W): u right, v down, (2, H, W)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,9 @@ class Farneback:
     gaussian: bool = False
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
-        *settings, gaussian = astuple(self)
-        flags = cv2.OPTFLOW_FARNEBACK_GAUSSIAN if gaussian else 0
-        flow = cv2.calcOpticalFlowFarneback(first, second, np.zeros((*first.shape, 2), np.float32), *settings, flags)
+        flags = cv2.OPTFLOW_FARNEBACK_GAUSSIAN if self.gaussian else 0
+        settings: list[Any] = [*astuple(self)[:-1], flags]
+        flow = cv2.calcOpticalFlowFarneback(first, second, np.zeros((*first.shape, 2), np.float32), *settings)
         return np.ascontiguousarray(np.moveaxis(flow, 2, 0), np.float32)
 
 
@@ -156,7 +153,7 @@ def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod =
     Parameters
     ----------
     first, second : images of one size
-        Grey or colour, see `fsmer.preprocess.pixels.as_rgb`.
+        Grey or colour, see `fsmer.preprocess.frame_source.as_rgb`.
     method : str or FlowMethod
         See `list_flow_methods`.
 

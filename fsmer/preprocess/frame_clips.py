@@ -52,11 +52,10 @@ class FrameMediaStore:
     """One kind of medium of clips that are made from their recordings when they are read."""
 
     spec: InputSpec
-    count: int
     maker: _ClipMaker
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.maker.sequences)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Make the asked rows; a recording that cannot be used raises `RowError`, which the clip set names."""
@@ -147,7 +146,7 @@ def clips_from_frames(
     methods = [apex_method(steps, apex) if needs_apex(wanted) else None for apex in times["apex"]]
     notes = [APEX_NOTES.get(method or "", "") for method in methods]
     if lazy:
-        stores = {spec.kind: FrameMediaStore(spec, n, make) for spec in specs_made}
+        stores = {spec.kind: FrameMediaStore(spec, make) for spec in specs_made}
     else:
         arrays = {spec.kind: np.empty((n, *spec.shape), np.float32) for spec in specs_made}
         for row in range(n):

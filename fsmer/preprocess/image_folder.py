@@ -14,10 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.images import has_deep_colours, opened_image
 from fsmer.datasets.folders import natural_order
 from fsmer.errors import MediaError
-from fsmer.preprocess.frame_source import FrameSource, clean_timestamps
-from fsmer.preprocess.pixels import Frame
-
-__all__ = ["ImageFolder"]
+from fsmer.preprocess.frame_source import Frame, FrameSource, clean_timestamps
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 # EXIF's tag of a camera's turn, and its values for pictures that lie on their side, that are read from right to left

@@ -19,14 +19,15 @@ from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector
 from fsmer.preprocess.face_tracking import CroppedFrames, locate_face, track_faces
 from fsmer.preprocess.faces import FacePose
 from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow, resize_area
-from fsmer.preprocess.frame_source import FrameSource
-from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.frame_source import Frame, FrameSource
 from fsmer.preprocess.reading import open_frames
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.time import resample
 
 __all__ = ["KINDS", "ClipMedia", "crop_frames", "group_specs", "make_media", "media_from_frames", "pair_media"]
 
+# Computes flow from onset, apex and a flow method.
+Estimate = Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]]
 KINDS = ("apex", "flow", "flows", "frames", "onset")
 # Mean movement in pixels of the crop: two equal pictures stay below (Farneback's rounding gives 0.001), and a third of
 # a grey level of noise is above.
@@ -178,7 +179,7 @@ def pair_media(
     specs: Sequence[InputSpec] | InputSpec,
     *,
     recipe: PreprocessRecipe | None = None,
-    estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
+    estimate: Estimate = optical_flow,
 ) -> dict[str, NDArray[np.float32]]:
     """Media of the kinds flow, onset and apex from two face crops.
 
@@ -231,7 +232,7 @@ def _from_crops(
     apex: int | None,
     offset: int,
     recipe: PreprocessRecipe,
-    estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
+    estimate: Estimate = optical_flow,
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     media: dict[str, NDArray[Any]] = {}
     notes: dict[str, None] = {}

@@ -22,17 +22,19 @@ from fsmer.datasets.base import FrameKind
 from fsmer.errors import DataError, FsmerError, MissingDatasetError
 from fsmer.io import check_writable, restore_folder
 from fsmer.preprocess.media import grouped_specs, made_spec
-from fsmer.preprocess.prepare_clip import one_thread, prepare_clip, prepare_in_worker
-from fsmer.preprocess.prepare_folder import EarlierResult, finished_keys, write_result
+from fsmer.preprocess.prepare_clip import one_thread, prepare_clip
 from fsmer.preprocess.prepare_store import (
     PART_VERSION,
+    EarlierResult,
     Job,
     Outcome,
     Task,
     clear_store,
+    finished_keys,
     only_run,
     settings_hash,
     stored_parts,
+    write_result,
 )
 from fsmer.preprocess.recipe import PreprocessRecipe
 
@@ -320,7 +322,6 @@ def _frame_numbers(table: pd.DataFrame, name: str) -> Any:
 
 def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str | None) -> Iterator[Outcome]:
     if backend is None and workers == 1:
-        # This process is held to one thread already.
         yield from (prepare_clip(task, job) for task in tasks)
         return
     from joblib import Parallel, cpu_count, delayed, parallel_config  # type: ignore[import-untyped]
@@ -337,7 +338,7 @@ def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str
             f"joblib's backend {backend!r} cannot be used ({error}); start or install it, or leave it out."
         ) from error
     try:
-        yield from run(delayed(prepare_in_worker)(task, job) for task in tasks)
+        yield from run(delayed(prepare_clip)(task, job) for task in tasks)
     except BrokenProcessPool as error:
         raise FsmerError(
             "a worker process died, most likely for lack of memory; run the same again with fewer workers: finished "

@@ -22,10 +22,9 @@ from fsmer.errors import DataError, OutputError, SpecMismatchError, UnknownNameE
 from fsmer.preprocess.apex import check_interval
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, load_detector
 from fsmer.preprocess.face_tracking import CroppedFrames
-from fsmer.preprocess.frame_source import FALLBACK_RATE, DerivedFrames, FrameSource, Recent
+from fsmer.preprocess.frame_source import FALLBACK_RATE, DerivedFrames, Frame, FrameSource, Recent
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.media import apex_source, crop_frames, make_media, needs_apex
-from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.prepare_store import Job, Outcome, Task, settings_hash, stored_type, write_part
 from fsmer.preprocess.video_file import VideoFile
 
@@ -48,14 +47,40 @@ class _KeptFrames(DerivedFrames):
         return self._kept.get(index, self.source.__getitem__)
 
 
-def prepare_in_worker(task: Task, job: Job) -> Outcome:
-    """`prepare_clip` on one thread."""
-    with one_thread():
-        return prepare_clip(task, job)
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold OpenCV, BLAS and OpenMP to one thread.
+
+    Clips are what runs in parallel. Threads below would compete for the same cores, and sums that they split in another
+    way on another machine would round to other bytes.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    _keep_freed_memory()
+    try:
+        with _thread_pools().limit(limits=1):
+            yield
+    finally:
+        cv2.setNumThreads(before)
 
 
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    # glibc hands arrays of some hundred kilobytes back to the system when they are freed, and a clip's flow then spends
+    # a fifth of its time on getting their pages again. Freeing one large block once teaches it to keep smaller ones.
+    np.empty(FREED_BYTES, np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> Any:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
+
+
+@one_thread()
 def prepare_clip(task: Task, job: Job) -> Outcome:
-    """Make one clip's media and put them into the store of parts, unless they are there."""
+    """Make one clip's media on one thread and put them into the store of parts, unless they are there."""
     try:
         key = _key(task, job)
         if key == task.finished:
@@ -139,34 +164,3 @@ def _key(task: Task, job: Job) -> str:
 @lru_cache(maxsize=2)
 def _detector(name: str, parameters: str) -> FaceDetector:
     return load_detector(name, json.loads(parameters))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold OpenCV, BLAS and OpenMP to one thread.
-
-    Clips are what runs in parallel. Threads below would compete for the same cores, and sums that they split in another
-    way on another machine would round to other bytes.
-    """
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    _keep_freed_memory()
-    try:
-        with _thread_pools().limit(limits=1):
-            yield
-    finally:
-        cv2.setNumThreads(before)
-
-
-@lru_cache(maxsize=1)
-def _keep_freed_memory() -> None:
-    # glibc hands arrays of some hundred kilobytes back to the system when they are freed, and a clip's flow then spends
-    # a fifth of its time on getting their pages again. Freeing one large block once teaches it to keep smaller ones.
-    np.empty(FREED_BYTES, np.uint8)
-
-
-@lru_cache(maxsize=1)
-def _thread_pools() -> Any:
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
-
-    return ThreadpoolController()

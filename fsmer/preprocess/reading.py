@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.frame_source import FALLBACK_RATE, FrameSource, clean_timestamps
+from fsmer.preprocess.frame_source import FALLBACK_RATE, Frame, FrameSource, as_rgb, clean_timestamps
 from fsmer.preprocess.image_folder import ImageFolder
-from fsmer.preprocess.pixels import Frame, as_rgb
 from fsmer.preprocess.video_file import Damaged, VideoFile
 
 __all__ = ["ArrayFrames", "StreamFrames", "TimedFrames", "open_frames"]

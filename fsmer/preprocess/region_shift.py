@@ -15,8 +15,6 @@ from fsmer.preprocess.apex import BLINK_REACH, facial_regions
 from fsmer.preprocess.flow import FlowMethod, head_motion, robust_fit
 from fsmer.synthetic.facs_fields import LANDMARKS
 
-__all__ = ["EnergyTrace"]
-
 Vectors = NDArray[np.float64]
 Grey = NDArray[np.uint8]
 

@@ -8,8 +8,6 @@ import numpy as np
 
 from fsmer.preprocess.region_shift import Vectors
 
-__all__ = ["SpotterSettings"]
-
 # Least spread of noise in a coordinate of a region, thousandths of the face width.
 FLOOR = 0.1
 # How much more than the quiet share of the instants the usual one may move and still be rest.

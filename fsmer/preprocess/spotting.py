@@ -17,12 +17,10 @@ from fsmer.preprocess.cascade import CascadeDetector
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import FaceTracker, Which
 from fsmer.preprocess.faces import FacePose, crop_face, median_pose
+from fsmer.preprocess.frame_source import Frame
 from fsmer.preprocess.movement import STEADY, Moment, Movement, keep_moment, mean_picture
-from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.region_shift import Comparison, EnergyTrace, Grey, RegionShift, Vectors, compare
 from fsmer.preprocess.restlessness import Restlessness, SpotterSettings
-
-__all__ = ["MovementSpotter"]
 
 # Seconds before a movement that are kept, for its onset.
 BEFORE = 0.7
@@ -69,21 +67,8 @@ class MovementSpotter:
     again). Onset and apex are then compared directly: what is a blink, a turn of the head, a hand before the face, or
     no movement at all in that comparison is dropped.
 
-    Parameters
-    ----------
-    frames_per_second : float
-    detector : FaceDetector, optional
-        Default the cascade.
-    which : "largest" or int
-        Which face.
-    settings : SpotterSettings, optional
-
-    Attributes
-    ----------
-    frames, faces : int
-        Frames seen, and those of them in which a face was seen.
-    trace : EnergyTrace
-        Energy over time in multiples of the usual restlessness, for pictures.
+    The detector is the cascade unless another one is given. `frames` and `faces` count the frames seen and those of
+    them in which a face was seen; `trace` has the energy over time, in multiples of the usual restlessness.
     """
 
     def __init__(

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from fsmer.errors import DataError, unknown_name
 
-__all__ = ["TIME_METHODS", "Resampled", "linear_weights", "resample", "tim_weights", "time_weights"]
-
 Weights = NDArray[np.float64]
 
 

@@ -19,10 +19,7 @@ from numpy.typing import NDArray
 from fsmer.data.images import FRAME_PIXELS
 from fsmer.errors import DataError, MediaError
 from fsmer.io import check_regular
-from fsmer.preprocess.frame_source import FALLBACK_RATE, FrameSource, clean_timestamps, typical_intervals
-from fsmer.preprocess.pixels import Frame, as_rgb
-
-__all__ = ["VideoFile"]
+from fsmer.preprocess.frame_source import FALLBACK_RATE, Frame, FrameSource, as_rgb, clean_timestamps, typical_intervals
 
 Damaged = Literal["refuse", "keep"]
 # Random access reads on from where it stands when the wanted frame is this near; seeking costs a key frame's distance.
