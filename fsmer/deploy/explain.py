@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,11 +25,9 @@ from fsmer.errors import DataError, FsmerError, MediaError, unknown_name
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.recognizer import Recognizer, load_trained
 
-if TYPE_CHECKING:
-    Explainable = Clip | ClipSet | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
-
 __all__ = ["explain"]
 
+Explainable = Clip | ClipSet | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
 Tensors = dict[str, Tensor]
 # Steps of integrated gradients that pass through the network together; bounds memory for large images.
 _STEPS_AT_ONCE = 8

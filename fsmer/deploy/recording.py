@@ -30,8 +30,7 @@ from fsmer.preprocess.media import Estimate, media_from_frames, pair_media
 from fsmer.preprocess.movement import Movement
 from fsmer.preprocess.reading import TimedFrames
 from fsmer.preprocess.recipe import PreprocessRecipe
-from fsmer.preprocess.restlessness import SpotterSettings
-from fsmer.preprocess.spotting import MovementSpotter
+from fsmer.preprocess.spotting import MovementSpotter, SpotterSettings
 from fsmer.resources import resource_folder
 from fsmer.tensor_files import read_tensors
 from fsmer.transfer import Recognizer, recognizer_of_words
@@ -225,6 +224,9 @@ class _Answerer:
             embedding = embed(self.units, {kind: array[None] for kind, array in unit_media.items()})
             chances = torch.sigmoid(self.units.unit_logits(embedding))[0].tolist()
         by_number = dict(zip(ACTION_UNIT_ORDER, chances, strict=True))
+        thumbs: list[Any] = [cv2.resize(one, THUMBNAIL, interpolation=cv2.INTER_AREA) for one in (onset, apex)]
+        spec = InputSpec(size=(56, 56), normalisation="signed")
+        pictured = flow_map(flow(onset, apex, UNIT_RECIPE.load_flow()), spec, remove_head=True)
         return PredictedInterval(
             onset_s=movement.onset.time,
             apex_s=movement.apex.time,
@@ -234,7 +236,7 @@ class _Answerer:
             aus=tuple(sorted(number for number, chance in by_number.items() if chance > UNIT_THRESHOLD)),
             unit_probabilities=by_number,
             energy=movement.energy,
-            pictures=_pictures(onset, apex, flow(onset, apex, UNIT_RECIPE.load_flow())),
+            pictures=Pictures(thumbs[0], thumbs[1], pictured),
         )
 
     def _media(self, movement: Movement, onset: Frame, apex: Frame, flow: Estimate) -> dict[str, NDArray[np.float32]]:
@@ -254,9 +256,3 @@ def _is_shipped(backbone: FacsFlow) -> bool:
         return False
     own, shipped = backbone.state_dict(), read_tensors(folder / WEIGHTS_FILE)
     return own.keys() == shipped.keys() and all(torch.equal(own[name].cpu(), shipped[name]) for name in own)
-
-
-def _pictures(onset: Frame, apex: Frame, flow: NDArray[np.float32]) -> Pictures:
-    small = [np.asarray(cv2.resize(one, THUMBNAIL, interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)]
-    spec = InputSpec(size=(56, 56), normalisation="signed")
-    return Pictures(*small, flow_map(flow, spec, remove_head=True))

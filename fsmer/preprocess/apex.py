@@ -100,13 +100,9 @@ def spot_apex(
 
 def frame_differences(frames: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
     """Mean absolute difference of every frame's grey picture from the first's, in grey levels (FR eq. 1)."""
-    scores: list[float] = []
-    first: NDArray[np.uint8] | None = None
-    for frame in frames:
-        grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
-        first = grey if first is None else first
-        scores.append(float(cv2.absdiff(grey, first).mean()))
-    return np.array(scores)
+    greys = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in frames)
+    first = next(greys)
+    return np.array([0.0, *(float(cv2.absdiff(grey, first).mean()) for grey in greys)])
 
 
 @lru_cache(maxsize=4)

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from fsmer.preprocess.faces import FacePose, sampled, shrunk
 from fsmer.preprocess.frame_source import Frame
 
-__all__ = ["CascadeDetector"]
-
 # The picture of a face that the cascade's boxes are refined with: where a face is darker (+) or lighter (-) than its
 # neighbourhood. Centre and standard deviations in crop units, strength; what is off the middle is mirrored.
 _SHADES: tuple[tuple[float, float, float, float, float], ...] = (
@@ -163,8 +161,7 @@ class CascadeDetector:
 
     def detect(self, frame: Frame, number: int = 0) -> list[FacePose]:
         """Every face in `frame`, largest first; `number` is not used."""
-        grey, scale = self._prepare(frame)
-        floor = _noise_floor(grey)
+        grey, scale, floor = self._prepare(frame)
         # Coarse steps in size first; fine ones cost as much as all turns together.
         for turn, fine in (*((turn, False) for turn in self.turns), (0.0, True)):
             fitted = [self._refine(grey, box, floor) for box in self._boxes(grey, turn, fine=fine)]
@@ -177,15 +174,18 @@ class CascadeDetector:
 
     def follow(self, frame: Frame, before: FacePose, number: int = 0) -> FacePose | None:
         """The face that was at `before` in the frame before, or None when it is lost; much faster than `detect`."""
-        grey, scale = self._prepare(frame)
+        grey, scale, floor = self._prepare(frame)
         start = before.scaled(scale)
-        pose = _fit(grey, start, _FOLLOW, _noise_floor(grey), start).scaled(1 / scale)
+        pose = _fit(grey, start, _FOLLOW, floor, start).scaled(1 / scale)
         return pose if pose.score >= self.threshold else None
 
-    def _prepare(self, frame: Frame) -> tuple[NDArray[np.uint8], float]:
+    def _prepare(self, frame: Frame) -> tuple[NDArray[np.uint8], float, float]:
+        """Grey picture, its scale, and the contrast in it that counts as noise."""
         scale = min(1.0, self.longest_side / max(frame.shape[:2]))
         small = shrunk(frame, scale) if scale < 1 else frame
-        return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8), scale
+        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+        # Relative to the picture's contrast, so that a dark recording is searched like a bright one.
+        return grey, scale, 0.1 * float(grey.std()) + 1.0
 
     def _boxes(self, grey: NDArray[np.uint8], turn: float, *, fine: bool) -> list[FacePose]:
         """The cascade's boxes on the picture turned by `turn` degrees, as first estimates of the crop."""
@@ -223,11 +223,6 @@ def _cascade() -> Any:
     from skimage.feature import Cascade
 
     return Cascade(lbp_frontal_face_cascade_filename())
-
-
-def _noise_floor(grey: NDArray[np.uint8]) -> float:
-    # Relative to the picture's contrast, so that a dark recording is searched like a bright one.
-    return 0.1 * float(grey.std()) + 1.0
 
 
 def _without_doubles(poses: list[FacePose]) -> list[FacePose]:

@@ -16,8 +16,6 @@ from fsmer.preprocess.frame_source import FALLBACK_RATE, Frame, FrameSource, as_
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.video_file import Damaged, VideoFile
 
-__all__ = ["ArrayFrames", "StreamFrames", "TimedFrames", "open_frames"]
-
 # Frames of a live stream that are waited for to learn its rate.
 RATE_FRAMES = 12
 

@@ -41,10 +41,9 @@ class EnergyTrace:
             self._stride *= 2
             self._count = len(self._points) * self._stride
 
-    def arrays(self) -> tuple[Vectors, Vectors, Vectors]:
+    def arrays(self) -> tuple[Vectors, ...]:
         """Times, energies and thresholds."""
-        times, energies, thresholds = np.array(self._points, np.float64).reshape(-1, 3).T
-        return times, energies, thresholds
+        return tuple(np.array(self._points, np.float64).reshape(-1, 3).T)
 
 
 class RegionShift:

@@ -244,15 +244,9 @@ class VideoFile(FrameSource):
             try:
                 handle = stack.enter_context(self.path.open("rb", buffering=0))
                 handle.name = f"video{self.path.suffix}"
-                container = stack.enter_context(
-                    av.open(
-                        handle,
-                        options=limit,
-                        container_options={"protocol_whitelist": "none"},
-                        io_open=refuse,
-                        buffer_size=BUFFER,
-                    )
-                )
+                sealed = {"protocol_whitelist": "none"}
+                opened = av.open(handle, options=limit, container_options=sealed, io_open=refuse, buffer_size=BUFFER)
+                container = stack.enter_context(opened)
             except MediaError:
                 raise
             except (OSError, EOFError, ValueError, av.error.FFmpegError) as error:
