@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from fsmer.preprocess.faces import FacePose, pose_from_landmarks
 from fsmer.preprocess.frame_source import Frame
 
 
+@runtime_checkable
 class FaceDetector(Protocol):
     """Finds faces in a frame."""
 

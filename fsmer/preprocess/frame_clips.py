@@ -164,9 +164,7 @@ def clips_from_frames(
     frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
     for name, values in times.items():
         frame[name] = pd.array(values, dtype="Int64")
-    frame["apex_from"] = [apex_source(method) for method in methods]
-    frame["recipe"] = steps.hash
-    frame["notes"] = notes
+    frame = frame.assign(apex_from=[apex_source(method) for method in methods], recipe=steps.hash, notes=notes)
     return ClipSet.from_table(frame, stores)
 
 
