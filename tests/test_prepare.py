@@ -26,8 +26,8 @@ from fsmer.data import ClipSet, InputSpec
 from fsmer.datasets import read_dataset
 from fsmer.errors import DataError, MissingDatasetError, OutputError, SpecMismatchError, UnknownNameError
 from fsmer.preprocess import CascadeDetector, PreprocessRecipe, make_media
+from fsmer.preprocess.media import group_specs
 from fsmer.preprocess.prepare import prepare
-from fsmer.preprocess.spec_groups import group_specs
 from fsmer.synthetic.recordings import synthetic_videos
 from fsmer.synthetic.scene import Scene
 

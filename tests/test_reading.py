@@ -21,9 +21,8 @@ from PIL import Image, ImageOps
 from fsmer.data.images import has_deep_colours
 from fsmer.datasets.folders import frame_files, list_frames, natural_order
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.pixels import as_rgb
+from fsmer.preprocess.frame_source import FALLBACK_RATE, as_rgb, clean_timestamps
 from fsmer.preprocess.reading import open_frames
-from fsmer.preprocess.timestamps import FALLBACK_RATE, clean_timestamps
 from fsmer.preprocess.video_file import VideoFile
 
 av = pytest.importorskip("av")

@@ -14,8 +14,7 @@ from fsmer.preprocess.faces import FacePose, crop_face
 from fsmer.preprocess.flow import remove_head_motion
 from fsmer.preprocess.movement import Movement, keep_moment
 from fsmer.preprocess.region_shift import EnergyTrace, rigid_motion
-from fsmer.preprocess.restlessness import SpotterSettings
-from fsmer.preprocess.spotting import MovementSpotter
+from fsmer.preprocess.spotting import MovementSpotter, SpotterSettings
 from fsmer.synthetic.drawn_recording import SyntheticRecording
 from fsmer.synthetic.recordings import synthetic_recording
 from fsmer.synthetic.scene import Camera, Scene

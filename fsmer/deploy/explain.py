@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,20 +25,14 @@ from fsmer.errors import DataError, FsmerError, MediaError, unknown_name
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.recognizer import Recognizer, load_trained
 
-if TYPE_CHECKING:
-    Explainable = Clip | ClipSet | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
-
 __all__ = ["explain"]
 
+Explainable = Clip | ClipSet | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
 Tensors = dict[str, Tensor]
 # Steps of integrated gradients that pass through the network together; bounds memory for large images.
 _STEPS_AT_ONCE = 8
 # Attributions are averaged over the pixels within this share of the map's width: single pixels are noise.
 _REACH = 1 / 28
-_MISSING = (
-    "a gradient map needs the package captum, which is not installed; run: pip install 'fsmer[explain]', "
-    "or take a backbone that has maps of its own."
-)
 
 
 @library_settings()
@@ -81,10 +75,6 @@ def explain(
         Class to explain in place of the predicted one, for gradients through a recognizer.
     steps : int
         Points along the way of the integrated gradient.
-
-    Returns
-    -------
-    Explanation or list of Explanation
 
     Raises
     ------
@@ -195,8 +185,7 @@ def _explain_clip(network: _Network, clip: Clip, method: Literal["own", "gradien
             if not maps:
                 maps, about = _gradient_maps(network, inputs, still, logits, steps)
     finally:
-        if was_training:
-            backbone.train()
+        backbone.train(was_training)
     return Explanation(
         clip=clip.id,
         maps={name: values[0].float().cpu().numpy() for name, values in maps.items()},
@@ -233,7 +222,10 @@ def _gradient_maps(
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        raise FsmerError(_MISSING) from error
+        raise FsmerError(
+            "a gradient map needs the package captum, which is not installed; run: pip install 'fsmer[explain]', or "
+            "take a backbone that has maps of its own."
+        ) from error
     kinds = list(inputs)
     # Other classifiers than a head of tensors have no gradient.
     if not isinstance(network.head, Head) or logits is None:

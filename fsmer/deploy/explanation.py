@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation"]
-
 Array = NDArray[np.float32]
 Medium = tuple[InputSpec, Array]
+# Title, note below it, and what draws it.
+Panel = tuple[str, str, Callable[["Axes"], None]]
 # Titles of maps whose names are a paper's letters.
 MAP_TITLES = {
     "dma": "micro-attention",
@@ -38,26 +38,11 @@ _LEAST_FOR_FLOW = 16
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Which parts of one clip a network used, and what it answered.
+    """Which parts of one clip a network used, and what it answered; in a notebook it shows itself as a picture.
 
-    In a notebook it shows itself as a picture.
-
-    Parameters
-    ----------
-    clip : str
-        Id of the clip.
-    maps : mapping of str to float32 array of shape (h, w)
-        How much the network used each place, in 0..1, each map at its own size.
-    about : str
-        What the maps are, in words.
-    media : mapping of str to (InputSpec, array)
-        What the clip shows, by kind.
-    label : str or None
-        The clip's own label.
-    classes : tuple of str
-        Classes of the recognizer; empty for a bare backbone.
-    probabilities : float32 array of shape (C,)
-        Of `classes`.
+    `maps` say how much the network used each place, in 0..1, (h, w), each at its own size; `about` is what they are, in
+    words. `media` has the spec and the array of what the clip shows, by kind. `clip` is its id, `label` its own label;
+    `classes` are the recognizer's (none for a bare backbone), with their `probabilities`, (C,).
     """
 
     clip: str
@@ -80,39 +65,31 @@ class Explanation:
         """
         shown = _media_panels(self.media)
         if self.classes:
-            shown.append(_Panel("probabilities", "", self._draw_probabilities))
+            shown.append(("probabilities", "", self._draw_probabilities))
         back = _background(self.media)
         maps = [_map_panel(MAP_TITLES.get(name, name), values, back) for name, values in self.maps.items()]
         rows = [shown + maps] if len(shown) + len(maps) <= 5 else [shown, maps]
         columns = max(map(len, rows))
         figure = blank_figure(1.75 * columns, 2.1 * len(rows) + 0.45)
         for row, panels in enumerate(rows):
-            for column, panel in enumerate(panels):
+            for column, (title, note, draw) in enumerate(panels):
                 axes = figure.add_subplot(len(rows), columns, row * columns + column + 1)
-                axes.set_title(panel.title, fontsize=8, pad=3)
-                panel.draw(axes)
-                if panel.note:
-                    axes.set_xlabel(panel.note, fontsize=6.5, color=GREY, labelpad=2)
+                axes.set_title(title, fontsize=8, pad=3)
+                draw(axes)
+                if note:
+                    axes.set_xlabel(note, fontsize=6.5, color=GREY, labelpad=2)
         figure.suptitle(wrapped(self._headline(), 24 * columns), fontsize=9)
         figure.supxlabel(wrapped(self.about, 30 * columns), fontsize=7, color=GREY)
         return figure
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the picture as PNG, whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
+        """Write the picture as PNG, whole or not at all (`OutputError`)."""
         return save_figure(self.figure(), path)
 
     def _headline(self) -> str:
-        labelled = f"labelled {self.label}" if self.label else ""
-        if self.prediction is None:
-            return f"{self.clip}{': ' if labelled else ''}{labelled}"
-        found = f"{self.prediction} ({self.probabilities.max():.0%})"
-        return f"{self.clip}: {found}{', ' if labelled else ''}{labelled}"
+        facts = [] if self.prediction is None else [f"{self.prediction} ({self.probabilities.max():.0%})"]
+        facts += [f"labelled {self.label}"] if self.label else []
+        return f"{self.clip}: {', '.join(facts)}" if facts else self.clip
 
     def _draw_probabilities(self, axes: Axes) -> None:
         places = range(len(self.classes))
@@ -133,14 +110,7 @@ class Explanation:
         return png_bytes(self.figure())
 
 
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    note: str
-    draw: Callable[[Axes], None]
-
-
-def _media_panels(media: Mapping[str, Medium]) -> list[_Panel]:
+def _media_panels(media: Mapping[str, Medium]) -> list[Panel]:
     """One panel a picture that the clip has; without flow, that between onset and apex, and their difference."""
     panels = [_image_panel(kind, media[kind][1]) for kind in ("onset", "apex") if kind in media]
     if "frames" in media:
@@ -163,6 +133,7 @@ def _media_panels(media: Mapping[str, Medium]) -> list[_Panel]:
 
 
 def flows_of(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array]]:
+    """Title and array of the flow to draw, if a clip has one: to the apex, or to the frame farthest from the first."""
     if "flow" in media:
         spec, flow = media["flow"]
         yield "flow", _centred(flow) if spec.normalisation == "minmax" else flow
@@ -218,7 +189,7 @@ def _background(media: Mapping[str, Medium]) -> Array:
     return np.asarray(1 - 0.6 * amount / max(float(amount.max()), 1e-12))
 
 
-def _picture_panel(title: str, note: str, *layers: tuple[Array, dict[str, Any]]) -> _Panel:
+def _picture_panel(title: str, note: str, *layers: tuple[Array, dict[str, Any]]) -> Panel:
     """Pictures on top of each other, each with the options of ``imshow``."""
 
     def draw(axes: Axes) -> None:
@@ -226,7 +197,7 @@ def _picture_panel(title: str, note: str, *layers: tuple[Array, dict[str, Any]])
             axes.imshow(picture, **options)
         without_axes(axes)
 
-    return _Panel(title, note, draw)
+    return title, note, draw
 
 
 def _grey(values: Array) -> Array:
@@ -235,25 +206,23 @@ def _grey(values: Array) -> Array:
     return np.asarray((mean - mean.min()) / max(float(np.ptp(mean)), 1e-12))
 
 
-def _image_panel(title: str, image: Array) -> _Panel:
+def _image_panel(title: str, image: Array) -> Panel:
     return _picture_panel(title, "", (np.clip(np.moveaxis(image, 0, 2), 0, 1), {}))
 
 
-def _flow_panel(title: str, flow: Array, note: str = "") -> _Panel:
-    def draw(axes: Axes) -> None:
-        draw_flow(axes, flow.astype(np.float64), 12)
-
-    return _Panel(title, note or ("strain and direction" if len(flow) > 2 else "length and direction"), draw)
+def _flow_panel(title: str, flow: Array, note: str = "") -> Panel:
+    what = "strain and direction" if len(flow) > 2 else "length and direction"
+    return title, note or what, lambda axes: draw_flow(axes, flow.astype(np.float64), 12)
 
 
-def _difference_panel(title: str, first: Array, second: Array) -> _Panel:
+def _difference_panel(title: str, first: Array, second: Array) -> Panel:
     change = (second - first).mean(axis=0)
     limit = max(float(np.quantile(np.abs(change), 0.995)), 1e-6)
     note = f"darker (blue), brighter (red), ±{limit:.1%}"
     return _picture_panel(title, note, (change, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}))
 
 
-def _map_panel(title: str, values: Array, back: Array) -> _Panel:
+def _map_panel(title: str, values: Array, back: Array) -> Panel:
     low, middle, top = float(values.min()), float(np.median(values)), float(values.max())
     share = np.clip((values - middle) / (top - middle), 0, 1) if top > middle else np.zeros_like(values)
     place = (-0.5, back.shape[1] - 0.5, back.shape[0] - 0.5, -0.5)

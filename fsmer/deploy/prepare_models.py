@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, UnknownNameError
+from fsmer.preprocess.prepare import Prepared
 from fsmer.preprocess.prepare import prepare as prepare_specs
-from fsmer.preprocess.prepare_report import Prepared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,14 +52,9 @@ def prepare(
 
 
 def specs_of_models(models: str | Sequence[str]) -> dict[str, tuple[InputSpec, ...]]:
-    """The input specs of backbones, by name; nothing is trained or loaded for names of backbones.
+    """The input specs of backbones, by name; `DataError` for no model or two folders of one name.
 
-    Raises
-    ------
-    UnknownNameError
-        No such model.
-    DataError
-        No model, or two folders of one name.
+    Nothing is trained or loaded for names of backbones.
     """
     import torch
 

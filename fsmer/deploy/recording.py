@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -25,23 +25,20 @@ from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import Which
 from fsmer.preprocess.faces import NoFaceError
 from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow
-from fsmer.preprocess.media import media_from_frames, pair_media
+from fsmer.preprocess.frame_source import Frame
+from fsmer.preprocess.media import Estimate, media_from_frames, pair_media
 from fsmer.preprocess.movement import Movement
-from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.reading import TimedFrames
 from fsmer.preprocess.recipe import PreprocessRecipe
-from fsmer.preprocess.restlessness import SpotterSettings
-from fsmer.preprocess.spotting import MovementSpotter
+from fsmer.preprocess.spotting import MovementSpotter, SpotterSettings
 from fsmer.resources import resource_folder
 from fsmer.tensor_files import read_tensors
-
-if TYPE_CHECKING:
-    from fsmer.transfer import Recognizer
-
-    Progress = Callable[[int, int], None]
+from fsmer.transfer import Recognizer, recognizer_of_words
+from fsmer.transfer.recognizer import load_trained
 
 __all__ = ["RecordingReader", "predict_recording"]
 
+Progress = Callable[[int, int], None]
 DEFAULT_MODEL = "facs-flow"
 # Movements in the picture, the strongest; pictures of the others are not kept.
 SHOWN = 12
@@ -56,15 +53,9 @@ UNIT_RECIPE = PreprocessRecipe(flow="dis", flow_parameters={"finest_scale": 1}, 
 class RecordingReader:
     """Reads a recording and gives its movements as they end, from files and from live streams alike.
 
-    Memory does not grow with the recording. Iterate once; `prediction` then sums everything up.
+    Memory does not grow with the recording. Iterate once; `prediction` then sums everything up. The arguments are those
+    of `predict_recording`.
 
-    Parameters
-    ----------
-    source, model, classes, which, detector, settings, frames_per_second
-        See `predict_recording`.
-
-    Examples
-    --------
     >>> for interval in RecordingReader(camera()):  # doctest: +SKIP
     ...     print(interval.apex_s, interval.label, interval.words)
     """
@@ -173,10 +164,6 @@ def predict_recording(
     progress : callable, optional
         Called with (frames done, frames in all or 0 where nobody knows).
 
-    Returns
-    -------
-    RecordingPrediction
-
     Raises
     ------
     NoFaceError
@@ -203,10 +190,13 @@ class _Answerer:
     """From a movement to class probabilities and action units."""
 
     def __init__(self, model: Any, classes: Sequence[str] | None) -> None:
-        self.recognizer, backbone = _recognizer(model, classes)
-        self._given = backbone
+        model = load_trained(model)
+        self._given = None if isinstance(model, Recognizer) else model
+        if self._given is not None:
+            model = recognizer_of_words(model, {}, others=tuple(classes or COARSE_CLASSES))
+        self.recognizer: Recognizer = model
         # A recognizer of the user's saw flow by the default recipe when it was fitted.
-        self.recipe = PreprocessRecipe() if backbone is None else UNIT_RECIPE
+        self.recipe = PreprocessRecipe() if self._given is None else UNIT_RECIPE
 
     @cached_property
     def units(self) -> FacsFlow:
@@ -218,7 +208,14 @@ class _Answerer:
 
     def __call__(self, movement: Movement) -> PredictedInterval:
         onset, apex = movement.steady_pair(CROP)
-        flow = _FlowOfPair()
+        flows: list[tuple[FlowMethod, NDArray[np.float32]]] = []
+
+        def flow(onset: ArrayLike, apex: ArrayLike, method: FlowMethod) -> NDArray[np.float32]:
+            # Computed once a method; those from outside need not be hashable.
+            if method not in [known for known, _ in flows]:
+                flows.append((method, optical_flow(onset, apex, method)))
+            return next(flow for known, flow in flows if known == method)
+
         names = [str(name) for name in self.recognizer.classes_]
         shares = self.recognizer.predict_proba(self._media(movement, onset, apex, flow))[0].tolist()
         probabilities = dict(zip(names, shares, strict=True))
@@ -227,6 +224,9 @@ class _Answerer:
             embedding = embed(self.units, {kind: array[None] for kind, array in unit_media.items()})
             chances = torch.sigmoid(self.units.unit_logits(embedding))[0].tolist()
         by_number = dict(zip(ACTION_UNIT_ORDER, chances, strict=True))
+        thumbs: list[Any] = [cv2.resize(one, THUMBNAIL, interpolation=cv2.INTER_AREA) for one in (onset, apex)]
+        spec = InputSpec(size=(56, 56), normalisation="signed")
+        pictured = flow_map(flow(onset, apex, UNIT_RECIPE.load_flow()), spec, remove_head=True)
         return PredictedInterval(
             onset_s=movement.onset.time,
             apex_s=movement.apex.time,
@@ -236,12 +236,10 @@ class _Answerer:
             aus=tuple(sorted(number for number, chance in by_number.items() if chance > UNIT_THRESHOLD)),
             unit_probabilities=by_number,
             energy=movement.energy,
-            pictures=_pictures(onset, apex, flow(onset, apex, UNIT_RECIPE.load_flow())),
+            pictures=Pictures(thumbs[0], thumbs[1], pictured),
         )
 
-    def _media(
-        self, movement: Movement, onset: Frame, apex: Frame, flow: _FlowOfPair
-    ) -> dict[str, NDArray[np.float32]]:
+    def _media(self, movement: Movement, onset: Frame, apex: Frame, flow: Estimate) -> dict[str, NDArray[np.float32]]:
         specs = self.recognizer.backbone.input_specs
         if all(spec.frames is None for spec in specs):
             media = pair_media(onset, apex, specs, recipe=self.recipe, estimate=flow)
@@ -251,32 +249,6 @@ class _Answerer:
         return {kind: array[None] for kind, array in media.items()}
 
 
-class _FlowOfPair:
-    """`optical_flow` between onset and apex of one movement, computed once a method."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[FlowMethod, NDArray[np.float32]]] = []
-
-    def __call__(self, onset: ArrayLike, apex: ArrayLike, method: FlowMethod) -> NDArray[np.float32]:
-        # Methods from outside need not be hashable.
-        flow = next((flow for known, flow in self._found if known == method), None)
-        if flow is None:
-            flow = optical_flow(onset, apex, method)
-            self._found.append((method, flow))
-        return flow
-
-
-def _recognizer(model: Any, classes: Sequence[str] | None) -> tuple[Recognizer, Backbone | None]:
-    """What answers, and the backbone if one was given as such."""
-    from fsmer.transfer import Recognizer, recognizer_of_words
-    from fsmer.transfer.recognizer import load_trained
-
-    model = load_trained(model)
-    if isinstance(model, Recognizer):
-        return model, None
-    return recognizer_of_words(model, {}, others=tuple(classes or COARSE_CLASSES)), model
-
-
 def _is_shipped(backbone: FacsFlow) -> bool:
     """Whether a network has the arguments and weights that ship with fsmer, as one that no fitting has moved."""
     folder = resource_folder("pretrained") / DEFAULT_MODEL
@@ -284,12 +256,3 @@ def _is_shipped(backbone: FacsFlow) -> bool:
         return False
     own, shipped = backbone.state_dict(), read_tensors(folder / WEIGHTS_FILE)
     return own.keys() == shipped.keys() and all(torch.equal(own[name].cpu(), shipped[name]) for name in own)
-
-
-def _pictures(onset: Frame, apex: Frame, flow: NDArray[np.float32]) -> Pictures:
-    small = [
-        np.asarray(cv2.resize(one, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA), np.uint8) for one in (onset, apex)
-    ]
-    return Pictures(
-        small[0], small[1], flow_map(flow, InputSpec(size=(56, 56), normalisation="signed"), remove_head=True)
-    )

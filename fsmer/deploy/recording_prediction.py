@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NO_EXPRESSION", "PredictedInterval", "RecordingPrediction"]
-
 NO_EXPRESSION = "no expression"
 # Least probability of an action unit in the answer: best F1 on synthetic recordings (domains lab, clinic and field)
 # other than those that the benchmark is measured on.
@@ -33,6 +31,8 @@ UNIT_THRESHOLD = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
+    """Crops of onset and apex (h, w, 3), and the flow between them."""
+
     onset: NDArray[np.uint8]
     apex: NDArray[np.uint8]
     flow: NDArray[np.float32]
@@ -42,20 +42,10 @@ class Pictures:
 class PredictedInterval:
     """One movement of the face and its most probable class.
 
-    Parameters
-    ----------
-    onset_s, apex_s, offset_s : float
-        Seconds since the first frame: last moment at rest, strongest movement, at rest again.
-    label : str
-        The most probable class.
-    probabilities : dict of str to float
-        Of every class.
-    aus : tuple of int
-        Numbers of the active action units.
-    unit_probabilities : dict of int to float
-        Of every action unit.
-    energy : float
-        How far the facial regions moved, in thousandths of the face width (see `fsmer.preprocess.apex.FlowEnergy`).
+    `onset_s`, `apex_s` and `offset_s` are seconds since the first frame: last moment at rest, strongest movement, at
+    rest again. `label` is the most probable class, with the `probabilities` of all; `aus` are the numbers of the active
+    action units, with the probability of every one. `energy` is how far the facial regions moved, in thousandths of the
+    face width (see `fsmer.preprocess.apex.FlowEnergy`).
     """
 
     onset_s: float
@@ -89,22 +79,9 @@ class PredictedInterval:
 class RecordingPrediction:
     """The answer on a whole recording; in a notebook it shows itself as a picture.
 
-    Parameters
-    ----------
-    name : str
-        The recording.
-    fps : float
-        Frames a second.
-    frames : int
-        How many frames it has.
-    faces : int
-        In how many of them a face was seen.
-    intervals : tuple of PredictedInterval
-        In order of time; empty when nothing moved.
-    notes : tuple of str
-        What was assumed, one sentence each.
-    trace : tuple of arrays
-        Times, energies (in multiples of the recording's usual restlessness) and thresholds, for the picture.
+    `fps` are frames a second, `frames` how many there are, `faces` in how many of them a face was seen. `intervals` are
+    in order of time, none when nothing moved; `notes` say what was assumed, one sentence each. The `trace`, for the
+    picture, has times, energies (in multiples of the recording's usual restlessness) and thresholds.
     """
 
     name: str
@@ -113,9 +90,7 @@ class RecordingPrediction:
     faces: int
     intervals: tuple[PredictedInterval, ...]
     notes: tuple[str, ...] = ()
-    trace: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] = field(
-        default_factory=lambda: (np.zeros(0), np.zeros(0), np.zeros(0)), repr=False
-    )
+    trace: tuple[NDArray[np.float64], ...] = field(default=(np.zeros(0),) * 3, repr=False)
 
     @property
     def label(self) -> str:
@@ -175,14 +150,14 @@ class RecordingPrediction:
         self._draw_timeline(figure.add_subplot(grid[0, :]), shown)
         for column, one in enumerate(shown):
             assert one.pictures is not None
-            for row, picture in ((1, one.pictures.onset), (2, one.pictures.apex)):
+            moments = (("onset", one.onset_s, one.pictures.onset), ("apex", one.apex_s, one.pictures.apex))
+            for row, (name, time, picture) in enumerate(moments, 1):
                 axes = figure.add_subplot(grid[row, column])
                 axes.imshow(picture)
                 without_axes(axes)
                 if row == 1:
                     axes.set_title(f"{column + 1}: {one.label} {one.probabilities[one.label]:.0%}", fontsize=8)
-                time = one.onset_s if row == 1 else one.apex_s
-                axes.set_xlabel(f"{'onset' if row == 1 else 'apex'} {time:.2f} s", fontsize=7, labelpad=2)
+                axes.set_xlabel(f"{name} {time:.2f} s", fontsize=7, labelpad=2)
             axes = figure.add_subplot(grid[3, column])
             draw_flow(axes, one.pictures.flow.astype(np.float64), 10)
             axes.set_xlabel("flow at the apex", fontsize=7, labelpad=2)
@@ -215,17 +190,9 @@ class RecordingPrediction:
         return png_bytes(self.figure())
 
     def save(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
-        """Write ``timeline.png``, ``recording.json`` and ``intervals.csv``, each whole or not at all.
+        """Write ``timeline.png``, ``recording.json`` and ``intervals.csv``, each whole or not at all (`OutputError`).
 
-        Returns
-        -------
-        dict of str to Path
-            ``"picture"``, ``"json"``, ``"csv"``.
-
-        Raises
-        ------
-        OutputError
-            The folder cannot be written, or the disk is full.
+        The result says where by ``"picture"``, ``"json"`` and ``"csv"``.
         """
         place = Path(folder)
         check_writable(place)

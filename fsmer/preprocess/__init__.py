@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     name: f"fsmer.preprocess.{module}"
     for module, names in {
-        "apex": "ApexSpot spot_apex",
         "cascade": "CascadeDetector",
-        "face_detectors": "load_detector",
-        "face_tracking": "FaceTracker locate_face track_faces",
-        "faces": "FacePose NoFaceError crop_face pose_from_landmarks",
-        "flow": "list_flow_methods load_flow_method optical_flow",
+        "faces": "NoFaceError",
+        "flow": "list_flow_methods optical_flow",
         "frame_clips": "clips_from_frames",
         "frame_source": "FrameSource",
         "media": "ClipMedia make_media media_from_frames pair_media",
         "reading": "open_frames",
         "recipe": "PreprocessRecipe",
-        "time": "resample",
     }.items()
     for name in names.split()
 }
@@ -39,15 +35,11 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from fsmer.preprocess.apex import ApexSpot, spot_apex
     from fsmer.preprocess.cascade import CascadeDetector
-    from fsmer.preprocess.face_detectors import load_detector
-    from fsmer.preprocess.face_tracking import FaceTracker, locate_face, track_faces
-    from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face, pose_from_landmarks
-    from fsmer.preprocess.flow import list_flow_methods, load_flow_method, optical_flow
+    from fsmer.preprocess.faces import NoFaceError
+    from fsmer.preprocess.flow import list_flow_methods, optical_flow
     from fsmer.preprocess.frame_clips import clips_from_frames
     from fsmer.preprocess.frame_source import FrameSource
     from fsmer.preprocess.media import ClipMedia, make_media, media_from_frames, pair_media
     from fsmer.preprocess.reading import open_frames
     from fsmer.preprocess.recipe import PreprocessRecipe
-    from fsmer.preprocess.time import resample

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -17,32 +18,12 @@ from fsmer.preprocess.frame_source import FrameSource
 from fsmer.preprocess.reading import open_frames
 from fsmer.synthetic.facs_fields import LANDMARKS
 
-__all__ = [
-    "APEX_METHODS",
-    "ApexSpot",
-    "FlowEnergy",
-    "check_interval",
-    "facial_regions",
-    "frame_differences",
-    "spot_apex",
-]
-
 APEX_METHODS = ("annotated", "difference", "flow", "middle")
 # The flow spotter works on crops of this side: finer ones cost more and find the same frame.
 SIDE = 128
 # Landmarks around which movement is counted; the lids move with every blink and are left out.
-REGIONS = (
-    "brow_inner",
-    "brow_outer",
-    "nose_side",
-    "nose_wing",
-    "cheek",
-    "nasolabial",
-    "mouth_corner",
-    "lip_upper",
-    "lip_lower",
-    "chin",
-)
+MOUTH_REGIONS = ("nose_wing", "cheek", "nasolabial", "mouth_corner", "lip_upper", "lip_lower", "chin")
+REGIONS = ("brow_inner", "brow_outer", "nose_side", *MOUTH_REGIONS)
 REGION_SIGMA = 0.055
 # Half width and half height of what a blink moves, around the middle of the lids, in crop units.
 BLINK_REACH = (0.2, 0.085)
@@ -50,21 +31,11 @@ BLINK_REACH = (0.2, 0.085)
 
 @dataclass(frozen=True)
 class ApexSpot:
-    """Where the apex is.
+    """Where the apex is, and how it was found."""
 
-    Parameters
-    ----------
-    index : int
-        Frame number in the sequence.
-    method : str
-        How it was found.
-    scores : float64 array, one entry a frame from the onset on
-        How strong the expression seems in each; empty where nothing was measured.
-    """
-
-    index: int
+    index: int  # frame number in the sequence
     method: str
-    scores: NDArray[np.float64]
+    scores: NDArray[np.float64]  # how strong the expression seems, from the onset on; empty where nothing was measured
 
 
 def check_interval(
@@ -100,29 +71,13 @@ def spot_apex(
     offset: int | None = None,
     at_rest: bool = True,
 ) -> ApexSpot:
-    """Find the apex of a sequence of face crops.
+    """Find the apex of a sequence of crops of one face, given as anything that `open_frames` takes.
 
-    Parameters
-    ----------
-    frames : FrameSource or anything that `open_frames` takes
-        Crops of one face.
-    method : str
-        ``"annotated"``: the given `apex`. ``"difference"``: the frame that differs most from the onset (FR eq. 1).
-        ``"flow"``: the frame in which facial regions have moved most, see `FlowEnergy`. ``"middle"``: half-way from
-        onset to offset (as Dual-Inception takes it).
-    onset, offset : int, optional
-        First and last frame; default the ends of the sequence.
-    apex : int, optional
-        The annotation; used by ``"annotated"`` only.
-    at_rest : bool
-        Whether the face is at rest again in the last frame; ``"flow"`` tells the head's drift by that.
-
-    Raises
-    ------
-    MediaError
-        The interval is impossible, or ``"annotated"`` is asked for and `apex` is missing.
-    UnknownNameError
-        No such method.
+    The `method` is ``"annotated"``: the given `apex`; ``"difference"``: the frame that differs most from the onset (FR
+    eq. 1); ``"flow"``: the frame in which facial regions have moved most, see `FlowEnergy`, which tells the drift of
+    the head by whether the face is `at_rest` again in the last frame; or ``"middle"``: half-way from onset to offset
+    (as Dual-Inception takes it). Onset and offset default to the ends of the sequence. An interval that cannot be, or a
+    missing annotation that is asked for, raises `MediaError`.
     """
     if method not in APEX_METHODS:
         raise unknown_name("apex method", method, APEX_METHODS)
@@ -145,25 +100,17 @@ def spot_apex(
 
 def frame_differences(frames: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
     """Mean absolute difference of every frame's grey picture from the first's, in grey levels (FR eq. 1)."""
-    scores: list[float] = []
-    first: NDArray[np.uint8] | None = None
-    for frame in frames:
-        grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
-        first = grey if first is None else first
-        scores.append(float(cv2.absdiff(grey, first).mean()))
-    return np.array(scores)
+    greys = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in frames)
+    first = next(greys)
+    return np.array([0.0, *(float(cv2.absdiff(grey, first).mean()) for grey in greys)])
 
 
 @lru_cache(maxsize=4)
 def facial_regions(side: int = SIDE) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights of the facial regions and of the face without the eyes, on crops of `side`.
+    """Weights of the facial regions, (R, side * side), and of the face without the eyes, (side, side).
 
-    Returns
-    -------
-    regions : float32 array of shape (R, side * side)
-        One Gaussian around each landmark of each half, without what a blink moves; rows sum to 1.
-    face : float32 array of shape (side, side)
-        1 where the head's motion can be seen, 0 on the eyes.
+    A region is a Gaussian around a landmark of one half, without what a blink moves, and its weights sum to 1. The face
+    is 1 where the head's motion can be seen, 0 on the eyes.
     """
     axis = (np.arange(side) + 0.5) / side - 0.5
     x, y = axis[None, :], axis[:, None]
@@ -190,38 +137,21 @@ class FlowEnergy:
     every facial region (noise cancels in it). What a turning head leaves in these vectors grows steadily, so where the
     clip ends at rest the straight line from the first to the last frame is taken out too. The energy is the root of
     the sum of squared vectors, smoothed in time.
-
-    Parameters
-    ----------
-    method : FlowMethod
-    side : int
-        Crops are brought to this size first.
-    smooth : float
-        Standard deviation of the smoothing in time, as a share of the clip's length (at least half a frame).
     """
 
     method: FlowMethod = field(default_factory=lambda: DIS(finest_scale=1))
-    side: int = SIDE
+    side: int = SIDE  # crops are brought to this size first
+    # Standard deviation of the smoothing in time, as a share of the clip's length (at least half a frame).
     smooth: float = 0.05
 
     def scores(self, frames: Iterable[NDArray[Any]], *, at_rest: bool = True) -> NDArray[np.float64]:
-        """Energy of every frame in thousandths of the crop width; the first is 0.
-
-        Parameters
-        ----------
-        frames : iterable of uint8 RGB crops
-        at_rest : bool
-            Whether the last frame shows the face at rest again.
-        """
-        found: list[NDArray[np.float64]] = []
-        first: NDArray[np.uint8] | None = None
-        for frame in frames:
-            grey = self.prepare(frame)
-            first = grey if first is None else first
-            found.append(self.between(first, grey))
-        if not found:
+        """Energy of every RGB crop, thousandths of its width, 0 in the first; is the last one `at_rest` again?"""
+        prepared = map(self.prepare, frames)
+        first = next(prepared, None)
+        if first is None:
             raise DataError("there is no frame to measure; give the frames from onset to offset.")
-        return self.energy(np.array(found), at_rest=at_rest)
+        vectors = [self.between(first, grey) for grey in chain([first], prepared)]
+        return self.energy(np.array(vectors), at_rest=at_rest)
 
     def energy(self, vectors: NDArray[np.float64], *, at_rest: bool = True) -> NDArray[np.float64]:
         """Energy of every frame, (T,), from the vectors of `between`, (T, R, 2)."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.preprocess.faces import FacePose, sampled, shrunk
-from fsmer.preprocess.pixels import Frame
-
-__all__ = ["CascadeDetector"]
+from fsmer.preprocess.frame_source import Frame
 
 # The picture of a face that the cascade's boxes are refined with: where a face is darker (+) or lighter (-) than its
 # neighbourhood. Centre and standard deviations in crop units, strength; what is off the middle is mirrored.
@@ -70,30 +68,20 @@ def _peak(values: NDArray[Any], place: int) -> float:
     return 0.0 if bend >= 0 else float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))
 
 
-@dataclass(frozen=True)
-class _Prior:
-    """Where the face is expected, and the price in correlation of one spread's distance from there."""
-
-    pose: FacePose
-    price: float
-
-    # Spread of the cascade's boxes around the truth: crop widths, relative width, radians.
-    place: ClassVar[float] = 0.06
-    width: ClassVar[float] = 0.08
-    roll: ClassVar[float] = 0.17
-
-    def cost(self, pose: FacePose, across: NDArray[Any], down: NDArray[Any]) -> NDArray[Any]:
-        """Cost of the crop `pose` moved by (across, down) crop units, (len(down), len(across))."""
-        x, y = pose.to_crop(self.pose.centre)
-        far = ((across - x)[None, :] ** 2 + ((down - y) * pose.aspect)[:, None] ** 2) / self.place**2
-        other = (np.log(pose.width / self.pose.width) / self.width) ** 2 + (
-            (pose.roll - self.pose.roll) / self.roll
-        ) ** 2
-        return np.asarray(self.price * (far + other))
+# Spread of the cascade's boxes around the truth: crop widths, relative width, radians.
+_PLACE, _WIDTH, _ROLL = 0.06, 0.08, 0.17
 
 
-def _fit(grey: NDArray[np.uint8], pose: FacePose, step: _Step, floor: float, prior: _Prior | None = None) -> FacePose:
-    """Best place of the template around `pose`; its `score` is the correlation alone, without the prior."""
+def _distance(expected: FacePose, pose: FacePose, shifts: NDArray[Any]) -> NDArray[Any]:
+    """Squared distance, in spreads, of `pose` moved by `shifts` crop units, (down, across), from the expected crop."""
+    x, y = pose.to_crop(expected.centre)
+    far = ((shifts - x)[None, :] ** 2 + ((shifts - y) * pose.aspect)[:, None] ** 2) / _PLACE**2
+    other = (np.log(pose.width / expected.width) / _WIDTH) ** 2 + ((pose.roll - expected.roll) / _ROLL) ** 2
+    return np.asarray(far + other)
+
+
+def _fit(grey: NDArray[np.uint8], pose: FacePose, step: _Step, floor: float, expected: FacePose) -> FacePose:
+    """Best place of the template around `pose`; its `score` is the correlation alone, without the price of distance."""
     side = int(np.ceil(_SIDE * (1 + 2 * step.reach / _EXTENT)))
     shifts = (np.arange(side - _SIDE + 1) - (side - _SIDE) / 2) * _EXTENT / _SIDE
     scales, rolls = np.exp(step.axis(step.scale)), step.axis(np.deg2rad(step.roll))
@@ -106,7 +94,7 @@ def _fit(grey: NDArray[np.uint8], pose: FacePose, step: _Step, floor: float, pri
             field_pose = replace(turned, width=turned.width * _EXTENT * side / _SIDE)
             patch = sampled(grey, field_pose, (side, side))
             score = cv2.matchTemplate(_contrast(patch, floor), _template(), cv2.TM_CCORR)
-            merit = score if prior is None else score - prior.cost(turned, shifts, shifts)
+            merit = score - step.price * _distance(expected, turned, shifts)
             row, column = (int(one) for one in np.unravel_index(int(merit.argmax()), merit.shape))
             pixel = _EXTENT / _SIDE
             across = shifts[column] + pixel * _peak(merit[row], column)
@@ -124,22 +112,26 @@ def _fit(grey: NDArray[np.uint8], pose: FacePose, step: _Step, floor: float, pri
 
 @dataclass(frozen=True)
 class _Step:
-    """How far one fit searches: in crop widths, in relative size, in degrees, with so many values to either side."""
+    """How far one fit searches: in crop widths, in relative size, in degrees, with so many values to either side.
+
+    The `price`, in correlation, is that of one spread's distance from where the face is expected.
+    """
 
     reach: float
     scale: float
     roll: float
     values: int
+    price: float
 
     def axis(self, limit: float) -> NDArray[np.float64]:
         return np.linspace(-limit, limit, 2 * self.values + 1)
 
 
 # From a box of the cascade: coarsely near it, then more freely around what was found.
-_COARSE = (_Step(0.15, 0.18, 16, 2), 0.02)
-_FINE = ((_Step(0.07, 0.10, 6, 2), 0.012), (_Step(0.03, 0.04, 2, 1), 0.006))
+_COARSE = _Step(0.15, 0.18, 16, 2, 0.02)
+_FINE = (_Step(0.07, 0.10, 6, 2, 0.012), _Step(0.03, 0.04, 2, 1, 0.006))
 # From one frame to the next.
-_FOLLOW = (_Step(0.1, 0.04, 4, 1), 0.003)
+_FOLLOW = _Step(0.1, 0.04, 4, 1, 0.003)
 
 
 @dataclass(frozen=True)
@@ -169,8 +161,7 @@ class CascadeDetector:
 
     def detect(self, frame: Frame, number: int = 0) -> list[FacePose]:
         """Every face in `frame`, largest first; `number` is not used."""
-        grey, scale = self._prepare(frame)
-        floor = _noise_floor(grey)
+        grey, scale, floor = self._prepare(frame)
         # Coarse steps in size first; fine ones cost as much as all turns together.
         for turn, fine in (*((turn, False) for turn in self.turns), (0.0, True)):
             fitted = [self._refine(grey, box, floor) for box in self._boxes(grey, turn, fine=fine)]
@@ -183,15 +174,18 @@ class CascadeDetector:
 
     def follow(self, frame: Frame, before: FacePose, number: int = 0) -> FacePose | None:
         """The face that was at `before` in the frame before, or None when it is lost; much faster than `detect`."""
-        grey, scale = self._prepare(frame)
-        start, (step, price) = before.scaled(scale), _FOLLOW
-        pose = _fit(grey, start, step, _noise_floor(grey), _Prior(start, price)).scaled(1 / scale)
+        grey, scale, floor = self._prepare(frame)
+        start = before.scaled(scale)
+        pose = _fit(grey, start, _FOLLOW, floor, start).scaled(1 / scale)
         return pose if pose.score >= self.threshold else None
 
-    def _prepare(self, frame: Frame) -> tuple[NDArray[np.uint8], float]:
+    def _prepare(self, frame: Frame) -> tuple[NDArray[np.uint8], float, float]:
+        """Grey picture, its scale, and the contrast in it that counts as noise."""
         scale = min(1.0, self.longest_side / max(frame.shape[:2]))
         small = shrunk(frame, scale) if scale < 1 else frame
-        return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8), scale
+        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+        # Relative to the picture's contrast, so that a dark recording is searched like a bright one.
+        return grey, scale, 0.1 * float(grey.std()) + 1.0
 
     def _boxes(self, grey: NDArray[np.uint8], turn: float, *, fine: bool) -> list[FacePose]:
         """The cascade's boxes on the picture turned by `turn` degrees, as first estimates of the crop."""
@@ -199,19 +193,12 @@ class CascadeDetector:
         height, width = grey.shape
         margin = round(0.12 * min(height, width))
         roll = float(np.deg2rad(turn))
-        field_pose = FacePose(
-            (width - 1) / 2, (height - 1) / 2, width + 2 * margin, roll, (height + 2 * margin) / (width + 2 * margin)
-        )
         size = (height + 2 * margin, width + 2 * margin)
+        field_pose = FacePose((width - 1) / 2, (height - 1) / 2, size[1], roll, size[0] / size[1])
         turned = sampled(grey, field_pose, size)
-        shorter = min(size)
-        least = max(24, round(self.smallest * min(height, width)))
+        least, most = (max(24, round(self.smallest * min(height, width))),) * 2, (min(size),) * 2
         found = _cascade().detect_multi_scale(
-            turned,
-            scale_factor=1.08 if fine else 1.2,
-            step_ratio=1.0 if fine else 1.3,
-            min_size=(least, least),
-            max_size=(shorter, shorter),
+            turned, scale_factor=1.08 if fine else 1.2, step_ratio=1.0 if fine else 1.3, min_size=least, max_size=most
         )
         crops = []
         for box in found:
@@ -222,12 +209,11 @@ class CascadeDetector:
         return sorted(crops, key=lambda pose: -pose.width)[:8]
 
     def _refine(self, grey: NDArray[np.uint8], start: FacePose, floor: float) -> FacePose:
-        step, price = _COARSE
-        pose = _fit(grey, start, step, floor, _Prior(start, price))
+        pose = _fit(grey, start, _COARSE, floor, start)
         if pose.score < 0.5 * self.threshold:
             return pose
-        for step, price in _FINE:
-            pose = _fit(grey, pose, step, floor, _Prior(start, price))
+        for step in _FINE:
+            pose = _fit(grey, pose, step, floor, start)
         return pose
 
 
@@ -237,11 +223,6 @@ def _cascade() -> Any:
     from skimage.feature import Cascade
 
     return Cascade(lbp_frontal_face_cascade_filename())
-
-
-def _noise_floor(grey: NDArray[np.uint8]) -> float:
-    # Relative to the picture's contrast, so that a dark recording is searched like a bright one.
-    return 0.1 * float(grey.std()) + 1.0
 
 
 def _without_doubles(poses: list[FacePose]) -> list[FacePose]:

@@ -15,9 +15,7 @@ from fsmer.data.text_tables import csv_rows, read_table_text
 from fsmer.errors import DataError, unknown_name
 from fsmer.preprocess.cascade import CascadeDetector
 from fsmer.preprocess.faces import FacePose, pose_from_landmarks
-from fsmer.preprocess.pixels import Frame
-
-__all__ = ["DETECTORS", "CroppedFaces", "FaceAlignmentDetector", "FaceDetector", "LandmarkFile", "load_detector"]
+from fsmer.preprocess.frame_source import Frame
 
 
 @runtime_checkable
@@ -26,7 +24,6 @@ class FaceDetector(Protocol):
 
     def detect(self, frame: Frame, number: int = 0) -> list[FacePose]:
         """Every face in `frame` (uint8 RGB), largest first; `number` is its place in the recording."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -45,18 +42,8 @@ class LandmarkFile:
 
     Columns ``frame`` (number in the recording, from 0) and ``x_0 .. x_67, y_0 .. y_67`` (OpenFace's names; spaces
     around names are ignored), or ``x_0 .. x_4, y_0 .. y_4`` for eye centres, nose base and mouth corners. A frame
-    without a row takes the nearest row before it.
-
-    Parameters
-    ----------
-    path : str
-    first : int
-        Number that the file gives to the first frame (OpenFace counts from 1).
-
-    Raises
-    ------
-    DataError
-        On first use: the file is missing or lacks a column.
+    without a row takes the nearest row before it. `first` is the number that the file gives to the first frame
+    (OpenFace counts from 1). A file that is missing or lacks a column raises `DataError` on first use.
     """
 
     path: str
@@ -103,20 +90,9 @@ class LandmarkFile:
 class FaceAlignmentDetector:
     """Faces and 68 landmarks by the package ``face-alignment`` (1.5 or newer), when it and its weights are there.
 
-    Nothing is downloaded: the weights must lie where the package keeps them (``checkpoints`` in torch.hub's folder) or
-    in a folder laid out alike.
-
-    Parameters
-    ----------
-    weights : str, optional
-        Folder that holds ``checkpoints`` (or that folder itself); default torch.hub's own.
-    device : str
-        Of torch.
-
-    Raises
-    ------
-    DataError
-        On first use: the package or its weights are missing.
+    Nothing is downloaded: the `weights` must lie where the package keeps them (``checkpoints`` in torch.hub's folder)
+    or in a folder laid out alike, named by itself or by its ``checkpoints``. Where the package or they are missing, the
+    first use raises `DataError`. `device` is one of torch.
     """
 
     weights: str | None = None
@@ -172,15 +148,7 @@ DETECTORS: Mapping[str, Callable[..., FaceDetector]] = {
 
 
 def load_detector(name: str | FaceDetector, parameters: Mapping[str, Any] | None = None) -> FaceDetector:
-    """The detector of that name with `parameters`; a detector is handed through.
-
-    Raises
-    ------
-    UnknownNameError
-        No detector of that name.
-    DataError
-        It does not take these parameters.
-    """
+    """The detector of that name with `parameters`, which `DataError` refuses; a detector is handed through."""
     if not isinstance(name, str):
         return name
     if name not in DETECTORS:

@@ -11,22 +11,13 @@ from numpy.typing import NDArray
 
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, LandmarkFile
 from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face, median_pose
-from fsmer.preprocess.frame_source import DerivedFrames, FrameSource
-from fsmer.preprocess.pixels import Frame
-
-__all__ = ["CroppedFrames", "FaceTracker", "choose_face", "locate_face", "track_faces"]
+from fsmer.preprocess.frame_source import DerivedFrames, Frame, FrameSource
 
 Which = int | Literal["largest"]
 
 
 def choose_face(faces: Sequence[FacePose], which: Which = "largest", *, where: str = "the frame") -> FacePose:
-    """One of the faces of a frame, given largest first: the largest, or the one of that index.
-
-    Raises
-    ------
-    NoFaceError
-        There is none, or not so many; the sentence calls the frame `where`.
-    """
+    """One of the faces of a frame, given largest first; `NoFaceError`, naming it `where`, if it has not so many."""
     if not faces:
         raise NoFaceError(
             f"no face was found in {where}; use a recording that shows one from the front, give landmarks, or say that "
@@ -46,23 +37,12 @@ class FaceTracker:
 
     A hand or a turn that hides the face makes it lost rather than misplaced: what is found must be as good a face as it
     used to be, and must not have changed its size abruptly.
-
-    Parameters
-    ----------
-    detector : FaceDetector
-        One with a method ``follow`` is asked to follow between two detections.
-    which : "largest" or int
-        Which face to start on; later the one nearest to it is kept.
-    renew : int
-        Detect afresh after so many frames of following.
-    pause : int
-        While no face is seen, search for one only every so many frames: searching costs more than following.
     """
 
-    detector: FaceDetector
-    which: Which = "largest"
-    renew: int = 25
-    pause: int = 5
+    detector: FaceDetector  # one with a method ``follow`` is asked to follow between two detections
+    which: Which = "largest"  # the face to start on; later the one nearest to it is kept
+    renew: int = 25  # detect afresh after so many frames of following
+    pause: int = 5  # while no face is seen, search only every so many frames: searching costs more than following
     _last: FacePose | None = field(default=None, repr=False)
     _anchor: FacePose | None = field(default=None, repr=False)
     _usual: float = field(default=0.0, repr=False)
@@ -106,22 +86,9 @@ class FaceTracker:
 def locate_face(
     source: FrameSource, detector: FaceDetector, number: int = 0, *, which: Which = "largest", around: int = 2
 ) -> FacePose:
-    """Pose of the face in one frame, steadied by the median over its neighbours.
+    """Pose of the face in frame `number`, steadied by the median over so many frames `around` it, before and after.
 
-    Parameters
-    ----------
-    source : FrameSource
-    detector : FaceDetector
-    number : int
-        The frame.
-    which : "largest" or int
-    around : int
-        How many frames before and after it are used.
-
-    Raises
-    ------
-    NoFaceError
-        The frame shows no face (or not that many).
+    `NoFaceError` where the frame shows no face (or not that many).
     """
     first = choose_face(detector.detect(source[number], number), which, where=f"frame {number} of {source.name}")
     if isinstance(detector, (CroppedFaces, LandmarkFile)):
@@ -138,18 +105,9 @@ def locate_face(
 def track_faces(
     source: FrameSource, detector: FaceDetector, *, which: Which = "largest", smooth: int = 5
 ) -> tuple[list[FacePose], NDArray[np.bool_]]:
-    """Pose of one face in every frame, smoothed by a running median; frames that lose it are filled from neighbours.
+    """Pose of one face in every frame, smoothed by a running median, and the frames in which it was seen.
 
-    Returns
-    -------
-    poses : list of FacePose
-    found : bool array
-        Frames in which the face was seen.
-
-    Raises
-    ------
-    NoFaceError
-        The face is seen in less than half of the frames.
+    Frames that lose it are filled from neighbours; `NoFaceError` where those are more than half.
     """
     tracker = FaceTracker(detector, which)
     seen = [tracker.update(frame, number) for number, frame in enumerate(source)]
@@ -164,14 +122,9 @@ def track_faces(
     places = np.flatnonzero(found)
     known = [pose for pose in seen if pose is not None]
     every = np.arange(len(seen))
-    values = {
-        name: np.interp(every, places, [getattr(pose, name) for pose in known])
-        for name in ("x", "y", "width", "roll", "score")
-    }
-    filled = [
-        replace(known[0], **{name: float(column[number]) for name, column in values.items()})
-        for number in range(len(seen))
-    ]
+    names = ("x", "y", "width", "roll", "score")
+    columns = [np.interp(every, places, [getattr(pose, name) for pose in known]).tolist() for name in names]
+    filled = [replace(known[0], **dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
     reach = smooth // 2
     poses = [median_pose(filled[max(0, number - reach) : number + reach + 1]) for number in range(len(seen))]
     return poses, found

@@ -16,34 +16,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.frame_source import Frame
 from fsmer.synthetic.facs_fields import LANDMARKS
-
-__all__ = ["FacePose", "NoFaceError", "crop_face", "pose_from_landmarks"]
 
 Points = NDArray[np.float64]
 
 
-def _canonical(name: str, side: float = 1.0) -> tuple[float, float]:
-    x, y = LANDMARKS[name]
-    return side * x, y
-
-
-def _eye(side: float) -> tuple[float, float]:
-    (x1, y1), (x2, y2) = LANDMARKS["eye_inner"], LANDMARKS["eye_outer"]
-    return side * (x1 + x2) / 2, (y1 + y2) / 2
-
-
+_EYE = np.add(LANDMARKS["eye_inner"], LANDMARKS["eye_outer"]) / 2
+_MOUTH = np.array(LANDMARKS["mouth_corner"])
+_MIRROR = np.array([-1.0, 1.0])
 # Left and right as the viewer sees them: eye centres, base of the nose, mouth corners; in crop units.
-TEMPLATE_POINTS: Points = np.array(
-    [
-        _eye(-1.0),
-        _eye(1.0),
-        (0.0, LANDMARKS["nose_wing"][1]),
-        _canonical("mouth_corner", -1.0),
-        _canonical("mouth_corner"),
-    ]
-)
+TEMPLATE_POINTS: Points = np.array([_MIRROR * _EYE, _EYE, (0.0, LANDMARKS["nose_wing"][1]), _MIRROR * _MOUTH, _MOUTH])
 
 
 class NoFaceError(MediaError):
@@ -52,28 +35,14 @@ class NoFaceError(MediaError):
 
 @dataclass(frozen=True)
 class FacePose:
-    """Where the crop of a face lies in a frame.
+    """Where the crop of a face lies in a frame."""
 
-    Parameters
-    ----------
-    x, y : float
-        Centre of the crop in pixels; the centre of the first pixel is (0, 0).
-    width : float
-        Width of the crop in pixels: what this library calls the face width.
-    roll : float
-        Clockwise turn of the face in radians, as the viewer sees it.
-    aspect : float
-        Height over width.
-    score : float
-        How sure the detector is; its scale is the detector's own.
-    """
-
-    x: float
+    x: float  # centre of the crop in pixels; the centre of the first pixel is (0, 0)
     y: float
-    width: float
-    roll: float = 0.0
-    aspect: float = CROP_ASPECT
-    score: float = 1.0
+    width: float  # of the crop in pixels: what this library calls the face width
+    roll: float = 0.0  # clockwise turn of the face in radians, as the viewer sees it
+    aspect: float = CROP_ASPECT  # height over width
+    score: float = 1.0  # how sure the detector is, on its own scale
 
     @property
     def axes(self) -> Points:
@@ -116,16 +85,8 @@ class FacePose:
 def pose_from_landmarks(points: ArrayLike) -> FacePose:
     """Crop of a face whose landmarks are known: the similarity that brings the template nearest to them.
 
-    Parameters
-    ----------
-    points : array of shape (68, 2) or (5, 2)
-        Pixels: the 68 points of the iBUG scheme, or eye centres, nose base and mouth corners, each left then right as
-        the viewer sees them.
-
-    Raises
-    ------
-    DataError
-        Another number of points, points that are not finite, or all in one place.
+    Landmarks are pixels, (68, 2) of the iBUG scheme or (5, 2): eye centres, nose base and mouth corners, each left then
+    right as the viewer sees them. Any others, or all in one place, raise `DataError`.
     """
     found = np.asarray(points, np.float64)
     if found.shape == (68, 2):

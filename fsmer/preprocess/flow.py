@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Protocol
 
 import cv2
@@ -13,24 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, MediaError, SpecMismatchError, unknown_name
 from fsmer.parameters import typed_value
-from fsmer.preprocess.pixels import as_rgb
-
-__all__ = [
-    "DIS",
-    "FLOW_METHODS",
-    "TVL1",
-    "Farneback",
-    "FlowMethod",
-    "HeadMotion",
-    "flow_map",
-    "head_motion",
-    "list_flow_methods",
-    "load_flow_method",
-    "optical_flow",
-    "optical_strain",
-    "remove_head_motion",
-    "resize_area",
-]
+from fsmer.preprocess.frame_source import as_rgb
 
 Flow = NDArray[np.float32]
 Grey = NDArray[np.uint8]
@@ -41,7 +24,6 @@ class FlowMethod(Protocol):
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         """Displacement in pixels from `first` to `second`, both grey (H, W): u right, v down, (2, H, W)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,14 +31,8 @@ class Farneback:
     """Polynomial expansion (Farneback, SCIA 2003), the flow of MERAU and of the attribute 3D-ResNet.
 
     Neither paper gives parameters (MERAU section III-B2, attribute paper section IV-A); the defaults are those of
-    OpenCV's documented example, which public code of this field copies.
-
-    Parameters
-    ----------
-    pyr_scale, levels, winsize, iterations, poly_n, poly_sigma
-        As OpenCV names them.
-    gaussian : bool
-        Weigh the window by a Gaussian instead of a box.
+    OpenCV's documented example, which public code of this field copies. Parameters are called as in OpenCV; `gaussian`
+    weighs the window by a Gaussian instead of a box.
     """
 
     pyr_scale: float = 0.5
@@ -68,18 +44,9 @@ class Farneback:
     gaussian: bool = False
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
-        flow = cv2.calcOpticalFlowFarneback(
-            first,
-            second,
-            np.zeros((*first.shape, 2), np.float32),
-            self.pyr_scale,
-            self.levels,
-            self.winsize,
-            self.iterations,
-            self.poly_n,
-            self.poly_sigma,
-            cv2.OPTFLOW_FARNEBACK_GAUSSIAN if self.gaussian else 0,
-        )
+        flags = cv2.OPTFLOW_FARNEBACK_GAUSSIAN if self.gaussian else 0
+        settings: list[Any] = [*astuple(self)[:-1], flags]
+        flow = cv2.calcOpticalFlowFarneback(first, second, np.zeros((*first.shape, 2), np.float32), *settings)
         return np.ascontiguousarray(np.moveaxis(flow, 2, 0), np.float32)
 
 
@@ -91,26 +58,13 @@ class TVL1:
     where the contrib modules of OpenCV are installed. Elsewhere scikit-image's solver runs with the same weight of the
     data term: OpenCV's lambda 0.15 on brightness 0..255 is an attachment of 0.15 * 255 = 38 on 0..1 (its own default
     is 15). It treats the coupling and the stopping rule a little differently.
-
-    Parameters
-    ----------
-    attachment : float
-        Weight of the data term for brightness 0..1: the smaller, the smoother the flow.
-    tightness : float
-        Coupling of the two half steps (OpenCV: theta).
-    warps : int
-        Warps a pyramid level.
-    iterations : int
-        Iterations a warp.
-    tolerance : float
-        Stop when the flow changes less.
     """
 
-    attachment: float = 38.0
-    tightness: float = 0.3
-    warps: int = 5
-    iterations: int = 10
-    tolerance: float = 1e-4
+    attachment: float = 38.0  # weight of the data term for brightness 0..1: the smaller, the smoother the flow
+    tightness: float = 0.3  # coupling of the two half steps (OpenCV: theta)
+    warps: int = 5  # a pyramid level
+    iterations: int = 10  # a warp
+    tolerance: float = 1e-4  # stop when the flow changes less
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         if hasattr(cv2, "optflow"):
@@ -140,29 +94,16 @@ class DIS:
 
     OpenCV's medium preset, but down to full resolution and with more refinement: movements here are smaller than a
     pixel of the preset's finest level.
-
-    Parameters
-    ----------
-    finest_scale : int
-        Finest pyramid level, 0 is full resolution.
-    patch_size, patch_stride : int
-        Patches in pixels.
-    descent_iterations : int
-        Gradient steps a patch.
-    refinement_iterations : int
-        Fixed-point steps of the variational refinement.
-    alpha, delta, gamma : float
-        Weights of smoothness, brightness constancy and gradient constancy.
     """
 
-    finest_scale: int = 0
-    patch_size: int = 8
-    patch_stride: int = 3
-    descent_iterations: int = 25
-    refinement_iterations: int = 5
-    alpha: float = 20.0
-    delta: float = 5.0
-    gamma: float = 10.0
+    finest_scale: int = 0  # finest pyramid level, 0 is full resolution
+    patch_size: int = 8  # pixels
+    patch_stride: int = 3  # pixels
+    descent_iterations: int = 25  # gradient steps a patch
+    refinement_iterations: int = 5  # fixed-point steps of the variational refinement
+    alpha: float = 20.0  # weight of smoothness
+    delta: float = 5.0  # weight of brightness constancy
+    gamma: float = 10.0  # weight of gradient constancy
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -189,12 +130,7 @@ def list_flow_methods() -> list[str]:
 def load_flow_method(name: str, parameters: Mapping[str, Any] | None = None) -> FlowMethod:
     """The estimator of that name with its defaults, or with some `parameters` changed.
 
-    Raises
-    ------
-    UnknownNameError
-        No estimator, or no parameter of it, has that name.
-    DataError
-        A parameter has a value of another type.
+    `UnknownNameError` where there is none, or no such parameter of it; `DataError` for a value of another type.
     """
     if name not in FLOW_METHODS:
         raise unknown_name("flow method", name, FLOW_METHODS)
@@ -217,7 +153,7 @@ def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod =
     Parameters
     ----------
     first, second : images of one size
-        Grey or colour, see `fsmer.preprocess.pixels.as_rgb`.
+        Grey or colour, see `fsmer.preprocess.frame_source.as_rgb`.
     method : str or FlowMethod
         See `list_flow_methods`.
 
@@ -231,17 +167,14 @@ def optical_flow(first: ArrayLike, second: ArrayLike, method: str | FlowMethod =
     MediaError
         The images differ in size or are smaller than 16 pixels.
     """
-    one, two = _grey(first, "the first image"), _grey(second, "the second image")
+    rgb = as_rgb(first, "the first image"), as_rgb(second, "the second image")
+    one, two = (np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8) for image in rgb)
     if one.shape != two.shape or min(one.shape) < 16:
         raise MediaError(
             f"flow needs two images of one size, 16x16 pixels or more, but got {one.shape[0]}x{one.shape[1]} and "
             f"{two.shape[0]}x{two.shape[1]}; crop or resize them first."
         )
     return (load_flow_method(method) if isinstance(method, str) else method)(one, two)
-
-
-def _grey(image: ArrayLike, name: str) -> Grey:
-    return np.asarray(cv2.cvtColor(as_rgb(image, name), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -266,14 +199,8 @@ def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: i
 
     Affine motions through triples of coarse cells are tried (always the same triples) and the one with the smallest
     median residual is kept; iteratively reweighted least squares with Geman-McClure weights then refine it. Up to half
-    of the field may move otherwise, all of it in one direction even.
-
-    Parameters
-    ----------
-    flow : array of shape (2, H, W)
-    weight : array of shape (H, W), optional
-        How much each pixel counts (0 keeps it out), e.g. 0 off the face.
-    iterations : int
+    of the field (2, H, W) may move otherwise, all of it in one direction even. `weight`, (H, W), is how much each pixel
+    counts (0 keeps it out), e.g. 0 off the face.
     """
     _, height, width = flow.shape
     # A grid of some 50 x 50 points gives as good a fit as every pixel.
@@ -338,18 +265,11 @@ def _axes(size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def optical_strain(flow: Flow, *, shear: float = 0.5) -> NDArray[np.float32]:
-    """Magnitude of the strain, ``sqrt(ux^2 + vy^2 + shear (uy + vx)^2)``, (H, W), per crop width.
+    """Magnitude of the strain, ``sqrt(ux^2 + vy^2 + shear (uy + vx)^2)``, (H, W), in the flow's unit per crop width.
 
     One-sided differences, as in `fsmer.synthetic.flow_maps.optical_strain`, so that the maps are those that the default
-    model was pretrained on.
-
-    Parameters
-    ----------
-    flow : array of shape (2, H, W)
-        In any unit; the strain is the unit per crop width.
-    shear : float
-        0.5 is the tensor's norm (Shreve et al. 2011) with its two equal off-diagonal entries; code of the STSTNet
-        family uses 0.25.
+    model was pretrained on. A `shear` of 0.5 is the tensor's norm (Shreve et al. 2011) with its two equal off-diagonal
+    entries; code of the STSTNet family uses 0.25.
     """
     gradients = np.empty((2, *flow.shape), np.float32)
     # One long row is faster than many short ones; what crosses from row to row lies in the last column.
@@ -381,31 +301,12 @@ def resize_area(maps: NDArray[Any] | Sequence[NDArray[Any]], size: tuple[int, in
 
 
 def flow_map(flow: Flow, spec: InputSpec, *, remove_head: bool = False, shear: float = 0.5) -> NDArray[np.float32]:
-    """A flow field in pixels as the map that `spec` asks for.
+    """A flow field (2, H, W) in pixels of a face crop as the map that `spec` asks for, (channels, height, width).
 
     Displacements become thousandths of the crop width, strain is taken at full resolution, then everything is averaged
-    down to the spec's size.
-
-    Parameters
-    ----------
-    flow : array of shape (2, H, W)
-        Pixels of a face crop W wide.
-    spec : InputSpec
-        Channels among u, v and strain; normalisation ``"signed"`` or ``"minmax"``.
-    remove_head : bool
-        Take the head's affine motion out first.
-    shear : float
-        See `optical_strain`.
-
-    Returns
-    -------
-    float32 array of shape (channels, height, width)
-        A min-max channel without any movement is all 0.
-
-    Raises
-    ------
-    SpecMismatchError
-        The spec asks for another channel or normalisation.
+    down to the spec's size. `remove_head` takes the head's affine motion out first; `shear` is `optical_strain`'s.
+    A min-max channel without any movement is all 0. Channels other than u, v and strain and normalisations other than
+    ``"signed"`` and ``"minmax"`` raise `SpecMismatchError`.
     """
     if spec.normalisation not in ("signed", "minmax") or not set(spec.channels) <= {"u", "v", "strain"}:
         raise SpecMismatchError(

@@ -23,11 +23,8 @@ __all__ = ["clips_from_frames"]
 # Bytes of finished clips that a lazy clip set keeps, so that its kinds of media are made in one go.
 KEPT_BYTES = 64 << 20
 # Notes on an apex that is not annotated, by the method that finds it.
-APEX_NOTES = {
-    "flow": "the apex is spotted (flow).",
-    "difference": "the apex is spotted (difference).",
-    "middle": "the middle frame stands for the apex.",
-}
+APEX_NOTES = {name: f"the apex is spotted ({name})." for name in ("flow", "difference")}
+APEX_NOTES["middle"] = "the middle frame stands for the apex."
 
 
 def _bytes(made: ClipMedia) -> int:
@@ -55,11 +52,10 @@ class FrameMediaStore:
     """One kind of medium of clips that are made from their recordings when they are read."""
 
     spec: InputSpec
-    count: int
     maker: _ClipMaker
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.maker.sequences)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Make the asked rows; a recording that cannot be used raises `RowError`, which the clip set names."""
@@ -145,12 +141,12 @@ def clips_from_frames(
         if len(values) != n:
             raise DataError(f"there are {n} recordings but {len(values)} entries of {name!r}; give one a clip.")
     make = _ClipMaker(sequences, tuple(wanted), steps, steps.load_detector(), times)
-    stores: dict[str, MediaStore] = {}
+    stores: Mapping[str, MediaStore]
     specs_made = [made_spec(spec, steps) for spec in wanted]
     methods = [apex_method(steps, apex) if needs_apex(wanted) else None for apex in times["apex"]]
     notes = [APEX_NOTES.get(method or "", "") for method in methods]
     if lazy:
-        stores = {spec.kind: FrameMediaStore(spec, n, make) for spec in specs_made}
+        stores = {spec.kind: FrameMediaStore(spec, make) for spec in specs_made}
     else:
         arrays = {spec.kind: np.empty((n, *spec.shape), np.float32) for spec in specs_made}
         for row in range(n):
@@ -168,9 +164,7 @@ def clips_from_frames(
     frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in columns.items()})
     for name, values in times.items():
         frame[name] = pd.array(values, dtype="Int64")
-    frame["apex_from"] = [apex_source(method) for method in methods]
-    frame["recipe"] = steps.hash
-    frame["notes"] = notes
+    frame = frame.assign(apex_from=[apex_source(method) for method in methods], recipe=steps.hash, notes=notes)
     return ClipSet.from_table(frame, stores)
 
 

@@ -14,11 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from fsmer.data.images import has_deep_colours, opened_image
 from fsmer.datasets.folders import natural_order
 from fsmer.errors import MediaError
-from fsmer.preprocess.frame_source import FrameSource
-from fsmer.preprocess.pixels import Frame
-from fsmer.preprocess.timestamps import clean_timestamps
-
-__all__ = ["ImageFolder"]
+from fsmer.preprocess.frame_source import Frame, FrameSource, clean_timestamps
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 # EXIF's tag of a camera's turn, and its values for pictures that lie on their side, that are read from right to left
@@ -30,20 +26,10 @@ SIDEWAYS, LEFTWARDS, UPWARDS = frozenset({5, 6, 7, 8}), frozenset({2, 3, 6, 7}),
 class ImageFolder(FrameSource):
     """A folder with one image a frame, in the natural order of their names, see `natural_order`.
 
-    Parameters
-    ----------
-    folder : path
-    frames_per_second, timestamps
-        Images carry no time; without either, 25 frames a second are assumed (see `notes`).
-    files : sequence of str, optional
-        Names inside the folder, in time's order; default every image in it, hidden files left out.
-    white : float, optional
-        See `as_rgb`.
-
-    Raises
-    ------
-    MediaError
-        The folder holds no image, or (on reading) one that cannot be decoded or has another size.
+    Images carry no time; without rate and time stamps, 25 frames a second are assumed (see `notes`). `files` are names
+    inside the folder, in time's order; default every image in it, hidden files left out. For `white` see `as_rgb`. A
+    folder without an image raises `MediaError`, and so does, when it is read, an image that cannot be decoded or has
+    another size than the first.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""From one frame sequence to exactly the media that backbones ask for, and from many to a clip set."""
+"""From one frame sequence to exactly the media that backbones ask for, and which of them one clip set can hold."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector
 from fsmer.preprocess.face_tracking import CroppedFrames, locate_face, track_faces
 from fsmer.preprocess.faces import FacePose
 from fsmer.preprocess.flow import FlowMethod, flow_map, optical_flow, resize_area
-from fsmer.preprocess.frame_source import FrameSource
-from fsmer.preprocess.pixels import Frame
+from fsmer.preprocess.frame_source import Frame, FrameSource
 from fsmer.preprocess.reading import open_frames
 from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.time import resample
 
-__all__ = ["KINDS", "ClipMedia", "crop_frames", "make_media", "media_from_frames", "pair_media"]
+__all__ = ["KINDS", "ClipMedia", "crop_frames", "group_specs", "make_media", "media_from_frames", "pair_media"]
 
+# Computes flow from onset, apex and a flow method.
+Estimate = Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]]
 KINDS = ("apex", "flow", "flows", "frames", "onset")
 # Mean movement in pixels of the crop: two equal pictures stay below (Farneback's rounding gives 0.001), and a third of
 # a grey level of noise is above.
@@ -62,10 +63,7 @@ def crop_frames(
 ) -> FrameSource:
     """The face of a sequence as the recipe crops it, cut lazily; frame `onset` decides on the crop of the whole clip.
 
-    Raises
-    ------
-    NoFaceError
-        No face is seen where one is needed.
+    `NoFaceError` where no face is seen though one is needed.
     """
     source = open_frames(frames)
     finder = recipe.load_detector() if detector is None else detector
@@ -181,7 +179,7 @@ def pair_media(
     specs: Sequence[InputSpec] | InputSpec,
     *,
     recipe: PreprocessRecipe | None = None,
-    estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
+    estimate: Estimate = optical_flow,
 ) -> dict[str, NDArray[np.float32]]:
     """Media of the kinds flow, onset and apex from two face crops.
 
@@ -234,7 +232,7 @@ def _from_crops(
     apex: int | None,
     offset: int,
     recipe: PreprocessRecipe,
-    estimate: Callable[[ArrayLike, ArrayLike, FlowMethod], NDArray[np.float32]] = optical_flow,
+    estimate: Estimate = optical_flow,
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     media: dict[str, NDArray[Any]] = {}
     notes: dict[str, None] = {}
@@ -301,3 +299,71 @@ def made_spec(spec: InputSpec, recipe: PreprocessRecipe) -> InputSpec:
     if spec.kind not in ("flow", "flows"):
         return spec
     return replace(spec, flow_method=spec.flow_method or recipe.flow)
+
+
+def group_specs(wanted: Mapping[str, Sequence[InputSpec]]) -> dict[str, tuple[InputSpec, ...]]:
+    """Put the media that several backbones want into as few clip sets as can hold them.
+
+    Two specs of one kind share a medium when they differ in nothing but channels (it gets those of both; readers pick
+    theirs by name) and in a flow method that only one of them names. Backbones whose specs cannot be shared get a clip
+    set of their own; each backbone goes to the first set that fits. The result has names joined by ``+`` -> specs of
+    that clip set, sorted by kind.
+
+    >>> small, large = InputSpec("onset", (28, 28), ("red", "green", "blue"), "unit"), InputSpec("flow")
+    >>> list(group_specs({"a": [small], "b": [large], "c": [InputSpec("flow", (56, 56))]}))
+    ['a+b', 'c']
+    """
+    groups: list[tuple[list[str], dict[str, InputSpec]]] = []
+    for name, specs in wanted.items():
+        own = _united({}, specs)
+        if own is None:
+            raise SpecMismatchError(f"{name!r} asks for two different media of one kind; a clip holds one a kind.")
+        for names, held in groups:
+            both = _united(held, list(own.values()))
+            if both is not None:
+                names.append(name)
+                held.update(both)
+                break
+        else:
+            groups.append(([name], own))
+    return {"+".join(names): tuple(held[kind] for kind in sorted(held)) for names, held in groups}
+
+
+def _united(held: Mapping[str, InputSpec], specs: Sequence[InputSpec]) -> dict[str, InputSpec] | None:
+    found = dict(held)
+    for spec in specs:
+        other = found.get(spec.kind)
+        if other is None:
+            found[spec.kind] = spec
+            continue
+        alike = replace(spec, channels=other.channels, flow_method=other.flow_method) == other
+        if not alike or (None not in (spec.flow_method, other.flow_method) and spec.flow_method != other.flow_method):
+            return None
+        further = (name for name in spec.channels if name not in other.channels)
+        found[spec.kind] = replace(
+            other, channels=(*other.channels, *further), flow_method=other.flow_method or spec.flow_method
+        )
+    return found
+
+
+def grouped_specs(
+    specs: InputSpec | Sequence[InputSpec] | Mapping[str, Sequence[InputSpec]],
+) -> dict[str, list[InputSpec]]:
+    if isinstance(specs, Mapping):
+        groups = group_specs(specs)
+        named = {name if len(groups) > 1 else "": list(held) for name, held in groups.items()}
+    else:
+        listed = [specs] if isinstance(specs, InputSpec) else list(specs)
+        united = _united({}, listed)
+        if united is None:
+            kinds = [spec.kind for spec in listed]
+            kind = next(kind for kind in kinds if kinds.count(kind) > 1)
+            both = " and ".join(spec.describe() for spec in listed if spec.kind == kind)
+            raise SpecMismatchError(
+                f"different media of kind {kind!r} were asked for ({both}), but a clip holds one a kind; give a "
+                "mapping of name to specs, so that each gets a clip set of its own."
+            )
+        named = {"": [united[kind] for kind in sorted(united)]}
+    if not named:
+        raise DataError("no media were asked for; name at least one backbone or give at least one InputSpec.")
+    return {name: checked_specs(held) for name, held in named.items()}

@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.preprocess.faces import FacePose, crop_face, shrunk
-from fsmer.preprocess.pixels import Frame
-
-__all__ = ["Moment", "Movement"]
+from fsmer.preprocess.frame_source import Frame
 
 # Widest face kept in the buffer, in pixels: what lies above the 224 of a crop is not needed again.
 KEPT_WIDTH = 240
@@ -118,6 +116,7 @@ class Movement:
 
 
 def mean_picture(pictures: Sequence[Frame]) -> Frame:
+    """The mean of pictures that show the same, with less noise."""
     return np.round(np.mean(pictures, axis=0, dtype=np.float32)).astype(np.uint8)
 
 

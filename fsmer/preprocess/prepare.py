@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,24 +21,107 @@ from fsmer.datasets import check_dataset
 from fsmer.datasets.base import FrameKind
 from fsmer.errors import DataError, FsmerError, MissingDatasetError
 from fsmer.io import check_writable, restore_folder
-from fsmer.preprocess.media import made_spec
-from fsmer.preprocess.prepare_clip import one_thread, prepare_clip, prepare_in_worker
-from fsmer.preprocess.prepare_folder import EarlierResult, finished_keys, write_result
-from fsmer.preprocess.prepare_report import REPORT_COLUMNS, Prepared, PrepareProgress, PrepareReport
+from fsmer.preprocess.media import grouped_specs, made_spec
+from fsmer.preprocess.prepare_clip import one_thread, prepare_clip
 from fsmer.preprocess.prepare_store import (
     PART_VERSION,
+    EarlierResult,
     Job,
     Outcome,
     Task,
     clear_store,
+    finished_keys,
     only_run,
     settings_hash,
     stored_parts,
+    write_result,
 )
 from fsmer.preprocess.recipe import PreprocessRecipe
-from fsmer.preprocess.spec_groups import grouped_specs
 
-__all__ = ["prepare"]
+__all__ = ["PrepareProgress", "PrepareReport", "Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class PrepareProgress:
+    """How far `prepare` is: clips finished or given up (`done`) of all, those given up (`left_out`), and seconds.
+
+    `seconds` have passed since the start of this run and `remaining` are left at the pace of the clips that it made;
+    None before the first.
+    """
+
+    done: int
+    total: int
+    left_out: int
+    seconds: float
+    remaining: float | None
+
+
+REPORT_COLUMNS = ("clip", "dataset", "subject", "status", "problem", "detail", "key")
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of every clip. ``str()`` gives a readable summary.
+
+    `table` has one row a clip as in ``report.csv``: ``clip, dataset, subject``, ``status`` (``"prepared"`` or ``"left
+    out"``), ``problem``, ``detail`` and ``key`` (hash of all that decides on a prepared clip's media). `recipe` is the
+    recipe's hash, `reused` the number of clips that an earlier run had finished, `seconds` the duration of this run.
+    """
+
+    table: pd.DataFrame
+    recipe: str
+    reused: int
+    seconds: float
+
+    @property
+    def prepared(self) -> int:
+        """Number of clips in the result."""
+        return int((self.table["status"] == "prepared").sum())
+
+    @property
+    def left_out(self) -> pd.DataFrame:
+        """Rows of the clips that are not in the result."""
+        return self.table[self.table["status"] == "left out"].reset_index(drop=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "prepared": self.prepared,
+            "reused": self.reused,
+            "seconds": self.seconds,
+            "recipe": self.recipe,
+            "left_out": self.left_out[["clip", "problem", "detail"]].to_dict("records"),
+        }
+
+    def __str__(self) -> str:
+        total, lost = len(self.table), self.left_out
+        head = f"{self.prepared} of {total} clips prepared in {self.seconds:.1f} s (recipe {self.recipe})"
+        if self.reused:
+            head += f", {self.reused} of them by an earlier run"
+        rows = zip(lost["clip"], lost["problem"], lost["detail"], strict=True)
+        return "\n".join([head, *(f"  left out  {clip}: {problem}: {detail}" for clip, problem, detail in rows)])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Result of `prepare`: where it lies, its clip sets, and what became of every clip.
+
+    `sets` has them by sub-folder; one entry ``""`` where the folder itself is the clip set.
+    """
+
+    folder: Path
+    sets: Mapping[str, ClipSet]
+    report: PrepareReport
+
+    @property
+    def clips(self) -> ClipSet:
+        """The clip set; `DataError` where there are several, as backbones want different media of one kind."""
+        if len(self.sets) > 1:
+            raise DataError(
+                f"{self.folder} holds {len(self.sets)} clip sets ({', '.join(self.sets)}), since one clip holds one "
+                "medium a kind; choose one of `sets`."
+            )
+        return next(iter(self.sets.values()))
 
 
 def prepare(
@@ -151,7 +234,17 @@ def prepare(
             )
             for clip, path, *numbers in zip(table["clip"], table["path"], *frame_columns, strict=True)
         ]
-        outcomes = _all_outcomes(tasks, job, workers, backend, progress, start)
+        outcomes: dict[str, Outcome] = {}
+        made = left_out = 0
+        with one_thread():
+            for one in _outcomes(tasks, job, workers, backend):
+                outcomes[one.clip] = one
+                made += one.origin == "made"
+                left_out += not one.origin
+                if progress is not None:
+                    seconds, tried = time.monotonic() - start, made + left_out
+                    remaining = seconds / tried * (len(tasks) - len(outcomes)) if tried else None
+                    progress(PrepareProgress(len(outcomes), len(tasks), left_out, seconds, remaining))
         if not any(one.key for one in outcomes.values()):
             first = outcomes[tasks[0].clip]
             raise DataError(
@@ -193,7 +286,9 @@ def _clips(
         given = [name for name, value in how.items() if value is not None]
         if given:
             raise DataError(f"{given[0]!r} is for data sets by name; leave it out for clips that are listed already.")
-        clips = source if isinstance(source, ClipSet) else ClipSet.from_table(_with_clip_names(source))
+        if not isinstance(source, ClipSet) and "clip" not in source.columns and "path" in source.columns:
+            source = source.assign(clip=[Path(str(path)).name for path in source["path"]])
+        clips = source if isinstance(source, ClipSet) else ClipSet.from_table(source)
     table = (clips if scheme is None else clips.relabel(scheme)).table
     if not len(table):
         raise DataError("no clip is left to prepare; check the label scheme.")
@@ -215,12 +310,6 @@ def _clips(
     return table, lost, cropped
 
 
-def _with_clip_names(frame: pd.DataFrame) -> pd.DataFrame:
-    if "clip" in frame.columns or "path" not in frame.columns:
-        return frame
-    return frame.assign(clip=[Path(str(path)).name for path in frame["path"]])
-
-
 def _frame_numbers(table: pd.DataFrame, name: str) -> Any:
     if name not in table.columns:
         return pd.array([None] * len(table), dtype="Int64")
@@ -231,31 +320,8 @@ def _frame_numbers(table: pd.DataFrame, name: str) -> Any:
     return pd.array([None if pd.isna(value) else int(value) for value in values], dtype="Int64")
 
 
-def _all_outcomes(
-    tasks: Sequence[Task],
-    job: Job,
-    workers: int | None,
-    backend: str | None,
-    progress: Callable[[PrepareProgress], None] | None,
-    start: float,
-) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
-    made = left_out = 0
-    with one_thread():
-        for one in _outcomes(tasks, job, workers, backend):
-            outcomes[one.clip] = one
-            made += one.origin == "made"
-            left_out += not one.origin
-            if progress is not None:
-                seconds, tried = time.monotonic() - start, made + left_out
-                remaining = seconds / tried * (len(tasks) - len(outcomes)) if tried else None
-                progress(PrepareProgress(len(outcomes), len(tasks), left_out, seconds, remaining))
-    return outcomes
-
-
 def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str | None) -> Iterator[Outcome]:
     if backend is None and workers == 1:
-        # This process is held to one thread already.
         yield from (prepare_clip(task, job) for task in tasks)
         return
     from joblib import Parallel, cpu_count, delayed, parallel_config  # type: ignore[import-untyped]
@@ -272,7 +338,7 @@ def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str
             f"joblib's backend {backend!r} cannot be used ({error}); start or install it, or leave it out."
         ) from error
     try:
-        yield from run(delayed(prepare_in_worker)(task, job) for task in tasks)
+        yield from run(delayed(prepare_clip)(task, job) for task in tasks)
     except BrokenProcessPool as error:
         raise FsmerError(
             "a worker process died, most likely for lack of memory; run the same again with fewer workers: finished "

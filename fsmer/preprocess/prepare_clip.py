@@ -22,13 +22,10 @@ from fsmer.errors import DataError, OutputError, SpecMismatchError, UnknownNameE
 from fsmer.preprocess.apex import check_interval
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, load_detector
 from fsmer.preprocess.face_tracking import CroppedFrames
-from fsmer.preprocess.frame_source import DerivedFrames, FrameSource, Recent
+from fsmer.preprocess.frame_source import FALLBACK_RATE, DerivedFrames, Frame, FrameSource, Recent
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.media import apex_source, crop_frames, make_media, needs_apex
-from fsmer.preprocess.pixels import Frame
 from fsmer.preprocess.prepare_store import Job, Outcome, Task, settings_hash, stored_type, write_part
-from fsmer.preprocess.recipe import PreprocessRecipe
-from fsmer.preprocess.timestamps import FALLBACK_RATE
 from fsmer.preprocess.video_file import VideoFile
 
 # Bytes of decoded frames that a clip keeps, so that its onset is decoded once for face, flow and image.
@@ -50,14 +47,40 @@ class _KeptFrames(DerivedFrames):
         return self._kept.get(index, self.source.__getitem__)
 
 
-def prepare_in_worker(task: Task, job: Job) -> Outcome:
-    """`prepare_clip` on one thread."""
-    with one_thread():
-        return prepare_clip(task, job)
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold OpenCV, BLAS and OpenMP to one thread.
+
+    Clips are what runs in parallel. Threads below would compete for the same cores, and sums that they split in another
+    way on another machine would round to other bytes.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    _keep_freed_memory()
+    try:
+        with _thread_pools().limit(limits=1):
+            yield
+    finally:
+        cv2.setNumThreads(before)
 
 
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    # glibc hands arrays of some hundred kilobytes back to the system when they are freed, and a clip's flow then spends
+    # a fifth of its time on getting their pages again. Freeing one large block once teaches it to keep smaller ones.
+    np.empty(FREED_BYTES, np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> Any:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
+
+
+@one_thread()
 def prepare_clip(task: Task, job: Job) -> Outcome:
-    """Make one clip's media and put them into the store of parts, unless they are there."""
+    """Make one clip's media on one thread and put them into the store of parts, unless they are there."""
     try:
         key = _key(task, job)
         if key == task.finished:
@@ -90,7 +113,8 @@ def _make(task: Task, job: Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     onset, offset = check_interval(len(source), first, apex, last, name=source.name)
     # The size of a folder is known from the onset then, and no further file is opened for it.
     source[onset]
-    crops = crop_frames(source, steps, onset=onset, detector=_detector(steps))
+    detector = _detector(steps.detector, json.dumps(dict(steps.detector_parameters), sort_keys=True))
+    crops = crop_frames(source, steps, onset=onset, detector=detector)
     if isinstance(crops, CroppedFrames):
         crops = _KeptFrames(crops)
     arrays: dict[str, NDArray[Any]] = {}
@@ -137,41 +161,6 @@ def _key(task: Task, job: Job) -> str:
     return settings_hash([job.settings, task.clip, *task.frames, files])
 
 
-def _detector(recipe: PreprocessRecipe) -> FaceDetector:
-    return _loaded_detector(recipe.detector, json.dumps(dict(recipe.detector_parameters), sort_keys=True))
-
-
 @lru_cache(maxsize=2)
-def _loaded_detector(name: str, parameters: str) -> FaceDetector:
+def _detector(name: str, parameters: str) -> FaceDetector:
     return load_detector(name, json.loads(parameters))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold OpenCV, BLAS and OpenMP to one thread.
-
-    Clips are what runs in parallel. Threads below would compete for the same cores, and sums that they split in another
-    way on another machine would round to other bytes.
-    """
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    _keep_freed_memory()
-    try:
-        with _thread_pools().limit(limits=1):
-            yield
-    finally:
-        cv2.setNumThreads(before)
-
-
-@lru_cache(maxsize=1)
-def _keep_freed_memory() -> None:
-    # glibc hands arrays of some hundred kilobytes back to the system when they are freed, and a clip's flow then spends
-    # a fifth of its time on getting their pages again. Freeing one large block once teaches it to keep smaller ones.
-    np.empty(FREED_BYTES, np.uint8)
-
-
-@lru_cache(maxsize=1)
-def _thread_pools() -> Any:
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
-
-    return ThreadpoolController()

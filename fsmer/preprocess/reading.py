@@ -12,13 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError, MediaError
-from fsmer.preprocess.frame_source import FrameSource
+from fsmer.preprocess.frame_source import FALLBACK_RATE, Frame, FrameSource, as_rgb, clean_timestamps
 from fsmer.preprocess.image_folder import ImageFolder
-from fsmer.preprocess.pixels import Frame, as_rgb
-from fsmer.preprocess.timestamps import FALLBACK_RATE, clean_timestamps
 from fsmer.preprocess.video_file import Damaged, VideoFile
-
-__all__ = ["ArrayFrames", "StreamFrames", "TimedFrames", "open_frames"]
 
 # Frames of a live stream that are waited for to learn its rate.
 RATE_FRAMES = 12
@@ -110,13 +106,9 @@ class ArrayFrames(FrameSource):
 
 
 class StreamFrames(FrameSource):
-    """Frames that come one by one and only once, as from a webcam.
+    """Images, or (seconds, image) pairs, that come one by one and only once, as from a webcam.
 
-    Parameters
-    ----------
-    frames : iterable of images, or of (seconds, image) pairs
-    frames_per_second : float, optional
-        Used where frames come without a time.
+    The given rate is used where frames come without a time.
     """
 
     def __init__(

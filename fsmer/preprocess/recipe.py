@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,21 +32,18 @@ STEPS_VERSION = 2
 REMEDY = "give what PreprocessRecipe.save wrote"
 # Pixels of a crop's height or width.
 Side = Annotated[int, Ge(16), Le(1 << 14)]
-LIBRARIES = ("av", "numpy", "opencv-python", "pillow", "scikit-image")
+OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")  # one of them is there
+LIBRARIES = (("av",), ("numpy",), OPENCV, ("pillow",), ("scikit-image",))
 
 
 @lru_cache(maxsize=1)
-def _installed() -> tuple[tuple[str, str], ...]:
-    found = []
-    for name in LIBRARIES:
-        # OpenCV comes under several names; one of them is there.
-        for candidate in (name, f"{name}-headless", "opencv-contrib-python") if name.startswith("opencv") else (name,):
-            try:
-                found.append((name, metadata.version(candidate)))
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    return (*found, ("steps", str(STEPS_VERSION)))
+def _installed() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, *others in LIBRARIES:
+        for candidate in (name, *others):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found.setdefault(name, metadata.version(candidate))
+    return {**found, "steps": str(STEPS_VERSION)}
 
 
 def library_versions() -> dict[str, str]:

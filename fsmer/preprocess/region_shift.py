@@ -1,19 +1,19 @@
-"""How regions of a face shift between two frames, with the motion of the head taken out."""
+"""How regions of a face shift between two frames, with the motion of the head taken out, and what else moves there."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.spec import CROP_ASPECT
-from fsmer.preprocess.apex import facial_regions
-from fsmer.preprocess.flow import head_motion, robust_fit
+from fsmer.preprocess.apex import BLINK_REACH, facial_regions
+from fsmer.preprocess.flow import FlowMethod, head_motion, robust_fit
 from fsmer.synthetic.facs_fields import LANDMARKS
-
-__all__ = ["EnergyTrace"]
 
 Vectors = NDArray[np.float64]
 Grey = NDArray[np.uint8]
@@ -41,10 +41,9 @@ class EnergyTrace:
             self._stride *= 2
             self._count = len(self._points) * self._stride
 
-    def arrays(self) -> tuple[Vectors, Vectors, Vectors]:
+    def arrays(self) -> tuple[Vectors, ...]:
         """Times, energies and thresholds."""
-        times, energies, thresholds = np.array(self._points, np.float64).reshape(-1, 3).T
-        return times, energies, thresholds
+        return tuple(np.array(self._points, np.float64).reshape(-1, 3).T)
 
 
 class RegionShift:
@@ -53,11 +52,7 @@ class RegionShift:
     Lucas & Kanade's least squares (1981), which do not flatten movements of a fraction of a pixel as regularised flow
     does: first one motion of a rigid head (affine, and what its relief adds when it turns) and one change of light for
     the whole face, robustly, without regard to what moves otherwise; then, in the picture that was brought back
-    by it, one vector for every region.
-
-    Parameters
-    ----------
-    reference : uint8 array of shape (side, side)
+    by it, one vector for every region. The reference is grey, (side, side).
     """
 
     blur, coarse, iterations = 1.2, 2, 4
@@ -172,3 +167,58 @@ def _rigid_basis(side: int) -> Vectors:
     axis = (np.arange(side) + 0.5) / side - 0.5
     x, y = (part.ravel() for part in np.meshgrid(axis, axis))
     return np.stack([x, y, np.ones_like(x), head_relief(side).ravel()], axis=1)
+
+
+@lru_cache(maxsize=4)
+def eye_weights(side: int) -> NDArray[np.float32]:
+    """Mean over what a blink moves, on crops of `side`, flattened."""
+    axis = (np.arange(side) + 0.5) / side - 0.5
+    x, y = np.abs(axis[None, :]) - LANDMARKS["lid_upper"][0], axis[:, None] - LANDMARKS["lid_upper"][1]
+    inside = (x / BLINK_REACH[0]) ** 2 + (y / BLINK_REACH[1]) ** 2 < 0.6
+    return (inside / inside.sum()).astype(np.float32).ravel()
+
+
+def covered_share(first: Grey, second: Grey, flow: NDArray[np.float32], face: NDArray[np.float32]) -> float:
+    """Share of the face where the second picture, brought back by the flow, differs from the first."""
+    side = len(first)
+    axis = np.arange(side, dtype=np.float32)
+    columns, rows = np.meshgrid(axis, axis)
+    back = cv2.remap(second, columns + flow[0], rows + flow[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    window = (side // 8 | 1,) * 2
+
+    def mean(values: Any) -> NDArray[np.float32]:
+        return np.asarray(cv2.blur(values, window), np.float32)
+
+    one, two = (cv2.GaussianBlur(part.astype(np.float32), (0, 0), 1.0) for part in (first, back))
+    mean_one, mean_two = mean(one), mean(two)
+    spread_one, spread_two = mean(one * one) - mean_one**2, mean(two * two) - mean_two**2
+    # Textures weaker than some grey levels are noise, which is like nothing.
+    alike = (mean(one * two) - mean_one * mean_two + 9) / np.sqrt((spread_one + 9) * (spread_two + 9))
+    return float((face * (alike < 0.5)).sum() / face.sum())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Onset and apex side by side, in thousandths of the face width: regions apart from the head, the head, the lids;
+    and the share of the face that is covered."""
+
+    vectors: Vectors
+    head: float
+    eyes: float
+    covered: float
+
+
+def compare(first: Grey, second: Grey, method: FlowMethod) -> Comparison:
+    """Compare two prepared crops by the flow between them."""
+    side = len(first)
+    regions, face = facial_regions(side)
+    flow = method(first, second)
+    motion = rigid_motion(flow, face)
+    unit = 1000 / side
+    still = (flow - motion).reshape(2, -1) * unit
+    return Comparison(
+        vectors=(regions @ still.T).astype(np.float64),
+        head=float(np.sqrt((motion**2).sum(axis=0).mean())) * unit,
+        eyes=float(eye_weights(side) @ np.hypot(*still)),
+        covered=covered_share(first, second, flow, face),
+    )

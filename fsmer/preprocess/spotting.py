@@ -1,5 +1,7 @@
 """Find where a face moves in a recording of any length: onset, apex and offset of every movement, as the frames come.
 
+One file, since what counts as rest and as a movement is judged by the same settings.
+
 Blinks, turns of the head, hands before the face and what goes on all the time (noise, talking) are not reported; how
 much a face has to move is learnt from the recording's own rest.
 """
@@ -12,18 +14,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fsmer.preprocess.apex import REGIONS, FlowEnergy, facial_regions
+from fsmer.preprocess.apex import MOUTH_REGIONS, REGIONS, FlowEnergy, facial_regions
 from fsmer.preprocess.cascade import CascadeDetector
-from fsmer.preprocess.comparison import Comparison, covered_share, eye_weights
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import FaceTracker, Which
 from fsmer.preprocess.faces import FacePose, crop_face, median_pose
+from fsmer.preprocess.frame_source import Frame
 from fsmer.preprocess.movement import STEADY, Moment, Movement, keep_moment, mean_picture
-from fsmer.preprocess.pixels import Frame
-from fsmer.preprocess.region_shift import EnergyTrace, Grey, RegionShift, Vectors, rigid_motion
-from fsmer.preprocess.restlessness import Restlessness, SpotterSettings
-
-__all__ = ["MovementSpotter"]
+from fsmer.preprocess.region_shift import Comparison, EnergyTrace, Grey, RegionShift, Vectors, compare
 
 # Seconds before a movement that are kept, for its onset.
 BEFORE = 0.7
@@ -46,10 +44,81 @@ LEAVES = 0.1
 RETURN = 0.2
 # Speech: so many movements in a row, most of each around the mouth, with no longer pause between them.
 WORDS, PAUSE, MOUTH = 3, 0.8, 0.75
-MOUTH_REGIONS = ("nose_wing", "cheek", "nasolabial", "mouth_corner", "lip_upper", "lip_lower", "chin")
 # A face that talks all the time: least movement of the mouth (root of the sum of squares, thousandths of the face
 # width), and the share of it that the mouth usually moves the same way or back between two instants.
 CHATTER = (8.0, 0.12)
+# Least spread of noise in a coordinate of a region, thousandths of the face width.
+FLOOR = 0.1
+# How much more than the quiet share of the instants the usual one may move and still be rest.
+UNREST = 1.3
+
+
+@dataclass(frozen=True)
+class SpotterSettings:
+    """How movements are told from rest; times in seconds, movements in thousandths of the face width.
+
+    `turn` was chosen on drawn recordings of 20 s (seeds 501 to 508, three of each), `noise` and `held` on dark and
+    compressed drawings of faces at rest (seeds 7001 to 7004) and on the former; what a talking mouth is, on drawings
+    that talk (seed 7013). The growth of `turn` with the motion of the head, `covered`, and that `most` is enough for
+    `held`, were also tried on a film of a real performance. Nothing was chosen on seeds of the benchmark from 11 on.
+    """
+
+    rate: float = 50.0  # of faster recordings every second, third ... frame is used; this many a second remain at least
+    settle: float = 1.6  # what is observed before the first decision, to learn how restless the face is
+    memory: float = 30.0  # over how long the rest level is learnt
+    step: float = 0.2  # between these instants movement is measured for the rest level
+    smooth: float = 0.12  # regions are averaged over so long
+    quiet: float = 0.6  # share of the instants that count as rest
+    # A movement must be so many times the usual restlessness, each direction in which the regions move together
+    # measured by its own, and move the regions together by `least` (root of the sum of squares; half a pixel on a face
+    # of 224 is 2.2). `most` is a movement on however restless a face.
+    times: float = 2.1
+    least: float = 2.0
+    most: float = 16.0
+    farthest: float = 90.0  # no skin moves so far: something else came before the face
+    covered: float = 0.12  # share of the face that may differ from its moved onset; more is a hand before it
+    minimum: float = 0.1  # shortest movement
+    longest: float = 2.0  # what lasts longer ends there
+    hold: float = 0.5  # a face that stays as it is for so long has got a new rest
+    # A movement that does not come back, as what only drifts does not, must reach so many times `times` (or `most`), as
+    # many times `noise`, and its square times `least`.
+    held: float = 1.5
+    # One that takes longer from onset to apex, as a head that drifts does, must be larger by as many times, or reach
+    # `most`.
+    slow: float = 0.2
+    turn: float = 0.05  # it must be larger, a region, than this share of what the head has moved in the meantime
+    noise: float = 2.0  # and so many times what frames at rest differ from each other in the same measure
+    blink: float = 2.0  # where the lids move so many times as far as any other region, it was a blink
+    renew: int = 50  # frames between two searches for the face
+
+
+@dataclass(frozen=True)
+class Restlessness:
+    """How the regions move while nothing happens."""
+
+    # (2R, 2R), brings movements, flattened, to coordinates in which rest moves equally in all of them, usual length 1
+    whiten: Vectors
+
+    @classmethod
+    def learn(cls, steps: Vectors, quiet: float, most: float) -> Restlessness:
+        """From movements between instants, (n, 2R), a share `quiet` of which are rest; `most` is no rest any more."""
+        size = steps.shape[1]
+        energies = np.linalg.norm(steps, axis=1)
+        for _ in range(3):
+            kept = steps[energies <= np.quantile(energies, quiet)]
+            spread = kept.T @ kept / len(kept)
+            level = np.trace(spread) / size
+            # A few steps are too few to learn how the regions move together.
+            blind = 40 / (40 + len(kept))
+            variances, axes = np.linalg.eigh((1 - blind) * spread + (blind * level + FLOOR**2) * np.eye(size))
+            whiten = (axes / np.sqrt(np.minimum(variances, most**2 / size))) @ axes.T
+            energies = np.linalg.norm(steps @ whiten, axis=1)
+        # At rest exactly the floor alone would make the level vanish; on a face that never rests it would be movement.
+        return cls(whiten / (size**0.5 * float(np.clip(np.quantile(energies, 0.5) / size**0.5, 0.5, UNREST))))
+
+    def of(self, vectors: Vectors) -> Vectors:
+        """Movements (..., R, 2) in its coordinates, (..., 2R)."""
+        return vectors.reshape(*vectors.shape[:-2], -1) @ self.whiten.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +140,8 @@ class MovementSpotter:
     again). Onset and apex are then compared directly: what is a blink, a turn of the head, a hand before the face, or
     no movement at all in that comparison is dropped.
 
-    Parameters
-    ----------
-    frames_per_second : float
-    detector : FaceDetector, optional
-        Default the cascade.
-    which : "largest" or int
-        Which face.
-    settings : SpotterSettings, optional
-
-    Attributes
-    ----------
-    frames, faces : int
-        Frames seen, and those of them in which a face was seen.
-    trace : EnergyTrace
-        Energy over time in multiples of the usual restlessness, for pictures.
+    The detector is the cascade unless another one is given. `frames` and `faces` count the frames seen and those of
+    them in which a face was seen; `trace` has the energy over time, in multiples of the usual restlessness.
     """
 
     def __init__(
@@ -155,7 +211,7 @@ class MovementSpotter:
         self._seen = pose is not None
         self.faces += self._seen
         if pose is None:
-            found = self._flush()
+            found = self.finish()
             self._forget()
             self.trace.add(time, float("nan"), float("nan"))
             return found
@@ -166,9 +222,6 @@ class MovementSpotter:
 
     def finish(self) -> list[Movement]:
         """Movements that the end of the recording cuts off or decides."""
-        return self._flush()
-
-    def _flush(self) -> list[Movement]:
         found = self._drain()
         while self._decided < len(self._readings):
             found += self._decide(self._decided)
@@ -208,6 +261,7 @@ class MovementSpotter:
             self._refer(frame, steady, time)
             return self._base
         place = self._base + self._gauge(self._prepared(frame, self._crop_pose))
+        moves = self._start is not None or self._above > 0
         if self._former is not None:
             # Both references are measured for a while, so that one frame's noise is no step between them.
             pose, gauge, base = self._former
@@ -217,18 +271,13 @@ class MovementSpotter:
             if len(self._gaps) == OVERLAP:
                 self._base = self._base + np.mean(self._gaps, axis=0)
                 self._former = None
-        elif self._is_old(steady, time):
+        # A reference in the midst of a movement would be compared with itself afterwards.
+        elif _distance(self._crop_pose, steady) > SHIFTED or time - self._begun > AGE * (2 if moves else 1):
             self._former = self._crop_pose, self._gauge, self._base
             self._gaps = []
             self._base = np.zeros_like(self._base)
             self._refer(frame, steady, time)
         return place
-
-    def _is_old(self, steady: FacePose, time: float) -> bool:
-        assert self._crop_pose is not None
-        # A reference in the midst of a movement would be compared with itself afterwards.
-        moves = self._start is not None or self._above > 0
-        return _distance(self._crop_pose, steady) > SHIFTED or time - self._begun > AGE * (2 if moves else 1)
 
     def _refer(self, frame: Frame, pose: FacePose, time: float) -> None:
         self._crop_pose, self._begun = pose, time
@@ -362,8 +411,12 @@ class MovementSpotter:
         # Means over all of them: what moves on in them anyway, a hand or a head, does not fit the mean.
         at_rest, at_top = movement.near((self._energy.side,) * 2)
         rest, top = (self._energy.prepare(mean_picture(some)) for some in (at_rest, at_top))
-        seen = self._compare(rest, top)
-        if not self._is_expression(seen, slow, far) or self._is_return(seen.vectors, movement.onset.time):
+        seen = compare(rest, top, self._energy.method)
+        if not self._is_expression(seen, slow, far):
+            return None
+        # The last movement's way back, which its own offset cut in two.
+        former, ended = self._last or (seen.vectors, -np.inf)
+        if movement.onset.time - ended <= RETURN and _cosine(seen.vectors, former) < -0.3:
             return None
         noise = self.settings.noise * self._noise(at_rest, at_top)
         if float(np.linalg.norm(seen.vectors)) < max(doubt * noise, doubt**2 * self.settings.least):
@@ -376,7 +429,8 @@ class MovementSpotter:
         halves = at_rest[::2], at_rest[1::2]
         if not halves[1]:
             return 0.0
-        alone = self._compare(*(self._energy.prepare(mean_picture(some)) for some in halves))
+        first, second = (self._energy.prepare(mean_picture(some)) for some in halves)
+        alone = compare(first, second, self._energy.method)
         fewer = (1 / len(at_rest) + 1 / len(at_top)) / (1 / len(halves[0]) + 1 / len(halves[1]))
         return float(np.linalg.norm(alone.vectors)) * fewer**0.5
 
@@ -388,35 +442,12 @@ class MovementSpotter:
         head = seen.head * max(1 + (seen.head / TURNED) ** 2, 1.75 if slow else 1.0) + FOLLOWED * 1000 * far
         if energy < least or energy / len(seen.vectors) ** 0.5 < self.settings.turn * head:
             return False
-        if self._is_covered(seen):
+        largest = float(np.linalg.norm(seen.vectors, axis=1).max())
+        if largest > self.settings.farthest or seen.covered > self.settings.covered:
             return False
         # Smooth flow carries a blink into the outer brows.
         lengths = np.linalg.norm(seen.vectors, axis=1) * np.where(np.repeat(REGIONS, 2) == "brow_outer", 0.5, 1.0)
         return seen.eyes <= self.settings.blink * float(lengths.max())
-
-    def _is_return(self, vectors: Vectors, onset: float) -> bool:
-        """Whether this is the last movement's way back, which its own offset cut in two."""
-        if self._last is None or onset - self._last[1] > RETURN:
-            return False
-        return _cosine(vectors, self._last[0]) < -0.3
-
-    def _is_covered(self, seen: Comparison) -> bool:
-        largest = float(np.linalg.norm(seen.vectors, axis=1).max())
-        return largest > self.settings.farthest or seen.covered > self.settings.covered
-
-    def _compare(self, first: Grey, second: Grey) -> Comparison:
-        side = self._energy.side
-        regions, face = facial_regions(side)
-        flow = self._energy.method(first, second)
-        motion = rigid_motion(flow, face)
-        unit = 1000 / side
-        still = (flow - motion).reshape(2, -1) * unit
-        return Comparison(
-            vectors=(regions @ still.T).astype(np.float64),
-            head=float(np.sqrt((motion**2).sum(axis=0).mean())) * unit,
-            eyes=float(eye_weights(side) @ np.hypot(*still)),
-            covered=covered_share(first, second, flow, face),
-        )
 
     def _smoothed(self, place: int) -> Vectors:
         first, last = max(0, place - self._reach), min(len(self._readings), place + self._reach + 1)

@@ -11,28 +11,16 @@ from numpy.typing import NDArray
 
 from fsmer.errors import DataError, unknown_name
 
-__all__ = ["TIME_METHODS", "Resampled", "linear_weights", "resample", "tim_weights", "time_weights"]
-
 Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """A clip at another number of frames.
+    """A clip at another number of frames."""
 
-    Parameters
-    ----------
-    frames : float32 array of shape (count, ...)
-        In the units of the frames that went in.
-    source_frames : int
-        How many went in.
-    method : str
-        ``"tim"``, ``"linear"``, or ``"none"`` when the number was right already.
-    """
-
-    frames: NDArray[np.float32]
-    source_frames: int
-    method: str
+    frames: NDArray[np.float32]  # (count, ...), in the units of the frames that went in
+    source_frames: int  # how many went in
+    method: str  # "tim", "linear", or "none" when the number was right already
 
     @property
     def interpolated(self) -> bool:
@@ -49,11 +37,6 @@ def tim_weights(source: int, count: int) -> Weights:
     1/n to 1. The published procedure takes the singular value decomposition of the centred frames and maps the curve
     back through it; for a clip whose frames differ all of that cancels, and what is left is this matrix. It is also
     used where frames repeat, where the published inverse does not exist.
-
-    Raises
-    ------
-    DataError
-        `source` or `count` is below 1.
     """
     _check(source, count)
     if source == 1:
@@ -88,26 +71,9 @@ def time_weights(source: int, count: int, method: str = "tim") -> Weights:
 
 
 def resample(frames: Iterable[NDArray[Any]], source: int, count: int, *, method: str = "tim") -> Resampled:
-    """Bring a clip to `count` frames, reading its frames once and keeping only the result in memory.
+    """Bring a clip of `source` frames to `count`, reading its frames once and keeping only the result in memory.
 
-    Parameters
-    ----------
-    frames : iterable of source arrays of one shape
-    source : int
-        How many there are.
-    count : int
-        How many are wanted.
-    method : {"tim", "linear"}
-
-    Returns
-    -------
-    Resampled
-        Its `interpolated` says whether the clip was too short.
-
-    Raises
-    ------
-    DataError
-        The number of frames is not `source`.
+    `DataError` where the number of frames is not `source`.
     """
     weights = time_weights(source, count, method).astype(np.float32)
     out: NDArray[np.float32] | None = None

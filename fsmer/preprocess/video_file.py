@@ -19,11 +19,7 @@ from numpy.typing import NDArray
 from fsmer.data.images import FRAME_PIXELS
 from fsmer.errors import DataError, MediaError
 from fsmer.io import check_regular
-from fsmer.preprocess.frame_source import FrameSource
-from fsmer.preprocess.pixels import Frame, as_rgb
-from fsmer.preprocess.timestamps import FALLBACK_RATE, clean_timestamps, typical_intervals
-
-__all__ = ["VideoFile"]
+from fsmer.preprocess.frame_source import FALLBACK_RATE, Frame, FrameSource, as_rgb, clean_timestamps, typical_intervals
 
 Damaged = Literal["refuse", "keep"]
 # Random access reads on from where it stands when the wanted frame is this near; seeking costs a key frame's distance.
@@ -72,23 +68,9 @@ class _Ticks:
 class VideoFile(FrameSource):
     """A video file, decoded by FFmpeg through PyAV; frame-accurate, in the shape and upright as a viewer shows it.
 
-    A file only: names of other places, and playlists that name other files, are not followed.
-
-    Parameters
-    ----------
-    path : path
-    frames_per_second : float, optional
-        Overrides the file's own rate.
-    damaged : {"refuse", "keep"}
-        See `open_frames`.
-    white : float, optional
-        The value of white in videos of 16 bits, see `as_rgb`.
-
-    Raises
-    ------
-    MediaError
-        The file is missing, empty, no video, too large a picture, or its first frame cannot be decoded. While reading:
-        it breaks off.
+    A file only: names of other places, and playlists that name other files, are not followed. See `open_frames` for the
+    arguments. A file that is missing, empty, no video, has too large pictures or a first frame that cannot be decoded
+    raises `MediaError`; while reading, so does one that breaks off.
     """
 
     def __init__(
@@ -262,15 +244,9 @@ class VideoFile(FrameSource):
             try:
                 handle = stack.enter_context(self.path.open("rb", buffering=0))
                 handle.name = f"video{self.path.suffix}"
-                container = stack.enter_context(
-                    av.open(
-                        handle,
-                        options=limit,
-                        container_options={"protocol_whitelist": "none"},
-                        io_open=refuse,
-                        buffer_size=BUFFER,
-                    )
-                )
+                sealed = {"protocol_whitelist": "none"}
+                opened = av.open(handle, options=limit, container_options=sealed, io_open=refuse, buffer_size=BUFFER)
+                container = stack.enter_context(opened)
             except MediaError:
                 raise
             except (OSError, EOFError, ValueError, av.error.FFmpegError) as error:
@@ -434,23 +410,21 @@ class VideoFile(FrameSource):
         )
 
     def _report_break(self, number: int, error: Exception | None, promised: int = 0) -> None:
-        if self._damaged == "refuse":
-            raise self._broken(number, error, promised) from error
-        self._note(f"the file breaks off after {number} frames; what lies behind them is missing.")
+        if self._damaged != "refuse":
+            self._note(f"the file breaks off after {number} frames; what lies behind them is missing.")
+            return
+        promised = promised or self._counted or round((self._promised_seconds or 0) * self._header_rate)
+        of = f" of {promised}" if promised else ""
+        why = "" if error is None else f" ({_reason(error)})"
+        raise MediaError(
+            f"the video {self.path} breaks off after {number}{of} frames{why}: it was cut short or damaged; copy it "
+            "again, or read what is there with damaged='keep'."
+        ) from error
 
     def _unlisted(self, what: str) -> MediaError:
         return MediaError(
             f"the video {self.path} lists {self.count} frames, but {what}: it is damaged; copy it again, or read what "
             "can be decoded with damaged='keep'."
-        )
-
-    def _broken(self, number: int, error: Exception | None, promised: int = 0) -> MediaError:
-        promised = promised or self._counted or round((self._promised_seconds or 0) * self._header_rate)
-        of = f" of {promised}" if promised else ""
-        why = "" if error is None else f" ({_reason(error)})"
-        return MediaError(
-            f"the video {self.path} breaks off after {number}{of} frames{why}: it was cut short or damaged; copy it "
-            "again, or read what is there with damaged='keep'."
         )
 
 
