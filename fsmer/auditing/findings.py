@@ -8,28 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from fsmer.data.subjects import written_twice
 from fsmer.data.text_tables import path_inside, read_table_text
 from fsmer.errors import DataError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "Audit",
-    "Finding",
-    "Findings",
-    "Table",
-    "check_identities",
-    "check_one_identity",
-    "counts_of",
-    "either",
-    "file_inside",
-    "number",
-    "of_dataset",
-]
+__all__ = ["Audit", "Finding", "Findings", "Table", "check_identities", "check_one_identity", "counts_of", "either"]
+__all__ += ["file_inside", "number", "of_dataset"]
 
 Severity = Literal["serious", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
@@ -218,8 +206,6 @@ class Table:
 
     @classmethod
     def read(cls, path: Path) -> Table:
-        import pandas as pd
-
         text = read_table_text(path)
         try:
             mark = max((",", ";", "\t"), key=text.partition("\n")[0].count)

@@ -6,9 +6,10 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from fsmer.auditing.findings import (
@@ -22,13 +23,9 @@ from fsmer.auditing.findings import (
     file_inside,
     of_dataset,
 )
+from fsmer.data import ClipSet
 from fsmer.data.images import opened_image
 from fsmer.errors import DataError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.data import ClipSet
 
 __all__ = ["NEAR", "Media", "audit_clips", "check_media", "near_duplicates"]
 
@@ -66,8 +63,6 @@ def audit_clips(folder: Path, near: float) -> Audit:
     """Audit a folder of clips: its index, or the saved clip set, and the media."""
     out = Findings()
     if (folder / "clips.json").is_file():
-        from fsmer.data import ClipSet
-
         clips = ClipSet.load(folder)
         table, media = _table_of(clips), Media.of_clips(clips)
     else:
@@ -94,8 +89,6 @@ def audit_clips(folder: Path, near: float) -> Audit:
 
 
 def _table_of(clips: ClipSet) -> pd.DataFrame:
-    import pandas as pd
-
     columns = {"clip": clips.ids, "dataset": clips.datasets, "subject": clips.subjects}
     table = pd.DataFrame({name: [str(value) for value in values] for name, values in columns.items()})
     if clips.table["label"].notna().any():

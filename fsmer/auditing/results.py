@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from fsmer.auditing.findings import Audit, Findings, Table, check_identities, counts_of, either, number, of_dataset
 from fsmer.data.schemes import canonical_dataset
+from fsmer.episodic.protocol import Protocol
 from fsmer.errors import DataError, FsmerError
-from fsmer.evaluation.metrics import METRICS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.evaluation.report import Report
+from fsmer.evaluation.metrics import METRICS, confusion_matrix, score_confusion
+from fsmer.evaluation.report import Report
+from fsmer.evaluation.report_file import altered_files
+from fsmer.plugins import METHODS, outside_origin
+from fsmer.reporting.statistics import seed_summary
 
 __all__ = ["Claim", "audit_predictions", "audit_report", "read_claims"]
 
@@ -35,10 +35,6 @@ class Claim:
 
 def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     """Audit a folder that `fsmer.evaluate` wrote."""
-    from fsmer.evaluation.report import Report
-    from fsmer.evaluation.report_file import altered_files
-    from fsmer.reporting.statistics import seed_summary
-
     # As it is: what is wrong with the tables is what is looked for.
     report = Report.load(folder, check=False)
     out = Findings()
@@ -126,8 +122,6 @@ def _check_selection(report: Report, out: Findings) -> None:
 
 
 def _check_isolation(report: Report, out: Findings) -> None:
-    from fsmer.plugins import METHODS, outside_origin
-
     out.looked_at("whether code from outside could remember one fold in the next")
     outside = report.run.get("from_outside")
     if outside is None:
@@ -254,8 +248,6 @@ def _check_probabilities(report: Report, out: Findings) -> None:
 
 
 def _check_protocol(report: Report, out: Findings) -> None:
-    from fsmer.episodic.protocol import Protocol
-
     out.looked_at("the protocol's hash")
     settings = report.protocol["settings"]
     try:
@@ -331,8 +323,6 @@ def _recomputed(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[s
 
 
 def _ways(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    from fsmer.evaluation.metrics import confusion_matrix, score_confusion
-
     code = {name: place for place, name in enumerate(classes)}
     truth, answer = (table[name].map(code).to_numpy(dtype=np.int64) for name in ("label", "predicted"))
     folds, fold = np.unique(table["episode"].to_numpy(), return_inverse=True)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from fsmer.auditing.findings import (
     Audit,
@@ -27,9 +27,6 @@ from fsmer.data.ststnet_release import IMAGE_ENDINGS, STSTNET_DATASETS, STSTNET_
 from fsmer.errors import DataError
 from fsmer.io import file_digest
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 __all__ = ["audit_splits", "audit_ststnet"]
 
 # Clips in all folds together, each fold with those of its training side.
@@ -44,8 +41,6 @@ _SIDE_PAIRS: tuple[tuple[str, str, Severity], ...] = (
 
 def audit_splits(path: Path, given: Table, near: float) -> Audit:
     """Audit a table that deals clips to folds or to training and test sides."""
-    import pandas as pd
-
     out = Findings()
     table = given.frame.assign(dataset=given.frame["dataset"] if "dataset" in given else "")
     if "fold" not in table:
@@ -161,8 +156,6 @@ def _check_tested_once(table: pd.DataFrame, out: Findings, explicit: bool) -> No
 
 def audit_ststnet(folder: Path, near: float) -> Audit:
     """Audit folders ``<subject>/u_train|u_test/<label>`` of maps."""
-    import pandas as pd
-
     root = folder / STSTNET_FOLDER if (folder / STSTNET_FOLDER).is_dir() else folder
     out = Findings()
     people = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.data import ClipSet
+from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.shuffles import query_orders
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Processes
@@ -23,10 +24,6 @@ from fsmer.transfer import Method
 from fsmer.transfer.method import solves_together
 from fsmer.transfer.recognizer import check_answers
 from fsmer.transfer.source_model import SourceModel
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-    from fsmer.episodic.episodes import Episodes
 
 __all__ = ["EpisodeTask", "Fold", "put_back"]
 

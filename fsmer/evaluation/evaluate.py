@@ -22,6 +22,8 @@ import torch
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone
 from fsmer.backbones.base import check_weights
+from fsmer.data import ClipSet
+from fsmer.episodic import Protocol
 from fsmer.errors import DataError, MediaError
 from fsmer.evaluation.embedding_cache import as_folder, content_ids
 from fsmer.evaluation.initial_weights import InitialWeights
@@ -47,9 +49,6 @@ from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
-
-    from fsmer.data import ClipSet
-    from fsmer.episodic import Protocol
 
 __all__ = ["evaluate"]
 

@@ -69,25 +69,11 @@ class Processes:
         return (_of_worker, ())
 
     def call(self, function: Callable[..., Iterable[Answer]], *args: Any, threads: int, about: str) -> list[Answer]:
-        """What ``function(*args)`` gives in a process of its own.
+        """What ``function(*args)``, a function of fsmer on what can be pickled, gives in a process of its own.
 
-        Parameters
-        ----------
-        function : callable
-            Of a module of fsmer.
-        *args
-            What can be pickled. Modules that their classes come from are loaded before the process begins.
-        threads : int
-            How many threads torch may take.
-        about : str
-            What the call is about, for messages.
-
-        Raises
-        ------
-        FsmerError
-            An argument cannot be sent to a process, or that ended without an answer (`ProcessEnded`).
-        Exception
-            What the function raised, as the same type where that is loaded here.
+        Modules that classes of `args` come from are loaded before it begins; `threads` is how many torch may take,
+        `about` what it is about in messages. An error is raised as the same type where that is loaded here;
+        `FsmerError` where an argument cannot be sent, `ProcessEnded` where the process ended without an answer.
         """
         import cloudpickle  # type: ignore[import-untyped]
 

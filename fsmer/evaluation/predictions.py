@@ -35,26 +35,14 @@ Seed = Annotated[int, Ge(0), Le(2**64 - 1)]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Every answer of a run, one row for each query clip of each episode.
-
-    Attributes
-    ----------
-    episode : int32 array of shape (M,)
-        Number of the episode.
-    clip : int64 array of shape (M,)
-        Row of the clip in the evaluated clip set.
-    predicted : int16 array of shape (M,)
-        Class code.
-    probabilities : float32 array of shape (M, C)
-        Not a number for classes that the episode is not about.
-    """
+    """Every answer of a run, one row for each query clip of each episode."""
 
     FIELDS: ClassVar = ("episode", "clip", "predicted", "probabilities")
 
-    episode: NDArray[np.int32]
-    clip: NDArray[np.int64]
-    predicted: NDArray[np.int16]
-    probabilities: NDArray[np.float32]
+    episode: NDArray[np.int32]  # number of the episode, (M,)
+    clip: NDArray[np.int64]  # row of the clip in the evaluated clip set, (M,)
+    predicted: NDArray[np.int16]  # class code, (M,)
+    probabilities: NDArray[np.float32]  # (M, C); not a number for classes that the episode is not about
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import METRICS
 from fsmer.evaluation.predictions import (
@@ -42,12 +45,6 @@ from fsmer.evaluation.run_folder import unfinished_words
 from fsmer.io import atomic_path, check_writable, file_digest, json_text, write_json, write_text
 from fsmer.text import write_csv
 from fsmer.version import __version__
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet
 
 __all__ = ["Report"]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from fsmer.data import ClipSet
 from fsmer.evaluation.metrics import (
     METRICS,
     Scores,
@@ -19,11 +21,6 @@ from fsmer.evaluation.metrics import (
     score_confusion,
 )
 from fsmer.evaluation.predictions import Predictions
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.data import ClipSet
 
 __all__ = ["Figures", "report_figures"]
 
@@ -42,25 +39,11 @@ def report_figures(
     seed: int,
     oracle: bool,
 ) -> dict[str, Any]:
-    """The attributes of a `Report` that are computed.
+    """The attributes of a `Report` that are computed, from the predictions by seed of the method (`runs`).
 
-    Parameters
-    ----------
-    clips : ClipSet
-    runs : mapping of int to Predictions
-        By seed of the method.
-    codes : int64 array of shape (N,)
-        Class of every clip as an index into `classes`; only those of judged clips are read.
-    classes : sequence of str
-    names : sequence of str
-        Name of each episode.
-    among : bool array of shape (E, C) or None
-        The classes that each episode is about; ``None``: all.
-    averaging : {"pooled", "episodes"}
-    seed : int
-        Of the bootstrap.
-    oracle : bool
-        Whether something was chosen on the test clips.
+    `codes` (N,) are the classes of all clips as indices into `classes`, of which only those of judged clips are read;
+    `names` are those of the episodes, and `among` (E, C) the classes that each is about (``None``: all). `averaging` is
+    "pooled" or "episodes", `seed` that of the bootstrap, `oracle` whether something was chosen on the test clips.
     """
     asked = next(iter(runs.values()))
     rows, n_classes, n_episodes = asked.clip, len(classes), len(names)
@@ -152,8 +135,6 @@ def report_figures(
 
 def _by_seed(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     """One table; with several seeds, the seed comes first."""
-    import pandas as pd
-
     if len(tables) == 1:
         return next(iter(tables.values()))
     for seed, table in tables.items():
@@ -164,8 +145,6 @@ def _by_seed(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
 def _predictions_table(
     clips: ClipSet, predictions: Predictions, classes: Sequence[str], truth: NDArray[np.int64]
 ) -> pd.DataFrame:
-    import pandas as pd
-
     names = np.array(classes, dtype=object)
     columns: dict[str, Any] = {
         "episode": predictions.episode,
@@ -187,8 +166,6 @@ def _episodes_table(
     among: NDArray[np.bool_] | None,
     n_classes: int,
 ) -> pd.DataFrame:
-    import pandas as pd
-
     by_episode = confusion_matrix(
         truth, predictions.predicted, n_classes, groups=predictions.episode, n_groups=len(names)
     )

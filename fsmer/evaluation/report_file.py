@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import numpy as np
+import pandas as pd
 from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
@@ -21,20 +22,10 @@ from fsmer.schema import Count, Fraction, Names, checked
 from fsmer.text import read_cells
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fsmer.evaluation.report import Report
 
-__all__ = [
-    "COLUMNS",
-    "FORMAT_VERSION",
-    "NAMES",
-    "altered_files",
-    "contradicting_tables",
-    "read_report",
-    "unsound_rows",
-    "unsound_values",
-]
+__all__ = ["COLUMNS", "FORMAT_VERSION", "NAMES", "altered_files", "contradicting_tables", "read_report", "unsound_rows"]
+__all__ += ["unsound_values"]
 
 # 2: several seeds, selection, notes.
 FORMAT_VERSION = 2
@@ -103,14 +94,9 @@ MORE_COLUMNS: dict[str, Any] = {"seed": np.uint64, "oracle": bool}
 
 
 def read_report(folder: Path) -> tuple[dict[str, Any], list[pd.DataFrame]]:
-    """What ``report.json`` holds, with what earlier versions did not write, and the tables of predictions and episodes.
+    """``report.json``, with what earlier versions did not write, and the tables of predictions and episodes.
 
-    Raises
-    ------
-    OSError
-        A file cannot be read.
-    DataError
-        A file is no whole one, or is of a newer version.
+    `OSError` where a file cannot be read, `DataError` where one is not whole or of a newer version.
     """
     path = folder / REPORT_FILE
     held = _content(path)
@@ -152,13 +138,7 @@ def altered_files(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """A JSON table as it stands, altered or not.
-
-    Raises
-    ------
-    OSError, DataError
-        It cannot be read, or is no table.
-    """
+    """A JSON table as it stands, altered or not; `OSError` or `DataError` where it is none."""
     from pydantic_core import from_json
 
     try:
@@ -193,15 +173,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """One of the two tables, each column as `COLUMNS` says and those of probabilities as numbers.
-
-    Raises
-    ------
-    OSError, DataError
-        It cannot be read, lacks a column, or a cell is none of its column.
-    """
-    import pandas as pd
-
+    """One of the two tables, each column as `COLUMNS` says and those of probabilities as numbers."""
     check_regular(path)
     try:
         header = pd.read_csv(path, nrows=0).columns
@@ -247,8 +219,6 @@ def unsound_rows(report: Report) -> NDArray[np.bool_]:
 
 def contradicting_tables(report: Report) -> str:
     """Why the figures cannot be those of the tables, such as a table that was cut; nothing where they can."""
-    import pandas as pd
-
     answers, episodes = report.predictions, report.episodes
     known = {"label": report.classes, "predicted": report.classes, "seed": [row["seed"] for row in report.per_seed]}
     for name, table, counted in (

@@ -14,11 +14,7 @@ from typing_extensions import TypedDict
 from fsmer.errors import DataError, OutputError
 from fsmer.evaluation.episode_results import PartStore, RunSize, stored_files
 from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE, RUN_FILE, run_of
-from fsmer.io import (
-    check_writable,
-    locked,
-    remove_folder,
-)
+from fsmer.io import check_writable, locked, remove_folder
 from fsmer.schema import read_json
 
 __all__ = ["RunFolder", "unfinished_words"]
@@ -50,32 +46,11 @@ class _Names(TypedDict):
 class RunFolder:
     """The folder of a report: what is kept there of unfinished runs, and of the finished one that made the report.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the report will be, or is.
-    identity : mapping of str to str
-        What makes a run the very same, in the words of messages: protocol, model, method, clips, ... Runs that differ
-        in it never meet.
-    seeds : sequence of int
-        What is asked for. More seeds than those of a finished run go on from it.
-    resume : bool
-        Whether to go on with what is there of this run; otherwise it is made anew, and unfinished runs are removed.
-    overwrite : bool
-        Whether a report or an unfinished run of something else may be replaced. The report stays until the new one is
-        there.
-    keep : bool
-        Whether finished episodes stay beside the report, in case more seeds are asked for.
-
-    Attributes
-    ----------
-    finished : bool
-        Whether the report of this very run, with these seeds, is there.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be written, or holds something else.
+    `identity` is what makes a run the very same, in the words of messages: runs that differ in it never meet. More
+    `seeds` than those of a finished run go on from it. Without `resume` a run is made anew and unfinished ones are
+    removed; `overwrite` allows to replace a report (once the new one is there) or an unfinished run of something else,
+    which is refused otherwise (`OutputError`); with `keep`, finished episodes stay beside the report for further seeds.
+    `finished`: the report of this very run, with these seeds, is there.
     """
 
     def __init__(
@@ -122,10 +97,7 @@ class RunFolder:
     def replacing(self) -> Iterator[None]:
         """Hold off other runs while the report is written, without an older one that it could be mixed with.
 
-        Raises
-        ------
-        OutputError
-            Meanwhile another run has written a report of something else.
+        `OutputError` where another run has meanwhile written a report of something else.
         """
         with locked(self.folder):
             self._refuse_report()

@@ -22,13 +22,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of `fsmer.evaluate` on which no figure depends; each is explained there.
-
-    Raises
-    ------
-    ProtocolError
-        `jobs` or `isolate` is impossible.
-    """
+    """The options of `fsmer.evaluate` on which no figure depends; `ProtocolError` where jobs or isolate are impossible."""
 
     jobs: int | str | None = None
     isolate: str | None = None

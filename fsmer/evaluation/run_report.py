@@ -54,17 +54,7 @@ def _from_outside(method: Method, backbone: Backbone) -> list[str]:
 
 
 def run_report(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions, note: str) -> Report:
-    """The report of a run.
-
-    Parameters
-    ----------
-    one : Evaluation
-    results : mapping of int to SeedResult
-        By seed of the method.
-    options : RunOptions
-    note : str
-        What is to be said about the method, or nothing.
-    """
+    """The report of a run from its results by seed; `note` is what is to be said about the method, or nothing."""
     episodes, protocol = one.episodes, one.protocol
     first = next(iter(results.values())).answers
     asked_twice = bool(np.bincount(first.predictions.clip).max(initial=0) > 1)

@@ -11,37 +11,26 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
 from fsmer.episodic.episode import Episode
 from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.sides import distinct_subjects
 from fsmer.errors import ProtocolError
+from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.metrics import confusion_matrix, score_confusion
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.source_model import require
 
-if TYPE_CHECKING:
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet
-    from fsmer.evaluation.episode_results import EpisodeResults
-
-__all__ = [
-    "INNER_FOLDS",
-    "RULES",
-    "GridPoint",
-    "InnerEpisodes",
-    "Rule",
-    "TrainingRun",
-    "best_points",
-    "describe_selection",
-    "plan_grid",
-]
+__all__ = ["INNER_FOLDS", "RULES", "GridPoint", "InnerEpisodes", "Rule", "TrainingRun", "best_points"]
+__all__ += ["describe_selection", "plan_grid"]
 
 Rule = Literal["fixed", "nested", "oracle"]
 RULES: tuple[Rule, ...] = ("fixed", "nested", "oracle")
@@ -74,26 +63,13 @@ class GridPoint:
 def plan_grid(
     method: Method, backbone: Backbone, rule: str, grid: Mapping[str, Sequence[Any]] | None
 ) -> tuple[list[TrainingRun], list[GridPoint]]:
-    """What is to be tried, the method's own values first.
+    """What is to be tried, the method's own values first; `grid` has values as numbers or text.
 
-    Parameters
-    ----------
-    method : Method
-    backbone : Backbone
-        Its recipe says how many epochs there are when `grid` does not.
-    rule : {"fixed", "nested", "oracle"}
-    grid : mapping of str to sequence, optional
-        Parameter of the method -> values, as numbers or text. The method's own value of each is tried too. The length
-        of a training is different (``epochs`` of ``train``, ``steps`` of a fine-tuning of the backbone): it is planned
-        for the largest value and evaluated after each of the others too, so that they cost nothing; its own value is
-        that end. Default: every epoch, or 20 steps of a fine-tuning.
-
-    Raises
-    ------
-    ProtocolError
-        No such rule, a grid without a rule that chooses, or a rule without anything to choose from.
-    UnknownNameError, MethodError
-        The method has no such parameter, or the value is impossible.
+    The length of a training (``epochs`` of ``train``, ``steps`` of a fine-tuning of the backbone) is planned for the
+    largest value and evaluated after each of the others too, so that they cost nothing; its own value is that end.
+    Without a grid: every epoch of the backbone's recipe, or 20 steps of a fine-tuning. `ProtocolError` for an unknown
+    rule, a grid without a rule that chooses, or nothing to choose from; `UnknownNameError` or `MethodError` for a
+    parameter or value.
     """
     if rule not in RULES:
         raise ProtocolError(f"select={rule!r} is no rule; use one of {', '.join(RULES)}.")
@@ -149,10 +125,7 @@ def _length(method: Method) -> str:
 class InnerEpisodes(Episodes):
     """Subject-disjoint folds inside the supports of other episodes; `owner` has the number of that of each fold.
 
-    Raises
-    ------
-    ProtocolError
-        The support of an episode cannot be divided by subjects into folds that teach two classes.
+    `ProtocolError` where a support cannot be divided by subjects into folds that teach two classes.
     """
 
     def __init__(self, outer: Episodes, clips: ClipSet) -> None:
@@ -185,16 +158,10 @@ def best_points(
     owner: NDArray[np.int64],
     figure: Literal["uf1", "acc"],
 ) -> NDArray[np.int64]:
-    """Which of the grid points is best for each of `episodes`; the first of equals.
+    """Which of the grid points (one part of `answers` each) is best for each of `episodes`; the first of equals.
 
-    Parameters
-    ----------
-    answers : sequence of EpisodeResults
-        One a grid point, all about the same episodes.
-    owner : int64 array
-        For each episode of `answers` the number of that of `episodes` which it chooses for.
-    figure : {"uf1", "acc"}
-        From the answers of all episodes of one owner pooled.
+    `owner` has for each episode of `answers` the number of that of `episodes` which it chooses for, by the `figure` of
+    the answers of all episodes of one owner pooled.
     """
     among = np.zeros((len(episodes), len(episodes.classes)), dtype=bool)
     for number, episode in enumerate(episodes):

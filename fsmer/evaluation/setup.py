@@ -7,13 +7,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer import kernels
 from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
+from fsmer.episodic import Protocol, load_protocol
+from fsmer.episodic.episodes import Episodes
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.selection import GridPoint, Rule, TrainingRun
@@ -22,11 +25,6 @@ from fsmer.transfer import Method
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
 from fsmer.version import __version__
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-    from fsmer.episodic import Protocol
-    from fsmer.episodic.episodes import Episodes
 
 __all__ = ["Evaluation", "check_size", "method_for_weights", "method_seeds", "prepared_clips", "resolved_protocol"]
 
@@ -64,12 +62,7 @@ class Evaluation:
     def identity(self, content: NDArray[np.uint8], isolate: str | None) -> dict[str, str]:
         """What must be the same for a run to go on with the finished episodes of another, in the words of messages.
 
-        Parameters
-        ----------
-        content : uint8 array of shape (N, 16)
-            Content ids of the clips.
-        isolate : str or None
-            As for `evaluate`.
+        `content` has the content ids of the clips, uint8 of shape (N, 16).
         """
         clips, table = self.clips, hashlib.sha256()
         for values in (clips.ids, clips.datasets, clips.subjects, clips.labels, clips.table["aus"].to_numpy(object)):
@@ -100,8 +93,6 @@ def _hash(content: bytes) -> str:
 
 def resolved_protocol(protocol: Protocol | str | os.PathLike[str], seed: int | None) -> Protocol:
     """The protocol, with this seed in place of its own where it has one."""
-    from fsmer.episodic import load_protocol
-
     if seed is not None and seed < 0:
         raise ProtocolError(f"seed={seed} is negative; give 0 or a larger whole number.")
     chosen = load_protocol(protocol)

@@ -7,13 +7,14 @@ import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
 from fsmer.evaluation.answers import EpisodeTask, Fold
 from fsmer.evaluation.episode_results import EpisodeResults, PartStore
 from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes
@@ -25,9 +26,6 @@ from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.method import solves_together
 from fsmer.transfer.source_model import SourceModel
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["OtherSeed", "TrainingFolds", "on_cpu", "process_count"]
 

@@ -10,26 +10,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from annotated_types import Ge
 from typing_extensions import TypedDict
 
+from fsmer.backbones import Backbone, load_model, model_hash
+from fsmer.backbones.merau import Merau
+from fsmer.backbones.registry import fresh_model
+from fsmer.data import ClipSet, InputSpec, concat
 from fsmer.data.schemes import canonical_dataset
 from fsmer.datasets.catalog import dataset_info
 from fsmer.errors import DataError, FsmerError, MissingDatasetError, ProtocolError, SpecMismatchError, WeightsError
+from fsmer.evaluation import Report, evaluate
+from fsmer.evaluation.initial_weights import InitialWeights
+from fsmer.evaluation.metrics import mean_interval
+from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE
 from fsmer.evaluation.report_tables import SHOWN
 from fsmer.io import write_json
 from fsmer.published.clips import clips_of_dataset, dataset_labels, dataset_titles, media_specs, stand_in_clips
 from fsmer.published.results import Measured
 from fsmer.published.tables import PublishedTable, Settings
+from fsmer.reporting.statistics import report_interval, seed_summary
 from fsmer.schema import read_json, read_yaml
-
-if TYPE_CHECKING:
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet, InputSpec
-    from fsmer.evaluation import Report
+from fsmer.training.preparation import train_part
+from fsmer.training.supervised import for_classes
+from fsmer.transfer import load_method
+from fsmer.version import __version__
 
 __all__ = ["CellRunner", "Progress", "Rule", "small_settings"]
 
@@ -117,8 +125,6 @@ class CellRunner:
 
     def _clips(self, settings: Settings, specs: Sequence[InputSpec], part: str | None) -> tuple[Settings, ClipSet, str]:
         """Clips for a cell, its protocol cut to what is there, and what is lacking, in words."""
-        from fsmer.data import concat
-
         protocol, partial = settings.protocol, ""
         if self.synthetic:
             each = int(protocol.params.get("shot", 0)) + SYNTHETIC_QUERIES
@@ -160,8 +166,6 @@ class CellRunner:
 
     def _seeds(self, settings: Settings) -> list[int] | None:
         """The seeds of a cell, from that of its method on; ``None`` where nothing is drawn."""
-        from fsmer.transfer import load_method
-
         params = load_method(settings.method, **settings.params).get_params()
         if "seed" not in params and not settings.before:
             return None
@@ -202,8 +206,6 @@ class CellRunner:
         self, key: str, settings: Settings, clips: ClipSet, seeds: list[int] | None, folder: Path
     ) -> tuple[list[Report], float | None]:
         """The reports of a run, one, or one a seed, and the seconds that a seed took if they were made now."""
-        from fsmer.evaluation.predictions import PAGE_FILE
-
         # The columns of a composite ask for the same run one after the other.
         if self._last is not None and self._last[0] == key:
             return self._last[1], None
@@ -229,9 +231,6 @@ class CellRunner:
 
     def _held(self, place: Path | None) -> Report | None:
         """The report of an earlier run; one that is damaged is made again."""
-        from fsmer.evaluation import Report
-        from fsmer.evaluation.predictions import REPORT_FILE
-
         if self.resume and place is not None and (place / REPORT_FILE).is_file():
             with contextlib.suppress(DataError):
                 return Report.load(place)
@@ -240,9 +239,6 @@ class CellRunner:
     def _evaluate(
         self, settings: Settings, model: Backbone | str, clips: ClipSet, seeds: list[int] | None, folder: Path | None
     ) -> Report:
-        from fsmer.evaluation import evaluate
-        from fsmer.transfer import load_method
-
         given = self.weights.get(model) if isinstance(model, str) else None
         fresh = isinstance(model, str) and given is None
         method = load_method(settings.method, **settings.params)
@@ -265,8 +261,6 @@ class CellRunner:
 
     def _prepared(self, settings: Settings, clips: ClipSet, seed: int, folder: Path | None) -> Report:
         """One seed of a cell whose backbone learns from the source before the episodes begin."""
-        from fsmer.transfer import load_method
-
         prepared = settings.protocol.prepare(clips)
         source = settings.protocol.split(prepared).source
         if source is None:
@@ -277,12 +271,6 @@ class CellRunner:
         return self._evaluate(settings, self._taught(settings, prepared[source], seed), clips, seeds, folder)
 
     def _taught(self, settings: Settings, source: ClipSet, seed: int) -> Backbone:
-        from fsmer.backbones import load_model
-        from fsmer.backbones.merau import Merau
-        from fsmer.backbones.registry import fresh_model
-        from fsmer.training.preparation import train_part
-        from fsmer.transfer import load_method
-
         given = self.weights.get(settings.model)
         backbone = load_model(given) if given else fresh_model(settings.model, seed, dict(settings.arguments))
         small = small_settings()["params"]["train"] if self.quick else {}
@@ -299,9 +287,6 @@ class CellRunner:
 
     def _key(self, settings: Settings, clips: ClipSet, seeds: list[int] | None) -> str:
         """What two runs must have in common for one to stand for the other."""
-        from fsmer.backbones import model_hash
-        from fsmer.version import __version__
-
         start = self._start(settings)
         values = {
             "version": __version__,
@@ -320,10 +305,6 @@ class CellRunner:
 
     def _start(self, settings: Settings) -> Backbone | None:
         """The weights that a cell starts from, given or shipped; ``None``: fresh ones."""
-        from fsmer.backbones import load_model
-        from fsmer.evaluation.initial_weights import InitialWeights
-        from fsmer.transfer import load_method
-
         given = self.weights.get(settings.model)
         if given is None:
             if settings.before:
@@ -366,9 +347,6 @@ def _kept(folder: Path) -> dict[str, Any] | None:
 
 def _figures(reports: Sequence[Report], part: str | None) -> Measured:
     """Figures of one report of several seeds, or of one report a seed; of one data set's clips alone with `part`."""
-    from fsmer.evaluation.metrics import mean_interval
-    from fsmer.reporting.statistics import report_interval, seed_summary
-
     if part is not None:
         reports = [_only(report, part) for report in reports]
     summaries = [seed_summary(report) for report in reports]
@@ -396,9 +374,6 @@ def _only(report: Report, dataset: str) -> Report:
 
 def _parameters(settings: Settings, classes: int) -> float:
     """Millions of numbers that training may change, network and linear classifier together."""
-    from fsmer.backbones.registry import fresh_model
-    from fsmer.training.supervised import for_classes
-
     backbone = fresh_model(settings.model, 0, dict(settings.arguments))
     made = for_classes(backbone, tuple(f"class {number}" for number in range(classes)), 0)
     own = sum(value.numel() for value in made.parameters())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from fsmer.evaluation.report_tables import Table, markdown_table
 from fsmer.io import atomic_path, write_json, write_text
@@ -261,8 +262,6 @@ class BenchResult:
         OutputError
             The folder cannot be written.
         """
-        import pandas as pd
-
         target = Path(folder)
         write_text(target / MARKDOWN_FILE, self.markdown())
         with atomic_path(target / CSV_FILE) as temporary:

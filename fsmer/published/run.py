@@ -6,17 +6,17 @@ import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from fsmer.backbones import load_model
+from fsmer.data import ClipSet
 from fsmer.errors import ProtocolError, WeightsError, unknown_name
 from fsmer.evaluation.report_tables import SHOWN
+from fsmer.evaluation.run_options import check_jobs
 from fsmer.io import check_writable
 from fsmer.published.cells import CellRunner, Progress, Rule
 from fsmer.published.results import BenchResult, Measured, average_cell
 from fsmer.published.tables import PublishedTable, load_table
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["run_table"]
 
@@ -93,9 +93,6 @@ def run_table(
     >>> result = run_table("fr-2", fsmer.read_clips("my-maps"), out="out/fr-2", seeds=3)  # doctest: +SKIP
     >>> print(result.markdown())  # doctest: +SKIP
     """
-    from fsmer.data import ClipSet
-    from fsmer.evaluation.run_options import check_jobs
-
     table = load_table(name) if isinstance(name, str) else name
     wanted = [rows] if isinstance(rows, str) else list(rows)
     chosen = [
@@ -167,8 +164,6 @@ def _check_seeds(seeds: int | Sequence[int] | None) -> None:
 
 def _check_weights(table: PublishedTable, weights: Mapping[str, str | os.PathLike[str]]) -> None:
     """Weights that no row would use, or that are another network's, must not pass in silence."""
-    from fsmer.backbones import load_model
-
     if not weights:
         return
     known = sorted({table.settings(row, place).model for row in range(len(table.rows)) for place in table.runs(row)})

@@ -29,31 +29,15 @@ METRIC_TITLES = {"acc": "Acc", "parameters": "parameters (million)", "seconds": 
 
 @dataclass(frozen=True)
 class Published:
-    """One printed number.
+    """One printed number."""
 
-    Parameters
-    ----------
-    text : str
-        As it is printed.
-    value : float
-        Shares as fractions, whether printed so or in percent.
-    sd : float or None
-        Standard deviation, where one is printed.
-    """
-
-    text: str
-    value: float
-    sd: float | None = None
+    text: str  # as it is printed
+    value: float  # shares as fractions, whether printed so or in percent
+    sd: float | None = None  # where one is printed
 
     @classmethod
     def read(cls, text: str) -> Published:
-        """Read ``0.7838``, ``88.35%``, ``0.4090*`` or ``77.82±3.65%``.
-
-        Raises
-        ------
-        FsmerError
-            It is none of these.
-        """
+        """Read ``0.7838``, ``88.35%``, ``0.4090*`` or ``77.82±3.65%``; `FsmerError` for anything else."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:±(\d+(?:\.\d+)?))?(%?)\*?", text)
         if found is None:
             raise FsmerError(f"{text!r} is no printed number; write for example 0.7838, 88.35% or 77.82±3.65%.")
@@ -114,28 +98,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """What measuring one cell takes.
-
-    Parameters
-    ----------
-    protocol : Protocol
-    model : str
-        Name of a backbone.
-    method : str
-    arguments : mapping
-        Of the backbone's constructor.
-    params : mapping
-        Of the method.
-    before : tuple of str
-        What is done with the source first: ``"au_detector"`` fits the action unit detector of `merau`, ``"source"``
-        trains the backbone by its recipe.
-    """
+    """What measuring one cell takes."""
 
     protocol: Protocol
-    model: str
+    model: str  # name of a backbone
     method: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the backbone's constructor
+    params: Mapping[str, Any] = field(default_factory=dict)  # of the method
+    # What is done with the source first: "au_detector" fits the action unit detector of merau, "source" trains the
+    # backbone by its recipe.
     before: tuple[str, ...] = ()
 
 

@@ -6,10 +6,12 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from fsmer.errors import DataError
 from fsmer.evaluation.report import Report
@@ -42,24 +44,12 @@ TESTS = (
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Reports side by side.
+    """Reports side by side."""
 
-    Attributes
-    ----------
-    reports : mapping of str to Report
-        In the order given; the name of an ORACLE report says so.
-    warnings : tuple of str
-        What stands in the way of comparing the figures, one sentence each.
-    tests : tuple of PairedComparison
-        Of every two reports that judge the same clips in the same folds.
-    ranking : CriticalDifference or None
-        Of three or more reports on the same clips, over subjects.
-    """
-
-    reports: Mapping[str, Report]
-    warnings: tuple[str, ...]
-    tests: tuple[PairedComparison, ...]
-    ranking: CriticalDifference | None = field(default=None)
+    reports: Mapping[str, Report]  # in the order given; the name of an ORACLE report says so
+    warnings: tuple[str, ...]  # what stands in the way of comparing the figures, one sentence each
+    tests: tuple[PairedComparison, ...]  # of every two reports that judge the same clips in the same folds
+    ranking: CriticalDifference | None = None  # of three or more reports on the same clips, over subjects
 
     @property
     def title(self) -> str:
@@ -126,13 +116,7 @@ class Comparison:
         return methods_figure(self.reports, metric=metric)
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """One self-contained page; also written to `path` where one is given.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
+        """One self-contained page; also written to `path` where one is given (`OutputError` where that fails)."""
         reports = self.reports
         low, high = _scale(reports.values())
         text = page(
@@ -162,12 +146,8 @@ class Comparison:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``compare.json``, ``compare.md``, ``compare.html`` and ``compare.png``, each whole or not at all.
 
-        Three or more reports on the same clips add ``ranks.png``, their critical-difference diagram.
-
-        Raises
-        ------
-        OutputError
-            The folder cannot be written.
+        Three or more reports on the same clips add ``ranks.png``, their critical-difference diagram. `OutputError`
+        where the folder cannot be written.
         """
         from fsmer.drawing import save_figure
         from fsmer.reporting.plots import critical_difference_figure
@@ -339,8 +319,6 @@ def _beside(columns: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
 
 def _disputed(reports: Mapping[str, Report]) -> dict[str, Any]:
     """Clips that some reports mostly get right and others do not, the most disputed first."""
-    import pandas as pd
-
     shares = {}
     for name, report in reports.items():
         told = report.predictions

@@ -11,23 +11,22 @@ from functools import cached_property
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from fsmer.backbones import Backbone, as_backbone, model_hash
+from fsmer.data import ClipSet
 from fsmer.errors import DataError
+from fsmer.evaluation.embedding_cache import as_folder, embed_cached
 from fsmer.evaluation.metrics import confusion_matrix
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.report_tables import ORACLE, SHOWN, by_class, by_dataset, by_seed, oracle_gap, provenance
 from fsmer.reporting.charts import columns_chart, flow_picture, histogram, legend, scatter
 from fsmer.reporting.page import page
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet
+from fsmer.transfer.mmd import mmd
 
 __all__ = ["confusion_picture", "report_page"]
 
@@ -93,8 +92,6 @@ def report_page(
     -----
     Pictures of faces are never put on the page, because pages are passed on and data sets of faces are not.
     """
-    from fsmer.evaluation.embedding_cache import as_folder
-
     facts = _Facts(report)
     if backbone is not None and clips is None:
         raise DataError("a map of embeddings needs the clips that were evaluated; give clips= beside the backbone.")
@@ -237,9 +234,6 @@ def _judged(facts: _Facts, clips: ClipSet) -> ClipSet:
 def _embedding(
     facts: _Facts, judged: ClipSet, backbone: Backbone | str | os.PathLike[str], cache: Path | None
 ) -> dict[str, Any]:
-    from fsmer.backbones import as_backbone, model_hash
-    from fsmer.evaluation.embedding_cache import embed_cached
-
     model = as_backbone(backbone)
     rows = np.arange(len(judged))
     if len(rows) > MAX_POINTS:
@@ -310,8 +304,6 @@ def projections(embeddings: NDArray[np.float64], seed: int) -> list[tuple[str, N
 
 def _distances(facts: _Facts, found: NDArray[np.float64], shown: pd.DataFrame) -> list[list[str]]:
     """Maximum mean discrepancy of every two data sets with two clips or more."""
-    from fsmer.transfer.mmd import mmd
-
     held = {name: found[(shown["dataset"] == name).to_numpy()] for name in sorted(shown["dataset"].unique().tolist())}
     rows = []
     for first, second in combinations([name for name, own in held.items() if len(own) > 1], 2):
@@ -336,11 +328,7 @@ def _extremes(facts: _Facts, judged: ClipSet | None) -> list[tuple[str, str, lis
         (title, none, [_card(facts, str(name), judged) for name in chosen.index])
         for title, chosen, none in (
             ("Worst: least probability on the true class", worst, "No clip was mostly taken for another class."),
-            (
-                "Best: most probability on the true class, classes in turn",
-                best,
-                "No clip was mostly taken rightly.",
-            ),
+            ("Best: most probability on the true class, classes in turn", best, "No clip was mostly taken rightly."),
         )
     ]
 

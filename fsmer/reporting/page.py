@@ -19,16 +19,7 @@ __all__ = ["fragment", "page"]
 
 
 def page(template: str, title: str, **values: Any) -> str:
-    """A whole page.
-
-    Parameters
-    ----------
-    template : str
-        Name of a template that extends ``page.html.j2``.
-    title : str
-    **values
-        What the template shows.
-    """
+    """A whole page by a template that extends ``page.html.j2``, from the `values` that it shows."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return _environment().get_template(template).render(title=title, titles=[], made=made, **values)
 

@@ -13,14 +13,13 @@ from numpy.typing import ArrayLike
 
 from fsmer.drawing import BLUE, GREY, LIGHT, ORANGE, blank_figure, wrapped
 from fsmer.errors import DataError
+from fsmer.evaluation.report import Report
 from fsmer.evaluation.report_tables import NAMES
+from fsmer.reporting.ranking import CriticalDifference
 from fsmer.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from fsmer.evaluation.report import Report
-    from fsmer.reporting.ranking import CriticalDifference
 
 __all__ = ["critical_difference_figure", "domains_figure", "methods_figure"]
 
@@ -31,11 +30,7 @@ _LINE, _BAR = 0.24, 0.12
 def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: str = "uf1", title: str = "") -> Figure:
     """Methods side by side: one dot with its 95 % interval for each report, best on top.
 
-    Parameters
-    ----------
-    reports : mapping of name to Report, or sequence of Report (named after their methods)
-    metric : {"uf1", "uar", "acc", "acc_merau"}
-    title : str
+    A sequence of reports is named after their methods; `metric` is any that the reports have.
     """
     named = dict(reports) if isinstance(reports, Mapping) else {str(one.method["name"]): one for one in reports}
     if not named:
@@ -69,15 +64,9 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
 def domains_figure(
     a: ArrayLike, b: ArrayLike, *, names: tuple[str, str] = ("A", "B"), title: str = "", limit: int = 2000
 ) -> Figure:
-    """Embeddings of two domains on their two common principal axes.
+    """Embeddings of two domains, (N, D) and (M, D), on the two principal axes of all points together.
 
-    Parameters
-    ----------
-    a, b : arrays of shape (N, D) and (M, D)
-    names : tuple of str
-    title : str
-    limit : int
-        Points drawn of each domain at most, evenly spaced through its rows; the axes are of all points.
+    At most `limit` points of each domain are drawn, evenly spaced through its rows.
     """
     domains = [np.asarray(values, dtype=np.float64) for values in (a, b)]
     if any(values.ndim != 2 or not len(values) for values in domains) or domains[0].shape[1] != domains[1].shape[1]:
@@ -110,15 +99,9 @@ def domains_figure(
 
 
 def critical_difference_figure(result: CriticalDifference, *, title: str = "") -> Figure:
-    """Critical-difference diagram (Demsar 2006, figure 1): mean ranks on a line, bars over methods that do not differ.
+    """Critical-difference diagram (Demsar 2006, figure 1): mean ranks on a line, the best on the left.
 
-    The best rank is on the left; a bar joins methods between which no difference was shown.
-
-    Parameters
-    ----------
-    result : CriticalDifference
-    title : str
-        Default: what was ranked and Friedman's test.
+    A bar joins methods between which no difference was shown. The default title is what was ranked and Friedman's test.
     """
     count = len(result.names)
     left = (count + 1) // 2

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import BLOCK_CELLS, METRICS, Floats, drawn_subjects, percentile_interval, score_confusion
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.evaluation.report import Report
+from fsmer.evaluation.report import Report
 
 __all__ = ["Tally", "check_pair", "classes_asked", "counted", "report_name", "row_codes", "seed_codes", "tally"]
 
@@ -119,8 +116,6 @@ def seed_codes(table: pd.DataFrame) -> tuple[NDArray[np.int64], int]:
 
 def row_codes(*columns: pd.Series[Any]) -> tuple[NDArray[np.int64], int]:
     """Codes of the distinct rows of some columns in sorted order, and how many there are."""
-    import pandas as pd
-
     index = pd.MultiIndex.from_arrays([column.to_numpy() for column in columns])
     codes, distinct = pd.factorize(index, sort=True)
     return codes.astype(np.int64), len(distinct)
@@ -128,8 +123,6 @@ def row_codes(*columns: pd.Series[Any]) -> tuple[NDArray[np.int64], int]:
 
 def _class_codes(report: Report) -> list[NDArray[np.int64]]:
     """Codes of the true and of the predicted class of every row."""
-    import pandas as pd
-
     found = []
     for name in ("label", "predicted"):
         values = pd.Index(report.classes).get_indexer(report.predictions[name].astype(str))
