@@ -173,7 +173,6 @@ class Findings:
     def add(
         self, check: str, severity: Severity, message: str, examples: Iterable[object] = (), count: int = 0
     ) -> None:
-        """A finding in a sentence of its own."""
         shown = tuple(map(str, examples))
         self.found.append(Finding(check, severity, message, count or len(shown) or 1, shown[:EXAMPLES]))
 
@@ -291,7 +290,6 @@ def _check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
 
 
 def _check_same_ids(table: pd.DataFrame, out: Findings) -> None:
-    """No clip id in two data sets."""
     if table["dataset"].nunique() < 2:
         return
     out.looked_at("clip ids that occur in two data sets")

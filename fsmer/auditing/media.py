@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -134,8 +135,6 @@ class Media:
 
     @classmethod
     def of_files(cls, files: Sequence[Path]) -> Media:
-        import cv2
-
         def read(row: int) -> NDArray[np.float32]:
             # Its header is checked first, as a small file may hold a huge picture.
             with opened_image(files[row]):
@@ -165,8 +164,6 @@ class Media:
 
     @classmethod
     def _of(cls, count: int, read: Callable[[int], NDArray[np.float32]]) -> Media:
-        import cv2
-
         features: list[NDArray[np.float32]] = []
         digests: list[str] = []
         broken: dict[int, str] = {}
@@ -270,8 +267,6 @@ def _crossing(pairs: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], side
 
 def _fingerprint(medium: NDArray[Any]) -> NDArray[np.float32]:
     """A map (channels, height, width) as one row of length 1; all zeros where it does not vary."""
-    import cv2
-
     values = np.ascontiguousarray(np.asarray(medium, dtype=np.float32).transpose(1, 2, 0))
     cells = cv2.resize(values, (GRID, GRID), interpolation=cv2.INTER_AREA).reshape(GRID * GRID, -1)
     cells = cells - cells.mean(axis=0)

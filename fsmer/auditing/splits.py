@@ -229,7 +229,6 @@ def _check_ststnet_gaps(table: pd.DataFrame, owner: Mapping[str, str], out: Find
 
 
 def _check_copies(table: pd.DataFrame, out: Findings) -> None:
-    """Copies of a clip must hold the same bytes."""
     out.looked_at("copies of a clip that differ")
     try:
         table = table.assign(digest=[file_digest(name) for name in table["file"]])

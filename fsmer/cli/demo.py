@@ -43,7 +43,6 @@ class DemoResult:
     files: dict[str, Path]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return {
             "source": self.source,
             "target": self.target,
@@ -53,7 +52,6 @@ class DemoResult:
         }
 
     def markdown(self) -> str:
-        """The table of methods as a Markdown page."""
         some = next(iter(self.reports.values()))
         lines = [
             f"# 5-shot on the synthetic domain {markdown(self.target)}, source {markdown(self.source)}\n",

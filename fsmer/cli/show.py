@@ -80,13 +80,16 @@ def show_report(report: Report, out: Path | None, as_json: bool) -> None:
 
 def methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
     """Figures of reports side by side, the highest UF1 first."""
-    table = plain_table(head, "UF1", "UAR", "Acc")
+    from fsmer.evaluation.report_tables import shared
+
+    metrics = shared(reports.values())
+    table = plain_table(head, "UF1", "UAR", "Acc", *metrics[len(SHOWN) :])
     for name, report in sorted(reports.items(), key=lambda item: -item[1].uf1):
-        table.add_row(name, *_figures(report.figures))
+        table.add_row(name, *_figures(report.figures, metrics))
     return table
 
 
-def _figures(figures: Mapping[str, Any], metrics: Sequence[str] = SHOWN) -> list[str]:
+def _figures(figures: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     """Figures with intervals, short enough for a terminal of 80 columns: ``0.842 [.839, .845]``."""
     cells = []
     for metric in metrics:

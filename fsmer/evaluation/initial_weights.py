@@ -74,13 +74,11 @@ class InitialWeights:
         return cls(None, name, dict(arguments or {}))
 
     def backbone(self, seed: int) -> Backbone:
-        """The backbone that this seed starts from."""
         if self.given is not None:
             return self.given
         return fresh_model(self.name, seed, dict(self.arguments)).eval().to(self.device)
 
     def describe(self) -> str:
-        """Name and weights in words."""
         weights = () if self.given is None else self.given.parameters()
         device = next((one.device for one in weights), self.device)
         # The arithmetic of another device gives other digits.

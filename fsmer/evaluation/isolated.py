@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO, TypeVar
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -75,8 +76,6 @@ class Processes:
         `about` what it is about in messages. An error is raised as the same type where that is loaded here;
         `FsmerError` where an argument cannot be sent, `ProcessEnded` where the process ended without an answer.
         """
-        import cloudpickle  # type: ignore[import-untyped]
-
         try:
             task = cloudpickle.dumps((function, args))
         except Exception as error:
@@ -104,7 +103,6 @@ class Processes:
         return _read(answer, about)
 
     def end(self) -> None:
-        """End all processes, those that are at a call too."""
         for server in tuple(self._all):
             self._end(server)
 
@@ -139,7 +137,6 @@ class _Server:
         return _receive(self.answers) or b""
 
     def end(self) -> None:
-        """End the process and the call that it is at."""
         with contextlib.suppress(OSError):
             self.tasks.close()
         try:

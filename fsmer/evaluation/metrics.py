@@ -66,8 +66,7 @@ class Scores:
     def __getitem__(self, name: str) -> Floats:
         """The figures of any metric by its name, of shape (...)."""
         if name in METRICS:
-            found: Floats = getattr(self, name)
-            return found
+            return np.asarray(getattr(self, name))
         metric, shape = REGISTRY.find(name), self.confusion.shape[:-2]
         values = np.empty(shape)
         for place in np.ndindex(shape):
@@ -132,15 +131,8 @@ def _figure(name: str, metric: Callable[[Floats], float], confusion: Floats) -> 
     return value
 
 
-def _own(name: str) -> Callable[[Floats], float]:
-    def figure(confusion: Floats) -> float:
-        return float(getattr(score_confusion(confusion), name))
-
-    return figure
-
-
 for _name in METRICS:
-    register_metric(_name)(_own(_name))
+    register_metric(_name)(lambda confusion, name=_name: float(getattr(score_confusion(confusion), name)))
 
 
 def confusion_matrix(

@@ -223,7 +223,9 @@ class Report:
         # As many episodes as there were: without labels there is one, whatever the protocol's own number.
         shown = params | ({"episodes": self.counts["episodes"]} if "episodes" in params else {})
         given = ", ".join(
-            f"{key} {_words(value)}" for key, value in shown.items() if value is not None and value is not False
+            f"{key} {'+'.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+            for key, value in shown.items()
+            if value is not None and value is not False
         )
         return f"{stamp}{self.method['name']} on {self.protocol['title']}" + (f" ({given})" if given else "")
 
@@ -392,7 +394,3 @@ class Report:
         if path is not None:
             write_text(path, text)
         return text
-
-
-def _words(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -134,7 +134,6 @@ def report_figures(
 
 
 def _by_seed(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """One table; with several seeds, the seed comes first."""
     if len(tables) == 1:
         return next(iter(tables.values()))
     for seed, table in tables.items():

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
+from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from fsmer.errors import DataError
@@ -139,8 +140,6 @@ def altered_files(folder: str | os.PathLike[str]) -> list[str]:
 
 def _content(path: Path) -> dict[str, Any]:
     """A JSON table as it stands, altered or not; `OSError` or `DataError` where it is none."""
-    from pydantic_core import from_json
-
     try:
         values = from_json(read_bytes(path))
     except ValueError as error:
@@ -163,13 +162,9 @@ def _contradiction(values: Mapping[str, Any]) -> str:
     for name in values["metrics"]:
         parts = (values, *values["per_dataset"].values(), *values["per_seed"])
         bounds = values.get(f"{name}_interval") or ()
-        if not all(_is_number(value) for value in (*(part.get(name) for part in parts), *bounds)):
+        if not all(type(value) in (int, float) for value in (*(part.get(name) for part in parts), *bounds)):
             return f"the metric {name!r} is no number everywhere"
     return ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

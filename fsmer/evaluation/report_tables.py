@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fsmer.evaluation.report import Report
 
 __all__ = ["NAMES", "ORACLE", "SHOWN", "Figure", "Table", "by_class", "by_dataset", "by_seed", "confusion"]
-__all__ += ["markdown_table", "oracle_gap", "plain", "provenance", "report_markdown", "show_cell", "show_figure"]
-__all__ += ["shown"]
+__all__ += ["markdown_table", "oracle_gap", "plain", "provenance", "report_markdown", "show_figure"]
+__all__ += ["shared", "shown"]
 
 # On everything that was chosen by looking at the test clips.
 ORACLE = "ORACLE"
@@ -54,11 +54,6 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
 
-def show_cell(cell: Any) -> str:
-    """A cell as plain text: counts with thousands apart, figures with four digits and their interval."""
-    return f"{cell:,}" if isinstance(cell, int) else str(cell)
-
-
 def show_figure(figures: Mapping[str, Any], name: str) -> str:
     """A figure with its interval, e.g. ``0.8421 [0.8390, 0.8452]``; one chosen on the test clips says so."""
     return str(Figure.of(figures, name))
@@ -67,6 +62,12 @@ def show_figure(figures: Mapping[str, Any], name: str) -> str:
 def shown(report: Report) -> tuple[str, ...]:
     """The figures that tables show: `SHOWN`, and the metrics that plugins have added to this report."""
     return (*SHOWN, *report.metrics)
+
+
+def shared(reports: Iterable[Report]) -> tuple[str, ...]:
+    """The figures that all of several reports show."""
+    first, *others = map(shown, reports)
+    return tuple(name for name in first if all(name in other for other in others))
 
 
 def by_dataset(report: Report) -> Table:
@@ -193,7 +194,7 @@ def report_markdown(report: Report) -> str:
 def markdown_table(table: Table) -> list[str]:
     """Lines of a table in Markdown; text is escaped, figures and counts need no escape."""
     head, *rows = (
-        [markdown(cell) if isinstance(cell, str) else show_cell(cell) for cell in row]
+        [markdown(one) if isinstance(one, str) else f"{one:,}" if isinstance(one, int) else str(one) for one in row]
         for row in (table.head, *table.rows)
     )
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

@@ -17,7 +17,7 @@ from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE, RUN_FILE, run_o
 from fsmer.io import check_writable, locked, remove_folder
 from fsmer.schema import read_json
 
-__all__ = ["RunFolder", "unfinished_words"]
+__all__ = ["RunFolder", "flat", "unfinished_words"]
 
 # Folders with the episodes of a run that is not finished, and of the one that made the report.
 PARTS, KEPT = ".parts-", ".kept-"
@@ -119,7 +119,6 @@ class RunFolder:
                 remove_folder(folder)
 
     def drop_empty(self) -> None:
-        """Remove stores without a finished episode."""
         for folder in _stores(self.folder, PARTS, KEPT):
             if not stored_files(folder):
                 remove_folder(folder)
@@ -215,22 +214,20 @@ def _parameters(value: str) -> tuple[str, dict[str, str]]:
         held, end = json.JSONDecoder().raw_decode(brace + rest) if brace else ({}, 0)
     except ValueError:
         return value, {}
-    return name.strip().removesuffix(" with").removesuffix(" and") + (brace + rest)[end:], _flat(held)
+    texts = {key: json.dumps(one) for key, one in flat(held).items()}
+    return name.strip().removesuffix(" with").removesuffix(" and") + (brace + rest)[end:], texts
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Parameters as text, those within parameters under dotted names."""
-    found: dict[str, str] = {}
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Parameters, those within parameters under dotted names."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{before}{key}.")
-        else:
-            found[f"{before}{key}"] = json.dumps(value)
+        nested = isinstance(value, Mapping) and value
+        found |= flat(value, f"{before}{key}.") if nested else {f"{before}{key}": value}
     return found
 
 
 def _words_of(path: Path) -> str:
-    """A report in words, from its own file."""
     try:
         held = read_json(path, _Names, what="a report", remedy="make it again")
     except DataError:

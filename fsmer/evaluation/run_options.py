@@ -22,7 +22,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of `fsmer.evaluate` on which no figure depends; `ProtocolError` where jobs or isolate are impossible."""
+    """The options of `fsmer.evaluate` on which no figure depends; `ProtocolError` where jobs or isolate cannot be."""
 
     jobs: int | str | None = None
     isolate: str | None = None
@@ -40,7 +40,6 @@ class RunOptions:
 
     @property
     def isolated(self) -> bool:
-        """Whether every fold has a process of its own."""
         return self.isolate == "process"
 
 

@@ -102,7 +102,6 @@ def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str
 
 
 def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions) -> list[str]:
-    """What a reader of the figures should know."""
     notes, name = [], one.method.name
     if options.isolated:
         shared = one.method.keeps_backbone and solves_together(one.method)

@@ -67,7 +67,6 @@ class SeedRuns:
         self._inner: InnerEpisodes | None = None
 
     def end(self) -> None:
-        """End the processes of folds."""
         if self._processes is not None:
             self._processes.end()
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs  # type: ignore[import-untyped]
+from joblib.parallel import LokyBackend, get_active_backend  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from fsmer.backbones import Backbone
@@ -81,8 +83,6 @@ class TrainingFolds:
     @staticmethod
     def _worker_count(task: EpisodeTask, folds: int) -> int:
         """How many processes this machine has cores and memory for; one where the folds cannot leave this process."""
-        from joblib import cpu_count  # type: ignore[import-untyped]
-
         if not on_cpu(task.model.backbone) or not (task.trusted or task.processes):
             return 1
         weights = sum(value.numel() * value.element_size() for value in task.model.backbone.parameters())
@@ -133,8 +133,6 @@ class TrainingFolds:
 
         Isolated ones are all done in processes, each in one of its own, of which threads are in charge.
         """
-        from joblib import Parallel, delayed
-
         left = numbers.tolist()
         how: dict[str, Any] = {} if task.processes is None else {"prefer": "threads"}
         while left and (count > 1 or task.processes is not None):
@@ -220,9 +218,6 @@ def on_cpu(backbone: Backbone) -> bool:
 
 def process_count(jobs: int | str | None) -> int | None:
     """How many folds at a time are asked for, here or by a surrounding joblib configuration; ``None``: nobody asked."""
-    from joblib import effective_n_jobs
-    from joblib.parallel import LokyBackend, get_active_backend  # type: ignore[import-untyped]
-
     if isinstance(jobs, int):
         return int(effective_n_jobs(jobs)) if jobs != 1 else 1
     backend, count = get_active_backend()

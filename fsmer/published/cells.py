@@ -110,7 +110,6 @@ class CellRunner:
         return replace(outcome, status="partial" if partial else "measured", reason=partial)
 
     def _settings(self, row: int, column: int) -> Settings:
-        """The cell's settings, made small for a quick run."""
         settings = self.table.settings(row, column)
         if not self.quick:
             return settings
@@ -173,7 +172,6 @@ class CellRunner:
         return list(range(first, first + self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
 
     def _outcome(self, settings: Settings, clips: ClipSet, part: str | None) -> Measured:
-        """The figures of a cell, from the run that was kept or a new one."""
         seeds = self._seeds(settings)
         key = self._key(settings, clips, seeds)
         folder = self.out / CELLS / f"{settings.model}-{settings.method}-{key}"

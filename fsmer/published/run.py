@@ -163,7 +163,6 @@ def _check_seeds(seeds: int | Sequence[int] | None) -> None:
 
 
 def _check_weights(table: PublishedTable, weights: Mapping[str, str | os.PathLike[str]]) -> None:
-    """Weights that no row would use, or that are another network's, must not pass in silence."""
     if not weights:
         return
     known = sorted({table.settings(row, place).model for row in range(len(table.rows)) for place in table.runs(row)})

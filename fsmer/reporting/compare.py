@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fsmer.drawing import save_figure
 from fsmer.errors import DataError
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, markdown_table, provenance
+from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, markdown_table, provenance, shared
+from fsmer.evaluation.run_folder import flat
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.html import confusion_picture
 from fsmer.reporting.page import page
+from fsmer.reporting.plots import critical_difference_figure, methods_figure
 from fsmer.reporting.ranking import CriticalDifference, critical_difference
 from fsmer.reporting.statistics import PairedComparison, paired_comparison, shown_p
 from fsmer.text import markdown, one_line
@@ -52,13 +55,16 @@ class Comparison:
     ranking: CriticalDifference | None = None  # of three or more reports on the same clips, over subjects
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """The figures that all reports have."""
+        return shared(self.reports.values())
+
+    @property
     def title(self) -> str:
-        """The names of all reports."""
         return " against ".join(self.reports)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        keys = [key for name in SHOWN for key in (name, f"{name}_interval")]
+        keys = [key for name in self.shown for key in (name, f"{name}_interval")]
         listed = []
         for name, report in self.reports.items():
             values = report.to_dict()
@@ -82,25 +88,25 @@ class Comparison:
         }
 
     def markdown(self) -> str:
-        """The comparison as a Markdown page."""
+        counts = ("clips", "subjects")
         rows = [
-            [name, *(report.counts[what] for what in ("clips", "subjects")), len(report.per_seed), *_figures(report)]
-            for name, report in self.reports.items()
+            [name, *(one.counts[what] for what in counts), len(one.per_seed), *_cells(one.figures, self.shown)]
+            for name, one in self.reports.items()
         ]
         tests = [[" - ".join(one.names), *(" ".join(cell) for cell in _test_cells(one))] for one in self.tests]
-        heads = [NAMES[name] for name in SHOWN]
+        heads, tested = ([NAMES.get(name, name) for name in names] for names in (self.shown, SHOWN))
         lines = [f"# {markdown(self.title)}", ""]
         lines += [line for warning in self.warnings for line in (f"> **Take care:** {markdown(warning)}", "")]
         lines += markdown_table(Table("Figures", ("report", "clips", "subjects", "seeds", *heads), rows))
         if tests:
-            lines += ["", *markdown_table(Table("Tests", ("first - second", *heads, "McNemar"), tests)), "", TESTS]
+            lines += ["", *markdown_table(Table("Tests", ("first - second", *tested, "McNemar"), tests)), "", TESTS]
         if self.ranking is not None:
             lines += ["", "```", str(self.ranking), "```"]
         return "\n".join([*lines, ""])
 
     def __str__(self) -> str:
         parts = [
-            f"{name}: {', '.join(f'{NAMES[n]} {one}' for n, one in zip(SHOWN, _figures(report), strict=True))}"
+            f"{name}: {', '.join(f'{NAMES.get(n, n)} {Figure.of(report.figures, n)}' for n in self.shown)}"
             for name, report in self.reports.items()
         ]
         parts += [f"take care: {warning}" for warning in self.warnings]
@@ -111,8 +117,6 @@ class Comparison:
 
     def figure(self, metric: str = "uf1") -> Picture:
         """One dot with its interval for each report, best on top."""
-        from fsmer.reporting.plots import methods_figure
-
         return methods_figure(self.reports, metric=metric)
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -123,6 +127,7 @@ class Comparison:
             "comparison.html.j2",
             self.title,
             comparison=self,
+            shared=self.shown,
             oracle=any(report.oracle for report in reports.values()),
             figure_of=Figure.of,
             low=low,
@@ -149,9 +154,6 @@ class Comparison:
         Three or more reports on the same clips add ``ranks.png``, their critical-difference diagram. `OutputError`
         where the folder cannot be written.
         """
-        from fsmer.drawing import save_figure
-        from fsmer.reporting.plots import critical_difference_figure
-
         target = Path(folder)
         check_writable(target)
         save_figure(self.figure(), target / PICTURE_FILE)
@@ -247,7 +249,6 @@ def _distinct(names: list[str], reports: Sequence[Report]) -> list[str]:
 
 
 def _kinds(named: Mapping[str, Report]) -> list[str]:
-    """Whether some of the figures are honest and others are not."""
     oracle = [name for name, report in named.items() if report.oracle]
     honest = [name for name in named if name not in oracle]
     if not oracle or not honest:
@@ -265,7 +266,7 @@ def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     if mine.get("kind") != theirs.get("kind"):
         kinds = (f"{name} {settings.get('kind')}" for name, settings in ((first, mine), (second, theirs)))
         return ", ".join(kinds)
-    mine, theirs = _flat(mine), _flat(theirs)
+    mine, theirs = flat(mine), flat(theirs)
     words = [
         f"{key.removeprefix('params.')} is {mine.get(key, 'not set')} in {first} and "
         f"{theirs.get(key, 'not set')} in {second}"
@@ -275,15 +276,8 @@ def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     return "; ".join(words) or f"{a.protocol['name']} and {b.protocol['name']}"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _figures(report: Report) -> list[Figure]:
-    return [Figure.of(report.figures, name) for name in SHOWN]
+def _cells(figures: Mapping[str, Any], names: Iterable[str]) -> list[Figure]:
+    return [Figure.of(figures, name) for name in names]
 
 
 def _test_cells(test: PairedComparison) -> list[tuple[str, str]]:

@@ -6,14 +6,13 @@ import functools
 import json
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure
 from fsmer.text import printable
 from fsmer.version import __version__
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 __all__ = ["fragment", "page"]
 
@@ -32,8 +31,6 @@ def fragment(template: str, macro: str, *arguments: Any, **values: Any) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     made = Environment(
         loader=PackageLoader("fsmer.reporting"),
         autoescape=True,
@@ -43,10 +40,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals.update(ORACLE=ORACLE, version=__version__, names={name: NAMES[name] for name in SHOWN})
+    made.globals.update(ORACLE=ORACLE, version=__version__, always_shown=SHOWN)
     made.tests["figure"] = lambda value: isinstance(value, Figure)
     made.filters.update(
         fmt=format,
+        heading=lambda metric: NAMES.get(metric, metric),
         slug=lambda title: re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"),
         s=lambda count: "" if count == 1 else "s",
         json=lambda values: json.dumps(values, indent=2, ensure_ascii=False, default=str),

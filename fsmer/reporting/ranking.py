@@ -47,11 +47,9 @@ class CriticalDifference:
 
     @property
     def blocks_in_words(self) -> str:
-        """What was ranked over, in the plural."""
         return "data sets" if self.block == "dataset" else f"{self.block}s"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -115,7 +115,6 @@ class PairedComparison:
 
     @property
     def how(self) -> str:
-        """One sentence: what the figures and tests are."""
         once = self.seeds == (1, 1) and not self.ties
         rule = "each clip has one answer" if once else "a clip is right where most of its answers are"
         if self.ties:
@@ -127,7 +126,6 @@ class PairedComparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return asdict(self) | {"how": self.how}
 
     def __str__(self) -> str:
@@ -267,7 +265,6 @@ def _right(table: pd.DataFrame) -> pd.Series[Any]:
 
 
 def _share_right(report: Report) -> pd.Series[Any]:
-    """Share of right answers of every clip."""
     table = report.predictions
     return _right(table).groupby([table["dataset"], table["clip"]]).mean()
 

@@ -44,7 +44,6 @@ class Tally:
         return {name: values[0] for name, values in self._scores(np.ones((1, self.subjects))).items()}
 
     def figures(self) -> dict[str, Floats]:
-        """Figures, mean over seeds."""
         return {name: values.mean() for name, values in self.by_seed().items()}
 
     def samples(self, draws: int, seed: int) -> dict[str, Floats]:
@@ -122,7 +121,6 @@ def row_codes(*columns: pd.Series[Any]) -> tuple[NDArray[np.int64], int]:
 
 
 def _class_codes(report: Report) -> list[NDArray[np.int64]]:
-    """Codes of the true and of the predicted class of every row."""
     found = []
     for name in ("label", "predicted"):
         values = pd.Index(report.classes).get_indexer(report.predictions[name].astype(str))
