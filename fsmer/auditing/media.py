@@ -113,13 +113,8 @@ def _check_few_subjects(table: pd.DataFrame, out: Findings) -> None:
     people = labelled.drop_duplicates(["label", "dataset", "subject"]).groupby("label", sort=True).size()
     lonely = [str(label) for label, count in people.items() if count < 2]
     if lonely and len(labelled.drop_duplicates(["dataset", "subject"])) > 1:
-        out.add(
-            "class-not-taught",
-            "warning",
-            f"All clips that are {either(lonely)} come from one subject, so a fold that leaves that subject out cannot "
-            "learn it",
-            lonely,
-        )
+        message = f"All clips that are {either(lonely)} come from one subject, so a fold that leaves that subject out "
+        out.add("class-not-taught", "warning", f"{message}cannot learn it", lonely)
 
 
 class Media:

@@ -130,21 +130,17 @@ def _check_isolation(report: Report, out: Findings) -> None:
         own = name in METHODS and not outside_origin(METHODS, METHODS[name])
         outside = [] if own else [f"the method {name!r}"]
     if report.method.get("batched"):
-        out.add(
-            "not-isolated",
-            "note",
+        message = (
             "A method from outside fsmer declares that its episodes may be solved together (batched), and is trusted: "
-            "what it keeps of one episode could answer another; evaluate without the declaration to exclude that",
-            [f"the method {report.method['name']!r}"],
+            "what it keeps of one episode could answer another; evaluate without the declaration to exclude that"
         )
+        out.add("not-isolated", "note", message, [f"the method {report.method['name']!r}"])
     elif outside and report.isolation == "none":
-        out.add(
-            "not-isolated",
-            "note",
+        message = (
             "Code from outside fsmer was fitted and asked without isolation, so what it remembers of the labels of one "
-            "fold could answer the next; evaluate with isolate='process' (--isolate process) to exclude that",
-            outside,
+            "fold could answer the next; evaluate with isolate='process' (--isolate process) to exclude that"
         )
+        out.add("not-isolated", "note", message, outside)
 
 
 def _check_same_answers(table: pd.DataFrame, out: Findings, pooled: bool) -> None:
@@ -171,12 +167,10 @@ def _check_completeness(report: Report, out: Findings) -> None:
         out.add("missing-seed", "serious", "The report and its predictions name other seeds", gone)
     rows, wanted = len(report.episodes), counts["episodes"] * len(told)
     if rows != wanted:
-        out.add(
-            "missing-episode",
-            "serious",
-            f"episodes.csv has {number(rows, 'row', 'rows')}, but the folds and seeds of the report make {wanted:,}",
-            count=abs(wanted - rows),
+        message = (
+            f"episodes.csv has {number(rows, 'row', 'rows')}, but the folds and seeds of the report make {wanted:,}"
         )
+        out.add("missing-episode", "serious", message, count=abs(wanted - rows))
     listed = report.episodes[["episode", "name", "clips"]].drop_duplicates("episode")
     asked = listed[listed["clips"] > 0]
     for seed, part in seeds:
@@ -196,12 +190,10 @@ def _check_completeness(report: Report, out: Findings) -> None:
     out.each("empty-fold", "warning", empty["name"], "fold judges", "folds judge", "no clip")
     clips = len(table.drop_duplicates(["dataset", "clip"]))
     if clips != counts["clips"]:
-        out.add(
-            "missing-clip",
-            "serious",
-            f"The report tells of {number(counts['clips'], 'clip', 'clips')}, but predictions are there of {clips:,}",
-            count=abs(clips - counts["clips"]),
+        message = (
+            f"The report tells of {number(counts['clips'], 'clip', 'clips')}, but predictions are there of {clips:,}"
         )
+        out.add("missing-clip", "serious", message, count=abs(clips - counts["clips"]))
 
 
 def _check_classes(table: pd.DataFrame, classes: Sequence[str], out: Findings, pooled: bool) -> None:
@@ -209,13 +201,9 @@ def _check_classes(table: pd.DataFrame, classes: Sequence[str], out: Findings, p
     held = set(table["label"])
     absent = [name for name in classes if name not in held]
     if absent:
-        out.add(
-            "class-absent",
-            "warning",
-            f"No judged clip is {either(absent)}, so {'its' if len(absent) == 1 else 'their'} F1 and recall count as 0 "
-            "in UF1 and UAR",
-            absent,
-        )
+        whose = "its" if len(absent) == 1 else "their"
+        message = f"No judged clip is {either(absent)}, so {whose} F1 and recall count as 0 in UF1 and UAR"
+        out.add("class-absent", "warning", message, absent)
     if not pooled:
         return
     once = table.drop_duplicates(["episode", "dataset", "clip"])
@@ -256,19 +244,13 @@ def _check_protocol(report: Report, out: Findings) -> None:
         out.add("protocol-unknown", "warning", f"This version cannot make the report's protocol again: {error}")
         return
     if now != report.protocol["hash"]:
-        out.add(
-            "protocol-changed",
-            "warning",
-            f"The report's protocol has the hash {report.protocol['hash']}, but its settings give {now} today: "
-            "they, a label scheme or the version changed since the run",
-        )
+        message = f"The report's protocol has the hash {report.protocol['hash']}, but its settings give {now} today: "
+        message += "they, a label scheme or the version changed since the run"
+        out.add("protocol-changed", "warning", message)
     if settings.get("kind") in ("kshot", "source_target") and not settings["params"].get("subject_disjoint"):
-        out.add(
-            "support-and-query-share-people",
-            "warning",
-            "Support and query clips of an episode may show the same person (subject_disjoint is off), so the figures "
-            "are for people of whom some clips are known",
-        )
+        message = "Support and query clips of an episode may show the same person (subject_disjoint is off), so the "
+        message += "figures are for people of whom some clips are known"
+        out.add("support-and-query-share-people", "warning", message)
     if settings.get("kind") != "holdout":
         return
     judged = sorted(report.predictions["dataset"].unique())
@@ -278,13 +260,10 @@ def _check_protocol(report: Report, out: Findings) -> None:
         for side in ("train", "test")
     ]
     if all(parts) and len(parts[0] | parts[1]) > 1:
-        out.add(
-            "subject-on-both-sides",
-            "warning",
-            "The parts of SMIC show the same people, so people of the test side were learnt from, as the CDMER "
-            "benchmark has it",
-            [f"{'+'.join(sorted(parts[0]))} and {'+'.join(sorted(parts[1]))}"],
-        )
+        message = "The parts of SMIC show the same people, so people of the test side were learnt from, as the CDMER "
+        message += "benchmark has it"
+        words = f"{'+'.join(sorted(parts[0]))} and {'+'.join(sorted(parts[1]))}"
+        out.add("subject-on-both-sides", "warning", message, [words])
 
 
 def _check_people_of_folds(report: Report, out: Findings) -> None:

@@ -12,7 +12,7 @@ from fsmer.drawing import flow_figure, save_figure
 from fsmer.evaluation.evaluate import evaluate
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.report_tables import show_figure
-from fsmer.evaluation.run_options import Progress
+from fsmer.evaluation.setup import Progress
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.plots import methods_figure
 from fsmer.text import markdown

@@ -155,7 +155,7 @@ class FinishedEpisodes:
 
     def missing(self) -> NDArray[np.bool_]:
         """Which wanted episodes are not finished at every step."""
-        return np.stack(list(self._missing.values())).any(axis=0)
+        return np.asarray(np.stack(list(self._missing.values())).any(axis=0))
 
     def count(self) -> int:
         return self._wanted - int(self.missing().sum())

@@ -131,8 +131,12 @@ def _figure(name: str, metric: Callable[[Floats], float], confusion: Floats) -> 
     return value
 
 
+def _own(name: str) -> Callable[[Floats], float]:
+    return lambda confusion: float(getattr(score_confusion(confusion), name))
+
+
 for _name in METRICS:
-    register_metric(_name)(lambda confusion, name=_name: float(getattr(score_confusion(confusion), name)))
+    register_metric(_name)(_own(_name))
 
 
 def confusion_matrix(

@@ -12,11 +12,10 @@ from typing import Annotated, Any, ClassVar, NotRequired
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from typing_extensions import TypedDict
 
 from fsmer.errors import DataError
 from fsmer.io import CHECKSUM, read_bytes
-from fsmer.schema import Count, read_json
+from fsmer.schema import Count, entries, read_json
 
 __all__ = ["Predictions", "Seed", "run_of", "text_digest"]
 
@@ -57,24 +56,20 @@ class Predictions:
         return len(self.clip)
 
 
-class _RunFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    """What ``run.json`` holds: `Report.run`, and the digest of the report that it is about."""
-
-    report: str
-    call: NotRequired[str]
-    started: NotRequired[str]
-    machine: NotRequired[str]
-    seconds: NotRequired[Annotated[float, Ge(0)]]
-    resumed: NotRequired[Count]
-    seeds: NotRequired[list[Seed]]
-    identity: NotRequired[dict[str, str]]
+# What ``run.json`` holds: `Report.run`, and the digest of the report that it is about.
+_RUN = entries(
+    {"report": str, "resumed": NotRequired[Count], "seconds": NotRequired[Annotated[float, Ge(0)]]}
+    | dict.fromkeys(("call", "started", "machine"), NotRequired[str])
+    | {"seeds": NotRequired[list[Seed]], "identity": NotRequired[dict[str, str]]},
+    extra_items=Any,
+)
 
 
 def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What ``run.json`` says of the report in a folder; ``None`` where it is lost, altered, or about another report."""
     place = Path(folder)
     try:
-        held: Any = read_json(place / RUN_FILE, _RunFile, what="the account of a run", remedy=REMEDY)
+        held: Any = read_json(place / RUN_FILE, _RUN, what="the account of a run", remedy=REMEDY)
         whole = held.pop("report") == text_digest(read_bytes(place / REPORT_FILE).decode())
     except (OSError, DataError, UnicodeDecodeError):
         return None

@@ -17,19 +17,9 @@ from numpy.typing import NDArray
 from fsmer.backbones import Backbone
 from fsmer.data import ClipSet
 from fsmer.errors import DataError
+from fsmer.evaluation import predictions as files
 from fsmer.evaluation.metrics import METRICS
-from fsmer.evaluation.predictions import (
-    EPISODES_FILE,
-    MARKDOWN_FILE,
-    PICTURE_FILE,
-    PREDICTIONS_FILE,
-    REMEDY,
-    REPORT_FILE,
-    RUN_FILE,
-    Predictions,
-    run_of,
-    text_digest,
-)
+from fsmer.evaluation.predictions import Predictions, run_of, text_digest
 from fsmer.evaluation.report_figures import Figures, report_figures
 from fsmer.evaluation.report_file import (
     COLUMNS,
@@ -298,17 +288,17 @@ class Report:
 
         target = Path(folder)
         check_writable(target)
-        for name, table in ((PREDICTIONS_FILE, self.predictions), (EPISODES_FILE, self.episodes)):
+        for name, table in ((files.PREDICTIONS_FILE, self.predictions), (files.EPISODES_FILE, self.episodes)):
             with atomic_path(target / name) as temporary:
                 write_csv(table, temporary)
-        save_figure(confusion_figure(self.confusion, self.classes, title=self.title), target / PICTURE_FILE)
-        write_text(target / MARKDOWN_FILE, self.markdown())
-        files = {name: file_digest(target / name) for name in COLUMNS}
-        text = json_text({**self.to_dict(), "files": files}, sealed=True)
+        save_figure(confusion_figure(self.confusion, self.classes, title=self.title), target / files.PICTURE_FILE)
+        write_text(target / files.MARKDOWN_FILE, self.markdown())
+        digests = {name: file_digest(target / name) for name in COLUMNS}
+        text = json_text({**self.to_dict(), "files": digests}, sealed=True)
         if self.run:
             # Names the report that it is about, so that one saved over it is not taken for it.
-            write_json(target / RUN_FILE, {**plain(self.run), "report": text_digest(text)}, sealed=True)
-        write_text(target / REPORT_FILE, text)
+            write_json(target / files.RUN_FILE, {**plain(self.run), "report": text_digest(text)}, sealed=True)
+        write_text(target / files.REPORT_FILE, text)
         return target
 
     @classmethod
@@ -332,7 +322,7 @@ class Report:
         try:
             values, (predictions, episodes) = read_report(place)
         except OSError as error:
-            name = Path(error.filename or REPORT_FILE).name
+            name = Path(error.filename or files.REPORT_FILE).name
             lack = f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
             raise DataError(
                 unfinished_words(place)
@@ -359,11 +349,12 @@ class Report:
             folder=place,
         )
         if check:
-            altered = [f"{name} was altered after it was written" for name in altered_files(folder) if name != RUN_FILE]
-            if flaw := report.unsound or contradicting_tables(report) or "".join(altered[:1]):
+            altered = next((name for name in altered_files(folder) if name != files.RUN_FILE), "")
+            altered = altered and f"{altered} was altered after it was written"
+            if flaw := report.unsound or contradicting_tables(report) or altered:
                 raise DataError(
-                    f"{folder} holds a report and tables that do not belong together ({flaw}); {REMEDY} to make them "
-                    "anew."
+                    f"{folder} holds a report and tables that do not belong together ({flaw}); {files.REMEDY} to make "
+                    "them anew."
                 )
         return report
 

@@ -12,14 +12,13 @@ import pandas as pd
 from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
 from pydantic_core import from_json
-from typing_extensions import TypedDict
 
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import METRICS, confusion_matrix, score_confusion
 from fsmer.evaluation.predictions import EPISODES_FILE, PREDICTIONS_FILE, REMEDY, REPORT_FILE, RUN_FILE, Seed
 from fsmer.io import CHECKSUM, check_regular, file_digest, json_digest, read_bytes
 from fsmer.probabilities import unsound_answers
-from fsmer.schema import Count, Fraction, Names, checked
+from fsmer.schema import Count, Fraction, Names, checked, entries
 from fsmer.text import read_cells
 
 if TYPE_CHECKING:
@@ -34,26 +33,21 @@ FORMAT_VERSION = 2
 NAMES = {"uf1": "UF1", "uar": "UAR", "acc": "Accuracy", "acc_merau": "Acc (MERAU eq. 14)"}
 
 
-def _entries(fields: Mapping[str, Any], **options: Any) -> Any:
-    """A table of JSON with these entries; with ``extra_items=Any`` it may have any others too."""
-    return TypedDict("entries", fields, **options)  # type: ignore[operator]
-
-
 # Figures of plugins' metrics stand beside those of fsmer.
 _MORE: Any = float | tuple[float, float] | None
 _SCORES = dict.fromkeys(METRICS, Fraction) | {"oracle": NotRequired[bool]}
 _FIGURES = _SCORES | {f"{name}_interval": tuple[float, float] | None for name in METRICS}
-_OF_DATASET: Any = _entries(_FIGURES | {"clips": Count, "subjects": Count}, extra_items=_MORE)
-_OF_SEED: Any = _entries(_SCORES | {"seed": Seed}, extra_items=_MORE)
-_OF_CLASS: Any = _entries(
+_OF_DATASET: Any = entries(_FIGURES | {"clips": Count, "subjects": Count}, extra_items=_MORE)
+_OF_SEED: Any = entries(_SCORES | {"seed": Seed}, extra_items=_MORE)
+_OF_CLASS: Any = entries(
     dict.fromkeys(("f1", "recall", "precision"), Fraction) | {"clips": Count, "oracle": NotRequired[bool]}
 )
-_SETTINGS = _entries({"params": dict[str, Any], "kind": NotRequired[str]}, extra_items=Any)
+_SETTINGS = entries({"params": dict[str, Any], "kind": NotRequired[str]}, extra_items=Any)
 _RULES = Literal["fixed", "nested", "oracle"]
 _SELECTION = {"rule": _RULES, "by": NotRequired[str], "chosen": NotRequired[list[dict[str, Any]]]}
 _MODEL = {"name": str, "weights_hash": str, "input_specs": NotRequired[list[dict[str, Any]]]}
 # What ``report.json`` holds.
-_REPORT = _entries(
+_REPORT = entries(
     _FIGURES
     | {
         "format_version": Annotated[int, Ge(1), Le(FORMAT_VERSION)],
@@ -62,16 +56,16 @@ _REPORT = _entries(
         "per_class": dict[str, _OF_CLASS],
         "classes": Annotated[Names, Len(1)],
         "confusion": list[list[Count]],
-        "protocol": _entries({"name": str, "title": str, "hash": str, "settings": _SETTINGS}, extra_items=Any),
-        "model": _entries(_MODEL, extra_items=Any),
-        "method": _entries({"name": str, "params": dict[str, Any]}, extra_items=Any),
-        "counts": _entries(dict.fromkeys(("clips", "subjects", "episodes", "predictions"), Count)),
+        "protocol": entries({"name": str, "title": str, "hash": str, "settings": _SETTINGS}, extra_items=Any),
+        "model": entries(_MODEL, extra_items=Any),
+        "method": entries({"name": str, "params": dict[str, Any]}, extra_items=Any),
+        "counts": entries(dict.fromkeys(("clips", "subjects", "episodes", "predictions"), Count)),
         "seed": Seed,
         "versions": dict[str, str],
         # Format 1 had one seed and chose nothing.
         "per_seed": NotRequired[Annotated[list[_OF_SEED], Len(1)]],
-        "selection": NotRequired[_entries(_SELECTION, extra_items=Any)],
-        "honest": NotRequired[_entries(_FIGURES, extra_items=_MORE)],
+        "selection": NotRequired[entries(_SELECTION, extra_items=Any)],
+        "honest": NotRequired[entries(_FIGURES, extra_items=_MORE)],
         "notes": NotRequired[list[str]],
         "preprocessing": NotRequired[dict[str, list[str]]],
         # Metrics of plugins, and who registered each, in plain text: nothing is loaded because of it.

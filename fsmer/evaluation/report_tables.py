@@ -131,10 +131,7 @@ def provenance(report: Report, *, run: bool = True) -> Table:
         ("seed of episodes and bootstrap", str(report.seed)),
         ("choice of settings", report.selection["rule"]),
         ("isolation", report.isolation),
-        (
-            "preprocessing",
-            ", ".join(f"{name} recipe {' and '.join(one)}" for name, one in report.preprocessing.items()),
-        ),
+        ("preprocessing", ", ".join(f"{key} recipe {' and '.join(one)}" for key, one in report.preprocessing.items())),
         ("format version", str(FORMAT_VERSION)),
     ]
     if run:

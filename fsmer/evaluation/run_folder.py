@@ -9,13 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from fsmer.errors import DataError, OutputError
 from fsmer.evaluation.episode_results import PartStore, RunSize, stored_files
 from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE, RUN_FILE, run_of
 from fsmer.io import check_writable, locked, remove_folder
-from fsmer.schema import read_json
+from fsmer.schema import entries, read_json
 
 __all__ = ["RunFolder", "flat", "unfinished_words"]
 
@@ -28,19 +26,8 @@ OPTIONAL = ("arithmetic",)
 
 
 # What is read of a store's ``run.json``, and what messages say of a report.
-class _About(TypedDict):
-    format_version: int
-    run: dict[str, str]
-
-
-class _Named(TypedDict):
-    name: str
-
-
-class _Names(TypedDict):
-    method: _Named
-    model: _Named
-    protocol: _Named
+_ABOUT = entries({"format_version": int, "run": dict[str, str]})
+_NAMES = entries(dict.fromkeys(("method", "model", "protocol"), entries({"name": str})))
 
 
 class RunFolder:
@@ -150,7 +137,7 @@ class RunFolder:
             "go on with that run as it was begun, choose another folder, or start anew with --no-resume (resume=False)"
         )
         try:
-            about = read_json(other / RUN_FILE, _About, what="a run", remedy="start anew")
+            about = read_json(other / RUN_FILE, _ABOUT, what="a run", remedy="start anew")
         except DataError:
             about = None
         if not other.is_dir():
@@ -229,7 +216,7 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 def _words_of(path: Path) -> str:
     try:
-        held = read_json(path, _Names, what="a report", remedy="make it again")
+        held = read_json(path, _NAMES, what="a report", remedy="make it again")
     except DataError:
         return "a report that cannot be read"
     return f"the finished report of {held['method']['name']} on {held['model']['name']} by {held['protocol']['name']}"

@@ -15,10 +15,9 @@ import numpy as np
 from fsmer.backbones import Backbone
 from fsmer.backbones.base import is_trusted
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.seed_runs import SeedResult
 from fsmer.evaluation.selection import describe_selection
-from fsmer.evaluation.setup import Evaluation
+from fsmer.evaluation.setup import Evaluation, RunOptions
 from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_entry
 from fsmer.transfer import Method
 from fsmer.transfer.method import solves_together

@@ -21,9 +21,8 @@ from fsmer.evaluation.embedding_cache import content_ids, embed_cached
 from fsmer.evaluation.episode_results import EpisodeResults, FinishedEpisodes, PartStore, RunSize
 from fsmer.evaluation.isolated import Processes
 from fsmer.evaluation.run_folder import RunFolder
-from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.selection import END, InnerEpisodes, TrainingRun, best_points
-from fsmer.evaluation.setup import Evaluation
+from fsmer.evaluation.setup import Evaluation, RunOptions
 from fsmer.evaluation.solving import solve_episodes
 from fsmer.evaluation.training_folds import OtherSeed, TrainingFolds, on_cpu, process_count
 from fsmer.training.stacked import can_stack
@@ -61,7 +60,7 @@ class SeedRuns:
         self.folder: RunFolder | None = None
         self.resumed = 0
         self._processes = Processes() if options.isolated else None
-        self._training = TrainingFolds(options)
+        self._training = TrainingFolds(options.jobs, options.memory)
         self._embedded: tuple[Backbone, Tensor] | None = None
         self._content = np.zeros((0, 0), np.uint8)
         self._inner: InnerEpisodes | None = None

@@ -20,7 +20,6 @@ from fsmer.data import ClipSet
 from fsmer.evaluation.answers import EpisodeTask, Fold
 from fsmer.evaluation.episode_results import EpisodeResults, PartStore
 from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes
-from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.selection import END
 from fsmer.memory import free_memory, out_of_memory
 from fsmer.transfer import Recognizer
@@ -52,9 +51,9 @@ class OtherSeed:
 class TrainingFolds:
     """Trains and answers folds, for all seeds of an evaluation."""
 
-    def __init__(self, options: RunOptions) -> None:
-        self.jobs = options.jobs
-        self.memory = options.memory
+    def __init__(self, jobs: int | str | None, memory: int | None) -> None:
+        self.jobs = jobs
+        self.memory = memory
         # Results of later seeds that were trained in one stack with those of an earlier one.
         self.prefetched: dict[int, list[EpisodeResults]] = {}
         # How long the first fold took, once it was timed.

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from annotated_types import Ge
-from typing_extensions import TypedDict
 
 from fsmer.backbones import Backbone, load_model, model_hash
 from fsmer.backbones.merau import Merau
@@ -28,21 +27,20 @@ from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.metrics import mean_interval
 from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE
 from fsmer.evaluation.report_tables import SHOWN
+from fsmer.evaluation.selection import Rule
+from fsmer.evaluation.setup import Progress, listed_seeds
 from fsmer.io import write_json
 from fsmer.published.clips import clips_of_dataset, dataset_labels, dataset_titles, media_specs, stand_in_clips
 from fsmer.published.results import Measured
 from fsmer.published.tables import PublishedTable, Settings
 from fsmer.reporting.statistics import report_interval, seed_summary
-from fsmer.schema import read_json, read_yaml
+from fsmer.schema import entries, read_json, read_yaml
 from fsmer.training.preparation import train_part
 from fsmer.training.supervised import for_classes
 from fsmer.transfer import load_method
 from fsmer.version import __version__
 
-__all__ = ["CellRunner", "Progress", "Rule", "small_settings"]
-
-Progress = Callable[[str, int, int], None]
-Rule = Literal["fixed", "nested", "oracle"]
+__all__ = ["CellRunner", "small_settings"]
 
 SMALL = Path(__file__).parent / "small.yaml"
 CELLS = "cells"
@@ -55,17 +53,11 @@ QUICK_EPISODES, SYNTHETIC_EPISODES = 20, 2
 SYNTHETIC_QUERIES = 2
 
 
-class _PartFile(TypedDict):
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float] | None]
-    each: dict[str, list[float]]
-    # Versions before left the honest figures to the report.
-    honest: NotRequired[dict[str, float]]
-
-
-class _CellFile(TypedDict):
-    seconds: Annotated[float, Ge(0)] | None
-    parts: dict[str, _PartFile]
+_NUMBERS = dict[str, float]
+# Versions before left the honest figures to the report.
+_FIGURES = {"values": _NUMBERS, "each": dict[str, list[float]], "honest": NotRequired[_NUMBERS]}
+_PART: Any = entries(_FIGURES | {"intervals": dict[str, tuple[float, float] | None]})
+_CELL = entries({"seconds": Annotated[float, Ge(0)] | None, "parts": dict[str, _PART]})
 
 
 @dataclass
@@ -168,8 +160,7 @@ class CellRunner:
         params = load_method(settings.method, **settings.params).get_params()
         if "seed" not in params and not settings.before:
             return None
-        first = int(params.get("seed", 0))
-        return list(range(first, first + self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        return listed_seeds(self.seeds, int(params.get("seed", 0)))
 
     def _outcome(self, settings: Settings, clips: ClipSet, part: str | None) -> Measured:
         seeds = self._seeds(settings)
@@ -338,7 +329,7 @@ class CellRunner:
 def _kept(folder: Path) -> dict[str, Any] | None:
     """What was kept of a run; ``None`` where there is nothing, or it is damaged."""
     try:
-        return dict(read_json(folder / CELL_FILE, _CellFile, what="a measured cell", remedy="run it again"))
+        return dict(read_json(folder / CELL_FILE, _CELL, what="a measured cell", remedy="run it again"))
     except DataError:
         return None
 

@@ -12,9 +12,10 @@ from fsmer.backbones import load_model
 from fsmer.data import ClipSet
 from fsmer.errors import ProtocolError, WeightsError, unknown_name
 from fsmer.evaluation.report_tables import SHOWN
-from fsmer.evaluation.run_options import check_jobs
+from fsmer.evaluation.selection import Rule
+from fsmer.evaluation.setup import Progress, check_jobs, listed_seeds, no_progress
 from fsmer.io import check_writable
-from fsmer.published.cells import CellRunner, Progress, Rule
+from fsmer.published.cells import CellRunner
 from fsmer.published.results import BenchResult, Measured, average_cell
 from fsmer.published.tables import PublishedTable, load_table
 
@@ -73,10 +74,6 @@ def run_table(
     progress : callable, optional
         Called with (what is being done, done, in all).
 
-    Returns
-    -------
-    BenchResult
-
     Raises
     ------
     UnknownNameError
@@ -112,7 +109,9 @@ def run_table(
             f"table {table.name!r} is run on {', '.join(table.datasets())}: give clips of any of them (clips=, or "
             "--data on the command line), or run it on synthetic ones (synthetic=True, --synthetic)."
         )
-    _check_seeds(seeds)
+    # Refused once, and not cell by cell.
+    if seeds is not None:
+        listed_seeds(seeds, 0)
     check_jobs(jobs)
     _check_weights(table, weights or {})
     folder = Path(out)
@@ -128,7 +127,7 @@ def run_table(
         select=select,
         jobs=jobs,
         resume=resume,
-        progress=progress or (lambda *_: None),
+        progress=progress or no_progress,
     )
     todo = [(row, column) for row in chosen for column in table.runs(row)]
     cells: dict[tuple[int, int], Measured] = {}
@@ -149,17 +148,6 @@ def run_table(
     final = result()
     final.save(folder)
     return final
-
-
-def _check_seeds(seeds: int | Sequence[int] | None) -> None:
-    """Refuse once, and not cell by cell, what no evaluation would take."""
-    if seeds is None:
-        return
-    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not listed or min(listed) < 0 or len(set(listed)) < len(listed):
-        raise ProtocolError(
-            f"seeds={seeds!r} is not possible; give how many, or different whole numbers of at least 0."
-        )
 
 
 def _check_weights(table: PublishedTable, weights: Mapping[str, str | os.PathLike[str]]) -> None:

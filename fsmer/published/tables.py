@@ -14,11 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired
 
-from typing_extensions import TypedDict
-
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, unknown_name
-from fsmer.schema import Count, Names, read_yaml
+from fsmer.schema import Count, Names, entries, read_yaml
 
 __all__ = ["METRIC_TITLES", "Column", "Published", "PublishedTable", "Row", "Settings", "list_tables", "load_table"]
 
@@ -224,40 +222,23 @@ def _names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-class _ColumnFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    title: str
-    part: NotRequired[str]
-    classes: NotRequired[Count]
-    average: NotRequired[list[Count]]
-
-
-class _RowFile(TypedDict):
-    method: str
-    group: NotRequired[str]
-    note: NotRequired[str]
-    published: NotRequired[str]
-    run: NotRequired[dict[str, Any]]
-    columns: NotRequired[list[Count]]
-
-
-class _TableFile(TypedDict):
-    name: str
-    title: str
-    paper: str
-    table: str
-    metrics: Names
-    percent: NotRequired[Names]
-    seeds: Count
-    columns: list[_ColumnFile]
-    rows: list[_RowFile]
-    differences: Names
-    gaps: NotRequired[Names]
+_PLACES = NotRequired[list[Count]]
+_COLUMN: Any = entries(
+    {"title": str, "part": NotRequired[str], "classes": NotRequired[Count], "average": _PLACES}, extra_items=Any
+)
+_WORDS = dict.fromkeys(("group", "note", "published"), NotRequired[str])
+_ROW: Any = entries({"method": str, "run": NotRequired[dict[str, Any]], "columns": _PLACES} | _WORDS)
+_TABLE = entries(
+    dict.fromkeys(("name", "title", "paper", "table"), str)
+    | {"metrics": Names, "percent": NotRequired[Names], "differences": Names, "gaps": NotRequired[Names]}
+    | {"seeds": Count, "columns": list[_COLUMN], "rows": list[_ROW]}
+)
 
 
 @cache
 def _read(name: str) -> PublishedTable:
     values: Any = read_yaml(
-        FOLDER / f"{name}.yaml", _TableFile, what="a published table", remedy="install fsmer again", error=FsmerError
+        FOLDER / f"{name}.yaml", _TABLE, what="a published table", remedy="install fsmer again", error=FsmerError
     )
     for key in ("metrics", "percent", "differences", "gaps"):
         values[key] = tuple(values.get(key, ()))

@@ -184,10 +184,6 @@ def compare(
     seed : int
         Of the bootstrap.
 
-    Returns
-    -------
-    Comparison
-
     Raises
     ------
     DataError

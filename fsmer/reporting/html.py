@@ -62,10 +62,6 @@ def report_page(
     cache : bool or path
         Where embeddings that the evaluation made are found again, as for `fsmer.evaluate`.
 
-    Returns
-    -------
-    str
-
     Raises
     ------
     DataError

@@ -47,9 +47,8 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
             axes.plot(bounds, [place, place], color=BLUE, linewidth=2, alpha=0.5, solid_capstyle="butt")
         axes.plot([value], [place], "o", color=BLUE, markersize=6)
         stamp = "ORACLE " if report.oracle else ""
-        axes.annotate(
-            f"{stamp}{value:.3f}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8
-        )
+        above = {"xytext": (0, 7), "textcoords": "offset points"}
+        axes.annotate(f"{stamp}{value:.3f}", (value, place), ha="center", fontsize=8, **above)
     axes.set_yticks(range(len(ranked)), [printable(name) for name, _ in ranked])
     axes.set_ylim(-0.6, len(ranked) - 0.3)
     axes.set_xlabel(f"{metric.upper()} (line: 95 % interval)")
@@ -124,15 +123,12 @@ def critical_difference_figure(result: CriticalDifference, *, title: str = "") -
     shown = min(result.difference, span)
     axes.plot([low, low + shown], [0.52, 0.52], color=ORANGE, linewidth=2, solid_capstyle="butt")
     longer = " (longer than the axis)" if result.difference > span else ""
-    axes.text(
-        low + shown + 0.02 * span, 0.52, f"critical difference {result.difference:.2f}{longer}", va="center", fontsize=8
-    )
+    words = f"critical difference {result.difference:.2f}{longer}"
+    axes.text(low + shown + 0.02 * span, 0.52, words, va="center", fontsize=8)
     for number, group in enumerate(result.groups):
         ends = [result.ranks[result.names.index(name)] for name in (group[0], group[-1])]
-        y = -0.12 - number * _BAR
-        axes.plot(
-            [ends[0] - 0.01 * span, ends[1] + 0.01 * span], [y, y], color=BLUE, linewidth=3.5, solid_capstyle="round"
-        )
+        x, y = [ends[0] - 0.01 * span, ends[1] + 0.01 * span], -0.12 - number * _BAR
+        axes.plot(x, [y, y], color=BLUE, linewidth=3.5, solid_capstyle="round")
     for place, (name, rank) in enumerate(zip(result.names, result.ranks, strict=True)):
         on_left = place < left
         level = -(depth + _LINE * (place if on_left else count - 1 - place))
