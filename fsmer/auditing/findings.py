@@ -58,27 +58,14 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the audit found.
+    """One thing that the audit found."""
 
-    Parameters
-    ----------
-    check : str
-        Short name of the check, e.g. ``"subject-on-both-sides"``.
-    severity : {"serious", "warning", "note"}
-        Serious: the figures cannot be trusted, or say other than they claim. Warning: they may be. Note: worth knowing.
-    message : str
-        One sentence in plain language.
-    count : int
-        How many clips, pairs, folds or subjects it concerns.
-    examples : tuple of str
-        Some of them.
-    """
-
-    check: str
+    check: str  # short name of the check, e.g. "subject-on-both-sides"
+    # Serious: the figures cannot be trusted, or say other than they claim. Warning: they may be. Note: worth knowing.
     severity: Severity
-    message: str
-    count: int = 1
-    examples: tuple[str, ...] = ()
+    message: str  # one sentence in plain language
+    count: int = 1  # how many clips, pairs, folds or subjects it concerns
+    examples: tuple[str, ...] = ()  # some of them
 
     def __str__(self) -> str:
         shown = "; ".join(self.examples[:3])
@@ -88,31 +75,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found; see `audit`.
-
-    Parameters
-    ----------
-    path : str
-    kind : {"report", "predictions", "splits", "ststnet", "clips"}
-        What was found there.
-    counts : dict
-        Clips, subjects, folds and the like.
-    findings : tuple of Finding
-        The serious ones first.
-    checks : tuple of str
-        What was looked at, in words.
-    unchecked : tuple of str
-        What could not be looked at, and why.
-    figures : dict
-        Figures computed anew from predictions, by the way they were averaged.
-    """
+    """What an audit found; see `audit`."""
 
     path: str
-    kind: str
-    counts: dict[str, int]
-    findings: tuple[Finding, ...]
-    checks: tuple[str, ...]
-    unchecked: tuple[str, ...] = ()
+    kind: str  # what was found there: a key of KINDS
+    counts: dict[str, int]  # clips, subjects, folds and the like
+    findings: tuple[Finding, ...]  # the serious ones first
+    checks: tuple[str, ...]  # what was looked at, in words
+    unchecked: tuple[str, ...] = ()  # what could not be looked at, and why
+    # Computed anew from predictions, by metric and the way they were averaged.
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property

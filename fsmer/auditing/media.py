@@ -13,17 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fsmer.auditing.findings import (
-    Audit,
-    Findings,
-    Severity,
-    Table,
-    check_identities,
-    counts_of,
-    either,
-    file_inside,
-    of_dataset,
-)
+from fsmer.auditing import findings
+from fsmer.auditing.findings import Audit, Findings, Severity, Table, either
 from fsmer.data import ClipSet
 from fsmer.data.images import opened_image
 from fsmer.errors import DataError
@@ -65,12 +56,16 @@ def audit_clips(folder: Path, near: float) -> Audit:
     out = Findings()
     if (folder / "clips.json").is_file():
         clips = ClipSet.load(folder)
-        table, media = _table_of(clips), Media.of_clips(clips)
+        columns = {"clip": clips.ids, "dataset": clips.datasets, "subject": clips.subjects}
+        table = pd.DataFrame({name: [str(value) for value in values] for name, values in columns.items()})
+        if clips.table["label"].notna().any():
+            table["label"] = ["" if label is None else str(label) for label in clips.labels]
+        media = Media.of_clips(clips)
     else:
         given = Table.read(folder / "index.csv")
         table = given.frame.assign(dataset=given.frame["dataset"] if "dataset" in given else "")
         _check_index(folder / "index.csv", table, out)
-        places = [file_inside(folder, name) for name in table["file"]] if "file" in table else []
+        places = [findings.file_inside(folder, name) for name in table["file"]] if "file" in table else []
         files = [place for place in places if place is not None]
         there = np.array([place is not None for place in places], dtype=bool)
         out.looked_at("missing files")
@@ -78,23 +73,15 @@ def audit_clips(folder: Path, near: float) -> Audit:
         out.each("missing-file", "serious", table.loc[~there, "file"] if places else (), *lost)
         table = table.loc[there].reset_index(drop=True) if places else table
         media = Media.of_files(files)
-    check_identities(table, out)
+    findings.check_identities(table, out)
     if "subject" in table and "label" in table:
         _check_few_subjects(table, out)
     if len(media):
         check_media(table, media, near, out)
     else:
         out.unchecked.append("the media, since none are there")
-    counts = counts_of(table) | {"clips": len(table), "data sets": table["dataset"].nunique()}
+    counts = findings.counts_of(table) | {"clips": len(table), "data sets": table["dataset"].nunique()}
     return out.result(folder, "clips", counts)
-
-
-def _table_of(clips: ClipSet) -> pd.DataFrame:
-    columns = {"clip": clips.ids, "dataset": clips.datasets, "subject": clips.subjects}
-    table = pd.DataFrame({name: [str(value) for value in values] for name, values in columns.items()})
-    if clips.table["label"].notna().any():
-        table["label"] = ["" if label is None else str(label) for label in clips.labels]
-    return table
 
 
 def _check_index(index: Path, table: pd.DataFrame, out: Findings) -> None:
@@ -228,11 +215,8 @@ def _add_pairs(
         tail += f"; {across_sets:,} across data sets"
     # Nearly the same media of one person may be two expressions of the same kind.
     severity: Severity = "serious" if leaking else "warning"
-    words = [
-        f"{rows[a]['clip']}{of_dataset(rows[a]['dataset'])} and {rows[b]['clip']}{of_dataset(rows[b]['dataset'])}"
-        + ("" if correlation == 1 else f" ({correlation:.3f})")
-        for a, b, correlation in pairs
-    ]
+    names = [f"{row['clip']}{findings.of_dataset(row['dataset'])}" for row in rows]
+    words = [f"{names[a]} and {names[b]}" + ("" if near == 1 else f" ({near:.3f})") for a, b, near in pairs]
     out.each(check, severity, words, "pair of clips shows", "pairs of clips show", f"{what}{tail}")
     if "label" in table:
         unlike = [

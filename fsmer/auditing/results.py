@@ -61,8 +61,13 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     _check_probabilities(report, out)
     _check_protocol(report, out)
     figures = _recomputed(table, report.classes) if pooled else {}
-    if pooled:
-        _check_people_of_folds(report, out)
+    kind = report.protocol["settings"].get("kind")
+    if pooled and kind in ("loso", "cde"):
+        _check_spread_people(table, out)
+    elif pooled:
+        out.unchecked.append(
+            f"which clips each fold learnt from: a report of a {kind} protocol lists only those that it judged"
+        )
     own = {name: one.mean for name, one in seed_summary(report).items()}
     _check_figures(report, own, figures, out)
     _check_claims(claimed, figures or {name: {"mean over episodes": own[name]} for name in own}, out)
@@ -167,9 +172,8 @@ def _check_completeness(report: Report, out: Findings) -> None:
         out.add("missing-seed", "serious", "The report and its predictions name other seeds", gone)
     rows, wanted = len(report.episodes), counts["episodes"] * len(told)
     if rows != wanted:
-        message = (
-            f"episodes.csv has {number(rows, 'row', 'rows')}, but the folds and seeds of the report make {wanted:,}"
-        )
+        held = number(rows, "row", "rows")
+        message = f"episodes.csv has {held}, but the folds and seeds of the report make {wanted:,}"
         out.add("missing-episode", "serious", message, count=abs(wanted - rows))
     listed = report.episodes[["episode", "name", "clips"]].drop_duplicates("episode")
     asked = listed[listed["clips"] > 0]
@@ -190,9 +194,8 @@ def _check_completeness(report: Report, out: Findings) -> None:
     out.each("empty-fold", "warning", empty["name"], "fold judges", "folds judge", "no clip")
     clips = len(table.drop_duplicates(["dataset", "clip"]))
     if clips != counts["clips"]:
-        message = (
-            f"The report tells of {number(counts['clips'], 'clip', 'clips')}, but predictions are there of {clips:,}"
-        )
+        told_of = number(counts["clips"], "clip", "clips")
+        message = f"The report tells of {told_of}, but predictions are there of {clips:,}"
         out.add("missing-clip", "serious", message, count=abs(clips - counts["clips"]))
 
 
@@ -264,16 +267,6 @@ def _check_protocol(report: Report, out: Findings) -> None:
         message += "benchmark has it"
         words = f"{'+'.join(sorted(parts[0]))} and {'+'.join(sorted(parts[1]))}"
         out.add("subject-on-both-sides", "warning", message, [words])
-
-
-def _check_people_of_folds(report: Report, out: Findings) -> None:
-    kind = report.protocol["settings"].get("kind")
-    if kind in ("loso", "cde"):
-        _check_spread_people(report.predictions, out)
-    else:
-        out.unchecked.append(
-            f"which clips each fold learnt from: a report of a {kind} protocol lists only those that it judged"
-        )
 
 
 def _check_spread_people(table: pd.DataFrame, out: Findings) -> None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DemoResult", "run_demo"]
 
-PROTOCOL = "synthetic-source-target"
 # Query clips in the picture.
 SHOWN = 6
 
@@ -75,7 +74,7 @@ def run_demo(out: Path, model: str, *, seed: int, episodes: int, progress: Progr
     files = {key: out / name for key, name in (names | {"recognizer": "recognizer"}).items()}
     check_writable(out)
     backbone = load_model(model)
-    protocol = load_protocol(PROTOCOL, episodes=episodes, seed=seed)
+    protocol = load_protocol("synthetic-source-target", episodes=episodes, seed=seed)
     clips = protocol.make_clips(specs=backbone.input_specs)
     reports = {}
     for one in list_methods():
@@ -103,7 +102,6 @@ def run_demo(out: Path, model: str, *, seed: int, episodes: int, progress: Progr
 
 
 def _answers(recognizer: Recognizer, asked: ClipSet) -> tuple[Any, str]:
-    """A picture of some clips with their answers, and one of the answers in words."""
     codes = asked.codes(tuple(map(str, recognizer.classes_)))
     # The first clips of every class in turn.
     order = np.argsort(np.concatenate([np.arange((codes == code).sum()) for code in np.unique(codes)]), kind="stable")

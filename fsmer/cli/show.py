@@ -111,9 +111,3 @@ def plain_table(*headers: str) -> Table:
 def losses_text(losses: Mapping[str, float]) -> str:
     """Losses by name on one line."""
     return " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-
-
-def mmd_text(result: Any) -> str:
-    """A discrepancy and its p-value on one line."""
-    chance = "" if result.p_value is None else f", p = {result.p_value:.3g}"
-    return f"MMD {result.value:.4f}{chance}"

@@ -161,7 +161,6 @@ class FinishedEpisodes:
         return self._wanted - int(self.missing().sum())
 
     def joined(self) -> dict[int, EpisodeResults]:
-        """All of them, by checkpoint step."""
         return {step: EpisodeResults.joined(held) for step, held in self._held.items()}
 
 

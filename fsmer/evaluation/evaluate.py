@@ -172,7 +172,6 @@ def evaluate(
         resume=resume,
         overwrite=overwrite,
     )
-    # Protocol, method and weights.
     chosen = setup.resolved_protocol(protocol, seed)
     solver = load_method(method)
     numbers = setup.method_seeds(solver, seeds)
@@ -182,7 +181,6 @@ def evaluate(
         warnings.warn(idle, stacklevel=3)  # beyond this function and what wraps it
     backbone = start.backbone(numbers[0])
     check_weights(backbone)
-    # Clips and episodes.
     clips = setup.prepared_clips(chosen, clips, backbone)
     episodes = chosen.split(clips)
     setup.check_size(chosen, episodes)
@@ -215,7 +213,6 @@ def evaluate(
                 report = Report.load(options.out)
                 folder.finalize()
                 return report
-    # Episodes, seed by seed.
     try:
         results = {number: runs.solve(number) for number in numbers}
     except BaseException as error:
@@ -227,7 +224,6 @@ def evaluate(
         raise
     finally:
         runs.end()
-    # The report.
     report = run_report(evaluation, results, options, note)
     run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": runs.resumed}
     report = replace(report, run=run)

@@ -192,9 +192,6 @@ def _class_of(reply: dict[str, Any], base: type[T]) -> type[T] | None:
     return kind if isinstance(kind, type) and issubclass(kind, base) else None
 
 
-# ---- on the other side
-
-
 def serve() -> None:
     """Answer tasks from standard input, each in a fork of this process, until there are no more."""
     torch.set_num_threads(1)

@@ -18,18 +18,11 @@ from fsmer.backbones import Backbone
 from fsmer.data import ClipSet
 from fsmer.errors import DataError
 from fsmer.evaluation import predictions as files
+from fsmer.evaluation import report_file
 from fsmer.evaluation.metrics import METRICS
 from fsmer.evaluation.predictions import Predictions, run_of, text_digest
 from fsmer.evaluation.report_figures import Figures, report_figures
-from fsmer.evaluation.report_file import (
-    COLUMNS,
-    FORMAT_VERSION,
-    altered_files,
-    contradicting_tables,
-    read_report,
-    unsound_rows,
-    unsound_values,
-)
+from fsmer.evaluation.report_file import COLUMNS, FORMAT_VERSION, altered_files
 from fsmer.evaluation.report_tables import NAMES, ORACLE, plain, report_markdown, show_figure, shown
 from fsmer.evaluation.run_folder import unfinished_words
 from fsmer.io import atomic_path, check_writable, file_digest, json_text, write_json, write_text
@@ -320,7 +313,7 @@ class Report:
         """
         place = Path(folder)
         try:
-            values, (predictions, episodes) = read_report(place)
+            values, (predictions, episodes) = report_file.read_report(place)
         except OSError as error:
             name = Path(error.filename or files.REPORT_FILE).name
             lack = f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
@@ -351,7 +344,7 @@ class Report:
         if check:
             altered = next((name for name in altered_files(folder) if name != files.RUN_FILE), "")
             altered = altered and f"{altered} was altered after it was written"
-            if flaw := report.unsound or contradicting_tables(report) or altered:
+            if flaw := report.unsound or report_file.contradicting_tables(report) or altered:
                 raise DataError(
                     f"{folder} holds a report and tables that do not belong together ({flaw}); {files.REMEDY} to make "
                     "them anew."
@@ -361,11 +354,11 @@ class Report:
     @property
     def unsound(self) -> str:
         """What of figures and probabilities cannot be one, in words; nothing where all can."""
-        return unsound_values(self)
+        return report_file.unsound_values(self)
 
     def unsound_rows(self) -> NDArray[np.bool_]:
         """Rows of `predictions` whose probabilities are not from 0 to 1 with the sum 1, or lack the answer's."""
-        return unsound_rows(self)
+        return report_file.unsound_rows(self)
 
     def to_html(
         self,

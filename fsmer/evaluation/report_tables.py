@@ -75,14 +75,14 @@ def by_dataset(report: Report) -> Table:
     parts = {"all": {**report.figures, **report.counts}}
     if len(report.per_dataset) > 1:
         parts |= report.per_dataset
-    rows = [[name, part["clips"], part["subjects"], *_figures(part, shown(report))] for name, part in parts.items()]
+    rows = [[name, part["clips"], part["subjects"], *figure_cells(part, shown(report))] for name, part in parts.items()]
     return Table("By data set", ("data set", "clips", "subjects", *_headings(report)), rows)
 
 
 def by_class(report: Report) -> Table:
     """F1, recall and precision of every class."""
     keys = ("f1", "recall", "precision")
-    rows = [[name, row["clips"], *_figures(row, keys)] for name, row in report.per_class.items()]
+    rows = [[name, row["clips"], *figure_cells(row, keys)] for name, row in report.per_class.items()]
     return Table("By class", ("class", "clips", "F1", "recall", "precision"), rows)
 
 
@@ -90,7 +90,7 @@ def by_seed(report: Report) -> Table | None:
     """Figures of every seed, their mean and standard deviation; ``None`` for one seed."""
     if len(report.per_seed) < 2:
         return None
-    rows: list[list[Any]] = [[str(row["seed"]), *_figures(row, shown(report))] for row in report.per_seed]
+    rows: list[list[Any]] = [[str(row["seed"]), *figure_cells(row, shown(report))] for row in report.per_seed]
     values = np.array([[row[name] for name in shown(report)] for row in report.per_seed], dtype=np.float64)
     for word, found in (("mean", values.mean(axis=0)), ("standard deviation", values.std(axis=0, ddof=1))):
         rows.append([word, *(Figure(value, None, report.oracle) for value in found.tolist())])
@@ -102,8 +102,8 @@ def oracle_gap(report: Report) -> Table | None:
     if report.honest is None or report.gap is None:
         return None
     rows: list[list[Any]] = [
-        ["chosen on the judged clips", *_figures(report.figures, shown(report))],
-        ["honest, same run", *_figures(report.honest, shown(report))],
+        ["chosen on the judged clips", *figure_cells(report.figures, shown(report))],
+        ["honest, same run", *figure_cells(report.honest, shown(report))],
         ["gap", *(f"{report.gap[name]:+.4f}" for name in shown(report))],
     ]
     return Table("What looking at the test side gains", ("rule", *_headings(report)), rows)
@@ -155,7 +155,8 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _figures(figures: Mapping[str, Any], names: Sequence[str]) -> list[Figure]:
+def figure_cells(figures: Mapping[str, Any], names: Sequence[str]) -> list[Figure]:
+    """The figures of these names as cells."""
     return [Figure.of(figures, name) for name in names]
 
 

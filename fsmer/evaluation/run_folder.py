@@ -133,9 +133,6 @@ class RunFolder:
 
     def _difference(self, other: Path) -> str:
         """Why the episodes in this folder cannot be gone on with; nothing where they can."""
-        remedy = (
-            "go on with that run as it was begun, choose another folder, or start anew with --no-resume (resume=False)"
-        )
         try:
             about = read_json(other / RUN_FILE, _ABOUT, what="a run", remedy="start anew")
         except DataError:
@@ -150,7 +147,8 @@ class RunFolder:
             )
         another = self._another(about["run"])
         return another and (
-            f"{self.folder} holds an unfinished run with {another}, and results of the two must not be mixed; {remedy}."
+            f"{self.folder} holds an unfinished run with {another}, and results of the two must not be mixed; go on "
+            "with that run as it was begun, choose another folder, or start anew with --no-resume (resume=False)."
         )
 
     def _another(self, identity: Mapping[str, str]) -> str:

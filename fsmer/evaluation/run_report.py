@@ -102,7 +102,7 @@ def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str
 
 def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions) -> list[str]:
     notes, name = [], one.method.name
-    if options.isolated:
+    if options.isolate == "process":
         shared = one.method.keeps_backbone and solves_together(one.method)
         batch = f"; {name!r} solves many folds together, which share a process" if shared else ""
         notes.append(f"Every fold was fitted and answered in a process of its own (isolate='process'){batch}.")

@@ -43,12 +43,9 @@ class SeedResult:
     """What one seed gave."""
 
     answers: EpisodeResults
-    # Hash of the weights that learning started from.
-    weights: str
-    # Of an oracle, the answers with the method's own values.
-    honest: EpisodeResults | None = None
-    # Grid point of each episode, where one was chosen.
-    chosen: NDArray[np.int64] | None = None
+    weights: str  # hash of those that learning started from
+    honest: EpisodeResults | None = None  # of an oracle, the answers with the method's own values
+    chosen: NDArray[np.int64] | None = None  # grid point of each episode, where one was chosen
 
 
 class SeedRuns:
@@ -59,7 +56,7 @@ class SeedRuns:
         self.options = options
         self.folder: RunFolder | None = None
         self.resumed = 0
-        self._processes = Processes() if options.isolated else None
+        self._processes = Processes() if options.isolate == "process" else None
         self._training = TrainingFolds(options.jobs, options.memory)
         self._embedded: tuple[Backbone, Tensor] | None = None
         self._content = np.zeros((0, 0), np.uint8)
@@ -211,7 +208,6 @@ class SeedRuns:
         )
 
     def _later_seeds(self, seed: int) -> list[OtherSeed]:
-        """The seeds that come after this one, and which of their episodes are missing."""
         one, others = self.evaluation, []
         for number in one.seeds[one.seeds.index(seed) + 1 :]:
             backbone = one.start.backbone(number)

@@ -47,8 +47,7 @@ class TrainingRun:
     """One training, which answers for the grid points of all its checkpoint steps."""
 
     method: Method
-    # Epochs or steps after which it is evaluated; empty: at its end alone.
-    checkpoint_steps: tuple[int, ...] = ()
+    checkpoint_steps: tuple[int, ...] = ()  # epochs or steps after which it is evaluated; empty: at its end alone
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,9 @@ def plan_grid(
             )
         return [TrainingRun(method)], [GridPoint(0, END, {})]
     asked = dict(grid or {})
-    length = _length(method)
+    # The parameter that says how long a training is, whose smaller values it passes on its way; or nothing.
+    tuned = isinstance(method, FineTuning) and not method.keeps_backbone
+    length = "epochs" if isinstance(method, Train) else "steps" if tuned else ""
     if not asked and isinstance(method, Train):
         asked = {length: range(1, method.recipe(backbone).epochs + 1)}
     elif not asked and isinstance(method, FineTuning) and length:
@@ -115,13 +116,6 @@ def plan_grid(
     return trainings, points
 
 
-def _length(method: Method) -> str:
-    """The parameter that says how long a training is, whose smaller values it passes on its way; or nothing."""
-    if isinstance(method, Train):
-        return "epochs"
-    return "steps" if isinstance(method, FineTuning) and not method.keeps_backbone else ""
-
-
 class InnerEpisodes(Episodes):
     """Subject-disjoint folds inside the supports of other episodes; `owner` has the number of that of each fold.
 
@@ -153,10 +147,7 @@ class InnerEpisodes(Episodes):
 
 
 def best_points(
-    answers: Sequence[EpisodeResults],
-    episodes: Episodes,
-    owner: NDArray[np.int64],
-    figure: Literal["uf1", "acc"],
+    answers: Sequence[EpisodeResults], episodes: Episodes, owner: NDArray[np.int64], figure: Literal["uf1", "acc"]
 ) -> NDArray[np.int64]:
     """Which of the grid points (one part of `answers` each) is best for each of `episodes`; the first of equals.
 

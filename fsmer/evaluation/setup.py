@@ -57,10 +57,6 @@ class RunOptions:
         if self.isolate not in (None, "none", "process"):
             raise ProtocolError(f"isolate={self.isolate!r} is not possible; give 'process' or 'none'.")
 
-    @property
-    def isolated(self) -> bool:
-        return self.isolate == "process"
-
 
 def check_jobs(jobs: Any) -> None:
     """Raise `ProtocolError` for a number of jobs that is none."""

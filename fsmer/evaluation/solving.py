@@ -35,11 +35,9 @@ class _Batch:
 
     first: int
     names: tuple[str, ...]
-    # (E, way)
-    classes: Indices
-    # Clips and the places of their classes, (E, S); -1 where the support is shorter.
-    support: Indices
-    labels: Indices
+    classes: Indices  # (E, way)
+    support: Indices  # clips, (E, S)
+    labels: Indices  # the places of their classes, (E, S); -1 where the support is shorter
     # Clips, (E, Q), and which cells are asked about, which come before the others; `None`: a column for every clip.
     query: Indices | None
     asked: NDArray[np.bool_]
@@ -53,7 +51,6 @@ def solve_episodes(task: EpisodeTask, embeddings: Tensor, todo: NDArray[np.bool_
 
 
 def _uniform(task: EpisodeTask, todo: NDArray[np.bool_]) -> Iterator[_Batch]:
-    """Episodes of one shape, as they are drawn."""
     size = max(1, min(BATCH, MASK_CELLS // max(len(task.clips), 1))) if task.trusted else 1
     # The batches of finished episodes are drawn again, which is quick, and passed over.
     for drawn in task.episodes.batches(size):

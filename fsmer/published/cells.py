@@ -43,7 +43,6 @@ from fsmer.version import __version__
 __all__ = ["CellRunner", "small_settings"]
 
 SMALL = Path(__file__).parent / "small.yaml"
-CELLS = "cells"
 CELL_FILE = "cell.json"
 # What the file of a cell keeps of it.
 KEPT = ("values", "intervals", "each", "honest")
@@ -121,11 +120,8 @@ class CellRunner:
             each = int(protocol.params.get("shot", 0)) + SYNTHETIC_QUERIES
             needs = protocol.requirements
             wanted = [(need.dataset, dataset_labels(protocol, need.dataset, need.scheme)) for need in needs]
-
-            def made() -> ClipSet:
-                return concat([stand_in_clips(dataset, labels, each, tuple(specs)) for dataset, labels in wanted])
-
-            return settings, self._once([*wanted, each], specs, made), ""
+            stand_ins = (stand_in_clips(dataset, labels, each, tuple(specs)) for dataset, labels in wanted)
+            return settings, self._once([*wanted, each], specs, lambda: concat(list(stand_ins))), ""
         there = {canonical_dataset(name) for clips in self.sets for name in clips.dataset_names}
         left = tuple(need for need in protocol.requirements if need.dataset in there)
         missing = [need.dataset for need in protocol.requirements if need.dataset not in there]
@@ -141,12 +137,9 @@ class CellRunner:
             )
             name = f"{protocol.name}-without-{'-'.join(missing)}"
             settings = replace(settings, protocol=replace(protocol, requirements=left, name=name))
-
-        def chosen() -> ClipSet:
-            sets = [clips_of_dataset(self.sets, dataset, specs, settings.model) for dataset in needed]
-            return concat(sets, kinds=[spec.kind for spec in specs])
-
-        return settings, self._once(needed, specs, chosen), partial
+        sets = (clips_of_dataset(self.sets, one, specs, settings.model) for one in needed)
+        kinds = [spec.kind for spec in specs]
+        return settings, self._once(needed, specs, lambda: concat(list(sets), kinds=kinds)), partial
 
     def _once(self, what: Sequence[Any], specs: Sequence[InputSpec], make: Callable[[], ClipSet]) -> ClipSet:
         """The same object for the same clips, so that their media are read and hashed once."""
@@ -165,7 +158,7 @@ class CellRunner:
     def _outcome(self, settings: Settings, clips: ClipSet, part: str | None) -> Measured:
         seeds = self._seeds(settings)
         key = self._key(settings, clips, seeds)
-        folder = self.out / CELLS / f"{settings.model}-{settings.method}-{key}"
+        folder = self.out / "cells" / f"{settings.model}-{settings.method}-{key}"
         kept = (_kept(folder) if self.resume or key in self._done else None) or {"seconds": None, "parts": {}}
         self._done.add(key)
         name = part or "all"
@@ -337,7 +330,8 @@ def _kept(folder: Path) -> dict[str, Any] | None:
 def _figures(reports: Sequence[Report], part: str | None) -> Measured:
     """Figures of one report of several seeds, or of one report a seed; of one data set's clips alone with `part`."""
     if part is not None:
-        reports = [_only(report, part) for report in reports]
+        tables = (one.predictions[one.predictions["dataset"].map(canonical_dataset) == part] for one in reports)
+        reports = [replace(a, predictions=b.reset_index(drop=True)) for a, b in zip(reports, tables, strict=True)]
     summaries = [seed_summary(report) for report in reports]
     each = {name: tuple(value for one in summaries for value in one[name].each) for name in SHOWN}
     intervals: dict[str, tuple[float, float] | None] = {}
@@ -353,12 +347,6 @@ def _figures(reports: Sequence[Report], part: str | None) -> Measured:
     told = [report.honest for report in reports if report.honest is not None] if part is None else []
     honest = {name: float(np.mean([one[name] for one in told])) for name in SHOWN} if told else {}
     return Measured("measured", values=values, intervals=intervals, each=each, honest=honest)
-
-
-def _only(report: Report, dataset: str) -> Report:
-    table = report.predictions
-    mine = table["dataset"].map(canonical_dataset) == dataset
-    return replace(report, predictions=table[mine].reset_index(drop=True))
 
 
 def _parameters(settings: Settings, classes: int) -> float:

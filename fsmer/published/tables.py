@@ -46,52 +46,26 @@ class Published:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
-
-    Parameters
-    ----------
-    title : str
-    settings : mapping
-        Keys of `Settings` that hold for every row.
-    part : str or None
-        The column is one data set's part of the run.
-    classes : int or None
-        Number of classes, where parameters are counted.
-    average : tuple of int
-        The column is the mean of these.
-    """
+    """One column of a table."""
 
     title: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    part: str | None = None
-    classes: int | None = None
-    average: tuple[int, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)  # keys of Settings that hold for every row
+    part: str | None = None  # the column is this data set's part of the run
+    classes: int | None = None  # number of classes, where parameters are counted
+    average: tuple[int, ...] = ()  # the column is the mean of these
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a table.
+    """One method of a table."""
 
-    Parameters
-    ----------
-    method : str
-        As the paper calls it; rows of fsmer's own say so.
-    group, note : str
-        What the row belongs to, and what to know of it.
-    published : tuple of (mapping of metric to Published, or None)
-        One entry a column; empty for rows that the paper does not have.
-    run : mapping or None
-        Keys of `Settings`; ``None``: published only.
-    columns : tuple of int
-        The columns that it is run in.
-    """
-
-    method: str
-    group: str = ""
-    note: str = ""
+    method: str  # as the paper calls it; rows of fsmer's own say so
+    group: str = ""  # what the row belongs to
+    note: str = ""  # what to know of it
+    # By metric, one entry a column; empty for rows that the paper does not have.
     published: tuple[Mapping[str, Published] | None, ...] = ()
-    run: Mapping[str, Any] | None = None
-    columns: tuple[int, ...] = ()
+    run: Mapping[str, Any] | None = None  # keys of Settings; None: published only
+    columns: tuple[int, ...] = ()  # the columns that it is run in
 
 
 @dataclass(frozen=True)
@@ -110,37 +84,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of a paper; see `load_table`.
-
-    Parameters
-    ----------
-    name, title, paper, table : str
-        Short name, what it shows, the paper, and the number there.
-    metrics : tuple of str
-        In the order in which numbers of a cell stand.
-    percent : tuple of str
-        Metrics that the table gives in percent.
-    seeds : int
-        How often the paper ran, as far as it says.
-    columns : tuple of Column
-    rows : tuple of Row
-    differences : tuple of str
-        Where the paper's protocol and fsmer's part, in words.
-    gaps : tuple of str
-        What of the printed table is missing or was read with care.
-    """
+    """A table of a paper; see `load_table`."""
 
     name: str
-    title: str
+    title: str  # what it shows
     paper: str
-    table: str
-    metrics: tuple[str, ...]
-    percent: tuple[str, ...]
-    seeds: int
+    table: str  # its number in the paper
+    metrics: tuple[str, ...]  # in the order in which numbers of a cell stand
+    percent: tuple[str, ...]  # metrics that the table gives in percent
+    seeds: int  # how often the paper ran, as far as it says
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    differences: tuple[str, ...]
-    gaps: tuple[str, ...] = ()
+    differences: tuple[str, ...]  # where the paper's protocol and fsmer's part, in words
+    gaps: tuple[str, ...] = ()  # what of the printed table is missing or was read with care
 
     def runs(self, row: int) -> tuple[int, ...]:
         """The columns, means aside, in which that row is measured."""
@@ -150,10 +106,7 @@ class PublishedTable:
     def settings(self, row: int, column: int) -> Settings:
         """How to measure a cell: the column's settings with the row's in their place.
 
-        Raises
-        ------
-        FsmerError
-            Model, method or protocol are missing, or a key is unknown.
+        `FsmerError` where model, method or protocol are missing, or a key is unknown.
         """
         own = dict(self.rows[row].run or {})
         shared = dict(self.columns[column].settings)

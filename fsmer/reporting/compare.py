@@ -15,8 +15,9 @@ import pandas as pd
 
 from fsmer.drawing import save_figure
 from fsmer.errors import DataError
+from fsmer.evaluation import report_tables as tables
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, markdown_table, provenance, shared
+from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, markdown_table
 from fsmer.evaluation.run_folder import flat
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.html import confusion_picture
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare"]
 
-JSON_FILE = "compare.json"
-MARKDOWN_FILE = "compare.md"
-HTML_FILE = "compare.html"
-PICTURE_FILE = "compare.png"
-RANKS_FILE = "ranks.png"
 # Clips listed on which the reports disagree.
 MAX_CLIPS = 100
 TESTS = (
@@ -57,7 +53,7 @@ class Comparison:
     @property
     def shown(self) -> tuple[str, ...]:
         """The figures that all reports have."""
-        return shared(self.reports.values())
+        return tables.shared(self.reports.values())
 
     @property
     def title(self) -> str:
@@ -88,11 +84,10 @@ class Comparison:
         }
 
     def markdown(self) -> str:
-        counts = ("clips", "subjects")
-        rows = [
-            [name, *(one.counts[what] for what in counts), len(one.per_seed), *_cells(one.figures, self.shown)]
-            for name, one in self.reports.items()
-        ]
+        rows: list[list[Any]] = []
+        for name, one in self.reports.items():
+            sizes = (one.counts["clips"], one.counts["subjects"], len(one.per_seed))
+            rows.append([name, *sizes, *tables.figure_cells(one.figures, self.shown)])
         tests = [[" - ".join(one.names), *(" ".join(cell) for cell in _test_cells(one))] for one in self.tests]
         heads, tested = ([NAMES.get(name, name) for name in names] for names in (self.shown, SHOWN))
         lines = [f"# {markdown(self.title)}", ""]
@@ -123,6 +118,7 @@ class Comparison:
         """One self-contained page; also written to `path` where one is given (`OutputError` where that fails)."""
         reports = self.reports
         low, high = _scale(reports.values())
+        origins = [tables.provenance(report) for report in reports.values()]
         text = page(
             "comparison.html.j2",
             self.title,
@@ -142,7 +138,7 @@ class Comparison:
             pictures=[confusion_picture(name, report.confusion, report.classes) for name, report in reports.items()],
             most_classes=max(len(report.classes) for report in reports.values()),
             disputed=_disputed(reports) if self.tests else None,
-            origins=_beside({str(key): value for key, value in provenance(one).rows} for one in reports.values()),
+            origins=_beside({str(key): value for key, value in one.rows} for one in origins),
         )
         if path is not None:
             write_text(path, text)
@@ -156,12 +152,12 @@ class Comparison:
         """
         target = Path(folder)
         check_writable(target)
-        save_figure(self.figure(), target / PICTURE_FILE)
+        save_figure(self.figure(), target / "compare.png")
         if self.ranking is not None:
-            save_figure(critical_difference_figure(self.ranking), target / RANKS_FILE)
-        write_text(target / MARKDOWN_FILE, self.markdown())
-        self.to_html(target / HTML_FILE)
-        write_json(target / JSON_FILE, self.to_dict())
+            save_figure(critical_difference_figure(self.ranking), target / "ranks.png")
+        write_text(target / "compare.md", self.markdown())
+        self.to_html(target / "compare.html")
+        write_json(target / "compare.json", self.to_dict())
         return target
 
 
@@ -236,12 +232,8 @@ def _names(reports: Sequence[Report | str | os.PathLike[str]]) -> list[str]:
 def _distinct(names: list[str], reports: Sequence[Report]) -> list[str]:
     """Names with ORACLE where it applies, numbered where they would be the same."""
     stamped = [f"{name} [{ORACLE}]" if report.oracle else name for name, report in zip(names, reports, strict=True)]
-    seen: Counter[str] = Counter()
-    found = []
-    for name in stamped:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
+    earlier = [stamped[:place].count(name) for place, name in enumerate(stamped)]
+    return [f"{name} ({count + 1})" if count else name for name, count in zip(stamped, earlier, strict=True)]
 
 
 def _kinds(named: Mapping[str, Report]) -> list[str]:
@@ -272,17 +264,10 @@ def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     return "; ".join(words) or f"{a.protocol['name']} and {b.protocol['name']}"
 
 
-def _cells(figures: Mapping[str, Any], names: Iterable[str]) -> list[Figure]:
-    return [Figure.of(figures, name) for name in names]
-
-
 def _test_cells(test: PairedComparison) -> list[tuple[str, str]]:
     """Difference and how sure it is, for every figure, then McNemar's counts and their p-value."""
     cells = [(f"{one.difference:+.4f}", one.certainty) for one in test.differences.values()]
     return [*cells, (f"{test.mcnemar.only_a:,} to {test.mcnemar.only_b:,}", f"p {shown_p(test.mcnemar.p_exact)}")]
-
-
-# -- what the page shows -----------------------------------------------------------------------------------------------
 
 
 def _scale(reports: Iterable[Report]) -> tuple[float, float]:

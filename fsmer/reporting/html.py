@@ -113,7 +113,6 @@ class _Facts:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """One row an answer, with codes and whether it is right."""
         found = self.report.predictions
         place = {name: code for code, name in enumerate(self.report.classes)}
         truth = found["label"].map(place).to_numpy(np.int64)
@@ -140,7 +139,6 @@ def _chosen(report: Report) -> list[tuple[str, str]]:
 
 
 def _confusions(facts: _Facts) -> list[dict[str, Any]]:
-    """The confusion matrix of all clips and, where there are several data sets, of each."""
     report = facts.report
     pictures = [confusion_picture("All clips", report.confusion, report.classes)]
     names = list(report.per_dataset)
@@ -199,9 +197,6 @@ def _episodes(report: Report) -> dict[str, Any] | None:
     return {"label": label, "chart": histogram(episodes["uf1"], label=label), "rows": rows}
 
 
-# -- embeddings --------------------------------------------------------------------------------------------------------
-
-
 def _judged(facts: _Facts, clips: ClipSet) -> ClipSet:
     held = set(clips.ids.tolist())
     missing = next((name for name in facts.by_clip.index if name not in held), None)
@@ -234,7 +229,6 @@ def _embedding(
 
 
 def _maps(facts: _Facts, found: NDArray[np.float64], points: pd.DataFrame) -> list[tuple[Any, list[Any]]]:
-    """Legend and pictures by class and, where there are several data sets, by data set."""
     classes, names = facts.report.classes, sorted(points["dataset"].unique().tolist())
     datasets = points["dataset"].map({name: code for code, name in enumerate(names)}).to_numpy(np.int64)
     wrong = points["right"].to_numpy(np.float64) < 0.5
@@ -293,9 +287,6 @@ def _distances(facts: _Facts, found: NDArray[np.float64], points: pd.DataFrame) 
         figures = (f"{result.value:.4f}", f"{result.squared:.5f}", f"{result.p_value:.3f}")
         rows.append([f"{first} – {second}", sizes, *figures])
     return rows
-
-
-# -- single clips ------------------------------------------------------------------------------------------------------
 
 
 def _extremes(facts: _Facts, judged: ClipSet | None) -> list[tuple[str, str, list[dict[str, Any]]]]:

@@ -35,7 +35,8 @@ def _environment() -> Environment:
         loader=PackageLoader("fsmer.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        # Markup as it is, anything else without control characters.
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(str(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -51,8 +52,3 @@ def _environment() -> Environment:
         along=lambda value, low, high: f"{5 + 190 * min(max((value - low) / (high - low), 0.0), 1.0):.1f}",
     )
     return made
-
-
-def _shown(value: Any) -> Any:
-    """What the page writes for a value: markup as it is, anything else without control characters."""
-    return value if hasattr(value, "__html__") else printable(str(value))

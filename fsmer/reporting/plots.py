@@ -47,8 +47,8 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
             axes.plot(bounds, [place, place], color=BLUE, linewidth=2, alpha=0.5, solid_capstyle="butt")
         axes.plot([value], [place], "o", color=BLUE, markersize=6)
         stamp = "ORACLE " if report.oracle else ""
-        above = {"xytext": (0, 7), "textcoords": "offset points"}
-        axes.annotate(f"{stamp}{value:.3f}", (value, place), ha="center", fontsize=8, **above)
+        text = f"{stamp}{value:.3f}"
+        axes.annotate(text, (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks(range(len(ranked)), [printable(name) for name, _ in ranked])
     axes.set_ylim(-0.6, len(ranked) - 0.3)
     axes.set_xlabel(f"{metric.upper()} (line: 95 % interval)")

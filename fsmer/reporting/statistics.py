@@ -20,11 +20,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError
-from fsmer.evaluation.metrics import (
-    BOOTSTRAP_DRAWS,
-    METRICS,
-    percentile_interval,
-)
+from fsmer.evaluation.metrics import BOOTSTRAP_DRAWS, METRICS, percentile_interval
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.report_tables import NAMES, SHOWN
 from fsmer.reporting.tallies import check_pair, report_name, tally

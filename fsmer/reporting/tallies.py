@@ -40,7 +40,6 @@ class Tally:
         return self.counts.shape[1]
 
     def by_seed(self) -> dict[str, Floats]:
-        """Figures of every seed, (R,)."""
         return {name: values[0] for name, values in self._scores(np.ones((1, self.subjects))).items()}
 
     def figures(self) -> dict[str, Floats]:
