@@ -159,12 +159,12 @@ class Findings:
         )
 
 
+@dataclass(frozen=True)
 class Table:
     """A CSV table with its columns under their usual names, all cells as text."""
 
-    def __init__(self, frame: pd.DataFrame, header: list[str]) -> None:
-        self.frame = frame
-        self.header = header
+    frame: pd.DataFrame
+    header: list[str]
 
     @classmethod
     def read(cls, path: Path) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,13 @@ def _check_few_subjects(table: pd.DataFrame, out: Findings) -> None:
         out.add("class-not-taught", "warning", f"{message}cannot learn it", lonely)
 
 
+@dataclass(frozen=True)
 class Media:
     """Fingerprints and digests of media, and what could not be read."""
 
-    def __init__(self, features: NDArray[np.float32], digests: list[str], broken: dict[int, str]) -> None:
-        self.features = features
-        self.digests = digests
-        self.broken = broken
+    features: NDArray[np.float32]
+    digests: list[str]
+    broken: dict[int, str]
 
     def __len__(self) -> int:
         return len(self.digests)

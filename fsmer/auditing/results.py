@@ -15,7 +15,7 @@ from fsmer.episodic.protocol import Protocol
 from fsmer.errors import DataError, FsmerError
 from fsmer.evaluation.metrics import METRICS, confusion_matrix, score_confusion
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_file import altered_files
+from fsmer.evaluation.report_file import altered_files, unsound_rows
 from fsmer.plugins import METHODS, outside_origin
 from fsmer.reporting.statistics import seed_summary
 
@@ -224,7 +224,7 @@ def _check_probabilities(report: Report, out: Findings) -> None:
     if any(name not in report.predictions for name in columns):
         return
     out.looked_at("answers against their probabilities")
-    unsound = report.predictions.loc[report.unsound_rows(), "clip"]
+    unsound = report.predictions.loc[unsound_rows(report), "clip"]
     rest = "probabilities that are not from 0 to 1 with the sum 1"
     out.each("no-probability", "serious", unsound, "answer has", "answers have", rest)
     values = report.predictions[columns].to_numpy(dtype=np.float64)

@@ -356,10 +356,6 @@ class Report:
         """What of figures and probabilities cannot be one, in words; nothing where all can."""
         return report_file.unsound_values(self)
 
-    def unsound_rows(self) -> NDArray[np.bool_]:
-        """Rows of `predictions` whose probabilities are not from 0 to 1 with the sum 1, or lack the answer's."""
-        return report_file.unsound_rows(self)
-
     def to_html(
         self,
         path: str | os.PathLike[str] | None = None,

@@ -82,10 +82,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:
-        """Hold off other runs while the report is written, without an older one that it could be mixed with.
-
-        `OutputError` where another run has meanwhile written a report of something else.
-        """
+        """Hold off other runs while the report is written, and remove an older one that it could be mixed with."""
         with locked(self.folder):
             self._refuse_report()
             for name in (REPORT_FILE, PAGE_FILE):

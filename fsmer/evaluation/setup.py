@@ -96,10 +96,7 @@ class Evaluation:
         return kernels.describe() if trains and on_cpu(self.backbone) else {}
 
     def identity(self, content: NDArray[np.uint8], isolate: str | None) -> dict[str, str]:
-        """What must be the same for a run to go on with the finished episodes of another, in the words of messages.
-
-        `content` has the content ids of the clips, uint8 of shape (N, 16).
-        """
+        """What a run and the one that it goes on from must share, in words; `content` are ids, uint8 (N, 16)."""
         clips, table = self.clips, hashlib.sha256()
         for values in (clips.ids, clips.datasets, clips.subjects, clips.labels, clips.table["aus"].to_numpy(object)):
             table.update("\n".join(map(str, values.tolist())).encode() + b"\0")

@@ -153,7 +153,9 @@ def report_interval(
     replacement, see `fsmer.evaluation.bootstrap_interval`. For K-shot reports this is the uncertainty from who was
     filmed; the report's own interval is the one from which episodes were drawn.
     """
-    return tally(report).interval(draws, seed)
+    counts = tally(report)
+    drawn = counts.samples(draws, seed) if counts.subjects > 1 else {}
+    return {name: percentile_interval(drawn[name]) if drawn else None for name in METRICS}
 
 
 def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> McNemar:

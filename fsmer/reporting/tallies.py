@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fsmer.errors import DataError
-from fsmer.evaluation.metrics import BLOCK_CELLS, METRICS, Floats, drawn_subjects, percentile_interval, score_confusion
+from fsmer.evaluation.metrics import BLOCK_CELLS, METRICS, Floats, drawn_subjects, score_confusion
 from fsmer.evaluation.report import Report
 
 __all__ = ["Tally", "check_pair", "classes_asked", "counted", "report_name", "row_codes", "seed_codes", "tally"]
@@ -54,11 +54,6 @@ class Tally:
                 for name, values in self._scores(times[low : low + held]).items():
                     parts[name].append(values.mean(axis=1))
         return {name: np.concatenate(values) for name, values in parts.items()}
-
-    def interval(self, draws: int, seed: int) -> dict[str, tuple[float, float] | None]:
-        if self.subjects < 2:
-            return dict.fromkeys(METRICS)
-        return {name: percentile_interval(values) for name, values in self.samples(draws, seed).items()}
 
     def _scores(self, times: Floats) -> dict[str, Floats]:
         """Figures, (draws, R), when each subject counts `times` (draws, S)."""
