@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DemoResult", "run_demo"]
 
-# Query clips in the picture.
-SHOWN = 6
+SHOWN = 6  # query clips in the picture
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,7 @@ FORKS = hasattr(os, "fork") and sys.platform != "darwin"
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from fsmer.evaluation.isolated import serve; serve()"
 # What calls would else load anew each: torch does so with the first optimiser, which takes seconds.
 PRELOADED = ("fsmer.data", "torch._dynamo")
-# Bytes of a length.
-LENGTH = 8
+LENGTH = 8  # bytes of a length
 # Seconds between checks on a call that sends nothing, and how long a process may take to end.
 PATIENCE = 1.0
 

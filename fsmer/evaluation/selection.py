@@ -34,12 +34,10 @@ __all__ += ["describe_selection", "plan_grid"]
 
 Rule = Literal["fixed", "nested", "oracle"]
 RULES: tuple[Rule, ...] = ("fixed", "nested", "oracle")
-# Into how many parts the subjects of a support are divided.
-INNER_FOLDS = 3
+INNER_FOLDS = 3  # parts into which the subjects of a support are divided
 # At how many steps a fine-tuning is evaluated when nothing else is asked.
 CHECKPOINTS = 20
-# In place of a checkpoint step: the end of the training.
-END = 0
+END = 0  # in place of a checkpoint step: the end of the training
 
 
 @dataclass(frozen=True)

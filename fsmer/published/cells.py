@@ -48,8 +48,7 @@ CELL_FILE = "cell.json"
 KEPT = ("values", "intervals", "each", "honest")
 
 QUICK_EPISODES, SYNTHETIC_EPISODES = 20, 2
-# Of each class beside the shots.
-SYNTHETIC_QUERIES = 2
+SYNTHETIC_QUERIES = 2  # of each class beside the shots
 
 
 _NUMBERS = dict[str, float]

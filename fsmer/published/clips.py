@@ -20,8 +20,7 @@ from fsmer.published.tables import Settings
 
 __all__ = ["clips_of_dataset", "dataset_labels", "dataset_titles", "media_specs", "stand_in_clips"]
 
-# Every class stays where one subject is left out.
-SYNTHETIC_PEOPLE = 2
+SYNTHETIC_PEOPLE = 2  # every class stays where one subject is left out
 DOMAINS = ("lab", "clinic", "field")
 
 

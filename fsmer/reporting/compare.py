@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare"]
 
-# Clips listed on which the reports disagree.
-MAX_CLIPS = 100
+MAX_CLIPS = 100  # listed ones on which the reports disagree
 TESTS = (
     "Differences are first minus second; interval and p by paired bootstrap over subjects. Right alone: clips that "
     "only the first and only the second gets right by most of their answers, tested by McNemar (exact; it takes clips "
