@@ -19,7 +19,7 @@ from fsmer.io import CHECKSUM, TEXT_BYTES, json_digest, read_bytes
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["Count", "Fraction", "Names", "checked", "parse_json", "plain_value", "read_json", "read_yaml"]
+__all__ = ["Count", "Fraction", "Names", "checked", "entries", "parse_json", "plain_value", "read_json", "read_yaml"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,11 @@ class Words(TypedDict):
     what: str
     remedy: str
     error: NotRequired[type[FsmerError]]
+
+
+def entries(fields: Mapping[str, Any], **options: Any) -> Any:
+    """A schema: a table with these entries; with ``extra_items=Any`` it may have any others too."""
+    return TypedDict("entries", fields, **options)  # type: ignore[operator]
 
 
 def read_json(

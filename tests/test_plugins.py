@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -410,6 +410,28 @@ def test_figures_of_a_metric_from_outside_stand_where_the_others_do(
     assert (again.figures, again.per_seed) == (pooled.figures, pooled.per_seed)
     assert again.metrics == {"errors": __name__}
     assert again.to_dict() == pooled.to_dict()
+
+
+@pytest.mark.usefixtures("clean")
+def test_pages_show_metrics_from_outside_and_comparisons_those_of_all_reports(
+    backbone: TinyBackbone, clips: fsmer.ClipSet
+) -> None:
+    register_metric("errors")(lambda confusion: 1 - confusion.trace() / max(confusion.sum(), 1))
+    report, other = (evaluate("loso", backbone, one, clips=clips, cache=False) for one in ("protonet", "cosine"))
+    value = f"{report.figures['errors']:.4f}"
+    page = report.to_html()
+    assert '<div class="name">errors</div><div class="value">' + value in page
+    assert __name__ in page[page.index('<div class="name">errors') :]
+    both = fsmer.compare(report, other, draws=100)
+    assert ">errors</th>" in both.to_html()
+    assert f"<b>{value}</b>" in both.to_html()
+    assert "errors" in both.markdown().splitlines()[2]
+    assert value in both.markdown()
+    assert f"errors {value}" in str(both)
+    assert [one["errors"] for one in both.to_dict()["reports"]] == [report.figures["errors"], other.figures["errors"]]
+    without = fsmer.compare(report, replace(other, metrics={}), draws=100)
+    assert "errors" not in without.markdown()
+    assert ">errors</th>" not in without.to_html()
 
 
 @pytest.mark.usefixtures("clean")

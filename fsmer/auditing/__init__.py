@@ -39,10 +39,6 @@ def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = 
     near : float
         Correlation from which two maps count as nearly the same, see `near_duplicates`.
 
-    Returns
-    -------
-    Audit
-
     Raises
     ------
     DataError

@@ -8,28 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from fsmer.data.subjects import written_twice
 from fsmer.data.text_tables import path_inside, read_table_text
 from fsmer.errors import DataError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "Audit",
-    "Finding",
-    "Findings",
-    "Table",
-    "check_identities",
-    "check_one_identity",
-    "counts_of",
-    "either",
-    "file_inside",
-    "number",
-    "of_dataset",
-]
+__all__ = ["Audit", "Finding", "Findings", "Table", "check_identities", "check_one_identity", "counts_of", "either"]
+__all__ += ["file_inside", "number", "of_dataset"]
 
 Severity = Literal["serious", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
@@ -42,16 +30,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "dataset": ("dataset", "data_set", "database", "db", "corpus"),
     "subject": ("subject", "subject_id", "subjectid", "sub", "subj", "sub_id", "person", "participant"),
     "label": (
-        "label",
-        "truth",
-        "true",
-        "y_true",
-        "target",
-        "gt",
-        "ground_truth",
-        "emotion",
-        "estimated emotion",
-        "class",
+        *("label", "truth", "true", "y_true", "target", "gt", "ground_truth"),
+        *("emotion", "estimated emotion", "class"),
     ),
     "predicted": ("predicted", "prediction", "pred", "y_pred", "predicted_label", "output"),
     "fold": ("fold", "fold_id", "episode", "cv", "test_fold", "split_id"),
@@ -78,27 +58,14 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the audit found.
+    """One thing that the audit found."""
 
-    Parameters
-    ----------
-    check : str
-        Short name of the check, e.g. ``"subject-on-both-sides"``.
-    severity : {"serious", "warning", "note"}
-        Serious: the figures cannot be trusted, or say other than they claim. Warning: they may be. Note: worth knowing.
-    message : str
-        One sentence in plain language.
-    count : int
-        How many clips, pairs, folds or subjects it concerns.
-    examples : tuple of str
-        Some of them.
-    """
-
-    check: str
+    check: str  # short name of the check, e.g. "subject-on-both-sides"
+    # Serious: the figures cannot be trusted, or say other than they claim. Warning: they may be. Note: worth knowing.
     severity: Severity
-    message: str
-    count: int = 1
-    examples: tuple[str, ...] = ()
+    message: str  # one sentence in plain language
+    count: int = 1  # how many clips, pairs, folds or subjects it concerns
+    examples: tuple[str, ...] = ()  # some of them
 
     def __str__(self) -> str:
         shown = "; ".join(self.examples[:3])
@@ -108,31 +75,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found; see `audit`.
-
-    Parameters
-    ----------
-    path : str
-    kind : {"report", "predictions", "splits", "ststnet", "clips"}
-        What was found there.
-    counts : dict
-        Clips, subjects, folds and the like.
-    findings : tuple of Finding
-        The serious ones first.
-    checks : tuple of str
-        What was looked at, in words.
-    unchecked : tuple of str
-        What could not be looked at, and why.
-    figures : dict
-        Figures computed anew from predictions, by the way they were averaged.
-    """
+    """What an audit found; see `audit`."""
 
     path: str
-    kind: str
-    counts: dict[str, int]
-    findings: tuple[Finding, ...]
-    checks: tuple[str, ...]
-    unchecked: tuple[str, ...] = ()
+    kind: str  # what was found there: a key of KINDS
+    counts: dict[str, int]  # clips, subjects, folds and the like
+    findings: tuple[Finding, ...]  # the serious ones first
+    checks: tuple[str, ...]  # what was looked at, in words
+    unchecked: tuple[str, ...] = ()  # what could not be looked at, and why
+    # Computed anew from predictions, by metric and the way they were averaged.
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
@@ -185,7 +136,6 @@ class Findings:
     def add(
         self, check: str, severity: Severity, message: str, examples: Iterable[object] = (), count: int = 0
     ) -> None:
-        """A finding in a sentence of its own."""
         shown = tuple(map(str, examples))
         self.found.append(Finding(check, severity, message, count or len(shown) or 1, shown[:EXAMPLES]))
 
@@ -209,17 +159,15 @@ class Findings:
         )
 
 
+@dataclass(frozen=True)
 class Table:
     """A CSV table with its columns under their usual names, all cells as text."""
 
-    def __init__(self, frame: pd.DataFrame, header: list[str]) -> None:
-        self.frame = frame
-        self.header = header
+    frame: pd.DataFrame
+    header: list[str]
 
     @classmethod
     def read(cls, path: Path) -> Table:
-        import pandas as pd
-
         text = read_table_text(path)
         try:
             mark = max((",", ";", "\t"), key=text.partition("\n")[0].count)
@@ -305,7 +253,6 @@ def _check_written_subjects(table: pd.DataFrame, out: Findings) -> None:
 
 
 def _check_same_ids(table: pd.DataFrame, out: Findings) -> None:
-    """No clip id in two data sets."""
     if table["dataset"].nunique() < 2:
         return
     out.looked_at("clip ids that occur in two data sets")

@@ -5,30 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from fsmer.auditing.findings import (
-    Audit,
-    Findings,
-    Severity,
-    Table,
-    check_identities,
-    counts_of,
-    either,
-    file_inside,
-    of_dataset,
-)
+from fsmer.auditing import findings
+from fsmer.auditing.findings import Audit, Findings, Severity, Table, either
+from fsmer.data import ClipSet
 from fsmer.data.images import opened_image
 from fsmer.errors import DataError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.data import ClipSet
 
 __all__ = ["NEAR", "Media", "audit_clips", "check_media", "near_duplicates"]
 
@@ -66,15 +56,17 @@ def audit_clips(folder: Path, near: float) -> Audit:
     """Audit a folder of clips: its index, or the saved clip set, and the media."""
     out = Findings()
     if (folder / "clips.json").is_file():
-        from fsmer.data import ClipSet
-
         clips = ClipSet.load(folder)
-        table, media = _table_of(clips), Media.of_clips(clips)
+        columns = {"clip": clips.ids, "dataset": clips.datasets, "subject": clips.subjects}
+        table = pd.DataFrame({name: [str(value) for value in values] for name, values in columns.items()})
+        if clips.table["label"].notna().any():
+            table["label"] = ["" if label is None else str(label) for label in clips.labels]
+        media = Media.of_clips(clips)
     else:
         given = Table.read(folder / "index.csv")
         table = given.frame.assign(dataset=given.frame["dataset"] if "dataset" in given else "")
         _check_index(folder / "index.csv", table, out)
-        places = [file_inside(folder, name) for name in table["file"]] if "file" in table else []
+        places = [findings.file_inside(folder, name) for name in table["file"]] if "file" in table else []
         files = [place for place in places if place is not None]
         there = np.array([place is not None for place in places], dtype=bool)
         out.looked_at("missing files")
@@ -82,25 +74,15 @@ def audit_clips(folder: Path, near: float) -> Audit:
         out.each("missing-file", "serious", table.loc[~there, "file"] if places else (), *lost)
         table = table.loc[there].reset_index(drop=True) if places else table
         media = Media.of_files(files)
-    check_identities(table, out)
+    findings.check_identities(table, out)
     if "subject" in table and "label" in table:
         _check_few_subjects(table, out)
     if len(media):
         check_media(table, media, near, out)
     else:
         out.unchecked.append("the media, since none are there")
-    counts = counts_of(table) | {"clips": len(table), "data sets": table["dataset"].nunique()}
+    counts = findings.counts_of(table) | {"clips": len(table), "data sets": table["dataset"].nunique()}
     return out.result(folder, "clips", counts)
-
-
-def _table_of(clips: ClipSet) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = {"clip": clips.ids, "dataset": clips.datasets, "subject": clips.subjects}
-    table = pd.DataFrame({name: [str(value) for value in values] for name, values in columns.items()})
-    if clips.table["label"].notna().any():
-        table["label"] = ["" if label is None else str(label) for label in clips.labels]
-    return table
 
 
 def _check_index(index: Path, table: pd.DataFrame, out: Findings) -> None:
@@ -119,30 +101,23 @@ def _check_few_subjects(table: pd.DataFrame, out: Findings) -> None:
     people = labelled.drop_duplicates(["label", "dataset", "subject"]).groupby("label", sort=True).size()
     lonely = [str(label) for label, count in people.items() if count < 2]
     if lonely and len(labelled.drop_duplicates(["dataset", "subject"])) > 1:
-        out.add(
-            "class-not-taught",
-            "warning",
-            f"All clips that are {either(lonely)} come from one subject, so a fold that leaves that subject out cannot "
-            "learn it",
-            lonely,
-        )
+        message = f"All clips that are {either(lonely)} come from one subject, so a fold that leaves that subject out "
+        out.add("class-not-taught", "warning", f"{message}cannot learn it", lonely)
 
 
+@dataclass(frozen=True)
 class Media:
     """Fingerprints and digests of media, and what could not be read."""
 
-    def __init__(self, features: NDArray[np.float32], digests: list[str], broken: dict[int, str]) -> None:
-        self.features = features
-        self.digests = digests
-        self.broken = broken
+    features: NDArray[np.float32]
+    digests: list[str]
+    broken: dict[int, str]
 
     def __len__(self) -> int:
         return len(self.digests)
 
     @classmethod
     def of_files(cls, files: Sequence[Path]) -> Media:
-        import cv2
-
         def read(row: int) -> NDArray[np.float32]:
             # Its header is checked first, as a small file may hold a huge picture.
             with opened_image(files[row]):
@@ -172,8 +147,6 @@ class Media:
 
     @classmethod
     def _of(cls, count: int, read: Callable[[int], NDArray[np.float32]]) -> Media:
-        import cv2
-
         features: list[NDArray[np.float32]] = []
         digests: list[str] = []
         broken: dict[int, str] = {}
@@ -243,11 +216,8 @@ def _add_pairs(
         tail += f"; {across_sets:,} across data sets"
     # Nearly the same media of one person may be two expressions of the same kind.
     severity: Severity = "serious" if leaking else "warning"
-    words = [
-        f"{rows[a]['clip']}{of_dataset(rows[a]['dataset'])} and {rows[b]['clip']}{of_dataset(rows[b]['dataset'])}"
-        + ("" if correlation == 1 else f" ({correlation:.3f})")
-        for a, b, correlation in pairs
-    ]
+    names = [f"{row['clip']}{findings.of_dataset(row['dataset'])}" for row in rows]
+    words = [f"{names[a]} and {names[b]}" + ("" if near == 1 else f" ({near:.3f})") for a, b, near in pairs]
     out.each(check, severity, words, "pair of clips shows", "pairs of clips show", f"{what}{tail}")
     if "label" in table:
         unlike = [
@@ -277,8 +247,6 @@ def _crossing(pairs: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], side
 
 def _fingerprint(medium: NDArray[Any]) -> NDArray[np.float32]:
     """A map (channels, height, width) as one row of length 1; all zeros where it does not vary."""
-    import cv2
-
     values = np.ascontiguousarray(np.asarray(medium, dtype=np.float32).transpose(1, 2, 0))
     cells = cv2.resize(values, (GRID, GRID), interpolation=cv2.INTER_AREA).reshape(GRID * GRID, -1)
     cells = cells - cells.mean(axis=0)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from fsmer.auditing.findings import Audit, Findings, Table, check_identities, counts_of, either, number, of_dataset
 from fsmer.data.schemes import canonical_dataset
+from fsmer.episodic.protocol import Protocol
 from fsmer.errors import DataError, FsmerError
-from fsmer.evaluation.metrics import METRICS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.evaluation.report import Report
+from fsmer.evaluation.metrics import METRICS, confusion_matrix, score_confusion
+from fsmer.evaluation.report import Report
+from fsmer.evaluation.report_file import altered_files, unsound_rows
+from fsmer.plugins import METHODS, outside_origin
+from fsmer.reporting.statistics import seed_summary
 
 __all__ = ["Claim", "audit_predictions", "audit_report", "read_claims"]
 
@@ -35,10 +35,6 @@ class Claim:
 
 def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     """Audit a folder that `fsmer.evaluate` wrote."""
-    from fsmer.evaluation.report import Report
-    from fsmer.evaluation.report_file import altered_files
-    from fsmer.reporting.statistics import seed_summary
-
     # As it is: what is wrong with the tables is what is looked for.
     report = Report.load(folder, check=False)
     out = Findings()
@@ -65,8 +61,13 @@ def audit_report(folder: Path, claimed: Mapping[str, Claim]) -> Audit:
     _check_probabilities(report, out)
     _check_protocol(report, out)
     figures = _recomputed(table, report.classes) if pooled else {}
-    if pooled:
-        _check_people_of_folds(report, out)
+    kind = report.protocol["settings"].get("kind")
+    if pooled and kind in ("loso", "cde"):
+        _check_spread_people(table, out)
+    elif pooled:
+        out.unchecked.append(
+            f"which clips each fold learnt from: a report of a {kind} protocol lists only those that it judged"
+        )
     own = {name: one.mean for name, one in seed_summary(report).items()}
     _check_figures(report, own, figures, out)
     _check_claims(claimed, figures or {name: {"mean over episodes": own[name]} for name in own}, out)
@@ -126,8 +127,6 @@ def _check_selection(report: Report, out: Findings) -> None:
 
 
 def _check_isolation(report: Report, out: Findings) -> None:
-    from fsmer.plugins import METHODS, outside_origin
-
     out.looked_at("whether code from outside could remember one fold in the next")
     outside = report.run.get("from_outside")
     if outside is None:
@@ -136,21 +135,17 @@ def _check_isolation(report: Report, out: Findings) -> None:
         own = name in METHODS and not outside_origin(METHODS, METHODS[name])
         outside = [] if own else [f"the method {name!r}"]
     if report.method.get("batched"):
-        out.add(
-            "not-isolated",
-            "note",
+        message = (
             "A method from outside fsmer declares that its episodes may be solved together (batched), and is trusted: "
-            "what it keeps of one episode could answer another; evaluate without the declaration to exclude that",
-            [f"the method {report.method['name']!r}"],
+            "what it keeps of one episode could answer another; evaluate without the declaration to exclude that"
         )
+        out.add("not-isolated", "note", message, [f"the method {report.method['name']!r}"])
     elif outside and report.isolation == "none":
-        out.add(
-            "not-isolated",
-            "note",
+        message = (
             "Code from outside fsmer was fitted and asked without isolation, so what it remembers of the labels of one "
-            "fold could answer the next; evaluate with isolate='process' (--isolate process) to exclude that",
-            outside,
+            "fold could answer the next; evaluate with isolate='process' (--isolate process) to exclude that"
         )
+        out.add("not-isolated", "note", message, outside)
 
 
 def _check_same_answers(table: pd.DataFrame, out: Findings, pooled: bool) -> None:
@@ -177,12 +172,9 @@ def _check_completeness(report: Report, out: Findings) -> None:
         out.add("missing-seed", "serious", "The report and its predictions name other seeds", gone)
     rows, wanted = len(report.episodes), counts["episodes"] * len(told)
     if rows != wanted:
-        out.add(
-            "missing-episode",
-            "serious",
-            f"episodes.csv has {number(rows, 'row', 'rows')}, but the folds and seeds of the report make {wanted:,}",
-            count=abs(wanted - rows),
-        )
+        held = number(rows, "row", "rows")
+        message = f"episodes.csv has {held}, but the folds and seeds of the report make {wanted:,}"
+        out.add("missing-episode", "serious", message, count=abs(wanted - rows))
     listed = report.episodes[["episode", "name", "clips"]].drop_duplicates("episode")
     asked = listed[listed["clips"] > 0]
     for seed, part in seeds:
@@ -202,12 +194,9 @@ def _check_completeness(report: Report, out: Findings) -> None:
     out.each("empty-fold", "warning", empty["name"], "fold judges", "folds judge", "no clip")
     clips = len(table.drop_duplicates(["dataset", "clip"]))
     if clips != counts["clips"]:
-        out.add(
-            "missing-clip",
-            "serious",
-            f"The report tells of {number(counts['clips'], 'clip', 'clips')}, but predictions are there of {clips:,}",
-            count=abs(clips - counts["clips"]),
-        )
+        told_of = number(counts["clips"], "clip", "clips")
+        message = f"The report tells of {told_of}, but predictions are there of {clips:,}"
+        out.add("missing-clip", "serious", message, count=abs(clips - counts["clips"]))
 
 
 def _check_classes(table: pd.DataFrame, classes: Sequence[str], out: Findings, pooled: bool) -> None:
@@ -215,13 +204,9 @@ def _check_classes(table: pd.DataFrame, classes: Sequence[str], out: Findings, p
     held = set(table["label"])
     absent = [name for name in classes if name not in held]
     if absent:
-        out.add(
-            "class-absent",
-            "warning",
-            f"No judged clip is {either(absent)}, so {'its' if len(absent) == 1 else 'their'} F1 and recall count as 0 "
-            "in UF1 and UAR",
-            absent,
-        )
+        whose = "its" if len(absent) == 1 else "their"
+        message = f"No judged clip is {either(absent)}, so {whose} F1 and recall count as 0 in UF1 and UAR"
+        out.add("class-absent", "warning", message, absent)
     if not pooled:
         return
     once = table.drop_duplicates(["episode", "dataset", "clip"])
@@ -239,7 +224,7 @@ def _check_probabilities(report: Report, out: Findings) -> None:
     if any(name not in report.predictions for name in columns):
         return
     out.looked_at("answers against their probabilities")
-    unsound = report.predictions.loc[report.unsound_rows(), "clip"]
+    unsound = report.predictions.loc[unsound_rows(report), "clip"]
     rest = "probabilities that are not from 0 to 1 with the sum 1"
     out.each("no-probability", "serious", unsound, "answer has", "answers have", rest)
     values = report.predictions[columns].to_numpy(dtype=np.float64)
@@ -254,8 +239,6 @@ def _check_probabilities(report: Report, out: Findings) -> None:
 
 
 def _check_protocol(report: Report, out: Findings) -> None:
-    from fsmer.episodic.protocol import Protocol
-
     out.looked_at("the protocol's hash")
     settings = report.protocol["settings"]
     try:
@@ -264,19 +247,13 @@ def _check_protocol(report: Report, out: Findings) -> None:
         out.add("protocol-unknown", "warning", f"This version cannot make the report's protocol again: {error}")
         return
     if now != report.protocol["hash"]:
-        out.add(
-            "protocol-changed",
-            "warning",
-            f"The report's protocol has the hash {report.protocol['hash']}, but its settings give {now} today: "
-            "they, a label scheme or the version changed since the run",
-        )
+        message = f"The report's protocol has the hash {report.protocol['hash']}, but its settings give {now} today: "
+        message += "they, a label scheme or the version changed since the run"
+        out.add("protocol-changed", "warning", message)
     if settings.get("kind") in ("kshot", "source_target") and not settings["params"].get("subject_disjoint"):
-        out.add(
-            "support-and-query-share-people",
-            "warning",
-            "Support and query clips of an episode may show the same person (subject_disjoint is off), so the figures "
-            "are for people of whom some clips are known",
-        )
+        message = "Support and query clips of an episode may show the same person (subject_disjoint is off), so the "
+        message += "figures are for people of whom some clips are known"
+        out.add("support-and-query-share-people", "warning", message)
     if settings.get("kind") != "holdout":
         return
     judged = sorted(report.predictions["dataset"].unique())
@@ -286,23 +263,10 @@ def _check_protocol(report: Report, out: Findings) -> None:
         for side in ("train", "test")
     ]
     if all(parts) and len(parts[0] | parts[1]) > 1:
-        out.add(
-            "subject-on-both-sides",
-            "warning",
-            "The parts of SMIC show the same people, so people of the test side were learnt from, as the CDMER "
-            "benchmark has it",
-            [f"{'+'.join(sorted(parts[0]))} and {'+'.join(sorted(parts[1]))}"],
-        )
-
-
-def _check_people_of_folds(report: Report, out: Findings) -> None:
-    kind = report.protocol["settings"].get("kind")
-    if kind in ("loso", "cde"):
-        _check_spread_people(report.predictions, out)
-    else:
-        out.unchecked.append(
-            f"which clips each fold learnt from: a report of a {kind} protocol lists only those that it judged"
-        )
+        message = "The parts of SMIC show the same people, so people of the test side were learnt from, as the CDMER "
+        message += "benchmark has it"
+        words = f"{'+'.join(sorted(parts[0]))} and {'+'.join(sorted(parts[1]))}"
+        out.add("subject-on-both-sides", "warning", message, [words])
 
 
 def _check_spread_people(table: pd.DataFrame, out: Findings) -> None:
@@ -331,8 +295,6 @@ def _recomputed(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[s
 
 
 def _ways(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    from fsmer.evaluation.metrics import confusion_matrix, score_confusion
-
     code = {name: place for place, name in enumerate(classes)}
     truth, answer = (table[name].map(code).to_numpy(dtype=np.int64) for name in ("label", "predicted"))
     folds, fold = np.unique(table["episode"].to_numpy(), return_inverse=True)

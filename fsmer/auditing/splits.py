@@ -6,29 +6,16 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from fsmer.auditing.findings import (
-    Audit,
-    Findings,
-    Severity,
-    Table,
-    check_identities,
-    check_one_identity,
-    counts_of,
-    file_inside,
-    number,
-    of_dataset,
-)
+from fsmer.auditing import findings
+from fsmer.auditing.findings import Audit, Findings, Severity, Table, number
 from fsmer.auditing.media import Media, check_media
 from fsmer.data.ststnet_release import IMAGE_ENDINGS, STSTNET_DATASETS, STSTNET_FOLDER, STSTNET_LABELS
 from fsmer.errors import DataError
 from fsmer.io import file_digest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["audit_splits", "audit_ststnet"]
 
@@ -44,8 +31,6 @@ _SIDE_PAIRS: tuple[tuple[str, str, Severity], ...] = (
 
 def audit_splits(path: Path, given: Table, near: float) -> Audit:
     """Audit a table that deals clips to folds or to training and test sides."""
-    import pandas as pd
-
     out = Findings()
     table = given.frame.assign(dataset=given.frame["dataset"] if "dataset" in given else "")
     if "fold" not in table:
@@ -76,21 +61,21 @@ def audit_splits(path: Path, given: Table, near: float) -> Audit:
     _check_both_sides(whole, "clip", out)
     if "subject" in whole:
         _check_both_sides(whole, "subject", out)
-    check_identities(whole, out)
+    findings.check_identities(whole, out)
     if "label" in whole:
         _check_taught(whole, out)
     else:
         out.unchecked.append("labels, since the table has no column for them")
     _check_tested_once(whole, out, explicit="side" in given)
     files = table.drop_duplicates(["dataset", "clip"]) if "file" in table else table[:0]
-    places = [file_inside(path.parent, name) for name in files["file"]] if len(files) else []
+    places = [findings.file_inside(path.parent, name) for name in files["file"]] if len(files) else []
     there = [place for place in places if place is not None]
     if there and len(there) == len(places):
         media = Media.of_files(there)
         check_media(files, media, near, out, sides=whole)
     else:
         out.unchecked.append("the media, since the table does not name files beside or below it")
-    return out.result(path, "splits", counts_of(whole) | {"folds": whole["fold"].nunique()})
+    return out.result(path, "splits", findings.counts_of(whole) | {"folds": whole["fold"].nunique()})
 
 
 def _check_sides(table: pd.DataFrame, out: Findings) -> None:
@@ -116,7 +101,7 @@ def _check_both_sides(table: pd.DataFrame, what: str, out: Findings) -> None:
             here = number(len({key[1:] for key in both}), f"{what} is", f"{what}s are")
             folds = f"{len({key[0] for key in both}):,} of {table['fold'].nunique():,} folds"
             message = f"{here} on the {first} and the {second} side of the same fold (in {folds})"
-            words = [f"{name}{of_dataset(dataset)} in fold {fold}" for fold, dataset, name in both]
+            words = [f"{name}{findings.of_dataset(dataset)} in fold {fold}" for fold, dataset, name in both]
             out.add(f"{what}-on-both-sides", severity, message, words)
 
 
@@ -161,8 +146,6 @@ def _check_tested_once(table: pd.DataFrame, out: Findings, explicit: bool) -> No
 
 def audit_ststnet(folder: Path, near: float) -> Audit:
     """Audit folders ``<subject>/u_train|u_test/<label>`` of maps."""
-    import pandas as pd
-
     root = folder / STSTNET_FOLDER if (folder / STSTNET_FOLDER).is_dir() else folder
     out = Findings()
     people = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -213,7 +196,7 @@ def audit_ststnet(folder: Path, near: float) -> Audit:
     rest = "learnt from but on nobody's test side, so a subject is missing"
     out.each("never-tested", "warning", stray, "clip is", "clips are", rest)
     _check_ststnet_gaps(table, owner, out)
-    check_one_identity(table[["dataset", "clip", "label"]], out)
+    findings.check_one_identity(table[["dataset", "clip", "label"]], out)
     _check_taught(table, out)
     _check_copies(table, out)
     # One file a clip is enough to compare clips; copies of it were compared byte by byte.
@@ -236,7 +219,6 @@ def _check_ststnet_gaps(table: pd.DataFrame, owner: Mapping[str, str], out: Find
 
 
 def _check_copies(table: pd.DataFrame, out: Findings) -> None:
-    """Copies of a clip must hold the same bytes."""
     out.looked_at("copies of a clip that differ")
     try:
         table = table.assign(digest=[file_digest(name) for name in table["file"]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,10 +18,6 @@ from fsmer.cli.show import plain_table
 from fsmer.errors import DataError
 from fsmer.io import atomic_path, check_writable
 from fsmer.text import write_csv
-
-if TYPE_CHECKING:
-    pass
-
 
 EXIT_NO_FACE = 2
 

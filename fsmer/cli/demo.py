@@ -12,7 +12,7 @@ from fsmer.drawing import flow_figure, save_figure
 from fsmer.evaluation.evaluate import evaluate
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.report_tables import show_figure
-from fsmer.evaluation.run_options import Progress
+from fsmer.evaluation.setup import Progress
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.plots import methods_figure
 from fsmer.text import markdown
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DemoResult", "run_demo"]
 
-PROTOCOL = "synthetic-source-target"
-# Query clips in the picture.
-SHOWN = 6
+SHOWN = 6  # query clips in the picture
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class DemoResult:
     files: dict[str, Path]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return {
             "source": self.source,
             "target": self.target,
@@ -53,7 +50,6 @@ class DemoResult:
         }
 
     def markdown(self) -> str:
-        """The table of methods as a Markdown page."""
         some = next(iter(self.reports.values()))
         lines = [
             f"# 5-shot on the synthetic domain {markdown(self.target)}, source {markdown(self.source)}\n",
@@ -77,7 +73,7 @@ def run_demo(out: Path, model: str, *, seed: int, episodes: int, progress: Progr
     files = {key: out / name for key, name in (names | {"recognizer": "recognizer"}).items()}
     check_writable(out)
     backbone = load_model(model)
-    protocol = load_protocol(PROTOCOL, episodes=episodes, seed=seed)
+    protocol = load_protocol("synthetic-source-target", episodes=episodes, seed=seed)
     clips = protocol.make_clips(specs=backbone.input_specs)
     reports = {}
     for one in list_methods():
@@ -105,7 +101,6 @@ def run_demo(out: Path, model: str, *, seed: int, episodes: int, progress: Progr
 
 
 def _answers(recognizer: Recognizer, asked: ClipSet) -> tuple[Any, str]:
-    """A picture of some clips with their answers, and one of the answers in words."""
     codes = asked.codes(tuple(map(str, recognizer.classes_)))
     # The first clips of every class in turn.
     order = np.argsort(np.concatenate([np.arange((codes == code).sum()) for code in np.unique(codes)]), kind="stable")

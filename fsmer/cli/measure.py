@@ -15,7 +15,7 @@ from fsmer.cli.app import command, command_line
 from fsmer.cli.console import Console, complain, say, say_json
 from fsmer.cli.options import optional
 from fsmer.cli.progress import shown_progress
-from fsmer.cli.show import methods_table, mmd_text, plain_table, print_bench, show_report
+from fsmer.cli.show import methods_table, plain_table, print_bench, show_report
 
 
 @command("fsmer evaluate kshot --way 3 --shot 5 --episodes 1000 --data DIR --model facs-flow --method cosine --out OUT")
@@ -67,12 +67,8 @@ def evaluate(
     from fsmer.evaluation.initial_weights import InitialWeights
     from fsmer.evaluation.predictions import PAGE_FILE
 
-    asked = {
-        "way": way,
-        "shot": shot,
-        "query": int(query) if query and query.isdecimal() else query,
-        "episodes": episodes,
-    }
+    queries = int(query) if query and query.isdecimal() else query
+    asked = {"way": way, "shot": shot, "query": queries, "episodes": episodes}
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
     solver = options.method_of(method, [*param, *(["train_backbone=true"] if train_backbone else [])])
     start = InitialWeights.of(model, solver, options.json_pairs(argument, "--argument"), device)
@@ -180,7 +176,8 @@ def mmd(
         seed=seed,
     )
     names = (Path(a).name + (f" ({where_a})" if where_a else ""), Path(b).name + (f" ({where_b})" if where_b else ""))
-    save_figure(domains_figure(*embeddings, names=names, title=f"{backbone.name}: {mmd_text(result)}"), out)
+    chance = "" if result.p_value is None else f", p = {result.p_value:.3g}"
+    save_figure(domains_figure(*embeddings, names=names, title=f"{backbone.name}: MMD {result.value:.4f}{chance}"), out)
     if as_json:
         return say_json(result.to_dict() | {"a": a, "b": b, "model": model, "picture": str(out)})
     Console().print(str(result))

@@ -80,13 +80,16 @@ def show_report(report: Report, out: Path | None, as_json: bool) -> None:
 
 def methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
     """Figures of reports side by side, the highest UF1 first."""
-    table = plain_table(head, "UF1", "UAR", "Acc")
+    from fsmer.evaluation.report_tables import shared
+
+    metrics = shared(reports.values())
+    table = plain_table(head, "UF1", "UAR", "Acc", *metrics[len(SHOWN) :])
     for name, report in sorted(reports.items(), key=lambda item: -item[1].uf1):
-        table.add_row(name, *_figures(report.figures))
+        table.add_row(name, *_figures(report.figures, metrics))
     return table
 
 
-def _figures(figures: Mapping[str, Any], metrics: Sequence[str] = SHOWN) -> list[str]:
+def _figures(figures: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     """Figures with intervals, short enough for a terminal of 80 columns: ``0.842 [.839, .845]``."""
     cells = []
     for metric in metrics:
@@ -108,9 +111,3 @@ def plain_table(*headers: str) -> Table:
 def losses_text(losses: Mapping[str, float]) -> str:
     """Losses by name on one line."""
     return " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-
-
-def mmd_text(result: Any) -> str:
-    """A discrepancy and its p-value on one line."""
-    chance = "" if result.p_value is None else f", p = {result.p_value:.3g}"
-    return f"MMD {result.value:.4f}{chance}"

@@ -14,14 +14,5 @@ from fsmer.evaluation.metrics import (
 )
 from fsmer.evaluation.report import Report
 
-__all__ = [
-    "METRICS",
-    "Report",
-    "bootstrap_interval",
-    "confusion_matrix",
-    "evaluate",
-    "mean_interval",
-    "register_metric",
-    "score",
-    "score_confusion",
-]
+__all__ = ["METRICS", "Report", "bootstrap_interval", "confusion_matrix", "evaluate", "mean_interval"]
+__all__ += ["register_metric", "score", "score_confusion"]

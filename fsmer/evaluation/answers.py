@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.data import ClipSet
+from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.shuffles import query_orders
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Processes
@@ -23,10 +25,6 @@ from fsmer.transfer import Method
 from fsmer.transfer.method import solves_together
 from fsmer.transfer.recognizer import check_answers
 from fsmer.transfer.source_model import SourceModel
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-    from fsmer.episodic.episodes import Episodes
 
 __all__ = ["EpisodeTask", "Fold", "put_back"]
 
@@ -42,14 +40,11 @@ class EpisodeTask:
     model: SourceModel
     clips: ClipSet
     episodes: Episodes
-    # Of the orders in which queries are handed over.
-    query_seed: int
-    # Where every fold has a process of its own.
-    processes: Processes | None
+    query_seed: int  # of the orders in which queries are handed over
+    processes: Processes | None  # where every fold has a process of its own
 
     @property
     def method(self) -> Method:
-        """The method."""
         return self.training.method
 
     @property
@@ -66,12 +61,10 @@ class EpisodeTask:
         return self.clips[rows].isolated(labelled=labelled, in_memory=not self.trusted or self.processes is not None)
 
     def query(self, number: int) -> ClipSet:
-        """The queries of an episode as they are handed over."""
         query = self.episodes[number].query
         return self.isolated(query[query_orders(self.query_seed, [number], len(query))[0]], labelled=False)
 
     def fold(self, number: int) -> Fold:
-        """All that learning one fold and answering its queries takes."""
         episode = self.episodes[number]
         support = self.isolated(episode.support)
         return *self.learner(), support, self.query(number), episode.classes, self.training.checkpoint_steps
@@ -85,16 +78,9 @@ class EpisodeTask:
         columns = np.array([[self.episodes.classes.index(name) for name in classes]])
         return self.results(number, (episode.name,), columns, owner, episode.query, put_back(answers[None], order)[0])
 
-    def checked(
-        self,
-        answers: NDArray[np.float32],
-        way: int,
-        episodes: Sequence[str],
-        owner: NDArray[np.int64],
-        order: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.float32]:
-        """The answers, if they are probabilities; see `check_answers`."""
-        return check_answers(answers, way, f"the method {self.method.name!r}", episodes, owner, order)
+    def checked(self, answers: NDArray[np.float32], way: int, *where: Any) -> NDArray[np.float32]:
+        """The answers, if they are probabilities; episodes, owner and order are `where`, as for `check_answers`."""
+        return check_answers(answers, way, f"the method {self.method.name!r}", *where)
 
     def results(
         self,

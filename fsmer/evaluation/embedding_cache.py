@@ -19,7 +19,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,10 +29,8 @@ from fsmer.array_files import map_array
 from fsmer.backbones import Backbone, check_clips, embed, model_hash, read_inputs
 from fsmer.backbones.embedding import batch_of
 from fsmer.caches import cache_place
+from fsmer.data import ClipSet
 from fsmer.io import atomic_path, digest, file_digest, remove_unfinished
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["as_folder", "cache_folder", "clear_cache", "content_ids", "embed_cached"]
 
@@ -59,13 +56,7 @@ def as_folder(asked: bool | str | os.PathLike[str]) -> Path | None:
 
 
 def clear_cache(folder: str | os.PathLike[str] | None = None) -> int:
-    """Remove all kept embeddings and return how many bytes that freed.
-
-    Parameters
-    ----------
-    folder : path, optional
-        Default `cache_folder`.
-    """
+    """Remove all kept embeddings (default those in `cache_folder`) and return how many bytes that freed."""
     place = cache_folder() if folder is None else Path(folder)
     if place is None or not place.is_dir():
         return 0
@@ -75,12 +66,9 @@ def clear_cache(folder: str | os.PathLike[str] | None = None) -> int:
 
 
 def content_ids(backbone: Backbone, clips: ClipSet, *, progress: Progress | None = None) -> Ids:
-    """Hash of what the backbone reads of every clip, uint8 of shape (N, 16); the media are read once, batch by batch.
+    """Hash of what the backbone reads of every clip, uint8 of shape (N, 16); errors as for `fsmer.embed`.
 
-    Raises
-    ------
-    SpecMismatchError, MediaError
-        As for `fsmer.embed`.
+    The media are read once, batch by batch.
     """
     check_clips(backbone, clips)
     ids = np.zeros((len(clips), ID_BYTES), np.uint8)
@@ -98,23 +86,11 @@ def embed_cached(
     folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Ids]:
-    """Embeddings as `fsmer.embed` gives them, from the cache where it has them, and the content ids of the clips.
+    """Embeddings (N, embed_dim) as `fsmer.embed` gives them, from the cache where it has them, and `content_ids`.
 
-    Every clip's media are read once, for its id and for the network alike. Several processes may work on one folder:
-    each writes files of its own, and a file is whole or not there.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    clips : ClipSet
-    folder : path, optional
-        Where embeddings are kept; ``None`` keeps none.
-    progress : callable, optional
-        Called with (clips done, clips in all).
-
-    Returns
-    -------
-    Tensor of shape (N, embed_dim), uint8 array of shape (N, 16)
+    Every clip's media are read once, for its id and for the network alike. Several processes may work on one `folder`
+    (``None`` keeps nothing): each writes files of its own, and a file is whole or not there. `progress` is called with
+    (clips done, clips in all).
     """
     check_clips(backbone, clips)
     kept = None if folder is None else _KeptEmbeddings(Path(folder), backbone)

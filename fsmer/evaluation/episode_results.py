@@ -28,13 +28,10 @@ PART_BYTES = 16 << 30
 class EpisodeResults:
     """Answers of some episodes."""
 
-    # Which episodes, each once, (E,).
-    numbers: NDArray[np.int64]
+    numbers: NDArray[np.int64]  # which episodes, each once, (E,)
     names: tuple[str, ...]
-    # The classes that each episode is about, (E, C).
-    among: NDArray[np.bool_]
-    # One episode after the other.
-    predictions: Predictions
+    among: NDArray[np.bool_]  # the classes that each episode is about, (E, C)
+    predictions: Predictions  # one episode after the other
 
     @classmethod
     def joined(cls, parts: Sequence[EpisodeResults]) -> EpisodeResults:
@@ -150,7 +147,6 @@ class FinishedEpisodes:
         self._take(self._new[step], step, part)
 
     def write(self) -> None:
-        """Write what was added."""
         for step, new in self._new.items():
             if new:
                 joined = self._stores[step].write(new) if step in self._stores else EpisodeResults.joined(new)
@@ -159,15 +155,12 @@ class FinishedEpisodes:
 
     def missing(self) -> NDArray[np.bool_]:
         """Which wanted episodes are not finished at every step."""
-        found: NDArray[np.bool_] = np.logical_or.reduce(list(self._missing.values()))
-        return found
+        return np.asarray(np.stack(list(self._missing.values())).any(axis=0))
 
     def count(self) -> int:
-        """How many wanted episodes are finished at every step."""
         return self._wanted - int(self.missing().sum())
 
     def joined(self) -> dict[int, EpisodeResults]:
-        """All of them, by checkpoint step."""
         return {step: EpisodeResults.joined(held) for step, held in self._held.items()}
 
 

@@ -22,24 +22,19 @@ import torch
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone
 from fsmer.backbones.base import check_weights
+from fsmer.data import ClipSet
+from fsmer.episodic import Protocol
 from fsmer.errors import DataError, MediaError
+from fsmer.evaluation import setup
 from fsmer.evaluation.embedding_cache import as_folder, content_ids
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.predictions import REPORT_FILE
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_folder import RunFolder
-from fsmer.evaluation.run_options import Progress, RunOptions, no_progress
 from fsmer.evaluation.run_report import run_account, run_report
 from fsmer.evaluation.seed_runs import SeedRuns
 from fsmer.evaluation.selection import Rule, plan_grid
-from fsmer.evaluation.setup import (
-    Evaluation,
-    check_size,
-    method_for_weights,
-    method_seeds,
-    prepared_clips,
-    resolved_protocol,
-)
+from fsmer.evaluation.setup import Evaluation, Progress, RunOptions, no_progress
 from fsmer.io import check_writable
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.adapt import described
@@ -47,9 +42,6 @@ from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
-
-    from fsmer.data import ClipSet
-    from fsmer.episodic import Protocol
 
 __all__ = ["evaluate"]
 
@@ -141,10 +133,6 @@ def evaluate(
     call : str, optional
         What the report names as its origin, such as a command line; default this call.
 
-    Returns
-    -------
-    Report
-
     Raises
     ------
     ProtocolError
@@ -184,23 +172,22 @@ def evaluate(
         resume=resume,
         overwrite=overwrite,
     )
-    # Protocol, method and weights.
-    chosen = resolved_protocol(protocol, seed)
+    chosen = setup.resolved_protocol(protocol, seed)
     solver = load_method(method)
-    numbers = method_seeds(solver, seeds)
+    numbers = setup.method_seeds(solver, seeds)
     start = InitialWeights.of(model, solver, arguments, device)
     if solver.keeps_backbone and jobs not in (None, 1, "auto"):
-        _warn(f"jobs={jobs} has no effect: {solver.name!r} keeps the network as it is and trains nothing in the folds.")
+        idle = f"jobs={jobs} has no effect: {solver.name!r} keeps the network as it is and trains nothing in the folds."
+        warnings.warn(idle, stacklevel=3)  # beyond this function and what wraps it
     backbone = start.backbone(numbers[0])
     check_weights(backbone)
-    # Clips and episodes.
-    clips = prepared_clips(chosen, clips, backbone)
+    clips = setup.prepared_clips(chosen, clips, backbone)
     episodes = chosen.split(clips)
-    check_size(chosen, episodes)
+    setup.check_size(chosen, episodes)
     # What is trained, and the values to choose from.
-    solver, note = method_for_weights(start, solver, grid, has_source=episodes.source is not None)
+    solver, note = setup.method_for_weights(start, solver, grid, has_source=episodes.source is not None)
     if note:
-        _warn(note)
+        warnings.warn(note, stacklevel=3)
     described(SourceModel.wrap(backbone), descriptions or {})
     trainings, points = plan_grid(solver, backbone, select, grid)
     drawn, words = int(chosen.params.get("seed", seed or 0)), dict(descriptions or {})
@@ -226,7 +213,6 @@ def evaluate(
                 report = Report.load(options.out)
                 folder.finalize()
                 return report
-    # Episodes, seed by seed.
     try:
         results = {number: runs.solve(number) for number in numbers}
     except BaseException as error:
@@ -238,7 +224,6 @@ def evaluate(
         raise
     finally:
         runs.end()
-    # The report.
     report = run_report(evaluation, results, options, note)
     run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": runs.resumed}
     report = replace(report, run=run)
@@ -246,8 +231,3 @@ def evaluate(
         with folder.replacing():
             report.save(folder.folder)
     return report
-
-
-def _warn(text: str) -> None:
-    # Beyond this function, `evaluate` and what wraps it.
-    warnings.warn(text, stacklevel=4)

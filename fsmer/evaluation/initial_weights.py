@@ -18,29 +18,17 @@ from fsmer.errors import UnknownNameError, WeightsError
 from fsmer.resources import resource_folder
 from fsmer.transfer import Method
 
-__all__ = [
-    "InitialWeights",
-]
+__all__ = ["InitialWeights"]
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Where learning starts: one backbone for all seeds, or fresh weights by seed.
+    """Where learning starts: one backbone for all seeds, or fresh weights by seed."""
 
-    Parameters
-    ----------
-    given : Backbone or None
-        The one backbone; ``None``: fresh weights.
-    name, arguments
-        Of the backbone whose weights are drawn.
-    device : torch.device
-        Where fresh weights go.
-    """
-
-    given: Backbone | None
+    given: Backbone | None  # None: fresh weights, of the backbone with this name and these arguments
     name: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where fresh weights go
 
     @classmethod
     def of(
@@ -50,13 +38,7 @@ class InitialWeights:
         arguments: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
     ) -> InitialWeights:
-        """Load what `evaluate` was given as its model.
-
-        Raises
-        ------
-        UnknownNameError, WeightsError, DeviceError
-            As for `evaluate`.
-        """
+        """Load what `evaluate` was given as its model; errors as there."""
         if device is not None:
             where = as_device(device)
             start = cls.of(model, method, arguments)
@@ -92,13 +74,11 @@ class InitialWeights:
         return cls(None, name, dict(arguments or {}))
 
     def backbone(self, seed: int) -> Backbone:
-        """The backbone that this seed starts from."""
         if self.given is not None:
             return self.given
         return fresh_model(self.name, seed, dict(self.arguments)).eval().to(self.device)
 
     def describe(self) -> str:
-        """Name and weights in words."""
         weights = () if self.given is None else self.given.parameters()
         device = next((one.device for one in weights), self.device)
         # The arithmetic of another device gives other digits.

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO, TypeVar
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,8 +41,7 @@ FORKS = hasattr(os, "fork") and sys.platform != "darwin"
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from fsmer.evaluation.isolated import serve; serve()"
 # What calls would else load anew each: torch does so with the first optimiser, which takes seconds.
 PRELOADED = ("fsmer.data", "torch._dynamo")
-# Bytes of a length.
-LENGTH = 8
+LENGTH = 8  # bytes of a length
 # Seconds between checks on a call that sends nothing, and how long a process may take to end.
 PATIENCE = 1.0
 
@@ -69,28 +69,12 @@ class Processes:
         return (_of_worker, ())
 
     def call(self, function: Callable[..., Iterable[Answer]], *args: Any, threads: int, about: str) -> list[Answer]:
-        """What ``function(*args)`` gives in a process of its own.
+        """What ``function(*args)``, a function of fsmer on what can be pickled, gives in a process of its own.
 
-        Parameters
-        ----------
-        function : callable
-            Of a module of fsmer.
-        *args
-            What can be pickled. Modules that their classes come from are loaded before the process begins.
-        threads : int
-            How many threads torch may take.
-        about : str
-            What the call is about, for messages.
-
-        Raises
-        ------
-        FsmerError
-            An argument cannot be sent to a process, or that ended without an answer (`ProcessEnded`).
-        Exception
-            What the function raised, as the same type where that is loaded here.
+        Modules that classes of `args` come from are loaded before it begins; `threads` is how many torch may take,
+        `about` what it is about in messages. An error is raised as the same type where that is loaded here;
+        `FsmerError` where an argument cannot be sent, `ProcessEnded` where the process ended without an answer.
         """
-        import cloudpickle  # type: ignore[import-untyped]
-
         try:
             task = cloudpickle.dumps((function, args))
         except Exception as error:
@@ -118,7 +102,6 @@ class Processes:
         return _read(answer, about)
 
     def end(self) -> None:
-        """End all processes, those that are at a call too."""
         for server in tuple(self._all):
             self._end(server)
 
@@ -153,7 +136,6 @@ class _Server:
         return _receive(self.answers) or b""
 
     def end(self) -> None:
-        """End the process and the call that it is at."""
         with contextlib.suppress(OSError):
             self.tasks.close()
         try:
@@ -207,9 +189,6 @@ def _class_of(reply: dict[str, Any], base: type[T]) -> type[T] | None:
     for name in reply["name"].split("."):
         kind = getattr(kind, name, None)
     return kind if isinstance(kind, type) and issubclass(kind, base) else None
-
-
-# ---- on the other side
 
 
 def serve() -> None:

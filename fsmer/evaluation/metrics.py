@@ -23,20 +23,8 @@ from fsmer.errors import DataError, PluginError
 from fsmer.plugins import METRICS as REGISTRY
 from fsmer.plugins import plugin_entry
 
-__all__ = [
-    "METRICS",
-    "Scores",
-    "bootstrap_interval",
-    "confusion_matrix",
-    "drawn_subjects",
-    "mean_interval",
-    "metric_names",
-    "metric_plugins",
-    "percentile_interval",
-    "register_metric",
-    "score",
-    "score_confusion",
-]
+__all__ = ["METRICS", "Scores", "bootstrap_interval", "confusion_matrix", "drawn_subjects", "mean_interval"]
+__all__ += ["metric_names", "metric_plugins", "percentile_interval", "register_metric", "score", "score_confusion"]
 
 # Names of the figures that every report gives, in the order in which they are shown; plugins add others.
 METRICS = ("uf1", "uar", "acc", "acc_merau")
@@ -59,41 +47,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one or many confusion matrices; leading axes are those of the matrices.
+    """Figures of one or many confusion matrices; leading axes are those of the matrices."""
 
-    Attributes
-    ----------
-    uf1 : ndarray of shape (...)
-        Unweighted F1: the mean over classes of 2 TP / (2 TP + FP + FN) (MERAU eq. 12; FR eq. 10 and 12).
-    uar : ndarray of shape (...)
-        Unweighted average recall: the mean over classes of TP / (TP + FN) (MERAU eq. 13; FR eq. 11 and 13).
-    acc : ndarray of shape (...)
-        Share of clips classified rightly (FR eq. 9).
-    acc_merau : ndarray of shape (...)
-        Sum over classes of TP + TN, divided by the sum of TP + TN + FP + FN (MERAU eq. 14). It counts the true
-        negatives of every class, so with C classes it equals 1 - 2 (1 - acc) / C: never below `acc`.
-    f1, recall, precision : ndarray of shape (..., C)
-        The same by class.
-    confusion : ndarray of shape (..., C, C)
-    among : bool ndarray of shape (..., C)
-        The classes that were averaged over.
-    """
-
+    # Unweighted F1: the mean over classes of 2 TP / (2 TP + FP + FN) (MERAU eq. 12; FR eq. 10 and 12).
     uf1: Floats
+    # Unweighted average recall: the mean over classes of TP / (TP + FN) (MERAU eq. 13; FR eq. 11 and 13).
     uar: Floats
-    acc: Floats
+    acc: Floats  # share of clips classified rightly (FR eq. 9)
+    # Sum over classes of TP + TN, divided by the sum of TP + TN + FP + FN (MERAU eq. 14). It counts the true negatives
+    # of every class, so with C classes it equals 1 - 2 (1 - acc) / C: never below acc.
     acc_merau: Floats
-    f1: Floats
+    f1: Floats  # by class, (..., C)
     recall: Floats
     precision: Floats
-    confusion: Floats
-    among: NDArray[np.bool_]
+    confusion: Floats  # (..., C, C)
+    among: NDArray[np.bool_]  # the classes that were averaged over, (..., C)
 
     def __getitem__(self, name: str) -> Floats:
         """The figures of any metric by its name, of shape (...)."""
         if name in METRICS:
-            found: Floats = getattr(self, name)
-            return found
+            return np.asarray(getattr(self, name))
         metric, shape = REGISTRY.find(name), self.confusion.shape[:-2]
         values = np.empty(shape)
         for place in np.ndindex(shape):
@@ -159,10 +132,7 @@ def _figure(name: str, metric: Callable[[Floats], float], confusion: Floats) -> 
 
 
 def _own(name: str) -> Callable[[Floats], float]:
-    def figure(confusion: Floats) -> float:
-        return float(getattr(score_confusion(confusion), name))
-
-    return figure
+    return lambda confusion: float(getattr(score_confusion(confusion), name))
 
 
 for _name in METRICS:

@@ -12,11 +12,10 @@ from typing import Annotated, Any, ClassVar, NotRequired
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from typing_extensions import TypedDict
 
 from fsmer.errors import DataError
 from fsmer.io import CHECKSUM, read_bytes
-from fsmer.schema import Count, read_json
+from fsmer.schema import Count, entries, read_json
 
 __all__ = ["Predictions", "Seed", "run_of", "text_digest"]
 
@@ -35,26 +34,14 @@ Seed = Annotated[int, Ge(0), Le(2**64 - 1)]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Every answer of a run, one row for each query clip of each episode.
-
-    Attributes
-    ----------
-    episode : int32 array of shape (M,)
-        Number of the episode.
-    clip : int64 array of shape (M,)
-        Row of the clip in the evaluated clip set.
-    predicted : int16 array of shape (M,)
-        Class code.
-    probabilities : float32 array of shape (M, C)
-        Not a number for classes that the episode is not about.
-    """
+    """Every answer of a run, one row for each query clip of each episode."""
 
     FIELDS: ClassVar = ("episode", "clip", "predicted", "probabilities")
 
-    episode: NDArray[np.int32]
-    clip: NDArray[np.int64]
-    predicted: NDArray[np.int16]
-    probabilities: NDArray[np.float32]
+    episode: NDArray[np.int32]  # number of the episode, (M,)
+    clip: NDArray[np.int64]  # row of the clip in the evaluated clip set, (M,)
+    predicted: NDArray[np.int16]  # class code, (M,)
+    probabilities: NDArray[np.float32]  # (M, C); not a number for classes that the episode is not about
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
@@ -69,24 +56,20 @@ class Predictions:
         return len(self.clip)
 
 
-class _RunFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    """What ``run.json`` holds: `Report.run`, and the digest of the report that it is about."""
-
-    report: str
-    call: NotRequired[str]
-    started: NotRequired[str]
-    machine: NotRequired[str]
-    seconds: NotRequired[Annotated[float, Ge(0)]]
-    resumed: NotRequired[Count]
-    seeds: NotRequired[list[Seed]]
-    identity: NotRequired[dict[str, str]]
+# What ``run.json`` holds: `Report.run`, and the digest of the report that it is about.
+_RUN = entries(
+    {"report": str, "resumed": NotRequired[Count], "seconds": NotRequired[Annotated[float, Ge(0)]]}
+    | dict.fromkeys(("call", "started", "machine"), NotRequired[str])
+    | {"seeds": NotRequired[list[Seed]], "identity": NotRequired[dict[str, str]]},
+    extra_items=Any,
+)
 
 
 def run_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What ``run.json`` says of the report in a folder; ``None`` where it is lost, altered, or about another report."""
     place = Path(folder)
     try:
-        held: Any = read_json(place / RUN_FILE, _RunFile, what="the account of a run", remedy=REMEDY)
+        held: Any = read_json(place / RUN_FILE, _RUN, what="the account of a run", remedy=REMEDY)
         whole = held.pop("report") == text_digest(read_bytes(place / REPORT_FILE).decode())
     except (OSError, DataError, UnicodeDecodeError):
         return None

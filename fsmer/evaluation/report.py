@@ -8,46 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
 from fsmer.errors import DataError
+from fsmer.evaluation import predictions as files
+from fsmer.evaluation import report_file
 from fsmer.evaluation.metrics import METRICS
-from fsmer.evaluation.predictions import (
-    EPISODES_FILE,
-    MARKDOWN_FILE,
-    PICTURE_FILE,
-    PREDICTIONS_FILE,
-    REMEDY,
-    REPORT_FILE,
-    RUN_FILE,
-    Predictions,
-    run_of,
-    text_digest,
-)
+from fsmer.evaluation.predictions import Predictions, run_of, text_digest
 from fsmer.evaluation.report_figures import Figures, report_figures
-from fsmer.evaluation.report_file import (
-    COLUMNS,
-    FORMAT_VERSION,
-    altered_files,
-    contradicting_tables,
-    read_report,
-    unsound_rows,
-    unsound_values,
-)
+from fsmer.evaluation.report_file import COLUMNS, FORMAT_VERSION, altered_files
 from fsmer.evaluation.report_tables import NAMES, ORACLE, plain, report_markdown, show_figure, shown
 from fsmer.evaluation.run_folder import unfinished_words
 from fsmer.io import atomic_path, check_writable, file_digest, json_text, write_json, write_text
 from fsmer.text import write_csv
 from fsmer.version import __version__
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet
 
 __all__ = ["Report"]
 
@@ -226,7 +206,9 @@ class Report:
         # As many episodes as there were: without labels there is one, whatever the protocol's own number.
         shown = params | ({"episodes": self.counts["episodes"]} if "episodes" in params else {})
         given = ", ".join(
-            f"{key} {_words(value)}" for key, value in shown.items() if value is not None and value is not False
+            f"{key} {'+'.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+            for key, value in shown.items()
+            if value is not None and value is not False
         )
         return f"{stamp}{self.method['name']} on {self.protocol['title']}" + (f" ({given})" if given else "")
 
@@ -299,17 +281,17 @@ class Report:
 
         target = Path(folder)
         check_writable(target)
-        for name, table in ((PREDICTIONS_FILE, self.predictions), (EPISODES_FILE, self.episodes)):
+        for name, table in ((files.PREDICTIONS_FILE, self.predictions), (files.EPISODES_FILE, self.episodes)):
             with atomic_path(target / name) as temporary:
                 write_csv(table, temporary)
-        save_figure(confusion_figure(self.confusion, self.classes, title=self.title), target / PICTURE_FILE)
-        write_text(target / MARKDOWN_FILE, self.markdown())
-        files = {name: file_digest(target / name) for name in COLUMNS}
-        text = json_text({**self.to_dict(), "files": files}, sealed=True)
+        save_figure(confusion_figure(self.confusion, self.classes, title=self.title), target / files.PICTURE_FILE)
+        write_text(target / files.MARKDOWN_FILE, self.markdown())
+        digests = {name: file_digest(target / name) for name in COLUMNS}
+        text = json_text({**self.to_dict(), "files": digests}, sealed=True)
         if self.run:
             # Names the report that it is about, so that one saved over it is not taken for it.
-            write_json(target / RUN_FILE, {**plain(self.run), "report": text_digest(text)}, sealed=True)
-        write_text(target / REPORT_FILE, text)
+            write_json(target / files.RUN_FILE, {**plain(self.run), "report": text_digest(text)}, sealed=True)
+        write_text(target / files.REPORT_FILE, text)
         return target
 
     @classmethod
@@ -331,9 +313,9 @@ class Report:
         """
         place = Path(folder)
         try:
-            values, (predictions, episodes) = read_report(place)
+            values, (predictions, episodes) = report_file.read_report(place)
         except OSError as error:
-            name = Path(error.filename or REPORT_FILE).name
+            name = Path(error.filename or files.REPORT_FILE).name
             lack = f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
             raise DataError(
                 unfinished_words(place)
@@ -360,22 +342,19 @@ class Report:
             folder=place,
         )
         if check:
-            altered = [f"{name} was altered after it was written" for name in altered_files(folder) if name != RUN_FILE]
-            if flaw := report.unsound or contradicting_tables(report) or "".join(altered[:1]):
+            altered = next((name for name in altered_files(folder) if name != files.RUN_FILE), "")
+            altered = altered and f"{altered} was altered after it was written"
+            if flaw := report.unsound or report_file.contradicting_tables(report) or altered:
                 raise DataError(
-                    f"{folder} holds a report and tables that do not belong together ({flaw}); {REMEDY} to make them "
-                    "anew."
+                    f"{folder} holds a report and tables that do not belong together ({flaw}); {files.REMEDY} to make "
+                    "them anew."
                 )
         return report
 
     @property
     def unsound(self) -> str:
         """What of figures and probabilities cannot be one, in words; nothing where all can."""
-        return unsound_values(self)
-
-    def unsound_rows(self) -> NDArray[np.bool_]:
-        """Rows of `predictions` whose probabilities are not from 0 to 1 with the sum 1, or lack the answer's."""
-        return unsound_rows(self)
+        return report_file.unsound_values(self)
 
     def to_html(
         self,
@@ -395,7 +374,3 @@ class Report:
         if path is not None:
             write_text(path, text)
         return text
-
-
-def _words(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

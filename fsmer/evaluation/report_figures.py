@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from fsmer.evaluation.metrics import (
-    METRICS,
-    Scores,
-    bootstrap_interval,
-    confusion_matrix,
-    mean_interval,
-    metric_names,
-    metric_plugins,
-    score_confusion,
-)
+from fsmer.data import ClipSet
+from fsmer.evaluation import metrics as scoring
+from fsmer.evaluation.metrics import METRICS, Scores, confusion_matrix, score_confusion
 from fsmer.evaluation.predictions import Predictions
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.data import ClipSet
 
 __all__ = ["Figures", "report_figures"]
 
@@ -42,25 +31,11 @@ def report_figures(
     seed: int,
     oracle: bool,
 ) -> dict[str, Any]:
-    """The attributes of a `Report` that are computed.
+    """The attributes of a `Report` that are computed, from the predictions by seed of the method (`runs`).
 
-    Parameters
-    ----------
-    clips : ClipSet
-    runs : mapping of int to Predictions
-        By seed of the method.
-    codes : int64 array of shape (N,)
-        Class of every clip as an index into `classes`; only those of judged clips are read.
-    classes : sequence of str
-    names : sequence of str
-        Name of each episode.
-    among : bool array of shape (E, C) or None
-        The classes that each episode is about; ``None``: all.
-    averaging : {"pooled", "episodes"}
-    seed : int
-        Of the bootstrap.
-    oracle : bool
-        Whether something was chosen on the test clips.
+    `codes` (N,) are the classes of all clips as indices into `classes`, of which only those of judged clips are read;
+    `names` are those of the episodes, and `among` (E, C) the classes that each is about (``None``: all). `averaging` is
+    "pooled" or "episodes", `seed` that of the bootstrap, `oracle` whether something was chosen on the test clips.
     """
     asked = next(iter(runs.values()))
     rows, n_classes, n_episodes = asked.clip, len(classes), len(names)
@@ -69,7 +44,7 @@ def report_figures(
     judged = np.zeros(len(clips), dtype=bool)
     judged[rows] = True
     stamp = {"oracle": True} if oracle else {}
-    metrics = metric_names()
+    metrics = scoring.metric_names()
 
     def figures(chosen: NDArray[np.bool_]) -> tuple[Figures, list[Scores], NDArray[np.int64]]:
         """Figures of these rows, their scores seed by seed (with an axis of episodes, or none), and the counts."""
@@ -93,13 +68,13 @@ def report_figures(
             # Episodes are what is drawn; the seeds of one are averaged before.
             each = {name: np.mean([one[name] for one in scores], axis=0) for name in metrics}
             values: Figures = {name: float(each[name].mean()) for name in metrics}
-            intervals = {name: mean_interval(each[name]) for name in metrics}
+            intervals = {name: scoring.mean_interval(each[name]) for name in metrics}
         else:
             scores = [score_confusion(one.sum(axis=0)) for one in by_episode]
             values = {name: float(np.mean([one[name] for one in scores])) for name in metrics}
             subject_names, subjects = np.unique(people[rows], return_inverse=True)
             by_subject = counted(subjects, len(subject_names))
-            intervals = bootstrap_interval(by_subject[:, by_subject.any(axis=(0, 2, 3))], seed=seed)
+            intervals = scoring.bootstrap_interval(by_subject[:, by_subject.any(axis=(0, 2, 3))], seed=seed)
         values |= {f"{name}_interval": intervals[name] for name in metrics} | stamp
         return values, scores, by_episode.sum(axis=(0, 1))
 
@@ -126,15 +101,8 @@ def report_figures(
         "per_class": per_class,
         "classes": tuple(classes),
         "confusion": total,
-        "predictions": _by_seed(
-            {number: _predictions_table(clips, one, classes, truth).assign(**stamp) for number, one in runs.items()}
-        ),
-        "episodes": _by_seed(
-            {
-                number: _episodes_table(one, truth, names, among, n_classes).assign(**stamp)
-                for number, one in runs.items()
-            }
-        ),
+        "predictions": _by_seed(runs, lambda one: _predictions_table(clips, one, classes, truth).assign(**stamp)),
+        "episodes": _by_seed(runs, lambda one: _episodes_table(one, truth, names, among, n_classes).assign(**stamp)),
         "counts": {
             "clips": int(judged.sum()),
             "subjects": len(np.unique(people[judged])),
@@ -146,14 +114,12 @@ def report_figures(
             for number, one in zip(runs, scores, strict=True)
         ],
         "preprocessing": _recipes(clips, judged),
-        "metrics": metric_plugins(),
+        "metrics": scoring.metric_plugins(),
     }
 
 
-def _by_seed(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """One table; with several seeds, the seed comes first."""
-    import pandas as pd
-
+def _by_seed(runs: Mapping[int, Predictions], table_of: Callable[[Predictions], pd.DataFrame]) -> pd.DataFrame:
+    tables = {seed: table_of(one) for seed, one in runs.items()}
     if len(tables) == 1:
         return next(iter(tables.values()))
     for seed, table in tables.items():
@@ -164,8 +130,6 @@ def _by_seed(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
 def _predictions_table(
     clips: ClipSet, predictions: Predictions, classes: Sequence[str], truth: NDArray[np.int64]
 ) -> pd.DataFrame:
-    import pandas as pd
-
     names = np.array(classes, dtype=object)
     columns: dict[str, Any] = {
         "episode": predictions.episode,
@@ -187,8 +151,6 @@ def _episodes_table(
     among: NDArray[np.bool_] | None,
     n_classes: int,
 ) -> pd.DataFrame:
-    import pandas as pd
-
     by_episode = confusion_matrix(
         truth, predictions.predicted, n_classes, groups=predictions.episode, n_groups=len(names)
     )

@@ -8,33 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import numpy as np
+import pandas as pd
 from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
-from typing_extensions import TypedDict
+from pydantic_core import from_json
 
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import METRICS, confusion_matrix, score_confusion
 from fsmer.evaluation.predictions import EPISODES_FILE, PREDICTIONS_FILE, REMEDY, REPORT_FILE, RUN_FILE, Seed
 from fsmer.io import CHECKSUM, check_regular, file_digest, json_digest, read_bytes
 from fsmer.probabilities import unsound_answers
-from fsmer.schema import Count, Fraction, Names, checked
+from fsmer.schema import Count, Fraction, Names, checked, entries
 from fsmer.text import read_cells
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fsmer.evaluation.report import Report
 
-__all__ = [
-    "COLUMNS",
-    "FORMAT_VERSION",
-    "NAMES",
-    "altered_files",
-    "contradicting_tables",
-    "read_report",
-    "unsound_rows",
-    "unsound_values",
-]
+__all__ = ["COLUMNS", "FORMAT_VERSION", "NAMES", "altered_files", "contradicting_tables", "read_report", "unsound_rows"]
+__all__ += ["unsound_values"]
 
 # 2: several seeds, selection, notes.
 FORMAT_VERSION = 2
@@ -42,26 +33,21 @@ FORMAT_VERSION = 2
 NAMES = {"uf1": "UF1", "uar": "UAR", "acc": "Accuracy", "acc_merau": "Acc (MERAU eq. 14)"}
 
 
-def _entries(fields: Mapping[str, Any], **options: Any) -> Any:
-    """A table of JSON with these entries; with ``extra_items=Any`` it may have any others too."""
-    return TypedDict("entries", fields, **options)  # type: ignore[operator]
-
-
 # Figures of plugins' metrics stand beside those of fsmer.
 _MORE: Any = float | tuple[float, float] | None
 _SCORES = dict.fromkeys(METRICS, Fraction) | {"oracle": NotRequired[bool]}
 _FIGURES = _SCORES | {f"{name}_interval": tuple[float, float] | None for name in METRICS}
-_OF_DATASET: Any = _entries(_FIGURES | {"clips": Count, "subjects": Count}, extra_items=_MORE)
-_OF_SEED: Any = _entries(_SCORES | {"seed": Seed}, extra_items=_MORE)
-_OF_CLASS: Any = _entries(
+_OF_DATASET: Any = entries(_FIGURES | {"clips": Count, "subjects": Count}, extra_items=_MORE)
+_OF_SEED: Any = entries(_SCORES | {"seed": Seed}, extra_items=_MORE)
+_OF_CLASS: Any = entries(
     dict.fromkeys(("f1", "recall", "precision"), Fraction) | {"clips": Count, "oracle": NotRequired[bool]}
 )
-_SETTINGS = _entries({"params": dict[str, Any], "kind": NotRequired[str]}, extra_items=Any)
+_SETTINGS = entries({"params": dict[str, Any], "kind": NotRequired[str]}, extra_items=Any)
 _RULES = Literal["fixed", "nested", "oracle"]
 _SELECTION = {"rule": _RULES, "by": NotRequired[str], "chosen": NotRequired[list[dict[str, Any]]]}
 _MODEL = {"name": str, "weights_hash": str, "input_specs": NotRequired[list[dict[str, Any]]]}
 # What ``report.json`` holds.
-_REPORT = _entries(
+_REPORT = entries(
     _FIGURES
     | {
         "format_version": Annotated[int, Ge(1), Le(FORMAT_VERSION)],
@@ -70,16 +56,16 @@ _REPORT = _entries(
         "per_class": dict[str, _OF_CLASS],
         "classes": Annotated[Names, Len(1)],
         "confusion": list[list[Count]],
-        "protocol": _entries({"name": str, "title": str, "hash": str, "settings": _SETTINGS}, extra_items=Any),
-        "model": _entries(_MODEL, extra_items=Any),
-        "method": _entries({"name": str, "params": dict[str, Any]}, extra_items=Any),
-        "counts": _entries(dict.fromkeys(("clips", "subjects", "episodes", "predictions"), Count)),
+        "protocol": entries({"name": str, "title": str, "hash": str, "settings": _SETTINGS}, extra_items=Any),
+        "model": entries(_MODEL, extra_items=Any),
+        "method": entries({"name": str, "params": dict[str, Any]}, extra_items=Any),
+        "counts": entries(dict.fromkeys(("clips", "subjects", "episodes", "predictions"), Count)),
         "seed": Seed,
         "versions": dict[str, str],
         # Format 1 had one seed and chose nothing.
         "per_seed": NotRequired[Annotated[list[_OF_SEED], Len(1)]],
-        "selection": NotRequired[_entries(_SELECTION, extra_items=Any)],
-        "honest": NotRequired[_entries(_FIGURES, extra_items=_MORE)],
+        "selection": NotRequired[entries(_SELECTION, extra_items=Any)],
+        "honest": NotRequired[entries(_FIGURES, extra_items=_MORE)],
         "notes": NotRequired[list[str]],
         "preprocessing": NotRequired[dict[str, list[str]]],
         # Metrics of plugins, and who registered each, in plain text: nothing is loaded because of it.
@@ -103,14 +89,9 @@ MORE_COLUMNS: dict[str, Any] = {"seed": np.uint64, "oracle": bool}
 
 
 def read_report(folder: Path) -> tuple[dict[str, Any], list[pd.DataFrame]]:
-    """What ``report.json`` holds, with what earlier versions did not write, and the tables of predictions and episodes.
+    """``report.json``, with what earlier versions did not write, and the tables of predictions and episodes.
 
-    Raises
-    ------
-    OSError
-        A file cannot be read.
-    DataError
-        A file is no whole one, or is of a newer version.
+    `OSError` where a file cannot be read, `DataError` where one is not whole or of a newer version.
     """
     path = folder / REPORT_FILE
     held = _content(path)
@@ -152,15 +133,7 @@ def altered_files(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """A JSON table as it stands, altered or not.
-
-    Raises
-    ------
-    OSError, DataError
-        It cannot be read, or is no table.
-    """
-    from pydantic_core import from_json
-
+    """A JSON table as it stands, altered or not; `OSError` or `DataError` where it is none."""
     try:
         values = from_json(read_bytes(path))
     except ValueError as error:
@@ -183,25 +156,13 @@ def _contradiction(values: Mapping[str, Any]) -> str:
     for name in values["metrics"]:
         parts = (values, *values["per_dataset"].values(), *values["per_seed"])
         bounds = values.get(f"{name}_interval") or ()
-        if not all(_is_number(value) for value in (*(part.get(name) for part in parts), *bounds)):
+        if not all(type(value) in (int, float) for value in (*(part.get(name) for part in parts), *bounds)):
             return f"the metric {name!r} is no number everywhere"
     return ""
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _read_table(path: Path) -> pd.DataFrame:
-    """One of the two tables, each column as `COLUMNS` says and those of probabilities as numbers.
-
-    Raises
-    ------
-    OSError, DataError
-        It cannot be read, lacks a column, or a cell is none of its column.
-    """
-    import pandas as pd
-
+    """One of the two tables, each column as `COLUMNS` says and those of probabilities as numbers."""
     check_regular(path)
     try:
         header = pd.read_csv(path, nrows=0).columns
@@ -247,8 +208,6 @@ def unsound_rows(report: Report) -> NDArray[np.bool_]:
 
 def contradicting_tables(report: Report) -> str:
     """Why the figures cannot be those of the tables, such as a table that was cut; nothing where they can."""
-    import pandas as pd
-
     answers, episodes = report.predictions, report.episodes
     known = {"label": report.classes, "predicted": report.classes, "seed": [row["seed"] for row in report.per_seed]}
     for name, table, counted in (

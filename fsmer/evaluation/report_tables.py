@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fsmer.data.spec import InputSpec
 from fsmer.evaluation.report_file import FORMAT_VERSION, NAMES
 from fsmer.text import markdown
 
 if TYPE_CHECKING:
     from fsmer.evaluation.report import Report
 
-__all__ = [
-    "NAMES",
-    "ORACLE",
-    "SHOWN",
-    "Figure",
-    "Table",
-    "by_class",
-    "by_dataset",
-    "by_seed",
-    "confusion",
-    "markdown_table",
-    "oracle_gap",
-    "plain",
-    "provenance",
-    "report_markdown",
-    "show_cell",
-    "show_figure",
-    "shown",
-]
+__all__ = ["NAMES", "ORACLE", "SHOWN", "Figure", "Table", "by_class", "by_dataset", "by_seed", "confusion"]
+__all__ += ["markdown_table", "oracle_gap", "plain", "provenance", "report_markdown", "show_figure"]
+__all__ += ["shared", "shown"]
 
 # On everything that was chosen by looking at the test clips.
 ORACLE = "ORACLE"
@@ -69,11 +54,6 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
 
-def show_cell(cell: Any) -> str:
-    """A cell as plain text: counts with thousands apart, figures with four digits and their interval."""
-    return f"{cell:,}" if isinstance(cell, int) else str(cell)
-
-
 def show_figure(figures: Mapping[str, Any], name: str) -> str:
     """A figure with its interval, e.g. ``0.8421 [0.8390, 0.8452]``; one chosen on the test clips says so."""
     return str(Figure.of(figures, name))
@@ -84,19 +64,25 @@ def shown(report: Report) -> tuple[str, ...]:
     return (*SHOWN, *report.metrics)
 
 
+def shared(reports: Iterable[Report]) -> tuple[str, ...]:
+    """The figures that all of several reports show."""
+    first, *others = map(shown, reports)
+    return tuple(name for name in first if all(name in other for other in others))
+
+
 def by_dataset(report: Report) -> Table:
     """Figures over all clips, and of the clips of each data set where there are several."""
     parts = {"all": {**report.figures, **report.counts}}
     if len(report.per_dataset) > 1:
         parts |= report.per_dataset
-    rows = [[name, part["clips"], part["subjects"], *_figures(part, shown(report))] for name, part in parts.items()]
+    rows = [[name, part["clips"], part["subjects"], *figure_cells(part, shown(report))] for name, part in parts.items()]
     return Table("By data set", ("data set", "clips", "subjects", *_headings(report)), rows)
 
 
 def by_class(report: Report) -> Table:
     """F1, recall and precision of every class."""
     keys = ("f1", "recall", "precision")
-    rows = [[name, row["clips"], *_figures(row, keys)] for name, row in report.per_class.items()]
+    rows = [[name, row["clips"], *figure_cells(row, keys)] for name, row in report.per_class.items()]
     return Table("By class", ("class", "clips", "F1", "recall", "precision"), rows)
 
 
@@ -104,7 +90,7 @@ def by_seed(report: Report) -> Table | None:
     """Figures of every seed, their mean and standard deviation; ``None`` for one seed."""
     if len(report.per_seed) < 2:
         return None
-    rows: list[list[Any]] = [[str(row["seed"]), *_figures(row, shown(report))] for row in report.per_seed]
+    rows: list[list[Any]] = [[str(row["seed"]), *figure_cells(row, shown(report))] for row in report.per_seed]
     values = np.array([[row[name] for name in shown(report)] for row in report.per_seed], dtype=np.float64)
     for word, found in (("mean", values.mean(axis=0)), ("standard deviation", values.std(axis=0, ddof=1))):
         rows.append([word, *(Figure(value, None, report.oracle) for value in found.tolist())])
@@ -116,8 +102,8 @@ def oracle_gap(report: Report) -> Table | None:
     if report.honest is None or report.gap is None:
         return None
     rows: list[list[Any]] = [
-        ["chosen on the judged clips", *_figures(report.figures, shown(report))],
-        ["honest, same run", *_figures(report.honest, shown(report))],
+        ["chosen on the judged clips", *figure_cells(report.figures, shown(report))],
+        ["honest, same run", *figure_cells(report.honest, shown(report))],
         ["gap", *(f"{report.gap[name]:+.4f}" for name in shown(report))],
     ]
     return Table("What looking at the test side gains", ("rule", *_headings(report)), rows)
@@ -132,14 +118,8 @@ def confusion(report: Report) -> Table:
 def provenance(report: Report, *, run: bool = True) -> Table:
     """Everything about how a report came to be, as rows of (what, value).
 
-    Parameters
-    ----------
-    report : Report
-    run : bool
-        Whether to say how and when it was computed too, which differs each time that the same report is made.
+    With `run` also how and when it was computed, which differs each time that the same report is made.
     """
-    from fsmer.data.spec import InputSpec
-
     model, protocol = report.model, report.protocol
     rows: list[tuple[str, str]] = [
         ("protocol", f"{protocol['name']} ({protocol['hash']})"),
@@ -151,10 +131,7 @@ def provenance(report: Report, *, run: bool = True) -> Table:
         ("seed of episodes and bootstrap", str(report.seed)),
         ("choice of settings", report.selection["rule"]),
         ("isolation", report.isolation),
-        (
-            "preprocessing",
-            ", ".join(f"{name} recipe {' and '.join(one)}" for name, one in report.preprocessing.items()),
-        ),
+        ("preprocessing", ", ".join(f"{key} recipe {' and '.join(one)}" for key, one in report.preprocessing.items())),
         ("format version", str(FORMAT_VERSION)),
     ]
     if run:
@@ -178,7 +155,8 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _figures(figures: Mapping[str, Any], names: Sequence[str]) -> list[Figure]:
+def figure_cells(figures: Mapping[str, Any], names: Sequence[str]) -> list[Figure]:
+    """The figures of these names as cells."""
     return [Figure.of(figures, name) for name in names]
 
 
@@ -214,7 +192,7 @@ def report_markdown(report: Report) -> str:
 def markdown_table(table: Table) -> list[str]:
     """Lines of a table in Markdown; text is escaped, figures and counts need no escape."""
     head, *rows = (
-        [markdown(cell) if isinstance(cell, str) else show_cell(cell) for cell in row]
+        [markdown(one) if isinstance(one, str) else f"{one:,}" if isinstance(one, int) else str(one) for one in row]
         for row in (table.head, *table.rows)
     )
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

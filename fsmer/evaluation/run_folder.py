@@ -9,19 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from fsmer.errors import DataError, OutputError
 from fsmer.evaluation.episode_results import PartStore, RunSize, stored_files
 from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE, RUN_FILE, run_of
-from fsmer.io import (
-    check_writable,
-    locked,
-    remove_folder,
-)
-from fsmer.schema import read_json
+from fsmer.io import check_writable, locked, remove_folder
+from fsmer.schema import entries, read_json
 
-__all__ = ["RunFolder", "unfinished_words"]
+__all__ = ["RunFolder", "flat", "unfinished_words"]
 
 # Folders with the episodes of a run that is not finished, and of the one that made the report.
 PARTS, KEPT = ".parts-", ".kept-"
@@ -32,50 +26,18 @@ OPTIONAL = ("arithmetic",)
 
 
 # What is read of a store's ``run.json``, and what messages say of a report.
-class _About(TypedDict):
-    format_version: int
-    run: dict[str, str]
-
-
-class _Named(TypedDict):
-    name: str
-
-
-class _Names(TypedDict):
-    method: _Named
-    model: _Named
-    protocol: _Named
+_ABOUT = entries({"format_version": int, "run": dict[str, str]})
+_NAMES = entries(dict.fromkeys(("method", "model", "protocol"), entries({"name": str})))
 
 
 class RunFolder:
     """The folder of a report: what is kept there of unfinished runs, and of the finished one that made the report.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the report will be, or is.
-    identity : mapping of str to str
-        What makes a run the very same, in the words of messages: protocol, model, method, clips, ... Runs that differ
-        in it never meet.
-    seeds : sequence of int
-        What is asked for. More seeds than those of a finished run go on from it.
-    resume : bool
-        Whether to go on with what is there of this run; otherwise it is made anew, and unfinished runs are removed.
-    overwrite : bool
-        Whether a report or an unfinished run of something else may be replaced. The report stays until the new one is
-        there.
-    keep : bool
-        Whether finished episodes stay beside the report, in case more seeds are asked for.
-
-    Attributes
-    ----------
-    finished : bool
-        Whether the report of this very run, with these seeds, is there.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be written, or holds something else.
+    `identity` is what makes a run the very same, in the words of messages: runs that differ in it never meet. More
+    `seeds` than those of a finished run go on from it. Without `resume` a run is made anew and unfinished ones are
+    removed; `overwrite` allows to replace a report (once the new one is there) or an unfinished run of something else,
+    which is refused otherwise (`OutputError`); with `keep`, finished episodes stay beside the report for further seeds.
+    `finished`: the report of this very run, with these seeds, is there.
     """
 
     def __init__(
@@ -120,13 +82,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:
-        """Hold off other runs while the report is written, without an older one that it could be mixed with.
-
-        Raises
-        ------
-        OutputError
-            Meanwhile another run has written a report of something else.
-        """
+        """Hold off other runs while the report is written, and remove an older one that it could be mixed with."""
         with locked(self.folder):
             self._refuse_report()
             for name in (REPORT_FILE, PAGE_FILE):
@@ -147,7 +103,6 @@ class RunFolder:
                 remove_folder(folder)
 
     def drop_empty(self) -> None:
-        """Remove stores without a finished episode."""
         for folder in _stores(self.folder, PARTS, KEPT):
             if not stored_files(folder):
                 remove_folder(folder)
@@ -175,11 +130,8 @@ class RunFolder:
 
     def _difference(self, other: Path) -> str:
         """Why the episodes in this folder cannot be gone on with; nothing where they can."""
-        remedy = (
-            "go on with that run as it was begun, choose another folder, or start anew with --no-resume (resume=False)"
-        )
         try:
-            about = read_json(other / RUN_FILE, _About, what="a run", remedy="start anew")
+            about = read_json(other / RUN_FILE, _ABOUT, what="a run", remedy="start anew")
         except DataError:
             about = None
         if not other.is_dir():
@@ -192,7 +144,8 @@ class RunFolder:
             )
         another = self._another(about["run"])
         return another and (
-            f"{self.folder} holds an unfinished run with {another}, and results of the two must not be mixed; {remedy}."
+            f"{self.folder} holds an unfinished run with {another}, and results of the two must not be mixed; go on "
+            "with that run as it was begun, choose another folder, or start anew with --no-resume (resume=False)."
         )
 
     def _another(self, identity: Mapping[str, str]) -> str:
@@ -243,24 +196,22 @@ def _parameters(value: str) -> tuple[str, dict[str, str]]:
         held, end = json.JSONDecoder().raw_decode(brace + rest) if brace else ({}, 0)
     except ValueError:
         return value, {}
-    return name.strip().removesuffix(" with").removesuffix(" and") + (brace + rest)[end:], _flat(held)
+    texts = {key: json.dumps(one) for key, one in flat(held).items()}
+    return name.strip().removesuffix(" with").removesuffix(" and") + (brace + rest)[end:], texts
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Parameters as text, those within parameters under dotted names."""
-    found: dict[str, str] = {}
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Parameters, those within parameters under dotted names."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{before}{key}.")
-        else:
-            found[f"{before}{key}"] = json.dumps(value)
+        nested = isinstance(value, Mapping) and value
+        found |= flat(value, f"{before}{key}.") if nested else {f"{before}{key}": value}
     return found
 
 
 def _words_of(path: Path) -> str:
-    """A report in words, from its own file."""
     try:
-        held = read_json(path, _Names, what="a report", remedy="make it again")
+        held = read_json(path, _NAMES, what="a report", remedy="make it again")
     except DataError:
         return "a report that cannot be read"
     return f"the finished report of {held['method']['name']} on {held['model']['name']} by {held['protocol']['name']}"

@@ -15,10 +15,9 @@ import numpy as np
 from fsmer.backbones import Backbone
 from fsmer.backbones.base import is_trusted
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.seed_runs import SeedResult
 from fsmer.evaluation.selection import describe_selection
-from fsmer.evaluation.setup import Evaluation
+from fsmer.evaluation.setup import Evaluation, RunOptions
 from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_entry
 from fsmer.transfer import Method
 from fsmer.transfer.method import solves_together
@@ -54,17 +53,7 @@ def _from_outside(method: Method, backbone: Backbone) -> list[str]:
 
 
 def run_report(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions, note: str) -> Report:
-    """The report of a run.
-
-    Parameters
-    ----------
-    one : Evaluation
-    results : mapping of int to SeedResult
-        By seed of the method.
-    options : RunOptions
-    note : str
-        What is to be said about the method, or nothing.
-    """
+    """The report of a run from its results by seed; `note` is what is to be said about the method, or nothing."""
     episodes, protocol = one.episodes, one.protocol
     first = next(iter(results.values())).answers
     asked_twice = bool(np.bincount(first.predictions.clip).max(initial=0) > 1)
@@ -112,9 +101,8 @@ def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str
 
 
 def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions) -> list[str]:
-    """What a reader of the figures should know."""
     notes, name = [], one.method.name
-    if options.isolated:
+    if options.isolate == "process":
         shared = one.method.keeps_backbone and solves_together(one.method)
         batch = f"; {name!r} solves many folds together, which share a process" if shared else ""
         notes.append(f"Every fold was fitted and answered in a process of its own (isolate='process'){batch}.")

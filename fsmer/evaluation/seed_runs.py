@@ -21,9 +21,8 @@ from fsmer.evaluation.embedding_cache import content_ids, embed_cached
 from fsmer.evaluation.episode_results import EpisodeResults, FinishedEpisodes, PartStore, RunSize
 from fsmer.evaluation.isolated import Processes
 from fsmer.evaluation.run_folder import RunFolder
-from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.selection import END, InnerEpisodes, TrainingRun, best_points
-from fsmer.evaluation.setup import Evaluation
+from fsmer.evaluation.setup import Evaluation, RunOptions
 from fsmer.evaluation.solving import solve_episodes
 from fsmer.evaluation.training_folds import OtherSeed, TrainingFolds, on_cpu, process_count
 from fsmer.training.stacked import can_stack
@@ -44,12 +43,9 @@ class SeedResult:
     """What one seed gave."""
 
     answers: EpisodeResults
-    # Hash of the weights that learning started from.
-    weights: str
-    # Of an oracle, the answers with the method's own values.
-    honest: EpisodeResults | None = None
-    # Grid point of each episode, where one was chosen.
-    chosen: NDArray[np.int64] | None = None
+    weights: str  # hash of those that learning started from
+    honest: EpisodeResults | None = None  # of an oracle, the answers with the method's own values
+    chosen: NDArray[np.int64] | None = None  # grid point of each episode, where one was chosen
 
 
 class SeedRuns:
@@ -60,14 +56,13 @@ class SeedRuns:
         self.options = options
         self.folder: RunFolder | None = None
         self.resumed = 0
-        self._processes = Processes() if options.isolated else None
-        self._training = TrainingFolds(options)
+        self._processes = Processes() if options.isolate == "process" else None
+        self._training = TrainingFolds(options.jobs, options.memory)
         self._embedded: tuple[Backbone, Tensor] | None = None
         self._content = np.zeros((0, 0), np.uint8)
         self._inner: InnerEpisodes | None = None
 
     def end(self) -> None:
-        """End the processes of folds."""
         if self._processes is not None:
             self._processes.end()
 
@@ -213,7 +208,6 @@ class SeedRuns:
         )
 
     def _later_seeds(self, seed: int) -> list[OtherSeed]:
-        """The seeds that come after this one, and which of their episodes are missing."""
         one, others = self.evaluation, []
         for number in one.seeds[one.seeds.index(seed) + 1 :]:
             backbone = one.start.backbone(number)

@@ -11,46 +11,33 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
 from fsmer.episodic.episode import Episode
 from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.sides import distinct_subjects
 from fsmer.errors import ProtocolError
+from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.metrics import confusion_matrix, score_confusion
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.source_model import require
 
-if TYPE_CHECKING:
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet
-    from fsmer.evaluation.episode_results import EpisodeResults
-
-__all__ = [
-    "INNER_FOLDS",
-    "RULES",
-    "GridPoint",
-    "InnerEpisodes",
-    "Rule",
-    "TrainingRun",
-    "best_points",
-    "describe_selection",
-    "plan_grid",
-]
+__all__ = ["INNER_FOLDS", "RULES", "GridPoint", "InnerEpisodes", "Rule", "TrainingRun", "best_points"]
+__all__ += ["describe_selection", "plan_grid"]
 
 Rule = Literal["fixed", "nested", "oracle"]
 RULES: tuple[Rule, ...] = ("fixed", "nested", "oracle")
-# Into how many parts the subjects of a support are divided.
-INNER_FOLDS = 3
+INNER_FOLDS = 3  # parts into which the subjects of a support are divided
 # At how many steps a fine-tuning is evaluated when nothing else is asked.
 CHECKPOINTS = 20
-# In place of a checkpoint step: the end of the training.
-END = 0
+END = 0  # in place of a checkpoint step: the end of the training
 
 
 @dataclass(frozen=True)
@@ -58,8 +45,7 @@ class TrainingRun:
     """One training, which answers for the grid points of all its checkpoint steps."""
 
     method: Method
-    # Epochs or steps after which it is evaluated; empty: at its end alone.
-    checkpoint_steps: tuple[int, ...] = ()
+    checkpoint_steps: tuple[int, ...] = ()  # epochs or steps after which it is evaluated; empty: at its end alone
 
 
 @dataclass(frozen=True)
@@ -74,26 +60,13 @@ class GridPoint:
 def plan_grid(
     method: Method, backbone: Backbone, rule: str, grid: Mapping[str, Sequence[Any]] | None
 ) -> tuple[list[TrainingRun], list[GridPoint]]:
-    """What is to be tried, the method's own values first.
+    """What is to be tried, the method's own values first; `grid` has values as numbers or text.
 
-    Parameters
-    ----------
-    method : Method
-    backbone : Backbone
-        Its recipe says how many epochs there are when `grid` does not.
-    rule : {"fixed", "nested", "oracle"}
-    grid : mapping of str to sequence, optional
-        Parameter of the method -> values, as numbers or text. The method's own value of each is tried too. The length
-        of a training is different (``epochs`` of ``train``, ``steps`` of a fine-tuning of the backbone): it is planned
-        for the largest value and evaluated after each of the others too, so that they cost nothing; its own value is
-        that end. Default: every epoch, or 20 steps of a fine-tuning.
-
-    Raises
-    ------
-    ProtocolError
-        No such rule, a grid without a rule that chooses, or a rule without anything to choose from.
-    UnknownNameError, MethodError
-        The method has no such parameter, or the value is impossible.
+    The length of a training (``epochs`` of ``train``, ``steps`` of a fine-tuning of the backbone) is planned for the
+    largest value and evaluated after each of the others too, so that they cost nothing; its own value is that end.
+    Without a grid: every epoch of the backbone's recipe, or 20 steps of a fine-tuning. `ProtocolError` for an unknown
+    rule, a grid without a rule that chooses, or nothing to choose from; `UnknownNameError` or `MethodError` for a
+    parameter or value.
     """
     if rule not in RULES:
         raise ProtocolError(f"select={rule!r} is no rule; use one of {', '.join(RULES)}.")
@@ -104,7 +77,9 @@ def plan_grid(
             )
         return [TrainingRun(method)], [GridPoint(0, END, {})]
     asked = dict(grid or {})
-    length = _length(method)
+    # The parameter that says how long a training is, whose smaller values it passes on its way; or nothing.
+    tuned = isinstance(method, FineTuning) and not method.keeps_backbone
+    length = "epochs" if isinstance(method, Train) else "steps" if tuned else ""
     if not asked and isinstance(method, Train):
         asked = {length: range(1, method.recipe(backbone).epochs + 1)}
     elif not asked and isinstance(method, FineTuning) and length:
@@ -139,20 +114,10 @@ def plan_grid(
     return trainings, points
 
 
-def _length(method: Method) -> str:
-    """The parameter that says how long a training is, whose smaller values it passes on its way; or nothing."""
-    if isinstance(method, Train):
-        return "epochs"
-    return "steps" if isinstance(method, FineTuning) and not method.keeps_backbone else ""
-
-
 class InnerEpisodes(Episodes):
     """Subject-disjoint folds inside the supports of other episodes; `owner` has the number of that of each fold.
 
-    Raises
-    ------
-    ProtocolError
-        The support of an episode cannot be divided by subjects into folds that teach two classes.
+    `ProtocolError` where a support cannot be divided by subjects into folds that teach two classes.
     """
 
     def __init__(self, outer: Episodes, clips: ClipSet) -> None:
@@ -180,21 +145,12 @@ class InnerEpisodes(Episodes):
 
 
 def best_points(
-    answers: Sequence[EpisodeResults],
-    episodes: Episodes,
-    owner: NDArray[np.int64],
-    figure: Literal["uf1", "acc"],
+    answers: Sequence[EpisodeResults], episodes: Episodes, owner: NDArray[np.int64], figure: Literal["uf1", "acc"]
 ) -> NDArray[np.int64]:
-    """Which of the grid points is best for each of `episodes`; the first of equals.
+    """Which of the grid points (one part of `answers` each) is best for each of `episodes`; the first of equals.
 
-    Parameters
-    ----------
-    answers : sequence of EpisodeResults
-        One a grid point, all about the same episodes.
-    owner : int64 array
-        For each episode of `answers` the number of that of `episodes` which it chooses for.
-    figure : {"uf1", "acc"}
-        From the answers of all episodes of one owner pooled.
+    `owner` has for each episode of `answers` the number of that of `episodes` which it chooses for, by the `figure` of
+    the answers of all episodes of one owner pooled.
     """
     among = np.zeros((len(episodes), len(episodes.classes)), dtype=bool)
     for number, episode in enumerate(episodes):

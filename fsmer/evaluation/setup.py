@@ -1,19 +1,23 @@
-"""What is evaluated: the arguments of `evaluate` resolved into a protocol, clips, weights and a method."""
+"""What is evaluated and how: the arguments of `evaluate` as a protocol, clips, weights, a method and options."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsmer import kernels
 from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
+from fsmer.episodic import Protocol, load_protocol
+from fsmer.episodic.episodes import Episodes
 from fsmer.errors import ProtocolError
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.selection import GridPoint, Rule, TrainingRun
@@ -23,12 +27,42 @@ from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
 from fsmer.version import __version__
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
-    from fsmer.episodic import Protocol
-    from fsmer.episodic.episodes import Episodes
+__all__ = ["Evaluation", "Progress", "RunOptions", "check_jobs", "check_size", "listed_seeds", "method_for_weights"]
+__all__ += ["method_seeds", "no_progress", "prepared_clips", "resolved_protocol"]
 
-__all__ = ["Evaluation", "check_size", "method_for_weights", "method_seeds", "prepared_clips", "resolved_protocol"]
+# Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+    del stage, done, total
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `fsmer.evaluate` on which no figure depends; `ProtocolError` where jobs or isolate cannot be."""
+
+    jobs: int | str | None = None
+    isolate: str | None = None
+    memory: int | None = None
+    cache: Path | None = None
+    progress: Progress = no_progress
+    out: Path | None = None
+    resume: bool = True
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_jobs(self.jobs)
+        if self.isolate not in (None, "none", "process"):
+            raise ProtocolError(f"isolate={self.isolate!r} is not possible; give 'process' or 'none'.")
+
+
+def check_jobs(jobs: Any) -> None:
+    """Raise `ProtocolError` for a number of jobs that is none."""
+    if jobs not in (None, -1, "auto") and (not isinstance(jobs, int) or jobs < 1):
+        raise ProtocolError(f"jobs={jobs!r} is not possible; give 1 or more, -1 for one a core, or 'auto'.")
+
 
 # Answers that a report can hold: above, the predictions alone would fill the memory of most machines.
 MAX_ANSWERS = 50_000_000
@@ -62,15 +96,7 @@ class Evaluation:
         return kernels.describe() if trains and on_cpu(self.backbone) else {}
 
     def identity(self, content: NDArray[np.uint8], isolate: str | None) -> dict[str, str]:
-        """What must be the same for a run to go on with the finished episodes of another, in the words of messages.
-
-        Parameters
-        ----------
-        content : uint8 array of shape (N, 16)
-            Content ids of the clips.
-        isolate : str or None
-            As for `evaluate`.
-        """
+        """What a run and the one that it goes on from must share, in words; `content` are ids, uint8 (N, 16)."""
         clips, table = self.clips, hashlib.sha256()
         for values in (clips.ids, clips.datasets, clips.subjects, clips.labels, clips.table["aus"].to_numpy(object)):
             table.update("\n".join(map(str, values.tolist())).encode() + b"\0")
@@ -100,8 +126,6 @@ def _hash(content: bytes) -> str:
 
 def resolved_protocol(protocol: Protocol | str | os.PathLike[str], seed: int | None) -> Protocol:
     """The protocol, with this seed in place of its own where it has one."""
-    from fsmer.episodic import load_protocol
-
     if seed is not None and seed < 0:
         raise ProtocolError(f"seed={seed} is negative; give 0 or a larger whole number.")
     chosen = load_protocol(protocol)
@@ -111,12 +135,15 @@ def resolved_protocol(protocol: Protocol | str | os.PathLike[str], seed: int | N
 def method_seeds(method: Method, asked: int | Sequence[int] | None) -> list[int]:
     """The seeds that `seeds` of `evaluate` asks for."""
     own = int(method.get_params().get("seed", 0))
-    if asked is None:
-        return [own]
+    return [own] if asked is None else listed_seeds(asked, own)
+
+
+def listed_seeds(asked: int | Sequence[int], first: int) -> list[int]:
+    """So many seeds from `first` on, or those that are asked for; `ProtocolError` where that is impossible."""
     if isinstance(asked, int | np.integer) and not isinstance(asked, bool):
         if asked < 1:
             raise ProtocolError(f"seeds={asked} is not possible; give at least one seed.")
-        return list(range(own, own + int(asked)))
+        return list(range(first, first + int(asked)))
     listed = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else []
     whole = all(isinstance(one, int | np.integer) and not isinstance(one, bool) and one >= 0 for one in listed)
     if not listed or not whole or len(set(listed)) < len(listed):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +35,9 @@ class _Batch:
 
     first: int
     names: tuple[str, ...]
-    # (E, way)
-    classes: Indices
-    # Clips and the places of their classes, (E, S); -1 where the support is shorter.
-    support: Indices
-    labels: Indices
+    classes: Indices  # (E, way)
+    support: Indices  # clips, (E, S)
+    labels: Indices  # the places of their classes, (E, S); -1 where the support is shorter
     # Clips, (E, Q), and which cells are asked about, which come before the others; `None`: a column for every clip.
     query: Indices | None
     asked: NDArray[np.bool_]
@@ -52,7 +51,6 @@ def solve_episodes(task: EpisodeTask, embeddings: Tensor, todo: NDArray[np.bool_
 
 
 def _uniform(task: EpisodeTask, todo: NDArray[np.bool_]) -> Iterator[_Batch]:
-    """Episodes of one shape, as they are drawn."""
     size = max(1, min(BATCH, MASK_CELLS // max(len(task.clips), 1))) if task.trusted else 1
     # The batches of finished episodes are drawn again, which is quick, and passed over.
     for drawn in task.episodes.batches(size):
@@ -103,7 +101,8 @@ def _solve_batch(
             support, handed = np.split(np.arange(len(embeddings))[None], [support.shape[1]], axis=1)
     way = batch.classes.shape[1]
     everything = way == len(task.episodes.classes) and bool((batch.classes == np.arange(way)).all())
-    arguments = (method, embeddings, support, batch.labels, handed, way, prior, None if everything else batch.classes)
+    options = {"way": way, "prior": prior, "classes": None if everything else batch.classes}
+    arguments = (method, (embeddings, support, batch.labels, handed), options)
     pieces: Iterable[Answer] = _probabilities(*arguments)
     if task.processes is not None:
         about = f"{batch.names[0]!r}" + (f" and {len(batch.names) - 1:,} more" if len(batch.names) > 1 else "")
@@ -128,18 +127,9 @@ def _orders(task: EpisodeTask, first: int, asked: NDArray[np.bool_]) -> Indices:
     return orders
 
 
-def _probabilities(
-    method: Method,
-    embeddings: Tensor,
-    support: Indices,
-    labels: Indices,
-    query: Indices | None,
-    way: int,
-    prior: ClassDirections | None,
-    classes: Indices | None,
-) -> Iterator[Answer]:
+def _probabilities(method: Method, arrays: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Answer]:
     """Place of the first episode of a chunk and the probabilities (e, Q, way), chunk by chunk; see `Method.solve`."""
-    for piece, logits in method.solve(embeddings, support, labels, query, way=way, prior=prior, classes=classes):
+    for piece, logits in method.solve(*arrays, **options):
         yield piece.start, [], torch.softmax(logits, dim=-1).numpy()
 
 

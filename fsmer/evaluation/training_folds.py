@@ -7,17 +7,19 @@ import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs  # type: ignore[import-untyped]
+from joblib.parallel import LokyBackend, get_active_backend  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from fsmer.backbones import Backbone
+from fsmer.data import ClipSet
 from fsmer.evaluation.answers import EpisodeTask, Fold
 from fsmer.evaluation.episode_results import EpisodeResults, PartStore
 from fsmer.evaluation.isolated import Answer, ProcessEnded, Processes
-from fsmer.evaluation.run_options import RunOptions
 from fsmer.evaluation.selection import END
 from fsmer.memory import free_memory, out_of_memory
 from fsmer.transfer import Recognizer
@@ -25,9 +27,6 @@ from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.method import solves_together
 from fsmer.transfer.source_model import SourceModel
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["OtherSeed", "TrainingFolds", "on_cpu", "process_count"]
 
@@ -52,9 +51,9 @@ class OtherSeed:
 class TrainingFolds:
     """Trains and answers folds, for all seeds of an evaluation."""
 
-    def __init__(self, options: RunOptions) -> None:
-        self.jobs = options.jobs
-        self.memory = options.memory
+    def __init__(self, jobs: int | str | None, memory: int | None) -> None:
+        self.jobs = jobs
+        self.memory = memory
         # Results of later seeds that were trained in one stack with those of an earlier one.
         self.prefetched: dict[int, list[EpisodeResults]] = {}
         # How long the first fold took, once it was timed.
@@ -83,8 +82,6 @@ class TrainingFolds:
     @staticmethod
     def _worker_count(task: EpisodeTask, folds: int) -> int:
         """How many processes this machine has cores and memory for; one where the folds cannot leave this process."""
-        from joblib import cpu_count  # type: ignore[import-untyped]
-
         if not on_cpu(task.model.backbone) or not (task.trusted or task.processes):
             return 1
         weights = sum(value.numel() * value.element_size() for value in task.model.backbone.parameters())
@@ -135,8 +132,6 @@ class TrainingFolds:
 
         Isolated ones are all done in processes, each in one of its own, of which threads are in charge.
         """
-        from joblib import Parallel, delayed
-
         left = numbers.tolist()
         how: dict[str, Any] = {} if task.processes is None else {"prefer": "threads"}
         while left and (count > 1 or task.processes is not None):
@@ -222,9 +217,6 @@ def on_cpu(backbone: Backbone) -> bool:
 
 def process_count(jobs: int | str | None) -> int | None:
     """How many folds at a time are asked for, here or by a surrounding joblib configuration; ``None``: nobody asked."""
-    from joblib import effective_n_jobs
-    from joblib.parallel import LokyBackend, get_active_backend  # type: ignore[import-untyped]
-
     if isinstance(jobs, int):
         return int(effective_n_jobs(jobs)) if jobs != 1 else 1
     backend, count = get_active_backend()

@@ -10,54 +10,52 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from annotated_types import Ge
-from typing_extensions import TypedDict
 
+from fsmer.backbones import Backbone, load_model, model_hash
+from fsmer.backbones.merau import Merau
+from fsmer.backbones.registry import fresh_model
+from fsmer.data import ClipSet, InputSpec, concat
 from fsmer.data.schemes import canonical_dataset
 from fsmer.datasets.catalog import dataset_info
 from fsmer.errors import DataError, FsmerError, MissingDatasetError, ProtocolError, SpecMismatchError, WeightsError
+from fsmer.evaluation import Report, evaluate
+from fsmer.evaluation.initial_weights import InitialWeights
+from fsmer.evaluation.metrics import mean_interval
+from fsmer.evaluation.predictions import PAGE_FILE, REPORT_FILE
 from fsmer.evaluation.report_tables import SHOWN
+from fsmer.evaluation.selection import Rule
+from fsmer.evaluation.setup import Progress, listed_seeds
 from fsmer.io import write_json
 from fsmer.published.clips import clips_of_dataset, dataset_labels, dataset_titles, media_specs, stand_in_clips
 from fsmer.published.results import Measured
 from fsmer.published.tables import PublishedTable, Settings
-from fsmer.schema import read_json, read_yaml
+from fsmer.reporting.statistics import report_interval, seed_summary
+from fsmer.schema import entries, read_json, read_yaml
+from fsmer.training.preparation import train_part
+from fsmer.training.supervised import for_classes
+from fsmer.transfer import load_method
+from fsmer.version import __version__
 
-if TYPE_CHECKING:
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet, InputSpec
-    from fsmer.evaluation import Report
-
-__all__ = ["CellRunner", "Progress", "Rule", "small_settings"]
-
-Progress = Callable[[str, int, int], None]
-Rule = Literal["fixed", "nested", "oracle"]
+__all__ = ["CellRunner", "small_settings"]
 
 SMALL = Path(__file__).parent / "small.yaml"
-CELLS = "cells"
 CELL_FILE = "cell.json"
 # What the file of a cell keeps of it.
 KEPT = ("values", "intervals", "each", "honest")
 
 QUICK_EPISODES, SYNTHETIC_EPISODES = 20, 2
-# Of each class beside the shots.
-SYNTHETIC_QUERIES = 2
+SYNTHETIC_QUERIES = 2  # of each class beside the shots
 
 
-class _PartFile(TypedDict):
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float] | None]
-    each: dict[str, list[float]]
-    # Versions before left the honest figures to the report.
-    honest: NotRequired[dict[str, float]]
-
-
-class _CellFile(TypedDict):
-    seconds: Annotated[float, Ge(0)] | None
-    parts: dict[str, _PartFile]
+_NUMBERS = dict[str, float]
+# Versions before left the honest figures to the report.
+_FIGURES = {"values": _NUMBERS, "each": dict[str, list[float]], "honest": NotRequired[_NUMBERS]}
+_PART: Any = entries(_FIGURES | {"intervals": dict[str, tuple[float, float] | None]})
+_CELL = entries({"seconds": Annotated[float, Ge(0)] | None, "parts": dict[str, _PART]})
 
 
 @dataclass
@@ -102,7 +100,6 @@ class CellRunner:
         return replace(outcome, status="partial" if partial else "measured", reason=partial)
 
     def _settings(self, row: int, column: int) -> Settings:
-        """The cell's settings, made small for a quick run."""
         settings = self.table.settings(row, column)
         if not self.quick:
             return settings
@@ -117,18 +114,13 @@ class CellRunner:
 
     def _clips(self, settings: Settings, specs: Sequence[InputSpec], part: str | None) -> tuple[Settings, ClipSet, str]:
         """Clips for a cell, its protocol cut to what is there, and what is lacking, in words."""
-        from fsmer.data import concat
-
         protocol, partial = settings.protocol, ""
         if self.synthetic:
             each = int(protocol.params.get("shot", 0)) + SYNTHETIC_QUERIES
             needs = protocol.requirements
             wanted = [(need.dataset, dataset_labels(protocol, need.dataset, need.scheme)) for need in needs]
-
-            def made() -> ClipSet:
-                return concat([stand_in_clips(dataset, labels, each, tuple(specs)) for dataset, labels in wanted])
-
-            return settings, self._once([*wanted, each], specs, made), ""
+            stand_ins = (stand_in_clips(dataset, labels, each, tuple(specs)) for dataset, labels in wanted)
+            return settings, self._once([*wanted, each], specs, lambda: concat(list(stand_ins))), ""
         there = {canonical_dataset(name) for clips in self.sets for name in clips.dataset_names}
         left = tuple(need for need in protocol.requirements if need.dataset in there)
         missing = [need.dataset for need in protocol.requirements if need.dataset not in there]
@@ -144,12 +136,9 @@ class CellRunner:
             )
             name = f"{protocol.name}-without-{'-'.join(missing)}"
             settings = replace(settings, protocol=replace(protocol, requirements=left, name=name))
-
-        def chosen() -> ClipSet:
-            sets = [clips_of_dataset(self.sets, dataset, specs, settings.model) for dataset in needed]
-            return concat(sets, kinds=[spec.kind for spec in specs])
-
-        return settings, self._once(needed, specs, chosen), partial
+        sets = (clips_of_dataset(self.sets, one, specs, settings.model) for one in needed)
+        kinds = [spec.kind for spec in specs]
+        return settings, self._once(needed, specs, lambda: concat(list(sets), kinds=kinds)), partial
 
     def _once(self, what: Sequence[Any], specs: Sequence[InputSpec], make: Callable[[], ClipSet]) -> ClipSet:
         """The same object for the same clips, so that their media are read and hashed once."""
@@ -160,19 +149,15 @@ class CellRunner:
 
     def _seeds(self, settings: Settings) -> list[int] | None:
         """The seeds of a cell, from that of its method on; ``None`` where nothing is drawn."""
-        from fsmer.transfer import load_method
-
         params = load_method(settings.method, **settings.params).get_params()
         if "seed" not in params and not settings.before:
             return None
-        first = int(params.get("seed", 0))
-        return list(range(first, first + self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        return listed_seeds(self.seeds, int(params.get("seed", 0)))
 
     def _outcome(self, settings: Settings, clips: ClipSet, part: str | None) -> Measured:
-        """The figures of a cell, from the run that was kept or a new one."""
         seeds = self._seeds(settings)
         key = self._key(settings, clips, seeds)
-        folder = self.out / CELLS / f"{settings.model}-{settings.method}-{key}"
+        folder = self.out / "cells" / f"{settings.model}-{settings.method}-{key}"
         kept = (_kept(folder) if self.resume or key in self._done else None) or {"seconds": None, "parts": {}}
         self._done.add(key)
         name = part or "all"
@@ -202,8 +187,6 @@ class CellRunner:
         self, key: str, settings: Settings, clips: ClipSet, seeds: list[int] | None, folder: Path
     ) -> tuple[list[Report], float | None]:
         """The reports of a run, one, or one a seed, and the seconds that a seed took if they were made now."""
-        from fsmer.evaluation.predictions import PAGE_FILE
-
         # The columns of a composite ask for the same run one after the other.
         if self._last is not None and self._last[0] == key:
             return self._last[1], None
@@ -229,9 +212,6 @@ class CellRunner:
 
     def _held(self, place: Path | None) -> Report | None:
         """The report of an earlier run; one that is damaged is made again."""
-        from fsmer.evaluation import Report
-        from fsmer.evaluation.predictions import REPORT_FILE
-
         if self.resume and place is not None and (place / REPORT_FILE).is_file():
             with contextlib.suppress(DataError):
                 return Report.load(place)
@@ -240,9 +220,6 @@ class CellRunner:
     def _evaluate(
         self, settings: Settings, model: Backbone | str, clips: ClipSet, seeds: list[int] | None, folder: Path | None
     ) -> Report:
-        from fsmer.evaluation import evaluate
-        from fsmer.transfer import load_method
-
         given = self.weights.get(model) if isinstance(model, str) else None
         fresh = isinstance(model, str) and given is None
         method = load_method(settings.method, **settings.params)
@@ -265,8 +242,6 @@ class CellRunner:
 
     def _prepared(self, settings: Settings, clips: ClipSet, seed: int, folder: Path | None) -> Report:
         """One seed of a cell whose backbone learns from the source before the episodes begin."""
-        from fsmer.transfer import load_method
-
         prepared = settings.protocol.prepare(clips)
         source = settings.protocol.split(prepared).source
         if source is None:
@@ -277,12 +252,6 @@ class CellRunner:
         return self._evaluate(settings, self._taught(settings, prepared[source], seed), clips, seeds, folder)
 
     def _taught(self, settings: Settings, source: ClipSet, seed: int) -> Backbone:
-        from fsmer.backbones import load_model
-        from fsmer.backbones.merau import Merau
-        from fsmer.backbones.registry import fresh_model
-        from fsmer.training.preparation import train_part
-        from fsmer.transfer import load_method
-
         given = self.weights.get(settings.model)
         backbone = load_model(given) if given else fresh_model(settings.model, seed, dict(settings.arguments))
         small = small_settings()["params"]["train"] if self.quick else {}
@@ -299,9 +268,6 @@ class CellRunner:
 
     def _key(self, settings: Settings, clips: ClipSet, seeds: list[int] | None) -> str:
         """What two runs must have in common for one to stand for the other."""
-        from fsmer.backbones import model_hash
-        from fsmer.version import __version__
-
         start = self._start(settings)
         values = {
             "version": __version__,
@@ -320,10 +286,6 @@ class CellRunner:
 
     def _start(self, settings: Settings) -> Backbone | None:
         """The weights that a cell starts from, given or shipped; ``None``: fresh ones."""
-        from fsmer.backbones import load_model
-        from fsmer.evaluation.initial_weights import InitialWeights
-        from fsmer.transfer import load_method
-
         given = self.weights.get(settings.model)
         if given is None:
             if settings.before:
@@ -359,18 +321,16 @@ class CellRunner:
 def _kept(folder: Path) -> dict[str, Any] | None:
     """What was kept of a run; ``None`` where there is nothing, or it is damaged."""
     try:
-        return dict(read_json(folder / CELL_FILE, _CellFile, what="a measured cell", remedy="run it again"))
+        return dict(read_json(folder / CELL_FILE, _CELL, what="a measured cell", remedy="run it again"))
     except DataError:
         return None
 
 
 def _figures(reports: Sequence[Report], part: str | None) -> Measured:
     """Figures of one report of several seeds, or of one report a seed; of one data set's clips alone with `part`."""
-    from fsmer.evaluation.metrics import mean_interval
-    from fsmer.reporting.statistics import report_interval, seed_summary
-
     if part is not None:
-        reports = [_only(report, part) for report in reports]
+        tables = (one.predictions[one.predictions["dataset"].map(canonical_dataset) == part] for one in reports)
+        reports = [replace(a, predictions=b.reset_index(drop=True)) for a, b in zip(reports, tables, strict=True)]
     summaries = [seed_summary(report) for report in reports]
     each = {name: tuple(value for one in summaries for value in one[name].each) for name in SHOWN}
     intervals: dict[str, tuple[float, float] | None] = {}
@@ -388,17 +348,8 @@ def _figures(reports: Sequence[Report], part: str | None) -> Measured:
     return Measured("measured", values=values, intervals=intervals, each=each, honest=honest)
 
 
-def _only(report: Report, dataset: str) -> Report:
-    table = report.predictions
-    mine = table["dataset"].map(canonical_dataset) == dataset
-    return replace(report, predictions=table[mine].reset_index(drop=True))
-
-
 def _parameters(settings: Settings, classes: int) -> float:
     """Millions of numbers that training may change, network and linear classifier together."""
-    from fsmer.backbones.registry import fresh_model
-    from fsmer.training.supervised import for_classes
-
     backbone = fresh_model(settings.model, 0, dict(settings.arguments))
     made = for_classes(backbone, tuple(f"class {number}" for number in range(classes)), 0)
     own = sum(value.numel() for value in made.parameters())

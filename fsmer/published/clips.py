@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from fsmer.backbones import create_model
+from fsmer.data import ClipSet, InputSpec
+from fsmer.data.facs import EMOTION_ORDER
 from fsmer.data.schemes import canonical_dataset, load_scheme
 from fsmer.datasets.catalog import DATASETS, dataset_info
 from fsmer.episodic import Protocol
 from fsmer.errors import DataError, MissingDatasetError, SpecMismatchError
 from fsmer.published.tables import Settings
 
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet, InputSpec
-
 __all__ = ["clips_of_dataset", "dataset_labels", "dataset_titles", "media_specs", "stand_in_clips"]
 
-# Every class stays where one subject is left out.
-SYNTHETIC_PEOPLE = 2
+SYNTHETIC_PEOPLE = 2  # every class stays where one subject is left out
 DOMAINS = ("lab", "clinic", "field")
 
 
@@ -32,10 +31,6 @@ def media_specs(settings: Settings) -> tuple[InputSpec, ...]:
 
 @cache
 def _specs_of(model: str, arguments: str) -> tuple[InputSpec, ...]:
-    import torch
-
-    from fsmer.backbones import create_model
-
     with torch.device("meta"):  # shapes alone: nothing is drawn or stored
         return create_model(model, **json.loads(arguments)).input_specs
 
@@ -67,8 +62,6 @@ def clips_of_dataset(sets: Sequence[ClipSet], dataset: str, specs: Sequence[Inpu
 @lru_cache(maxsize=64)
 def stand_in_clips(dataset: str, labels: tuple[str, ...], each: int, specs: tuple[InputSpec, ...]) -> ClipSet:
     """Synthetic clips under the name of a data set, as many of each label."""
-    from fsmer.data import ClipSet
-    from fsmer.data.facs import EMOTION_ORDER
     from fsmer.synthetic.clips import synthetic_clips
 
     number = sorted(DATASETS).index(dataset)

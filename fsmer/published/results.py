@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from fsmer.evaluation.report_tables import Table, markdown_table
 from fsmer.io import atomic_path, write_json, write_text
@@ -17,7 +18,6 @@ from fsmer.text import markdown, write_csv
 
 __all__ = ["BenchResult", "Measured", "average_cell"]
 
-MARKDOWN_FILE, JSON_FILE, CSV_FILE = "table.md", "table.json", "table.csv"
 STATUSES = ("measured", "partial", "missing", "refused")
 STAMPS = {
     "SYNTHETIC": "measured on synthetic clips in place of the data sets, with tiny networks trained for a moment; "
@@ -29,33 +29,19 @@ STAMPS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured in one cell, or why nothing was.
+    """What was measured in one cell, or why nothing was."""
 
-    Parameters
-    ----------
-    status : {"measured", "partial", "missing", "refused"}
-        Partial: on those of the data sets that are there. Missing: data or media are. Refused: the run was not
-        possible; `reason` says why in all three cases.
-    reason : str
-    values : mapping of metric to float
-        Shares as fractions, means over seeds.
-    intervals : mapping of metric to (low, high) or None
-        95 %: over subjects, or over episodes where these are averaged.
-    each : mapping of metric to tuple of float
-        Every seed.
-    honest : mapping of metric to float
-        Where epochs were chosen on the test clips, the shares that the recipe's own epochs give.
-    folder : str
-        Of the reports, relative to that of the table.
-    """
-
+    # Partial: on those of the data sets that are there. Missing: data or media are. Refused: the run was not possible;
+    # the reason says why in all three cases.
     status: Literal["measured", "partial", "missing", "refused"]
     reason: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)  # by metric, shares as fractions, means over seeds
+    # 95 %, by metric: over subjects, or over episodes where these are averaged.
     intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
-    each: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    each: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # every seed, by metric
+    # Where epochs were chosen on the test clips, the shares that the recipe's own epochs give.
     honest: Mapping[str, float] = field(default_factory=dict)
-    folder: str = ""
+    folder: str = ""  # of the reports, relative to that of the table
 
     def sd(self, metric: str) -> float | None:
         """Standard deviation over seeds, ``None`` for a single one."""
@@ -71,23 +57,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A published table with what was measured beside it; see `run_table`.
-
-    Parameters
-    ----------
-    table : PublishedTable
-    cells : mapping of (row, column) to Measured
-        Of every cell that has something to run.
-    quick, synthetic : bool
-    select : str
-        How epochs were chosen, see `fsmer.evaluate`.
-    """
+    """A published table with what was measured beside it; see `run_table`."""
 
     table: PublishedTable
-    cells: Mapping[tuple[int, int], Measured]
+    cells: Mapping[tuple[int, int], Measured]  # by (row, column), of every cell that has something to run
     quick: bool = False
     synthetic: bool = False
-    select: str = "fixed"
+    select: str = "fixed"  # how epochs were chosen, see fsmer.evaluate
 
     @property
     def stamps(self) -> tuple[str, ...]:
@@ -254,21 +230,13 @@ class BenchResult:
         return words
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``table.md``, ``table.json`` and ``table.csv``.
-
-        Raises
-        ------
-        OutputError
-            The folder cannot be written.
-        """
-        import pandas as pd
-
+        """Write ``table.md``, ``table.json`` and ``table.csv``; `OutputError` where the folder cannot be written."""
         target = Path(folder)
-        write_text(target / MARKDOWN_FILE, self.markdown())
-        with atomic_path(target / CSV_FILE) as temporary:
+        write_text(target / "table.md", self.markdown())
+        with atomic_path(target / "table.csv") as temporary:
             # As they are: in a column of integers with gaps, pandas would write 3 as 3.0.
             write_csv(pd.DataFrame(self.lines(), dtype=object), temporary)
-        write_json(target / JSON_FILE, self.to_dict())
+        write_json(target / "table.json", self.to_dict())
         return target
 
 

@@ -6,17 +6,18 @@ import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from fsmer.backbones import load_model
+from fsmer.data import ClipSet
 from fsmer.errors import ProtocolError, WeightsError, unknown_name
 from fsmer.evaluation.report_tables import SHOWN
+from fsmer.evaluation.selection import Rule
+from fsmer.evaluation.setup import Progress, check_jobs, listed_seeds, no_progress
 from fsmer.io import check_writable
-from fsmer.published.cells import CellRunner, Progress, Rule
+from fsmer.published.cells import CellRunner
 from fsmer.published.results import BenchResult, Measured, average_cell
 from fsmer.published.tables import PublishedTable, load_table
-
-if TYPE_CHECKING:
-    from fsmer.data import ClipSet
 
 __all__ = ["run_table"]
 
@@ -73,10 +74,6 @@ def run_table(
     progress : callable, optional
         Called with (what is being done, done, in all).
 
-    Returns
-    -------
-    BenchResult
-
     Raises
     ------
     UnknownNameError
@@ -93,9 +90,6 @@ def run_table(
     >>> result = run_table("fr-2", fsmer.read_clips("my-maps"), out="out/fr-2", seeds=3)  # doctest: +SKIP
     >>> print(result.markdown())  # doctest: +SKIP
     """
-    from fsmer.data import ClipSet
-    from fsmer.evaluation.run_options import check_jobs
-
     table = load_table(name) if isinstance(name, str) else name
     wanted = [rows] if isinstance(rows, str) else list(rows)
     chosen = [
@@ -115,7 +109,9 @@ def run_table(
             f"table {table.name!r} is run on {', '.join(table.datasets())}: give clips of any of them (clips=, or "
             "--data on the command line), or run it on synthetic ones (synthetic=True, --synthetic)."
         )
-    _check_seeds(seeds)
+    # Refused once, and not cell by cell.
+    if seeds is not None:
+        listed_seeds(seeds, 0)
     check_jobs(jobs)
     _check_weights(table, weights or {})
     folder = Path(out)
@@ -131,7 +127,7 @@ def run_table(
         select=select,
         jobs=jobs,
         resume=resume,
-        progress=progress or (lambda *_: None),
+        progress=progress or no_progress,
     )
     todo = [(row, column) for row in chosen for column in table.runs(row)]
     cells: dict[tuple[int, int], Measured] = {}
@@ -154,21 +150,7 @@ def run_table(
     return final
 
 
-def _check_seeds(seeds: int | Sequence[int] | None) -> None:
-    """Refuse once, and not cell by cell, what no evaluation would take."""
-    if seeds is None:
-        return
-    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not listed or min(listed) < 0 or len(set(listed)) < len(listed):
-        raise ProtocolError(
-            f"seeds={seeds!r} is not possible; give how many, or different whole numbers of at least 0."
-        )
-
-
 def _check_weights(table: PublishedTable, weights: Mapping[str, str | os.PathLike[str]]) -> None:
-    """Weights that no row would use, or that are another network's, must not pass in silence."""
-    from fsmer.backbones import load_model
-
     if not weights:
         return
     known = sorted({table.settings(row, place).model for row in range(len(table.rows)) for place in table.runs(row)})

@@ -14,11 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired
 
-from typing_extensions import TypedDict
-
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, unknown_name
-from fsmer.schema import Count, Names, read_yaml
+from fsmer.schema import Count, Names, entries, read_yaml
 
 __all__ = ["METRIC_TITLES", "Column", "Published", "PublishedTable", "Row", "Settings", "list_tables", "load_table"]
 
@@ -29,31 +27,15 @@ METRIC_TITLES = {"acc": "Acc", "parameters": "parameters (million)", "seconds": 
 
 @dataclass(frozen=True)
 class Published:
-    """One printed number.
+    """One printed number."""
 
-    Parameters
-    ----------
-    text : str
-        As it is printed.
-    value : float
-        Shares as fractions, whether printed so or in percent.
-    sd : float or None
-        Standard deviation, where one is printed.
-    """
-
-    text: str
-    value: float
-    sd: float | None = None
+    text: str  # as it is printed
+    value: float  # shares as fractions, whether printed so or in percent
+    sd: float | None = None  # where one is printed
 
     @classmethod
     def read(cls, text: str) -> Published:
-        """Read ``0.7838``, ``88.35%``, ``0.4090*`` or ``77.82±3.65%``.
-
-        Raises
-        ------
-        FsmerError
-            It is none of these.
-        """
+        """Read ``0.7838``, ``88.35%``, ``0.4090*`` or ``77.82±3.65%``; `FsmerError` for anything else."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:±(\d+(?:\.\d+)?))?(%?)\*?", text)
         if found is None:
             raise FsmerError(f"{text!r} is no printed number; write for example 0.7838, 88.35% or 77.82±3.65%.")
@@ -64,114 +46,57 @@ class Published:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
-
-    Parameters
-    ----------
-    title : str
-    settings : mapping
-        Keys of `Settings` that hold for every row.
-    part : str or None
-        The column is one data set's part of the run.
-    classes : int or None
-        Number of classes, where parameters are counted.
-    average : tuple of int
-        The column is the mean of these.
-    """
+    """One column of a table."""
 
     title: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    part: str | None = None
-    classes: int | None = None
-    average: tuple[int, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)  # keys of Settings that hold for every row
+    part: str | None = None  # the column is this data set's part of the run
+    classes: int | None = None  # number of classes, where parameters are counted
+    average: tuple[int, ...] = ()  # the column is the mean of these
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a table.
+    """One method of a table."""
 
-    Parameters
-    ----------
-    method : str
-        As the paper calls it; rows of fsmer's own say so.
-    group, note : str
-        What the row belongs to, and what to know of it.
-    published : tuple of (mapping of metric to Published, or None)
-        One entry a column; empty for rows that the paper does not have.
-    run : mapping or None
-        Keys of `Settings`; ``None``: published only.
-    columns : tuple of int
-        The columns that it is run in.
-    """
-
-    method: str
-    group: str = ""
-    note: str = ""
+    method: str  # as the paper calls it; rows of fsmer's own say so
+    group: str = ""  # what the row belongs to
+    note: str = ""  # what to know of it
+    # By metric, one entry a column; empty for rows that the paper does not have.
     published: tuple[Mapping[str, Published] | None, ...] = ()
-    run: Mapping[str, Any] | None = None
-    columns: tuple[int, ...] = ()
+    run: Mapping[str, Any] | None = None  # keys of Settings; None: published only
+    columns: tuple[int, ...] = ()  # the columns that it is run in
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What measuring one cell takes.
-
-    Parameters
-    ----------
-    protocol : Protocol
-    model : str
-        Name of a backbone.
-    method : str
-    arguments : mapping
-        Of the backbone's constructor.
-    params : mapping
-        Of the method.
-    before : tuple of str
-        What is done with the source first: ``"au_detector"`` fits the action unit detector of `merau`, ``"source"``
-        trains the backbone by its recipe.
-    """
+    """What measuring one cell takes."""
 
     protocol: Protocol
-    model: str
+    model: str  # name of a backbone
     method: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the backbone's constructor
+    params: Mapping[str, Any] = field(default_factory=dict)  # of the method
+    # What is done with the source first: "au_detector" fits the action unit detector of merau, "source" trains the
+    # backbone by its recipe.
     before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of a paper; see `load_table`.
-
-    Parameters
-    ----------
-    name, title, paper, table : str
-        Short name, what it shows, the paper, and the number there.
-    metrics : tuple of str
-        In the order in which numbers of a cell stand.
-    percent : tuple of str
-        Metrics that the table gives in percent.
-    seeds : int
-        How often the paper ran, as far as it says.
-    columns : tuple of Column
-    rows : tuple of Row
-    differences : tuple of str
-        Where the paper's protocol and fsmer's part, in words.
-    gaps : tuple of str
-        What of the printed table is missing or was read with care.
-    """
+    """A table of a paper; see `load_table`."""
 
     name: str
-    title: str
+    title: str  # what it shows
     paper: str
-    table: str
-    metrics: tuple[str, ...]
-    percent: tuple[str, ...]
-    seeds: int
+    table: str  # its number in the paper
+    metrics: tuple[str, ...]  # in the order in which numbers of a cell stand
+    percent: tuple[str, ...]  # metrics that the table gives in percent
+    seeds: int  # how often the paper ran, as far as it says
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    differences: tuple[str, ...]
-    gaps: tuple[str, ...] = ()
+    differences: tuple[str, ...]  # where the paper's protocol and fsmer's part, in words
+    gaps: tuple[str, ...] = ()  # what of the printed table is missing or was read with care
 
     def runs(self, row: int) -> tuple[int, ...]:
         """The columns, means aside, in which that row is measured."""
@@ -181,10 +106,7 @@ class PublishedTable:
     def settings(self, row: int, column: int) -> Settings:
         """How to measure a cell: the column's settings with the row's in their place.
 
-        Raises
-        ------
-        FsmerError
-            Model, method or protocol are missing, or a key is unknown.
+        `FsmerError` where model, method or protocol are missing, or a key is unknown.
         """
         own = dict(self.rows[row].run or {})
         shared = dict(self.columns[column].settings)
@@ -253,40 +175,23 @@ def _names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-class _ColumnFile(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    title: str
-    part: NotRequired[str]
-    classes: NotRequired[Count]
-    average: NotRequired[list[Count]]
-
-
-class _RowFile(TypedDict):
-    method: str
-    group: NotRequired[str]
-    note: NotRequired[str]
-    published: NotRequired[str]
-    run: NotRequired[dict[str, Any]]
-    columns: NotRequired[list[Count]]
-
-
-class _TableFile(TypedDict):
-    name: str
-    title: str
-    paper: str
-    table: str
-    metrics: Names
-    percent: NotRequired[Names]
-    seeds: Count
-    columns: list[_ColumnFile]
-    rows: list[_RowFile]
-    differences: Names
-    gaps: NotRequired[Names]
+_PLACES = NotRequired[list[Count]]
+_COLUMN: Any = entries(
+    {"title": str, "part": NotRequired[str], "classes": NotRequired[Count], "average": _PLACES}, extra_items=Any
+)
+_WORDS = dict.fromkeys(("group", "note", "published"), NotRequired[str])
+_ROW: Any = entries({"method": str, "run": NotRequired[dict[str, Any]], "columns": _PLACES} | _WORDS)
+_TABLE = entries(
+    dict.fromkeys(("name", "title", "paper", "table"), str)
+    | {"metrics": Names, "percent": NotRequired[Names], "differences": Names, "gaps": NotRequired[Names]}
+    | {"seeds": Count, "columns": list[_COLUMN], "rows": list[_ROW]}
+)
 
 
 @cache
 def _read(name: str) -> PublishedTable:
     values: Any = read_yaml(
-        FOLDER / f"{name}.yaml", _TableFile, what="a published table", remedy="install fsmer again", error=FsmerError
+        FOLDER / f"{name}.yaml", _TABLE, what="a published table", remedy="install fsmer again", error=FsmerError
     )
     for key in ("metrics", "percent", "differences", "gaps"):
         values[key] = tuple(values.get(key, ()))

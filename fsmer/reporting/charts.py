@@ -21,8 +21,7 @@ SHAPES = ("circle", "triangle", "square", "diamond")
 # Flow maps are shrunk to this side: a page of 300 clips has to stay small.
 TILE = 56
 ARROWS = 9
-# Bins of a histogram over 0..1.
-BINS = 25
+BINS = 25  # of a histogram over 0..1
 
 Points = NDArray[np.float64]
 

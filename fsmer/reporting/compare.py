@@ -6,17 +6,23 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from fsmer.drawing import save_figure
 from fsmer.errors import DataError
+from fsmer.evaluation import report_tables as tables
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, markdown_table, provenance
+from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure, Table, markdown_table
+from fsmer.evaluation.run_folder import flat
 from fsmer.io import check_writable, write_json, write_text
 from fsmer.reporting.html import confusion_picture
 from fsmer.reporting.page import page
+from fsmer.reporting.plots import critical_difference_figure, methods_figure
 from fsmer.reporting.ranking import CriticalDifference, critical_difference
 from fsmer.reporting.statistics import PairedComparison, paired_comparison, shown_p
 from fsmer.text import markdown, one_line
@@ -26,13 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare"]
 
-JSON_FILE = "compare.json"
-MARKDOWN_FILE = "compare.md"
-HTML_FILE = "compare.html"
-PICTURE_FILE = "compare.png"
-RANKS_FILE = "ranks.png"
-# Clips listed on which the reports disagree.
-MAX_CLIPS = 100
+MAX_CLIPS = 100  # listed ones on which the reports disagree
 TESTS = (
     "Differences are first minus second; interval and p by paired bootstrap over subjects. Right alone: clips that "
     "only the first and only the second gets right by most of their answers, tested by McNemar (exact; it takes clips "
@@ -42,33 +42,24 @@ TESTS = (
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Reports side by side.
+    """Reports side by side."""
 
-    Attributes
-    ----------
-    reports : mapping of str to Report
-        In the order given; the name of an ORACLE report says so.
-    warnings : tuple of str
-        What stands in the way of comparing the figures, one sentence each.
-    tests : tuple of PairedComparison
-        Of every two reports that judge the same clips in the same folds.
-    ranking : CriticalDifference or None
-        Of three or more reports on the same clips, over subjects.
-    """
+    reports: Mapping[str, Report]  # in the order given; the name of an ORACLE report says so
+    warnings: tuple[str, ...]  # what stands in the way of comparing the figures, one sentence each
+    tests: tuple[PairedComparison, ...]  # of every two reports that judge the same clips in the same folds
+    ranking: CriticalDifference | None = None  # of three or more reports on the same clips, over subjects
 
-    reports: Mapping[str, Report]
-    warnings: tuple[str, ...]
-    tests: tuple[PairedComparison, ...]
-    ranking: CriticalDifference | None = field(default=None)
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The figures that all reports have."""
+        return tables.shared(self.reports.values())
 
     @property
     def title(self) -> str:
-        """The names of all reports."""
         return " against ".join(self.reports)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        keys = [key for name in SHOWN for key in (name, f"{name}_interval")]
+        keys = [key for name in self.shown for key in (name, f"{name}_interval")]
         listed = []
         for name, report in self.reports.items():
             values = report.to_dict()
@@ -92,25 +83,24 @@ class Comparison:
         }
 
     def markdown(self) -> str:
-        """The comparison as a Markdown page."""
-        rows = [
-            [name, *(report.counts[what] for what in ("clips", "subjects")), len(report.per_seed), *_figures(report)]
-            for name, report in self.reports.items()
-        ]
+        rows: list[list[Any]] = []
+        for name, one in self.reports.items():
+            sizes = (one.counts["clips"], one.counts["subjects"], len(one.per_seed))
+            rows.append([name, *sizes, *tables.figure_cells(one.figures, self.shown)])
         tests = [[" - ".join(one.names), *(" ".join(cell) for cell in _test_cells(one))] for one in self.tests]
-        heads = [NAMES[name] for name in SHOWN]
+        heads, tested = ([NAMES.get(name, name) for name in names] for names in (self.shown, SHOWN))
         lines = [f"# {markdown(self.title)}", ""]
         lines += [line for warning in self.warnings for line in (f"> **Take care:** {markdown(warning)}", "")]
         lines += markdown_table(Table("Figures", ("report", "clips", "subjects", "seeds", *heads), rows))
         if tests:
-            lines += ["", *markdown_table(Table("Tests", ("first - second", *heads, "McNemar"), tests)), "", TESTS]
+            lines += ["", *markdown_table(Table("Tests", ("first - second", *tested, "McNemar"), tests)), "", TESTS]
         if self.ranking is not None:
             lines += ["", "```", str(self.ranking), "```"]
         return "\n".join([*lines, ""])
 
     def __str__(self) -> str:
         parts = [
-            f"{name}: {', '.join(f'{NAMES[n]} {one}' for n, one in zip(SHOWN, _figures(report), strict=True))}"
+            f"{name}: {', '.join(f'{NAMES.get(n, n)} {Figure.of(report.figures, n)}' for n in self.shown)}"
             for name, report in self.reports.items()
         ]
         parts += [f"take care: {warning}" for warning in self.warnings]
@@ -121,24 +111,18 @@ class Comparison:
 
     def figure(self, metric: str = "uf1") -> Picture:
         """One dot with its interval for each report, best on top."""
-        from fsmer.reporting.plots import methods_figure
-
         return methods_figure(self.reports, metric=metric)
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """One self-contained page; also written to `path` where one is given.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
+        """One self-contained page; also written to `path` where one is given (`OutputError` where that fails)."""
         reports = self.reports
         low, high = _scale(reports.values())
+        origins = [tables.provenance(report) for report in reports.values()]
         text = page(
             "comparison.html.j2",
             self.title,
             comparison=self,
+            shared=self.shown,
             oracle=any(report.oracle for report in reports.values()),
             figure_of=Figure.of,
             low=low,
@@ -153,7 +137,7 @@ class Comparison:
             pictures=[confusion_picture(name, report.confusion, report.classes) for name, report in reports.items()],
             most_classes=max(len(report.classes) for report in reports.values()),
             disputed=_disputed(reports) if self.tests else None,
-            origins=_beside({str(key): value for key, value in provenance(one).rows} for one in reports.values()),
+            origins=_beside({str(key): value for key, value in one.rows} for one in origins),
         )
         if path is not None:
             write_text(path, text)
@@ -162,24 +146,17 @@ class Comparison:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``compare.json``, ``compare.md``, ``compare.html`` and ``compare.png``, each whole or not at all.
 
-        Three or more reports on the same clips add ``ranks.png``, their critical-difference diagram.
-
-        Raises
-        ------
-        OutputError
-            The folder cannot be written.
+        Three or more reports on the same clips add ``ranks.png``, their critical-difference diagram. `OutputError`
+        where the folder cannot be written.
         """
-        from fsmer.drawing import save_figure
-        from fsmer.reporting.plots import critical_difference_figure
-
         target = Path(folder)
         check_writable(target)
-        save_figure(self.figure(), target / PICTURE_FILE)
+        save_figure(self.figure(), target / "compare.png")
         if self.ranking is not None:
-            save_figure(critical_difference_figure(self.ranking), target / RANKS_FILE)
-        write_text(target / MARKDOWN_FILE, self.markdown())
-        self.to_html(target / HTML_FILE)
-        write_json(target / JSON_FILE, self.to_dict())
+            save_figure(critical_difference_figure(self.ranking), target / "ranks.png")
+        write_text(target / "compare.md", self.markdown())
+        self.to_html(target / "compare.html")
+        write_json(target / "compare.json", self.to_dict())
         return target
 
 
@@ -201,10 +178,6 @@ def compare(
         Bootstrap samples of the paired tests.
     seed : int
         Of the bootstrap.
-
-    Returns
-    -------
-    Comparison
 
     Raises
     ------
@@ -258,16 +231,11 @@ def _names(reports: Sequence[Report | str | os.PathLike[str]]) -> list[str]:
 def _distinct(names: list[str], reports: Sequence[Report]) -> list[str]:
     """Names with ORACLE where it applies, numbered where they would be the same."""
     stamped = [f"{name} [{ORACLE}]" if report.oracle else name for name, report in zip(names, reports, strict=True)]
-    seen: Counter[str] = Counter()
-    found = []
-    for name in stamped:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
+    earlier = [stamped[:place].count(name) for place, name in enumerate(stamped)]
+    return [f"{name} ({count + 1})" if count else name for name, count in zip(stamped, earlier, strict=True)]
 
 
 def _kinds(named: Mapping[str, Report]) -> list[str]:
-    """Whether some of the figures are honest and others are not."""
     oracle = [name for name, report in named.items() if report.oracle]
     honest = [name for name in named if name not in oracle]
     if not oracle or not honest:
@@ -285,7 +253,7 @@ def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     if mine.get("kind") != theirs.get("kind"):
         kinds = (f"{name} {settings.get('kind')}" for name, settings in ((first, mine), (second, theirs)))
         return ", ".join(kinds)
-    mine, theirs = _flat(mine), _flat(theirs)
+    mine, theirs = flat(mine), flat(theirs)
     words = [
         f"{key.removeprefix('params.')} is {mine.get(key, 'not set')} in {first} and "
         f"{theirs.get(key, 'not set')} in {second}"
@@ -295,24 +263,10 @@ def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:
     return "; ".join(words) or f"{a.protocol['name']} and {b.protocol['name']}"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _figures(report: Report) -> list[Figure]:
-    return [Figure.of(report.figures, name) for name in SHOWN]
-
-
 def _test_cells(test: PairedComparison) -> list[tuple[str, str]]:
     """Difference and how sure it is, for every figure, then McNemar's counts and their p-value."""
     cells = [(f"{one.difference:+.4f}", one.certainty) for one in test.differences.values()]
     return [*cells, (f"{test.mcnemar.only_a:,} to {test.mcnemar.only_b:,}", f"p {shown_p(test.mcnemar.p_exact)}")]
-
-
-# -- what the page shows -----------------------------------------------------------------------------------------------
 
 
 def _scale(reports: Iterable[Report]) -> tuple[float, float]:
@@ -339,8 +293,6 @@ def _beside(columns: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
 
 def _disputed(reports: Mapping[str, Report]) -> dict[str, Any]:
     """Clips that some reports mostly get right and others do not, the most disputed first."""
-    import pandas as pd
-
     shares = {}
     for name, report in reports.items():
         told = report.predictions

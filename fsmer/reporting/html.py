@@ -11,39 +11,25 @@ from functools import cached_property
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from fsmer.backbones import Backbone, as_backbone, model_hash
+from fsmer.data import ClipSet
 from fsmer.errors import DataError
+from fsmer.evaluation.embedding_cache import as_folder, embed_cached
 from fsmer.evaluation.metrics import confusion_matrix
 from fsmer.evaluation.report import Report
-from fsmer.evaluation.report_tables import ORACLE, SHOWN, by_class, by_dataset, by_seed, oracle_gap, provenance
+from fsmer.evaluation.report_tables import ORACLE, SHOWN, by_class, by_dataset, by_seed, oracle_gap, provenance, shown
 from fsmer.reporting.charts import columns_chart, flow_picture, histogram, legend, scatter
 from fsmer.reporting.page import page
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.backbones import Backbone
-    from fsmer.data import ClipSet
+from fsmer.transfer.mmd import mmd
 
 __all__ = ["confusion_picture", "report_page"]
 
-MEANINGS = {
-    "uf1": "mean of the classes' F1",
-    "uar": "mean of the classes' recall",
-    "acc": "share of clips classified rightly",
-}
-# What a reader must know before any figure, by the rule of the choice.
-RULES = {
-    "fixed": "Honest: settings and epochs were fixed beforehand; the clips that are judged chose nothing.",
-    "nested": "Honest: settings were chosen on inner folds of each support set, by subject; the clips that are judged "
-    "chose nothing.",
-    "oracle": "ORACLE: settings were chosen on the very clips that are judged. These figures measure how much that "
-    "flatters; they are no result and must not be compared with honest ones.",
-}
 # Clips shown at each end, subjects in the table and in the picture, folds in the table, points in a map.
 EXTREMES = 8
 MAX_SUBJECTS = 300
@@ -76,10 +62,6 @@ def report_page(
     cache : bool or path
         Where embeddings that the evaluation made are found again, as for `fsmer.evaluate`.
 
-    Returns
-    -------
-    str
-
     Raises
     ------
     DataError
@@ -93,8 +75,6 @@ def report_page(
     -----
     Pictures of faces are never put on the page, because pages are passed on and data sets of faces are not.
     """
-    from fsmer.evaluation.embedding_cache import as_folder
-
     facts = _Facts(report)
     if backbone is not None and clips is None:
         raise DataError("a map of embeddings needs the clips that were evaluated; give clips= beside the backbone.")
@@ -106,8 +86,7 @@ def report_page(
         report=report,
         oracle=report.oracle,
         stamp=ORACLE if report.oracle else None,
-        rule=RULES[report.selection["rule"]],
-        meanings=MEANINGS,
+        shown=shown(report),
         gap=oracle_gap(report),
         seeds=by_seed(report),
         chosen=_chosen(report),
@@ -117,9 +96,10 @@ def report_page(
         by_dataset=by_dataset(report),
         subjects=_subjects(facts),
         episodes=_episodes(report),
+        clips=clips,
         embedding=embedding,
         permutations=PERMUTATIONS,
-        media=_media_words(judged),
+        flow=None if judged is None else judged.specs.get(_flow_kind(judged)),
         extremes=_extremes(facts, judged),
         provenance=provenance(report),
     )
@@ -133,7 +113,6 @@ class _Facts:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """One row an answer, with codes and whether it is right."""
         found = self.report.predictions
         place = {name: code for code, name in enumerate(self.report.classes)}
         truth = found["label"].map(place).to_numpy(np.int64)
@@ -152,7 +131,6 @@ class _Facts:
 
 
 def _chosen(report: Report) -> list[tuple[str, str]]:
-    """How often each candidate was taken."""
     taken = Counter(
         ", ".join(f"{key}={value}" for key, value in one.items() if key not in ("seed", "episode"))
         for one in report.selection.get("chosen", ())
@@ -161,7 +139,6 @@ def _chosen(report: Report) -> list[tuple[str, str]]:
 
 
 def _confusions(facts: _Facts) -> list[dict[str, Any]]:
-    """The confusion matrix of all clips and, where there are several data sets, of each."""
     report = facts.report
     pictures = [confusion_picture("All clips", report.confusion, report.classes)]
     names = list(report.per_dataset)
@@ -220,11 +197,7 @@ def _episodes(report: Report) -> dict[str, Any] | None:
     return {"label": label, "chart": histogram(episodes["uf1"], label=label), "rows": rows}
 
 
-# -- embeddings --------------------------------------------------------------------------------------------------------
-
-
 def _judged(facts: _Facts, clips: ClipSet) -> ClipSet:
-    """The clips of the report, in its order."""
     held = set(clips.ids.tolist())
     missing = next((name for name in facts.by_clip.index if name not in held), None)
     if missing is not None:
@@ -237,16 +210,13 @@ def _judged(facts: _Facts, clips: ClipSet) -> ClipSet:
 def _embedding(
     facts: _Facts, judged: ClipSet, backbone: Backbone | str | os.PathLike[str], cache: Path | None
 ) -> dict[str, Any]:
-    from fsmer.backbones import as_backbone, model_hash
-    from fsmer.evaluation.embedding_cache import embed_cached
-
     model = as_backbone(backbone)
     rows = np.arange(len(judged))
     if len(rows) > MAX_POINTS:
         rows = np.sort(np.random.default_rng(facts.report.seed).choice(rows, MAX_POINTS, replace=False))
     tensor, _ = embed_cached(model, judged[rows], folder=cache)
     found = tensor.numpy().astype(np.float64)
-    shown = facts.by_clip.iloc[rows]
+    points = facts.by_clip.iloc[rows]
     known, warning = facts.report.model["weights_hash"], ""
     if model_hash(model) not in known.split("+"):
         warning = (
@@ -254,19 +224,18 @@ def _embedding(
             "than the one that was judged."
         )
     words = f"Embeddings of {len(rows):,} clips by {model.name} as it was given, before any fold trained it."
-    distances = _distances(facts, found, shown)
-    return {"words": words, "warning": warning, "maps": _maps(facts, found, shown), "distances": distances}
+    distances = _distances(facts, found, points)
+    return {"words": words, "warning": warning, "maps": _maps(facts, found, points), "distances": distances}
 
 
-def _maps(facts: _Facts, found: NDArray[np.float64], shown: pd.DataFrame) -> list[tuple[Any, list[Any]]]:
-    """Legend and pictures by class and, where there are several data sets, by data set."""
-    classes, names = facts.report.classes, sorted(shown["dataset"].unique().tolist())
-    datasets = shown["dataset"].map({name: code for code, name in enumerate(names)}).to_numpy(np.int64)
-    wrong = shown["right"].to_numpy(np.float64) < 0.5
+def _maps(facts: _Facts, found: NDArray[np.float64], points: pd.DataFrame) -> list[tuple[Any, list[Any]]]:
+    classes, names = facts.report.classes, sorted(points["dataset"].unique().tolist())
+    datasets = points["dataset"].map({name: code for code, name in enumerate(names)}).to_numpy(np.int64)
+    wrong = points["right"].to_numpy(np.float64) < 0.5
     by_class, by_dataset = [], []
     for title, places, axes in projections(found, facts.report.seed):
         label = f"{title} of the embeddings, coloured by class; clips that were mostly taken wrongly are outlines"
-        drawn = scatter(places, shown["truth"], hollow=wrong, label=label, axes=axes)
+        drawn = scatter(places, points["truth"], hollow=wrong, label=label, axes=axes)
         by_class.append((drawn, f"{title}, by class. Outlines: mostly taken wrongly."))
         drawn = scatter(places, datasets, label=f"{title} of the embeddings, coloured by data set", axes=axes)
         by_dataset.append((drawn, f"{title}, by data set."))
@@ -308,11 +277,9 @@ def projections(embeddings: NDArray[np.float64], seed: int) -> list[tuple[str, N
     return maps
 
 
-def _distances(facts: _Facts, found: NDArray[np.float64], shown: pd.DataFrame) -> list[list[str]]:
+def _distances(facts: _Facts, found: NDArray[np.float64], points: pd.DataFrame) -> list[list[str]]:
     """Maximum mean discrepancy of every two data sets with two clips or more."""
-    from fsmer.transfer.mmd import mmd
-
-    held = {name: found[(shown["dataset"] == name).to_numpy()] for name in sorted(shown["dataset"].unique().tolist())}
+    held = {name: found[(points["dataset"] == name).to_numpy()] for name in sorted(points["dataset"].unique().tolist())}
     rows = []
     for first, second in combinations([name for name, own in held.items() if len(own) > 1], 2):
         result = mmd(held[first], held[second], permutations=PERMUTATIONS, seed=facts.report.seed)
@@ -320,9 +287,6 @@ def _distances(facts: _Facts, found: NDArray[np.float64], shown: pd.DataFrame) -
         figures = (f"{result.value:.4f}", f"{result.squared:.5f}", f"{result.p_value:.3f}")
         rows.append([f"{first} – {second}", sizes, *figures])
     return rows
-
-
-# -- single clips ------------------------------------------------------------------------------------------------------
 
 
 def _extremes(facts: _Facts, judged: ClipSet | None) -> list[tuple[str, str, list[dict[str, Any]]]]:
@@ -336,28 +300,13 @@ def _extremes(facts: _Facts, judged: ClipSet | None) -> list[tuple[str, str, lis
         (title, none, [_card(facts, str(name), judged) for name in chosen.index])
         for title, chosen, none in (
             ("Worst: least probability on the true class", worst, "No clip was mostly taken for another class."),
-            (
-                "Best: most probability on the true class, classes in turn",
-                best,
-                "No clip was mostly taken rightly.",
-            ),
+            ("Best: most probability on the true class, classes in turn", best, "No clip was mostly taken rightly."),
         )
     ]
 
 
-def _media_words(judged: ClipSet | None) -> str:
-    if judged is None:
-        return "No maps: the page was made without the clips."
-    kind = next((kind for kind in ("flow", "flows") if kind in judged.specs), None)
-    if kind is None:
-        return (
-            "No maps: these clips hold pictures of faces alone, and a page that may be passed on must not show people. "
-            "Prepare flow beside the frames to see what moved."
-        )
-    words = "Grey: strain, darker where skin deforms more. Arrows: where skin moves, longest alike in every map."
-    if judged.specs[kind].normalisation == "minmax":
-        words += " These maps are scaled channel by channel, which loses the zero; the median stands in for it."
-    return words
+def _flow_kind(clips: ClipSet) -> str:
+    return next((kind for kind in ("flow", "flows") if kind in clips.specs), "")
 
 
 def _card(facts: _Facts, name: str, judged: ClipSet | None) -> dict[str, Any]:
@@ -380,8 +329,8 @@ def _clip_picture(judged: ClipSet, name: str) -> dict[str, Any]:
     from fsmer.deploy.explanation import flows_of
 
     clip = judged[int(judged.positions([name])[0])]
-    kind = next((kind for kind in ("flow", "flows") if kind in clip.media), None)
-    if kind is None:
+    kind = _flow_kind(judged)
+    if kind not in clip.media:
         return {"picture": None, "flaw": ""}
     try:
         title, flow = next(iter(flows_of({kind: (clip.media[kind].spec, clip.read(kind))})))

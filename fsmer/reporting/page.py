@@ -6,29 +6,19 @@ import functools
 import json
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure
 from fsmer.text import printable
 from fsmer.version import __version__
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
 __all__ = ["fragment", "page"]
 
 
 def page(template: str, title: str, **values: Any) -> str:
-    """A whole page.
-
-    Parameters
-    ----------
-    template : str
-        Name of a template that extends ``page.html.j2``.
-    title : str
-    **values
-        What the template shows.
-    """
+    """A whole page by a template that extends ``page.html.j2``, from the `values` that it shows."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return _environment().get_template(template).render(title=title, titles=[], made=made, **values)
 
@@ -41,29 +31,24 @@ def fragment(template: str, macro: str, *arguments: Any, **values: Any) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     made = Environment(
         loader=PackageLoader("fsmer.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        # Markup as it is, anything else without control characters.
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(str(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals.update(ORACLE=ORACLE, version=__version__, names={name: NAMES[name] for name in SHOWN})
+    made.globals.update(ORACLE=ORACLE, version=__version__, always_shown=SHOWN)
     made.tests["figure"] = lambda value: isinstance(value, Figure)
     made.filters.update(
         fmt=format,
+        heading=lambda metric: NAMES.get(metric, metric),
         slug=lambda title: re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"),
         s=lambda count: "" if count == 1 else "s",
         json=lambda values: json.dumps(values, indent=2, ensure_ascii=False, default=str),
         along=lambda value, low, high: f"{5 + 190 * min(max((value - low) / (high - low), 0.0), 1.0):.1f}",
     )
     return made
-
-
-def _shown(value: Any) -> Any:
-    """What the page writes for a value: markup as it is, anything else without control characters."""
-    return value if hasattr(value, "__html__") else printable(str(value))

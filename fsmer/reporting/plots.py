@@ -13,14 +13,13 @@ from numpy.typing import ArrayLike
 
 from fsmer.drawing import BLUE, GREY, LIGHT, ORANGE, blank_figure, wrapped
 from fsmer.errors import DataError
+from fsmer.evaluation.report import Report
 from fsmer.evaluation.report_tables import NAMES
+from fsmer.reporting.ranking import CriticalDifference
 from fsmer.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from fsmer.evaluation.report import Report
-    from fsmer.reporting.ranking import CriticalDifference
 
 __all__ = ["critical_difference_figure", "domains_figure", "methods_figure"]
 
@@ -31,11 +30,7 @@ _LINE, _BAR = 0.24, 0.12
 def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: str = "uf1", title: str = "") -> Figure:
     """Methods side by side: one dot with its 95 % interval for each report, best on top.
 
-    Parameters
-    ----------
-    reports : mapping of name to Report, or sequence of Report (named after their methods)
-    metric : {"uf1", "uar", "acc", "acc_merau"}
-    title : str
+    A sequence of reports is named after their methods; `metric` is any that the reports have.
     """
     named = dict(reports) if isinstance(reports, Mapping) else {str(one.method["name"]): one for one in reports}
     if not named:
@@ -52,9 +47,8 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
             axes.plot(bounds, [place, place], color=BLUE, linewidth=2, alpha=0.5, solid_capstyle="butt")
         axes.plot([value], [place], "o", color=BLUE, markersize=6)
         stamp = "ORACLE " if report.oracle else ""
-        axes.annotate(
-            f"{stamp}{value:.3f}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8
-        )
+        text = f"{stamp}{value:.3f}"
+        axes.annotate(text, (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks(range(len(ranked)), [printable(name) for name, _ in ranked])
     axes.set_ylim(-0.6, len(ranked) - 0.3)
     axes.set_xlabel(f"{metric.upper()} (line: 95 % interval)")
@@ -69,15 +63,9 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
 def domains_figure(
     a: ArrayLike, b: ArrayLike, *, names: tuple[str, str] = ("A", "B"), title: str = "", limit: int = 2000
 ) -> Figure:
-    """Embeddings of two domains on their two common principal axes.
+    """Embeddings of two domains, (N, D) and (M, D), on the two principal axes of all points together.
 
-    Parameters
-    ----------
-    a, b : arrays of shape (N, D) and (M, D)
-    names : tuple of str
-    title : str
-    limit : int
-        Points drawn of each domain at most, evenly spaced through its rows; the axes are of all points.
+    At most `limit` points of each domain are drawn, evenly spaced through its rows.
     """
     domains = [np.asarray(values, dtype=np.float64) for values in (a, b)]
     if any(values.ndim != 2 or not len(values) for values in domains) or domains[0].shape[1] != domains[1].shape[1]:
@@ -110,15 +98,9 @@ def domains_figure(
 
 
 def critical_difference_figure(result: CriticalDifference, *, title: str = "") -> Figure:
-    """Critical-difference diagram (Demsar 2006, figure 1): mean ranks on a line, bars over methods that do not differ.
+    """Critical-difference diagram (Demsar 2006, figure 1): mean ranks on a line, the best on the left.
 
-    The best rank is on the left; a bar joins methods between which no difference was shown.
-
-    Parameters
-    ----------
-    result : CriticalDifference
-    title : str
-        Default: what was ranked and Friedman's test.
+    A bar joins methods between which no difference was shown. The default title is what was ranked and Friedman's test.
     """
     count = len(result.names)
     left = (count + 1) // 2
@@ -141,15 +123,12 @@ def critical_difference_figure(result: CriticalDifference, *, title: str = "") -
     shown = min(result.difference, span)
     axes.plot([low, low + shown], [0.52, 0.52], color=ORANGE, linewidth=2, solid_capstyle="butt")
     longer = " (longer than the axis)" if result.difference > span else ""
-    axes.text(
-        low + shown + 0.02 * span, 0.52, f"critical difference {result.difference:.2f}{longer}", va="center", fontsize=8
-    )
+    words = f"critical difference {result.difference:.2f}{longer}"
+    axes.text(low + shown + 0.02 * span, 0.52, words, va="center", fontsize=8)
     for number, group in enumerate(result.groups):
         ends = [result.ranks[result.names.index(name)] for name in (group[0], group[-1])]
-        y = -0.12 - number * _BAR
-        axes.plot(
-            [ends[0] - 0.01 * span, ends[1] + 0.01 * span], [y, y], color=BLUE, linewidth=3.5, solid_capstyle="round"
-        )
+        x, y = [ends[0] - 0.01 * span, ends[1] + 0.01 * span], -0.12 - number * _BAR
+        axes.plot(x, [y, y], color=BLUE, linewidth=3.5, solid_capstyle="round")
     for place, (name, rank) in enumerate(zip(result.names, result.ranks, strict=True)):
         on_left = place < left
         level = -(depth + _LINE * (place if on_left else count - 1 - place))

@@ -10,19 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fsmer.errors import DataError
 from fsmer.evaluation.metrics import METRICS, Floats, score_confusion
+from fsmer.evaluation.report import Report
 from fsmer.evaluation.report_tables import NAMES
 from fsmer.reporting.statistics import shown_p
 from fsmer.reporting.tallies import check_pair, classes_asked, counted, report_name, row_codes, seed_codes
-
-if TYPE_CHECKING:
-    from fsmer.evaluation.report import Report
 
 __all__ = ["CriticalDifference", "critical_difference", "nemenyi"]
 
@@ -31,50 +29,27 @@ Block = Literal["subject", "dataset", "episode"]
 
 @dataclass(frozen=True)
 class CriticalDifference:
-    """Many methods over many blocks: mean ranks, Friedman's test and Nemenyi's critical difference.
+    """Many methods over many blocks: mean ranks, Friedman's test and Nemenyi's critical difference."""
 
-    Parameters
-    ----------
-    names : tuple of str
-        The methods, best mean rank first.
-    ranks : tuple of float
-        Mean rank of each over the blocks, 1 is best; ties share their ranks.
-    means : tuple of float
-        Mean figure of each over the blocks.
-    metric, block : str
-        What was ranked, and over what.
-    blocks : int
-    friedman, p_value : float
-        Friedman's chi-squared (corrected for ties) and its p-value; 0 and 1 where every block is a tie.
-    alpha : float
-    difference : float
-        Mean ranks further apart than this differ at level `alpha` (Nemenyi).
-    p_values : tuple of tuple of float
-        Nemenyi's p-value of each pair, in the order of `names`.
-    groups : tuple of tuple of str
-        Longest runs of methods in which no two differ; a method that differs from all others is in none.
-    """
-
-    names: tuple[str, ...]
-    ranks: tuple[float, ...]
-    means: tuple[float, ...]
-    metric: str
-    block: str
+    names: tuple[str, ...]  # the methods, best mean rank first
+    ranks: tuple[float, ...]  # mean rank of each over the blocks, 1 is best; ties share their ranks
+    means: tuple[float, ...]  # mean figure of each over the blocks
+    metric: str  # what was ranked
+    block: str  # over what
     blocks: int
-    friedman: float
-    p_value: float
+    friedman: float  # Friedman's chi-squared, corrected for ties; 0 where every block is a tie
+    p_value: float  # its p-value; 1 where every block is a tie
     alpha: float
-    difference: float
-    p_values: tuple[tuple[float, ...], ...]
+    difference: float  # mean ranks further apart than this differ at level alpha (Nemenyi)
+    p_values: tuple[tuple[float, ...], ...]  # Nemenyi's p-value of each pair, in the order of names
+    # Longest runs of methods in which no two differ; a method that differs from all others is in none.
     groups: tuple[tuple[str, ...], ...]
 
     @property
     def blocks_in_words(self) -> str:
-        """What was ranked over, in the plural."""
         return "data sets" if self.block == "dataset" else f"{self.block}s"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -140,23 +115,11 @@ def critical_difference(
 def nemenyi(
     scores: ArrayLike, names: Sequence[str], *, metric: str = "score", block: str = "block", alpha: float = 0.05
 ) -> CriticalDifference:
-    """Friedman's test and Nemenyi's critical difference of a table of scores, higher is better.
+    """Friedman's test and Nemenyi's critical difference of a table of scores (N, k), higher is better.
 
-    Parameters
-    ----------
-    scores : array of shape (N, k)
-        One row a block, one column a method; k at least 3, N at least 2.
-    names : sequence of str
-        The k methods.
-    metric, block : str
-        What the scores and rows are, for words.
-    alpha : float
-        Level, between 0 and 1.
-
-    Raises
-    ------
-    DataError
-        Too few rows or columns, a score that is no number, or names that do not fit.
+    Rows are blocks (two at least) and columns the methods `names` (three at least); `metric` and `block` are words for
+    scores and rows, `alpha` is the level, between 0 and 1. `DataError` for another shape, a score that is no finite
+    number, or such a level.
     """
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 

@@ -13,68 +13,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.errors import DataError
-from fsmer.evaluation.metrics import (
-    BOOTSTRAP_DRAWS,
-    METRICS,
-    percentile_interval,
-)
+from fsmer.evaluation.metrics import BOOTSTRAP_DRAWS, METRICS, percentile_interval
+from fsmer.evaluation.report import Report
 from fsmer.evaluation.report_tables import NAMES, SHOWN
 from fsmer.reporting.tallies import check_pair, report_name, tally
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.evaluation.report import Report
-
-__all__ = [
-    "Difference",
-    "McNemar",
-    "PairedComparison",
-    "SeedSummary",
-    "mcnemar",
-    "paired_comparison",
-    "report_interval",
-    "seed_summary",
-    "shown_p",
-]
+__all__ = ["Difference", "McNemar", "PairedComparison", "SeedSummary", "mcnemar", "paired_comparison"]
+__all__ += ["report_interval", "seed_summary", "shown_p"]
 
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """One figure over several seeds.
+    """One figure over several seeds."""
 
-    Parameters
-    ----------
-    each : tuple of float
-        The figure of every seed, in the order of the seeds.
-    mean : float
-    sd : float or None
-        Sample standard deviation (n - 1); ``None`` for a single seed.
-    low, high : float
-        The smallest and the largest.
-    """
-
-    each: tuple[float, ...]
+    each: tuple[float, ...]  # one a seed, in the order of the seeds
     mean: float
-    sd: float | None
-    low: float
+    sd: float | None  # sample standard deviation (n - 1); None for a single seed
+    low: float  # the smallest
     high: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> SeedSummary:
-        """Summarise values, one a seed.
-
-        Raises
-        ------
-        DataError
-            There is none.
-        """
+        """Summarise values, one a seed; `DataError` where there is none."""
         numbers = np.asarray(values, dtype=np.float64)
         if numbers.ndim != 1 or not numbers.size:
             raise DataError("a summary over seeds needs at least one figure; give one for each seed.")
@@ -94,50 +61,26 @@ class SeedSummary:
 
 @dataclass(frozen=True)
 class McNemar:
-    """McNemar's test of two recognizers on the same clips.
+    """McNemar's test of two recognizers on the same clips."""
 
-    Parameters
-    ----------
-    both, only_a, only_b, neither : int
-        Clips that both, only the first, only the second, and neither classified rightly.
-    p_exact : float
-        Two-sided p-value of the binomial test on the clips that only one of them got right.
-    statistic : float
-        (\\|only_a - only_b\\| - 1)^2 / (only_a + only_b), the chi-squared statistic with continuity correction.
-    p_corrected : float
-        Its p-value with one degree of freedom.
-    """
-
-    both: int
-    only_a: int
-    only_b: int
+    both: int  # clips that both classified rightly
+    only_a: int  # only the first
+    only_b: int  # only the second
     neither: int
-    p_exact: float
-    statistic: float
-    p_corrected: float
+    p_exact: float  # two-sided p-value of the binomial test on the clips that only one of them got right
+    statistic: float  # (|only_a - only_b| - 1)^2 / (only_a + only_b): chi-squared with continuity correction
+    p_corrected: float  # its p-value with one degree of freedom
 
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second in one figure, by paired bootstrap over subjects.
+    """First minus second in one figure, by paired bootstrap over subjects."""
 
-    Parameters
-    ----------
-    a, b : float
-        The figure of each.
-    difference : float
-        a - b.
-    interval : tuple of float or None
-        95 % percentile interval of the difference; ``None`` with fewer than two subjects.
-    p_value : float or None
-        Two-sided: twice the smaller share of bootstrap differences on either side of zero.
-    """
-
-    a: float
+    a: float  # the figure of the first
     b: float
-    difference: float
-    interval: tuple[float, float] | None
-    p_value: float | None
+    difference: float  # a - b
+    interval: tuple[float, float] | None  # 95 % percentile interval; None with fewer than two subjects
+    p_value: float | None  # two-sided: twice the smaller share of bootstrap differences on either side of zero
 
     @property
     def certainty(self) -> str:
@@ -151,40 +94,23 @@ class Difference:
 class PairedComparison:
     """Two reports on the same clips and folds, compared; see `paired_comparison`.
 
-    Parameters
-    ----------
-    names : tuple of str
-        What the two are called.
-    clips, subjects : int
-        Distinct clips and subjects that both were judged on.
-    seeds : tuple of int
-        How many seeds each was run with.
-    mcnemar : McNemar
-        Over clips; a clip counts as right where more than half of its answers (one a seed and episode) are. Where half
-        are right and half wrong, in either report, it says nothing and is left out.
-    mcnemar_by_seed : tuple of McNemar
-        One a seed, where both reports ran the same number of several seeds and ask a clip once a seed; else empty.
-    differences : dict
-        For ``uf1``, ``uar`` and ``acc``.
-    draws : int
-        Bootstrap samples.
-    ties : int
-        Clips that `mcnemar` leaves out.
+    A clip counts as right where more than half of its answers (one a seed and episode) are. Where half are right and
+    half wrong, in either report, it says nothing and is left out of McNemar's test.
     """
 
-    names: tuple[str, str]
-    clips: int
+    names: tuple[str, str]  # what the two are called
+    clips: int  # distinct clips that both were judged on
     subjects: int
-    seeds: tuple[int, int]
-    mcnemar: McNemar
+    seeds: tuple[int, int]  # how many seeds each was run with
+    mcnemar: McNemar  # over clips
+    # One a seed, where both ran the same number of several seeds and ask a clip once a seed; else empty.
     mcnemar_by_seed: tuple[McNemar, ...]
-    differences: dict[str, Difference]
-    draws: int
-    ties: int = 0
+    differences: dict[str, Difference]  # for uf1, uar and acc
+    draws: int  # bootstrap samples
+    ties: int = 0  # clips that mcnemar leaves out
 
     @property
     def how(self) -> str:
-        """One sentence: what the figures and tests are."""
         once = self.seeds == (1, 1) and not self.ties
         rule = "each clip has one answer" if once else "a clip is right where most of its answers are"
         if self.ties:
@@ -196,7 +122,6 @@ class PairedComparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return asdict(self) | {"how": self.how}
 
     def __str__(self) -> str:
@@ -214,13 +139,7 @@ class PairedComparison:
 
 
 def seed_summary(report: Report) -> dict[str, SeedSummary]:
-    """The figures of a report as a distribution over its seeds.
-
-    Returns
-    -------
-    dict
-        For each of `METRICS`.
-    """
+    """The figures of a report, each of `METRICS`, as a distribution over its seeds."""
     by_seed = tally(report).by_seed()
     return {name: SeedSummary.of(by_seed[name].tolist()) for name in METRICS}
 
@@ -228,41 +147,22 @@ def seed_summary(report: Report) -> dict[str, SeedSummary]:
 def report_interval(
     report: Report, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
 ) -> dict[str, tuple[float, float] | None]:
-    """95 % intervals of a report's figures (mean over its seeds, and over episodes where it averages over them).
+    """95 % intervals of a report's figures by `METRICS` name; ``None`` with fewer than two subjects.
 
-    Whole subjects are drawn with replacement, see `fsmer.evaluation.bootstrap_interval`. For K-shot reports this is the
-    uncertainty from who was filmed; the report's own interval is the one from which episodes were drawn.
-
-    Returns
-    -------
-    dict
-        For each of `METRICS` (low, high), or ``None`` with fewer than two subjects.
+    The figures are means over its seeds, and over episodes where it averages over them. Whole subjects are drawn with
+    replacement, see `fsmer.evaluation.bootstrap_interval`. For K-shot reports this is the uncertainty from who was
+    filmed; the report's own interval is the one from which episodes were drawn.
     """
-    return tally(report).interval(draws, seed)
+    counts = tally(report)
+    drawn = counts.samples(draws, seed) if counts.subjects > 1 else {}
+    return {name: percentile_interval(drawn[name]) if drawn else None for name in METRICS}
 
 
 def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> McNemar:
-    """McNemar's test, exact and with continuity correction.
+    """McNemar's test of right answers (N,), one value a clip for each side, exact and with continuity correction.
 
     It takes clips for independent. Clips of one subject are not, so `paired_comparison` gives a bootstrap over subjects
-    beside it.
-
-    Parameters
-    ----------
-    right_a, right_b : bool arrays of shape (N,)
-        Whether each clip was classified rightly by the first and by the second.
-
-    Raises
-    ------
-    DataError
-        Lengths differ.
-
-    Examples
-    --------
-    >>> from fsmer.reporting.statistics import mcnemar
-    >>> test = mcnemar([True] * 9 + [False], [True] * 3 + [False] * 7)
-    >>> test.only_a, test.only_b, test.p_exact
-    (6, 0, 0.03125)
+    beside it. `DataError` where lengths differ.
     """
     from scipy.stats import binomtest, chi2
 
@@ -363,7 +263,6 @@ def _right(table: pd.DataFrame) -> pd.Series[Any]:
 
 
 def _share_right(report: Report) -> pd.Series[Any]:
-    """Share of right answers of every clip."""
     table = report.predictions
     return _right(table).groupby([table["dataset"], table["clip"]]).mean()
 

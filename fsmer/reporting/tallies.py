@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from fsmer.errors import DataError
-from fsmer.evaluation.metrics import BLOCK_CELLS, METRICS, Floats, drawn_subjects, percentile_interval, score_confusion
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fsmer.evaluation.report import Report
+from fsmer.evaluation.metrics import BLOCK_CELLS, METRICS, Floats, drawn_subjects, score_confusion
+from fsmer.evaluation.report import Report
 
 __all__ = ["Tally", "check_pair", "classes_asked", "counted", "report_name", "row_codes", "seed_codes", "tally"]
 
@@ -43,11 +40,9 @@ class Tally:
         return self.counts.shape[1]
 
     def by_seed(self) -> dict[str, Floats]:
-        """Figures of every seed, (R,)."""
         return {name: values[0] for name, values in self._scores(np.ones((1, self.subjects))).items()}
 
     def figures(self) -> dict[str, Floats]:
-        """Figures, mean over seeds."""
         return {name: values.mean() for name, values in self.by_seed().items()}
 
     def samples(self, draws: int, seed: int) -> dict[str, Floats]:
@@ -59,11 +54,6 @@ class Tally:
                 for name, values in self._scores(times[low : low + held]).items():
                     parts[name].append(values.mean(axis=1))
         return {name: np.concatenate(values) for name, values in parts.items()}
-
-    def interval(self, draws: int, seed: int) -> dict[str, tuple[float, float] | None]:
-        if self.subjects < 2:
-            return dict.fromkeys(METRICS)
-        return {name: percentile_interval(values) for name, values in self.samples(draws, seed).items()}
 
     def _scores(self, times: Floats) -> dict[str, Floats]:
         """Figures, (draws, R), when each subject counts `times` (draws, S)."""
@@ -119,17 +109,12 @@ def seed_codes(table: pd.DataFrame) -> tuple[NDArray[np.int64], int]:
 
 def row_codes(*columns: pd.Series[Any]) -> tuple[NDArray[np.int64], int]:
     """Codes of the distinct rows of some columns in sorted order, and how many there are."""
-    import pandas as pd
-
     index = pd.MultiIndex.from_arrays([column.to_numpy() for column in columns])
     codes, distinct = pd.factorize(index, sort=True)
     return codes.astype(np.int64), len(distinct)
 
 
 def _class_codes(report: Report) -> list[NDArray[np.int64]]:
-    """Codes of the true and of the predicted class of every row."""
-    import pandas as pd
-
     found = []
     for name in ("label", "predicted"):
         values = pd.Index(report.classes).get_indexer(report.predictions[name].astype(str))
