@@ -52,8 +52,8 @@ def compiled(name: str) -> ctypes.CDLL | None:
     """The library of ``<name>.c`` beside this module; None where it cannot be compiled.
 
     Results without it differ by rounding alone. It is kept in ``$FSMER_CACHE/compiled``, else below
-    ``$XDG_CACHE_HOME/fsmer`` or ``~/.cache/fsmer``, provided that nobody but this user can write there; otherwise it is compiled by every process
-    for itself. ``FSMER_COMPILE=off`` does without. Only a library that belongs to this user and has the digest in its
+    ``$XDG_CACHE_HOME/fsmer`` or ``~/.cache/fsmer``, provided that nobody but this user can write there; otherwise it is
+    compiled by every process for itself. ``FSMER_COMPILE=off`` does without. Only a library that belongs to this user and has the digest in its
     name is loaded.
     """
     compiler = find_compiler()
