@@ -51,10 +51,9 @@ def find_compiler() -> str | None:
 def compiled(name: str) -> ctypes.CDLL | None:
     """The library of ``<name>.c`` beside this module; None where it cannot be compiled.
 
-    Results without it differ by rounding alone. It is kept in ``$FSMER_CACHE/compiled``, else below
-    ``$XDG_CACHE_HOME/fsmer`` or ``~/.cache/fsmer``, provided that nobody but this user can write there; otherwise it is
-    compiled by every process for itself. ``FSMER_COMPILE=off`` does without. Only a library that belongs to this user and has the digest in its
-    name is loaded.
+    Results without it differ by rounding alone. It is kept in ``$FSMER_CACHE/compiled`` (see `fsmer.caches`), provided
+    that nobody but this user can write there; else every process compiles its own. ``FSMER_COMPILE=off`` does without.
+    Only a library that belongs to this user and has the digest in its name is loaded.
     """
     compiler = find_compiler()
     source = Path(__file__).with_name(f"{name}.c")
