@@ -365,10 +365,8 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path, monkeypatch: pytest.Monk
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("evaluated again")
 
-    import fsmer.evaluation
-
     with monkeypatch.context() as patch:
-        patch.setattr(fsmer.evaluation, "evaluate", never)
+        patch.setattr("fsmer.published.cells.evaluate", never)
         again = run_table("fr-5", clips, out=tmp_path, rows="*logistic*")
         assert again.markdown() == first.markdown()
         with pytest.raises(AssertionError, match="evaluated again"):
@@ -388,7 +386,7 @@ def test_an_interrupted_table_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
             raise KeyboardInterrupt
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(fsmer.evaluation, "evaluate", once)
+    monkeypatch.setattr("fsmer.published.cells.evaluate", once)
     with pytest.raises(KeyboardInterrupt):
         run_table("fr-3-4", synthetic=True, out=tmp_path, rows="*zero-shot*")
     assert "SYNTHETIC" in (tmp_path / "table.md").read_text(encoding="utf-8")
@@ -492,7 +490,7 @@ def test_other_weights_that_ship_are_another_run(tmp_path: Path, monkeypatch: py
     clips = recorded(24, datasets=("smic",))
     folders = []
     for weights in ("those of today", "those of today", "those of tomorrow"):
-        monkeypatch.setattr(fsmer.backbones, "model_hash", lambda _, weights=weights: weights)
+        monkeypatch.setattr("fsmer.published.cells.model_hash", lambda _, weights=weights: weights)
         (folder,) = {
             cell.folder
             for cell in run_table("fr-5", clips, out=tmp_path, rows="*logistic*").cells.values()
@@ -543,7 +541,7 @@ def test_oracle_figures_have_the_honest_ones_and_the_gap_beside_them(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("evaluated again")
 
-    monkeypatch.setattr(fsmer.evaluation, "evaluate", never)
+    monkeypatch.setattr("fsmer.published.cells.evaluate", never)
     assert run_table(table, clips, out=tmp_path, seeds=2, select="oracle", jobs=1).markdown() == page
     # A run that was kept without them has them in its report; a page that was lost is made again.
     values = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
