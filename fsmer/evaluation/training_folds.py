@@ -9,9 +9,9 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 import torch
-from joblib import Parallel, cpu_count, delayed, effective_n_jobs  # type: ignore[import-untyped]
 from joblib.parallel import LokyBackend, get_active_backend  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
@@ -85,7 +85,7 @@ class TrainingFolds:
         if not on_cpu(task.model.backbone) or not (task.trusted or task.processes):
             return 1
         weights = sum(value.numel() * value.element_size() for value in task.model.backbone.parameters())
-        return max(1, min(int(cpu_count()), folds, free_memory() // (WORKER_BYTES + COPIES * weights)))
+        return max(1, min(int(joblib.cpu_count()), folds, free_memory() // (WORKER_BYTES + COPIES * weights)))
 
     def _in_process(self, task: EpisodeTask, numbers: NDArray[np.int64], others: Sequence[OtherSeed]) -> Results:
         with _one_thread() if on_cpu(task.model.backbone) else contextlib.nullcontext():
@@ -136,11 +136,11 @@ class TrainingFolds:
         how: dict[str, Any] = {} if task.processes is None else {"prefer": "threads"}
         while left and (count > 1 or task.processes is not None):
             jobs = (
-                delayed(fold_in_process)(number, task.episodes[number].name, task.processes, *task.fold(number))
+                joblib.delayed(fold_in_process)(number, task.episodes[number].name, task.processes, *task.fold(number))
                 for number in tuple(left)
             )
             try:
-                for number, found in Parallel(n_jobs=count, return_as="generator_unordered", **how)(jobs):
+                for number, found in joblib.Parallel(n_jobs=count, return_as="generator_unordered", **how)(jobs):
                     left.remove(number)
                     for step, classes, answers in found:
                         yield step, task.fold_results(number, classes, answers)
@@ -218,9 +218,9 @@ def on_cpu(backbone: Backbone) -> bool:
 def process_count(jobs: int | str | None) -> int | None:
     """How many folds at a time are asked for, here or by a surrounding joblib configuration; ``None``: nobody asked."""
     if isinstance(jobs, int):
-        return int(effective_n_jobs(jobs)) if jobs != 1 else 1
+        return int(joblib.effective_n_jobs(jobs)) if jobs != 1 else 1
     backend, count = get_active_backend()
     if count is None and isinstance(backend, LokyBackend):
         return None
     # A cluster knows best how many it is.
-    return int(effective_n_jobs(-1 if count is None else count))
+    return int(joblib.effective_n_jobs(-1 if count is None else count))
