@@ -355,7 +355,7 @@ def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recog
     """A recognizer as it is or from its folder; the backbone that anything else stands for, see `as_backbone`."""
     if isinstance(model, Recognizer):
         return model
-    folder = None if isinstance(model, Backbone) else Path(model)
+    folder = Path(model) if isinstance(model, (str, os.PathLike)) else None
     if folder is not None and (folder / CONFIG_FILE).is_file() and "recognizer" in read_config(folder):
         return Recognizer.load(folder)
     return as_backbone(model)
