@@ -355,9 +355,10 @@ def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recog
     """A recognizer as it is or from its folder; the backbone that anything else stands for, see `as_backbone`."""
     if isinstance(model, Recognizer):
         return model
-    folder = Path(model) if isinstance(model, (str, os.PathLike)) else None
-    if folder is not None and (folder / CONFIG_FILE).is_file() and "recognizer" in read_config(folder):
-        return Recognizer.load(folder)
+    # `os.path` says no where a text is too long for a name of a file.
+    named = isinstance(model, (str, os.PathLike)) and os.path.isfile(os.path.join(model, CONFIG_FILE))
+    if named and "recognizer" in read_config(Path(model)):  # type: ignore[arg-type]
+        return Recognizer.load(model)  # type: ignore[arg-type]
     return as_backbone(model)
 
 
