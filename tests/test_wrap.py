@@ -113,6 +113,16 @@ def test_modules_without_weights_do_not_share_kept_embeddings(clips: fsmer.ClipS
     assert two.model != one.model
 
 
+def test_modules_that_differ_in_a_plain_attribute_have_other_names() -> None:
+    def scaled(factor: float) -> nn.Module:
+        module = nn.Flatten()
+        module.factor = factor  # type: ignore[assignment]
+        return module
+
+    names = [fsmer.wrap(scaled(factor), FLOW).name for factor in (1.0, 1.0, 2.0)]
+    assert names[0] == names[1] != names[2]
+
+
 def test_several_media_come_as_a_dict_by_kind() -> None:
     images = [fsmer.InputSpec(kind, (16, 16), ("red", "green", "blue"), "unit") for kind in ("onset", "apex")]
     backbone = fsmer.wrap(Pair(), images)

@@ -120,10 +120,11 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
 
 
 def _code_digest(module: nn.Module) -> str:
-    """Of structure and source; another one each time where a class has no source, as in an interactive interpreter."""
-    digest = hashlib.sha256(repr(module).encode())
-    classes = {type(part) for part in module.modules()}
-    for cls in sorted(classes, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}"):
+    """Of structure, attributes and source; another each time where a class has no source, as in an interpreter."""
+    held = [(name, value) for part in module.modules() for name, value in vars(part).items() if name[0] != "_"]
+    facts = [(name, getattr(value, "__qualname__", repr(value))) for name, value in held if name != "training"]
+    digest = hashlib.sha256(repr((module, facts)).encode())
+    for cls in sorted({type(part) for part in module.modules()}, key=lambda cls: (cls.__module__, cls.__qualname__)):
         if cls.__module__.partition(".")[0] != "torch":
             try:
                 digest.update(inspect.getsource(cls).encode())

@@ -355,7 +355,6 @@ def load_trained(model: Recognizer | Backbone | str | os.PathLike[str]) -> Recog
     """A recognizer as it is or from its folder; the backbone that anything else stands for, see `as_backbone`."""
     if isinstance(model, Recognizer):
         return model
-    # `os.path` says no where a text is too long for a name of a file.
     named = isinstance(model, (str, os.PathLike)) and os.path.isfile(os.path.join(model, CONFIG_FILE))
     if named and "recognizer" in read_config(Path(model)):  # type: ignore[arg-type]
         return Recognizer.load(model)  # type: ignore[arg-type]
