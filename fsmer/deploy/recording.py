@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
@@ -33,12 +33,12 @@ from fsmer.preprocess.recipe import PreprocessRecipe
 from fsmer.preprocess.spotting import MovementSpotter, SpotterSettings
 from fsmer.resources import resource_folder
 from fsmer.tensor_files import read_tensors
+from fsmer.training.loop import Progress
 from fsmer.transfer import Recognizer, recognizer_of_words
 from fsmer.transfer.recognizer import load_trained
 
 __all__ = ["RecordingReader", "predict_recording"]
 
-Progress = Callable[[int, int], None]
 DEFAULT_MODEL = "facs-flow"
 # Movements in the picture, the strongest; pictures of the others are not kept.
 SHOWN = 12

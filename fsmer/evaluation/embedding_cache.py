@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from fsmer.backbones.embedding import batch_of
 from fsmer.caches import cache_place
 from fsmer.data import ClipSet
 from fsmer.io import atomic_path, digest, file_digest, remove_unfinished
+from fsmer.training.loop import Progress
 
 __all__ = ["as_folder", "cache_folder", "clear_cache", "content_ids", "embed_cached"]
 
@@ -42,7 +43,6 @@ FLUSH_SECONDS = 20.0
 VERSION = 1
 
 Ids = NDArray[np.uint8]
-Progress = Callable[[int, int], None]
 
 
 def cache_folder() -> Path | None:

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from fsmer.io import atomic_path, digest, read_bytes, remove_unfinished
 from fsmer.preprocess.flow import DIS, flow_map, head_motion
 from fsmer.synthetic.clips import SyntheticMaps
 from fsmer.synthetic.frame_clips import synthetic_frame_clips
+from fsmer.training.loop import Progress
 
 __all__ = ["BLOCK", "EstimationPlan", "MapPool", "estimated_maps"]
 
@@ -49,7 +50,6 @@ VERSION = 1
 Maps = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 Block = dict[str, NDArray[Any]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

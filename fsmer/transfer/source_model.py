@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,11 +16,10 @@ from fsmer.backbones import Backbone, ClassDirections, as_backbone
 from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import FsmerError
+from fsmer.training.loop import Progress
 from fsmer.transfer.heads import one_hot
 
 __all__ = ["MethodError", "Progress", "SourceModel", "support_codes"]
-
-Progress = Callable[[int, int], None]
 
 
 class MethodError(FsmerError, ValueError):
