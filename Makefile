@@ -2,6 +2,7 @@
 # make test     the quick tests; `make test-all` adds the slow ones
 # make bench    speed ratios against other libraries
 # make table    every backbone trained and adapted on synthetic clips, as the README shows it (an hour)
+# make docs     the documentation site, with warnings as errors
 # make lint     ruff and mypy
 # make clean    remove what the targets above made, .venv included
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 METADATA := setup.cfg setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test test-all bench table lint clean
+.PHONY: demo test test-all bench table docs lint clean
 
 demo: $(VENV)/.ready-test
 	$(BIN)/fsmer demo --out out/demo
@@ -28,12 +29,18 @@ bench: $(VENV)/.ready-bench
 table: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.backbones_table
 
+docs: $(VENV)/.ready-docs
+	rm -rf out/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d out/docs/doctrees docs out/docs/html
+	@echo "the documentation: file://$(CURDIR)/out/docs/html/index.html"
+
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
+	rm -rf docs/api/*.rst docs/api/names.md docs/notebooks/*.ipynb
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One stamp an extra: written only after pip succeeded, older than the metadata when that changes.
