@@ -65,12 +65,16 @@ html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "logo": {"text": "fsmer"},
+    "navbar_persistent": ["search-button"],
     "navbar_end": ["theme-switcher"],
     "footer_start": ["copyright"],
     "footer_end": [],
     "navigation_with_keys": False,
     "show_prev_next": True,
 }
+# Pages in folders list their neighbours; those beside the index have none.
+html_sidebars = {"*": [], "*/*": ["sidebar-nav-bs"]}
+toc_object_entries_show_parents = "hide"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_exclude = ".linenos, .gp, .go"
@@ -124,8 +128,8 @@ def write_reference() -> None:
         page.unlink()
     lines = []
     for title, names in reference().items():
-        entries = [f"   ~{name}" for name in names]
-        lines += [f"## {title}", "", "```{eval-rst}", ".. autosummary::", "   :toctree: .", "", *entries, "```", ""]
+        lines += [f"## {title}", "", "```{eval-rst}", ".. autosummary::", "   :toctree: .", "   :nosignatures:", ""]
+        lines += [*(f"   ~{name}" for name in names), "```", ""]
     (DOCS / "api" / "names.md").write_text("\n".join(lines), encoding="utf-8")
 
 
