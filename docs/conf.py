@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pydoc
+import re
 import shutil
 import sys
 from importlib import import_module
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -40,6 +42,8 @@ exclude_patterns = ["api/names.md"]
 nitpicky = True
 # In docstrings, `name` links to the page of a public name.
 default_role = "autolink"
+# Quotes become typographic; dashes stay, since options such as --model have them.
+smartquotes_action = "qe"
 
 # Pages and notebooks. Notebooks are run by the tests; here they show the outputs that are stored in them.
 nb_execution_mode = "off"
@@ -161,10 +165,10 @@ def link_by_object(
     return shown
 
 
-class InlineDiagrams(SphinxPostTransform):
-    """SVG pictures with the class "diagram" become part of the page, whose light or dark colours they then take."""
+class Drawings(SphinxPostTransform):
+    """SVG drawings of the class "diagram" become part of the page and take its colours; others may scroll sideways."""
 
-    # Before Sphinx collects the files that it copies.
+    # Before Sphinx collects the pictures that it copies.
     default_priority = 5
     formats = ("html",)
 
@@ -172,17 +176,29 @@ class InlineDiagrams(SphinxPostTransform):
         for image in list(self.document.findall(nodes.image)):
             if not image["uri"].endswith(".svg") or "://" in image["uri"]:
                 continue
-            svg = (Path(self.app.srcdir) / image["uri"]).read_text(encoding="utf-8")
+            svg = (DOCS / image["uri"]).read_text(encoding="utf-8")
             start = svg.index("<svg")
             if 'class="diagram"' in svg[start : svg.index(">", start)]:
                 image.replace_self(nodes.raw("", svg[start:], format="html"))
+            else:
+                image.replace_self(nodes.container("", image.deepcopy(), classes=["wide-drawing"]))
 
 
 def write_math(translator: Any, node: nodes.Element) -> None:
     """Equations as MathML, which browsers show by themselves; MathJax would be fetched from another server."""
     block = isinstance(node, nodes.math_block)
-    markup = tex2mathml(node.astext(), as_block=block)
-    translator.body.append(f'<div class="math">{markup}</div>' if block else markup)
+    markup = convert(node.astext(), display="block" if block else "inline")
+    # Bars that no \left and \right surround are as high as a letter, as in LaTeX.
+    for bar in ("&#x02016;", "&#x0007C;", "|"):
+        markup = markup.replace(f"<mo>{bar}</mo>", f'<mo stretchy="false">{bar}</mo>')
+    # Names of functions keep apart from the letters beside them.
+    markup = re.sub(r"<mi>(log|ln|exp|sin|cos)</mi>", r'<mo lspace="0.17em" rspace="0.1em">\1</mo>', markup)
+    if "\\" in markup:
+        logging.getLogger(__name__).warning("an equation has a command that MathML lacks: %s", markup, location=node)
+    if block:
+        number = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
+        markup = f"{translator.starttag(node, 'div', CLASS='equation')}{markup}{number}</div>"
+    translator.body.append(markup)
     raise nodes.SkipNode
 
 
@@ -191,5 +207,5 @@ def setup(app: Sphinx) -> None:
     write_reference()
     copy_notebooks()
     app.connect("missing-reference", link_by_object)
-    app.add_post_transform(InlineDiagrams)
+    app.add_post_transform(Drawings)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
