@@ -30,9 +30,9 @@ table: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.backbones_table
 
 docs: $(VENV)/.ready-docs
-	rm -rf out/docs
-	$(BIN)/python -m sphinx -q -W --keep-going -b html -d out/docs/doctrees docs out/docs/html
-	@echo "the documentation: file://$(CURDIR)/out/docs/html/index.html"
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo "the documentation: file://$(CURDIR)/docs/_build/html/index.html"
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ lint: $(VENV)/.ready-lint
 	$(BIN)/mypy
 
 clean:
-	rm -rf docs/api/*.rst docs/api/names.md docs/notebooks/*.ipynb
+	rm -rf docs/_build docs/api/*.rst docs/api/names.md docs/notebooks/*.ipynb
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One stamp an extra: written only after pip succeeded, older than the metadata when that changes.

@@ -38,7 +38,7 @@ extensions = [
 ]
 templates_path = ["_templates"]
 # `names.md` is a part of `api/index.md`.
-exclude_patterns = ["api/names.md"]
+exclude_patterns = ["_build", "api/names.md"]
 nitpicky = True
 # In docstrings, `name` links to the page of a public name.
 default_role = "autolink"
