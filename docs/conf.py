@@ -188,13 +188,17 @@ def write_math(translator: Any, node: nodes.Element) -> None:
     """Equations as MathML, which browsers show by themselves; MathJax would be fetched from another server."""
     block = isinstance(node, nodes.math_block)
     markup = convert(node.astext(), display="block" if block else "inline")
+    # An underscore in text needs its backslash in LaTeX alone.
+    markup = markup.replace("\\_", "_")
     # Bars that no \left and \right surround are as high as a letter, as in LaTeX.
     for bar in ("&#x02016;", "&#x0007C;", "|"):
         markup = markup.replace(f"<mo>{bar}</mo>", f'<mo stretchy="false">{bar}</mo>')
     # Names of functions keep apart from the letters beside them.
     markup = re.sub(r"<mi>(log|ln|exp|sin|cos)</mi>", r'<mo lspace="0.17em" rspace="0.1em">\1</mo>', markup)
     if "\\" in markup:
-        logging.getLogger(__name__).warning("an equation has a command that MathML lacks: %s", markup, location=node)
+        logging.getLogger(__name__).warning(
+            "an equation has a command that cannot be shown: %s", node.astext(), location=node
+        )
     if block:
         number = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
         markup = f"{translator.starttag(node, 'div', CLASS='equation')}{markup}{number}</div>"
