@@ -51,8 +51,10 @@ def source(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources, so that building leaves nothing behind in the checkout."""
     copy = tmp_path_factory.mktemp("source") / "fsmer"
     copy.mkdir()
-    for name in ("fsmer", "episodes", "pretrained", "tests"):
-        shutil.copytree(repository / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "_resources"))
+    for name in ("fsmer", "episodes", "pretrained", "tests", "docs"):
+        shutil.copytree(
+            repository / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "_resources", "_build")
+        )
     for path in repository.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copyfile(path, copy / path.name)
@@ -80,7 +82,7 @@ def test_the_wheel_carries_every_protocol_weight_and_table(source: Path, wheel: 
     assert any(name.endswith(".yaml") for name in wanted)
     assert "fsmer/_resources/pretrained/facs-flow/model.safetensors" in wanted
     assert wanted <= held, sorted(wanted - held)
-    assert not [name for name in held if name.startswith(("tests/", "benchmarks/"))]
+    assert not [name for name in held if name.startswith(("tests/", "benchmarks/", "docs/", "notebooks/"))]
 
 
 def test_a_wheel_built_from_the_source_distribution_is_the_same(source: Path, wheel: Path, tmp_path: Path) -> None:
