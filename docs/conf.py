@@ -12,6 +12,7 @@ from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -102,6 +103,8 @@ TITLES = {
     "fsmer.auditing": "Audits",
     "fsmer.published": "Published tables",
 }
+# Files of the root and the pages that include them.
+ROOT_PAGES = {"CHANGELOG": "changelog", "CONTRIBUTING": "contributing", "SECURITY": "security-policy"}
 # What somebody writes who adds a part from outside: its base class, and the call that makes it known.
 ADDITIONS = {
     "fsmer.backbones": ["register_backbone"],
@@ -165,6 +168,19 @@ def link_by_object(
     return shown
 
 
+class LinksToRootPages(SphinxPostTransform):
+    """Links to pages in the root of the repository lead to the pages of the site that include them."""
+
+    # Before MyST looks for their targets among the pages of this folder.
+    default_priority = 8
+
+    def run(self, **_: Any) -> None:
+        for link in self.document.findall(addnodes.pending_xref):
+            page = ROOT_PAGES.get(Path(link["reftarget"]).name.removesuffix(".md"))
+            if link["reftype"] == "myst" and page:
+                link["refdomain"], link["reftarget"] = "doc", page
+
+
 class Drawings(SphinxPostTransform):
     """SVG drawings of the class "diagram" become part of the page and take its colours; others may scroll sideways."""
 
@@ -211,5 +227,6 @@ def setup(app: Sphinx) -> None:
     write_reference()
     copy_notebooks()
     app.connect("missing-reference", link_by_object)
+    app.add_post_transform(LinksToRootPages)
     app.add_post_transform(Drawings)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
