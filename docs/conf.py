@@ -179,6 +179,7 @@ class LinksToRootPages(SphinxPostTransform):
             page = ROOT_PAGES.get(Path(link["reftarget"]).name.removesuffix(".md"))
             if link["reftype"] == "myst" and page:
                 link["refdomain"], link["reftarget"] = "doc", page
+                link.setdefault("reftargetid", None)
 
 
 class Drawings(SphinxPostTransform):
