@@ -16,14 +16,16 @@ import shlex
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 import typer
 from markdown_it import MarkdownIt
 
+import fsmer
 from fsmer import plugins
+from fsmer.plugins import BACKBONES, METHODS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(
@@ -99,6 +101,8 @@ def page_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dic
     module = types.ModuleType("page_of_the_documentation")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    # Compiling takes longer than what a page computes.
+    monkeypatch.setenv("FSMER_COMPILE", "off")
     monkeypatch.chdir(tmp_path)
     yield module.__dict__
     for registry, names in before:
@@ -137,6 +141,61 @@ def test_few_blocks_are_left_out_and_each_says_why() -> None:
         if block.reason
     ]
     assert len(left_out) <= MOST_NOT_RUN, "\n".join(left_out)
+
+
+def rows_of(text: str) -> Iterator[list[str]]:
+    """Cells of the rows of Markdown tables."""
+    for line in text.splitlines():
+        if line.startswith("| ") and line.endswith(" |"):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_the_page_on_methods_has_every_parameter_with_its_default() -> None:
+    sections = re.split(r"^## ", (DOCS / "methods" / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    told = {
+        section.split("\n", 1)[0].strip(): {
+            row[0].strip("`"): row[1].strip("`") for row in rows_of(section) if row[0].startswith("`") and len(row) == 3
+        }
+        for section in sections
+    }
+    shared = {field.name for field in fields(METHODS["finetune"])}
+    for name, method in METHODS.items():
+        if METHODS.origin(name) != plugins.OWN or METHODS.preset(name):
+            continue
+        held = {
+            field.name: repr(field.default).replace("'", '"') for field in fields(method) if field.name != "estimator"
+        }
+        if name in ("cosine", "zero_shot"):
+            held = {key: value for key, value in held.items() if key not in shared}
+        assert told[name] == held, name
+
+
+def backbone_rows() -> dict[str, list[str]]:
+    """Rows of the page on backbones by name."""
+    rows = rows_of((DOCS / "backbones" / "index.md").read_text(encoding="utf-8"))
+    return {row[0].split("`")[1]: row for row in rows if row[0].startswith("[`")}
+
+
+def test_every_backbone_has_a_row_and_a_page_that_names_it() -> None:
+    told = backbone_rows()
+    assert set(told) == {name for name in BACKBONES if BACKBONES.origin(name) == plugins.OWN}
+    for name, row in told.items():
+        page = DOCS / "backbones" / row[0].split("(")[1].strip(")")
+        assert name in page.read_text(encoding="utf-8"), page
+
+
+@pytest.mark.slow
+def test_the_page_on_backbones_has_their_numbers() -> None:
+    told = backbone_rows()
+    for info in fsmer.list_models():
+        if BACKBONES.origin(info.name) != plugins.OWN:
+            continue
+        width, parameters, operations, weights = told[info.name][3:]
+        assert int(width.replace(",", "")) == info.embed_dim, info.name
+        amount = f"{info.parameters / 1e6:.2f} M" if info.parameters >= 1e5 else f"{info.parameters:,}"
+        assert parameters == amount, info.name
+        assert float(operations) == pytest.approx(info.flops / 1e9, rel=0.01), info.name
+        assert weights.startswith("shipped") == info.pretrained, info.name
 
 
 def typed_commands(text: str) -> Iterator[list[str]]:
