@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 FOLDER = Path(__file__).parent / "backbones"
 
-COLUMN, ROW, GAP, MARGIN = 168, 70, 34, 10
+WIDTH, LEVEL, PLACE, MARGIN = 172, 88, 192, 10
 LINE, FONT = 16, 13
 GREY = "#7d7d7d"
 FILLS = {
@@ -27,89 +27,77 @@ FILLS = {
 
 @dataclass(frozen=True)
 class Box:
-    """A box in the grid of a diagram; `column` and `row` may lie between two places."""
+    """A box of a diagram: levels go down, places to the right; both may lie between two whole numbers."""
 
-    column: float
-    row: float
+    level: float
+    place: float
     text: str
     kind: str = "layer"
 
+    @property
+    def height(self) -> float:
+        """Pixels of a box with so many lines of text."""
+        return LINE * (self.text.count("\n") + 1) + 12
 
-Arrow = tuple[str, str] | tuple[str, str, str]
 
-
-def diagram(boxes: dict[str, Box], arrows: Sequence[Arrow], title: str) -> str:
-    """The SVG: boxes, and arrows from the right edge of one to the left edge of another, or straight up or down."""
-    first = min(box.row for box in boxes.values())
-    boxes = {name: replace(box, row=box.row - first) for name, box in boxes.items()}
-    width = 2 * MARGIN + (max(box.column for box in boxes.values()) + 1) * (COLUMN + GAP) - GAP
-    height = 2 * MARGIN + (max(box.row for box in boxes.values()) + 1) * ROW - (ROW - box_height(3))
+def diagram(boxes: dict[str, Box], arrows: Sequence[tuple[str, str]], title: str) -> str:
+    """The SVG: boxes, and arrows down from one to another, or sideways on one level. It has room for three places."""
+    first = min(box.place for box in boxes.values())
+    taken = max(box.place for box in boxes.values()) - first + 1
+    shift = max(0.0, 3 - taken) / 2 - first
+    boxes = {name: replace(box, place=box.place + shift) for name, box in boxes.items()}
+    width = 2 * MARGIN + max(3.0, taken) * PLACE - (PLACE - WIDTH)
+    height = 2 * MARGIN + max(box.level * LEVEL + box.height for box in boxes.values())
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" font-family="system-ui, Helvetica, Arial, sans-serif" font-size="{FONT}" role="img">',
+        f'<svg class="diagram" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="{FONT}" role="img">',
         f"<title>{escape(title)}</title>",
         f'<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-        f'orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" fill="{GREY}"/></marker></defs>',
+        f'orient="auto"><path d="M0 0L8 4L0 8z" fill="{GREY}"/></marker></defs>',
     ]
-    for one, other, *label in arrows:
-        parts.append(arrow(boxes[one], boxes[other], label[0] if label else ""))
+    parts += [arrow(boxes[one], boxes[other]) for one, other in arrows]
     parts += [drawn(box) for box in boxes.values()]
     return "\n".join([*parts, "</svg>", ""])
 
 
-def box_height(lines: int) -> float:
-    """Pixels of a box with so many lines of text."""
-    return LINE * lines + 12
-
-
-def corner(box: Box) -> tuple[float, float, float]:
-    """Left and upper edge, and height."""
-    height = box_height(box.text.count("\n") + 1)
-    middle = MARGIN + box.row * ROW + box_height(3) / 2
-    return MARGIN + box.column * (COLUMN + GAP), middle - height / 2, height
+def corner(box: Box) -> tuple[float, float]:
+    """Left and upper edge."""
+    return MARGIN + box.place * PLACE, MARGIN + box.level * LEVEL
 
 
 def drawn(box: Box) -> str:
     """A box and its text."""
-    left, top, height = corner(box)
+    left, top = corner(box)
     dash = ' stroke-dasharray="5 3"' if box.kind == "loss" else ""
     parts = [
-        f'<rect x="{left:g}" y="{top:g}" width="{COLUMN}" height="{height:g}" rx="7" fill="{FILLS[box.kind]}" '
+        f'<rect x="{left:g}" y="{top:g}" width="{WIDTH}" height="{box.height:g}" rx="7" fill="{FILLS[box.kind]}" '
         f'stroke="{GREY}"{dash}/>'
     ]
     for number, line in enumerate(box.text.split("\n")):
         weight = ' font-weight="600"' if number == 0 else ""
         parts.append(
-            f'<text x="{left + COLUMN / 2:g}" y="{top + 6 + LINE * (number + 0.78):g}" text-anchor="middle" '
+            f'<text x="{left + WIDTH / 2:g}" y="{top + 6 + LINE * (number + 0.78):g}" text-anchor="middle" '
             f'fill="#1b1b1b"{weight}>{escape(line)}</text>'
         )
     return "\n".join(parts)
 
 
-def arrow(one: Box, other: Box, label: str) -> str:
+def arrow(one: Box, other: Box) -> str:
     """A line with bends of 90 degrees between two boxes."""
-    left, top, height = corner(one)
-    to_left, to_top, to_height = corner(other)
-    if other.column > one.column:
-        start, end = (left + COLUMN, top + height / 2), (to_left - 2, to_top + to_height / 2)
-        bend = (start[0] + end[0]) / 2 if end[0] - start[0] < 2 * GAP else end[0] - GAP / 2
-        path = f"M{start[0]:g} {start[1]:g}H{bend:g}V{end[1]:g}H{end[0]:g}"
+    (left, top), (to_left, to_top) = corner(one), corner(other)
+    if one.level == other.level:
+        right = other.place > one.place
+        start = left + WIDTH if right else left
+        end = to_left - 2 if right else to_left + WIDTH + 2
+        path = f"M{start:g} {top + one.height / 2:g}H{end:g}"
     else:
-        down = other.row > one.row
-        x = left + COLUMN / 2
-        start, end = (x, top + height if down else top), (x, to_top - 2 if down else to_top + to_height + 2)
-        path = f"M{x:g} {start[1]:g}V{end[1]:g}"
+        # Lines bend above the box that they lead to, so that they pass beside the levels between.
+        path = f"M{left + WIDTH / 2:g} {top + one.height:g}V{to_top - 15:g}H{to_left + WIDTH / 2:g}V{to_top - 2:g}"
     dash = ' stroke-dasharray="5 3"' if "loss" in (one.kind, other.kind) else ""
-    line = f'<path d="{path}" fill="none" stroke="{GREY}" stroke-width="1.6" marker-end="url(#tip)"{dash}/>'
-    if not label:
-        return line
-    place = f'x="{(start[0] + end[0]) / 2 + (0 if other.column > one.column else 8):g}"'
-    anchor = "middle" if other.column > one.column else "start"
-    y = end[1] - 6 if other.column > one.column else (start[1] + end[1]) / 2 + 4
-    return f'{line}\n<text {place} y="{y:g}" text-anchor="{anchor}" fill="{GREY}" font-size="11">{escape(label)}</text>'
+    return f'<path d="{path}" fill="none" stroke="{GREY}" stroke-width="1.6" marker-end="url(#tip)"{dash}/>'
 
 
-DIAGRAMS: dict[str, tuple[dict[str, Box], list[Arrow], str]] = {
+DIAGRAMS: dict[str, tuple[dict[str, Box], list[tuple[str, str]], str]] = {
     "facs-flow": (
         {
             "map": Box(0, 1, "flow map\nu, v, strain\n3 x 28 x 28", "media"),
@@ -185,7 +173,7 @@ DIAGRAMS: dict[str, tuple[dict[str, Box], list[Arrow], str]] = {
             "posed": Box(3, 1.5, "decoder\npose flow", "loss"),
             "mixed": Box(4, 1, "both flows, mixed\nwarp the source", "loss"),
             "loss": Box(5, 1, "compare with\nthe target frame\n(training)", "loss"),
-            "cycle": Box(4, 2.2, "one flow alone:\ncodes kept or carried,\nand the way back", "loss"),
+            "cycle": Box(4, 2, "one flow alone:\ncodes kept or carried,\nand the way back", "loss"),
         },
         [
             ("source", "encoder"), ("target", "encoder"), ("encoder", "au"), ("encoder", "pose"), ("au", "aud"),
@@ -259,11 +247,11 @@ DIAGRAMS: dict[str, tuple[dict[str, Box], list[Arrow], str]] = {
             "swap": Box(1, 0, "I_t/s: some blocks\ntaken from I_t+δ\n(training alone)", "loss"),
             "e1": Box(2, 0, "µ-encoder\nthe same for both"),
             "e2": Box(2, 1.5, "µ-encoder\nwith one token for\nthe whole frame"),
-            "dma": Box(3, 0.5, "diagonal attention\npatch i with patch i\nalone", "point"),
+            "dma": Box(3, 0.25, "diagonal attention\npatch i with patch i\nalone", "point"),
             "poi": Box(3, 1.5, "patch of interest\nS: what the token\nattends to", "point"),
-            "pdma": Box(4, 1, "P_dma\nvalues, weighed by\ndiagonal and S"),
-            "embedding": Box(5, 1, "embedding\nmean over patches", "embedding"),
-            "decoder": Box(5, 0, "µ-decoder\ngives I_t back\n(training)", "loss"),
+            "pdma": Box(4, 0.9, "P_dma\nvalues, weighed by\ndiagonal and S"),
+            "embedding": Box(5, 1.4, "embedding\nmean over patches", "embedding"),
+            "decoder": Box(5, 0.4, "µ-decoder\ngives I_t back\n(training)", "loss"),
         },
         [
             ("first", "swap"), ("second", "e2"), ("swap", "e1"), ("e1", "dma"), ("e2", "dma"), ("e2", "poi"),
