@@ -101,8 +101,6 @@ def page_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dic
     module = types.ModuleType("page_of_the_documentation")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    # Compiling takes longer than what a page computes.
-    monkeypatch.setenv("FSMER_COMPILE", "off")
     monkeypatch.chdir(tmp_path)
     yield module.__dict__
     for registry, names in before:
