@@ -12,6 +12,7 @@ import contextlib
 import doctest
 import io
 import re
+import runpy
 import shlex
 import sys
 import types
@@ -119,16 +120,21 @@ def pages_with(*languages: str) -> list[object]:
     ]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page", pages_with("python", "pycon"))
-def test_the_python_of_a_page_runs_and_prints_what_the_page_shows(page: Path, page_module: dict[str, object]) -> None:
+def run_page(blocks: list[Block], page: Path, namespace: dict[str, object]) -> None:
+    """Run the blocks of a page in order; an `AssertionError` names an output that is not what is printed."""
     checker, printed = doctest.OutputChecker(), None
-    for block in page_blocks(page, "python", "pycon", "output"):
+    for block in blocks:
         if block.language != "output":
-            printed = None if block.reason else run_block(block, page, page_module)
+            printed = None if block.reason else run_block(block, page, namespace)
         elif printed is not None and not block.reason:
             agrees = checker.check_output(block.text, printed, OUTPUTS)
             assert agrees, f"line {block.line} of {name_of(page)}.md shows\n{block.text}\nbut printed is\n{printed}"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("page", pages_with("python", "pycon"))
+def test_the_python_of_a_page_runs_and_prints_what_the_page_shows(page: Path, page_module: dict[str, object]) -> None:
+    run_page(page_blocks(page, "python", "pycon", "output"), page, page_module)
 
 
 def test_few_blocks_are_left_out_and_each_says_why() -> None:
@@ -180,6 +186,15 @@ def test_every_backbone_has_a_row_and_a_page_that_names_it() -> None:
     for name, row in told.items():
         page = DOCS / "backbones" / row[0].split("(")[1].strip(")")
         assert name in page.read_text(encoding="utf-8"), page
+
+
+def test_diagrams_are_those_of_their_script_and_stand_on_a_page() -> None:
+    script = runpy.run_path(str(DOCS / "pictures_backbones.py"))
+    drawn = {name: script["diagram"](*parts) for name, parts in script["DIAGRAMS"].items()}
+    folder = DOCS / "backbones"
+    assert {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")} == drawn
+    for name in drawn:
+        assert f"]({name}.svg)" in (folder / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -257,9 +272,13 @@ def test_what_is_wrong_in_a_page_is_found(page_module: dict[str, object]) -> Non
         ("console", 25, None),
     ]
     page = DOCS / "page.md"
-    assert run_block(blocks[0], page, page_module) == "1\n"
+    run_page(blocks[:3], page, page_module)
+    with pytest.raises(AssertionError, match="but printed is"):
+        run_page([blocks[0], Block("output", "2\n", 9)], page, page_module)
     with pytest.raises(AssertionError):
-        run_block(blocks[3], page, page_module)
+        run_page([blocks[3]], page, page_module)
+    with pytest.raises(AssertionError, match="Expected"):
+        run_page([Block("pycon", ">>> x + 1\n3\n", 1)], page, page_module)
     assert [refusal_of(words) for words in typed_commands(blocks[4].text)] == ["fsmer has no command 'modls'"]
     right = "$ FSMER_COMPILE=off fsmer evaluate loso --data DIR \\\n    --where \"label != 'x'\" | tee LOG  # goes on\n"
     (words,) = typed_commands(right)
