@@ -203,7 +203,7 @@ def test_the_page_on_backbones_has_their_numbers() -> None:
     for info in fsmer.list_models():
         if BACKBONES.origin(info.name) != plugins.OWN:
             continue
-        width, parameters, operations, weights = told[info.name][3:]
+        _, weights, _, width, parameters, operations, _ = told[info.name]
         assert int(width.replace(",", "")) == info.embed_dim, info.name
         amount = f"{info.parameters / 1e6:.2f} M" if info.parameters >= 1e5 else f"{info.parameters:,}"
         assert parameters == amount, info.name
