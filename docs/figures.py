@@ -1,12 +1,12 @@
 """Fills the marked figures of README.md, of the pages and of the model cards from tables: ``python docs/figures.py``.
 
-Every measured figure stands once, in ``docs/results/FAMILY.csv`` (readings of real labels in ``benchmarks/releases.csv``,
-family ``readings``). Text shows it between marks, which this script fills; ``--check`` changes nothing and ends with 1
-where a text says something else than its table.
+Every measured figure stands once, in ``docs/results/FAMILY.csv``; readings of real labels, the family ``readings``,
+stand in ``benchmarks/releases.csv``. Text shows figures between marks, which this script fills. ``--check`` changes
+nothing and ends with 1 where a text says something else than its table.
 
 ``<!--fig FAMILY.ROW.COLUMN-->.859<!--/fig-->``
-    One cell, within a line. COLUMN ``uf1_interval`` shows ``uf1_low`` and ``uf1_high``; ``FAMILY.count`` is the number of
-    rows.
+    One cell, within a line. COLUMN ``uf1_interval`` shows ``uf1_low`` and ``uf1_high``; ``FAMILY.count`` is the number
+    of rows.
 ``<!-- figures: FAMILY; rows: ROW, ROW; HEADING = COLUMN; HEADING = {COLUMN} / {COLUMN} --> ... <!-- end -->``
     A table. Without ``rows`` all rows; a row that ends in ``*`` stands for all that begin so. A column alone shows its
     interval too.
@@ -44,7 +44,9 @@ def table_path(family: str, root: Path = ROOT) -> Path:
     """File of a family of figures."""
     path = root / ("benchmarks/releases.csv" if family == READINGS else f"docs/results/{family}.csv")
     if not path.is_file():
-        raise DataError(f"there is no table {path.relative_to(root)} for the figures {family!r}; write it, or mend the mark.")
+        raise DataError(
+            f"there is no table {path.relative_to(root)} for the figures {family!r}; write it, or mend the mark."
+        )
     return path
 
 
@@ -59,8 +61,12 @@ def cell(key: str, root: Path = ROOT) -> str:
     name, column = place
     found = [row for row in rows if row.get("name") == name]
     if len(found) != 1:
-        raise DataError(f"{table_path(family, root).name} has {len(found)} rows named {name!r}, which {key!r} needs once.")
-    text = _interval(found[0], column.removesuffix("_interval")) if column.endswith("_interval") else found[0].get(column)
+        raise DataError(
+            f"{table_path(family, root).name} has {len(found)} rows named {name!r}, which {key!r} needs once."
+        )
+    text = (
+        _interval(found[0], column.removesuffix("_interval")) if column.endswith("_interval") else found[0].get(column)
+    )
     if not text:
         raise DataError(f"{table_path(family, root).name} has nothing in column {column!r} of row {name!r}.")
     return text
@@ -69,7 +75,9 @@ def cell(key: str, root: Path = ROOT) -> str:
 def filled(text: str, root: Path = ROOT) -> str:
     """`text` with every mark filled from the tables."""
     if line := re.search(r"^\s*<!--fig .*$", text, re.MULTILINE):
-        raise DataError(f"a line must not begin with a mark, since Markdown takes such a line as HTML: {line[0]!r:.100}")
+        raise DataError(
+            f"a line must not begin with a mark, since Markdown takes such a line as HTML: {line[0]!r:.100}"
+        )
     text = INLINE.sub(lambda mark: f"{mark[1]}{cell(mark[2], root)}{mark[4]}", text)
 
     def block(mark: re.Match[str]) -> str:
@@ -101,14 +109,18 @@ def _asked(text: str, root: Path) -> tuple[list[dict[str, str]], list[str]]:
 def _table(text: str, root: Path) -> Iterator[str]:
     rows, settings = _asked(text, root)
     columns = [tuple(part.strip() for part in setting.rpartition("=")[::2]) for setting in settings]
-    yield from _markdown([heading for heading, _ in columns], [[_shown(row, form) for _, form in columns] for row in rows])
+    yield from _markdown(
+        [heading for heading, _ in columns], [[_shown(row, form) for _, form in columns] for row in rows]
+    )
 
 
 def _commands(text: str, root: Path) -> Iterator[str]:
     rows, _ = _asked(text, root)
     told = dict.fromkeys(tuple(row[column] for column in PROVENANCE) for row in rows if row["command"])
     headings = ("command", "seeds", "versions", "weights", "entered")
-    yield from _markdown(headings, [[f"`{one[0]}`", *one[1:3], f"`{one[3]}`" if one[3] else "", one[4]] for one in told])
+    yield from _markdown(
+        headings, [[f"`{one[0]}`", *one[1:3], f"`{one[3]}`" if one[3] else "", one[4]] for one in told]
+    )
 
 
 def _shown(row: Mapping[str, str], form: str) -> str:
@@ -142,7 +154,8 @@ def main() -> int:
             return 1
         if told != text:
             differ = 1
-            print(f"{path.relative_to(ROOT)} {'differs from its tables; run python docs/figures.py' if check else 'filled'}")
+            said = "differs from its tables; run python docs/figures.py" if check else "filled"
+            print(f"{path.relative_to(ROOT)} {said}")
             if not check:
                 path.write_text(told, encoding="utf-8")
     return differ if check else 0
