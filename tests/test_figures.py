@@ -206,3 +206,23 @@ def test_figures_of_the_shipped_model_name_its_weights() -> None:
 
     weights = {row["weights"] for path in TABLES for row in rows_of(path)} - {"", "none"}
     assert weights == {model_hash(load_model("facs-flow"))}
+
+
+# ---- pictures
+
+
+def test_every_picture_of_a_page_is_drawn_from_the_tables(tmp_path: Path) -> None:
+    from docs.result_pictures import PICTURES
+    from fsmer.drawing import save_figure
+
+    shown = {
+        name
+        for path in TABLES[0].parent.glob("*.md")
+        for name in re.findall(r"!\[.+\]\(([\w-]+)\.png\)", path.read_text())
+    }
+    assert shown == set(PICTURES) == {path.stem for path in TABLES[0].parent.glob("*.png")}
+    (text,) = {point.get_text() for point in PICTURES["fr-ablation"]().axes[0].texts if point.get_text() == ".770"}
+    assert text == next(
+        row["uf1"] for row in rows_of(TABLES[0].parent / "fr_ablation.csv") if row["name"] == "ensemble"
+    )
+    assert save_figure(PICTURES["recordings"](), tmp_path / "drawn.png").stat().st_size > 10_000
