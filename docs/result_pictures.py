@@ -63,7 +63,7 @@ def draw_points(
     line: tuple[float, str] | None = None,
 ) -> Figure:
     """Points on one axis, the first on top, with intervals as lines; `line` is a value to compare with and its name."""
-    figure = PlainFigure(7.2, 1.0 + 0.42 * len(points))
+    figure = PlainFigure(5.6, 1.0 + 0.42 * len(points))
     axes: Axes = figure.add_subplot()
     top = len(points) - (0.2 if line else 0.4)
     if line is not None:
@@ -76,10 +76,10 @@ def draw_points(
         axes.annotate(one.text, (one.value, place), (0, 6), textcoords="offset points", ha="center", fontsize=8.5)
         if one.published is not None:
             axes.plot([one.published], [place], "D", markerfacecolor="none", markeredgecolor=GREY, markersize=5)
-    axes.set_yticks(range(len(points)), [wrapped(one.label, 44) for one in reversed(points)], fontsize=9)
+    axes.set_yticks(range(len(points)), [wrapped(one.label, 32) for one in reversed(points)], fontsize=9)
     axes.set_ylim(-0.6, top + 0.1)
     axes.set_xlim(*limits)
-    axes.set_xlabel(wrapped(axis, 84), fontsize=9)
+    axes.set_xlabel(wrapped(axis, 58), fontsize=9)
     axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2f}".replace("0.", "."))
     axes.tick_params(axis="x", labelsize=8.5, color=LIGHT)
@@ -96,14 +96,14 @@ def real_maps() -> Figure:
     rows = rows_of("real_maps")
     shown = {
         "zero-shot-casme2": "CASME II: no label",
-        "5-shot-casme2": "CASME II: 5 labels a class",
-        "pixels-5-shot-casme2": "CASME II: 5 labels a class, raw pixels",
+        "5-shot-casme2": "CASME II: 5 labels",
+        "pixels-5-shot-casme2": "CASME II: 5 labels, raw pixels",
         "zero-shot-smic": "SMIC-HS: no label",
-        "5-shot-smic": "SMIC-HS: 5 labels a class",
-        "pixels-5-shot-smic": "SMIC-HS: 5 labels a class, raw pixels",
-        "loso-finetuned": "both, one subject left out: fine-tuned",
-        "loso-frozen": "both, one subject left out: frozen",
-        "pixels-loso": "both, one subject left out: raw pixels",
+        "5-shot-smic": "SMIC-HS: 5 labels",
+        "pixels-5-shot-smic": "SMIC-HS: 5 labels, raw pixels",
+        "loso-finetuned": "both, one left out: fine-tuned",
+        "loso-frozen": "both, one left out: frozen",
+        "pixels-loso": "both, one left out: raw pixels",
     }
     points = [
         point(rows[name], label, colour=ORANGE if name.startswith("pixels") else BLUE) for name, label in shown.items()
