@@ -71,6 +71,13 @@ def test_no_measured_decimal_stands_outside_a_mark(path: Path) -> None:
     assert not re.findall(r"(?<![\w.])(?<!\w-)\d*\.\d+", text), "move it to docs/results and mark it"
 
 
+def test_the_readme_has_one_table_of_results() -> None:
+    from docs.figures import BLOCK
+
+    (table,) = BLOCK.findall((REPOSITORY / "README.md").read_text(encoding="utf-8"))
+    assert all(row["uf1"] in table[3] for row in rows_of(TABLES[0].parent / "real_maps.csv")[:6])
+
+
 def test_a_figure_that_was_edited_by_hand_is_found(tmp_path: Path) -> None:
     told = "It reaches <!--fig trial.first.uf1-->.811<!--/fig-->."
     assert small_repository(tmp_path, told) == told.replace(".811", ".810")
