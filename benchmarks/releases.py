@@ -63,14 +63,12 @@ def read(command: Sequence[str], readings: Path = READINGS, *, note: str = "") -
         For a command that is not one of fsmer or lacks ``--out`` or ``--data``, and for a table with other columns.
     """
     if list(command[:1]) != ["fsmer"]:
-        raise DataError(
-            f"{shlex.join(command) or 'nothing'!r} is no command of fsmer; give fsmer evaluate ... after --."
-        )
+        raise DataError(f"`{shlex.join(command)}` is no command of fsmer; give fsmer evaluate ... after --.")
     command = _plain(command)
     data, outs = _values(command, "--data"), _values(command, "--out")
     if not data or not outs:
         raise DataError(
-            f"{shlex.join(command)!r} needs --data and --out: the row is made of the report in that folder."
+            f"`{shlex.join(command)}` needs --data and --out: the row is made of the report in that folder."
         )
     if readings.is_file() and any(tuple(row) != COLUMNS for row in shipped_rows(readings)):
         raise DataError(f"{readings.name} has other columns than {', '.join(COLUMNS)}; give a table of readings.")
