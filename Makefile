@@ -1,8 +1,7 @@
 # make demo     few-shot micro-expression recognition on synthetic clips, in a few minutes with the set-up
 # make test     the quick tests; `make test-all` adds the slow ones
 # make bench    speed ratios against other libraries
-# make table    every backbone trained and adapted on synthetic clips, as the README shows it (an hour)
-# make docs     the documentation site, with warnings as errors
+# make table    every backbone trained and adapted on synthetic clips, as docs/results/backbones.md shows it (an hour)
 # make lint     ruff and mypy
 # make clean    remove what the targets above made, .venv included
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""Every backbone trained on one synthetic domain and adapted to another: ``make table`` prints the README's table.
+"""Every backbone trained on one synthetic domain and adapted to another: ``make table`` prints the table.
 
 Each row is a run of the public API: fresh weights, `fsmer.train` on the source by the backbone's recipe with fewer
 epochs, then `fsmer.evaluate` on the target. Sizes are such that two CPU cores train each in minutes; the papers' sizes

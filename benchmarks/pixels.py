@@ -1,4 +1,4 @@
-"""What pixels say without any network: ``python -m benchmarks.pixels DIR`` prints the README's reference figures."""
+"""What pixels say without any network: ``python -m benchmarks.pixels DIR`` prints reference figures."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ class Merau(Backbone):
     CapsuleNet, Liu's network) and the support vector machines on principal components of Table 5. The authors' TCAE
     weights: give those of ``fsmer pretrain tcae`` as `tcae` (``fsmer train merau --argument tcae=DIR``). With a TCAE
     that was not pretrained the action unit code is random and the detector learns little from it. It sees the apex
-    alone: on drawn faces of 64 pixels classes described in words stay at chance (UF1 .33) even with a TCAE that was
-    pretrained on such faces. Supervised training fits the detector first where the clips have annotated action units;
+    alone: on drawn faces of 64 pixels classes described in words stay at chance even with a TCAE that was pretrained on
+    such faces. Supervised training fits the detector first where the clips have annotated action units;
     `detector_preparation` gives that training on other clips. The paper's rate of 1e-5 fits a ResNet18
     that was trained before (``flow={"weights": "imagenet"}``, or a file); one that starts at random hardly moves, so
     raise ``rates["flow_encoder"]`` of `recipe` for it.

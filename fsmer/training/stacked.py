@@ -10,9 +10,8 @@ dropout, and gives what it gives when it is trained alone. Two engines do the wo
     Members are trained to the end one after the other, through the networks' own compiled code where they have some.
 
 A GPU is far from busy with one small network and takes the stack. On a CPU a stack of these networks does the same
-arithmetic with larger tensors, which fit its caches worse: measured on one core, `facs-flow` took 1.2 to 1.5 times as
-long in a stack of four to eight, `basic_inception` 1.0 to 1.4 times, and `ststnet` is several times as fast through its
-compiled epochs. So a CPU trains members one after the other.
+arithmetic with larger tensors, which fit its caches worse (measured in docs/results/speed_single.csv), and `ststnet` is
+several times as fast through its compiled epochs. So a CPU trains members one after the other.
 """
 
 from __future__ import annotations
