@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
-    "DataError", "DeviceError", "FsmerError", "MediaError", "MissingDatasetError", "OutputError", "PluginError",
-    "ProtocolError", "SpecMismatchError", "SupportError", "UnknownNameError", "WeightsError",
+    "DataError", "DeviceError", "FsmerDeprecationWarning", "FsmerError", "MediaError", "MissingDatasetError",
+    "OutputError", "PluginError", "ProtocolError", "SpecMismatchError", "SupportError", "UnknownNameError",
+    "WeightsError",
 ]  # fmt: skip
 
 
@@ -55,6 +56,10 @@ class OutputError(FsmerError, OSError):
 
 class PluginError(FsmerError, ValueError):
     """A plugin cannot be loaded, or registers a name that is taken."""
+
+
+class FsmerDeprecationWarning(FutureWarning):
+    """Something of fsmer that is used here goes in a later release; the message says which one and what to use."""
 
 
 def reason_of(error: BaseException) -> str:
