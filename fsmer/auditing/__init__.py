@@ -36,7 +36,7 @@ def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = 
     stated : mapping of str to float, optional
         Figures that somebody claims for these predictions, e.g. ``{"uf1": 0.86}``, as fractions or percent. They are
         compared with what the predictions give, pooled and averaged over folds.
-    near : float
+    near : float, default 0.97
         Correlation from which two maps count as nearly the same, see `near_duplicates`.
 
     Raises

@@ -48,7 +48,7 @@ def embed(
         several media.
     batch_size : int, optional
         Clips a forward pass; default as many as 16 MiB of media hold, at most 256.
-    mirror : bool
+    mirror : bool, default False
         Of the mirrored clips instead, see `mirror_media`.
     progress : callable, optional
         Called with (clips done, clips in all) after each batch.

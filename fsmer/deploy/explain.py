@@ -73,7 +73,7 @@ def explain(
         Ask for the backbone's own maps or for the gradient; default its own where it has any.
     target : str, optional
         Class to explain in place of the predicted one, for gradients through a recognizer.
-    steps : int
+    steps : int, default 16
         Points along the way of the integrated gradient.
 
     Raises

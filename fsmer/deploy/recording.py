@@ -154,7 +154,7 @@ def predict_recording(
     classes : sequence of str, optional
         For a backbone: classes that it knows by name, or by their action units (``"4+7"``); default negative,
         positive, surprise. A recognizer has its own.
-    which : "largest" or int
+    which : "largest" or int, default "largest"
         Which face, counted from the largest in the first frame that shows one.
     detector : FaceDetector, optional
         Default the cascade, which needs no download.

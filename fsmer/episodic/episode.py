@@ -24,7 +24,7 @@ class Episode:
         The classes that its clips are recognized as.
     name : str
         What to call it in results, e.g. ``"episode 17"`` or ``"casme2/sub05"``.
-    source : ndarray of int64 or None
+    source : ndarray of int64, optional
         Indices of labelled clips of another domain that may be learnt from first (source-then-target protocols).
 
     Examples

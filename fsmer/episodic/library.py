@@ -22,7 +22,7 @@ def list_protocols(pattern: str = "*") -> list[str]:
 
     Parameters
     ----------
-    pattern : str
+    pattern : str, default "*"
         Wildcards as in file names, e.g. ``"cdmer-*"``.
 
     Examples

@@ -20,23 +20,23 @@ class KShotSampler:
 
     Parameters
     ----------
-    way : int or None
+    way : int, optional
         Classes an episode, drawn anew for each; None takes all of them.
-    shot : int
+    shot : int, default 5
         Support clips of each class (K). 0 gives empty supports.
-    query : int or "rest"
+    query : int or "rest", default "rest"
         Query clips of each class, or every remaining clip of the episode's classes (what MERAU calls D_test).
-    balance : {"class", "natural"}
+    balance : {"class", "natural"}, default "class"
         How a counted query is spread: `query` clips of each class, or ``way * query`` clips drawn from all that remain,
         so that frequent classes are asked for more often. The support always has `shot` clips of each class. With
         ``query="rest"`` nothing is drawn and the setting has no effect.
-    subject_disjoint : bool
+    subject_disjoint : bool, default False
         No subject has clips in both support and query. For each episode a coin deals every subject to one of the sides,
         and the clips are drawn from theirs; with ``query="rest"`` the query is every clip of the subjects that the
         support does not hold.
-    classes : tuple of str or None
+    classes : tuple of str, optional
         Fixed subset of classes to draw from; None takes every class that has clips.
-    seed : int
+    seed : int, default 0
         From 0 to 2**64 - 1. One seed, one list of episodes.
 
     Raises

@@ -81,7 +81,7 @@ def evaluate(
     model : Backbone, name of `fsmer.list_models`, folder of weights, or InitialWeights
         A name without weights that ship starts from fresh weights, drawn anew with each seed; only for methods that
         train the network.
-    method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn
+    method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn, default "cosine"
     clips : ClipSet, optional
         Labelled clips; protocols on synthetic clips make their own.
     descriptions : mapping of str to str, optional
@@ -94,7 +94,7 @@ def evaluate(
     seeds : int or sequence of int, optional
         Seeds of the method (initial weights, order of batches, augmentation); a number n stands for its own seed and
         the n - 1 that follow. The episodes stay the same. Figures are then means over seeds. Default: its own seed.
-    select : {"fixed", "nested", "oracle"}
+    select : {"fixed", "nested", "oracle"}, default "fixed"
         How epochs and parameters are chosen: not at all; on subject-disjoint inner folds of each support; or on the
         query side itself, which is what many published scripts do and no estimate (see `fsmer.evaluation.selection`).
     grid : mapping of str to sequence, optional
@@ -115,7 +115,7 @@ def evaluate(
     device : str or torch.device, optional
         Where the network is trained and asked, such as ``"cuda"``; default where it is, which for names and folders is
         the CPU.
-    cache : bool or path
+    cache : bool or path, default True
         Where embeddings of methods that keep the backbone are found again, see `fsmer.evaluation.embedding_cache`.
         True: the default folder; False: nowhere.
     progress : callable, optional
@@ -124,10 +124,10 @@ def evaluate(
         Folder for the report (see `Report.save`). While the evaluation runs, finished episodes are kept there too, so
         that an interrupted one leaves no broken file and goes on where it was. A finished one that is asked for again
         gives the report that is there; with more seeds, those that are there are not trained again.
-    resume : bool
+    resume : bool, default True
         Whether to go on with what is there. It counts only for the very same protocol, weights, method and clips;
         that of anything else is refused.
-    overwrite : bool
+    overwrite : bool, default False
         Replace a report of something else, or its unfinished run, instead of refusing. The old report stays until the
         new one is there.
     call : str, optional

@@ -301,7 +301,7 @@ class Report:
         Parameters
         ----------
         folder : path
-        check : bool
+        check : bool, default True
             Whether to refuse what was altered after it was written, tables that the figures do not follow from, and
             probabilities that are none. Otherwise they are read as they are, for whoever looks for what is wrong with
             them (see `fsmer.audit`).

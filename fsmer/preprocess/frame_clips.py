@@ -95,11 +95,11 @@ def clips_from_frames(
     labels : sequence of N labels or None, or None
     specs : InputSpec or sequence of InputSpec
         The media to make, one a kind, e.g. a backbone's `input_specs`.
-    onsets, apexes, offsets : sequence of N frame numbers or None, optional
+    onsets, apexes, offsets : sequence of N frame numbers, optional
     subjects, datasets, ids, aus
         As in `ClipSet.from_arrays`.
     recipe : PreprocessRecipe, optional
-    lazy : bool
+    lazy : bool, default False
         Make each clip's media when they are read (and again when they are read again) instead of now.
     progress : callable, optional
         Called with (clips done, clips in all).

@@ -39,7 +39,7 @@ def open_frames(
         Overrides the source's own.
     timestamps : sequence of float, optional
         Seconds of each frame, for arrays and folders.
-    damaged : {"refuse", "keep"}
+    damaged : {"refuse", "keep"}, default "refuse"
         What to do with a video that breaks off: raise at the break, or give the frames before it and say so in
         `notes`.
     white : float, optional

@@ -74,31 +74,31 @@ class PreprocessRecipe:
 
     Parameters
     ----------
-    detector : str
+    detector : str, default "cascade"
         See `fsmer.preprocess.face_detectors.DETECTORS`; ``"cropped"`` where frames show nothing but the face.
-    detector_parameters : mapping
+    detector_parameters : mapping, optional
         Arguments of the detector, e.g. ``{"path": "landmarks.csv"}``.
-    face : "largest" or int
+    face : "largest" or int, default "largest"
         Which face, counted from the largest.
-    crop : {"onset", "frame"}
+    crop : {"onset", "frame"}, default "onset"
         ``"onset"``: one crop for the whole clip from its onset frame, so that nothing but the face moves in it (the
         habit of this field). ``"frame"``: the crop follows the face.
-    crop_size : tuple of int
+    crop_size : tuple of int, default (224, 224)
         Height and width of the crop on which flow is computed.
-    apex : str
+    apex : str, default "given"
         See `fsmer.preprocess.apex.spot_apex`. ``"given"`` takes the annotation where there is one and spots it by flow
         where there is none.
-    flow : str
+    flow : str, default "farneback"
         See `fsmer.preprocess.flow.list_flow_methods`; a backbone that names its own method gets that one.
-    flow_parameters : mapping
+    flow_parameters : mapping, optional
         Parameters of `flow` that differ from its defaults.
-    head_motion : {"keep", "remove"}
+    head_motion : {"keep", "remove"}, default "keep"
         Whether the affine motion of the head is taken out of flow.
-    strain_shear : float
+    strain_shear : float, default 0.5
         See `fsmer.preprocess.flow.optical_strain`.
-    time : {"tim", "linear"}
+    time : {"tim", "linear"}, default "tim"
         How clips are brought to a number of frames. The attribute paper (section IV-A) uses TIM.
-    versions : mapping
+    versions : mapping, optional
         Libraries that the media were made with.
 
     Raises

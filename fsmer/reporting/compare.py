@@ -174,9 +174,9 @@ def compare(
         Two or more; a path is a folder that an evaluation wrote.
     names : sequence of str, optional
         One a report; default the names of the folders, or method and model.
-    draws : int
+    draws : int, default 2000
         Bootstrap samples of the paired tests.
-    seed : int
+    seed : int, default 0
         Of the bootstrap.
 
     Raises

@@ -80,11 +80,11 @@ def critical_difference(
     ----------
     reports : mapping of name to Report, or sequence of Report (named after method and model)
         At least three, on the same clips.
-    block : {"subject", "dataset", "episode"}
+    block : {"subject", "dataset", "episode"}, default "subject"
         What the methods are ranked on: every subject, data set or episode (fold) once.
     metric : {"uf1", "uar", "acc", "acc_merau"}, optional
         Default accuracy over subjects, whose few clips seldom show every class, and UF1 otherwise.
-    alpha : float
+    alpha : float, default 0.05
         Level of the critical difference.
 
     Raises

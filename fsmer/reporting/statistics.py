@@ -206,11 +206,11 @@ def paired_comparison(
     a, b : Report
     names : tuple of str, optional
         What to call them; default their methods and models.
-    same_folds : bool
+    same_folds : bool, default True
         Whether to refuse reports whose folds deal the clips otherwise. Episodes of a K-shot protocol must always agree.
-    draws : int
+    draws : int, default 2000
         Bootstrap samples.
-    seed : int
+    seed : int, default 0
         Of the bootstrap.
 
     Raises

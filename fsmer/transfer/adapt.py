@@ -50,7 +50,7 @@ def adapt(
         A backbone, or the name or folder of one (see `fsmer.load_model`).
     support_set : ClipSet, list of Clip, or pair (arrays, labels)
         Labelled clips; five a class are enough.
-    method : str, Method or classifier of scikit-learn
+    method : str, Method or classifier of scikit-learn, default "cosine"
         See `fsmer.list_methods`.
     classes : sequence of str, optional
         The classes in the order of the recognizer's columns; default the sorted labels of the support set. A class
@@ -111,7 +111,7 @@ def recognizer_of_words(
     descriptions : mapping of str to str
         Class name -> FACS names or action unit numbers (``"cheek raiser, lip corner puller"``, ``"6+12"``), or the
         name of an emotion that the model knows.
-    others : sequence of str
+    others : sequence of str, default ()
         Further classes that the model knows by their name.
 
     Returns

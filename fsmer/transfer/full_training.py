@@ -205,7 +205,7 @@ def train(
         Constructor arguments of a backbone that is given by name; weights that are there already fix their own.
     device : str or torch.device, optional
         Where to train, such as ``"cuda"``; default where the backbone is, which for names and folders is the CPU.
-    resume : bool
+    resume : bool, default True
         Whether to go on from a checkpoint of the same training.
     progress : callable, optional
         Called with (steps done, steps in all).
