@@ -29,7 +29,8 @@ class Episode:
 
     Examples
     --------
-    >>> episode = Episode([0, 3], [1, 2, 4], ("negative", "positive"), "episode 0")
+    >>> import fsmer
+    >>> episode = fsmer.Episode([0, 3], [1, 2, 4], ("negative", "positive"), "episode 0")
     >>> episode.support.dtype.name, len(episode.query)
     ('int64', 3)
     """

@@ -47,7 +47,8 @@ class KShotSampler:
     Examples
     --------
     >>> import numpy as np
-    >>> sampler = KShotSampler(way=2, shot=1, query=2, seed=7)
+    >>> import fsmer
+    >>> sampler = fsmer.KShotSampler(way=2, shot=1, query=2, seed=7)
     >>> batch = sampler.draw(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 3)
     >>> batch.support.shape, batch.query.shape
     ((3, 2), (3, 4))
@@ -98,20 +99,32 @@ class KShotSampler:
 
         Parameters
         ----------
-        codes : array of int, shape (N,)
-            Class of each clip as an index into `names`; negative for clips to leave out.
-        subject_codes : array of int, shape (N,), optional
-            Subject of each clip (needed for `subject_disjoint`).
+        codes : array of int
+            Class of each clip as an index into `names`, shape (N,); negative for clips to leave out.
+        subject_codes : array of int, optional
+            Subject of each clip, shape (N,); needed for `subject_disjoint`.
         names : sequence of str, optional
             Class names; without them classes are called by their code.
-        order : array of int, shape (N,), optional
-            Order in which to take the clips, so that episodes need not depend on the row order (protocols take the
-            clips by id).
+        order : array of int, optional
+            Order in which to take the clips, shape (N,), so that episodes need not depend on the row order (protocols take
+            the clips by id).
+
+        Returns
+        -------
+        EpisodePlan
+            It draws episodes by their number.
 
         Raises
         ------
         ProtocolError
             The clips cannot give such episodes; the message names the class and its count.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> plan = fsmer.KShotSampler(way=2, shot=1, query=1).plan([0, 0, 0, 1, 1, 1])
+        >>> plan.draw(0, 4).support.shape
+        (4, 2)
         """
         return EpisodePlan(self, codes, subject_codes, names=names, order=order)
 
@@ -124,5 +137,24 @@ class KShotSampler:
         names: Sequence[str] | None = None,
         start: int = 0,
     ) -> EpisodeBatch:
-        """Draw the episodes ``start`` to ``start + n_episodes - 1`` from clips with these class codes (see `plan`)."""
+        """Draw some episodes.
+
+        Parameters
+        ----------
+        codes : array of int
+            Class of each clip, see `plan`.
+        n_episodes : int
+            How many episodes to draw.
+        subject_codes : array of int, optional
+            Subject of each clip, see `plan`.
+        names : sequence of str, optional
+            Class names, see `plan`.
+        start : int, default 0
+            Number of the first episode.
+
+        Returns
+        -------
+        EpisodeBatch
+            The episodes ``start`` to ``start + n_episodes - 1``.
+        """
         return self.plan(codes, subject_codes, names=names).draw(start, start + n_episodes)
