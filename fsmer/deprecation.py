@@ -39,8 +39,16 @@ class Deprecation:
 
     Examples
     --------
-    >>> print(Deprecation("fsmer.old", since="0.2", removal="0.4", instead="fsmer.new").message)
-    fsmer.old is deprecated since fsmer 0.2 and goes in fsmer 0.4; use fsmer.new instead.
+    >>> import warnings
+    >>> from fsmer.deprecation import Deprecation
+    >>> mark = Deprecation("fsmer.old", since="0.2", removal="0.4", instead="fsmer.new")
+    >>> mark.message
+    'fsmer.old is deprecated since fsmer 0.2 and goes in fsmer 0.4; use fsmer.new instead.'
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     mark.warn(1)
+    >>> caught[0].category.__name__
+    'FsmerDeprecationWarning'
     """
 
     name: str
@@ -99,15 +107,16 @@ def deprecated(*, since: str, removal: str, instead: str) -> Callable[[T], T]:
 
     Examples
     --------
+    >>> import warnings
+    >>> from fsmer.deprecation import deprecated
     >>> @deprecated(since="0.2", removal="0.4", instead="sum")
     ... def add(numbers):
     ...     return sum(numbers)
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     add([1, 2])
-    3
-    >>> str(caught[0].message).split("; ")[1]
-    'use sum instead.'
+    ...     total = add([1, 2])
+    >>> total, str(caught[0].message).split("; ")[1]
+    (3, 'use sum instead.')
     """
 
     def mark(thing: T) -> T:
@@ -142,15 +151,16 @@ def deprecated_parameter(
 
     Examples
     --------
+    >>> import warnings
+    >>> from fsmer.deprecation import deprecated_parameter
     >>> @deprecated_parameter("n", since="0.2", removal="0.4", instead="shot", renamed="shot")
     ... def support_size(way, *, shot=5):
     ...     return way * shot
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     support_size(3, n=1)
-    3
-    >>> caught[0].category.__name__
-    'FsmerDeprecationWarning'
+    ...     size = support_size(3, n=1)
+    >>> size, caught[0].category.__name__
+    (3, 'FsmerDeprecationWarning')
     """
 
     def mark(function: F) -> F:
@@ -196,11 +206,14 @@ def deprecated_attributes(module: str, moved: Mapping[str, str], *, since: str, 
 
     Examples
     --------
+    >>> import warnings
+    >>> from fsmer.deprecation import deprecated_attributes
     >>> find = deprecated_attributes("old", {"Error": "fsmer.errors.FsmerError"}, since="0.2", removal="0.4")
-    >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("ignore", FsmerDeprecationWarning)
-    ...     find("Error").__name__
-    'FsmerError'
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     error = find("Error")
+    >>> error.__name__, len(caught)
+    ('FsmerError', 1)
     """
     marks = {name: Deprecation(f"{module}.{name}", since, removal, place) for name, place in moved.items()}
     DEPRECATIONS.extend(marks.values())

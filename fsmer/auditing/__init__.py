@@ -39,6 +39,11 @@ def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = 
     near : float, default 0.97
         Correlation from which two maps count as nearly the same, see `near_duplicates`.
 
+    Returns
+    -------
+    Audit
+        One finding for everything that is wrong.
+
     Raises
     ------
     DataError
@@ -46,7 +51,10 @@ def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = 
 
     Examples
     --------
-    >>> print(fsmer.audit("out/run-1"))  # doctest: +SKIP
+    >>> import fsmer
+    >>> folder = fsmer.synthetic_clips(n=24, subjects=4).save("my-clips")
+    >>> fsmer.audit(folder).findings
+    ()
     """
     source = Path(path)
     if not 0 < near <= 1:

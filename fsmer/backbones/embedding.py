@@ -53,14 +53,27 @@ def embed(
     progress : callable, optional
         Called with (clips done, clips in all) after each batch.
 
+    Returns
+    -------
+    float32 Tensor of shape (N, embed_dim)
+        One row a clip, on the CPU.
+
     Raises
     ------
     SpecMismatchError
         The clips' media is not what the backbone expects.
     MediaError
         An array has values that are not finite, a clip's media cannot be read, or its embedding is not finite.
+    DataError
+        The batch size is below 1.
     WeightsError
         The network's weights are not finite.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> fsmer.embed("facs-flow", fsmer.synthetic_clips(n=4)).shape
+    torch.Size([4, 192])
     """
     backbone = as_backbone(backbone)
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))

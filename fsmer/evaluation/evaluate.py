@@ -133,6 +133,11 @@ def evaluate(
     call : str, optional
         What the report names as its origin, such as a command line; default this call.
 
+    Returns
+    -------
+    Report
+        Figures with intervals, every answer, and how they were made.
+
     Raises
     ------
     ProtocolError
@@ -156,10 +161,14 @@ def evaluate(
 
     Examples
     --------
-    >>> report = fsmer.evaluate("loso", "facs-flow", "logistic", clips=clips)  # doctest: +SKIP
-    >>> report.uf1, report.interval("uf1")  # doctest: +SKIP
-    >>> tuned = load_method("finetune", train_backbone=True)  # doctest: +SKIP
-    >>> fsmer.evaluate("loso", "facs-flow", tuned, clips=clips, seeds=3).per_seed  # doctest: +SKIP
+    >>> import fsmer
+    >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+    >>> report = fsmer.evaluate("loso", "facs-flow", "protonet", clips=clips, out="my-report")
+    >>> report.counts["episodes"], len(report.predictions)
+    (4, 24)
+    >>> low, high = report.interval("uf1")
+    >>> low <= report.uf1 <= high
+    True
     """
     began, started = time.perf_counter(), datetime.now(UTC)
     options = RunOptions(

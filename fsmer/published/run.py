@@ -74,6 +74,11 @@ def run_table(
     progress : callable, optional
         Called with (what is being done, done, in all).
 
+    Returns
+    -------
+    BenchResult
+        The table with what was measured beside it.
+
     Raises
     ------
     UnknownNameError
@@ -87,8 +92,10 @@ def run_table(
 
     Examples
     --------
-    >>> result = run_table("fr-2", fsmer.read_clips("my-maps"), out="out/fr-2", seeds=3)  # doctest: +SKIP
-    >>> print(result.markdown())  # doctest: +SKIP
+    >>> import fsmer
+    >>> result = fsmer.run_table("merau-4", out="my-table", rows="facs-flow, zero-shot*", synthetic=True)
+    >>> result.counts["measured"], result.stamps[0].split(":")[0]
+    (1, 'SYNTHETIC')
     """
     table = load_table(name) if isinstance(name, str) else name
     wanted = [rows] if isinstance(rows, str) else list(rows)

@@ -62,12 +62,13 @@ def adapt(
         ``{"smile": "cheek raiser, lip corner puller"}``: where the method starts, for the clips to correct.
     progress : callable, optional
         Called with (steps done, steps in all) while a backbone is trained.
-    **params
+    **params : object
         Parameters of the method in place of its defaults.
 
     Returns
     -------
     Recognizer
+        Its columns are in the order of `classes`.
 
     Raises
     ------
@@ -83,8 +84,9 @@ def adapt(
     --------
     >>> import fsmer
     >>> support_set = fsmer.synthetic_clips("lab", 30)
-    >>> recognizer = fsmer.adapt("facs-flow", support_set)  # doctest: +SKIP
-    >>> recognizer.predict(fsmer.synthetic_clips("clinic", 5))  # doctest: +SKIP
+    >>> recognizer = fsmer.adapt("facs-flow", support_set)
+    >>> recognizer.predict(fsmer.synthetic_clips("clinic", 5)).shape
+    (5,)
     """
     chosen = load_method(method, **params)
     start = SourceModel.wrap(model)
@@ -126,9 +128,12 @@ def recognizer_of_words(
 
     Examples
     --------
-    >>> smiles = recognizer_of_words(
+    >>> import fsmer
+    >>> recognizer = fsmer.recognizer_of_words(
     ...     "facs-flow", {"smile": "cheek raiser, lip corner puller", "frown": "brow lowerer"}
-    ... )  # doctest: +SKIP
+    ... )
+    >>> recognizer.classes_.tolist(), recognizer.support_size
+    (['smile', 'frown'], 0)
     """
     start = SourceModel.wrap(model)
     check_weights(start.backbone)

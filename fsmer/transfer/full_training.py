@@ -211,12 +211,14 @@ def train(
         Called with (steps done, steps in all).
     log : path, optional
         Folder for the loss and the learning rate of every epoch as TensorBoard reads them (extra ``tensorboard``).
-    **params
-        Parameters of the method ``train`` (see `fsmer.list_methods`): epochs, batch_size, learning_rate, seed, ...
+    **params : object
+        Parameters of the method ``train`` in place of its defaults (see `fsmer.list_methods`): epochs, batch_size,
+        learning_rate, seed, ...
 
     Returns
     -------
     Recognizer
+        With the trained backbone.
 
     Raises
     ------
@@ -232,6 +234,13 @@ def train(
         No such device here.
     FsmerError
         A log is asked for and the package tensorboard is missing.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> recognizer = fsmer.train("ststnet", fsmer.synthetic_clips(n=12), epochs=1)
+    >>> recognizer.classes_.tolist()
+    ['negative', 'positive', 'surprise']
     """
     method = Train.from_params(params)
     where = None if device is None else as_device(device)

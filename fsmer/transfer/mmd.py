@@ -115,6 +115,7 @@ def mmd(
     Returns
     -------
     MMDResult
+        The discrepancy, its square and the p-value.
 
     Raises
     ------
@@ -130,7 +131,8 @@ def mmd(
     Examples
     --------
     >>> import numpy as np
-    >>> mmd(np.zeros((4, 2)), np.ones((5, 2)), kernel="linear", permutations=0).squared
+    >>> import fsmer
+    >>> fsmer.mmd(np.zeros((4, 2)), np.ones((5, 2)), kernel="linear", permutations=0).squared
     2.0
     """
     for name, given, choices in (("kernel", kernel, KERNELS), ("estimator", estimator, ESTIMATORS)):
