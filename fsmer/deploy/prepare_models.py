@@ -33,9 +33,9 @@ def prepare(
     Parameters
     ----------
     source : str, ClipSet or DataFrame
-        Name of a data set (see `fsmer.list_datasets`), clips of `read_dataset`, or a table with one recording a row, see
-        `fsmer.preprocess.prepare.prepare`.
-    root : path, optional
+        Name of a data set (see `fsmer.list_datasets`), clips of `read_dataset`, or a table with one recording a row,
+        see `fsmer.preprocess.prepare.prepare`.
+    root : path or None
         Folder of the data set; for a table, the folder that relative paths start from (None: the current one).
     out : path
         Folder for the clip sets, the recipe and a report.

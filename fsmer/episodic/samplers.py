@@ -106,8 +106,8 @@ class KShotSampler:
         names : sequence of str, optional
             Class names; without them classes are called by their code.
         order : array of int, optional
-            Order in which to take the clips, shape (N,), so that episodes need not depend on the row order (protocols take
-            the clips by id).
+            Order in which to take the clips, shape (N,), so that episodes need not depend on the row order
+            (protocols take the clips by id).
 
         Returns
         -------

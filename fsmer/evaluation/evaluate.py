@@ -78,10 +78,12 @@ def evaluate(
     Parameters
     ----------
     protocol : Protocol, name of `fsmer.list_protocols` or path of a YAML file
+        How episodes are made, see `fsmer.load_protocol`.
     model : Backbone, name of `fsmer.list_models`, folder of weights, or InitialWeights
         A name without weights that ship starts from fresh weights, drawn anew with each seed; only for methods that
         train the network.
     method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn, default "cosine"
+        How a support set becomes a recognizer, see `fsmer.load_method`.
     clips : ClipSet, optional
         Labelled clips; protocols on synthetic clips make their own.
     descriptions : mapping of str to str, optional

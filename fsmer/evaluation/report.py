@@ -181,6 +181,26 @@ class Report:
         -------
         Report
             With all figures.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fsmer
+        >>> from fsmer.evaluation.predictions import Predictions
+        >>> clips = fsmer.synthetic_clips(n=12, subjects=4)
+        >>> codes = clips.codes()
+        >>> answers = Predictions(
+        ...     episode=np.zeros(12, np.int32),
+        ...     clip=np.arange(12),
+        ...     predicted=codes.astype(np.int16),
+        ...     probabilities=np.eye(3, dtype=np.float32)[codes],
+        ... )
+        >>> report = fsmer.Report.from_predictions(
+        ...     clips, answers, seed=0, protocol={}, model={}, method={"params": {}}, codes=codes,
+        ...     classes=clips.classes, names=["all"], among=None, averaging="pooled",
+        ... )
+        >>> report.acc
+        1.0
         """
         own = int(method["params"].get("seed", 0))
         runs = {own: predictions} if isinstance(predictions, Predictions) else dict(predictions)
