@@ -22,6 +22,7 @@ import functools
 import inspect
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
@@ -33,6 +34,7 @@ from numpydoc.validate import Validator, validate
 
 import fsmer
 from fsmer import plugins
+from fsmer.errors import DataError
 
 # Modules whose public names are documented, beside `fsmer` itself.
 MODULES = ("fsmer.testing", "fsmer.errors", "fsmer.deprecation")
@@ -89,6 +91,42 @@ ALIASES = {
     "Figures": "dict",
     "object": "Any",
 }
+# What parameters of several functions are, once for all: each description begins with one of these.
+SHARED = {
+    "arguments": ("Constructor arguments of a backbone that is given by name", "Arguments of its constructor"),
+    "classes": (
+        "The classes in the order of the recognizer's columns; default the sorted labels",
+        "The classes that", "The classes of", "As for `codes`", "For a backbone: classes", "Fixed subset of classes",
+        "Names of classes",
+    ),
+    "descriptions": ("What classes look like in words",),
+    "device": ('Where the network computes, such as ``"cuda"``; default where it is, which for names and folders is',),
+    "draws": ("Bootstrap samples",),
+    "folder": ("Folder to write.", "Folder to read.", "A folder (that of a recognizer gives its backbone)"),
+    "frames": (
+        "Kind of frames where a release has both. Default: raw where they are there.", "Length in time", "Video file",
+    ),
+    "frames_per_second": ("Overrides the source's own.",),
+    "inputs": (
+        "One tensor where the network expects one medium, a dict by kind where it expects several.", "Kind -> medium",
+    ),
+    "instead": ("What to use in its place",),
+    "kind": ("Kind of medium.", "What `subject` is.", "What the subjects are.", '``"flow"`` (one map'),
+    "out": ("Folder for",),
+    "progress": ("Called with (",),
+    "recipe": ("Default: face found by the cascade, apex as given or spotted by flow, Farneback, TIM.", "How is"),
+    "removal": ("Release in which it is gone, at least two minor releases later",),
+    "resume": ("Whether to go on with what is there",),
+    "scheme": ("Label scheme to apply, see `ClipSet.relabel`.", "Name of a built-in scheme"),
+    "seed": ("Seed of",),
+    "since": ("First release that warns",),
+    "subject": ("What is checked, as for `checks`.", "A registered name", "Whose face it is"),
+    "where": (
+        "Rows to keep, see `ClipSet.select`; it is applied before the scheme, on the labels as written.", "A condition",
+    ),
+}  # fmt: skip
+# Parameters that are something else in nearly every function.
+OF_THEIR_OWN = {"clips", "media", "method", "model", "name", "names", "path", "root", "source", "subjects"}
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
@@ -288,6 +326,22 @@ def test_defaults_are_named(public: Public) -> None:
     assert not faults, f"{public}: {faults}"
 
 
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_a_parameter_of_several_functions_is_described_in_the_same_words(name: str) -> None:
+    found = {str(one): one.documented()[name][1] for one in FUNCTIONS if name in one.documented()}
+    assert len(found) > 1, f"{name} is no parameter of several functions; take it out of the table."
+    others = {place: text for place, text in found.items() if not text.startswith(SHARED[name])}
+    assert not others, f"{name} is described in other words: {others}; take those of SHARED."
+    unused = [text for text in SHARED[name] if not any(one.startswith(text) for one in found.values())]
+    assert not unused, f"no description of {name} begins with {unused}."
+
+
+def test_parameters_of_many_functions_have_shared_texts() -> None:
+    counts = Counter(name for one in FUNCTIONS for name in one.documented())
+    many = {name for name, count in counts.items() if count > 3}
+    assert not (missing := many - SHARED.keys() - OF_THEIR_OWN), f"add {missing} to SHARED."
+
+
 @pytest.mark.parametrize("public", FUNCTIONS, ids=str)
 def test_what_is_returned_is_documented(public: Public) -> None:
     if inspect.isclass(public.thing):
@@ -352,9 +406,7 @@ def test_every_public_name_has_an_example(public: Public) -> None:
 
 @pytest.mark.usefixtures("_names_of_fsmer")
 @pytest.mark.parametrize("public", [one for one in PUBLIC if examples_of(one)], ids=str)
-def test_examples_run_and_print_what_they_say(
-    public: Public, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_run_and_print_what_they_say(public: Public, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = public.section("Examples")
     assert "+SKIP" not in text, f"{public}: an example is skipped."
@@ -363,3 +415,39 @@ def test_examples_run_and_print_what_they_say(
     runner = doctest.DocTestRunner(optionflags=OPTIONS)
     outcome = runner.run(made, out=said.append)
     assert outcome.failed == 0, "".join(said)
+
+
+def _wrong(first: int, second: str = "a", third: Path | None = None) -> int:
+    """Add something.
+
+    Parameters
+    ----------
+    first : str
+        The first.
+    third : path, default 3
+        The third.
+    second : str
+        The second.
+    """
+    raise DataError("it cannot be added; give something else.")
+
+
+@pytest.mark.parametrize(
+    ("rule", "facts"),
+    [
+        (test_a_docstring_is_numpydoc_with_the_parameters_of_the_signature, ["Wrong parameters order"]),
+        (test_documented_types_agree_with_annotations, ["first: 'str'", "int"]),
+        (
+            test_defaults_are_named,
+            ['second : str should say default "a"', "third : path, default 3 should say optional"],
+        ),
+        (test_what_is_returned_is_documented, ["no section Returns"]),
+        (test_errors_that_it_raises_itself_are_documented, ["DataError"]),
+        (test_every_public_name_has_an_example, ["has no example"]),
+    ],
+    ids=lambda value: value.__name__.removeprefix("test_") if callable(value) else "",
+)
+def test_a_docstring_that_breaks_a_rule_is_found(rule: Callable[[Public], None], facts: list[str]) -> None:
+    with pytest.raises(AssertionError) as caught:
+        rule(Public(f"{__name__}._wrong", _wrong))
+    assert all(fact in str(caught.value) for fact in facts), str(caught.value)

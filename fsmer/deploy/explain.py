@@ -68,7 +68,7 @@ def explain(
         clip has pictures alone. A single `Clip`, or arrays without the axis of clips, give one explanation, everything
         else a list.
     out : path, optional
-        Where to write: a PNG file for one explanation, a folder for a list (one PNG a clip, numbered, named by id).
+        Folder for the pictures of a list (one PNG a clip, numbered, named by id), or a PNG file for one explanation.
     method : {"own", "gradient"}, optional
         Ask for the backbone's own maps or for the gradient; default its own where it has any.
     target : str, optional

@@ -37,7 +37,7 @@ class KShotSampler:
     classes : tuple of str, optional
         Fixed subset of classes to draw from; None takes every class that has clips.
     seed : int, default 0
-        From 0 to 2**64 - 1. One seed, one list of episodes.
+        Seed of the episodes, from 0 to 2**64 - 1. One seed, one list of episodes.
 
     Raises
     ------

@@ -89,10 +89,10 @@ def evaluate(
     descriptions : mapping of str to str, optional
         What classes look like in words, see `fsmer.adapt`.
     arguments : mapping, optional
-        Constructor arguments of a backbone given by name, which then starts from fresh weights even where some ship;
-        with a backbone, a folder of weights or InitialWeights they are refused, since its own are fixed.
+        Constructor arguments of a backbone that is given by name, which then starts from fresh weights even where some
+        ship; with a backbone, a folder of weights or InitialWeights they are refused, since its own are fixed.
     seed : int, optional
-        In place of the protocol's own seed (where it has one); also seeds the bootstrap. It decides on episodes.
+        Seed of the episodes and the bootstrap, in place of the protocol's own (where it has one).
     seeds : int or sequence of int, optional
         Seeds of the method (initial weights, order of batches, augmentation); a number n stands for its own seed and
         the n - 1 that follow. The episodes stay the same. Figures are then means over seeds. Default: its own seed.
@@ -115,8 +115,7 @@ def evaluate(
     memory : int, optional
         Bytes that folds trained side by side on a GPU may take together; on a CPU they are trained one by one.
     device : str or torch.device, optional
-        Where the network is trained and asked, such as ``"cuda"``; default where it is, which for names and folders is
-        the CPU.
+        Where the network computes, such as ``"cuda"``; default where it is, which for names and folders is the CPU.
     cache : bool or path, default True
         Where embeddings of methods that keep the backbone are found again, see `fsmer.evaluation.embedding_cache`.
         True: the default folder; False: nowhere.

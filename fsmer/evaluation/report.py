@@ -164,7 +164,7 @@ class Report:
         predictions : Predictions, or mapping of int to Predictions
             Several seeds answer the same questions, each in the same order.
         seed : int
-            Of the episodes and the bootstrap.
+            Seed of the episodes and the bootstrap.
         protocol, model, method : mapping
             See the attributes.
         selection : mapping, optional

@@ -70,7 +70,7 @@ def run_table(
     jobs : int or "auto", optional
         As for `fsmer.evaluate`, for the rows that train a network in their folds.
     resume : bool, default True
-        Whether finished runs of the same settings and clips count.
+        Whether to go on with what is there: finished runs of the same settings and clips.
     progress : callable, optional
         Called with (what is being done, done, in all).
 

@@ -177,7 +177,7 @@ def compare(
     draws : int, default 2000
         Bootstrap samples of the paired tests.
     seed : int, default 0
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------

@@ -212,7 +212,7 @@ def paired_comparison(
     draws : int, default 2000
         Bootstrap samples.
     seed : int, default 0
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------

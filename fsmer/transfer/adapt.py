@@ -51,15 +51,15 @@ def adapt(
     support_set : ClipSet, list of Clip, or pair (arrays, labels)
         Labelled clips; five a class are enough.
     method : str, Method or classifier of scikit-learn, default "cosine"
-        See `fsmer.list_methods`.
+        How a support set becomes a recognizer, see `fsmer.load_method`.
     classes : sequence of str, optional
         The classes in the order of the recognizer's columns; default the sorted labels of the support set. A class
         without support must be known to the model, as with the coarse emotions of ``facs-flow``.
     source : ClipSet, optional
         Labelled clips of another domain, to learn from first.
     descriptions : mapping of str to str, optional
-        What a class looks like, in FACS names, action unit numbers or names of emotions, for example
-        ``{"smile": "cheek raiser, lip corner puller"}``: where the method starts, for the clips to correct.
+        What classes look like in words: FACS names, action unit numbers or names of emotions, for example
+        ``{"smile": "cheek raiser, lip corner puller"}``. The method starts there, for the clips to correct.
     progress : callable, optional
         Called with (steps done, steps in all) while a backbone is trained.
     **params : object
@@ -111,8 +111,8 @@ def recognizer_of_words(
         One that knows action units or words: `facs-flow`, or a backbone with a text or action unit head after
         training.
     descriptions : mapping of str to str
-        Class name -> FACS names or action unit numbers (``"cheek raiser, lip corner puller"``, ``"6+12"``), or the
-        name of an emotion that the model knows.
+        What classes look like in words: class name -> FACS names or action unit numbers (``"cheek raiser, lip corner
+        puller"``, ``"6+12"``), or the name of an emotion that the model knows.
     others : sequence of str, default ()
         Further classes that the model knows by their name.
 

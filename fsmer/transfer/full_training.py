@@ -204,9 +204,9 @@ def train(
     arguments : dict, optional
         Constructor arguments of a backbone that is given by name; weights that are there already fix their own.
     device : str or torch.device, optional
-        Where to train, such as ``"cuda"``; default where the backbone is, which for names and folders is the CPU.
+        Where the network computes, such as ``"cuda"``; default where it is, which for names and folders is the CPU.
     resume : bool, default True
-        Whether to go on from a checkpoint of the same training.
+        Whether to go on with what is there: a checkpoint of the same training.
     progress : callable, optional
         Called with (steps done, steps in all).
     log : path, optional

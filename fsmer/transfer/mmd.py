@@ -110,7 +110,7 @@ def mmd(
     max_samples : int, default 2000
         A larger set is replaced by that many of its samples, drawn without replacement.
     seed : int, default 0
-        Of sub-sampling and permutations.
+        Seed of sub-sampling and permutations.
 
     Returns
     -------
