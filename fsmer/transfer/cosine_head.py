@@ -89,9 +89,10 @@ class Cosine(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_choice("init", "auto", "zero_shot", "prototype", "random")
-        self._require_not_negative("prior_shots", "pull")
-        positive = self.scale is None or self.scale > 0
-        require(positive, f"scale={self.scale} is not positive; give a factor above 0 or None.")
+        self._require_in_range("prior_shots", "pull")
+        if self.scale is not None:
+            self._require_in_range("scale")
+            require(self.scale > 0, f"scale={self.scale} is not positive; give a factor above 0 or None.")
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """All episodes' classifiers trained side by side; an empty support returns the prior as it is.

@@ -157,7 +157,7 @@ class FineTuning(TrainsTogether[Tuning]):
         self._require_choice("layers", "auto", "all", "upper")
         require(self.batch_size > 0, f"batch_size={self.batch_size} is not positive; give at least one clip a batch.")
         rates = ("learning_rate", "encoder_rate", "projection_rate")
-        self._require_not_negative("steps", "source_epochs", *rates, *(f"source_{rate}" for rate in rates))
+        self._require_in_range("steps", "source_epochs", *rates, *(f"source_{rate}" for rate in rates))
 
     @property
     def keeps_backbone(self) -> bool:

@@ -30,6 +30,8 @@ _SCORE_BYTES = 64 << 20
 _MAX_CHUNK = 256
 # Scoring every clip by one matrix product beats gathering each episode's queries up to about this many clips a query.
 _SHARED_QUERIES = 16
+# No number of steps, learning rate or factor is sensible above.
+_MOST = 100_000
 # The methods of a `Method` that compute.
 COMPUTING = {"fit", "fit_head", "fit_many", "fit_stages", "refit", "solve", "train_source"}
 
@@ -354,9 +356,11 @@ class Method(ABC):
         given = f"{parameter}={getattr(self, parameter)!r} is no choice of the method {self.name!r}"
         require(getattr(self, parameter) in choices, f"{given}; use one of {', '.join(map(repr, choices))}.")
 
-    def _require_not_negative(self, *parameters: str) -> None:
+    def _require_in_range(self, *parameters: str) -> None:
+        # Checked here, so that a saved recognizer cannot ask for steps without end either.
         for name in parameters:
-            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is negative; give 0 or more.")
+            value = getattr(self, name)
+            require(0 <= value <= _MOST, f"{name}={value} is out of range; give a number from 0 to {_MOST}.")
 
     def _need_support(self, codes: Tensor) -> None:
         if codes.shape[1] == 0:

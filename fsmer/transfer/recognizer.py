@@ -331,7 +331,8 @@ class Recognizer:
         for name in sorted(rest.keys() - {"support.codes"}):
             held.check_real(name, rest[name])
         codes = rest["support.codes"]
-        if codes.is_floating_point() or not bool(((codes >= 0) & (codes < len(classes))).all()):
+        real = codes.is_floating_point() or codes.is_complex()
+        if real or not bool(((codes >= 0) & (codes < len(classes))).all()):
             raise WeightsError(
                 f"the tensor 'support.codes' of {held.folder} names classes by other numbers than 0 to "
                 f"{len(classes) - 1}; {REMEDY}."
