@@ -36,6 +36,8 @@ from fsmer.evaluation.seed_runs import SeedRuns
 from fsmer.evaluation.selection import Rule, plan_grid
 from fsmer.evaluation.setup import Evaluation, Progress, RunOptions, no_progress
 from fsmer.io import check_writable
+from fsmer.outside import code_digest
+from fsmer.plugins import METRICS
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.source_model import SourceModel
@@ -204,9 +206,10 @@ def evaluate(
         # Whether all is there already is seen without embedding anything.
         content = runs.content(embed=not (options.out / REPORT_FILE).is_file())
         run["identity"], run["seeds"] = evaluation.identity(content, isolate), numbers
-        folder = runs.folder = RunFolder(
-            options.out, run["identity"], numbers, resume=resume, overwrite=overwrite, keep=not solver.keeps_backbone
-        )
+        if metrics := code_digest(METRICS[name] for name in METRICS.outside()):
+            run["metrics"] = metrics
+        how = {"resume": options.resume, "overwrite": options.overwrite, "keep": not solver.keeps_backbone}
+        folder = runs.folder = RunFolder(options.out, run["identity"], numbers, metrics=metrics, **how)
         if folder.finished:
             # A report that lost one of its tables is made again.
             with contextlib.suppress(DataError):

@@ -37,7 +37,7 @@ class RunFolder:
     `seeds` than those of a finished run go on from it. Without `resume` a run is made anew and unfinished ones are
     removed; `overwrite` allows to replace a report (once the new one is there) or an unfinished run of something else,
     which is refused otherwise (`OutputError`); with `keep`, finished episodes stay beside the report for further seeds.
-    `finished`: the report of this very run, with these seeds, is there.
+    `finished`: the report of this very run, with these seeds and metrics (`code_digest`), is there.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class RunFolder:
         resume: bool,
         overwrite: bool,
         keep: bool = True,
+        metrics: str = "",
     ) -> None:
         check_writable(folder)
         self.folder = folder
@@ -68,7 +69,8 @@ class RunFolder:
                 remove_folder(other)
         held = run_of(folder) or {}
         same = "identity" in held and not self._another(held["identity"])
-        self.finished = resume and same and held.get("seeds") == self.seeds
+        same_metrics = metrics in ("", held.get("metrics"))
+        self.finished = resume and same and same_metrics and held.get("seeds") == self.seeds
         for other in [] if resume else _stores(folder, KEPT):
             remove_folder(other)
 
