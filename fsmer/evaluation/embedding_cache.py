@@ -216,7 +216,9 @@ def _batches(backbone: Backbone, clips: ClipSet) -> Iterator[tuple[int, int, dic
         stop = min(start + size, len(clips))
         inputs = read_inputs(backbone, clips, np.arange(start, stop))
         by_kind = inputs if isinstance(inputs, dict) else {backbone.input_specs[0].kind: inputs}
-        yield start, stop, {kind: value.numpy() for kind, value in by_kind.items()}
+        # NumPy knows no bfloat16.
+        plain = {kind: value.float() if value.dtype == torch.bfloat16 else value for kind, value in by_kind.items()}
+        yield start, stop, {kind: value.numpy() for kind, value in plain.items()}
 
 
 def _hashes(arrays: dict[str, NDArray[np.float32]]) -> Ids:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from fsmer.errors import DataError, OutputError
 from fsmer.evaluation.episode_results import PartStore, RunSize, stored_files
@@ -26,7 +26,7 @@ OPTIONAL = ("arithmetic",)
 
 
 # What is read of a store's ``run.json``, and what messages say of a report.
-_ABOUT = entries({"format_version": int, "run": dict[str, str]})
+_ABOUT = entries({"format_version": int, "run": dict[str, str], "unrecorded": NotRequired[list[str]]})
 _NAMES = entries(dict.fromkeys(("method", "model", "protocol"), entries({"name": str})))
 
 
@@ -57,6 +57,8 @@ class RunFolder:
         self.seeds = list(seeds)
         self.overwrite = overwrite
         self.keep = keep
+        # Entries of `OPTIONAL` that are not known of all episodes that are gone on with.
+        self.unrecorded: set[str] = set()
         self._refuse_report()
         # A run that was killed before its first episode was finished left nothing to go on with.
         self.drop_empty()
@@ -76,11 +78,19 @@ class RunFolder:
 
     def store(self, size: RunSize, **member: Any) -> PartStore:
         """The store of one part of the run, such as a seed."""
-        about = {"format": "fsmer-run", "format_version": FORMAT_VERSION, "run": self.identity, "part": member}
+        about: dict[str, Any] = {"format": "fsmer-run", "format_version": FORMAT_VERSION, "run": self.identity}
+        about |= {"part": member}
         named = about | {"run": {name: value for name, value in self.identity.items() if name not in OPTIONAL}}
         key = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:16]
         kept = self.folder / f"{KEPT}{key}"
-        return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about, size)
+        place = kept if kept.is_dir() else self.folder / f"{PARTS}{key}"
+        with contextlib.suppress(DataError):
+            held = read_json(place / RUN_FILE, _ABOUT, what="a run", remedy="start anew")
+            lacking = {name for name in OPTIONAL if name in self.identity and name not in held["run"]}
+            if unrecorded := sorted(lacking.union(held.get("unrecorded", ()))):
+                self.unrecorded.update(unrecorded)
+                about["unrecorded"] = unrecorded
+        return PartStore(place, about, size)
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fsmer import kernels
@@ -43,11 +44,12 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of `fsmer.evaluate` on which no figure depends; `ProtocolError` where jobs or isolate cannot be."""
+    """How `fsmer.evaluate` runs what it evaluates, as its options; `ProtocolError` where jobs or isolate cannot be."""
 
     jobs: int | str | None = None
     isolate: str | None = None
     memory: int | None = None
+    device: str | torch.device | None = None
     cache: Path | None = None
     progress: Progress = no_progress
     out: Path | None = None
