@@ -185,7 +185,7 @@ def _fold_answers(*fold: *Fold) -> Iterator[Answer]:
     """Learn one fold and answer its queries, at its checkpoint steps where it has any."""
     method, model, support, query, classes, steps = fold
     if steps and isinstance(method, (Train, FineTuning)):
-        for step, recognizer in method.fit_stages(model, support, steps, classes=classes):
+        for step, recognizer in method.fit_checkpoints(model, support, steps, classes=classes):
             yield step, *_answers(recognizer, query)
     elif solves_together(method):
         # As folds in one process are trained, to the last bit.

@@ -34,7 +34,7 @@ _MAX_CHUNK = 256
 # Scoring every clip by one matrix product beats gathering each episode's queries up to about this many clips a query.
 _SHARED_QUERIES = 16
 # The methods of a `Method` that compute.
-COMPUTING = {"fit", "fit_head", "fit_many", "fit_stages", "refit", "solve", "train_source"}
+COMPUTING = {"fit", "fit_head", "fit_many", "fit_checkpoints", "refit", "solve", "train_source"}
 
 
 @dataclass(frozen=True)
