@@ -1,4 +1,4 @@
-"""The one door for structured files: JSON and YAML are bounded, parsed, and checked against a declared schema."""
+"""Reading of structured files: JSON and YAML are bounded, parsed, and checked against a declared schema."""
 
 from __future__ import annotations
 

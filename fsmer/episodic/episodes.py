@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from fsmer.episodic.episode import Episode, Ints, Mask
 from fsmer.episodic.plan import EpisodeBatch, EpisodePlan
 from fsmer.episodic.sides import clips_per_unit
 from fsmer.errors import ProtocolError
+from fsmer.outside import outside_call
 
 __all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
 
@@ -50,14 +51,26 @@ class Episodes(Sequence[Episode], ABC):
 
     def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
         if isinstance(index, slice):
-            return [self._make(i) for i in range(*index.indices(len(self)))]
+            return [self._checked(i) for i in range(*index.indices(len(self)))]
         i = int(index)
         if not -len(self) <= i < len(self):
             raise IndexError(f"episode {i} of {len(self)}: valid indices are 0 to {len(self) - 1}.")
-        return self._make(i % len(self))
+        return self._checked(i % len(self))
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self._make(i) for i in range(len(self)))
+        return (self._checked(i) for i in range(len(self)))
+
+    def _checked(self, index: int) -> Episode:
+        who, clips = f"episode {index} of {type(self).__name__}", len(self.codes)
+        with outside_call(who, ProtocolError, "mend the deal of the protocol"):
+            found: Any = self._make(index)
+        rows = np.concatenate([found.support, found.query]) if isinstance(found, Episode) else np.array([-1])
+        if ((rows < 0) | (rows >= clips)).any():
+            raise ProtocolError(
+                f"{who} is {found!r:.200}, but an Episode with rows of the {clips} clips is expected; mend the deal of "
+                "the protocol."
+            )
+        return found
 
     def __repr__(self) -> str:
         count = len(self)

@@ -19,6 +19,7 @@ from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable
 from fsmer.kernels.noise import Draws
+from fsmer.outside import outside_call
 from fsmer.plugins import declared
 from fsmer.training.checkpoints import load_checkpoint, optimizer_tensors, restore, save_checkpoint
 
@@ -98,7 +99,11 @@ class Training:
         the training stops on the way to the same end: calling again goes on as if there had been no stop. `progress` is
         called with (steps done, steps in all), `after_epoch` with (epochs done, `figures`).
         """
-        if folder is not None and resume and (found := load_checkpoint(folder, key, self.schema)) is not None:
+        if (
+            folder is not None
+            and resume
+            and (found := load_checkpoint(folder, key, self.schema, self.device.type)) is not None
+        ):
             tensors, state = found
             self.take_state(state, folder)
             restore(tensors, self.modules, self.optimizer)
@@ -147,10 +152,12 @@ class Training:
 
     def advance(self, step: Step) -> dict[str, float]:
         """Take a step and return its figures, ``"loss"`` among them; by default one step of the optimiser."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            loss, figures = self.loss(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        names = " and ".join(type(module).__name__ for module in self.modules.values())
+        with outside_call(f"a training step of {names}"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                loss, figures = self.loss(step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         if self.clip_gradient is not None:
             parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip_gradient)
@@ -186,7 +193,7 @@ class Training:
 
     def _save(self, folder: Path, key: Any) -> None:
         tensors = nn.ModuleDict(self.modules).state_dict() | optimizer_tensors(self.optimizer)
-        save_checkpoint(folder, tensors, self.state(), key)
+        save_checkpoint(folder, tensors, self.state(), key, self.device.type)
 
 
 def make_optimizer(

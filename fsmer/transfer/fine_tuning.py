@@ -57,29 +57,29 @@ class TrainsTogether(Method, Generic[T]):
         training.run(progress=progress)
         return self._end(model, training)
 
-    def fit_stages(
+    def fit_checkpoints(
         self,
         backbone: Backbone | SourceModel,
         support: ClipSet,
-        stages: Sequence[int],
+        checkpoint_steps: Sequence[int],
         *,
         classes: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Recognizer]]:
-        """One training of the backbone; gives every stage, and the recognizer as `fit` would if training ended there.
+        """One training of the backbone; gives the recognizer at every checkpoint step as `fit` would if it ended there.
 
-        `stages` are numbers of epochs of ``train`` or steps of fine-tuning; those behind the last stage are not taken.
+        These are numbers of epochs of ``train`` or steps of fine-tuning; those behind the last one are not taken.
         The learning rate falls as planned for the whole training.
         """
         model = SourceModel.wrap(backbone)
         training = self._begin(model, support, classes)
-        for stage in sorted(set(stages)):
-            training.run(until=stage, progress=progress)
+        for step in sorted(set(checkpoint_steps)):
+            training.run(until=step, progress=progress)
             held = copy.copy(training)
             held.backbone, held.classifier = copy.deepcopy(training.backbone), copy.deepcopy(training.classifier)
-            yield stage, self._ended_at(stage)._end(model, held, embed_now=False)
+            yield step, self._ended_at(step)._end(model, held, embed_now=False)
 
-    def _ended_at(self, stage: int) -> Self:
+    def _ended_at(self, checkpoint_step: int) -> Self:
         """The method that trains so long."""
         return self
 
@@ -168,8 +168,8 @@ class FineTuning(TrainsTogether[Tuning]):
     def start(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Classifier:
         """The untrained classifier of one support set: embeddings (S, D), codes (S,)."""
 
-    def _ended_at(self, stage: int) -> Self:
-        return replace(self, steps=stage)
+    def _ended_at(self, checkpoint_step: int) -> Self:
+        return replace(self, steps=checkpoint_step)
 
     def _begin(
         self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, *, is_source: bool = False

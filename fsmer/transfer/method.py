@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,14 +18,15 @@ from fsmer.ambient import guarded
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.data import ClipSet
 from fsmer.errors import SupportError, unknown_name
+from fsmer.outside import outside_call
 from fsmer.parameters import typed_value
 from fsmer.plugins import METHODS, declared, outside_origin
-from fsmer.transfer.heads import FittedHead
+from fsmer.transfer.heads import FittedHead, checked_head, class_scores
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import MethodError, Progress, SourceModel, require, support_codes
 
-__all__ = ["Method", "solves_together"]
+__all__ = ["Method", "learnt", "method_call", "solves_together"]
 
 # A chunk of episodes is sized so that its scores take little memory, however many clips are queried.
 _SCORE_BYTES = 64 << 20
@@ -33,7 +36,7 @@ _SHARED_QUERIES = 16
 # No number of steps, learning rate or factor is sensible above.
 _MOST = 100_000
 # The methods of a `Method` that compute.
-COMPUTING = {"fit", "fit_head", "fit_many", "fit_stages", "refit", "solve", "train_source"}
+COMPUTING = {"fit", "fit_head", "fit_many", "fit_checkpoints", "refit", "solve", "train_source"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Method(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "ClassVar" not in str(inspect.get_annotations(cls).get("batched", "ClassVar")):
+            raise MethodError(
+                f"{cls.__name__} makes batched a parameter, but it is said of the class; write "
+                "batched: ClassVar[bool] = True, or batched = True."
+            )
         # Code from outside asks fsmer for what it needs, and is left as it is.
         if declared(cls, "batched"):
             _guard(cls)
@@ -196,7 +204,7 @@ class Method(ABC):
     ) -> Iterator[tuple[int, Recognizer]]:
         # one member at a time takes what one takes
         for number, (start, method, names) in enumerate(each):
-            yield number, method.fit(start, supports[number], classes=names)
+            yield number, learnt(method, start, supports[number], classes=names)
 
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
@@ -334,13 +342,14 @@ class Method(ABC):
         shared = _shares_queries(embeddings, query)
 
         def score(part: slice, prior: ClassDirections | None) -> Tensor:
-            head = self.fit_head(embeddings[support[part]], codes[part], way, prior)
+            fitted = self.fit_head(embeddings[support[part]], codes[part], way, prior)
+            head = checked_head(fitted, len(codes[part]), way, f"the method {self.name!r} ({type(self).__name__})")
             if query is None:
-                return head.logits(embeddings)
+                return class_scores(head, embeddings, way)
             rows = query[part]
             if not (shared and head.shares_queries):
-                return head.logits(embeddings[rows])
-            return head.logits(embeddings).gather(1, rows[..., None].expand(-1, -1, way))
+                return class_scores(head, embeddings[rows], way)
+            return class_scores(head, embeddings, way).gather(1, rows[..., None].expand(-1, -1, way))
 
         return score
 
@@ -368,6 +377,24 @@ class Method(ABC):
                 f"the method {self.name!r} learns from labelled clips, but the support set is empty; "
                 "give labelled clips (at least one shot), or use 'zero_shot' with a backbone that knows the classes."
             )
+
+
+def method_call(method: Method) -> AbstractContextManager[None]:
+    """What methods are called in: for those from outside, `outside_call`."""
+    who = f"the method {method.name!r} ({type(method).__name__})"
+    return outside_call(who, MethodError) if method.origin else nullcontext()
+
+
+def learnt(method: Method, model: SourceModel, support: ClipSet, **options: Any) -> Recognizer:
+    """What ``method.fit`` gives; `MethodError` where it fails or gives no recognizer."""
+    with method_call(method):
+        found: Any = method.fit(model, support, **options)
+    if not isinstance(found, Recognizer):
+        raise MethodError(
+            f"fit of the method {method.name!r} ({type(method).__name__}) gives {found!r:.200}, but a Recognizer is "
+            "expected; mend its fit."
+        )
+    return found
 
 
 def solves_together(method: Method) -> bool:

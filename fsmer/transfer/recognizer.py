@@ -34,11 +34,12 @@ from fsmer.data import Clip, ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
+from fsmer.outside import outside_call
 from fsmer.plugins import METHODS, plugin_entry
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
-from fsmer.transfer.heads import KINDS, FittedHead, Head
+from fsmer.transfer.heads import KINDS, FittedHead, Head, MethodError, checked_head, class_scores
 from fsmer.transfer.inputs import as_inputs, as_labelled_clips, plain_labels
 from fsmer.transfer.source_model import Progress, SourceModel
 
@@ -109,7 +110,7 @@ class Recognizer:
         self.method = method
         self.classes_: NDArray[np.str_] = np.array(list(classes), dtype=str)
         self._model = model
-        self._head = head
+        self._head = checked_head(head, 1, len(self.classes_), f"the method {method.name!r} ({type(method).__name__})")
         # What `update` learns from together with new clips; embeddings, so that no media has to be kept. A recognizer
         # that is but looked at and thrown away may put off computing them.
         self._held = support
@@ -162,7 +163,8 @@ class Recognizer:
                 if progress is not None:
                     progress(before * total + done, len(mirrored) * total)
 
-            logits.append(self._head.logits(embed(self.backbone, inputs, mirror=mirror, progress=told))[0])
+            embeddings = embed(self.backbone, inputs, mirror=mirror, progress=told)
+            logits.append(class_scores(self._head, embeddings, len(self.classes_))[0])
         found: NDArray[np.float32] = torch.stack(logits).mean(dim=0).numpy()
         # A class of which nothing is known has minus infinity.
         wrong = (np.isnan(found) | (found == np.inf)).any(axis=1) | ~np.isfinite(found).any(axis=1)
@@ -245,7 +247,8 @@ class Recognizer:
         classes = known + tuple(name for name in clips.classes if name not in known)
         embeddings = torch.cat([self._support, embed(self.backbone, clips)])
         codes = torch.cat([self._codes, torch.from_numpy(np.asarray(clips.codes(classes), dtype=np.int64))])
-        head = self.method.refit(embeddings, codes, len(classes), self._model.class_directions(classes))
+        with outside_call(f"refit of the method {self.method.name!r}", MethodError):
+            head = self.method.refit(embeddings, codes, len(classes), self._model.class_directions(classes))
         return Recognizer(self._model, self.method, classes, head, embeddings, codes)
 
     @library_settings()
