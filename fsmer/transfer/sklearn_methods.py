@@ -10,7 +10,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -86,6 +86,7 @@ COUNTS = ("n_estimators", "code_size", "n_restarts_optimizer")
 FITS = 50_000
 # Bytes of its content; parameters take a few thousand.
 LIMIT = 8 << 20
+KEYS = {"str": str, "int": int, "float": float}
 _WORDS = {"none": None, "true": True, "false": False}
 
 
@@ -155,10 +156,9 @@ class SklearnMethod(Method):
         module, _, short = (member or "SVC").rpartition(".")
         if short not in CLASSIFIERS | COMPOSED or module not in ("", f"sklearn.{PARTS[short]}"):
             near = " or ".join(map(repr, cls.nearest(member)))
-            raise UnknownNameError(
-                f"unknown classifier of scikit-learn {member!r}: {f'did you mean {near}?' if near else ''} "
-                f"Known: {', '.join(sorted(CLASSIFIERS))}."
-            )
+            hint = f"did you mean {near}?" if near else "check the spelling."
+            known = ", ".join(sorted(CLASSIFIERS))
+            raise UnknownNameError(f"unknown classifier of scikit-learn {member!r}: {hint} Known: {known}.")
         if short in COMPOSED:
             raise MethodError(
                 f"{short} cannot be named by text, since it is made of other estimators; make it in Python and give "
@@ -172,8 +172,10 @@ class SklearnMethod(Method):
     @classmethod
     def nearest(cls, given: str, cutoff: float = 0.5) -> list[str]:
         """Full names of classifiers whose own name, the part behind the last full stop, is like that of `given`."""
-        names = {short.lower(): f"sklearn:sklearn.{module}.{short}" for short, module in CLASSIFIERS.items()}
-        return [names[one] for one in difflib.get_close_matches(given.rpartition(".")[2].lower(), names, 3, cutoff)]
+        named = CLASSIFIERS | COMPOSED
+        names = {short.lower(): f"sklearn:sklearn.{module}.{short}" for short, module in named.items()}
+        asked = given.rpartition(".")[2].lower()
+        return [names[one] for one in difflib.get_close_matches(asked, names, 1 if asked in names else 3, cutoff)]
 
     @classmethod
     def wrap(cls, estimator: Any) -> SklearnMethod:
@@ -216,9 +218,9 @@ class SklearnMethod(Method):
                 if sum(one.file_size for one in packed.infolist()) > LIMIT:
                     raise ValueError(f"it unpacks to more than {LIMIT:,} bytes")
                 estimator = _read_node(json.loads(packed.read("schema.json")), packed)
-            if type(estimator).__name__ not in CLASSIFIERS | COMPOSED or (other := _other_kind(estimator)):
-                raise ValueError(f"a {type(estimator).__name__} is {other if _is_part(estimator) else 'no classifier'}")
-            if foreign := _foreign_part(estimator):
+            if type(estimator).__name__ not in CLASSIFIERS | COMPOSED:
+                raise ValueError(f"a {type(estimator).__name__} is no classifier")
+            if foreign := _foreign_part(estimator) or _other_kind(estimator):
                 raise ValueError(f"it holds {foreign}")
             _count_fits(estimator)
             own = {key: given[key] for key in ("standardize", "seed") if key in given}
@@ -229,9 +231,8 @@ class SklearnMethod(Method):
             raise
         except Exception as error:  # a file from anybody can fail in any way
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise WeightsError(
-                f"{path} cannot be read as a classifier ({reason}); save the recognizer anew."
-            ) from error
+            refusal = f"{path} cannot be read as a classifier ({reason}); save the recognizer anew."
+            raise WeightsError(refusal) from error
         return method
 
     def save_files(self, folder: Path) -> None:
@@ -396,23 +397,23 @@ def _other_kind(estimator: Any) -> str:
 
 def _foreign_part(value: Any) -> str:
     """What of an estimator is neither a listed class nor a plain value, in words; nothing where all is."""
+    inner: Iterable[Any] = ()
     if hasattr(value, "get_params") and not isinstance(value, type):
+        params = value.get_params(deep=False)
         if not _is_part(value):
             return f"a {_path_of(type(value))}"
-        params = value.get_params(deep=False)
-        # Where results are stored on a disk is no business of whoever reads a file.
-        return "a cache" if params.get("memory") else next(filter(None, map(_foreign_part, params.values())), "")
-    if isinstance(value, (list, tuple)):
-        return next(filter(None, map(_foreign_part, value)), "")
-    return "" if _is_plain(value) else f"a value of type {type(value).__name__}"
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "biuf"
-    if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
-    return value is None or isinstance(value, (bool, int, float, str, np.number))
+        if params.get("memory"):  # where results are stored on a disk is no business of a file
+            return "a cache"
+        inner = params.values()
+    elif isinstance(value, dict) and all(type(key) in KEYS.values() for key in value):
+        inner = value.values()
+    elif isinstance(value, (list, tuple)):
+        inner = value
+    elif not (value is None or isinstance(value, (bool, int, float, str, np.number, np.ndarray))) or (
+        isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"
+    ):
+        return f"a value of type {type(value).__name__}"
+    return next(filter(None, map(_foreign_part, inner)), "")
 
 
 def _described(value: Any) -> Any:
@@ -469,7 +470,7 @@ def _read_node(node: Any, packed: zipfile.ZipFile) -> Any:
         case {"__loader__": "TupleNode", "content": list(items)}:
             return tuple(_read_node(one, packed) for one in items)
         case {"__loader__": "DictNode", "content": dict(items), "key_types": {"content": list(kinds)}}:
-            types = [{"str": str, "int": int, "float": float}[of["__class__"]] for of in kinds]
+            types = [KEYS[of["__class__"]] for of in kinds]
             return {of(key): _read_node(one, packed) for of, (key, one) in zip(types, items.items(), strict=True)}
         case {"__loader__": "NdArrayNode", "type": "numpy", "file": str(name)}:
             return np.load(io.BytesIO(packed.read(name)), allow_pickle=False)[()]
