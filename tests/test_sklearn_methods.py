@@ -53,6 +53,7 @@ SAVED = {
     "one against the rest": OneVsRestClassifier(LinearSVC()),
     "pipeline": make_pipeline(StandardScaler(), PCA(2), SVC(C=3.0)),
     "array": GaussianNB(priors=np.array([0.2, 0.5, 0.3])),
+    "weights of classes": SVC(class_weight={0: 1.0, 1: 2.0}),
     "stack": StackingClassifier([("near", KNeighborsClassifier(1)), ("trees", RandomForestClassifier(3))], cv=2),
 }
 
@@ -282,6 +283,14 @@ def test_classifiers_that_differ_anywhere_are_different_methods(one: Any, other:
 def test_lists_are_given_by_text() -> None:
     method = load_method("sklearn:MLPClassifier", hidden_layer_sizes="[10,5]", max_iter="20")
     assert method == load_method(MLPClassifier(hidden_layer_sizes=(10, 5), max_iter=20))
+
+
+def test_mappings_of_lists_are_saved(backbone: TinyBackbone, clips: fsmer.ClipSet, tmp_path: Path) -> None:
+    metric: dict[str, Any] = {"metric": "seuclidean", "algorithm": "brute", "metric_params": {"V": [1.0, 2.0] * 4}}
+    recognizer = fsmer.adapt(backbone, clips, KNeighborsClassifier(1, **metric))
+    again = Recognizer.load(recognizer.save(tmp_path / "saved"))
+    assert again.method == recognizer.method
+    assert np.array_equal(again.predict_proba(clips), recognizer.predict_proba(clips))
 
 
 @pytest.mark.parametrize("name", SAVED)

@@ -161,13 +161,9 @@ class SklearnMethod(Method):
             raise UnknownNameError(f"unknown classifier of scikit-learn {member!r}: {hint} Known: {known}.")
         if short in COMPOSED:
             raise MethodError(
-                f"{short} cannot be named by text, since it is made of other estimators; make it in Python and give "
-                "the object as the method."
+                f"{short} is made of other estimators; make it in Python and give the object as the method."
             )
-        kind = _part(short)
-        own = {key: _read_text(value) for key, value in params.items() if key in kind._get_param_names()}
-        made = kind(**own)
-        return cls(made).set_params(**{key: value for key, value in params.items() if key not in own})
+        return cls(_part(short)()).set_params(**params)
 
     @classmethod
     def nearest(cls, given: str, cutoff: float = 0.5) -> list[str]:
@@ -253,9 +249,8 @@ class SklearnMethod(Method):
             _count_fits(self.estimator)
             skops.io.dump(self.estimator, folder / ESTIMATOR_FILE)
         except ImportError as error:
-            raise FsmerError(
-                f"{name} without the package skops, which is not installed; install fsmer[sklearn-methods]."
-            ) from error
+            refusal = f"{name} without the package skops, which is not installed; install fsmer[sklearn-methods]."
+            raise FsmerError(refusal) from error
         except ValueError as error:
             raise WeightsError(f"{name} ({_reason(error)}); use smaller parameters.") from error
 
@@ -263,9 +258,8 @@ class SklearnMethod(Method):
         """A clone of the classifier an episode."""
         self._need_support(codes)
         each = zip(embeddings.double().numpy(), codes.numpy(), strict=True)
-        return EstimatorHead(
-            tuple(self._fit_one(rows[of >= 0], of[of >= 0]) for rows, of in each), way, repr(self.name)
-        )
+        fitted = tuple(self._fit_one(rows[of >= 0], of[of >= 0]) for rows, of in each)
+        return EstimatorHead(fitted, way, repr(self.name))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Those of the classifier, `standardize` and `seed`; what is not plain is text that differs where it does."""
@@ -373,14 +367,13 @@ def _part(name: str) -> Any:
         raise MethodError(f"the scikit-learn that is installed has no {name}; upgrade it.") from error
 
 
-def _is_part(value: Any) -> bool:
-    return type(value).__name__ in PARTS and _part(type(value).__name__) is type(value)
+def _is_part(kind: Any) -> bool:
+    return getattr(kind, "__name__", "") in PARTS and _part(kind.__name__) is kind
 
 
 def _path_of(kind: Any) -> str:
     """Where a class or function is found by its users."""
-    listed = getattr(kind, "__name__", "") in PARTS and _part(kind.__name__) is kind
-    return f"{f'sklearn.{PARTS[kind.__name__]}' if listed else kind.__module__}.{kind.__qualname__}"
+    return f"{f'sklearn.{PARTS[kind.__name__]}' if _is_part(kind) else kind.__module__}.{kind.__qualname__}"
 
 
 def _other_kind(estimator: Any) -> str:
@@ -400,7 +393,7 @@ def _foreign_part(value: Any) -> str:
     inner: Iterable[Any] = ()
     if hasattr(value, "get_params") and not isinstance(value, type):
         params = value.get_params(deep=False)
-        if not _is_part(value):
+        if not _is_part(type(value)):
             return f"a {_path_of(type(value))}"
         if params.get("memory"):  # where results are stored on a disk is no business of a file
             return "a cache"
@@ -465,22 +458,15 @@ def _read_node(node: Any, packed: zipfile.ZipFile) -> Any:
     match node:
         case {"__loader__": "JsonNode", "content": str(text)}:
             return json.loads(text)
-        case {"__loader__": "ListNode", "content": list(items)}:
-            return [_read_node(one, packed) for one in items]
-        case {"__loader__": "TupleNode", "content": list(items)}:
-            return tuple(_read_node(one, packed) for one in items)
+        case {"__loader__": "ListNode" | "TupleNode" as kind, "content": list(items)}:
+            return (list if kind == "ListNode" else tuple)(_read_node(one, packed) for one in items)
         case {"__loader__": "DictNode", "content": dict(items), "key_types": {"content": list(kinds)}}:
             types = [KEYS[of["__class__"]] for of in kinds]
             return {of(key): _read_node(one, packed) for of, (key, one) in zip(types, items.items(), strict=True)}
         case {"__loader__": "NdArrayNode", "type": "numpy", "file": str(name)}:
             return np.load(io.BytesIO(packed.read(name)), allow_pickle=False)[()]
-        case {
-            "__loader__": "ObjectNode",
-            "__module__": str(module),
-            "__class__": str(name),
-            "content": {"content": state},
-        }:
-            if name in PARTS and (kind := _part(name)).__module__ == module:
+        case {"__loader__": "ObjectNode", "__class__": str(name), "content": {"content": state}} if name in PARTS:
+            if (kind := _part(name)).__module__ == node["__module__"]:
                 known = inspect.signature(kind).parameters
                 return kind(**{key: _read_node(state[key], packed) for key in known if key in state})
     named = [str(node.get(key))[:100] for key in ("__module__", "__class__")] if isinstance(node, dict) else ["a value"]
