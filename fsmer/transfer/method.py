@@ -321,8 +321,8 @@ class Method(ABC):
         return {"name": self.name, "params": self.get_params()}
 
     @classmethod
-    def _typed(cls, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of known parameters as the types that their annotations name."""
+    def _typed(cls, params: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+        """Values of known parameters as the types that their annotations name; `name` is the method's in messages."""
         # A class from outside may name its types as such and not as text.
         kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
         found = {}
@@ -332,7 +332,7 @@ class Method(ABC):
             try:
                 found[key] = typed_value(value, kinds[key])
             except ValueError as error:
-                refusal = f"{key}={value!r} of the method {cls.name!r} is not understood; expected {error}."
+                refusal = f"{key}={value!r} of the method {name or cls.name!r} is not understood; expected {error}."
                 raise MethodError(refusal) from error
         return found
 

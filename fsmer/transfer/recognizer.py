@@ -351,7 +351,10 @@ class Recognizer:
         if method.saves_head:
             head = Head.from_tensors(kind, under("head.", rest))
         else:
-            head = method.refit(support, codes, len(classes), model.class_directions(classes))
+            try:
+                head = method.refit(support, codes, len(classes), model.class_directions(classes))
+            except FsmerError as error:
+                raise WeightsError(f"{held.folder} cannot be fitted to its support: {error}") from error
         return cls(model, method, classes, head, support, codes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fsmer.errors import UnknownNameError
 from fsmer.plugins import METHODS
 
 __all__ = ["MethodInfo", "list_methods", "load_method", "register_method"]
@@ -58,7 +59,12 @@ def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
         method = name if hasattr(name, "fit_head") else METHODS["sklearn"].wrap(name)
         return method.set_params(**params)
     family, _, member = name.partition(":")
-    return METHODS.find(family if member else name).from_params(METHODS.preset(family) | params, member)
+    known = family if member else name
+    if known not in METHODS and (near := METHODS["sklearn"].nearest(name, 0.85)):
+        raise UnknownNameError(
+            f"unknown method {name!r}: did you mean {' or '.join(map(repr, near))}? fsmer.list_methods has the others."
+        )
+    return METHODS.find(known).from_params(METHODS.preset(family) | params, member)
 
 
 def list_methods() -> list[MethodInfo]:
