@@ -47,6 +47,11 @@ class InputSpec:
         Name of the optical-flow estimator; ``None`` means unknown (clips) or any (backbones).
     frames : int or None
         Length in time of ``"frames"`` and ``"flows"``; ``None`` for a single map or image.
+
+    Raises
+    ------
+    DataError
+        A value of another form; lists and NumPy's numbers are taken for tuples and numbers.
     """
 
     kind: str = "flow"
@@ -55,6 +60,24 @@ class InputSpec:
     normalisation: str = "minmax"
     flow_method: str | None = None
     frames: Length | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("size", "channels"):
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple, np.ndarray)):
+                object.__setattr__(self, name, tuple(map(_plain_number, value)))
+        object.__setattr__(self, "frames", _plain_number(self.frames))
+        size, channels = (value if isinstance(value, tuple) else () for value in (self.size, self.channels))
+        for name, fits, expected in (
+            ("kind", isinstance(self.kind, str), "text"),
+            ("size", len(size) == 2 and all(map(_is_length, size)), "height and width in pixels, as (28, 28)"),
+            ("channels", channels and all(isinstance(one, str) for one in channels), "their names, as ('u', 'v')"),
+            ("normalisation", isinstance(self.normalisation, str), "text"),
+            ("flow_method", isinstance(self.flow_method, str | None), "text or None"),
+            ("frames", self.frames is None or _is_length(self.frames), "a number or None"),
+        ):
+            if not fits:
+                raise DataError(f"{name}={getattr(self, name)!r:.80} cannot be in an InputSpec; give {expected}.")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,6 +127,14 @@ class InputSpec:
         return found
 
 
+def _plain_number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 16
+
+
 # Channels of images.
 COLOURS = ("red", "green", "blue")
 
@@ -149,10 +180,11 @@ class InputKind:
             raise MediaError(
                 f"its {self.name} cannot be made ({type(error).__name__}: {error}); correct the function of that kind."
             ) from error
+        wrong = f"shape {found.shape}" if found.shape != spec.shape else "numbers that are not finite"
         if found.shape != spec.shape or not np.isfinite(found).all():
             raise MediaError(
-                f"its {self.name} was made with shape {found.shape}, but finite numbers of shape {spec.shape} are "
-                "expected; correct the function of that kind."
+                f"its {self.name} was made with {wrong}, but finite numbers of shape {spec.shape} are expected; "
+                "correct the function of that kind."
             )
         return found
 
@@ -185,7 +217,7 @@ def register_input_kind(
     Raises
     ------
     DataError
-        The name is no plain word.
+        The name is no plain word, `channels` are no sequence of names, or `make` is no function.
     PluginError
         The name is taken.
 
@@ -195,8 +227,14 @@ def register_input_kind(
     ...     return np.full(spec.shape, frames.mean() / 255)
     >>> kind = register_input_kind("brightness", channels=["mean"], make=brightness)  # doctest: +SKIP
     """
-    if not name.isidentifier():
-        raise DataError(f"{name!r} cannot name a kind of medium; give a plain word.")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise DataError(f"{name!r:.80} cannot name a kind of medium; give a plain word.")
+    named = isinstance(channels, (list, tuple)) and all(isinstance(one, str) for one in channels)
+    if not named or not (make is None or callable(make)):
+        given = f"make={make!r:.80}" if named else f"channels={channels!r:.80}"
+        raise DataError(
+            f"the kind of medium {name!r} has {given}; give a list of names as channels, a function as make."
+        )
     kind = InputKind(name, tuple(channels), timed, needs_apex, make)
     # The registry asks every entry where it is from: a kind is from the module that registers it.
     vars(kind).update(__module__=sys._getframe(1).f_globals.get("__name__", "__main__"), __qualname__=name)
