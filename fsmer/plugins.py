@@ -128,13 +128,12 @@ class Registry(Mapping[str, Any]):
             return self._held[name]
         if isinstance(plugin, str) and plugin:
             source = plugin[:200]
-            if source == "__main__":
-                remedy = "run the code that registers it first"
-            elif source.endswith(")"):  # as `_load_installed` writes it
+            remedy = "import it with --import or fsmer.plugins.import_plugin, by its "
+            remedy += "path" if source.endswith(".py") else "name"
+            if source.endswith(")"):  # as `_load_installed` writes it
                 remedy = f"install {source.partition(' (')[0]!r}"
-            else:
-                path = "the path of that file" if source.endswith(".py") else "that name"
-                remedy = f"import it with --import or fsmer.plugins.import_plugin, by {path}"
+            elif source == "__main__":
+                remedy = "run the code that registers it first"
             raise UnknownNameError(
                 f"the {self.kind} {name!r} is registered by the plugin {source!r}, which is not loaded here; {remedy}."
             )
@@ -326,14 +325,21 @@ def _place(thing: Any) -> tuple[str, str]:
 
 
 def _definition(thing: Any, *, whole: bool = False) -> Any:
-    """Code and plain values of a thing, equal for the same text that is run once more, wherever it stands; of a class
-    or object those of its attributes (`whole`), or its place alone."""
+    # Code and plain values: equal for the same text that is run once more, wherever it stands.
+    if isinstance(thing, (str, bytes, int, float, complex, frozenset)):
+        return thing
+    if isinstance(thing, (list, tuple)):
+        return [_definition(one) for one in thing]
+    if isinstance(thing, dict):
+        return {key: _definition(value) for key, value in thing.items()}
     if isinstance(thing, (classmethod, staticmethod)):
         return _definition(thing.__func__)
     if isinstance(thing, property):
-        return [_definition(one) for one in (thing.fget, thing.fset, thing.fdel)]
+        return _definition([thing.fget, thing.fset, thing.fdel])
     if isinstance(thing, partial):
         return _definition([thing.func, thing.args, thing.keywords])
+    if isinstance(thing, CodeType):
+        return [thing.co_code, thing.co_names, _definition(thing.co_consts)]
     if isinstance(thing, FunctionType):
         held = []
         for cell in thing.__closure__ or ():
@@ -342,19 +348,8 @@ def _definition(thing: Any, *, whole: bool = False) -> Any:
         # Functions that know each other would go on for ever.
         places = [_place(one) if isinstance(one, (FunctionType, partial)) else _definition(one) for one in held]
         return [_definition([thing.__code__, thing.__defaults__, thing.__kwdefaults__]), places]
-    if isinstance(thing, CodeType):
-        return [thing.co_code, thing.co_names, _definition(thing.co_consts)]
-    if isinstance(thing, (list, tuple)):
-        return [_definition(one) for one in thing]
-    if isinstance(thing, dict):
-        return {key: _definition(value) for key, value in thing.items()}
-    if isinstance(thing, (str, bytes, int, float, complex, frozenset)):
-        return thing
-    return [
-        _place(thing),
-        [_place(base) for base in getattr(thing, "__bases__", ())],
-        {key: _definition(value) for key, value in vars(thing).items()} if whole else {},
-    ]
+    bases = [_place(base) for base in getattr(thing, "__bases__", ())]
+    return [_place(thing), bases, _definition(dict(getattr(thing, "__dict__", {}))) if whole else {}]
 
 
 def _modules(folder: str, names: str) -> list[str]:

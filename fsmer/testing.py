@@ -1,6 +1,6 @@
-"""Checks of what a backbone, method, protocol or data set adapter promises, for those of fsmer and for those of others.
+"""Checks of what a backbone, method, protocol or data set adapter promises, of fsmer and of others; one
+file, since a check is known by the name of its function here, and whoever adds a promise adds one function.
 
-One file, since a check is known by the name of its function here: whoever adds a promise adds one function.
 A check does nothing where the promise is kept, and raises an ``AssertionError`` that names the thing and says what
 differs. `check_backbone`, `check_method`, `check_protocol` and `check_adapter` run every check of one thing;
 `parametrize_with_checks` makes a pytest test of each, as `sklearn.utils.estimator_checks` does for estimators.

@@ -141,7 +141,7 @@ def test_a_spec_with_a_value_of_another_form_is_refused_by_name(values: dict[str
 
 
 def test_a_spec_takes_lists_and_numbers_of_numpy() -> None:
-    given = fsmer.InputSpec("flow", np.array([28, 28]), ["u", "v", "strain"], "minmax")  # type: ignore[arg-type]
+    given = fsmer.InputSpec("flow", [np.int64(28), 28], ["u", "v", "strain"], "minmax")  # type: ignore[arg-type]
     assert given == FLOW
     assert hash(given) == hash(FLOW)
     assert given.to_dict() == FLOW.to_dict()

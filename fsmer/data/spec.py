@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from annotated_types import Ge, Le, Len
@@ -62,22 +63,9 @@ class InputSpec:
     frames: Length | None = None
 
     def __post_init__(self) -> None:
-        for name in ("size", "channels"):
-            value = getattr(self, name)
-            if isinstance(value, (list, tuple, np.ndarray)):
-                object.__setattr__(self, name, tuple(map(_plain_number, value)))
-        object.__setattr__(self, "frames", _plain_number(self.frames))
-        size, channels = (value if isinstance(value, tuple) else () for value in (self.size, self.channels))
-        for name, fits, expected in (
-            ("kind", isinstance(self.kind, str), "text"),
-            ("size", len(size) == 2 and all(map(_is_length, size)), "height and width in pixels, as (28, 28)"),
-            ("channels", channels and all(isinstance(one, str) for one in channels), "their names, as ('u', 'v')"),
-            ("normalisation", isinstance(self.normalisation, str), "text"),
-            ("flow_method", isinstance(self.flow_method, str | None), "text or None"),
-            ("frames", self.frames is None or _is_length(self.frames), "a number or None"),
-        ):
-            if not fits:
-                raise DataError(f"{name}={getattr(self, name)!r:.80} cannot be in an InputSpec; give {expected}.")
+        for name, form in _forms().items():
+            words = {"what": "part of an InputSpec", "remedy": "give a value as its documentation describes it"}
+            object.__setattr__(self, name, checked(getattr(self, name), form, name, **words))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,12 +115,9 @@ class InputSpec:
         return found
 
 
-def _plain_number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _is_length(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 16
+@cache
+def _forms() -> dict[str, Any]:
+    return get_type_hints(InputSpec, include_extras=True)
 
 
 # Channels of images.
