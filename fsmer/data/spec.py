@@ -64,8 +64,9 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         for name, form in _forms().items():
-            words = {"what": "part of an InputSpec", "remedy": "give a value as its documentation describes it"}
-            object.__setattr__(self, name, checked(getattr(self, name), form, name, **words))
+            remedy = "give a value as its documentation describes it"
+            value = checked(getattr(self, name), form, name, what="part of an InputSpec", remedy=remedy)
+            object.__setattr__(self, name, value)
 
     @property
     def shape(self) -> tuple[int, ...]:
