@@ -66,7 +66,7 @@ class ModelInfo:
     def card(self, width: int = 80) -> str:
         """The notes as a page of text, `width` characters wide; items of a list keep their indent."""
         found = []
-        for part in re.split(r"\n(?=\* |\n|Source: )", self.notes):
+        for part in re.split(r"\n(?=\* |\n|Source: )", without_marks(self.notes)):
             line = " ".join(part.split())
             indent = "  " if line.startswith("* ") else ""
             filled = textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
@@ -217,7 +217,7 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
                 raise
             notes.append(f"It cannot be made and run with its defaults ({type(error).__name__}: {reason_of(error)}).")
         pretrained = (resource_folder("pretrained") / name / CONFIG_FILE).is_file()
-        shown = "\n\n".join(filter(None, map(without_marks, notes)))
+        shown = "\n\n".join(filter(None, notes))
         found.append(ModelInfo(name, BACKBONES.summary(name), **facts, pretrained=pretrained, notes=shown))
     if not found and not any(character in pattern for character in "*?["):
         raise unknown_name("model", pattern, BACKBONES)
