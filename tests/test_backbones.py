@@ -30,6 +30,7 @@ from fsmer.plugins import BACKBONES
 from fsmer.pretraining import PRETRAINERS, load_pretrainer
 from fsmer.pretraining.facs_flow import Recipe
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER, synthetic_maps
+from fsmer.text import without_marks
 
 
 def maps_for(backbone: fsmer.Backbone, n: int = 4) -> torch.Tensor:
@@ -64,7 +65,7 @@ def test_a_card_fills_the_width_that_it_is_given_and_loses_no_word():
             page = info.card(width)
             lines = page.splitlines()
             assert all(len(line) <= width or " " not in line.strip() for line in lines), info.name
-            assert page.split() == info.notes.replace("``", "`").split(), info.name
+            assert page.split() == without_marks(info.notes).split(), info.name
             assert "\n\n\n" not in page
     (mmnet,) = list_models("mmnet")
     items = [line for line in mmnet.card().splitlines() if line.startswith("* ")]

@@ -25,17 +25,7 @@ from fsmer.evaluation.run_folder import RunFolder
 from fsmer.transfer import Method, Recognizer
 from fsmer.transfer.linear_head import Finetune
 
-from tiny_runs import RandomTiny, tiny, two_sets, tuned, Stop, untrained, contents  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import RandomTiny, tuned, Stop, untrained, contents  # isort: skip
 
 
 @pytest.mark.parametrize("stop_after", [1, 8, 17])

@@ -24,17 +24,7 @@ from fsmer.transfer import Method, load_method
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.linear_head import Finetune
 
-from tiny_runs import tiny, two_sets, trained, tuned, Stop  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import trained, tuned, Stop  # isort: skip
 
 
 def test_a_stage_is_what_training_to_there_gives(backbone: Backbone, clips: ClipSet) -> None:

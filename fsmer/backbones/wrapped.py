@@ -84,7 +84,7 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
     if not isinstance(module, nn.Module) or isinstance(module, Backbone):
         what = "a Backbone already" if isinstance(module, Backbone) else f"no torch.nn.Module but {module!r:.100}"
         raise DataError(f"wrap was given {what}; give a plain module that is made already, or use the backbone as is.")
-    specs = (expects,) if isinstance(expects, InputSpec) else tuple(expects)
+    specs = tuple(expects) if isinstance(expects, (list, tuple)) else (expects,)
     if not specs or not all(isinstance(spec, InputSpec) for spec in specs):
         raise DataError(f"expects is {expects!r:.100}; give the InputSpec of each medium that the module takes.")
     if len({spec.kind for spec in specs}) < len(specs):
@@ -102,8 +102,8 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
         raise SpecMismatchError(
-            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason_of(error)}); give the "
-            "InputSpec of what it takes, or correct its forward."
+            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason_of(error)}); give the InputSpec "
+            "of what it takes, or correct its forward, which gets a tensor for one medium, a dict by kind for several."
         ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"

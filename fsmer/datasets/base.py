@@ -71,14 +71,15 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
     ... class MyLab(Adapter): ...
     """
 
+    register = DATASETS.register(name, **preset)
+
     def enter(cls: type[A]) -> type[A]:
-        if not preset:
+        if isinstance(cls, type) and issubclass(cls, Adapter) and not preset:
             lacks = [fact for fact in ("title", "frames_per_second") if not hasattr(cls, fact)]
-            if lacks or not issubclass(cls, Adapter):
-                what = f"states no {lacks[0]}" if lacks else "is no subclass of fsmer.datasets.Adapter"
-                raise PluginError(f"the class {cls.__name__} for data set {name!r} {what}; add it.")
+            if lacks:
+                raise PluginError(f"the class {cls.__name__} for data set {name!r} states no {lacks[0]}; add it.")
             cls.name, cls.dataset = name, cls.dataset or name
-        return DATASETS.register(name, **preset)(cls)
+        return register(cls)
 
     return enter
 

@@ -100,8 +100,8 @@ def register_metric(name: str) -> Callable[[Callable[[Floats], float]], Callable
     ... def errors(confusion):
     ...     return 1 - confusion.trace() / max(confusion.sum(), 1)
     """
-    if not name.isidentifier() or name.endswith("_interval") or name in _TAKEN:
-        raise PluginError(f"a metric cannot be called {name!r}; choose an identifier that is no entry of a report.")
+    if not isinstance(name, str) or not name.isidentifier() or name.endswith("_interval") or name in _TAKEN:
+        raise PluginError(f"a metric cannot be called {name!r:.80}; choose an identifier that is no entry of a report.")
     return REGISTRY.register(name)
 
 

@@ -6,21 +6,24 @@ import contextlib
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import pandas as pd
 
 from fsmer.data.clips import ClipSet
 from fsmer.data.schemes import LabelScheme
-from fsmer.data.spec import InputSpec
+from fsmer.data.spec import InputKind, InputSpec
 from fsmer.datasets import check_dataset
 from fsmer.datasets.base import FrameKind
-from fsmer.errors import DataError, FsmerError, MissingDatasetError
+from fsmer.errors import DataError, FsmerError, MissingDatasetError, reason_of
 from fsmer.io import check_writable, restore_folder
+from fsmer.plugins import INPUT_KINDS
 from fsmer.preprocess.media import grouped_specs, made_spec
 from fsmer.preprocess.prepare_clip import one_thread, prepare_clip
 from fsmer.preprocess.prepare_store import (
@@ -321,7 +324,9 @@ def _frame_numbers(table: pd.DataFrame, name: str) -> Any:
 
 
 def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str | None) -> Iterator[Outcome]:
-    if backend is None and workers == 1:
+    wanted = {spec.kind for _, specs in job.groups for spec in specs}
+    kinds = [INPUT_KINDS[kind] for kind in sorted(wanted & INPUT_KINDS.outside())]
+    if (backend is None and workers == 1) or not _can_travel(kinds):
         yield from (prepare_clip(task, job) for task in tasks)
         return
     from joblib import Parallel, cpu_count, delayed, parallel_config  # type: ignore[import-untyped]
@@ -338,12 +343,30 @@ def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str
             f"joblib's backend {backend!r} cannot be used ({error}); start or install it, or leave it out."
         ) from error
     try:
-        yield from run(delayed(prepare_clip)(task, job) for task in tasks)
+        yield from run(delayed(_in_worker)(task, job, kinds) for task in tasks)
     except BrokenProcessPool as error:
         raise FsmerError(
             "a worker process died, most likely for lack of memory; run the same again with fewer workers: finished "
             f"clips are kept in {job.parts}."
         ) from error
+
+
+def _in_worker(task: Task, job: Job, kinds: Sequence[InputKind]) -> Outcome:
+    for kind in kinds:  # a worker knows those of entry points alone
+        if kind.name not in INPUT_KINDS:
+            INPUT_KINDS.register(kind.name)(kind)
+    return prepare_clip(task, job)
+
+
+def _can_travel(kinds: Sequence[InputKind]) -> bool:
+    try:
+        cloudpickle.dumps(kinds)
+        return True
+    except Exception as error:  # what a function holds raises whatever it likes
+        names = ", ".join(repr(kind.name) for kind in kinds)
+        told = f"media of kind {names} cannot be made in workers ({reason_of(error)}); this process makes all clips."
+        warnings.warn(told, stacklevel=2)
+        return False
 
 
 def _report(table: pd.DataFrame, lost: pd.DataFrame, outcomes: Mapping[str, Outcome]) -> pd.DataFrame:

@@ -1,6 +1,5 @@
-"""Find where a face moves in a recording of any length: onset, apex and offset of every movement, as the frames come.
-
-One file, since what counts as rest and as a movement is judged by the same settings.
+"""Find where a face moves in a recording of any length: onset, apex and offset of every movement, as the frames come;
+one file, since what counts as rest and as a movement is judged by the same settings.
 
 Blinks, turns of the head, hands before the face and what goes on all the time (noise, talking) are not reported; how
 much a face has to move is learnt from the recording's own rest.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fsmer.errors import UnknownNameError
-from fsmer.plugins import METHODS
+from fsmer.plugins import METHODS, OWN
 
 __all__ = ["MethodInfo", "list_methods", "load_method", "register_method"]
 
@@ -21,7 +21,7 @@ register_method = METHODS.register
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """One line of `list_methods`."""
+    """One line of `list_methods`; `params` is empty where a plugin's method has parameters without defaults."""
 
     name: str
     summary: str
@@ -71,11 +71,16 @@ def list_methods() -> list[MethodInfo]:
     """All methods with their summaries and default parameters, sorted by name."""
     found = []
     for name in sorted(METHODS):
-        cls, preset = METHODS[name], METHODS.preset(name)
-        method = cls.from_params(preset)
-        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        preset, summary = METHODS.preset(name), METHODS.summary(name)
+        try:
+            params = METHODS[name].from_params(preset).get_params()
+        # Code from outside raises whatever it likes, and the other methods are listed all the same.
+        except Exception:
+            if METHODS.origin(name) == OWN:
+                raise
+            params = {}
         if preset:
             implied = ", ".join(f"{key}={value}" for key, value in preset.items())
             summary = f"{summary.removesuffix('.')}, with {implied}."
-        found.append(MethodInfo(name=name, summary=summary, params=method.get_params()))
+        found.append(MethodInfo(name=name, summary=summary, params=params))
     return found
