@@ -74,6 +74,8 @@ class ClassDirections:
     precision: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1e6:
+            raise WeightsError(f"cosines are scaled by {self.scale}; use weights whose scale is above 0, at most 1e6.")
         # Embeddings are float32 on the CPU, whatever the network is kept in.
         for name in ("weight", "bias", "centre", "precision"):
             value = getattr(self, name)

@@ -26,6 +26,7 @@ from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError,
 from fsmer.io import restore_folder
 from fsmer.kernels.noise import Draws
 from fsmer.memory import out_of_memory
+from fsmer.parameters import check_arguments
 from fsmer.plugins import BACKBONES, OWN
 from fsmer.resources import resource_folder
 from fsmer.text import without_marks
@@ -105,6 +106,7 @@ def create_model(name: str, **arguments: object) -> Backbone:
         if argument not in known:
             raise unknown_name("argument", argument, known, of=f"the model {name!r}")
     try:
+        check_arguments(cls, arguments)
         return cls(**arguments)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, FsmerError) or out_of_memory(error):
