@@ -16,8 +16,6 @@ from fsmer.backbones.recipe import Preparation
 from fsmer.data import ClipSet
 from fsmer.errors import FsmerError
 
-__all__ = ["Ensemble"]
-
 
 @register_backbone("ensemble")
 class Ensemble(Backbone):

@@ -20,8 +20,6 @@ from fsmer.errors import FsmerError
 from fsmer.kernels.compiled import compiled, plain_in_memory
 from fsmer.kernels.noise import drop_below, dropout, noise
 
-__all__ = ["STSTNet"]
-
 # Of the three streams, which differ in nothing else.
 FILTERS = 3 + 5 + 8
 # The network was published for maps of 8-bit values.

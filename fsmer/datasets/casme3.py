@@ -16,8 +16,6 @@ from fsmer.datasets.base import Adapter, register_dataset, release, roles
 from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SheetRow
 
-__all__ = ["Casme3A", "Casme3C"]
-
 
 @register_dataset("casme3")
 class Casme3A(Adapter):

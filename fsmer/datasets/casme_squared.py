@@ -19,8 +19,6 @@ from fsmer.datasets.folders import VIDEO_ENDINGS, Folders, folder_key
 from fsmer.datasets.sheets import Sheet, SheetRow, SheetTable, read_sheets
 from fsmer.errors import DataError
 
-__all__ = ["CasmeSquared"]
-
 HEADER = ("participant", "clip", "onset", "apex", "offset", "aus", "emotion", "expression", "self_report")
 ROLES = ("participant", "name", "onset", "apex", "offset", "aus", "label", "expression", "self_report")
 

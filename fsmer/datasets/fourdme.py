@@ -15,8 +15,6 @@ from fsmer.datasets.base import Adapter, register_dataset, release, roles
 from fsmer.datasets.folders import folder_key
 from fsmer.datasets.sheets import SheetRow
 
-__all__ = ["FourDme"]
-
 
 @register_dataset("4dme")
 class FourDme(Adapter):

@@ -21,8 +21,6 @@ from fsmer.datasets.folders import VIDEO_ENDINGS, Folders
 from fsmer.datasets.sheets import SheetRow, SheetTable, plain
 from fsmer.errors import DataError
 
-__all__ = ["Generic"]
-
 
 @register_dataset("generic")
 class Generic(Adapter):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from fsmer.datasets.base import Adapter, register_dataset, release
 
-__all__ = ["Samm"]
-
 
 @register_dataset("samm")
 class Samm(Adapter):

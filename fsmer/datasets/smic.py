@@ -20,8 +20,6 @@ from fsmer.datasets.folders import Folders
 from fsmer.datasets.sheets import SheetRow
 from fsmer.errors import DataError
 
-__all__ = ["SmicLong", "SmicShort"]
-
 CLASSES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 NAME = re.compile(r"s(\d+)_([a-z]+)_(\d+)", re.IGNORECASE)
 SPEED = {"HS": 100.0, "VIS": 25.0, "NIR": 25.0}

@@ -19,8 +19,6 @@ from fsmer.synthetic.flow_maps import min_max, optical_strain
 from fsmer.synthetic.recordings import check_request, draw_clip, draw_script
 from fsmer.synthetic.scene import Array, Camera, Image, checked_size
 
-__all__ = ["synthetic_frame_clips"]
-
 _IMAGE = (COLOURS,)
 _FLOW = (("u", "v"), ("u", "v", "strain"))
 # Channels, normalisations and the least number of frames, of every kind of medium.
