@@ -173,9 +173,7 @@ class MuBert(Backbone):
         self.side = image_size // patch_size
         self.interest = interest
         self.swapping = {"ratio": swap_ratio, "min_block": min_block, "min_aspect": min_aspect}
-        self.both_ways = both_ways
-        self.regions = regions
-        self.changes = changes
+        self.both_ways, self.regions, self.changes = both_ways, regions, changes
         self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.deviation = nn.Buffer(torch.tensor(IMAGENET_SD).view(3, 1, 1), persistent=False)
         self.encoder = networks.MicroEncoder(image_size, patch_size, width, depth, heads, mlp_ratio)

@@ -223,8 +223,7 @@ class R3D10Attribute(Backbone):
             embed_dim=2 * stream_dim,
             config=config,
         )
-        self.alpha = alpha
-        self.temperature = temperature
+        self.alpha, self.temperature = alpha, temperature
         self.rgb, self.flow = (
             ResNet3D(channels, depth=self.depth, width=width, embed_dim=stream_dim, stem=stem, shortcut=shortcut)
             for channels in (3, 2)

@@ -84,8 +84,7 @@ class STSTNet(Backbone):
             embed_dim=FILTERS * side * side,
             config={"padding": padding, "dropout": dropout, "size": size},
         )
-        self.padding = padding
-        self.dropout = dropout
+        self.padding, self.dropout = padding, dropout
         self.convolution = nn.Conv2d(3, FILTERS, 3, padding=padding)
         self.normalisation = nn.BatchNorm2d(FILTERS)
 

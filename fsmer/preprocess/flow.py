@@ -107,14 +107,10 @@ class DIS:
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        solver.setFinestScale(self.finest_scale)
-        solver.setPatchSize(self.patch_size)
-        solver.setPatchStride(self.patch_stride)
-        solver.setGradientDescentIterations(self.descent_iterations)
-        solver.setVariationalRefinementIterations(self.refinement_iterations)
-        solver.setVariationalRefinementAlpha(self.alpha)
-        solver.setVariationalRefinementDelta(self.delta)
-        solver.setVariationalRefinementGamma(self.gamma)
+        own = ("FinestScale", "PatchSize", "PatchStride", "GradientDescentIterations")
+        refined = (f"VariationalRefinement{name}" for name in ("Iterations", "Alpha", "Delta", "Gamma"))
+        for name, value in zip((*own, *refined), astuple(self), strict=True):
+            getattr(solver, f"set{name}")(value)
         found = solver.calc(first, second, np.zeros((*first.shape, 2), np.float32))
         return np.ascontiguousarray(np.moveaxis(found, 2, 0), np.float32)
 
