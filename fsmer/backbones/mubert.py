@@ -318,19 +318,9 @@ class MuBert(Backbone):
 
 
 TINY: Mapping[str, Any] = {
-    "image_size": 112,
-    "width": 128,
-    "depth": 2,
-    "decoder_depth": 2,
-    "normalise_patches": True,
-    "similarity": "cosine",
-    "noise": 0.5,
-    "start": "likeness",
-    "reading": "relative",
-    "both_ways": True,
-    "regions": 4,
-    "changes": 7,
-}
+    "image_size": 112, "width": 128, "depth": 2, "decoder_depth": 2, "normalise_patches": True, "similarity": "cosine",
+    "noise": 0.5, "start": "likeness", "reading": "relative", "both_ways": True, "regions": 4, "changes": 7,
+}  # fmt: skip
 
 
 @register_backbone("mubert_tiny")

@@ -25,15 +25,9 @@ TABLES = Path(__file__).parent / "tables" / "schemes"
 SPELLINGS = {"other": "others", "happy": "happiness", "sad": "sadness", "angry": "anger"}
 # Keys are lower case with everything but letters, digits and carets removed.
 DATASET_SPELLINGS = {name: name for name in ("4dme", "casme", "casme2", "casme3", "mmew", "samm", "smic")} | {
-    "casmei": "casme",
-    "casmeii": "casme2",
-    "casme^3": "casme3",
-    "casme^2": "casme-squared",
-    "casmesquared": "casme-squared",
-    "smichs": "smic",
-    "smicvis": "smic-vis",
-    "smicnir": "smic-nir",
-}
+    "casmei": "casme", "casmeii": "casme2", "casme^3": "casme3", "casme^2": "casme-squared",
+    "casmesquared": "casme-squared", "smichs": "smic", "smicvis": "smic-vis", "smicnir": "smic-nir",
+}  # fmt: skip
 
 
 def canonical_dataset(name: str) -> str:
