@@ -24,9 +24,10 @@ ROLES = ("participant", "name", "onset", "apex", "offset", "aus", "label", "expr
 
 # What the second and third worksheet say, for copies that lack them: participants 1 to 22, and stimuli.
 PEOPLE = (15, 16, 19, 20, 21, 22, 23, 24, 25, 26, 27, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 40)
-CODES = {"disgust1": "0101", "disgust2": "0102", "anger1": "0401", "anger2": "0402"} | {
-    f"happy{place}": code for place, code in enumerate(("0502", "0503", "0505", "0507", "0508"), 1)
-}
+CODES = {
+    "disgust1": "0101", "disgust2": "0102", "anger1": "0401", "anger2": "0402",
+    "happy1": "0502", "happy2": "0503", "happy3": "0505", "happy4": "0507", "happy5": "0508",
+}  # fmt: skip
 
 
 @register_dataset("casme-squared")
