@@ -15,18 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
+from fsmer.backbones import weights as folders
 from fsmer.backbones.recipe import CompiledEpochs, Preparation, TrainRecipe
 from fsmer.backbones.targets import Targets
-from fsmer.backbones.weights import (
-    CONFIG_FILE,
-    FORMAT_VERSION,
-    OPEN_TENSORS,
-    WEIGHTS_FILE,
-    WeightsFolder,
-    fetch_weights,
-    file_sha256,
-    load_folder,
-)
+from fsmer.backbones.weights import CONFIG_FILE, WEIGHTS_FILE
 from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError, unknown_name
 from fsmer.io import atomic_path, write_json
@@ -259,14 +251,14 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         # Both files are ready before the first takes its place: a reader seldom finds the one without the other.
         with atomic_path(target / CONFIG_FILE) as config, atomic_path(target / WEIGHTS_FILE) as weights:
             write_tensors(weights, self.state_dict())
-            write_json(config, self.describe_config(file_sha256(weights)), sealed=True)
+            write_json(config, self.describe_config(folders.file_sha256(weights)), sealed=True)
         return target
 
     def describe_config(self, weights_sha256: str) -> dict[str, Any]:
         """The content of ``config.json``."""
         return {
             "library_name": "fsmer",
-            "format_version": FORMAT_VERSION,
+            "format_version": folders.FORMAT_VERSION,
             "backbone": self.name,
             **plugin_entry(BACKBONES, type(self)),
             "input_specs": [spec.to_dict() for spec in self.input_specs],
@@ -294,10 +286,10 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         WeightsError
             A file is missing, cut short, altered, made by a newer fsmer or for another backbone.
         """
-        return load_folder(fetch_weights(folder, revision), cls.from_folder, hub=True)
+        return folders.load_folder(folders.fetch_weights(folder, revision), cls.from_folder, hub=True)
 
     @classmethod
-    def from_folder(cls, held: WeightsFolder) -> Self:
+    def from_folder(cls, held: folders.WeightsFolder) -> Self:
         """As `from_pretrained`, from a folder whose config and header have been read."""
         if held.config["backbone"] != cls.name:
             raise WeightsError(
@@ -306,7 +298,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         # The folder of a recognizer has other tensors too.
         prefix = "backbone." if "recognizer" in held.config else ""
         model = held.make(cls, prefix)
-        return held.load(model, held.tensors(unbounded=OPEN_TENSORS if prefix else ()), prefix)
+        return held.load(model, held.tensors(unbounded=folders.OPEN_TENSORS if prefix else ()), prefix)
 
 
 def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,6 @@ class ModelInfo:
 # Class decorator that enters a backbone in the registry under a name.
 register_backbone = BACKBONES.register
 
-
 # The class registered under a name; an unknown one raises `UnknownNameError` with the nearest names, or with the
 # plugin (the second argument) that registered it when it was saved.
 backbone_class: Callable[..., type[Backbone]] = BACKBONES.find

@@ -20,8 +20,6 @@ from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, SpecMismatchError, reason_of
 from fsmer.memory import out_of_memory
 
-__all__ = ["wrap"]
-
 
 class WrappedModule(Backbone):
     """A plain module as a backbone, see `wrap`."""

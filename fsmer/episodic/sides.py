@@ -5,8 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fsmer.data.clips import ClipSet
-from fsmer.data.schemes import canonical_dataset
-from fsmer.data.subjects import written_twice
+from fsmer.data.schemes import canonical_dataset, written_twice
 from fsmer.datasets.catalog import dataset_info
 from fsmer.episodic.checks import nearest
 from fsmer.episodic.episode import Ints, Mask
