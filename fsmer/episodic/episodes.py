@@ -16,6 +16,8 @@ from fsmer.outside import outside_call
 
 __all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
 
+Sides = Callable[[int], tuple[Mask, Mask]]
+
 
 class Episodes(Sequence[Episode], ABC):
     """The episodes of a protocol on a clip set: a sequence of known length whose items are made when asked for.
@@ -136,14 +138,7 @@ class FoldEpisodes(Episodes):
         Episode number -> two boolean arrays over the units: those of the support and those of the query.
     """
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        codes: Ints,
-        units: Ints,
-        names: Iterable[str],
-        sides: Callable[[int], tuple[Mask, Mask]],
-    ) -> None:
+    def __init__(self, classes: tuple[str, ...], codes: Ints, units: Ints, names: Iterable[str], sides: Sides) -> None:
         self.classes, self.codes = classes, codes
         self._units, self._names, self._sides = units, tuple(names), sides
 

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fsmer.episodic.episode import Episode, Ints, Mask
-from fsmer.episodic.shuffles import (
-    CLASSES,
-    FIRST_CLASS,
-    NATURAL_QUERY,
-    RETRY,
-    SUBJECTS,
-    Accept,
-    Words,
-    child_keys,
-    first_accepted,
-    shuffled,
-)
+from fsmer.episodic.episode import Accept, Episode, Ints, Mask, Words
+from fsmer.episodic.shuffles import CLASSES, FIRST_CLASS, POOLED, RETRY, SUBJECTS, child_keys, first_accepted, shuffled
 from fsmer.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -388,12 +377,11 @@ class EpisodePlan:
         def clips(ranks: Ints, columns: Ints) -> Ints:
             return self._order[ranks + starts[columns]]
 
-        ranks, enough = first_accepted(
-            child_keys(keys[:, None], places + FIRST_CLASS).ravel(),
-            self.counts[places].ravel(),
-            need,
-            lambda ranks, columns: accept(clips(ranks, columns), episode[columns]),
-        )
+        def accepted(ranks: Ints, columns: Ints) -> Mask:
+            return accept(clips(ranks, columns), episode[columns])
+
+        streams = child_keys(keys[:, None], places + FIRST_CLASS).ravel()
+        ranks, enough = first_accepted(streams, self.counts[places].ravel(), need, accepted)
         drawn = clips(ranks, np.arange(len(starts))).reshape(need, episodes, self.way)
         return drawn.transpose(1, 2, 0).reshape(episodes, -1), enough.reshape(episodes, self.way)
 
@@ -409,12 +397,10 @@ class EpisodePlan:
                 offset = np.where(ranks >= ends[columns, w - 1], offsets[columns, w], offset)
             return self._order[ranks + offset]
 
-        ranks, enough = first_accepted(
-            child_keys(keys, NATURAL_QUERY),
-            ends[:, -1],
-            self._query_total,
-            lambda ranks, columns: accept(clips(ranks, columns), columns),
-        )
+        def accepted(ranks: Ints, columns: Ints) -> Mask:
+            return accept(clips(ranks, columns), columns)
+
+        ranks, enough = first_accepted(child_keys(keys, POOLED), ends[:, -1], self._query_total, accepted)
         return clips(ranks, np.arange(len(keys))).T, enough
 
 

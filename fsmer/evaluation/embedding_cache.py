@@ -83,11 +83,7 @@ def content_ids(backbone: Backbone, clips: ClipSet, *, progress: Progress | None
 
 
 def embed_cached(
-    backbone: Backbone,
-    clips: ClipSet,
-    *,
-    folder: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    backbone: Backbone, clips: ClipSet, *, folder: Path | None = None, progress: Progress | None = None
 ) -> tuple[Tensor, Ids]:
     """Embeddings (N, embed_dim) as `fsmer.embed` gives them, from the cache where it has them, and `content_ids`.
 
@@ -96,7 +92,7 @@ def embed_cached(
     (clips done, clips in all).
     """
     check_clips(backbone, clips)
-    kept = None if folder is None else _KeptEmbeddings(Path(folder), backbone)
+    kept = None if folder is None else _KeptEmbeddings(folder, backbone)
     total = len(clips)
     ids, embeddings = np.zeros((total, ID_BYTES), np.uint8), torch.zeros(total, backbone.embed_dim)
     try:

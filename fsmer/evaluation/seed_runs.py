@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fsmer.backbones import Backbone, model_hash
 from fsmer.backbones.base import is_trusted
+from fsmer.episodic.episode import Mask
 from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.shuffles import random_order
 from fsmer.evaluation.answers import EpisodeTask
@@ -132,7 +133,7 @@ class SeedRuns:
         run: TrainingRun,
         episodes: Episodes,
         *,
-        wanted: NDArray[np.bool_] | None = None,
+        wanted: Mask | None = None,
         others: Sequence[OtherSeed] = (),
     ) -> dict[int, EpisodeResults]:
         """Answers of one training by checkpoint step: those of an earlier start from its store, the others anew."""
@@ -164,11 +165,7 @@ class SeedRuns:
         return finished.joined()
 
     def _results(
-        self,
-        task: EpisodeTask,
-        todo: NDArray[np.bool_],
-        prefetched: Sequence[EpisodeResults],
-        others: Sequence[OtherSeed],
+        self, task: EpisodeTask, todo: Mask, prefetched: Sequence[EpisodeResults], others: Sequence[OtherSeed]
     ) -> Iterator[tuple[int, EpisodeResults]]:
         """Checkpoint step and results of the episodes in `todo` (and of such as come with them)."""
         for part in prefetched:

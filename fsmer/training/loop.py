@@ -99,11 +99,7 @@ class Training:
         the training stops on the way to the same end: calling again goes on as if there had been no stop. `progress` is
         called with (steps done, steps in all), `after_epoch` with (epochs done, `figures`).
         """
-        if (
-            folder is not None
-            and resume
-            and (found := load_checkpoint(folder, key, self.schema, self.device.type)) is not None
-        ):
+        if folder is not None and resume and (found := load_checkpoint(folder, key, self.schema, self.device.type)):
             tensors, state = found
             self.take_state(state, folder)
             restore(tensors, self.modules, self.optimizer)
