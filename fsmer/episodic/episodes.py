@@ -69,8 +69,7 @@ class Episodes(Sequence[Episode], ABC):
         rows = np.concatenate([found.support, found.query]) if isinstance(found, Episode) else np.array([-1])
         if ((rows < 0) | (rows >= clips)).any():
             raise ProtocolError(
-                f"{who} is {found!r:.200}, but an Episode with rows of the {clips} clips is expected; mend the deal of "
-                "the protocol."
+                f"{who} is {found!r:.200}, but an Episode with rows of {clips} clips is expected; mend the protocol."
             )
         return found
 
@@ -83,9 +82,7 @@ class Episodes(Sequence[Episode], ABC):
 
         The folds of LOSO differ in shape, for instance; iterate over them one by one instead.
         """
-        raise ProtocolError(
-            f"these {len(self)} episodes differ in shape and cannot be stacked; iterate over them one by one."
-        )
+        raise ProtocolError(f"these {len(self)} episodes differ in shape and cannot be stacked; take them one by one.")
 
     def missing_classes(self) -> tuple[tuple[str, str], ...]:
         """Pairs (episode name, class) where the support has no clip of a class that the protocol judges.

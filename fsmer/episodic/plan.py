@@ -228,9 +228,7 @@ class EpisodePlan:
         sampler = self.sampler
         held = self._held
         if self.way > len(self.candidates):
-            raise ProtocolError(
-                f"way={self.way} is more than the {len(self.candidates)} classes of the clips ({held}); lower it."
-            )
+            raise ProtocolError(f"way={self.way} is too high for {len(self.candidates)} classes ({held}); lower it.")
         for code, count in zip(self.candidates.tolist(), self.counts.tolist(), strict=True):
             if count < sampler.shot + self._query_each:
                 asked = f" and {self._query_each} for query" if self._query_each else ""
@@ -331,9 +329,8 @@ class EpisodePlan:
         lacking = np.zeros(self.way, dtype=np.int64)
         for low in range(_JOINT_TRIES, _TRIES, _TRIES_AT_ONCE):
             tries = np.arange(low, low + _TRIES_AT_ONCE)
-            drawn, asked, fits = self._deal_subjects(
-                np.broadcast_to(key, tries.shape), np.broadcast_to(places, (len(tries), self.way)), tries
-            )
+            own = np.broadcast_to(key, tries.shape), np.broadcast_to(places, (len(tries), self.way))
+            drawn, asked, fits = self._deal_subjects(*own, tries)
             done = fits.all(axis=1)
             if done.any():
                 return drawn[done.argmax()], asked[done.argmax()]
@@ -407,9 +404,7 @@ class EpisodePlan:
 def _codes_of(name: str, values: ArrayLike, length: int | None = None) -> Ints:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise ProtocolError(
-            f"{name} must be a one-dimensional array of whole numbers, not {array.dtype} {array.shape}."
-        )
+        raise ProtocolError(f"{name} must be a one-dimensional list of whole numbers, not {array.dtype} {array.shape}.")
     if length is not None and len(array) != length:
         raise ProtocolError(f"{name} has {len(array)} entries for {length} clips; give one for each clip.")
     return array.astype(np.int64, copy=False)

@@ -90,14 +90,12 @@ class EpisodeTask:
         """Answers about the classes (E, way) of the episodes from number `start`, in columns of all classes."""
         among = np.zeros((len(names), len(self.episodes.classes)), dtype=bool)
         np.put_along_axis(among, classes, True, axis=1)
-        probabilities = np.full((len(clip), among.shape[1]), np.nan, dtype=np.float32)
+        shares = np.full((len(clip), among.shape[1]), np.nan, dtype=np.float32)
         columns = classes[episode]
-        np.put_along_axis(probabilities, columns, answers, axis=1)
+        np.put_along_axis(shares, columns, answers, axis=1)
         predicted = columns[np.arange(len(clip)), answers.argmax(axis=1)] if len(clip) else np.zeros(0)
-        given = Predictions(
-            (start + episode).astype(np.int32), clip.astype(np.int64), predicted.astype(np.int16), probabilities
-        )
-        return EpisodeResults(np.arange(start, start + len(names)), names, among, given)
+        own = Predictions((start + episode).astype(np.int32), clip.astype(np.int64), predicted.astype(np.int16), shares)
+        return EpisodeResults(np.arange(start, start + len(names)), names, among, own)
 
 
 def put_back(answers: Shares, order: Ints) -> Shares:

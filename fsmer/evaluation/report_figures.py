@@ -52,7 +52,7 @@ def report_figures(
 
         def counted(groups: NDArray[Any], n_groups: int) -> Ints:
             """Confusion matrices of shape (seeds, groups, C, C)."""
-            asked, how = truth[chosen], {"groups": groups[chosen], "n_groups": n_groups}
+            asked, how = truth[chosen], dict[str, Any](groups=groups[chosen], n_groups=n_groups)
             return np.stack([confusion_matrix(asked, one.predicted[chosen], n_classes, **how) for one in runs.values()])
 
         by_episode = counted(asked.episode, n_episodes)
@@ -137,10 +137,8 @@ def _predictions_table(clips: ClipSet, predictions: Predictions, classes: Sequen
     return pd.DataFrame(columns | {f"p_{name}": shown[:, code] for code, name in enumerate(classes)})
 
 
-def _episodes_table(
-    given: Predictions, truth: Ints, names: Sequence[str], among: Mask | None, n_classes: int
-) -> pd.DataFrame:
-    by_episode = confusion_matrix(truth, given.predicted, n_classes, groups=given.episode, n_groups=len(names))
+def _episodes_table(one: Predictions, truth: Ints, names: Sequence[str], among: Mask | None, way: int) -> pd.DataFrame:
+    by_episode = confusion_matrix(truth, one.predicted, way, groups=one.episode, n_groups=len(names))
     scores = score_confusion(by_episode, among)
     columns = {"episode": np.arange(len(names)), "name": list(names), "clips": by_episode.sum(axis=(1, 2))}
     return pd.DataFrame(columns | {metric: getattr(scores, metric) for metric in METRICS})

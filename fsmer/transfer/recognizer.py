@@ -329,8 +329,7 @@ class Recognizer:
         real = codes.is_floating_point() or codes.is_complex()
         if real or not bool(((codes >= 0) & (codes < len(classes))).all()):
             raise WeightsError(
-                f"the tensor 'support.codes' of {held.folder} names classes by other numbers than 0 to "
-                f"{len(classes) - 1}; {REMEDY}."
+                f"the tensor 'support.codes' of {held.folder} names classes outside 0 to {len(classes) - 1}; {REMEDY}."
             )
         model = SourceModel(backbone, descriptions=dict(described.get("descriptions", {})))
         if source is not None:
@@ -401,9 +400,7 @@ def _check_shapes(
     for name, shape in wanted.items():
         if shapes.get(name) != shape:
             found = "missing" if name not in shapes else f"of shape {shapes[name]}"
-            raise WeightsError(
-                f"its tensor {name!r} is {found}, but {way} classes and embeddings of {width} numbers need {shape}"
-            )
+            raise WeightsError(f"its tensor {name!r} is {found}, but {way} classes and embed_dim {width} need {shape}")
 
 
 def check_answers(
