@@ -59,19 +59,16 @@ def code_digest(parts: Iterable[object]) -> str:
         edited = any(_edited(thing, sources[thing.__module__]) for thing in things)
     except (OSError, TypeError, KeyError, SyntaxError, ValueError):
         edited = True
-    content = (
-        uuid.uuid4().bytes if edited else b"".join(sorted(hashlib.sha256(one).digest() for one in sources.values()))
-    )
-    return hashlib.sha256(content).hexdigest()[:16]
+    digests = [uuid.uuid4().bytes] if edited else sorted(hashlib.sha256(one).digest() for one in sources.values())
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
 
 def _beside(module: ModuleType) -> list[str]:
     """Modules that a module takes names from, in its package, or beside or below its file."""
     inside = max(module.__name__.count(".") - (not hasattr(module, "__path__")), 0)
     root = Path(inspect.getfile(module)).resolve().parents[inside]
-    taken = {
-        one.__name__ if isinstance(one, ModuleType) else getattr(one, "__module__", "") for one in vars(module).values()
-    }
+    held = vars(module).values()
+    taken = {one.__name__ if isinstance(one, ModuleType) else getattr(one, "__module__", "") for one in held}
     found = []
     for name in sorted(name for name in taken if isinstance(name, str) and name.partition(".")[0] not in KNOWN):
         path = Path(getattr(sys.modules.get(name), "__file__", None) or "/").resolve()

@@ -17,7 +17,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
@@ -49,15 +49,14 @@ _LOADING: ContextVar[str | None] = ContextVar("fsmer_plugin", default=None)
 class Registry(Mapping[str, Any]):
     """Things of one kind by name: fsmer's own, whose modules are imported on first use, and those of plugins.
 
-    `kind` says in messages what they are, and `base` ("module:class") which class they extend, or with `instances` are
-    of; a thing's name is written to the `attribute` of it, where there is one.
+    `kind` says in messages what they are, `modules` ("folder: names") where fsmer's own are, and `base`
+    ("module:class") which class they extend, or with `instances` are of; a thing's name is written to the `attribute`
+    of it, where there is one.
     """
 
-    def __init__(
-        self, kind: str, modules: Sequence[str], base: str, attribute: str | None = None, *, instances: bool = False
-    ) -> None:
-        self.kind = kind
-        self.modules = tuple(modules)
+    def __init__(self, kind: str, modules: str, base: str, attribute: str = "", *, instances: bool = False) -> None:
+        folder, _, names = modules.partition(": ")
+        self.kind, self.modules = kind, tuple(f"fsmer.{folder}.{name}" for name in names.split())
         self.base, self.instances, self.attribute = base, instances, attribute
         self._held: dict[str, Any] = {}
         self._preset: dict[str, Mapping[str, Any]] = {}
@@ -91,7 +90,7 @@ class Registry(Mapping[str, Any]):
                     f"a {self.kind} named {name!r} is registered already, as {by} of {self._origins[name]}, and this "
                     "is another one; choose another name, or start Python anew if it takes the place of the first."
                 )
-            if not preset and self.attribute is not None:
+            if not preset and self.attribute:
                 setattr(thing, self.attribute, name)
             self._held[name] = thing
             self._preset[name] = preset
@@ -104,7 +103,7 @@ class Registry(Mapping[str, Any]):
         if one is other:
             return True
         definitions = [_definition(thing, whole=True) for thing in (one, other)]
-        if self.attribute is not None:  # is written to the first one already
+        if self.attribute:  # is written to the first one already
             for definition in definitions:
                 definition[-1].pop(self.attribute, None)
         return _place(one) == _place(other) and definitions[0] == definitions[1]
@@ -303,9 +302,7 @@ def _plugin(shown: str, origin: str, module: str, *, asked: bool = True) -> Iter
         _LOADING.reset(token)
     # What an entry point names may have been imported, and have registered all, before it is asked for.
     if asked and before == [registry.outside() for registry in _REGISTRIES]:
-        warnings.warn(
-            f"the plugin {shown} registers nothing; let it call one of fsmer's register_... functions.", stacklevel=4
-        )
+        warnings.warn(f"the plugin {shown} registers nothing; let it call a register_... function.", stacklevel=4)
 
 
 def _reason(error: BaseException) -> str:
@@ -324,6 +321,14 @@ def _place(thing: Any) -> tuple[str, str]:
     return named.__module__, named.__qualname__
 
 
+# What definitions are made of.
+_PARTS: dict[type, tuple[str, ...]] = {
+    classmethod: ("__func__",), staticmethod: ("__func__",), property: ("fget", "fset", "fdel"),
+    partial: ("func", "args", "keywords"), CodeType: ("co_code", "co_names", "co_consts"),
+    FunctionType: ("__code__", "__defaults__", "__kwdefaults__"),
+}  # fmt: skip
+
+
 def _definition(thing: Any, *, whole: bool = False) -> Any:
     # Code and plain values: equal for the same text that is run once more, wherever it stands.
     if isinstance(thing, (str, bytes, int, float, complex, frozenset)):
@@ -332,49 +337,25 @@ def _definition(thing: Any, *, whole: bool = False) -> Any:
         return [_definition(one) for one in thing]
     if isinstance(thing, dict):
         return {key: _definition(value) for key, value in thing.items()}
-    if isinstance(thing, (classmethod, staticmethod)):
-        return _definition(thing.__func__)
-    if isinstance(thing, property):
-        return _definition([thing.fget, thing.fset, thing.fdel])
-    if isinstance(thing, partial):
-        return _definition([thing.func, thing.args, thing.keywords])
-    if isinstance(thing, CodeType):
-        return [thing.co_code, thing.co_names, _definition(thing.co_consts)]
-    if isinstance(thing, FunctionType):
-        held = []
-        for cell in thing.__closure__ or ():
-            with suppress(ValueError):  # empty
-                held.append(cell.cell_contents)
-        # Functions that know each other would go on for ever.
-        places = [_place(one) if isinstance(one, (FunctionType, partial)) else _definition(one) for one in held]
-        return [_definition([thing.__code__, thing.__defaults__, thing.__kwdefaults__]), places]
+    for kind, names in _PARTS.items():
+        if isinstance(thing, kind):
+            held = []
+            for cell in getattr(thing, "__closure__", None) or ():
+                with suppress(ValueError):  # empty
+                    held.append(cell.cell_contents)
+            # Functions that know each other would go on for ever.
+            places = [_place(one) if isinstance(one, (FunctionType, partial)) else _definition(one) for one in held]
+            return [*(_definition(getattr(thing, name)) for name in names), *places]
     bases = [_place(base) for base in getattr(thing, "__bases__", ())]
     return [_place(thing), bases, _definition(dict(getattr(thing, "__dict__", {}))) if whole else {}]
 
 
-def _modules(folder: str, names: str) -> list[str]:
-    return [f"fsmer.{folder}.{name}" for name in names.split()]
-
-
-BACKBONES = Registry(
-    "model",
-    _modules("backbones", "ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae"),
-    "fsmer.backbones.base:Backbone",
-    "name",
-)
-METHODS = Registry(
-    "method",
-    _modules("transfer", "cosine_head full_training linear_head protonet sklearn_methods"),
-    "fsmer.transfer.method:Method",
-    "name",
-)
-PROTOCOLS = Registry(
-    "kind of protocol", _modules("episodic", "protocols"), "fsmer.episodic.protocol:Protocol", attribute="kind"
-)
-DATASETS = Registry(
-    "data set",
-    _modules("datasets", "casme casme2 casme_squared casme3 samm smic mmew fourdme generic"),
-    "fsmer.datasets.base:Adapter",
-)
-METRICS = Registry("metric", _modules("evaluation", "metrics"), "collections.abc:Callable", instances=True)
-INPUT_KINDS = Registry("kind of medium", _modules("data", "spec"), "fsmer.data.spec:InputKind", instances=True)
+_NETWORKS = "backbones: ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae"
+_LEARNERS = "transfer: cosine_head full_training linear_head protonet sklearn_methods"
+_RELEASES = "datasets: casme casme2 casme_squared casme3 samm smic mmew fourdme generic"
+BACKBONES = Registry("model", _NETWORKS, "fsmer.backbones.base:Backbone", "name")
+METHODS = Registry("method", _LEARNERS, "fsmer.transfer.method:Method", "name")
+PROTOCOLS = Registry("kind of protocol", "episodic: protocols", "fsmer.episodic.protocol:Protocol", "kind")
+DATASETS = Registry("data set", _RELEASES, "fsmer.datasets.base:Adapter")
+METRICS = Registry("metric", "evaluation: metrics", "collections.abc:Callable", instances=True)
+INPUT_KINDS = Registry("kind of medium", "data: spec", "fsmer.data.spec:InputKind", instances=True)

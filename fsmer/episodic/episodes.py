@@ -16,6 +16,8 @@ from fsmer.outside import outside_call
 
 __all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
 
+Sides = Callable[[int], tuple[Mask, Mask]]
+
 
 class Episodes(Sequence[Episode], ABC):
     """The episodes of a protocol on a clip set: a sequence of known length whose items are made when asked for.
@@ -67,8 +69,7 @@ class Episodes(Sequence[Episode], ABC):
         rows = np.concatenate([found.support, found.query]) if isinstance(found, Episode) else np.array([-1])
         if ((rows < 0) | (rows >= clips)).any():
             raise ProtocolError(
-                f"{who} is {found!r:.200}, but an Episode with rows of the {clips} clips is expected; mend the deal of "
-                "the protocol."
+                f"{who} is {found!r:.200}, but an Episode with rows of {clips} clips is expected; mend the protocol."
             )
         return found
 
@@ -81,9 +82,7 @@ class Episodes(Sequence[Episode], ABC):
 
         The folds of LOSO differ in shape, for instance; iterate over them one by one instead.
         """
-        raise ProtocolError(
-            f"these {len(self)} episodes differ in shape and cannot be stacked; iterate over them one by one."
-        )
+        raise ProtocolError(f"these {len(self)} episodes differ in shape and cannot be stacked; take them one by one.")
 
     def missing_classes(self) -> tuple[tuple[str, str], ...]:
         """Pairs (episode name, class) where the support has no clip of a class that the protocol judges.
@@ -136,14 +135,7 @@ class FoldEpisodes(Episodes):
         Episode number -> two boolean arrays over the units: those of the support and those of the query.
     """
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        codes: Ints,
-        units: Ints,
-        names: Iterable[str],
-        sides: Callable[[int], tuple[Mask, Mask]],
-    ) -> None:
+    def __init__(self, classes: tuple[str, ...], codes: Ints, units: Ints, names: Iterable[str], sides: Sides) -> None:
         self.classes, self.codes = classes, codes
         self._units, self._names, self._sides = units, tuple(names), sides
 

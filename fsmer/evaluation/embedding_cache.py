@@ -2,11 +2,10 @@
 
 An entry is found by the network (hash of its weights, of its input and, where it is not of fsmer, of its source) and by
 the content of the clip's media, so that neither new weights or code nor maps extracted anew under an old name can meet
-an old embedding. Entries lie in
-``$FSMER_CACHE``, else in ``$XDG_CACHE_HOME/fsmer``, else in ``~/.cache/fsmer``; ``FSMER_CACHE=off`` keeps none. They
-hold embeddings and hashes, no media, ids or labels. A file's name is the digest of its content; one that does not fit
-its name is removed, and its clips are embedded again. `clear_cache` removes all; beyond `LIMIT_BYTES` the files that
-have not been used for longest go first.
+an old embedding. Entries lie in ``$FSMER_CACHE``, else in ``$XDG_CACHE_HOME/fsmer``, else in ``~/.cache/fsmer``;
+``FSMER_CACHE=off`` keeps none. They hold embeddings and hashes, no media, ids or labels. A file's name is the digest of
+its content; one that does not fit its name is removed, and its clips are embedded again. `clear_cache` removes all;
+beyond `LIMIT_BYTES` the files that have not been used for longest go first.
 """
 
 from __future__ import annotations
@@ -83,11 +82,7 @@ def content_ids(backbone: Backbone, clips: ClipSet, *, progress: Progress | None
 
 
 def embed_cached(
-    backbone: Backbone,
-    clips: ClipSet,
-    *,
-    folder: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    backbone: Backbone, clips: ClipSet, *, folder: Path | None = None, progress: Progress | None = None
 ) -> tuple[Tensor, Ids]:
     """Embeddings (N, embed_dim) as `fsmer.embed` gives them, from the cache where it has them, and `content_ids`.
 
@@ -96,7 +91,7 @@ def embed_cached(
     (clips done, clips in all).
     """
     check_clips(backbone, clips)
-    kept = None if folder is None else _KeptEmbeddings(Path(folder), backbone)
+    kept = None if folder is None else _KeptEmbeddings(folder, backbone)
     total = len(clips)
     ids, embeddings = np.zeros((total, ID_BYTES), np.uint8), torch.zeros(total, backbone.embed_dim)
     try:
@@ -106,9 +101,8 @@ def embed_cached(
             if kept is not None:
                 missing = kept.fill(ids[start:stop], embeddings[start:stop])
             if len(missing):
-                found = embed(
-                    backbone, {kind: array[missing] for kind, array in arrays.items()}, batch_size=batch_of(backbone)
-                )
+                media = {kind: array[missing] for kind, array in arrays.items()}
+                found = embed(backbone, media, batch_size=batch_of(backbone))
                 embeddings[torch.from_numpy(start + missing)] = found
                 if kept is not None:
                     kept.add(ids[start + missing], found)

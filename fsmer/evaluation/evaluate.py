@@ -164,17 +164,8 @@ def evaluate(
     >>> fsmer.evaluate("loso", "facs-flow", tuned, clips=clips, seeds=3).per_seed  # doctest: +SKIP
     """
     began, started = time.perf_counter(), datetime.now(UTC)
-    options = RunOptions(
-        jobs=jobs,
-        isolate=isolate,
-        memory=memory,
-        device=device,
-        cache=as_folder(cache),
-        progress=progress or no_progress,
-        out=None if out is None else Path(out),
-        resume=resume,
-        overwrite=overwrite,
-    )
+    place, told = None if out is None else Path(out), progress or no_progress
+    options = RunOptions(jobs, isolate, memory, device, as_folder(cache), told, place, resume, overwrite)
     chosen = setup.resolved_protocol(protocol, seed)
     solver = load_method(method)
     numbers = setup.method_seeds(solver, seeds)
@@ -195,20 +186,18 @@ def evaluate(
     described(SourceModel.wrap(backbone), descriptions or {})
     trainings, points = plan_grid(solver, backbone, select, grid)
     drawn, words = int(chosen.params.get("seed", seed or 0)), dict(descriptions or {})
-    evaluation = Evaluation(
-        chosen, drawn, clips, episodes, start, backbone, words, solver, numbers, select, trainings, points
-    )
+    one = Evaluation(chosen, drawn, clips, episodes, start, backbone, words, solver, numbers, select, trainings, points)
     given = {"seed": seed, "seeds": seeds, "select": select, "grid": grid}
     given |= {"jobs": options.jobs, "isolate": options.isolate}
-    run = run_account(evaluation, options, call, given, started)
-    runs = SeedRuns(evaluation, options)
+    run = run_account(one, options, call, given, started)
+    runs = SeedRuns(one, options)
     # The folder, where the same run may be finished, or partly so.
     folder = None
     if options.out is not None:
         check_writable(options.out)
         # Whether all is there already is seen without embedding anything.
         content = runs.content(embed=not (options.out / REPORT_FILE).is_file())
-        run["identity"], run["seeds"] = evaluation.identity(content, options.isolate), numbers
+        run["identity"], run["seeds"] = one.identity(content, options.isolate), numbers
         if metrics := code_digest(METRICS[name] for name in METRICS.outside()):
             run["metrics"] = metrics
         how = {"resume": options.resume, "overwrite": options.overwrite, "keep": not solver.keeps_backbone}
@@ -230,7 +219,7 @@ def evaluate(
         raise
     finally:
         runs.end()
-    report = run_report(evaluation, results, options, note, unrecorded=folder is not None and bool(folder.unrecorded))
+    report = run_report(one, results, options, note, unrecorded=folder is not None and bool(folder.unrecorded))
     run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": runs.resumed}
     report = replace(report, run=run)
     if folder is not None:

@@ -178,10 +178,7 @@ def unfinished_words(folder: Path) -> str:
         return ""
     count = sum(len(stored_files(store)) for store in stores)
     parts = f"{count:,} finished part{'' if count == 1 else 's'}" if count else "no finished part yet"
-    return (
-        f"{folder} holds an unfinished run with {parts} and no report; run the same evaluation again, which goes on "
-        "from there."
-    )
+    return f"{folder} holds an unfinished run with {parts} and no report; run the same evaluation again to go on."
 
 
 def _stores(folder: Path, *kinds: str) -> list[Path]:
@@ -193,11 +190,8 @@ def _change(before: str, now: str) -> str:
     (what, old), (name, new) = _parameters(before), _parameters(now)
     if what != name:
         return f"{what}, now {name}"
-    changes = [
-        f"{key} was {old.get(key, 'not there')}, is {new.get(key, 'not there')} now"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-    ]
+    differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    changes = [f"{key} was {old.get(key, 'not there')}, is {new.get(key, 'not there')} now" for key in differing]
     return f"{name}: {', '.join(changes)}"
 
 

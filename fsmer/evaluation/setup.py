@@ -159,9 +159,7 @@ def listed_seeds(asked: int | Sequence[int], first: int) -> list[int]:
     listed = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else []
     whole = all(isinstance(one, int | np.integer) and not isinstance(one, bool) and one >= 0 for one in listed)
     if not listed or not whole or len(set(listed)) < len(listed):
-        raise ProtocolError(
-            f"seeds={asked!r} is not possible; give how many, or different whole numbers of at least 0."
-        )
+        raise ProtocolError(f"seeds={asked!r} is not possible; give how many, or different whole numbers from 0 on.")
     return [int(one) for one in listed]
 
 
@@ -170,9 +168,7 @@ def prepared_clips(protocol: Protocol, clips: ClipSet | None, backbone: Backbone
     if clips is not None:
         return protocol.prepare(clips)
     if not protocol.synthetic:
-        raise ProtocolError(
-            f"the protocol {protocol.name!r} needs clips: give some (clips=, or --data on the command line)."
-        )
+        raise ProtocolError(f"protocol {protocol.name!r} needs clips: give some (clips=, or --data on a command line).")
     return protocol.make_clips(specs=backbone.input_specs)
 
 

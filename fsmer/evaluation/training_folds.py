@@ -148,11 +148,8 @@ class TrainingFolds:
                 if count == 1 or not (isinstance(error, ProcessEnded) or out_of_memory(error)):
                     raise
                 fewer = max(min(count, len(left)) // 2, 1)
-                warnings.warn(
-                    f"memory ran out with {count} folds at a time ({type(error).__name__}); going on with {fewer} at a "
-                    "time.",
-                    stacklevel=2,
-                )
+                words = f"memory ran out with {count} folds at a time ({type(error).__name__}); going on with {fewer}."
+                warnings.warn(words, stacklevel=2)
                 count = fewer
         return np.array(left, dtype=np.int64)
 

@@ -31,6 +31,7 @@ __all__ = ["PretrainingState", "TrainingState", "load_checkpoint", "remove_check
 STATE = "checkpoint.json"
 # The most bytes that tensors may have.
 TENSOR_BYTES = 64 << 30
+Loaded = tuple[dict[str, Tensor], dict[str, Any]]
 REMEDY = "remove it or start with resume off (--no-resume)"
 
 
@@ -69,9 +70,7 @@ def save_checkpoint(
     _remove_tensors(folder, but=name)
 
 
-def load_checkpoint(
-    folder: Path, key: Any, schema: type[Any], device: str = "cpu"
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_checkpoint(folder: Path, key: Any, schema: type[Any], device: str = "cpu") -> Loaded | None:
     """What `save_checkpoint` wrote, its state read as `schema`; ``None`` where nothing is.
 
     Raises `WeightsError` where it cannot be read, was altered, comes from another version of fsmer, or was made with
@@ -102,9 +101,7 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _verified(
-    folder: Path, key: Any, schema: type[Any], here: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _verified(folder: Path, key: Any, schema: type[Any], here: Mapping[str, str]) -> Loaded:
     state = read_json(folder / STATE, dict[str, Any], what="a checkpoint", remedy=REMEDY, error=WeightsError)
     seal, found, arithmetic, name = (state.pop(entry, None) for entry in (CHECKSUM, "key", "arithmetic", "tensors"))
     if (seal is None) != (name is None) or not isinstance(name, str | None) or not isinstance(arithmetic, dict | None):
@@ -115,11 +112,8 @@ def _verified(
             "another folder or turn resume off."
         )
     # Earlier versions did not write with which kernels they trained, and no other device than a CPU uses any.
-    differing = [
-        f"{entry} {there} there and {here.get(entry)} here"
-        for entry, there in (arithmetic or {}).items()
-        if here and there != here.get(entry)
-    ]
+    others = [(entry, there) for entry, there in (arithmetic or {}).items() if here and there != here.get(entry)]
+    differing = [f"{entry} {there} there and {here.get(entry)} here" for entry, there in others]
     if differing:
         raise WeightsError(
             f"the checkpoint in {folder} was made with other kernels ({', '.join(differing)}), whose results differ by "

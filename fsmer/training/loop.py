@@ -99,11 +99,7 @@ class Training:
         the training stops on the way to the same end: calling again goes on as if there had been no stop. `progress` is
         called with (steps done, steps in all), `after_epoch` with (epochs done, `figures`).
         """
-        if (
-            folder is not None
-            and resume
-            and (found := load_checkpoint(folder, key, self.schema, self.device.type)) is not None
-        ):
+        if folder is not None and resume and (found := load_checkpoint(folder, key, self.schema, self.device.type)):
             tensors, state = found
             self.take_state(state, folder)
             restore(tensors, self.modules, self.optimizer)
@@ -220,10 +216,9 @@ def prefetched(make: Callable[[int], T], numbers: range) -> Generator[T, None, N
 def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[AfterEpoch | None]:
     """Give a hook that writes what a training tells it after every epoch; look with ``tensorboard --logdir FOLDER``.
 
-    The hook is ``after_epoch`` of `Training.run` and writes scalars ``train/loss`` and
-    ``train/learning_rate``; a training that is taken up again in the same folder goes on where its curve ended. Without
-    a folder there is none. Raises `FsmerError` without the package tensorboard and `OutputError` for a folder that
-    cannot be written.
+    The hook is ``after_epoch`` of `Training.run` and writes scalars ``train/loss`` and ``train/learning_rate``; a
+    training that is taken up again in the same folder goes on where its curve ended. Without a folder there is none.
+    Raises `FsmerError` without the package tensorboard and `OutputError` for a folder that cannot be written.
     """
     if folder is None:
         yield None
@@ -232,8 +227,7 @@ def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[AfterEpoc
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise FsmerError(
-            "logging for TensorBoard needs the package tensorboard, which is missing; "
-            "run: pip install 'fsmer[tensorboard]'."
+            "logging for TensorBoard needs the package tensorboard; run: pip install 'fsmer[tensorboard]'."
         ) from error
     check_writable(folder)
     writer = SummaryWriter(log_dir=os.fspath(folder))

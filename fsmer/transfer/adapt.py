@@ -167,8 +167,7 @@ def _check_classes(clips: ClipSet, classes: Sequence[str] | None, model: SourceM
         raise SupportError(f"classes names a class twice: {', '.join(names)}; give each class once.")
     if len(names) < 2:
         raise SupportError(
-            f"the support set has one class only ({', '.join(names)}, {len(clips)} clips); "
-            "give labelled clips of at least two classes."
+            f"the support set has one class ({', '.join(names)}, {len(clips)} clips); give clips of at least two."
         )
     counts = np.bincount(clips.codes(names), minlength=len(names))
     known = model.class_directions(names)

@@ -24,7 +24,7 @@ from fsmer.training.supervised import for_classes
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import Recognizer
-from fsmer.transfer.source_model import Progress, SourceModel, require, support_codes
+from fsmer.transfer.source_model import Classes, Progress, SourceModel, require, support_codes
 
 __all__ = ["FineTuning", "TrainsTogether"]
 
@@ -38,7 +38,7 @@ class TrainsTogether(Method, Generic[T]):
     batched: ClassVar[bool] = True
 
     @abstractmethod
-    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> T:
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Classes) -> T:
         """A training that has not begun."""
 
     @abstractmethod
@@ -48,9 +48,7 @@ class TrainsTogether(Method, Generic[T]):
         Unless `embed_now`, the support is embedded when somebody asks for it.
         """
 
-    def _learn(
-        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, progress: Progress | None
-    ) -> Recognizer:
+    def _learn(self, model: SourceModel, support: ClipSet, classes: Classes, progress: Progress | None) -> Recognizer:
         if self.keeps_backbone:
             return super()._learn(model, support, classes, progress)
         training = self._begin(model, support, classes)
@@ -171,9 +169,7 @@ class FineTuning(TrainsTogether[Tuning]):
     def _ended_at(self, checkpoint_step: int) -> Self:
         return replace(self, steps=checkpoint_step)
 
-    def _begin(
-        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, *, is_source: bool = False
-    ) -> Tuning:
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Classes, *, is_source: bool = False) -> Tuning:
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         backbone = for_classes(model.backbone, names, self.seed)

@@ -24,7 +24,7 @@ from fsmer.plugins import METHODS, declared, outside_origin
 from fsmer.transfer.heads import FittedHead, checked_head, class_scores
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
-from fsmer.transfer.source_model import MethodError, Progress, SourceModel, require, support_codes
+from fsmer.transfer.source_model import Classes, MethodError, Progress, SourceModel, require, support_codes
 
 __all__ = ["Method", "learnt", "method_call", "solves_together"]
 
@@ -146,9 +146,7 @@ class Method(ABC):
             model = self.train_source(model, source, progress=progress)
         return self._learn(model, support, classes, progress)
 
-    def _learn(
-        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, progress: Progress | None
-    ) -> Recognizer:
+    def _learn(self, model: SourceModel, support: ClipSet, classes: Classes, progress: Progress | None) -> Recognizer:
         names, codes = support_codes(support, classes)
         embeddings = embed(model.backbone, support)
         head = self.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))

@@ -18,20 +18,12 @@ from typing_extensions import TypedDict
 from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones import Backbone, ClassDirections, as_backbone, embed
-from fsmer.backbones.base import check_saveable, check_weights
+from fsmer.backbones.base import CONFIG_FILE, WEIGHTS_FILE, check_saveable, check_weights
 from fsmer.backbones.registry import saved_class
-from fsmer.backbones.weights import (
-    CONFIG_FILE,
-    OPEN_TENSORS,
-    REMEDY,
-    WEIGHTS_FILE,
-    WeightsFolder,
-    file_sha256,
-    load_folder,
-    read_config,
-)
+from fsmer.backbones.weights import OPEN_TENSORS, REMEDY, WeightsFolder, file_sha256, load_folder, read_config
 from fsmer.data import Clip, ClipSet
 from fsmer.data.table import known_texts
+from fsmer.episodic.episode import Ints
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
 from fsmer.outside import outside_call
@@ -337,8 +329,7 @@ class Recognizer:
         real = codes.is_floating_point() or codes.is_complex()
         if real or not bool(((codes >= 0) & (codes < len(classes))).all()):
             raise WeightsError(
-                f"the tensor 'support.codes' of {held.folder} names classes by other numbers than 0 to "
-                f"{len(classes) - 1}; {REMEDY}."
+                f"the tensor 'support.codes' of {held.folder} names classes outside 0 to {len(classes) - 1}; {REMEDY}."
             )
         model = SourceModel(backbone, descriptions=dict(described.get("descriptions", {})))
         if source is not None:
@@ -409,18 +400,11 @@ def _check_shapes(
     for name, shape in wanted.items():
         if shapes.get(name) != shape:
             found = "missing" if name not in shapes else f"of shape {shapes[name]}"
-            raise WeightsError(
-                f"its tensor {name!r} is {found}, but {way} classes and embeddings of {width} numbers need {shape}"
-            )
+            raise WeightsError(f"its tensor {name!r} is {found}, but {way} classes and embed_dim {width} need {shape}")
 
 
 def check_answers(
-    answers: Any,
-    classes: int,
-    who: str,
-    episodes: Sequence[str],
-    owner: NDArray[np.int64],
-    order: NDArray[np.int64] | None = None,
+    answers: Any, classes: int, who: str, episodes: Sequence[str], owner: Ints, order: Ints | None = None
 ) -> NDArray[np.float32]:
     """Probabilities of shape (Q, classes), as the method `who` gave them.
 

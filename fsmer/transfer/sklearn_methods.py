@@ -11,6 +11,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -23,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import ClassDirections
-from fsmer.errors import FsmerError, SupportError, UnknownNameError, WeightsError, unknown_name
+from fsmer.errors import FsmerError, SupportError, UnknownNameError, WeightsError, reason_of, unknown_name
 from fsmer.io import read_bytes
-from fsmer.memory import out_of_memory
+from fsmer.outside import outside_call
 from fsmer.probabilities import unsound_answers
 from fsmer.transfer.heads import FittedHead
 from fsmer.transfer.method import Method
@@ -87,7 +88,6 @@ FITS = 50_000
 # Bytes of its content; parameters take a few thousand.
 LIMIT = 8 << 20
 KEYS = {"str": str, "int": int, "float": float}
-_WORDS = {"none": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,9 @@ class EstimatorHead(FittedHead):
         own = queries if queries.ndim == 3 else [queries] * len(self)
         found = queries.new_full((len(self), queries.shape[-2], self.way), float("-inf"))
         for episode, (estimator, rows) in enumerate(zip(self.fitted, own, strict=True)):
-            try:
+            with outside_call(f"the answer of {self.name}", MethodError, "give more clips or other parameters"):
                 shares = _probabilities(estimator, rows.double().numpy())
                 found[episode][:, torch.from_numpy(estimator.classes_)] = torch.from_numpy(shares).log().float()
-            except Exception as error:  # classifiers from outside raise whatever they like
-                refusal = f"{self.name} cannot answer ({_reason(error)}); give more clips or other parameters."
-                raise MethodError(refusal) from error
         return found
 
 
@@ -160,9 +157,7 @@ class SklearnMethod(Method):
             known = ", ".join(sorted(CLASSIFIERS))
             raise UnknownNameError(f"unknown classifier of scikit-learn {member!r}: {hint} Known: {known}.")
         if short in COMPOSED:
-            raise MethodError(
-                f"{short} is made of other estimators; make it in Python and give the object as the method."
-            )
+            raise MethodError(f"{short} is made of other estimators; make it in Python and give it as the method.")
         return cls(_part(short)()).set_params(**params)
 
     @classmethod
@@ -188,15 +183,11 @@ class SklearnMethod(Method):
                 f"scikit-learn (an object with {', '.join(needed)}) is expected."
             )
         name = type(estimator).__name__
-        try:
+        remedy = "give one that keeps scikit-learn's rules for get_params and set_params"
+        with outside_call(f"copying the classifier {name} by its parameters", MethodError, remedy):
             other = _other_kind(estimator)
             wrapped = (OtherEstimator if _foreign_part(estimator) else SklearnMethod)(_clone(estimator))
             wrapped.get_params()
-        except Exception as error:  # one from outside may do anything
-            raise MethodError(
-                f"the classifier {name} cannot be copied by its parameters ({_reason(error)}); give one that keeps "
-                "scikit-learn's rules for get_params and set_params."
-            ) from error
         if other:
             raise MethodError(f"{name} is {other}; give a classifier that predicts one class a clip.")
         return wrapped
@@ -209,7 +200,7 @@ class SklearnMethod(Method):
         values, is at odds with `told`, or asks for more than `LIMITS`.
         """
         path, given = folder / ESTIMATOR_FILE, told["params"]
-        try:
+        with outside_call(f"reading {path} as a classifier", WeightsError, "save the recognizer anew"):
             with zipfile.ZipFile(io.BytesIO(read_bytes(path, LIMIT))) as packed:
                 if sum(one.file_size for one in packed.infolist()) > LIMIT:
                     raise ValueError(f"it unpacks to more than {LIMIT:,} bytes")
@@ -223,12 +214,6 @@ class SklearnMethod(Method):
             method = cls(estimator).set_params(**own)
             if differing := method._differing(told):
                 raise ValueError(f"{differing} is another one in the config of the recognizer")
-        except FsmerError:
-            raise
-        except Exception as error:  # a file from anybody can fail in any way
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            refusal = f"{path} cannot be read as a classifier ({reason}); save the recognizer anew."
-            raise WeightsError(refusal) from error
         return method
 
     def save_files(self, folder: Path) -> None:
@@ -252,7 +237,7 @@ class SklearnMethod(Method):
             refusal = f"{name} without the package skops, which is not installed; install fsmer[sklearn-methods]."
             raise FsmerError(refusal) from error
         except ValueError as error:
-            raise WeightsError(f"{name} ({_reason(error)}); use smaller parameters.") from error
+            raise WeightsError(f"{name} ({reason_of(error)}); use smaller parameters.") from error
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> FittedHead:
         """A clone of the classifier an episode."""
@@ -308,21 +293,18 @@ class SklearnMethod(Method):
         from sklearn.preprocessing import StandardScaler
         from sklearn.utils._param_validation import InvalidParameterError
 
-        present = np.unique(labels)
-        if len(present) < 2:
+        classes = len(np.unique(labels))
+        if classes < 2:
             return DummyClassifier(strategy="most_frequent").fit(rows, labels)
-        try:
+        what = f"fitting {self.name!r} to {len(rows)} clips of {classes} classes"
+        with outside_call(what, SupportError, "give more clips or other parameters"):
             made = _clone(self.estimator)
             drawn = [key for key, value in made.get_params().items() if key.endswith("random_state") and value is None]
             made.set_params(**dict.fromkeys(drawn, self.seed))
-            return (make_pipeline(StandardScaler(), made) if self.standardize else made).fit(rows, labels)
-        except InvalidParameterError as error:
-            raise MethodError(f"{self.name!r} has an impossible parameter: {error}") from error
-        except Exception as error:
-            raise SupportError(
-                f"{self.name!r} cannot be fitted to {len(rows)} clips of {len(present)} classes ({_reason(error)}); "
-                "give more clips or other parameters."
-            ) from error
+            try:
+                return (make_pipeline(StandardScaler(), made) if self.standardize else made).fit(rows, labels)
+            except InvalidParameterError as error:
+                raise MethodError(f"{self.name!r} has an impossible parameter: {error}") from error
 
 
 class OtherEstimator(SklearnMethod):
@@ -332,13 +314,6 @@ class OtherEstimator(SklearnMethod):
     def origin(self) -> str:
         """The package of the classifier."""
         return type(self.estimator).__module__.partition(".")[0]
-
-
-def _reason(error: Exception) -> str:
-    """What a classifier from outside complains of, in one line; raised as it is where memory has run out."""
-    if out_of_memory(error):
-        raise error
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _probabilities(estimator: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -474,14 +449,12 @@ def _read_node(node: Any, packed: zipfile.ZipFile) -> Any:
 
 
 def _read_text(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    word = value.strip().lower()
-    try:
-        found = _WORDS[word] if word in _WORDS else json.loads(value)
-    except ValueError:
-        return value
-    return tuple(found) if isinstance(found, list) else found
+    if isinstance(value, str):
+        word = value.strip().lower()
+        with suppress(ValueError):
+            found = json.loads({"none": "null", "true": "true", "false": "false"}.get(word, value))
+            return tuple(found) if isinstance(found, list) else found
+    return value
 
 
 def _clone(estimator: Any) -> Any:

@@ -20,6 +20,9 @@ from fsmer.transfer.heads import MethodError, one_hot
 
 __all__ = ["MethodError", "Progress", "SourceModel", "support_codes"]
 
+# Names of classes in the order of columns; None for the sorted labels of the clips.
+Classes = Sequence[str] | None
+
 
 @dataclass(frozen=True)
 class SourceModel:
