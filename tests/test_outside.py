@@ -78,7 +78,14 @@ class EditedProtocol(Protocol):
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], ModuleType]]:
     """The module made of two files with this content, as a new process would import it."""
-    before = [(one, dict(one), dict(one._origins)) for one in (BACKBONES, METHODS, PROTOCOLS, METRICS)]
+    before = [(one, set(one)) for one in (BACKBONES, METHODS, PROTOCOLS, METRICS)]
+
+    def forget() -> None:
+        for name in ("edited_plugin", "edited_helper"):
+            sys.modules.pop(name, None)
+        for registry, names in before:
+            registry._forget(set(registry) - names)
+
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
@@ -86,15 +93,11 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         (tmp_path / "edited_plugin.py").write_text(code)
         (tmp_path / "edited_helper.py").write_text(helper)
         importlib.invalidate_caches()
-        for name in ("edited_plugin", "edited_helper"):
-            sys.modules.pop(name, None)
+        forget()
         return importlib.import_module("edited_plugin")
 
     yield imported
-    for name in ("edited_plugin", "edited_helper"):
-        sys.modules.pop(name, None)
-    for one, held, origins in before:
-        one._held, one._origins = held, origins
+    forget()
 
 
 @pytest.fixture(scope="module")
