@@ -1,11 +1,13 @@
 """Parameters as text or JSON gives them, brought to the type that a field's annotation names."""
 
+import inspect
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any, cast
 
-__all__ = ["typed_value"]
+__all__ = ["check_arguments", "typed_value"]
 
 _WORDS = {"none": None, "null": None, "true": True, "yes": True, "false": False, "no": False}
 _EXPECTED = {
@@ -24,7 +26,7 @@ def typed_value(value: Any, kind: str) -> Any:
     listed above, with or without `` | None`` behind it, leaves the value as it is.
     """
     base, _, optional = kind.partition(" | ")
-    if base not in _EXPECTED:
+    if base not in _EXPECTED or optional not in ("", "None"):
         return value  # of a class from outside, which checks its own
     expected = _EXPECTED[base] + (" or none" if optional else "")
     if isinstance(value, str) and base != "str":
@@ -51,6 +53,17 @@ def typed_value(value: Any, kind: str) -> Any:
     if not fits[base]:
         raise ValueError(expected)
     return {"bool": bool, "int": int, "float": float, "str": str}[base](value)
+
+
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where an argument cannot be of the type that the function's own annotation names."""
+    parameters = inspect.signature(function).parameters
+    for name, value in arguments.items():
+        kind = getattr(parameters.get(name), "annotation", None)
+        try:
+            typed_value(value, getattr(kind, "__name__", str(kind)))
+        except ValueError as error:
+            raise ValueError(f"{name} is {value!r}, expected is {error}") from None
 
 
 def _number(text: str) -> int | float | None:

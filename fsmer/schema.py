@@ -1,4 +1,4 @@
-"""The one door for structured files: JSON and YAML are bounded, parsed, and checked against a declared schema."""
+"""Reading of structured files: JSON and YAML are bounded, parsed, and checked against a declared schema."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Count", "Fraction", "Names", "checked", "entries", "parse_json", "plain_value", "read_json", "read_yaml"]
 
 T = TypeVar("T")
+StrPath = str | os.PathLike[str]
 
 # Nested lists and tables of one file.
 DEPTH = 64
@@ -44,9 +45,7 @@ def entries(fields: Mapping[str, Any], **options: Any) -> Any:
     return TypedDict("entries", fields, **options)  # type: ignore[operator]
 
 
-def read_json(
-    path: str | os.PathLike[str], schema: type[T], *, limit_bytes: int = TEXT_BYTES, **words: Unpack[Words]
-) -> T:
+def read_json(path: StrPath, schema: type[T], *, limit_bytes: int = TEXT_BYTES, **words: Unpack[Words]) -> T:
     """Content of a JSON file as `schema` describes it; a file of more than `limit_bytes` is refused unread.
 
     `schema` is what pydantic can check strictly: a ``TypedDict`` of ``typing_extensions`` (the result is a plain dict),
@@ -73,9 +72,7 @@ def parse_json(data: str | bytes, schema: type[T], name: object, **words: Unpack
     return checked(values, schema, name, **words)
 
 
-def read_yaml(
-    path: str | os.PathLike[str], schema: type[T], *, limit_bytes: int = 1 << 20, **words: Unpack[Words]
-) -> T:
+def read_yaml(path: StrPath, schema: type[T], *, limit_bytes: int = 1 << 20, **words: Unpack[Words]) -> T:
     """Content of a YAML file as `schema` describes it; parameters and errors as for `read_json`.
 
     Only text, numbers, true and false, null, lists and tables are read: no tags, no dates, no aliases (by which a
@@ -149,7 +146,7 @@ def _adapter(schema: Any) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
 
 
-def _content(path: str | os.PathLike[str], limit_bytes: int, **words: Unpack[Words]) -> bytes:
+def _content(path: StrPath, limit_bytes: int, **words: Unpack[Words]) -> bytes:
     try:
         return read_bytes(path, limit_bytes)
     except (OSError, ValueError) as problem:
@@ -192,11 +189,9 @@ def _yaml_loader() -> Any:
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = [key for index, key in enumerate(keys) if key in keys[:index]]
-            if twice:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {twice[0]!r} stands twice", node.start_mark
-                )
+            two = [key for index, key in enumerate(keys) if key in keys[:index]]
+            if two:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {two[0]!r} stands twice", node.start_mark)
             return super().construct_mapping(node, deep)
 
     # A date such as 2020-99-99 would be an error of its own; text stays text.

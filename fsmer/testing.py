@@ -1,4 +1,5 @@
-"""Checks of what a backbone, method, protocol or data set adapter promises, for those of fsmer and for those of others.
+"""Checks of what a backbone, method, protocol or data set adapter promises, of fsmer and of others; one
+file, since a check is known by the name of its function here, and whoever adds a promise adds one function.
 
 A check does nothing where the promise is kept, and raises an ``AssertionError`` that names the thing and says what
 differs. `check_backbone`, `check_method`, `check_protocol` and `check_adapter` run every check of one thing;
@@ -14,6 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -32,7 +34,7 @@ from fsmer.data.schemes import load_scheme
 from fsmer.data.spec import InputSpec
 from fsmer.datasets import Adapter, frame_files, load_adapter
 from fsmer.episodic import KShot, Protocol, load_protocol
-from fsmer.errors import MissingDatasetError, SupportError
+from fsmer.errors import DataError, MissingDatasetError, SupportError, reason_of, unknown_name
 from fsmer.synthetic import synthetic_clips
 from fsmer.transfer import Method, adapt, load_method, train
 from fsmer.transfer.recognizer import Recognizer
@@ -77,12 +79,7 @@ class Check:
     function: Callable[..., None]
 
     def __call__(self, **options: Any) -> None:
-        load, cls = _LOADED[self.kind]
-        made = self.subject
-        if not isinstance(made, cls):
-            made = load(made) if isinstance(made, str) else made()
-        if not isinstance(made, cls):
-            raise AssertionError(f"{self.subject!r} is no {self.kind}, but {made!r}; give an fsmer {cls.__name__}.")
+        made = self._made()
         wanted = inspect.signature(self.function).parameters
         # Checks train backbones; all else is immutable.
         given = copy.deepcopy(made) if self.kind == "backbone" else made
@@ -90,6 +87,23 @@ class Check:
             self.function(given, **{key: value for key, value in options.items() if key in wanted})
         except AssertionError as error:
             raise AssertionError(f"{self.kind} {made.name or type(made).__name__!r}: {error}") from error
+
+    def _made(self) -> Any:
+        (load, cls), given = _LOADED[self.kind], self.subject
+        made, reason = load(given) if isinstance(given, str) else given, ""
+        if callable(made) and not isinstance(made, cls):
+            try:
+                made = made()
+            except TypeError as error:
+                reason = f" ({reason_of(error)})"
+        if self.kind == "method" and hasattr(made, "fit") and not isinstance(made, type):
+            made = load(made)  # a classifier of scikit-learn
+        if not isinstance(made, cls):
+            raise AssertionError(
+                f"{given!r:.100} is no {self.kind} and makes none{reason}; give a registered name, an fsmer "
+                f"{cls.__name__}, or a class or function that makes one without arguments."
+            )
+        return made
 
     def __str__(self) -> str:
         # Of a partial call, its arguments are what tells things apart.
@@ -107,12 +121,18 @@ def checks(kind: Kind, subject: Any) -> list[Check]:
         What `subject` is.
     subject : object
         A registered name (a backbone gets fresh weights), a class or function that makes the thing without arguments,
-        or the thing itself, of which every check gets a copy. Checks train a backbone: one made small is quicker.
+        or the thing itself, of which every check gets a copy. Checks train a backbone: one made small is quicker. A
+        method may be a classifier of scikit-learn.
 
     Returns
     -------
     list of Check
         To be called one by one.
+
+    Raises
+    ------
+    UnknownNameError
+        No such kind.
 
     Examples
     --------
@@ -120,6 +140,8 @@ def checks(kind: Kind, subject: Any) -> list[Check]:
     >>> [check.kind for check in checks("method", "protonet")][:2]
     ['method', 'method']
     """
+    if kind not in _LOADED:
+        raise unknown_name("kind of checks", kind, _LOADED)
     return [Check(kind, subject, value) for name, value in globals().items() if name.startswith(f"{kind}_")]
 
 
@@ -147,6 +169,8 @@ def parametrize_with_checks(kind: Kind, subjects: Sequence[Any]) -> pytest.MarkD
     """
     import pytest
 
+    if isinstance(subjects, str) or not isinstance(subjects, Sequence):
+        raise DataError(f"subjects is {subjects!r:.100}; give a list of what is checked.")
     return pytest.mark.parametrize("check", [check for one in subjects for check in checks(kind, one)], ids=str)
 
 
@@ -186,7 +210,7 @@ def check_method(subject: Any) -> None:
     _check("method", subject)
 
 
-def check_protocol(subject: Any, clips: ClipSet | None = None, *, apart: bool | None = None) -> None:
+def check_protocol(subject: Any, clips: ClipSet | None = None, *, subject_disjoint: bool | None = None) -> None:
     """Check that a protocol keeps the contract of `fsmer.episodic.Protocol`.
 
     Parameters
@@ -195,7 +219,7 @@ def check_protocol(subject: Any, clips: ClipSet | None = None, *, apart: bool | 
         What is checked, as for `checks`.
     clips : ClipSet, optional
         Clips that it splits; default its own synthetic ones, or a table that fits its requirements.
-    apart : bool, optional
+    subject_disjoint : bool, optional
         Whether no person may be in both the support and the queries of an episode; default the protocol's
         ``subject_disjoint``, or where it has none, that it is no K-shot protocol.
 
@@ -204,7 +228,9 @@ def check_protocol(subject: Any, clips: ClipSet | None = None, *, apart: bool | 
     >>> from fsmer.testing import check_protocol
     >>> check_protocol("loso")
     """
-    _check("protocol", subject, clips=clips, apart=apart)
+    if clips is not None and not isinstance(clips, ClipSet):
+        raise DataError(f"clips is {clips!r:.100}; give a ClipSet, or leave it out.")
+    _check("protocol", subject, clips=clips, subject_disjoint=subject_disjoint)
 
 
 def check_adapter(subject: Any, root: str | os.PathLike[str], *, clips: int | None = None) -> None:
@@ -242,6 +268,8 @@ def check_adapter(subject: Any, root: str | os.PathLike[str], *, clips: int | No
     >>> takes.to_csv("release/takes.csv", index=False)
     >>> check_adapter(Videos, "release", clips=2)
     """
+    if not isinstance(root, (str, os.PathLike)):
+        raise DataError(f"root is {root!r:.100}; give the folder of the release.")
     _check("adapter", subject, root=root, clips=clips)
 
 
@@ -492,11 +520,9 @@ def method_tells_classes_apart(method: Method) -> None:
     support, codes, query, _ = _blobs(way=WAY - 1)
     absent = method.fit_head(support, codes, WAY).logits(query).softmax(-1)
     _require((absent[..., -1] == 0).all() and absent.isfinite().all(), "a class without support gets a probability.")
-    try:
+    with suppress(SupportError):
         method.fit_head(torch.zeros(1, 0, WIDTH), torch.zeros(1, 0, dtype=torch.long), WAY)
-    except SupportError:
-        return
-    raise AssertionError("an empty support without prior knowledge is not refused with a SupportError.")
+        raise AssertionError("an empty support without prior knowledge is not refused with a SupportError.")
 
 
 def method_has_the_manners_of_scikit_learn(method: Method) -> None:
@@ -510,11 +536,9 @@ def method_has_the_manners_of_scikit_learn(method: Method) -> None:
     again = json.loads(json.dumps(method.to_dict()))["params"]
     _require(again == params, f"its parameters are {params}, and {again} after JSON; use plain values.")
     field = next((one.name for one in fields(method)), "name")
-    try:
+    with suppress(AttributeError):  # FrozenInstanceError is one
         setattr(method, field, getattr(method, field))
-    except AttributeError:  # FrozenInstanceError is one
-        return
-    raise AssertionError(f"its attribute {field!r} can be changed; make it a frozen dataclass.")
+        raise AssertionError(f"its attribute {field!r} can be changed; make it a frozen dataclass.")
 
 
 def method_repeats_its_results(method: Method) -> None:
@@ -564,16 +588,18 @@ def protocol_gives_whole_episodes(protocol: Protocol, clips: ClipSet | None = No
                 _require(known, f"clip {clips.ids[row]!r} of {one.name} has label {label!r}, but code {code}.")
 
 
-def protocol_keeps_sides_apart(protocol: Protocol, clips: ClipSet | None = None, apart: bool | None = None) -> None:
+def protocol_keeps_sides_apart(
+    protocol: Protocol, clips: ClipSet | None = None, subject_disjoint: bool | None = None
+) -> None:
     """No clip is on both sides of an episode, and no person where the protocol keeps people apart."""
     clips = _dealt(protocol, clips)
     people = clips.subject_codes()
-    if apart is None:
-        apart = bool(getattr(protocol, "subject_disjoint", not isinstance(protocol, KShot)))
+    if subject_disjoint is None:
+        subject_disjoint = bool(getattr(protocol, "subject_disjoint", not isinstance(protocol, KShot)))
     for one in protocol.split(clips):
         both = np.intersect1d(one.support, one.query)
         _require(not len(both), f"{len(both)} clips of {one.name} are in the support and in the queries.")
-        shared = np.intersect1d(people[one.support], people[one.query])[: None if apart else 0]
+        shared = np.intersect1d(people[one.support], people[one.query])[: None if subject_disjoint else 0]
         names = ", ".join("/".join(clips.subject_names[person]) for person in shared)
         _require(not names, f"subjects on both sides of {one.name}: {names}.")
 
@@ -652,9 +678,5 @@ def adapter_refuses_other_folders(adapter: Adapter, root: Any) -> None:
                 raise AssertionError(f"the folder {name!r} is not refused with a MissingDatasetError.")
 
 
-_LOADED: dict[str, tuple[Callable[[str], Any], type[Any]]] = {
-    "backbone": (create_model, Backbone),
-    "method": (load_method, Method),
-    "protocol": (load_protocol, Protocol),
-    "adapter": (load_adapter, Adapter),
-}
+_LOADED: dict[str, Any] = {"backbone": (create_model, Backbone), "method": (load_method, Method)}
+_LOADED |= {"protocol": (load_protocol, Protocol), "adapter": (load_adapter, Adapter)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["markdown", "one_line", "printable", "read_cells", "write_csv"]
+__all__ = ["markdown", "one_line", "printable", "read_cells", "without_marks", "write_csv"]
 
 # Control characters except tab and line feed, what ends a line or turns the direction of writing, and lone surrogates.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -31,6 +31,12 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """`printable` text with its ends of lines as escapes too."""
     return printable(text).replace("\n", "\\n")
+
+
+def without_marks(text: str) -> str:
+    """A docstring's text without its marks: ``code``, `name` and :role:`~package.name` as people read them."""
+    text = re.sub(r":[a-z][\w:]*:`~(?:[\w.]*\.)?([^`]*)`|:[a-z][\w:]*:`([^`]*)`", r"\1\2", text)
+    return re.sub(r"(`+)([^`]*)\1", r"\2", text)
 
 
 def markdown(text: str) -> str:

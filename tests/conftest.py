@@ -12,6 +12,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from fsmer.backbones import Backbone
+    from fsmer.data import ClipSet
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -61,6 +62,22 @@ def rough_backbone() -> Backbone:
         for _ in range(40):
             backbone(inputs)
     return backbone.eval()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    """The network of `tiny_runs`, where a file has no other one of its own."""
+    from tiny_runs import tiny
+
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def clips() -> ClipSet:
+    """The clips of two data sets of `tiny_runs`, where a file has no other ones of its own."""
+    from tiny_runs import two_sets
+
+    return two_sets()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -212,7 +212,7 @@ def fitted(name: str, _: Path) -> np.ndarray:
 def stages() -> list[np.ndarray]:
     start = SourceModel(TINY)
     found = METHODS["finetune"].fit_many(start, [CLIPS], seeds=[1], classes=[CLIPS.classes])
-    staged = METHODS["finetune"].fit_stages(start, CLIPS, [1, 3])
+    staged = METHODS["finetune"].fit_checkpoints(start, CLIPS, [1, 3])
     return [one.decision_function(CLIPS) for _, one in [*found, *staged]]
 
 
@@ -236,7 +236,7 @@ DOORS: dict[str, Callable[[Path], Any]] = {
     "load a recognizer": lambda place: answers_of(fsmer.Recognizer.load(place / "recognizer")),
     **{f"fit {name}": partial(fitted, name) for name in METHODS},
     "fit on a source": lambda _: answers_of(METHODS["cosine"].fit(TINY, CLIPS, source=CLIPS)),
-    "fit_many and fit_stages": lambda _: np.stack(stages()),
+    "fit_many and fit_checkpoints": lambda _: np.stack(stages()),
     "solve": lambda _: torch.cat(solved()),
     "class_directions": lambda _: vars(FLOW.class_directions(KNOWS)),
     "explain": lambda place: fsmer.Recognizer.load(place / "recognizer").explain(CLIPS[0], steps=2).maps,

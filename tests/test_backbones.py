@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fsmer
-from fsmer.backbones import create_model, embed, list_models, load_model, model_hash, register_backbone
+from fsmer.backbones import ClassDirections, create_model, embed, list_models, load_model, model_hash, register_backbone
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.facs_flow import COARSE_CLASSES, FacsFlow, smoothed
 from fsmer.backbones.registry import fresh_model
@@ -30,6 +30,7 @@ from fsmer.plugins import BACKBONES
 from fsmer.pretraining import PRETRAINERS, load_pretrainer
 from fsmer.pretraining.facs_flow import Recipe
 from fsmer.synthetic.clips import ACTION_UNIT_ORDER, EMOTION_ORDER, synthetic_maps
+from fsmer.text import without_marks
 
 
 def maps_for(backbone: fsmer.Backbone, n: int = 4) -> torch.Tensor:
@@ -64,7 +65,7 @@ def test_a_card_fills_the_width_that_it_is_given_and_loses_no_word():
             page = info.card(width)
             lines = page.splitlines()
             assert all(len(line) <= width or " " not in line.strip() for line in lines), info.name
-            assert page.split() == info.notes.replace("``", "`").split(), info.name
+            assert page.split() == without_marks(info.notes).split(), info.name
             assert "\n\n\n" not in page
     (mmnet,) = list_models("mmnet")
     items = [line for line in mmnet.card().splitlines() if line.startswith("* ")]
@@ -79,6 +80,14 @@ def test_constructor_arguments_are_checked_by_name_and_by_value():
         create_model("mmnet", heads=7)
     with pytest.raises(fsmer.FsmerError, match=r"'facs-flow' cannot be made with widths=8"):
         create_model("facs-flow", widths=8)
+    with pytest.raises(fsmer.FsmerError, match=r"'facs-flow'.*scale is .*12\.0.* number"):
+        create_model("facs-flow", scale={"a": 12.0})
+
+
+def test_a_scale_of_cosines_is_a_positive_number():
+    for scale in (0, -1.0, 1e9):
+        with pytest.raises(WeightsError, match="scaled by"):
+            ClassDirections.of([torch.ones(2)], scale=scale, centre=torch.zeros(2))
 
 
 def test_a_backbone_of_several_media_has_no_single_spec():

@@ -165,6 +165,16 @@ def test_a_checkpoint_made_with_other_kernels_is_refused_and_one_that_does_not_s
     assert load(tmp_path)[1]["step"] == 1
 
 
+def test_a_checkpoint_of_a_gpu_is_gone_on_with_whatever_compiles_for_the_cpu(tmp_path, monkeypatch):
+    state = {"step": 1, "seconds": 0.5, "history": []}
+    for device in ("cuda", "cpu"):  # earlier versions wrote what a CPU would use
+        save_checkpoint(tmp_path, {"weight": torch.ones(3)}, state, KEY, device)
+        with monkeypatch.context() as patch:
+            patch.setattr("fsmer.training.checkpoints.describe", lambda: {"kernels": "other"})
+            assert load_checkpoint(tmp_path, KEY, PretrainingState, "cuda")[1]["step"] == 1
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["arithmetic"] == describe()
+
+
 def test_a_state_that_is_no_file_is_refused(tmp_path):
     (tmp_path / "checkpoint.json").symlink_to(tmp_path / "checkpoint.json")
     with pytest.raises(WeightsError, match=r"symbolic links.*remove it"):

@@ -236,3 +236,14 @@ def test_a_compiler_that_fails_is_described_as_none(tmp_path):
     broken.chmod(0o700)
     found = described(CC=str(broken))
     assert (found["kernels"], found["compiler"]) == ("off", "none")
+
+
+@pytest.mark.parametrize("fails", [("inception", "shallow"), ("shallow",)])
+def test_kernels_that_cannot_be_compiled_are_not_described_as_on(fails, tmp_path):
+    picky = tmp_path / "cc"
+    cases = "".join(f'case "$*" in *{name}.c*) exit 1;; esac\n' for name in fails)
+    picky.write_text(f'#!/bin/sh\n{cases}exec {module.find_compiler()} "$@"\n')
+    picky.chmod(0o700)
+    found = described(CC=str(picky), FSMER_CACHE=str(tmp_path / "cache"))
+    assert found["kernels"] == ("off" if len(fails) == 2 else "inception")
+    assert (found["library"] == "none") == (len(fails) == 2)

@@ -22,17 +22,7 @@ from fsmer.evaluation.embedding_cache import cache_folder, clear_cache, embed_ca
 
 from tiny_backbone import TinyBackbone  # isort: skip
 
-from tiny_runs import RandomTiny, tiny, two_sets  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import RandomTiny  # isort: skip
 
 
 @pytest.fixture

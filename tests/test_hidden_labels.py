@@ -30,17 +30,7 @@ from fsmer.transfer.source_model import SourceModel
 
 from tiny_backbone import TinyBackbone  # isort: skip
 
-from tiny_runs import RECIPE, RandomTiny, tiny, two_sets, trained, tuned  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import RECIPE, RandomTiny, trained, tuned  # isort: skip
 
 
 def reachable(*roots: Any) -> Iterator[Any]:

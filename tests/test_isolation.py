@@ -195,12 +195,12 @@ def test_methods_of_fsmer_give_the_same_to_the_last_bit(
     ("how", "error", "words"),
     [
         ("support", SupportError, "^nothing to learn from here$"),
-        ("own", Refusal, "^18 clips, and no more$"),
+        ("own", FsmerError, r"Failing.*Refusal.*18 clips, and no more"),
         ("kill", ProcessEnded, r"'mine/003'.*\(signal 9\).*goes on"),
         ("exit", ProcessEnded, r"'mine/003'.*\(exit status 3\)"),
     ],
 )
-def test_an_error_comes_back_as_what_it_was_and_the_run_goes_on_from_there(
+def test_an_error_comes_back_as_in_one_process_and_the_run_goes_on_from_there(
     how: str, error: type[Exception], words: str, backbone: Backbone, clips: ClipSet, tmp_path: Path
 ) -> None:
     flag = tmp_path / "flag"

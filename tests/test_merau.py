@@ -220,7 +220,7 @@ def test_a_folder_of_a_trained_tcae_gives_encoder_and_sizes_and_is_not_needed_ag
     shutil.rmtree(tmp_path / "tcae")
     again = Merau.from_pretrained(tmp_path / "merau")
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
-    with pytest.raises(WeightsError, match="'merau', but 'tcae' was asked for"):
+    with pytest.raises(WeightsError, match=r"'merau'.*'tcae'"):
         tiny(tcae=str(tmp_path / "merau"))
 
 
@@ -239,13 +239,13 @@ def test_supervised_training_fits_the_detector_first_once_and_says_when_it_canno
     plain = ClipSet.from_arrays(
         {spec.kind: clips.media(spec.kind) for spec in model.input_specs}, clips.labels, spec=model.input_specs
     )
-    with pytest.warns(UserWarning, match="detector of 'merau' stays random: 0 of 12 clips have annotated action units"):
+    with pytest.warns(UserWarning, match=r"'merau'.*0 of 12 clips"):
         assert not method.fit(model, plain).backbone.unit_logits.any()
 
 
 def test_the_encoder_of_another_shape_is_refused():
     for change in ({"size": 32}, {"width": 8}, {"code_dim": 8}):
-        with pytest.raises(SpecMismatchError, match="make both alike"):
+        with pytest.raises(SpecMismatchError, match="|".join(change)):
             tiny().load_au_encoder(Tcae(**{"size": 16, "width": 4, "code_dim": 16, **change}))
 
 
@@ -306,9 +306,9 @@ def test_clips_without_annotation_are_left_out_and_none_at_all_are_refused():
     fit_detector(half, au_clips(40, aus=[*texts[:20], *[""] * 20]), epochs=1)
     fit_detector(whole, au_clips(40)[:20], epochs=1)
     assert model_hash(half) == model_hash(whole)
-    with pytest.raises(DataError, match="0 of 40 clips have annotated action units"):
+    with pytest.raises(DataError, match="0 of 40 clips"):
         fit_detector(tiny(), au_clips(40, aus=[""] * 40))
-    with pytest.raises(SpecMismatchError, match=r"the detector .*apex.*16x16"):
+    with pytest.raises(SpecMismatchError, match=r"apex.*16x16"):
         fit_detector(tiny(), au_clips(40, size=32))
 
 

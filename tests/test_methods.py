@@ -120,14 +120,16 @@ def test_parameters_come_as_text_from_a_command_line():
         ),
         ("cosine", {"steps": "many"}, MethodError, "steps='many' .* expected a whole number"),
         ("cosine", {"steps": 1.5}, MethodError, "expected a whole number"),
-        ("cosine", {"steps": -1}, MethodError, "steps=-1 is negative"),
+        ("cosine", {"steps": 10**7}, MethodError, "steps=10000000 .* 0 to 100000"),
+        ("cosine", {"scale": 1e40}, MethodError, "scale=1e.40 .* 0 to 100000"),
+        ("cosine", {"steps": -1}, MethodError, "steps=-1 .* 0 to 100000"),
         ("cosine", {"init": "best"}, MethodError, "'auto', 'zero_shot', 'prototype', 'random'"),
         ("cosine", {"scale": 0}, MethodError, "scale=0.0 is not positive"),
         ("cosine", {"pull": "nan"}, MethodError, "expected a finite number"),
         ("cosine", {"centre": 3}, MethodError, "expected true or false"),
         ("protonet", {"distance": "manhattan"}, MethodError, "'euclidean', 'cosine'"),
         ("logistic", {"C": 0}, MethodError, "C=0.0 is not positive"),
-        ("finetune", {"learning_rate": -0.1}, MethodError, "learning_rate=-0.1 is negative"),
+        ("finetune", {"learning_rate": -0.1}, MethodError, "learning_rate=-0.1 .* 0 to 100000"),
     ],
 )
 def test_a_wrong_name_or_value_is_refused_by_name(name, params, error, message):

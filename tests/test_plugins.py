@@ -3,6 +3,7 @@ line; what was made with a plugin names it, and nothing is imported because a fi
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -18,19 +19,24 @@ import numpy as np
 import pytest
 from tiny_backbone import TinyBackbone
 from torch import Tensor
+from typer.testing import CliRunner
 
 import fsmer
 from fsmer import plugins
-from fsmer.backbones import load_model
-from fsmer.errors import DataError, PluginError, UnknownNameError, WeightsError
+from fsmer.backbones import Backbone, load_model, register_backbone
+from fsmer.cli.app import app
+from fsmer.datasets import load_adapter, register_dataset
+from fsmer.episodic import register_protocol
+from fsmer.errors import DataError, PluginError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.evaluation import Report, evaluate, score
 from fsmer.evaluation.metrics import register_metric
 from fsmer.io import CHECKSUM
 from fsmer.plugins import METHODS, METRICS, import_plugin
+from fsmer.text import without_marks
 from fsmer.transfer import Recognizer
 from fsmer.transfer.linear_head import Finetune
 from fsmer.transfer.protonet import ProtoNet
-from fsmer.transfer.registry import load_method, register_method
+from fsmer.transfer.registry import list_methods, load_method, register_method
 
 # One file a kind, as a stranger would write them.
 FILES = {
@@ -220,9 +226,9 @@ def test_all_kinds_are_found_by_import_on_the_command_line(made: tuple[Path, str
 
 def test_what_a_plugin_made_names_it_where_it_is_not_loaded(made: tuple[Path, str]) -> None:
     out = made[0]
-    with pytest.raises(UnknownNameError, match=r"depth-net.*far-plugin") as caught:
+    with pytest.raises(UnknownNameError, match=r"depth-net.*far-plugin.*install 'far-plugin'") as caught:
         load_model(out / "weights")
-    assert "--import" in str(caught.value)
+    assert "--import" not in str(caught.value)
     with pytest.raises(WeightsError, match=r"far-means.*far-plugin"):
         Recognizer.load(out / "recognizer")
     report = Report.load(out / "report")
@@ -462,3 +468,185 @@ def test_a_second_thing_of_a_name_is_refused_and_a_repeated_one_is_not() -> None
     register_method("twice-for-tests")(make("First"))
     with pytest.raises(PluginError, match="twice-for-tests"):
         register_method("twice-for-tests")(make("Second"))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "remedy"),
+    [
+        ("dist (entry)", "install 'dist'"),
+        ("one.py", "--import"),
+        ("far_module", "--import"),
+        ("__main__", "run the code"),
+    ],
+)
+def test_a_plugin_that_is_missing_has_one_remedy(plugin: str, remedy: str) -> None:
+    with pytest.raises(UnknownNameError, match=remedy) as caught:
+        METHODS.find("nobody-has-this", plugin)
+    assert sum(word in str(caught.value) for word in ("install '", "--import", "run the code")) == 1
+
+
+@pytest.mark.usefixtures("clean")
+def test_the_same_definition_may_be_registered_again_and_a_changed_one_is_refused() -> None:
+    def define(body: str) -> Any:
+        space: dict[str, Any] = {"__name__": "notebook", "register_metric": register_metric}
+        exec(f"@register_metric('again')\ndef again(confusion):\n    return {body}\n", space)
+        return space["again"]
+
+    define("1.0")
+    kept = define("1.0")
+    with pytest.raises(PluginError, match=r"'again'.*again of notebook"):
+        define("2.0")
+    assert METRICS["again"] is kept
+    for value in (1, 2):
+        if value == 1:
+            register_metric("valued")(lambda confusion, value=value: value)
+        else:
+            with pytest.raises(PluginError, match=r"'valued'.*a lambda"):
+                register_metric("valued")(lambda confusion, value=value: value)
+
+
+@pytest.mark.parametrize("register", [register_backbone, register_method, register_protocol, register_dataset])
+@pytest.mark.parametrize("name", [TinyBackbone, None, "", "two words", "a/b", "../up", 3])
+def test_a_name_that_is_no_plain_one_is_refused(register: Any, name: Any) -> None:
+    with pytest.raises(PluginError, match="cannot name"):
+        register(name)
+
+
+@pytest.mark.parametrize("register", [register_backbone, register_method, register_protocol, register_dataset])
+@pytest.mark.parametrize("thing", [dict, lambda: 1, 3], ids=["class", "function", "number"])
+def test_a_thing_of_another_kind_is_refused(register: Any, thing: Any) -> None:
+    with pytest.raises(PluginError, match=r"'wrong-kind'.*expected"):
+        register("wrong-kind")(thing)
+
+
+def test_an_abstract_class_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(PluginError, match="forward in Half"):
+        register_backbone("half")(type("Half", (Backbone,), {}))
+
+
+BARE = {
+    "backbone.py": """
+from fsmer.backbones import Backbone, register_backbone
+from fsmer.data import InputSpec
+
+
+@register_backbone("bare-net")
+class Bare(Backbone):
+    def __init__(self, width):
+        super().__init__(input_spec=InputSpec(), embed_dim=width, config={"width": width})
+
+    def forward(self, inputs):
+        return inputs.flatten(1)
+""",
+    "rest.py": """
+from dataclasses import dataclass
+from fsmer.datasets import Adapter, register_dataset
+from fsmer.episodic import Protocol, register_protocol
+from fsmer.transfer import Method, register_method
+
+
+@register_method("bare-method")
+@dataclass(frozen=True)
+class Bare(Method):
+    width: int
+
+    def fit_head(self, embeddings, codes, way, prior=None):
+        raise NotImplementedError
+
+
+@register_protocol("bare_kind")
+@dataclass(frozen=True, kw_only=True)
+class BareKind(Protocol):
+    width: int
+
+    def deal(self, clips, classes, codes):
+        raise NotImplementedError
+
+
+@register_dataset("bare-lab")
+class BareLab(Adapter):
+    title = "Bare lab"
+    frames_per_second = 100.0
+
+    def __init__(self, width):
+        self.width = width
+""",
+}
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_plugin_without_defaults_or_documentation_breaks_no_listing(tmp_path: Path) -> None:
+    for name, text in BARE.items():
+        (tmp_path / name).write_text(text)
+        import_plugin(tmp_path / name)
+    (model,) = fsmer.list_models("bare*")
+    assert (model.summary, model.parameters, model.flops, model.input_specs) == ("", None, None, ())
+    assert "width" in model.notes
+    held = {one.name: one for one in list_methods()}
+    assert (held["bare-method"].params, held["bare-method"].summary) == ({}, "")
+    (lab,) = (one for one in fsmer.list_datasets() if one.name == "bare-lab")
+    assert lab.title == "Bare lab"
+    assert load_adapter("casme2").name == "casme2"
+    with pytest.raises(PluginError, match=r"bare-lab.*width"):
+        load_adapter("bare-lab")
+    with pytest.raises(ProtocolError, match=r"bare-kind.*width"):
+        fsmer.load_protocol("bare-kind")
+    runner = CliRunner()
+    for command, name in (("models", "bare-net"), ("protocols", "bare-kind"), ("datasets", "bare-lab")):
+        for more in ([], ["--json"]):
+            shown = runner.invoke(app, [command, *more])
+            assert shown.exit_code == 0, shown.output
+            assert name in shown.stdout
+
+
+def test_listings_are_plain_text() -> None:
+    texts = [one.summary for one in list_methods()]
+    texts += [text for one in fsmer.list_models() for text in (one.summary, one.card())]
+    assert not [text for text in texts if "`" in text]
+    assert without_marks(":class:`~fsmer.Backbone`, ``code`` and `name`") == "Backbone, code and name"
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_package_that_failed_can_be_mended_and_imported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "mended_package"
+    package.mkdir()
+    (package / "part.py").write_text(FILES["metric.py"].replace("kappa", "mended"))
+    (package / "__init__.py").write_text("from mended_package import part\n1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError, match="ZeroDivisionError"):
+        import_plugin("mended_package")
+    assert "mended" not in METRICS
+    assert not [name for name in sys.modules if name.startswith("mended_package")]
+    (package / "__init__.py").write_text("from mended_package import part  # mended\n")
+    importlib.invalidate_caches()
+    import_plugin("mended_package")
+    assert METRICS.origin("mended") == "mended_package"
+
+
+@pytest.mark.parametrize("target", [None, "", 3, b"plugin.py"])
+def test_what_names_no_plugin_is_refused(target: Any) -> None:
+    with pytest.raises(PluginError, match=r"path of a \.py file"):
+        import_plugin(target)
+
+
+def test_a_folder_a_name_without_its_ending_and_an_empty_file_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "only_here.py").write_text("VALUE = 1\n")
+    with pytest.raises(PluginError, match="folder is a folder"):
+        import_plugin("folder")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    with pytest.raises(PluginError, match=r"only_here\.py"):
+        import_plugin("only_here")
+    with pytest.warns(UserWarning, match=r"only_here\.py registers nothing"):
+        import_plugin("only_here.py")
+
+
+def test_an_exception_outside_the_usual_ones_is_one_sentence_too(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("class Odd(BaseException):\n    pass\n\nraise Odd('stop')\n")
+    with pytest.raises(PluginError, match="Odd: stop"):
+        import_plugin(tmp_path / "odd.py")

@@ -110,7 +110,8 @@ HARA = {
 def test_every_stage_has_the_shape_of_the_table(depth, channels, stem, expected):
     # Shapes alone: the meta device computes no numbers.
     with torch.device("meta"):
-        network, features = ResNet3D(channels, depth=depth, stem=stem), torch.zeros(1, channels, 16, 112, 112)
+        network = ResNet3D(channels, depth=depth, width=64, embed_dim=128, stem=stem, shortcut="B")
+        features = torch.zeros(1, channels, 16, 112, 112)
     found = {}
     for name, layer in network.named_children():
         features = layer(features)

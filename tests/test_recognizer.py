@@ -315,6 +315,7 @@ def test_a_config_that_does_not_fit_its_tensors_is_refused_by_what_does_not_fit(
         (lambda held: held["support.codes"][0].fill_(3), "support.codes"),
         (lambda held: held["support.codes"][0].fill_(-1), "support.codes"),
         (lambda held: held.update({"support.codes": held["support.codes"].float()}), "support.codes"),
+        (lambda held: held.update({"support.codes": held["support.codes"].to(torch.complex64)}), "support.codes"),
         (lambda held: held.update({"support.codes": held["support.codes"][:5]}), "support.embeddings"),
         (lambda held: held.pop("support.codes"), "support.codes"),
         (lambda held: held.update({"head.bias": held["head.bias"][:, :2]}), "head.bias"),

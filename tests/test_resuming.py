@@ -25,17 +25,7 @@ from fsmer.evaluation.run_folder import RunFolder
 from fsmer.transfer import Method, Recognizer
 from fsmer.transfer.linear_head import Finetune
 
-from tiny_runs import RandomTiny, tiny, two_sets, tuned, Stop, untrained, contents  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import RandomTiny, tuned, Stop, untrained, contents  # isort: skip
 
 
 @pytest.mark.parametrize("stop_after", [1, 8, 17])
@@ -271,6 +261,12 @@ def test_runs_of_before_the_arithmetic_was_written_go_on(
     again = evaluate("loso", backbone, tuned(), clips=clips, seeds=2, out=tmp_path)
     assert set(fitted) == {1}  # the episodes of the first seed are taken over
     assert again.run["identity"]["arithmetic"].startswith("this machine with {")
+    # What the first seed was trained with is not known, nor is it when further seeds come.
+    more = evaluate("loso", backbone, tuned(), clips=clips, seeds=3, out=tmp_path)
+    for report in (again, more, Report.load(tmp_path)):
+        for name, value in kernels.describe().items():
+            assert report.versions[name].startswith("unknown for the episodes of an earlier version")
+            assert report.versions[name].endswith(value)
 
 
 def test_a_report_without_its_tables_is_refused(backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:

@@ -184,5 +184,5 @@ def test_numbers_of_numpy_count_as_those_that_they_hold():
     words = {"what": "an example", "remedy": "write it again"}
     assert checked(values, Example, "VALUES", **words) == GOOD
     for wrong in ({"count": np.float64(3)}, {"inner": {"share": np.float32("nan")}}, {"count": object()}):
-        with pytest.raises(DataError, match=r"^VALUES cannot be read as an example \(.*\); write it again\.$"):
+        with pytest.raises(DataError, match=r"^VALUES .*an example.*write it again"):
             checked(values | wrong, Example, "VALUES", **words)

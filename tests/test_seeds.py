@@ -22,17 +22,7 @@ from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.transfer import load_method
 from fsmer.transfer.linear_head import Finetune
 
-from tiny_runs import tiny, two_sets, tuned, figures  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import tuned, figures  # isort: skip
 
 
 def test_several_seeds_are_the_runs_of_each_seed_and_their_mean(backbone: Backbone, clips: ClipSet) -> None:

@@ -24,22 +24,12 @@ from fsmer.transfer import Method, load_method
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.linear_head import Finetune
 
-from tiny_runs import tiny, two_sets, trained, tuned, Stop  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import trained, tuned, Stop  # isort: skip
 
 
 def test_a_stage_is_what_training_to_there_gives(backbone: Backbone, clips: ClipSet) -> None:
     method = trained(epochs=3)
-    stages = dict(method.fit_stages(backbone, clips, [1, 3], classes=clips.classes))
+    stages = dict(method.fit_checkpoints(backbone, clips, [1, 3], classes=clips.classes))
     # The schedule of this recipe does not look ahead, so stopping and planning to stop are the same.
     for stage, recognizer in stages.items():
         alone = trained(epochs=stage).fit(backbone, clips, classes=clips.classes)
@@ -52,7 +42,7 @@ def test_a_stage_is_what_training_to_there_gives(backbone: Backbone, clips: Clip
 def test_a_stage_of_a_fine_tuning_is_what_so_many_steps_give(name: str, backbone: Backbone, clips: ClipSet) -> None:
     method = tuned(name, steps=7, batch_size=16)
     before = torch.get_rng_state()
-    for stage, recognizer in method.fit_stages(backbone, clips, [5, 2], classes=clips.classes):  # type: ignore[attr-defined]
+    for stage, recognizer in method.fit_checkpoints(backbone, clips, [5, 2], classes=clips.classes):  # type: ignore[attr-defined]
         assert torch.equal(torch.get_rng_state(), before)
         torch.rand(3)  # what others draw in between is no part of the training
         alone = tuned(name, steps=stage, batch_size=16).fit(backbone, clips, classes=clips.classes)
@@ -75,7 +65,7 @@ def test_pauses_of_a_fine_tuning_leave_dropout_as_it_is(clips: ClipSet) -> None:
 
     method = Dropping(train_backbone=True, steps=6, encoder_rate=1e-2)
     ends = {
-        stages: dict(method.fit_stages(start, clips, stages, classes=clips.classes))[6].predict_proba(clips)
+        stages: dict(method.fit_checkpoints(start, clips, stages, classes=clips.classes))[6].predict_proba(clips)
         for stages in ((6,), (1, 2, 4, 6))
     }
     assert np.array_equal(ends[6,], ends[1, 2, 4, 6])
@@ -181,7 +171,7 @@ def test_an_interrupted_choice_goes_on_and_ends_alike(
     options: dict[str, Any] = {"clips": clips, "select": "nested", "grid": {"epochs": [1, 2]}}
     whole = evaluate("loso", backbone, trained(), **options)
     fitted = 0
-    fit = Train.fit_stages
+    fit = Train.fit_checkpoints
 
     def counted(self: Train, *args: Any, **rest: Any) -> Any:
         nonlocal fitted
@@ -190,7 +180,7 @@ def test_an_interrupted_choice_goes_on_and_ends_alike(
             raise Stop
         return fit(self, *args, **rest)
 
-    monkeypatch.setattr(Train, "fit_stages", counted)
+    monkeypatch.setattr(Train, "fit_checkpoints", counted)
     with pytest.raises(Stop):
         evaluate("loso", backbone, trained(), **options, out=tmp_path)
     with pytest.raises(OutputError, match="another selection"):

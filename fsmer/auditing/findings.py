@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from fsmer.data.subjects import written_twice
+from fsmer.data.schemes import written_twice
 from fsmer.data.text_tables import path_inside, read_table_text
 from fsmer.errors import DataError
 

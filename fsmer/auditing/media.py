@@ -28,6 +28,7 @@ __all__ = ["NEAR", "Media", "audit_clips", "check_media", "near_duplicates"]
 NEAR = 0.97
 GRID = 14
 _ROWS = 1024
+Pairs = list[tuple[int, int, float]]  # (row, row, correlation)
 
 
 def near_duplicates(maps: Sequence[NDArray[Any]] | NDArray[Any], *, near: float = NEAR) -> list[tuple[int, int, float]]:
@@ -193,12 +194,7 @@ def check_media(
 
 
 def _add_pairs(
-    check: str,
-    what: str,
-    pairs: Sequence[tuple[int, int, float]],
-    table: pd.DataFrame,
-    out: Findings,
-    sides: pd.DataFrame | None,
+    check: str, what: str, pairs: Pairs, table: pd.DataFrame, out: Findings, sides: pd.DataFrame | None
 ) -> None:
     rows = table.to_dict("records")
     across_sets = sum(rows[a]["dataset"] != rows[b]["dataset"] for a, b, _ in pairs)
@@ -256,9 +252,9 @@ def _fingerprint(medium: NDArray[Any]) -> NDArray[np.float32]:
     return (cells / length).astype(np.float32).ravel()
 
 
-def _alike(features: NDArray[np.float32], near: float) -> list[tuple[int, int, float]]:
+def _alike(features: NDArray[np.float32], near: float) -> Pairs:
     """Pairs of rows whose product reaches `near`, a block of rows at a time, the most alike first."""
-    pairs: list[tuple[int, int, float]] = []
+    pairs: Pairs = []
     for start in range(0, len(features), _ROWS):
         block = features[start : start + _ROWS] @ features[start:].T
         first, second = np.nonzero(block >= near)

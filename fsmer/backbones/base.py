@@ -15,18 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
+from fsmer.backbones import weights as folders
 from fsmer.backbones.recipe import CompiledEpochs, Preparation, TrainRecipe
 from fsmer.backbones.targets import Targets
-from fsmer.backbones.weights import (
-    CONFIG_FILE,
-    FORMAT_VERSION,
-    OPEN_TENSORS,
-    WEIGHTS_FILE,
-    WeightsFolder,
-    fetch_weights,
-    file_sha256,
-    load_folder,
-)
+from fsmer.backbones.weights import CONFIG_FILE, WEIGHTS_FILE
 from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError, unknown_name
 from fsmer.io import atomic_path, write_json
@@ -74,6 +66,8 @@ class ClassDirections:
     precision: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1e6:
+            raise WeightsError(f"cosines are scaled by {self.scale}; use weights whose scale is above 0, at most 1e6.")
         # Embeddings are float32 on the CPU, whatever the network is kept in.
         for name in ("weight", "bias", "centre", "precision"):
             value = getattr(self, name)
@@ -451,7 +445,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         # Both files are ready before the first takes its place: a reader seldom finds the one without the other.
         with atomic_path(target / CONFIG_FILE) as config, atomic_path(target / WEIGHTS_FILE) as weights:
             write_tensors(weights, self.state_dict())
-            write_json(config, self.describe_config(file_sha256(weights)), sealed=True)
+            write_json(config, self.describe_config(folders.file_sha256(weights)), sealed=True)
         return target
 
     def describe_config(self, weights_sha256: str) -> dict[str, Any]:
@@ -475,7 +469,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         """
         return {
             "library_name": "fsmer",
-            "format_version": FORMAT_VERSION,
+            "format_version": folders.FORMAT_VERSION,
             "backbone": self.name,
             **plugin_entry(BACKBONES, type(self)),
             "input_specs": [spec.to_dict() for spec in self.input_specs],
@@ -516,10 +510,10 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         >>> again.training, again.config == backbone.config
         (False, True)
         """
-        return load_folder(fetch_weights(folder, revision), cls.from_folder, hub=True)
+        return folders.load_folder(folders.fetch_weights(folder, revision), cls.from_folder, hub=True)
 
     @classmethod
-    def from_folder(cls, held: WeightsFolder) -> Self:
+    def from_folder(cls, held: folders.WeightsFolder) -> Self:
         """As `from_pretrained`, from a folder whose config and header have been read.
 
         Parameters
@@ -552,7 +546,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         # The folder of a recognizer has other tensors too.
         prefix = "backbone." if "recognizer" in held.config else ""
         model = held.make(cls, prefix)
-        return held.load(model, held.tensors(unbounded=OPEN_TENSORS if prefix else ()), prefix)
+        return held.load(model, held.tensors(unbounded=folders.OPEN_TENSORS if prefix else ()), prefix)
 
 
 def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones.base import Backbone, Inputs, check_weights
 from fsmer.backbones.registry import as_backbone
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError, reason_of
-from fsmer.memory import out_of_memory
+from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError
+from fsmer.outside import outside_call
 
 __all__ = ["check_clips", "check_inputs", "embed", "mirror_media", "read_inputs"]
 
@@ -126,23 +126,18 @@ def mirror_media(media: Tensor, spec: InputSpec) -> Tensor:
 
 def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
     """What the network makes of a batch, float32 on the CPU."""
-    try:
-        found: Tensor = backbone(inputs).float().cpu()
-    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        if isinstance(error, FsmerError) or out_of_memory(error):
-            raise
-        wanted = ", ".join(spec.describe() for spec in backbone.input_specs)
-        raise FsmerError(
-            f"the model {backbone.name or type(backbone).__name__!r} cannot embed the media that it was made for, "
-            f"{wanted} ({reason_of(error)}); make it with other arguments, or mend its forward."
-        ) from error
+    who = f"the model {backbone.name or type(backbone).__name__!r} ({type(backbone).__name__})"
+    wanted = ", ".join(spec.describe() for spec in backbone.input_specs)
     clips = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
-    if found.shape != (clips, backbone.embed_dim):
-        raise FsmerError(
-            f"the model {backbone.name or type(backbone).__name__!r} gives embeddings of shape {tuple(found.shape)}, "
-            f"but ({clips}, {backbone.embed_dim}) is expected; mend its forward or its embed_dim."
-        )
-    return found
+    with outside_call(f"{who} on {wanted}", remedy="make it with other arguments, or mend its forward"):
+        found: Any = backbone(inputs)
+        given = f"a {found.dtype} tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        if given == repr(found) or not found.is_floating_point() or found.shape != (clips, backbone.embed_dim or 1):
+            raise FsmerError(
+                f"{who} gives {given:.200} for {clips} clips of {wanted}, but floating-point embeddings of shape "
+                f"({clips}, {backbone.embed_dim or '1 or more'}) are expected; mend its forward or its embed_dim."
+            )
+        return found.float().cpu()
 
 
 def _not_finite(backbone: Backbone, clips: Any, row: int) -> FsmerError:

@@ -16,8 +16,6 @@ from fsmer.backbones.recipe import Preparation
 from fsmer.data import ClipSet
 from fsmer.errors import FsmerError
 
-__all__ = ["Ensemble"]
-
 
 @register_backbone("ensemble")
 class Ensemble(Backbone):
@@ -129,9 +127,7 @@ class _Columns(nn.Module):
 
     def __init__(self, classifier: nn.Module, place: int, width: int) -> None:
         super().__init__()
-        self.classifier = classifier
-        self.place = place
-        self.width = width
+        self.classifier, self.place, self.width = classifier, place, width
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Logits (B, C) for the member's embeddings (B, D)."""

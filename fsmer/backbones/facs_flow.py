@@ -160,9 +160,7 @@ class FacsFlow(Backbone):
             embed_dim=branch_dim * len(pools),
             config=constructor_arguments(locals()),
         )
-        self.scale = scale
-        self.smooth = smooth
-        self.mirror = mirror
+        self.scale, self.smooth, self.mirror = scale, smooth, mirror
         self.branches = nn.ModuleList(FlowBranch(widths, branch_dim, pool) for pool in pools)
         self._folded_state: tuple[tuple[int, int], ...] = ()
         self._side_by_side: dict[int, SideBySide] = {}

@@ -99,8 +99,7 @@ class ProposalModule(nn.Module):
 
     def __init__(self, width: int, branches: int, detector_width: int, attention: bool) -> None:
         super().__init__()
-        self.branches = branches
-        self.attention = attention
+        self.branches, self.attention = branches, attention
         self.units = keras_start(OneDnnLinear(width, branches * width), side_by_side=branches)
         self.detector_weight = nn.Parameter(torch.empty(branches, width, detector_width))
         self.detector_bias = nn.Parameter(torch.zeros(branches, 1, detector_width))
@@ -236,13 +235,8 @@ class FR(Backbone):
             embed_dim=shared_width,
             config=config,
         )
-        self.variant = variant
-        self.fusion = fusion
-        self.shared_width = shared_width
-        self.detector_width = detector_width
-        self.hidden_width = hidden_width
-        self.dropout = dropout
-        self.balance = balance
+        self.variant, self.fusion, self.dropout, self.balance = variant, fusion, dropout, balance
+        self.shared_width, self.detector_width, self.hidden_width = shared_width, detector_width, hidden_width
         self.streams = nn.ModuleList(InceptionStream(filters) for _ in range(2))
         self.shared = keras_start(OneDnnLinear(2 * 4 * filters[-1] * (size // least) ** 2, shared_width))
         self.proposal: ProposalModule | None = None

@@ -65,8 +65,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         hidden = int(width * mlp_ratio)
-        self.heads = heads
-        self.drop_path = drop_path
+        self.heads, self.drop_path = heads, drop_path
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)

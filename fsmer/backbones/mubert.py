@@ -173,9 +173,7 @@ class MuBert(Backbone):
         self.side = image_size // patch_size
         self.interest = interest
         self.swapping = {"ratio": swap_ratio, "min_block": min_block, "min_aspect": min_aspect}
-        self.both_ways = both_ways
-        self.regions = regions
-        self.changes = changes
+        self.both_ways, self.regions, self.changes = both_ways, regions, changes
         self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.deviation = nn.Buffer(torch.tensor(IMAGENET_SD).view(3, 1, 1), persistent=False)
         self.encoder = networks.MicroEncoder(image_size, patch_size, width, depth, heads, mlp_ratio)
@@ -320,19 +318,9 @@ class MuBert(Backbone):
 
 
 TINY: Mapping[str, Any] = {
-    "image_size": 112,
-    "width": 128,
-    "depth": 2,
-    "decoder_depth": 2,
-    "normalise_patches": True,
-    "similarity": "cosine",
-    "noise": 0.5,
-    "start": "likeness",
-    "reading": "relative",
-    "both_ways": True,
-    "regions": 4,
-    "changes": 7,
-}
+    "image_size": 112, "width": 128, "depth": 2, "decoder_depth": 2, "normalise_patches": True, "similarity": "cosine",
+    "noise": 0.5, "start": "likeness", "reading": "relative", "both_ways": True, "regions": 4, "changes": 7,
+}  # fmt: skip
 
 
 @register_backbone("mubert_tiny")

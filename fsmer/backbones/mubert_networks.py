@@ -208,8 +208,7 @@ class MicroAttention(nn.Module):
         self, width: int, kind: Literal["diagonal", "full"] = "diagonal", similarity: Literal["dot", "cosine"] = "dot"
     ) -> None:
         super().__init__()
-        self.kind = kind
-        self.similarity = similarity
+        self.kind, self.similarity = kind, similarity
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)

@@ -77,14 +77,7 @@ class ResNet3D(nn.Sequential):
     all three axes (8x28x28), as in the code of the cited 3D-ResNets."""
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        depth: int = 10,
-        width: int = 64,
-        embed_dim: int = 128,
-        stem: Stem = "table",
-        shortcut: Shortcut = "B",
+        self, channels: int, *, depth: int, width: int, embed_dim: int, stem: Stem, shortcut: Shortcut
     ) -> None:
         if stem == "table":
             convolution = nn.Conv3d(channels, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
@@ -223,8 +216,7 @@ class R3D10Attribute(Backbone):
             embed_dim=2 * stream_dim,
             config=config,
         )
-        self.alpha = alpha
-        self.temperature = temperature
+        self.alpha, self.temperature = alpha, temperature
         self.rgb, self.flow = (
             ResNet3D(channels, depth=self.depth, width=width, embed_dim=stream_dim, stem=stem, shortcut=shortcut)
             for channels in (3, 2)

@@ -105,31 +105,17 @@ class TrainRecipe(_Recipe):
 
 @dataclass(frozen=True)
 class PretrainRecipe(_Recipe):
-    """Self-supervised training on pairs of frames without labels; a backbone's default is its paper's.
+    """Self-supervised training on pairs of frames without labels; a backbone's default is its paper's. Fields that
+    `TrainRecipe` has too mean the same; the learning rate is its peak."""
 
-    Parameters
-    ----------
-    source, optimizer, learning_rate, weight_decay, momentum
-        As for `TrainRecipe`; the learning rate is its peak.
-    steps, batch_size : int
-        Optimiser steps, and pairs of frames a step.
-    distance : (low, high)
-        Frames from one frame of a pair to the other, inside one sequence; every whole number from low to high is
-        equally likely, and either of the two comes first.
-    warmup_steps : int
-        Linear rise of the learning rate from zero.
-    schedule : {"constant", "cosine"}
-        Of the learning rate after the rise; ``"cosine"`` falls step by step to zero.
-    clip_gradient : float or None
-        Largest norm of the gradient.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 32
+    steps: int = 10_000  # of the optimiser
+    batch_size: int = 32  # pairs of frames a step
+    # Lowest and highest number of frames from one frame of a pair to the other, inside one sequence; every whole number
+    # between is equally likely, and either of the two comes first.
     distance: tuple[int, int] = (5, 11)
-    warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "cosine"
-    clip_gradient: float | None = None
+    warmup_steps: int = 0  # linear rise of the learning rate from zero
+    schedule: Literal["constant", "cosine"] = "cosine"  # of it after the rise; the cosine falls step by step to zero
+    clip_gradient: float | None = None  # largest norm of the gradient
 
     def __post_init__(self) -> None:
         self._check(

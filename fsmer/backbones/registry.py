@@ -26,8 +26,10 @@ from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError,
 from fsmer.io import restore_folder
 from fsmer.kernels.noise import Draws
 from fsmer.memory import out_of_memory
-from fsmer.plugins import BACKBONES
+from fsmer.parameters import check_arguments
+from fsmer.plugins import BACKBONES, OWN
 from fsmer.resources import resource_folder
+from fsmer.text import without_marks
 
 __all__ = ["ModelInfo", "create_model", "list_models", "load_model", "register_backbone"]
 
@@ -39,13 +41,14 @@ class ModelInfo:
     Parameters
     ----------
     name, summary : str
-    parameters : int
-        Numbers that the network holds and training may change.
-    flops : int
+    parameters : int or None
+        Numbers that the network holds and training may change; None, here and below, where the network of a plugin
+        cannot be made and run with its defaults (`notes` say why).
+    flops : int or None
         Floating-point operations of embedding one clip (a multiplication and an addition count as two).
-    embed_dim : int
+    embed_dim : int or None
     input_specs : tuple of InputSpec
-        What it expects, one entry a medium.
+        What it expects, one entry a medium; empty where that is not known.
     pretrained : bool
         Whether weights ship with fsmer.
     notes : str
@@ -54,9 +57,9 @@ class ModelInfo:
 
     name: str
     summary: str
-    parameters: int
-    flops: int
-    embed_dim: int
+    parameters: int | None
+    flops: int | None
+    embed_dim: int | None
     input_specs: tuple[InputSpec, ...]
     pretrained: bool
     notes: str
@@ -64,7 +67,7 @@ class ModelInfo:
     def card(self, width: int = 80) -> str:
         """The notes as a page of text, `width` characters wide; items of a list keep their indent."""
         found = []
-        for part in re.split(r"\n(?=\* |\n|Source: )", self.notes.replace("``", "`")):
+        for part in re.split(r"\n(?=\* |\n|Source: )", without_marks(self.notes)):
             line = " ".join(part.split())
             indent = "  " if line.startswith("* ") else ""
             filled = textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
@@ -74,7 +77,6 @@ class ModelInfo:
 
 # Class decorator that enters a backbone in the registry under a name.
 register_backbone = BACKBONES.register
-
 
 # The class registered under a name; an unknown one raises `UnknownNameError` with the nearest names, or with the
 # plugin (the second argument) that registered it when it was saved.
@@ -121,6 +123,7 @@ def create_model(name: str, **arguments: object) -> Backbone:
         if argument not in known:
             raise unknown_name("argument", argument, known, of=f"the model {name!r}")
     try:
+        check_arguments(cls, arguments)
         return cls(**arguments)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, FsmerError) or out_of_memory(error):
@@ -246,20 +249,23 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
     found = []
     for name in sorted(fnmatch.filter(BACKBONES, pattern)):
         cls = BACKBONES[name]
-        with torch.device("meta"):  # shapes alone: nothing is drawn or stored
-            model = cls()
-        found.append(
-            ModelInfo(
-                name=name,
-                summary=(cls.__doc__ or "").strip().splitlines()[0],
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
-                flops=_count_flops(model),
-                embed_dim=model.embed_dim,
-                input_specs=model.input_specs,
-                pretrained=(resource_folder("pretrained") / name / CONFIG_FILE).is_file(),
-                notes="\n\n".join(filter(None, (class_notes(cls), training_notes(cls)))),
-            )
-        )
+        facts: dict[str, Any] = dict.fromkeys(("parameters", "flops", "embed_dim")) | {"input_specs": ()}
+        notes = [class_notes(cls)]
+        try:
+            notes.append(training_notes(cls))
+            with torch.device("meta"):  # shapes alone: nothing is drawn or stored
+                model = cls()
+            facts |= {"embed_dim": model.embed_dim, "input_specs": model.input_specs}
+            facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+            facts["flops"] = _count_flops(model)
+        # Code from outside raises whatever it likes, and the other models are listed all the same.
+        except Exception as error:
+            if BACKBONES.origin(name) == OWN or out_of_memory(error):
+                raise
+            notes.append(f"It cannot be made and run with its defaults ({type(error).__name__}: {reason_of(error)}).")
+        pretrained = (resource_folder("pretrained") / name / CONFIG_FILE).is_file()
+        shown = "\n\n".join(filter(None, notes))
+        found.append(ModelInfo(name, BACKBONES.summary(name), **facts, pretrained=pretrained, notes=shown))
     if not found and not any(character in pattern for character in "*?["):
         raise unknown_name("model", pattern, BACKBONES)
     return found

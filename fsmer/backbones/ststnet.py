@@ -20,8 +20,6 @@ from fsmer.errors import FsmerError
 from fsmer.kernels.compiled import compiled, plain_in_memory
 from fsmer.kernels.noise import drop_below, dropout, noise
 
-__all__ = ["STSTNet"]
-
 # Of the three streams, which differ in nothing else.
 FILTERS = 3 + 5 + 8
 # The network was published for maps of 8-bit values.
@@ -86,8 +84,7 @@ class STSTNet(Backbone):
             embed_dim=FILTERS * side * side,
             config={"padding": padding, "dropout": dropout, "size": size},
         )
-        self.padding = padding
-        self.dropout = dropout
+        self.padding, self.dropout = padding, dropout
         self.convolution = nn.Conv2d(3, FILTERS, 3, padding=padding)
         self.normalisation = nn.BatchNorm2d(FILTERS)
 

@@ -122,9 +122,7 @@ class Tcae(Backbone):
         super().__init__(
             input_spec=[image_spec("onset", size), image_spec("apex", size)], embed_dim=code_dim, config=config
         )
-        self.pose_grid = pose_grid
-        self.embedding = embedding
-        self.jitter = jitter
+        self.pose_grid, self.embedding, self.jitter = pose_grid, embedding, jitter
         self.weights = {"pixel": pixel_weight, "code": code_weight, "cycle": cycle_weight, "flow": flow_weight}
         self.encoder = Encoder(size, width, code_dim)
         self.au_decoder = FlowDecoder(size, width, code_dim)

@@ -61,8 +61,7 @@ class TextTower(nn.Module):
                 "a text tower from scratch was asked to stay frozen, but it knows no word before it is trained; train "
                 f"it too, or use a trained one ({EXTRA}, or the folder of a BERT checkpoint)."
             )
-        self.source = source
-        self.trainable = trainable
+        self.source, self.trainable = source, trainable
         self.body: SmallBert | CheckpointBert = SmallBert() if source == "scratch" else CheckpointBert(source)
         self.body.requires_grad_(trainable)
         self.output = nn.Linear(self.body.width, embed_dim)

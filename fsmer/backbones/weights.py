@@ -31,6 +31,7 @@ from fsmer.errors import FsmerError, WeightsError, reason_of
 from fsmer.io import check_regular, restore_folder
 from fsmer.kernels.noise import Draws, Redirected
 from fsmer.memory import out_of_memory
+from fsmer.parameters import check_arguments
 from fsmer.plugins import BACKBONES, declared
 from fsmer.schema import Count, Names, checked, read_json
 from fsmer.tensor_files import read_tensors, tensor_shapes, under
@@ -112,6 +113,7 @@ class WeightsFolder:
         shapes = under(prefix, self.shapes)
         try:
             with _bounded(cls, self.config["arguments"], shapes):
+                check_arguments(cls, self.config["arguments"])
                 model = cls(**self.config["arguments"])
         # Arguments that nobody has checked can raise all sorts.
         except Exception as error:

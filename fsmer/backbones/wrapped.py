@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import re
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,8 @@ from torch import Tensor, nn
 from fsmer.ambient import library_settings
 from fsmer.backbones.base import Backbone, check_saveable
 from fsmer.data.spec import InputSpec
-from fsmer.errors import DataError, FsmerError, SpecMismatchError, reason_of
-from fsmer.memory import out_of_memory
-
-__all__ = ["wrap"]
+from fsmer.errors import DataError, SpecMismatchError
+from fsmer.outside import code_digest, outside_call
 
 
 class WrappedModule(Backbone):
@@ -31,7 +27,10 @@ class WrappedModule(Backbone):
         self.module = module
         # Names what tells two modules with equal weights apart, so that neither takes over the results of the other.
         readable = re.sub(r"\W+", "_", type(module).__name__)
-        self.name = f"{readable}-{_code_digest(module)}"  # type: ignore[misc]
+        held = [(name, value) for part in module.modules() for name, value in vars(part).items() if name[0] != "_"]
+        facts = [(name, getattr(value, "__qualname__", repr(value))) for name, value in held if name != "training"]
+        content = f"{(module, facts)}{code_digest(module.modules())}".encode()
+        self.name = f"{readable}-{hashlib.sha256(content).hexdigest()[:8]}"  # type: ignore[misc]
 
     def forward(self, inputs: Any) -> Tensor:
         """Embeddings of shape (B, embed_dim); of (B, embed_dim, 1, 1) the last two axes are dropped."""
@@ -85,27 +84,21 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
     if not isinstance(module, nn.Module) or isinstance(module, Backbone):
         what = "a Backbone already" if isinstance(module, Backbone) else f"no torch.nn.Module but {module!r:.100}"
         raise DataError(f"wrap was given {what}; give a plain module that is made already, or use the backbone as is.")
-    specs = (expects,) if isinstance(expects, InputSpec) else tuple(expects)
+    specs = tuple(expects) if isinstance(expects, (list, tuple)) else (expects,)
     if not specs or not all(isinstance(spec, InputSpec) for spec in specs):
         raise DataError(f"expects is {expects!r:.100}; give the InputSpec of each medium that the module takes.")
     if len({spec.kind for spec in specs}) < len(specs):
         raise DataError(f"expects names a kind twice ({', '.join(spec.kind for spec in specs)}); give one of each.")
     who = type(module).__name__
     wanted = ", ".join(spec.describe() for spec in specs)
-    try:
+    # Code from outside raises whatever it likes.
+    remedy = "give the InputSpec of what it takes, or correct its forward, which gets a tensor for one medium, "
+    with outside_call(f"the module {who} on {wanted}", SpecMismatchError, f"{remedy}a dict by kind for several"):
         made = WrappedModule(copy.deepcopy(module), specs).eval()
         like = next((value for value in made.parameters() if value.is_floating_point()), torch.zeros(()))
         media = {spec.kind: torch.zeros(2, *spec.shape, dtype=like.dtype, device=like.device) for spec in specs}
         with torch.no_grad():
             found = made(media if len(media) > 1 else media[specs[0].kind])
-    # Code from outside raises whatever it likes.
-    except Exception as error:
-        if isinstance(error, FsmerError) or out_of_memory(error):
-            raise
-        raise SpecMismatchError(
-            f"the module {who} cannot embed {wanted} ({type(error).__name__}: {reason_of(error)}); give the "
-            "InputSpec of what it takes, or correct its forward."
-        ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise SpecMismatchError(
@@ -118,17 +111,3 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
         )
     made.embed_dim = found.shape[1]
     return made
-
-
-def _code_digest(module: nn.Module) -> str:
-    """Of structure, attributes and source; another each time where a class has no source, as in an interpreter."""
-    held = [(name, value) for part in module.modules() for name, value in vars(part).items() if name[0] != "_"]
-    facts = [(name, getattr(value, "__qualname__", repr(value))) for name, value in held if name != "training"]
-    digest = hashlib.sha256(repr((module, facts)).encode())
-    for cls in sorted({type(part) for part in module.modules()}, key=lambda cls: (cls.__module__, cls.__qualname__)):
-        if cls.__module__.partition(".")[0] != "torch":
-            try:
-                digest.update(inspect.getsource(cls).encode())
-            except (OSError, TypeError):
-                digest.update(uuid.uuid4().bytes)
-    return digest.hexdigest()[:8]

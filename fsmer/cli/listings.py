@@ -15,6 +15,7 @@ from fsmer.cli.app import command
 from fsmer.cli.console import Console, say, say_json
 from fsmer.cli.progress import shown_progress
 from fsmer.cli.show import methods_table, plain_table
+from fsmer.errors import reason_of
 
 
 @command("fsmer demo --out out/demo")
@@ -58,13 +59,15 @@ def models(
     for column in table.columns[:-1]:
         column.no_wrap = True
     for one in found:
-        media = "; ".join(spec.describe() for spec in one.input_specs)
+        media = "; ".join(spec.describe() for spec in one.input_specs) or "-"
+        numbers = "-" if one.embed_dim is None else f"{one.embed_dim:,}"
+        parameters = one.parameters or 0
         table.add_row(
             one.name,
-            f"{one.parameters / 1e6:.2f} M" if one.parameters >= 1e5 else f"{one.parameters:,}",
-            f"{one.flops / 1e9:.3g}",
+            "-" if one.parameters is None else f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters:,}",
+            "-" if one.flops is None else f"{one.flops / 1e9:.3g}",
             "shipped" if one.pretrained else "none",
-            Text.assemble(f"{one.summary} ", (f"input: {media}; {one.embed_dim:,} numbers out.", "dim")),
+            Text.assemble(f"{one.summary or '-'} ", (f"input: {media}; {numbers} numbers out.", "dim")),
         )
     if len(found) == 1:
         Console().print(table)
@@ -72,7 +75,7 @@ def models(
         return
     methods = plain_table("method", "what")
     for method in list_methods():
-        methods.add_row(method.name, method.summary)
+        methods.add_row(method.name, method.summary or "-")
     Console().print(table, methods)
 
 
@@ -94,10 +97,21 @@ def protocols(
             table.add_row(key, value if isinstance(value, str) else json.dumps(value, default=str))
         Console().print(table)
         return
-    found = [load_protocol(known) for known in list_protocols()]
+    found = list(map(_protocol_line, list_protocols()))
     if as_json:
-        return say_json([{"name": one.name, "title": one.title, "hash": one.hash} for one in found])
+        return say_json(found)
     table = plain_table("protocol", "hash", "what")
     for one in found:
-        table.add_row(one.name, one.hash, one.title)
+        table.add_row(one["name"], one["hash"] or "-", one["title"] or "-")
     Console().print(table)
+
+
+def _protocol_line(name: str) -> dict[str, str | None]:
+    from fsmer.episodic import load_protocol
+
+    try:
+        one = load_protocol(name)
+        return {"name": one.name, "title": one.title, "hash": one.hash}
+    # Code from outside raises whatever it likes, and the other protocols are listed all the same.
+    except Exception as error:
+        return {"name": name, "title": reason_of(error), "hash": None}

@@ -1,4 +1,4 @@
-"""`ClipSet`: a table of clips with media that are read only when asked for."""
+"""`ClipSet`: a table of clips with media that are read when asked for; one class, since all of it works on rows."""
 
 from __future__ import annotations
 

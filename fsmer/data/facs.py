@@ -100,8 +100,6 @@ def units_of_description(text: str) -> tuple[int, ...]:
     ``"AU12"``) or a phrase of the table, in whatever letter case. Where any part is none of these there are no units,
     so that a class's plain name is no description.
 
-    Examples
-    --------
     >>> units_of_description("cheek raiser, lip corner puller"), units_of_description("AU4 + 7")
     ((6, 12), (4, 7))
     >>> units_of_description("happiness")

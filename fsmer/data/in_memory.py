@@ -35,13 +35,8 @@ def from_arrays(
     dataset = _column("dataset", "datasets", datasets, n)
     if ids is None:
         ids = [f"{name or 'mine'}-{row:0{len(str(n - 1))}d}" for row, name in enumerate(dataset)]
-    columns = {
-        "clip": _column("clip", "ids", ids, n),
-        "dataset": dataset,
-        "subject": _column("subject", "subjects", subjects, n),
-        "label": _column("label", "labels", labels, n),
-        "aus": _column("aus", "aus", aus, n),
-    }
+    columns = {"clip": _column("clip", "ids", ids, n), "dataset": dataset, "aus": _column("aus", "aus", aus, n)}
+    columns |= {"subject": _column("subject", "subjects", subjects, n), "label": _column("label", "labels", labels, n)}
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()}), stores
 
 

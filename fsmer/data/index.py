@@ -13,8 +13,6 @@ from fsmer.data.text_tables import csv_rows, path_inside, read_table_text
 from fsmer.errors import DataError
 from fsmer.io import check_regular
 
-__all__ = ["read_index"]
-
 INDEX = "index.csv"
 REQUIRED = ("clip", "dataset", "subject", "file")
 

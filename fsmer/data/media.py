@@ -46,15 +46,12 @@ class MediaStore(Protocol):
     @property
     def spec(self) -> InputSpec:
         """What every row holds."""
-        ...
 
     def __len__(self) -> int:
         """Number of rows."""
-        ...
 
     def read(self, rows: Rows) -> NDArray[np.float32]:
         """Return a new array of shape ``(len(rows), *spec.shape)``, or raise `RowError`."""
-        ...
 
 
 class ArrayStore:

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from fsmer.schema import Count, Names, read_yaml
 
 __all__ = [
     "Exclusion", "LabelScheme", "RelabelReport", "canonical_dataset", "list_schemes", "load_scheme", "subject_number",
+    "written_twice",
 ]  # fmt: skip
 
 TABLES = Path(__file__).parent / "tables" / "schemes"
@@ -23,15 +25,9 @@ TABLES = Path(__file__).parent / "tables" / "schemes"
 SPELLINGS = {"other": "others", "happy": "happiness", "sad": "sadness", "angry": "anger"}
 # Keys are lower case with everything but letters, digits and carets removed.
 DATASET_SPELLINGS = {name: name for name in ("4dme", "casme", "casme2", "casme3", "mmew", "samm", "smic")} | {
-    "casmei": "casme",
-    "casmeii": "casme2",
-    "casme^3": "casme3",
-    "casme^2": "casme-squared",
-    "casmesquared": "casme-squared",
-    "smichs": "smic",
-    "smicvis": "smic-vis",
-    "smicnir": "smic-nir",
-}
+    "casmei": "casme", "casmeii": "casme2", "casme^3": "casme3", "casme^2": "casme-squared",
+    "casmesquared": "casme-squared", "smichs": "smic", "smicvis": "smic-vis", "smicnir": "smic-nir",
+}  # fmt: skip
 
 
 def canonical_dataset(name: str) -> str:
@@ -267,3 +263,31 @@ def subject_number(subject: str) -> str:
     """First number of a subject's name without leading zeros, by which spellings of one subject are compared."""
     digits = re.search(r"\d+", subject)
     return digits[0].lstrip("0") or "0" if digits else subject.lower()
+
+
+_NUMBERED = re.compile(r"(sub(?:ject)?|s|p|)[\s_-]*0*(\d+)(?:\.0)?")
+
+
+def written_twice(people: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Groups of subjects that are one person in several spellings, such as ``6`` and ``006`` of one data set.
+
+    `people` are pairs of data set (``""`` where it is not known) and subject, every pair once; a data set may be spelt
+    in several ways as well. The groups have the pairs of each such person, in the order given.
+    """
+    spellings: dict[tuple[str, str], list[tuple[str, tuple[str, str]]]] = defaultdict(list)
+    for dataset, subject in people:
+        plain = subject.strip().lower()
+        parts = _NUMBERED.fullmatch(plain)
+        word, rest = ("", plain) if parts is None else parts.groups()
+        # Where the data set is unknown, sub05 and s05 are two people.
+        spellings[canonical_dataset(dataset), rest if dataset else word + rest].append((word[:1], (dataset, subject)))
+    return [group for one in spellings.values() for group in _groups(one) if len(group) > 1]
+
+
+def _groups(spelt: list[tuple[str, tuple[str, str]]]) -> list[list[tuple[str, str]]]:
+    """Subjects of one number: p01 and s01 are two people, such as a patient and one of the staff."""
+    words: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for word, pair in spelt:
+        words[word].append(pair)
+    # A bare number goes with the one word that there is.
+    return list(words.values()) if {"p", "s"} <= words.keys() else [[pair for _, pair in spelt]]

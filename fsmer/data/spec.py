@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from annotated_types import Ge, Le, Len
@@ -48,6 +49,11 @@ class InputSpec:
     frames : int, optional
         Length in time of ``"frames"`` and ``"flows"``; ``None`` for a single map or image.
 
+    Raises
+    ------
+    DataError
+        A value of another form; lists and NumPy's numbers are taken for tuples and numbers.
+
     Examples
     --------
     >>> import fsmer
@@ -66,6 +72,12 @@ class InputSpec:
     normalisation: str = "minmax"
     flow_method: str | None = None
     frames: Length | None = None
+
+    def __post_init__(self) -> None:
+        for name, form in _forms().items():
+            remedy = "give a value as its documentation describes it"
+            value = checked(getattr(self, name), form, name, what="part of an InputSpec", remedy=remedy)
+            object.__setattr__(self, name, value)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,6 +189,11 @@ class InputSpec:
         return found
 
 
+@cache
+def _forms() -> dict[str, Any]:
+    return get_type_hints(InputSpec, include_extras=True)
+
+
 # Channels of images.
 COLOURS = ("red", "green", "blue")
 
@@ -222,10 +239,11 @@ class InputKind:
             raise MediaError(
                 f"its {self.name} cannot be made ({type(error).__name__}: {error}); correct the function of that kind."
             ) from error
+        wrong = f"shape {found.shape}" if found.shape != spec.shape else "numbers that are not finite"
         if found.shape != spec.shape or not np.isfinite(found).all():
             raise MediaError(
-                f"its {self.name} was made with shape {found.shape}, but finite numbers of shape {spec.shape} are "
-                "expected; correct the function of that kind."
+                f"its {self.name} was made with {wrong}, but finite numbers of shape {spec.shape} are expected; "
+                "correct the function of that kind."
             )
         return found
 
@@ -263,7 +281,7 @@ def register_input_kind(
     Raises
     ------
     DataError
-        The name is no plain word.
+        The name is no plain word, `channels` are no sequence of names, or `make` is no function.
     PluginError
         The name is taken.
 
@@ -278,8 +296,14 @@ def register_input_kind(
     >>> fsmer.InputSpec("brightness", (8, 8), ("mean",), "unit").shape
     (1, 8, 8)
     """
-    if not name.isidentifier():
-        raise DataError(f"{name!r} cannot name a kind of medium; give a plain word.")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise DataError(f"{name!r:.80} cannot name a kind of medium; give a plain word.")
+    named = isinstance(channels, (list, tuple)) and all(isinstance(one, str) for one in channels)
+    if not named or not (make is None or callable(make)):
+        given = f"make={make!r:.80}" if named else f"channels={channels!r:.80}"
+        raise DataError(
+            f"the kind of medium {name!r} has {given}; give a list of names as channels, a function as make."
+        )
     kind = InputKind(name, tuple(channels), timed, needs_apex, make)
     # The registry asks every entry where it is from: a kind is from the module that registers it.
     vars(kind).update(__module__=sys._getframe(1).f_globals.get("__name__", "__main__"), __qualname__=name)

@@ -10,8 +10,6 @@ from fsmer.data.clips import ClipSet
 from fsmer.data.index import image_store
 from fsmer.errors import DataError
 
-__all__ = ["read_ststnet"]
-
 STSTNET_FOLDER = "norm_u_v_os"
 # The folders of the release are named by MEGC 2019 class number.
 STSTNET_LABELS = {"0": "negative", "1": "positive", "2": "surprise"}

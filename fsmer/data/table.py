@@ -69,11 +69,7 @@ def plain_text(value: Any) -> str | None:
       ``"False"``.
     - NumPy scalars, and arrays and tensors without a dimension, stand for the Python value that they hold.
     - None, NaN, NaT, ``pandas.NA``, masked values and empty text are missing.
-
-    Raises
-    ------
-    TypeError
-        It is nothing of these; the text is a phrase that says what it is.
+    - Anything else raises a `TypeError` whose text is a phrase that says what it is.
     """
     if type(value) is str:
         return value or None

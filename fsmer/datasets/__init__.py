@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fsmer.data.clips import ClipSet, concat
@@ -18,8 +19,8 @@ from fsmer.datasets.base import Adapter, FrameKind, register_dataset, release, r
 from fsmer.datasets.catalog import dataset_info
 from fsmer.datasets.corrections import Correction, read_corrections, shipped_corrections
 from fsmer.datasets.folders import frame_files
-from fsmer.errors import DataError, MissingDatasetError
-from fsmer.plugins import DATASETS
+from fsmer.errors import DataError, MissingDatasetError, PluginError, reason_of
+from fsmer.plugins import DATASETS, OWN
 
 __all__ = [
     "Adapter", "Audit", "Correction", "DatasetListing", "Finding", "check_dataset", "frame_files", "list_datasets",
@@ -70,8 +71,13 @@ def list_datasets() -> tuple[DatasetListing, ...]:
     >>> [entry.name for entry in fsmer.list_datasets() if "casme2" in entry.name]
     ['casme2']
     """
-    return tuple(
-        DatasetListing(
+    return tuple(map(_listing, DATASETS))
+
+
+def _listing(name: str) -> DatasetListing:
+    try:
+        adapter = _adapter(name)
+        return DatasetListing(
             name=adapter.name,
             title=adapter.title,
             clips=adapter.published.get("clips"),
@@ -80,8 +86,11 @@ def list_datasets() -> tuple[DatasetListing, ...]:
             annotation=" or ".join(adapter.sheets) or "names of the folders",
             request="" if adapter.info is None else adapter.info.where_to_request(),
         )
-        for adapter in map(_adapter, DATASETS)
-    )
+    # Code from outside raises whatever it likes, and the other data sets are listed all the same.
+    except Exception:
+        if DATASETS.origin(name) == OWN:
+            raise
+        return DatasetListing(name, str(DATASETS[name].title), None, None, None, "-", "")
 
 
 def load_adapter(name: str) -> Adapter:
@@ -98,17 +107,25 @@ def load_adapter(name: str) -> Adapter:
     'casme2'
     """
     plain = name.strip().lower().replace("_", "-")
-    for adapter in map(_adapter, DATASETS):
-        if plain in (adapter.name.lower(), *adapter.aliases):
-            return adapter
+    for key in DATASETS:
+        with suppress(PluginError):  # of another data set
+            adapter = _adapter(key)
+            if plain in (adapter.name.lower(), *adapter.aliases):
+                return adapter
     known = canonical_dataset(name)
     DATASETS.find(known if known in DATASETS else name)
     return _adapter(known)
 
 
 def _adapter(name: str) -> Adapter:
-    adapter: Adapter = DATASETS[name](**DATASETS.preset(name))
-    return adapter
+    try:
+        adapter: Adapter = DATASETS[name](**DATASETS.preset(name))
+        return adapter
+    except Exception as error:
+        raise PluginError(
+            f"the data set {name!r} of {DATASETS.origin(name)} cannot be read ({type(error).__name__}: "
+            f"{reason_of(error)}); correct its class, which is made without arguments."
+        ) from error
 
 
 def check_dataset(

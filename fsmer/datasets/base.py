@@ -89,14 +89,15 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
     True
     """
 
+    register = DATASETS.register(name, **preset)
+
     def enter(cls: type[A]) -> type[A]:
-        if not preset:
+        if isinstance(cls, type) and issubclass(cls, Adapter) and not preset:
             lacks = [fact for fact in ("title", "frames_per_second") if not hasattr(cls, fact)]
-            if lacks or not issubclass(cls, Adapter):
-                what = f"states no {lacks[0]}" if lacks else "is no subclass of fsmer.datasets.Adapter"
-                raise PluginError(f"the class {cls.__name__} for data set {name!r} {what}; add it.")
+            if lacks:
+                raise PluginError(f"the class {cls.__name__} for data set {name!r} states no {lacks[0]}; add it.")
             cls.name, cls.dataset = name, cls.dataset or name
-        return DATASETS.register(name, **preset)(cls)
+        return register(cls)
 
     return enter
 
@@ -120,14 +121,9 @@ class Adapter:
     sheets: tuple[str, ...] = ()
     # Role -> names of the column in the releases, compared without case, blanks and punctuation.
     columns: Mapping[str, tuple[str, ...]] = roles(
-        subject="Subject",
-        name="Filename",
-        onset="OnsetFrame",
-        apex="ApexFrame",
-        offset="OffsetFrame",
-        aus="Action Units",
-        label="Estimated Emotion",
-    )
+        subject="Subject", name="Filename", onset="OnsetFrame", apex="ApexFrame", offset="OffsetFrame",
+        aus="Action Units", label="Estimated Emotion",
+    )  # fmt: skip
     # Roles without which a sheet is not the annotation.
     needed: tuple[str, ...] = ("subject", "name", "onset", "apex", "offset", "label")
     subject_prefix: str = ""  # what stands before the number of a subject in tables and folders
@@ -236,7 +232,17 @@ class Adapter:
         own = () if corrections is None else read_corrections(corrections)
         folders = Folders()
         survey = self.survey(top, folders, frames, None if sheet is None else Path(sheet))
-        records, findings = self._read(survey, folders, (*shipped_corrections(), *own))
+        records: list[dict[str, Any]] = []
+        findings: list[Finding] = []
+        for clip, doubled in with_unique_ids(survey.annotations):
+            notes: Notes = [("doubled", doubled)] if doubled else []
+            used = True
+            try:
+                records.append(self._record(clip, survey.place, folders, (*shipped_corrections(), *own), notes))
+            except LeftOut as reason:
+                notes.append(reason.args)
+                used = False
+            findings += [Finding(clip.clip, clip.subject, problem, detail, used) for problem, detail in notes]
         return Audit(
             name=self.name,
             title=self.title,
@@ -286,22 +292,6 @@ class Adapter:
         named = [file for pattern in self.sheets for file in newest if fnmatch(file.name.lower(), pattern.lower())]
         # Users rename sheets, so any other may be it if it has the columns.
         return list(dict.fromkeys([*named, *files]))
-
-    def _read(
-        self, survey: Survey, folders: Folders, corrections: Sequence[Correction]
-    ) -> tuple[list[dict[str, Any]], list[Finding]]:
-        records: list[dict[str, Any]] = []
-        findings: list[Finding] = []
-        for clip, doubled in with_unique_ids(survey.annotations):
-            notes: Notes = [("doubled", doubled)] if doubled else []
-            used = True
-            try:
-                records.append(self._record(clip, survey.place, folders, corrections, notes))
-            except LeftOut as reason:
-                notes.append(reason.args)
-                used = False
-            findings += [Finding(clip.clip, clip.subject, problem, detail, used) for problem, detail in notes]
-        return records, findings
 
     def _record(
         self, clip: Annotation, place: Path, folders: Folders, corrections: Sequence[Correction], notes: Notes

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from fsmer.datasets.base import Adapter, register_dataset, release, roles
 
-__all__ = ["Casme"]
-
 
 @register_dataset("casme")
 class Casme(Adapter):

@@ -16,8 +16,6 @@ from fsmer.datasets.base import Adapter, FrameKind, Survey, register_dataset, re
 from fsmer.datasets.folders import Folders
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetTable, read_sheets
 
-__all__ = ["Casme2"]
-
 OBJECTIVE = "casme2-objectiveclasses*"
 OBJECTIVE_COLUMNS = {"subject": ("Subject",), "name": ("Filename",), "class": ("Objective Class",)}
 

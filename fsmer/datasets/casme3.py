@@ -16,8 +16,6 @@ from fsmer.datasets.base import Adapter, register_dataset, release, roles
 from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SheetRow
 
-__all__ = ["Casme3A", "Casme3C"]
-
 
 @register_dataset("casme3")
 class Casme3A(Adapter):
@@ -28,15 +26,9 @@ class Casme3A(Adapter):
     frames_per_second = 30.0
     sheets = ("cas(me)3_part_A_ME_label_JpgIndex_v*.xls*", "cas(me)3_part_A_ME*", "cas(me)3_part_A_v*.xls*")
     columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="Onset",
-        apex="Apex",
-        offset="Offset",
-        aus="AU",
-        label="emotion",
+        subject="Subject", name="Filename", onset="Onset", apex="Apex", offset="Offset", aus="AU", label="emotion",
         expression="Expression type",
-    )
+    )  # fmt: skip
     worksheet = "label"
     places = ("Part_A_ME_clip/frame", "frame", "part_A", ".")
     labels = frozenset({"anger", "disgust", "fear", "happiness", "others", "sadness", "surprise"})

@@ -16,10 +16,8 @@ from pathlib import Path
 from fsmer.datasets.annotation import Annotation, numbered
 from fsmer.datasets.base import Adapter, register_dataset, release
 from fsmer.datasets.folders import VIDEO_ENDINGS, Folders, folder_key
-from fsmer.datasets.sheets import Sheet, SheetRow, SheetTable, read_sheets
+from fsmer.datasets.sheets import SheetRow, SheetTable, read_sheets
 from fsmer.errors import DataError
-
-__all__ = ["CasmeSquared"]
 
 HEADER = ("participant", "clip", "onset", "apex", "offset", "aus", "emotion", "expression", "self_report")
 ROLES = ("participant", "name", "onset", "apex", "offset", "aus", "label", "expression", "self_report")
@@ -27,16 +25,9 @@ ROLES = ("participant", "name", "onset", "apex", "offset", "aus", "label", "expr
 # What the second and third worksheet say, for copies that lack them: participants 1 to 22, and stimuli.
 PEOPLE = (15, 16, 19, 20, 21, 22, 23, 24, 25, 26, 27, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 40)
 CODES = {
-    "disgust1": "0101",
-    "disgust2": "0102",
-    "anger1": "0401",
-    "anger2": "0402",
-    "happy1": "0502",
-    "happy2": "0503",
-    "happy3": "0505",
-    "happy4": "0507",
-    "happy5": "0508",
-}
+    "disgust1": "0101", "disgust2": "0102", "anger1": "0401", "anger2": "0402",
+    "happy1": "0502", "happy2": "0503", "happy3": "0505", "happy4": "0507", "happy5": "0508",
+}  # fmt: skip
 
 
 @register_dataset("casme-squared")
@@ -64,8 +55,13 @@ class CasmeSquared(Adapter):
                 f"{files[0]} is not the annotation of CAS(ME)^2: its first worksheet has no row of "
                 f"{', '.join(HEADER)}; give the sheet of the release."
             )
-        people = {str(number): f"s{folder}" for number, folder in enumerate(PEOPLE, 1)} | _people(sheets)
-        codes = CODES | _codes(sheets)
+        second, third = (sheets[place].rows if len(sheets) > place else () for place in (1, 2))
+        found_people = (row for row in second if len(row) > 2 and row[2].isdecimal() and re.fullmatch(r"s\d+", row[1]))
+        people = {str(number): f"s{folder}" for number, folder in enumerate(PEOPLE, 1)}
+        people |= {row[2]: row[1] for row in found_people}
+        # Numbers lose the zero in front.
+        found_codes = (row for row in third if len(row) > 1 and row[0].isdecimal() and row[1])
+        codes = CODES | {row[1].lower(): row[0].zfill(4) for row in found_codes}
         found = []
         for number, row in rows:
             cells = dict(zip(ROLES, row, strict=False))
@@ -99,14 +95,3 @@ class CasmeSquared(Adapter):
             for path in (*folders.children(person), *folders.files(person, VIDEO_ENDINGS, depth=0))
         )
         return next((path for path in recordings if clip.place and begins.match(folder_key(path.name))), None)
-
-
-def _people(sheets: Sequence[Sheet]) -> dict[str, str]:
-    rows = [row for row in sheets[1].rows if len(row) > 2] if len(sheets) > 1 else []
-    return {row[2]: row[1] for row in rows if row[2].isdecimal() and re.fullmatch(r"s\d+", row[1])}
-
-
-def _codes(sheets: Sequence[Sheet]) -> dict[str, str]:
-    # Numbers lose the zero in front.
-    rows = [row for row in sheets[2].rows if len(row) > 1] if len(sheets) > 2 else []
-    return {row[1].lower(): row[0].zfill(4) for row in rows if row[0].isdecimal() and row[1]}

@@ -19,24 +19,14 @@ _SIGNED = "free for academic research under a signed licence agreement"
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Owner, paper and licence of a data set.
+    """Owner, paper and licence of a data set."""
 
-    Parameters
-    ----------
-    key, title : str
-        Name in tables and protocols, as `fsmer.data.canonical_dataset` gives it, and full name.
-    owner, paper, licence : str
-        Institution that gives it out, paper that introduces it, and kind of licence.
-    url : str
-        Page with the application form; ``""`` where none is known.
-    """
-
-    key: str
-    title: str
-    owner: str
-    paper: str
+    key: str  # name in tables and protocols, as `fsmer.data.canonical_dataset` gives it
+    title: str  # full name
+    owner: str  # institution that gives it out
+    paper: str  # that introduces it
     licence: str = _SIGNED
-    url: str = ""
+    url: str = ""  # page with the application form; empty where none is known
 
     def where_to_request(self) -> str:
         """One phrase that says where to request it."""

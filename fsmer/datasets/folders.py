@@ -94,8 +94,6 @@ def natural_order(names: Iterable[str]) -> list[str]:
     length, none of which ends in 0, after wholes that differ or are 0. Otherwise they are two numbers (cam1.9 before
     cam1.11).
 
-    Examples
-    --------
     >>> natural_order(["reg_img10.jpg", "reg_img9.jpg", "reg_img100.jpg"])
     ['reg_img9.jpg', 'reg_img10.jpg', 'reg_img100.jpg']
     >>> natural_order(["10_0.png", "2_0.png", "1_0.png"])

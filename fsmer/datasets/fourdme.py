@@ -15,8 +15,6 @@ from fsmer.datasets.base import Adapter, register_dataset, release, roles
 from fsmer.datasets.folders import folder_key
 from fsmer.datasets.sheets import SheetRow
 
-__all__ = ["FourDme"]
-
 
 @register_dataset("4dme")
 class FourDme(Adapter):
@@ -26,14 +24,9 @@ class FourDme(Adapter):
     frames_per_second = 60.0
     sheets = ("4DME_Labelling_Micro_release*.xls*", "Micro_and_Macro-expression_labels*.xls*", "4DME*")
     columns = roles(
-        subject=("sub_ID", "SubID"),
-        name="fold_name",
-        onset="Onset",
-        apex="Apex",
-        offset="Offset",
-        aus="AUs",
+        subject=("sub_ID", "SubID"), name="fold_name", onset="Onset", apex="Apex", offset="Offset", aus="AUs",
         label="Emotion",
-    )
+    )  # fmt: skip
     places = ("gray_micro", "micro_short_gray_video", "gray_micro_crop", "micro_short_gray_video_cropped")
     labels = frozenset({"negative", "others", "positive", "repression", "surprise"})
     published = release(clips=267)

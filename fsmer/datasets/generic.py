@@ -21,8 +21,6 @@ from fsmer.datasets.folders import VIDEO_ENDINGS, Folders
 from fsmer.datasets.sheets import SheetRow, SheetTable, plain
 from fsmer.errors import DataError
 
-__all__ = ["Generic"]
-
 
 @register_dataset("generic")
 class Generic(Adapter):
@@ -34,17 +32,10 @@ class Generic(Adapter):
     frames_per_second = None
     sheets = ("clips.*", "index.*", "annotation*", "label*", "*.csv")
     columns = roles(
-        name=("clip", "id", "name"),
-        place=("path", "folder", "video", "file"),
-        subject="subject",
-        dataset="dataset",
-        onset="onset",
-        apex="apex",
-        offset="offset",
-        label=("label", "emotion"),
-        aus=("aus", "au", "action units"),
+        name=("clip", "id", "name"), place=("path", "folder", "video", "file"), subject="subject", dataset="dataset",
+        onset="onset", apex="apex", offset="offset", label=("label", "emotion"), aus=("aus", "au", "action units"),
         fps=("frames_per_second", "fps"),
-    )
+    )  # fmt: skip
     places = (".",)
     has_apex = False
     prefix_columns = False

@@ -12,8 +12,6 @@ from fsmer.datasets.annotation import Annotation, plain_label
 from fsmer.datasets.base import Adapter, register_dataset, release
 from fsmer.datasets.folders import Folders
 
-__all__ = ["Mmew"]
-
 
 @register_dataset("mmew")
 class Mmew(Adapter):

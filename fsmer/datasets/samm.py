@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from fsmer.datasets.base import Adapter, register_dataset, release
 
-__all__ = ["Samm"]
-
 
 @register_dataset("samm")
 class Samm(Adapter):
@@ -23,14 +21,6 @@ class Samm(Adapter):
     places = ("SAMM", "SAMM_CROP", ".")
     labels = frozenset({"anger", "contempt", "disgust", "fear", "happiness", "others", "sadness", "surprise"})
     published = release(
-        clips=159,
-        subjects=29,
-        anger=57,
-        others=26,
-        happiness=26,
-        surprise=15,
-        contempt=12,
-        disgust=9,
-        fear=8,
+        clips=159, subjects=29, anger=57, others=26, happiness=26, surprise=15, contempt=12, disgust=9, fear=8,
         sadness=6,
-    )
+    )  # fmt: skip

@@ -20,6 +20,7 @@ from fsmer.io import check_regular
 __all__ = ["SHEET_ENDINGS", "Sheet", "SheetRow", "SheetTable", "cell_text", "column_slug", "plain", "read_sheets"]
 
 SHEET_ENDINGS = frozenset({".xlsx", ".xlsm", ".xls", ".csv"})
+Columns = Mapping[str, Sequence[str]]  # role -> names that the column may have
 
 # SAMM has 13 rows of notes above the column names; no release has more.
 DEEPEST_HEADER = 40
@@ -65,13 +66,7 @@ class SheetTable:
 
     @classmethod
     def of(
-        cls,
-        sheets: Sequence[Sheet],
-        columns: Mapping[str, Sequence[str]],
-        needed: Sequence[str],
-        *,
-        title: str,
-        first: str = "",
+        cls, sheets: Sequence[Sheet], columns: Columns, needed: Sequence[str], *, title: str, first: str = ""
     ) -> SheetTable:
         """Find the table in the sheets of one file, which are tried in order, the one called `first` before the others.
 
@@ -152,7 +147,7 @@ def column_slug(header: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")
 
 
-def _columns_of(row: Sequence[str], columns: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def _columns_of(row: Sequence[str], columns: Columns) -> dict[str, int]:
     # Of columns of one name the first counts.
     places = {plain(cell): place for place, cell in reversed(list(enumerate(row)))}
     known = {role: [places[plain(name)] for name in names if plain(name) in places] for role, names in columns.items()}

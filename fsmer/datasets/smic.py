@@ -20,15 +20,12 @@ from fsmer.datasets.folders import Folders
 from fsmer.datasets.sheets import SheetRow
 from fsmer.errors import DataError
 
-__all__ = ["SmicLong", "SmicShort"]
-
 CLASSES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 NAME = re.compile(r"s(\d+)_([a-z]+)_(\d+)", re.IGNORECASE)
 SPEED = {"HS": 100.0, "VIS": 25.0, "NIR": 25.0}
 PUBLISHED = {
     "HS": {"clips": 164, "subjects": 16, "negative": 70, "positive": 51, "surprise": 43},
-    "VIS": {"clips": 71, "subjects": 8, "negative": 23, "positive": 28, "surprise": 20},
-    "NIR": {"clips": 71, "subjects": 8, "negative": 23, "positive": 28, "surprise": 20},
+    **{part: {"clips": 71, "subjects": 8, "negative": 23, "positive": 28, "surprise": 20} for part in ("VIS", "NIR")},
 }
 
 
@@ -70,16 +67,9 @@ class SmicLong(Adapter):
     """One camera's long clips, in which the sheet gives onset and offset."""
 
     columns = roles(
-        subject="Subject",
-        name="Filename",
-        onset="OnsetF",
-        offset="OffsetF",
-        onset2="Onset2F",
-        offset2="Offset2F",
-        onset3="Onset3F",
-        offset3="Offset3F",
-        label="Emotion",
-    )
+        subject="Subject", name="Filename", onset="OnsetF", offset="OffsetF", onset2="Onset2F", offset2="Offset2F",
+        onset3="Onset3F", offset3="Offset3F", label="Emotion",
+    )  # fmt: skip
     needed = ("subject", "name", "onset", "offset", "label")
     labels = frozenset(CLASSES.values())
     has_apex = False

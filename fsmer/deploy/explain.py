@@ -25,8 +25,6 @@ from fsmer.errors import DataError, FsmerError, MediaError, unknown_name
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.recognizer import Recognizer, load_trained
 
-__all__ = ["explain"]
-
 Explainable = Clip | ClipSet | Sequence[Clip] | ArrayLike | Mapping[str, ArrayLike]
 Tensors = dict[str, Tensor]
 # Steps of integrated gradients that pass through the network together; bounds memory for large images.

@@ -26,12 +26,9 @@ Medium = tuple[InputSpec, Array]
 Panel = tuple[str, str, Callable[["Axes"], None]]
 # Titles of maps whose names are a paper's letters.
 MAP_TITLES = {
-    "dma": "micro-attention",
-    "poi": "patch of interest",
-    "dma_poi": "attention × interest",
-    "au_flow": "action unit flow",
-    "pose_flow": "head pose flow",
-}
+    "dma": "micro-attention", "poi": "patch of interest", "dma_poi": "attention × interest",
+    "au_flow": "action unit flow", "pose_flow": "head pose flow",
+}  # fmt: skip
 # Flow between smaller pictures cannot be estimated.
 _LEAST_FOR_FLOW = 16
 

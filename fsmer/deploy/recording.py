@@ -74,8 +74,7 @@ class RecordingReader:
     ) -> None:
         self._answerer = _Answerer(model, classes)
         self._timed = TimedFrames(source, frames_per_second)
-        self._progress = progress
-        self._which = which
+        self._progress, self._which = progress, which
         self._spotter = MovementSpotter(self._timed.fps, detector=detector, which=which, settings=settings)
         self._kept: list[PredictedInterval] = []
 

@@ -1,15 +1,19 @@
 """An episode: a support set to learn from and a query set to be judged on, as indices into a clip set."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Episode", "Ints", "Mask"]
+__all__ = ["Accept", "Episode", "Ints", "Mask", "Words"]
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Words = NDArray[np.uint64]
+# Whether clips (or ranks), shape (draws, columns), may be drawn in those columns (second argument: their numbers).
+Accept = Callable[[Ints, Ints], Mask]
 
 
 @dataclass(frozen=True, eq=False)

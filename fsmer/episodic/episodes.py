@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -12,8 +12,11 @@ from fsmer.episodic.episode import Episode, Ints, Mask
 from fsmer.episodic.plan import EpisodeBatch, EpisodePlan
 from fsmer.episodic.sides import clips_per_unit
 from fsmer.errors import ProtocolError
+from fsmer.outside import outside_call
 
 __all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
+
+Sides = Callable[[int], tuple[Mask, Mask]]
 
 
 class Episodes(Sequence[Episode], ABC):
@@ -50,14 +53,25 @@ class Episodes(Sequence[Episode], ABC):
 
     def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
         if isinstance(index, slice):
-            return [self._make(i) for i in range(*index.indices(len(self)))]
+            return [self._checked(i) for i in range(*index.indices(len(self)))]
         i = int(index)
         if not -len(self) <= i < len(self):
             raise IndexError(f"episode {i} of {len(self)}: valid indices are 0 to {len(self) - 1}.")
-        return self._make(i % len(self))
+        return self._checked(i % len(self))
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self._make(i) for i in range(len(self)))
+        return (self._checked(i) for i in range(len(self)))
+
+    def _checked(self, index: int) -> Episode:
+        who, clips = f"episode {index} of {type(self).__name__}", len(self.codes)
+        with outside_call(who, ProtocolError, "mend the deal of the protocol"):
+            found: Any = self._make(index)
+        rows = np.concatenate([found.support, found.query]) if isinstance(found, Episode) else np.array([-1])
+        if ((rows < 0) | (rows >= clips)).any():
+            raise ProtocolError(
+                f"{who} is {found!r:.200}, but an Episode with rows of {clips} clips is expected; mend the protocol."
+            )
+        return found
 
     def __repr__(self) -> str:
         count = len(self)
@@ -68,9 +82,7 @@ class Episodes(Sequence[Episode], ABC):
 
         The folds of LOSO differ in shape, for instance; iterate over them one by one instead.
         """
-        raise ProtocolError(
-            f"these {len(self)} episodes differ in shape and cannot be stacked; iterate over them one by one."
-        )
+        raise ProtocolError(f"these {len(self)} episodes differ in shape and cannot be stacked; take them one by one.")
 
     def missing_classes(self) -> tuple[tuple[str, str], ...]:
         """Pairs (episode name, class) where the support has no clip of a class that the protocol judges.
@@ -123,14 +135,7 @@ class FoldEpisodes(Episodes):
         Episode number -> two boolean arrays over the units: those of the support and those of the query.
     """
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        codes: Ints,
-        units: Ints,
-        names: Iterable[str],
-        sides: Callable[[int], tuple[Mask, Mask]],
-    ) -> None:
+    def __init__(self, classes: tuple[str, ...], codes: Ints, units: Ints, names: Iterable[str], sides: Sides) -> None:
         self.classes, self.codes = classes, codes
         self._units, self._names, self._sides = units, tuple(names), sides
 

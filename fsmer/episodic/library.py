@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fsmer.episodic.protocol import Protocol
-from fsmer.errors import ProtocolError, UnknownNameError, unknown_name
+from fsmer.errors import ProtocolError, UnknownNameError, reason_of, unknown_name
 from fsmer.plugins import PROTOCOLS
 from fsmer.resources import resource_folder
 from fsmer.schema import read_yaml
@@ -97,7 +97,13 @@ def _find(name: str) -> Protocol:
     kinds, shipped = _kind_names(), _shipped()
     key = name.strip().lower().replace("_", "-")
     if key in kinds:
-        return PROTOCOLS[kinds[key]]()
+        try:
+            return PROTOCOLS[kinds[key]]()
+        except TypeError as error:
+            raise ProtocolError(
+                f"protocols of the kind {name!r} cannot be made with defaults ({reason_of(error)}); give its "
+                "parameters in a YAML file, or defaults in its class."
+            ) from error
     if key in shipped:
         return read_protocol(shipped[key])
     path = Path(name)

@@ -54,9 +54,7 @@ def neighbours_of(onset: int, apex: int, offset: int, count: int) -> list[int]:
     [12, 14, 11, 15, 16]
     """
     if not onset < apex <= offset:
-        raise DataError(
-            f"onset {onset}, apex {apex}, offset {offset} are given, but onset < apex <= offset is expected."
-        )
+        raise DataError(f"onset {onset}, apex {apex}, offset {offset} are given; onset < apex <= offset is expected.")
     if count < 0:
         raise DataError(f"{count} neighbours were asked for; give 0 or more.")
     near = sorted(range(onset + 1, offset + 1), key=lambda at: (abs(at - apex), at))
@@ -89,14 +87,9 @@ class NeighbourFrames:
         names = INDICES if "apex_index" in table.columns else FRAMES
         missing = [name for name in ("clip", "label", *names) if name not in table.columns]
         if missing:
-            raise DataError(
-                f"the table has no column {missing[0]!r}; add it, since neighbours are found from frame numbers."
-            )
-        labels = {
-            place: str(label)
-            for place, label in enumerate(table["label"])
-            if not pd.isna(label) and (classes is None or label in classes)
-        }
+            raise DataError(f"the table has no column {missing[0]!r}; add it: neighbours are found by frame numbers.")
+        given = {place: label for place, label in enumerate(table["label"]) if not pd.isna(label)}
+        labels = {place: str(label) for place, label in given.items() if classes is None or label in classes}
         extra = neighbour_counts(Counter(labels.values()), factor=self.factor)
         shifts: list[tuple[int, int]] = []
         for place, label in labels.items():

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fsmer.episodic.episode import Episode, Ints, Mask
-from fsmer.episodic.shuffles import (
-    CLASSES,
-    FIRST_CLASS,
-    NATURAL_QUERY,
-    RETRY,
-    SUBJECTS,
-    Accept,
-    Words,
-    child_keys,
-    first_accepted,
-    shuffled,
-)
+from fsmer.episodic.episode import Accept, Episode, Ints, Mask, Words
+from fsmer.episodic.shuffles import CLASSES, FIRST_CLASS, POOLED, RETRY, SUBJECTS, child_keys, first_accepted, shuffled
 from fsmer.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -239,9 +228,7 @@ class EpisodePlan:
         sampler = self.sampler
         held = self._held
         if self.way > len(self.candidates):
-            raise ProtocolError(
-                f"way={self.way} is more than the {len(self.candidates)} classes of the clips ({held}); lower it."
-            )
+            raise ProtocolError(f"way={self.way} is too high for {len(self.candidates)} classes ({held}); lower it.")
         for code, count in zip(self.candidates.tolist(), self.counts.tolist(), strict=True):
             if count < sampler.shot + self._query_each:
                 asked = f" and {self._query_each} for query" if self._query_each else ""
@@ -342,9 +329,8 @@ class EpisodePlan:
         lacking = np.zeros(self.way, dtype=np.int64)
         for low in range(_JOINT_TRIES, _TRIES, _TRIES_AT_ONCE):
             tries = np.arange(low, low + _TRIES_AT_ONCE)
-            drawn, asked, fits = self._deal_subjects(
-                np.broadcast_to(key, tries.shape), np.broadcast_to(places, (len(tries), self.way)), tries
-            )
+            own = np.broadcast_to(key, tries.shape), np.broadcast_to(places, (len(tries), self.way))
+            drawn, asked, fits = self._deal_subjects(*own, tries)
             done = fits.all(axis=1)
             if done.any():
                 return drawn[done.argmax()], asked[done.argmax()]
@@ -388,12 +374,11 @@ class EpisodePlan:
         def clips(ranks: Ints, columns: Ints) -> Ints:
             return self._order[ranks + starts[columns]]
 
-        ranks, enough = first_accepted(
-            child_keys(keys[:, None], places + FIRST_CLASS).ravel(),
-            self.counts[places].ravel(),
-            need,
-            lambda ranks, columns: accept(clips(ranks, columns), episode[columns]),
-        )
+        def accepted(ranks: Ints, columns: Ints) -> Mask:
+            return accept(clips(ranks, columns), episode[columns])
+
+        streams = child_keys(keys[:, None], places + FIRST_CLASS).ravel()
+        ranks, enough = first_accepted(streams, self.counts[places].ravel(), need, accepted)
         drawn = clips(ranks, np.arange(len(starts))).reshape(need, episodes, self.way)
         return drawn.transpose(1, 2, 0).reshape(episodes, -1), enough.reshape(episodes, self.way)
 
@@ -409,21 +394,17 @@ class EpisodePlan:
                 offset = np.where(ranks >= ends[columns, w - 1], offsets[columns, w], offset)
             return self._order[ranks + offset]
 
-        ranks, enough = first_accepted(
-            child_keys(keys, NATURAL_QUERY),
-            ends[:, -1],
-            self._query_total,
-            lambda ranks, columns: accept(clips(ranks, columns), columns),
-        )
+        def accepted(ranks: Ints, columns: Ints) -> Mask:
+            return accept(clips(ranks, columns), columns)
+
+        ranks, enough = first_accepted(child_keys(keys, POOLED), ends[:, -1], self._query_total, accepted)
         return clips(ranks, np.arange(len(keys))).T, enough
 
 
 def _codes_of(name: str, values: ArrayLike, length: int | None = None) -> Ints:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise ProtocolError(
-            f"{name} must be a one-dimensional array of whole numbers, not {array.dtype} {array.shape}."
-        )
+        raise ProtocolError(f"{name} must be a one-dimensional list of whole numbers, not {array.dtype} {array.shape}.")
     if length is not None and len(array) != length:
         raise ProtocolError(f"{name} has {len(array)} entries for {length} clips; give one for each clip.")
     return array.astype(np.int64, copy=False)

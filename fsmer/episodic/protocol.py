@@ -19,6 +19,7 @@ from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.requirements import Requirement, SyntheticClips, read_data
 from fsmer.episodic.sides import dataset_codes_of
 from fsmer.errors import ProtocolError
+from fsmer.outside import outside_call
 from fsmer.plugins import PROTOCOLS
 
 __all__ = ["Protocol", "register_protocol"]
@@ -104,7 +105,16 @@ class Protocol(ABC):
         MissingDatasetError
             A data set that the protocol names is not among the clips.
         """
-        return self.deal(clips, *self._labelling(clips))
+        labelling = self._labelling(clips)
+        who = f"deal of the protocol {self.name!r} ({type(self).__name__})"
+        with outside_call(who, ProtocolError):
+            found: Any = self.deal(clips, *labelling)
+            if not isinstance(found, Episodes) or len(found.codes) != len(clips):
+                raise ProtocolError(
+                    f"{who} gives {found!r:.200}, but Episodes of {len(clips)} clips are expected, such as "
+                    "FoldEpisodes; mend its deal."
+                )
+        return found
 
     def classes(self, clips: ClipSet) -> tuple[str, ...]:
         """Classes of the protocol's episodes on these clips, sorted."""

@@ -36,9 +36,7 @@ class Requirement:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", canonical_dataset(check_text("dataset", self.dataset)))
         if self.scheme is not None and not load_scheme(check_text("scheme", self.scheme)).covers(self.dataset):
-            raise ProtocolError(
-                f"label scheme {self.scheme!r} does not say how to read {self.dataset}; choose another."
-            )
+            raise ProtocolError(f"label scheme {self.scheme!r} does not cover {self.dataset}; choose another.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in a protocol file."""

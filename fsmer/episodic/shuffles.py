@@ -10,24 +10,18 @@ not depend on the number of clips, and a longer draw begins with the shorter one
 whatever the number of queries, and the 1-shot support is part of the 5-shot support (subject-disjoint episodes apart).
 """
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fsmer.episodic.episode import Ints, Mask
+from fsmer.episodic.episode import Accept, Ints, Mask, Words
 
 __all__ = ["query_orders", "random_order"]
-
-Words = NDArray[np.uint64]
-# Whether clips (or ranks), shape (draws, columns), may be drawn in those columns (second argument: their numbers).
-Accept = Callable[[Ints, Ints], Mask]
 
 _GAMMA = 0x9E3779B97F4A7C15  # the increment of SplitMix64
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 # Streams of an episode. Numbers are part of the frozen definition: never reuse one for something else.
-CLASSES, NATURAL_QUERY, SUBJECTS, RETRY, QUERY_ORDER, FIRST_CLASS = 0, 1, 2, 3, 4, 8
+CLASSES, POOLED, SUBJECTS, RETRY, QUERY_ORDER, FIRST_CLASS = 0, 1, 2, 3, 4, 8
 # Above this many draws a real array is shuffled where it is not much longer than the bookkeeping of the sparse shuffle.
 _SPARSE_DRAWS = 64
 # Entries of the largest temporary arrays.

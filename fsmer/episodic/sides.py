@@ -5,8 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fsmer.data.clips import ClipSet
-from fsmer.data.schemes import canonical_dataset
-from fsmer.data.subjects import written_twice
+from fsmer.data.schemes import canonical_dataset, written_twice
 from fsmer.datasets.catalog import dataset_info
 from fsmer.episodic.checks import nearest
 from fsmer.episodic.episode import Ints, Mask
@@ -69,9 +68,7 @@ def two_sides(
 ) -> tuple[Mask, Mask]:
     """Clips of two sides of data sets; a side that is None is everything outside the other."""
     if first is None and second is None:
-        raise ProtocolError(
-            f"protocol {protocol!r} needs a source or a target among the data sets {', '.join(clips.dataset_names)}."
-        )
+        raise ProtocolError(f"protocol {protocol!r} needs a source or target among {', '.join(clips.dataset_names)}.")
 
     def held(side: tuple[str, ...]) -> Mask:
         return np.isin(clips.dataset_codes(), dataset_codes_of(protocol, clips, side))

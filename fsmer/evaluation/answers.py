@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data import ClipSet
+from fsmer.episodic.episode import Ints
 from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.shuffles import query_orders
 from fsmer.evaluation.episode_results import EpisodeResults
@@ -28,6 +29,7 @@ from fsmer.transfer.source_model import SourceModel
 
 __all__ = ["EpisodeTask", "Fold", "put_back"]
 
+Shares = NDArray[np.float32]
 # Method, model, support, query, classes, and the checkpoint steps at which the query is answered.
 Fold = tuple[Method, SourceModel, "ClipSet", "ClipSet", tuple[str, ...], tuple[int, ...]]
 
@@ -56,7 +58,7 @@ class EpisodeTask:
         """Method and model for one fold: copies for code from outside, which may train in place and so remember."""
         return (self.method, self.model) if self.trusted else copy.deepcopy((self.method, self.model))
 
-    def isolated(self, rows: NDArray[np.int64], *, labelled: bool = True) -> ClipSet:
+    def isolated(self, rows: Ints, *, labelled: bool = True) -> ClipSet:
         """These clips, from which nothing leads to any other."""
         return self.clips[rows].isolated(labelled=labelled, in_memory=not self.trusted or self.processes is not None)
 
@@ -69,7 +71,7 @@ class EpisodeTask:
         support = self.isolated(episode.support)
         return *self.learner(), support, self.query(number), episode.classes, self.training.checkpoint_steps
 
-    def fold_results(self, number: int, classes: Sequence[str], answers: NDArray[np.float32]) -> EpisodeResults:
+    def fold_results(self, number: int, classes: Sequence[str], answers: Shares) -> EpisodeResults:
         """The answers (Q, way) to `query` about these classes."""
         episode = self.episodes[number]
         owner = np.zeros(len(episode.query), dtype=np.int64)
@@ -78,33 +80,25 @@ class EpisodeTask:
         columns = np.array([[self.episodes.classes.index(name) for name in classes]])
         return self.results(number, (episode.name,), columns, owner, episode.query, put_back(answers[None], order)[0])
 
-    def checked(self, answers: NDArray[np.float32], way: int, *where: Any) -> NDArray[np.float32]:
+    def checked(self, answers: Shares, way: int, *where: Any) -> Shares:
         """The answers, if they are probabilities; episodes, owner and order are `where`, as for `check_answers`."""
         return check_answers(answers, way, f"the method {self.method.name!r}", *where)
 
     def results(
-        self,
-        start: int,
-        names: tuple[str, ...],
-        classes: NDArray[np.int64],
-        episode: NDArray[np.int64],
-        clip: NDArray[np.int64],
-        answers: NDArray[np.float32],
+        self, start: int, names: tuple[str, ...], classes: Ints, episode: Ints, clip: Ints, answers: Shares
     ) -> EpisodeResults:
         """Answers about the classes (E, way) of the episodes from number `start`, in columns of all classes."""
         among = np.zeros((len(names), len(self.episodes.classes)), dtype=bool)
         np.put_along_axis(among, classes, True, axis=1)
-        probabilities = np.full((len(clip), among.shape[1]), np.nan, dtype=np.float32)
+        shares = np.full((len(clip), among.shape[1]), np.nan, dtype=np.float32)
         columns = classes[episode]
-        np.put_along_axis(probabilities, columns, answers, axis=1)
+        np.put_along_axis(shares, columns, answers, axis=1)
         predicted = columns[np.arange(len(clip)), answers.argmax(axis=1)] if len(clip) else np.zeros(0)
-        given = Predictions(
-            (start + episode).astype(np.int32), clip.astype(np.int64), predicted.astype(np.int16), probabilities
-        )
-        return EpisodeResults(np.arange(start, start + len(names)), names, among, given)
+        own = Predictions((start + episode).astype(np.int32), clip.astype(np.int64), predicted.astype(np.int16), shares)
+        return EpisodeResults(np.arange(start, start + len(names)), names, among, own)
 
 
-def put_back(answers: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.float32]:
+def put_back(answers: Shares, order: Ints) -> Shares:
     """Answers (E, Q, C) to queries that were handed over in an order (E, Q), in the order before."""
     found = np.empty_like(answers)
     found[np.arange(len(order))[:, None], order] = answers

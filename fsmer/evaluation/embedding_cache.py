@@ -1,11 +1,11 @@
 """Embeddings on disk, so that no clip goes through the same network twice, whatever the run, protocol or method.
 
-An entry is found by the network (hash of its weights and of its input) and by the content of the clip's media, so
-that neither new weights nor maps extracted anew under an old name can meet an old embedding. Entries lie in
-``$FSMER_CACHE``, else in ``$XDG_CACHE_HOME/fsmer``, else in ``~/.cache/fsmer``; ``FSMER_CACHE=off`` keeps none. They
-hold embeddings and hashes, no media, ids or labels. A file's name is the digest of its content; one that does not fit
-its name is removed, and its clips are embedded again. `clear_cache` removes all; beyond `LIMIT_BYTES` the files that
-have not been used for longest go first.
+An entry is found by the network (hash of its weights, of its input and, where it is not of fsmer, of its source) and by
+the content of the clip's media, so that neither new weights or code nor maps extracted anew under an old name can meet
+an old embedding. Entries lie in ``$FSMER_CACHE``, else in ``$XDG_CACHE_HOME/fsmer``, else in ``~/.cache/fsmer``;
+``FSMER_CACHE=off`` keeps none. They hold embeddings and hashes, no media, ids or labels. A file's name is the digest of
+its content; one that does not fit its name is removed, and its clips are embedded again. `clear_cache` removes all;
+beyond `LIMIT_BYTES` the files that have not been used for longest go first.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from fsmer.backbones.embedding import batch_of
 from fsmer.caches import cache_place
 from fsmer.data import ClipSet
 from fsmer.io import atomic_path, digest, file_digest, remove_unfinished
+from fsmer.outside import code_digest
+from fsmer.plugins import BACKBONES, outside_origin
 from fsmer.training.loop import Progress
 
-__all__ = ["as_folder", "cache_folder", "clear_cache", "content_ids", "embed_cached"]
+__all__ = ["as_folder", "cache_folder", "clear_cache", "content_ids", "embed_cached", "network_code"]
 
 # All files of the cache together; a million embeddings of `facs-flow` take 0.8 GB.
 LIMIT_BYTES = 4 << 30
@@ -80,11 +82,7 @@ def content_ids(backbone: Backbone, clips: ClipSet, *, progress: Progress | None
 
 
 def embed_cached(
-    backbone: Backbone,
-    clips: ClipSet,
-    *,
-    folder: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    backbone: Backbone, clips: ClipSet, *, folder: Path | None = None, progress: Progress | None = None
 ) -> tuple[Tensor, Ids]:
     """Embeddings (N, embed_dim) as `fsmer.embed` gives them, from the cache where it has them, and `content_ids`.
 
@@ -93,7 +91,7 @@ def embed_cached(
     (clips done, clips in all).
     """
     check_clips(backbone, clips)
-    kept = None if folder is None else _KeptEmbeddings(Path(folder), backbone)
+    kept = None if folder is None else _KeptEmbeddings(folder, backbone)
     total = len(clips)
     ids, embeddings = np.zeros((total, ID_BYTES), np.uint8), torch.zeros(total, backbone.embed_dim)
     try:
@@ -103,9 +101,8 @@ def embed_cached(
             if kept is not None:
                 missing = kept.fill(ids[start:stop], embeddings[start:stop])
             if len(missing):
-                found = embed(
-                    backbone, {kind: array[missing] for kind, array in arrays.items()}, batch_size=batch_of(backbone)
-                )
+                media = {kind: array[missing] for kind, array in arrays.items()}
+                found = embed(backbone, media, batch_size=batch_of(backbone))
                 embeddings[torch.from_numpy(start + missing)] = found
                 if kept is not None:
                     kept.add(ids[start + missing], found)
@@ -118,13 +115,21 @@ def embed_cached(
     return embeddings, ids
 
 
+def network_code(backbone: Backbone) -> str:
+    """`code_digest` of the networks in a backbone that are not of fsmer; nothing where there are none."""
+    found = (one for one in backbone.modules() if isinstance(one, Backbone) and outside_origin(BACKBONES, type(one)))
+    return code_digest(part for one in found for part in one.modules())
+
+
 class _KeptEmbeddings:
     """Those of one network: files of records (id, embedding), mapped into memory, of which none ever changes."""
 
     def __init__(self, root: Path, backbone: Backbone) -> None:
         device = next((value.device.type for value in backbone.parameters()), "cpu")
         specs = [spec.to_dict() for spec in backbone.input_specs]
-        recipe = json.dumps([VERSION, specs, backbone.config, device, torch.__version__], sort_keys=True, default=str)
+        facts = [VERSION, specs, backbone.config, device, torch.__version__]
+        facts += [code] if (code := network_code(backbone)) else []
+        recipe = json.dumps(facts, sort_keys=True, default=str)
         key = f"{model_hash(backbone)}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
         self.root = root
         self.folder = root / f"{backbone.name or type(backbone).__name__}-{key}"
@@ -205,7 +210,9 @@ def _batches(backbone: Backbone, clips: ClipSet) -> Iterator[tuple[int, int, dic
         stop = min(start + size, len(clips))
         inputs = read_inputs(backbone, clips, np.arange(start, stop))
         by_kind = inputs if isinstance(inputs, dict) else {backbone.input_specs[0].kind: inputs}
-        yield start, stop, {kind: value.numpy() for kind, value in by_kind.items()}
+        # NumPy knows no bfloat16.
+        plain = {kind: value.float() if value.dtype == torch.bfloat16 else value for kind, value in by_kind.items()}
+        yield start, stop, {kind: value.numpy() for kind, value in plain.items()}
 
 
 def _hashes(arrays: dict[str, NDArray[np.float32]]) -> Ids:

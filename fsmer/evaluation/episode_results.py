@@ -175,31 +175,18 @@ def _results(held: Mapping[str, NDArray[Any]], size: RunSize) -> EpisodeResults:
     predictions = Predictions(*(held[name] for name in Predictions.FIELDS))
     episode, clip, predicted, probabilities = (held[name] for name in Predictions.FIELDS)
     episodes, rows = numbers.shape[:1], clip.shape[:1]
-    expected: list[tuple[NDArray[Any], Any, tuple[int, ...]]] = [
-        (numbers, np.int64, episodes),
-        (among, np.bool_, (*episodes, size.classes)),
-        (episode, np.int32, rows),
-        (clip, np.int64, rows),
-        (predicted, np.int16, rows),
-        (probabilities, np.float32, (*rows, size.classes)),
-    ]
-    if (
-        any(array.dtype != kind or array.shape != shape for array, kind, shape in expected)
-        or names.dtype.kind != "U"
-        or names.shape != episodes
-        or not all(_within(*bounds) for bounds in ((numbers, size.episodes), (clip, size.clips)))
-        or not np.isin(episode, numbers).all()
-        or len(np.unique(numbers)) < len(numbers)
-    ):
+    expected: list[Any] = [(numbers, np.int64, episodes), (among, np.bool_, (*episodes, size.classes))]
+    expected += [(episode, np.int32, rows), (clip, np.int64, rows), (predicted, np.int16, rows)]
+    expected += [(probabilities, np.float32, (*rows, size.classes))]
+    wrong = any(array.dtype != kind or array.shape != shape for array, kind, shape in expected)
+    wrong = wrong or names.dtype.kind != "U" or names.shape != episodes
+    wrong = wrong or not _within(numbers, size.episodes) or not _within(clip, size.clips)
+    if wrong or not np.isin(episode, numbers).all() or len(np.unique(numbers)) < len(numbers):
         raise ValueError("arrays of another kind")
     order = np.argsort(numbers)
     own = among[order[np.searchsorted(numbers, episode, sorter=order)]]
-    if (
-        not _within(predicted, size.classes)
-        or not own[np.arange(len(own)), predicted].all()
-        or unsound_answers(np.where(own, probabilities, 0)).any()
-        or not np.isnan(probabilities[~own]).all()
-    ):
+    wrong = not _within(predicted, size.classes) or not own[np.arange(len(own)), predicted].all()
+    if wrong or unsound_answers(np.where(own, probabilities, 0)).any() or not np.isnan(probabilities[~own]).all():
         raise ValueError("answers of another kind")
     return EpisodeResults(numbers, tuple(names.tolist()), among, predictions)
 

@@ -36,6 +36,8 @@ from fsmer.evaluation.seed_runs import SeedRuns
 from fsmer.evaluation.selection import Rule, plan_grid
 from fsmer.evaluation.setup import Evaluation, Progress, RunOptions, no_progress
 from fsmer.io import check_writable
+from fsmer.outside import code_digest
+from fsmer.plugins import METRICS
 from fsmer.transfer import Method, load_method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.source_model import SourceModel
@@ -172,23 +174,16 @@ def evaluate(
     True
     """
     began, started = time.perf_counter(), datetime.now(UTC)
-    options = RunOptions(
-        jobs=jobs,
-        isolate=isolate,
-        memory=memory,
-        cache=as_folder(cache),
-        progress=progress or no_progress,
-        out=None if out is None else Path(out),
-        resume=resume,
-        overwrite=overwrite,
-    )
+    place, told = None if out is None else Path(out), progress or no_progress
+    options = RunOptions(jobs, isolate, memory, device, as_folder(cache), told, place, resume, overwrite)
     chosen = setup.resolved_protocol(protocol, seed)
     solver = load_method(method)
     numbers = setup.method_seeds(solver, seeds)
-    start = InitialWeights.of(model, solver, arguments, device)
-    if solver.keeps_backbone and jobs not in (None, 1, "auto"):
-        idle = f"jobs={jobs} has no effect: {solver.name!r} keeps the network as it is and trains nothing in the folds."
-        warnings.warn(idle, stacklevel=3)  # beyond this function and what wraps it
+    start = InitialWeights.of(model, solver, arguments, options.device)
+    if solver.keeps_backbone and options.jobs not in (None, 1, "auto"):
+        idle = f"{solver.name!r} keeps the network as it is and trains nothing in the folds."
+        # Beyond this function and what wraps it.
+        warnings.warn(f"jobs={options.jobs} has no effect: {idle}", stacklevel=3)
     backbone = start.backbone(numbers[0])
     check_weights(backbone)
     clips = setup.prepared_clips(chosen, clips, backbone)
@@ -201,22 +196,22 @@ def evaluate(
     described(SourceModel.wrap(backbone), descriptions or {})
     trainings, points = plan_grid(solver, backbone, select, grid)
     drawn, words = int(chosen.params.get("seed", seed or 0)), dict(descriptions or {})
-    evaluation = Evaluation(
-        chosen, drawn, clips, episodes, start, backbone, words, solver, numbers, select, trainings, points
-    )
-    given = {"seed": seed, "seeds": seeds, "select": select, "grid": grid, "jobs": jobs, "isolate": isolate}
-    run = run_account(evaluation, options, call, given, started)
-    runs = SeedRuns(evaluation, options)
+    one = Evaluation(chosen, drawn, clips, episodes, start, backbone, words, solver, numbers, select, trainings, points)
+    given = {"seed": seed, "seeds": seeds, "select": select, "grid": grid}
+    given |= {"jobs": options.jobs, "isolate": options.isolate}
+    run = run_account(one, options, call, given, started)
+    runs = SeedRuns(one, options)
     # The folder, where the same run may be finished, or partly so.
     folder = None
     if options.out is not None:
         check_writable(options.out)
         # Whether all is there already is seen without embedding anything.
         content = runs.content(embed=not (options.out / REPORT_FILE).is_file())
-        run["identity"], run["seeds"] = evaluation.identity(content, isolate), numbers
-        folder = runs.folder = RunFolder(
-            options.out, run["identity"], numbers, resume=resume, overwrite=overwrite, keep=not solver.keeps_backbone
-        )
+        run["identity"], run["seeds"] = one.identity(content, options.isolate), numbers
+        if metrics := code_digest(METRICS[name] for name in METRICS.outside()):
+            run["metrics"] = metrics
+        how = {"resume": options.resume, "overwrite": options.overwrite, "keep": not solver.keeps_backbone}
+        folder = runs.folder = RunFolder(options.out, run["identity"], numbers, metrics=metrics, **how)
         if folder.finished:
             # A report that lost one of its tables is made again.
             with contextlib.suppress(DataError):
@@ -234,7 +229,7 @@ def evaluate(
         raise
     finally:
         runs.end()
-    report = run_report(evaluation, results, options, note)
+    report = run_report(one, results, options, note, unrecorded=folder is not None and bool(folder.unrecorded))
     run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": runs.resumed}
     report = replace(report, run=run)
     if folder is not None:

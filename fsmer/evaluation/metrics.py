@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.table import known_texts
 from fsmer.errors import DataError, PluginError
+from fsmer.outside import outside_call
 from fsmer.plugins import METRICS as REGISTRY
 from fsmer.plugins import plugin_entry
 
@@ -105,8 +106,8 @@ def register_metric(name: str) -> Callable[[Callable[[Floats], float]], Callable
     >>> round(report.figures["errors"] + report.acc, 6)
     1.0
     """
-    if not name.isidentifier() or name.endswith("_interval") or name in _TAKEN:
-        raise PluginError(f"a metric cannot be called {name!r}; choose an identifier that is no entry of a report.")
+    if not isinstance(name, str) or not name.isidentifier() or name.endswith("_interval") or name in _TAKEN:
+        raise PluginError(f"a metric cannot be called {name!r:.80}; choose an identifier that is no entry of a report.")
     return REGISTRY.register(name)
 
 
@@ -121,17 +122,13 @@ def metric_plugins() -> dict[str, str]:
 
 
 def _figure(name: str, metric: Callable[[Floats], float], confusion: Floats) -> float:
-    try:
+    who = f"the metric {name!r} of {REGISTRY.origin(name)}"
+    with outside_call(f"{who} on a confusion matrix of shape {confusion.shape}", DataError, "mend it or leave it out"):
         value = float(metric(confusion))
-    except Exception as error:  # code from outside raises whatever it likes
-        raise DataError(
-            f"the metric {name!r} of {REGISTRY.origin(name)} fails on a confusion matrix of shape {confusion.shape} "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); repair it or leave it out."
-        ) from error
     if not math.isfinite(value):
         raise DataError(
-            f"the metric {name!r} of {REGISTRY.origin(name)} gives {value} for a confusion matrix; let it give a "
-            "finite number for every matrix, also where a class or all clips are missing."
+            f"{who} gives {value} for a confusion matrix; let it give a finite number for every matrix, also where a "
+            "class or all clips are missing."
         )
     return value
 
@@ -170,9 +167,7 @@ def confusion_matrix(
     """
     true_codes, codes = np.asarray(truth, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     if true_codes.ndim != 1 or true_codes.shape != codes.shape:
-        raise DataError(
-            f"truth has shape {true_codes.shape} and predictions {codes.shape}; both must be lists of the same length."
-        )
+        raise DataError(f"truth has shape {true_codes.shape}, predictions {codes.shape}; give the same length.")
     for name, values in (("truth", true_codes), ("predictions", codes)):
         if values.size and (values.min() < 0 or values.max() >= n_classes):
             raise DataError(
@@ -183,9 +178,8 @@ def confusion_matrix(
     if groups is None:
         return np.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes)
     group_codes = np.asarray(groups, dtype=np.int64)
-    if group_codes.shape != codes.shape or (
-        group_codes.size and not 0 <= group_codes.min() <= group_codes.max() < n_groups
-    ):
+    outside = group_codes.size and not 0 <= group_codes.min() <= group_codes.max() < n_groups
+    if outside or group_codes.shape != codes.shape:
         raise DataError(f"groups must give one code from 0 to {n_groups - 1} for each of the {codes.size} predictions.")
     counts = np.bincount(group_codes * n_classes**2 + flat, minlength=n_groups * n_classes**2)
     return counts.reshape(n_groups, n_classes, n_classes)
@@ -313,8 +307,7 @@ def bootstrap_interval(
         counts = counts[None]
     if counts.ndim != 4 or counts.shape[2] != counts.shape[3] or not counts.shape[0]:
         raise DataError(
-            "confusion matrices must have shape (subjects, C, C) or (seeds, subjects, C, C); "
-            f"these have {counts.shape}."
+            f"confusion matrices must have shape (subjects, C, C) or (seeds, subjects, C, C), not {counts.shape}."
         )
     if counts.shape[1] < 2:
         return dict.fromkeys(metric_names())

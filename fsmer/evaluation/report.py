@@ -438,8 +438,7 @@ class Report:
             altered = altered and f"{altered} was altered after it was written"
             if flaw := report.unsound or report_file.contradicting_tables(report) or altered:
                 raise DataError(
-                    f"{folder} holds a report and tables that do not belong together ({flaw}); {files.REMEDY} to make "
-                    "them anew."
+                    f"{folder} holds a report and tables that do not belong together ({flaw}); {files.REMEDY}."
                 )
         return report
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fsmer.data import ClipSet
+from fsmer.episodic.episode import Ints, Mask
 from fsmer.evaluation import metrics as scoring
 from fsmer.evaluation.metrics import METRICS, Scores, confusion_matrix, score_confusion
 from fsmer.evaluation.predictions import Predictions
@@ -23,10 +24,10 @@ def report_figures(
     clips: ClipSet,
     runs: Mapping[int, Predictions],
     *,
-    codes: NDArray[np.int64],
+    codes: Ints,
     classes: Sequence[str],
     names: Sequence[str],
-    among: NDArray[np.bool_] | None,
+    among: Mask | None,
     averaging: str,
     seed: int,
     oracle: bool,
@@ -46,19 +47,13 @@ def report_figures(
     stamp = {"oracle": True} if oracle else {}
     metrics = scoring.metric_names()
 
-    def figures(chosen: NDArray[np.bool_]) -> tuple[Figures, list[Scores], NDArray[np.int64]]:
+    def figures(chosen: Mask) -> tuple[Figures, list[Scores], Ints]:
         """Figures of these rows, their scores seed by seed (with an axis of episodes, or none), and the counts."""
 
-        def counted(groups: NDArray[Any], n_groups: int) -> NDArray[np.int64]:
+        def counted(groups: NDArray[Any], n_groups: int) -> Ints:
             """Confusion matrices of shape (seeds, groups, C, C)."""
-            return np.stack(
-                [
-                    confusion_matrix(
-                        truth[chosen], one.predicted[chosen], n_classes, groups=groups[chosen], n_groups=n_groups
-                    )
-                    for one in runs.values()
-                ]
-            )
+            asked, how = truth[chosen], dict[str, Any](groups=groups[chosen], n_groups=n_groups)
+            return np.stack([confusion_matrix(asked, one.predicted[chosen], n_classes, **how) for one in runs.values()])
 
         by_episode = counted(asked.episode, n_episodes)
         if averaging == "episodes":
@@ -127,9 +122,7 @@ def _by_seed(runs: Mapping[int, Predictions], table_of: Callable[[Predictions], 
     return pd.concat(list(tables.values()), ignore_index=True)
 
 
-def _predictions_table(
-    clips: ClipSet, predictions: Predictions, classes: Sequence[str], truth: NDArray[np.int64]
-) -> pd.DataFrame:
+def _predictions_table(clips: ClipSet, predictions: Predictions, classes: Sequence[str], truth: Ints) -> pd.DataFrame:
     names = np.array(classes, dtype=object)
     columns: dict[str, Any] = {
         "episode": predictions.episode,
@@ -144,22 +137,14 @@ def _predictions_table(
     return pd.DataFrame(columns | {f"p_{name}": shown[:, code] for code, name in enumerate(classes)})
 
 
-def _episodes_table(
-    predictions: Predictions,
-    truth: NDArray[np.int64],
-    names: Sequence[str],
-    among: NDArray[np.bool_] | None,
-    n_classes: int,
-) -> pd.DataFrame:
-    by_episode = confusion_matrix(
-        truth, predictions.predicted, n_classes, groups=predictions.episode, n_groups=len(names)
-    )
+def _episodes_table(one: Predictions, truth: Ints, names: Sequence[str], among: Mask | None, way: int) -> pd.DataFrame:
+    by_episode = confusion_matrix(truth, one.predicted, way, groups=one.episode, n_groups=len(names))
     scores = score_confusion(by_episode, among)
     columns = {"episode": np.arange(len(names)), "name": list(names), "clips": by_episode.sum(axis=(1, 2))}
     return pd.DataFrame(columns | {metric: getattr(scores, metric) for metric in METRICS})
 
 
-def _recipes(clips: ClipSet, judged: NDArray[np.bool_]) -> dict[str, list[str]]:
+def _recipes(clips: ClipSet, judged: Mask) -> dict[str, list[str]]:
     table = clips.table
     if "recipe" not in table.columns:
         return {}

@@ -169,9 +169,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         lacking = [name for name in COLUMNS[path.name] if name not in header]
         if lacking:
             raise ValueError(f"it has no column {lacking[0]!r}")
-        kinds = (
-            {name: np.float64 if name.startswith("p_") else str for name in header} | COLUMNS[path.name] | MORE_COLUMNS
-        )
+        kinds: dict[str, Any] = {name: np.float64 if name.startswith("p_") else str for name in header}
+        kinds |= COLUMNS[path.name] | MORE_COLUMNS
         numbers = {name: [""] for name in header if kinds[name] is np.float64}
         # A number such as 1e999 among whole ones would become any other with no more than a warning.
         with np.errstate(invalid="raise"):
@@ -227,13 +226,9 @@ def contradicting_tables(report: Report) -> str:
         codes[name] = pd.Index(list(known[name])).get_indexer(answers[name])
         if (codes[name] < 0).any():
             return f"{PREDICTIONS_FILE} has a {name} that {REPORT_FILE} does not name"
-    by_seed = confusion_matrix(
-        codes["label"],
-        codes["predicted"],
-        len(report.classes),
-        groups=codes.get("seed", np.zeros(len(answers))),
-        n_groups=len(report.per_seed),
-    )
+    groups, seeds = codes.get("seed", np.zeros(len(answers))), len(report.per_seed)
+    truth, said = codes["label"], codes["predicted"]
+    by_seed = confusion_matrix(truth, said, len(report.classes), groups=groups, n_groups=seeds)
     if not np.array_equal(by_seed.sum(axis=0), report.confusion):
         return f"the confusion matrix of {REPORT_FILE} does not count the rows of {PREDICTIONS_FILE}"
     lacking = [f"p_{name}" for name in report.classes if f"p_{name}" not in answers]

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from fsmer.errors import DataError, OutputError
 from fsmer.evaluation.episode_results import PartStore, RunSize, stored_files
@@ -26,7 +26,7 @@ OPTIONAL = ("arithmetic",)
 
 
 # What is read of a store's ``run.json``, and what messages say of a report.
-_ABOUT = entries({"format_version": int, "run": dict[str, str]})
+_ABOUT = entries({"format_version": int, "run": dict[str, str], "unrecorded": NotRequired[list[str]]})
 _NAMES = entries(dict.fromkeys(("method", "model", "protocol"), entries({"name": str})))
 
 
@@ -37,7 +37,7 @@ class RunFolder:
     `seeds` than those of a finished run go on from it. Without `resume` a run is made anew and unfinished ones are
     removed; `overwrite` allows to replace a report (once the new one is there) or an unfinished run of something else,
     which is refused otherwise (`OutputError`); with `keep`, finished episodes stay beside the report for further seeds.
-    `finished`: the report of this very run, with these seeds, is there.
+    `finished`: the report of this very run, with these seeds and metrics (`code_digest`), is there.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class RunFolder:
         resume: bool,
         overwrite: bool,
         keep: bool = True,
+        metrics: str = "",
     ) -> None:
         check_writable(folder)
         self.folder = folder
@@ -56,6 +57,8 @@ class RunFolder:
         self.seeds = list(seeds)
         self.overwrite = overwrite
         self.keep = keep
+        # Entries of `OPTIONAL` that are not known of all episodes that are gone on with.
+        self.unrecorded: set[str] = set()
         self._refuse_report()
         # A run that was killed before its first episode was finished left nothing to go on with.
         self.drop_empty()
@@ -68,17 +71,26 @@ class RunFolder:
                 remove_folder(other)
         held = run_of(folder) or {}
         same = "identity" in held and not self._another(held["identity"])
-        self.finished = resume and same and held.get("seeds") == self.seeds
+        same_metrics = metrics in ("", held.get("metrics"))
+        self.finished = resume and same and same_metrics and held.get("seeds") == self.seeds
         for other in [] if resume else _stores(folder, KEPT):
             remove_folder(other)
 
     def store(self, size: RunSize, **member: Any) -> PartStore:
         """The store of one part of the run, such as a seed."""
-        about = {"format": "fsmer-run", "format_version": FORMAT_VERSION, "run": self.identity, "part": member}
+        about: dict[str, Any] = {"format": "fsmer-run", "format_version": FORMAT_VERSION, "run": self.identity}
+        about |= {"part": member}
         named = about | {"run": {name: value for name, value in self.identity.items() if name not in OPTIONAL}}
         key = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:16]
         kept = self.folder / f"{KEPT}{key}"
-        return PartStore(kept if kept.is_dir() else self.folder / f"{PARTS}{key}", about, size)
+        place = kept if kept.is_dir() else self.folder / f"{PARTS}{key}"
+        with contextlib.suppress(DataError):
+            held = read_json(place / RUN_FILE, _ABOUT, what="a run", remedy="start anew")
+            lacking = {name for name in OPTIONAL if name in self.identity and name not in held["run"]}
+            if unrecorded := sorted(lacking.union(held.get("unrecorded", ()))):
+                self.unrecorded.update(unrecorded)
+                about["unrecorded"] = unrecorded
+        return PartStore(place, about, size)
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:
@@ -166,10 +178,7 @@ def unfinished_words(folder: Path) -> str:
         return ""
     count = sum(len(stored_files(store)) for store in stores)
     parts = f"{count:,} finished part{'' if count == 1 else 's'}" if count else "no finished part yet"
-    return (
-        f"{folder} holds an unfinished run with {parts} and no report; run the same evaluation again, which goes on "
-        "from there."
-    )
+    return f"{folder} holds an unfinished run with {parts} and no report; run the same evaluation again to go on."
 
 
 def _stores(folder: Path, *kinds: str) -> list[Path]:
@@ -181,11 +190,8 @@ def _change(before: str, now: str) -> str:
     (what, old), (name, new) = _parameters(before), _parameters(now)
     if what != name:
         return f"{what}, now {name}"
-    changes = [
-        f"{key} was {old.get(key, 'not there')}, is {new.get(key, 'not there')} now"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-    ]
+    differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    changes = [f"{key} was {old.get(key, 'not there')}, is {new.get(key, 'not there')} now" for key in differing]
     return f"{name}: {', '.join(changes)}"
 
 

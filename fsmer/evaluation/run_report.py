@@ -52,8 +52,13 @@ def _from_outside(method: Method, backbone: Backbone) -> list[str]:
     return found
 
 
-def run_report(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions, note: str) -> Report:
-    """The report of a run from its results by seed; `note` is what is to be said about the method, or nothing."""
+def run_report(
+    one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions, note: str, *, unrecorded: bool = False
+) -> Report:
+    """The report of a run from its results by seed; `note` is what is to be said about the method, or nothing.
+
+    `unrecorded`: some episodes are of an earlier version, which did not write with which arithmetic.
+    """
     episodes, protocol = one.episodes, one.protocol
     first = next(iter(results.values())).answers
     asked_twice = bool(np.bincount(first.predictions.clip).max(initial=0) > 1)
@@ -83,7 +88,9 @@ def run_report(one: Evaluation, results: Mapping[int, SeedResult], options: RunO
         honest=make(honest).figures if honest else None,
         notes=[*([note] if note else []), *_notes(one, results, options)],
     )
-    return replace(report, isolation=options.isolate or "none", versions={**report.versions, **one.arithmetic})
+    arithmetic, before = one.arithmetic, "unknown for the episodes of an earlier version, then " if unrecorded else ""
+    versions = report.versions | {name: f"{before}{value}" for name, value in arithmetic.items()}
+    return replace(report, isolation=options.isolate or "none", versions=versions)
 
 
 def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str, Any]:

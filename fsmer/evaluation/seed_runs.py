@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fsmer.backbones import Backbone, model_hash
 from fsmer.backbones.base import is_trusted
+from fsmer.episodic.episode import Mask
 from fsmer.episodic.episodes import Episodes
 from fsmer.episodic.shuffles import random_order
 from fsmer.evaluation.answers import EpisodeTask
@@ -29,7 +30,7 @@ from fsmer.training.stacked import can_stack
 from fsmer.transfer import Method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.fine_tuning import TrainsTogether
-from fsmer.transfer.method import solves_together
+from fsmer.transfer.method import method_call, solves_together
 from fsmer.transfer.source_model import SourceModel
 
 __all__ = ["SeedResult", "SeedRuns"]
@@ -132,7 +133,7 @@ class SeedRuns:
         run: TrainingRun,
         episodes: Episodes,
         *,
-        wanted: NDArray[np.bool_] | None = None,
+        wanted: Mask | None = None,
         others: Sequence[OtherSeed] = (),
     ) -> dict[int, EpisodeResults]:
         """Answers of one training by checkpoint step: those of an earlier start from its store, the others anew."""
@@ -140,14 +141,12 @@ class SeedRuns:
         task = EpisodeTask(run, model, one.clips, episodes, one.seed, self._processes)
         stores = {step: store for step in steps if (store := self._store(seed, weights, run.method, episodes, step))}
         prefetched = self._training.prefetched.pop(seed, [])
-        progress = functools.partial(
-            self.options.progress, "episodes" if episodes is one.episodes else "inner episodes"
-        )
+        notify = functools.partial(self.options.progress, "episodes" if episodes is one.episodes else "inner episodes")
         wanted = np.ones(len(episodes), dtype=bool) if wanted is None else wanted
         finished = FinishedEpisodes(stores, steps, wanted)
         # What was prefetched has been written too, but not by an earlier start.
         self.resumed += finished.count() - (len(prefetched) if stores else 0)
-        progress(finished.count(), int(wanted.sum()))
+        notify(finished.count(), int(wanted.sum()))
         written = time.monotonic()
         patience = FLUSH_SECONDS if run.method.keeps_backbone else 0.0
         try:
@@ -157,18 +156,14 @@ class SeedRuns:
                     if stores and time.monotonic() - written >= patience:
                         finished.write()
                         written = time.monotonic()
-                    progress(finished.count(), int(wanted.sum()))
+                    notify(finished.count(), int(wanted.sum()))
         finally:
             # Whatever stops the run, a key press included: what is done is kept for the next one.
             finished.write()
         return finished.joined()
 
     def _results(
-        self,
-        task: EpisodeTask,
-        todo: NDArray[np.bool_],
-        prefetched: Sequence[EpisodeResults],
-        others: Sequence[OtherSeed],
+        self, task: EpisodeTask, todo: Mask, prefetched: Sequence[EpisodeResults], others: Sequence[OtherSeed]
     ) -> Iterator[tuple[int, EpisodeResults]]:
         """Checkpoint step and results of the episodes in `todo` (and of such as come with them)."""
         for part in prefetched:
@@ -177,7 +172,8 @@ class SeedRuns:
         if task.episodes.source is not None:
             progress = functools.partial(self.options.progress, "training on the source")
             source = task.isolated(task.episodes.source)
-            task = replace(task, model=task.method.train_source(task.model, source, progress=progress))
+            with method_call(task.method):
+                task = replace(task, model=task.method.train_source(task.model, source, progress=progress))
         if task.method.keeps_backbone:
             embeddings = self._embeddings(task.model.backbone)
             yield from ((END, part) for part in solve_episodes(task, embeddings, todo))
@@ -195,17 +191,11 @@ class SeedRuns:
 
     def _stacks(self, backbone: Backbone) -> bool:
         """Whether trainings of several seeds can go on as one stacked model, which is how a GPU is kept busy."""
-        method = self.evaluation.method
-        return (
-            isinstance(method, TrainsTogether)
-            and solves_together(method)
-            and self._processes is None
-            and not method.keeps_backbone
-            and self.evaluation.episodes.source is None
-            and (self.options.jobs == "auto" or process_count(self.options.jobs) is None)
-            and can_stack(backbone)
-            and not on_cpu(backbone)
-        )
+        method, jobs = self.evaluation.method, self.options.jobs
+        together = isinstance(method, TrainsTogether) and solves_together(method) and not method.keeps_backbone
+        alone = self._processes is None and self.evaluation.episodes.source is None
+        here = together and alone and (jobs == "auto" or process_count(jobs) is None)
+        return here and can_stack(backbone) and not on_cpu(backbone)
 
     def _later_seeds(self, seed: int) -> list[OtherSeed]:
         one, others = self.evaluation, []

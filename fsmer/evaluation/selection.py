@@ -72,9 +72,7 @@ def plan_grid(
         raise ProtocolError(f"select={rule!r} is no rule; use one of {', '.join(RULES)}.")
     if rule == "fixed":
         if grid:
-            raise ProtocolError(
-                f"a grid ({', '.join(grid)}) was given, but select='fixed' chooses nothing; use select='nested'."
-            )
+            raise ProtocolError(f"select='fixed' chooses nothing from a grid ({', '.join(grid)}); use select='nested'.")
         return [TrainingRun(method)], [GridPoint(0, END, {})]
     asked = dict(grid or {})
     # The parameter that says how long a training is, whose smaller values it passes on its way; or nothing.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fsmer import kernels
@@ -19,9 +20,11 @@ from fsmer.data import ClipSet
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.episodic.episodes import Episodes
 from fsmer.errors import ProtocolError
+from fsmer.evaluation.embedding_cache import network_code
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.selection import GridPoint, Rule, TrainingRun
 from fsmer.evaluation.training_folds import on_cpu
+from fsmer.outside import code_digest
 from fsmer.transfer import Method
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
@@ -41,11 +44,12 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of `fsmer.evaluate` on which no figure depends; `ProtocolError` where jobs or isolate cannot be."""
+    """How `fsmer.evaluate` runs what it evaluates, as its options; `ProtocolError` where jobs or isolate cannot be."""
 
     jobs: int | str | None = None
     isolate: str | None = None
     memory: int | None = None
+    device: str | torch.device | None = None
     cache: Path | None = None
     progress: Progress = no_progress
     out: Path | None = None
@@ -115,6 +119,14 @@ class Evaluation:
             # The media too: flow that was extracted anew under the same ids is another run.
             "content of the media": f"hash {_hash(content.tobytes())}",
         }
+        parts = list(vars(self.method).values())
+        parts += [part for one in parts if hasattr(one, "get_params") for part in one.get_params().values()]
+        codes = {
+            "model": network_code(self.backbone),
+            "method": code_digest([self.method, *parts]),
+            "protocol": code_digest([self.protocol, self.episodes]),
+        }
+        identity |= {f"code of the {name}": f"hash {code}" for name, code in codes.items() if code}
         if arithmetic := self.arithmetic:
             identity["arithmetic"] = f"this machine with {json.dumps(arithmetic)}"
         return identity | ({"isolation": isolate} if isolate == "process" else {})
@@ -147,9 +159,7 @@ def listed_seeds(asked: int | Sequence[int], first: int) -> list[int]:
     listed = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else []
     whole = all(isinstance(one, int | np.integer) and not isinstance(one, bool) and one >= 0 for one in listed)
     if not listed or not whole or len(set(listed)) < len(listed):
-        raise ProtocolError(
-            f"seeds={asked!r} is not possible; give how many, or different whole numbers of at least 0."
-        )
+        raise ProtocolError(f"seeds={asked!r} is not possible; give how many, or different whole numbers from 0 on.")
     return [int(one) for one in listed]
 
 
@@ -158,9 +168,7 @@ def prepared_clips(protocol: Protocol, clips: ClipSet | None, backbone: Backbone
     if clips is not None:
         return protocol.prepare(clips)
     if not protocol.synthetic:
-        raise ProtocolError(
-            f"the protocol {protocol.name!r} needs clips: give some (clips=, or --data on the command line)."
-        )
+        raise ProtocolError(f"protocol {protocol.name!r} needs clips: give some (clips=, or --data on a command line).")
     return protocol.make_clips(specs=backbone.input_specs)
 
 

@@ -17,6 +17,7 @@ from fsmer.evaluation.answers import EpisodeTask, put_back
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Answer
 from fsmer.transfer import Method
+from fsmer.transfer.method import method_call
 
 __all__ = ["solve_episodes"]
 
@@ -129,8 +130,9 @@ def _orders(task: EpisodeTask, first: int, asked: NDArray[np.bool_]) -> Indices:
 
 def _probabilities(method: Method, arrays: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Answer]:
     """Place of the first episode of a chunk and the probabilities (e, Q, way), chunk by chunk; see `Method.solve`."""
-    for piece, logits in method.solve(*arrays, **options):
-        yield piece.start, [], torch.softmax(logits, dim=-1).numpy()
+    with method_call(method):
+        for piece, logits in method.solve(*arrays, **options):
+            yield piece.start, [], torch.softmax(logits, dim=-1).numpy()
 
 
 def _padded(rows: Sequence[Indices]) -> tuple[Indices, NDArray[np.bool_]]:

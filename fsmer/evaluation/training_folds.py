@@ -25,7 +25,7 @@ from fsmer.memory import free_memory, out_of_memory
 from fsmer.transfer import Recognizer
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
-from fsmer.transfer.method import solves_together
+from fsmer.transfer.method import learnt, method_call, solves_together
 from fsmer.transfer.source_model import SourceModel
 
 __all__ = ["OtherSeed", "TrainingFolds", "on_cpu", "process_count"]
@@ -98,7 +98,7 @@ class TrainingFolds:
                         yield step, task.fold_results(number, classes, answers)
                     continue
                 (method, model), episode = task.learner(), task.episodes[number]
-                recognizer = method.fit(model, task.isolated(episode.support), classes=episode.classes)
+                recognizer = learnt(method, model, task.isolated(episode.support), classes=episode.classes)
                 yield END, task.fold_results(number, *_answers(recognizer, task.query(number)))
 
     def _side_by_side(self, task: EpisodeTask, numbers: NDArray[np.int64], others: Sequence[OtherSeed]) -> Results:
@@ -148,11 +148,8 @@ class TrainingFolds:
                 if count == 1 or not (isinstance(error, ProcessEnded) or out_of_memory(error)):
                     raise
                 fewer = max(min(count, len(left)) // 2, 1)
-                warnings.warn(
-                    f"memory ran out with {count} folds at a time ({type(error).__name__}); going on with {fewer} at a "
-                    "time.",
-                    stacklevel=2,
-                )
+                words = f"memory ran out with {count} folds at a time ({type(error).__name__}); going on with {fewer}."
+                warnings.warn(words, stacklevel=2)
                 count = fewer
         return np.array(left, dtype=np.int64)
 
@@ -185,18 +182,19 @@ def _fold_answers(*fold: *Fold) -> Iterator[Answer]:
     """Learn one fold and answer its queries, at its checkpoint steps where it has any."""
     method, model, support, query, classes, steps = fold
     if steps and isinstance(method, (Train, FineTuning)):
-        for step, recognizer in method.fit_stages(model, support, steps, classes=classes):
+        for step, recognizer in method.fit_checkpoints(model, support, steps, classes=classes):
             yield step, *_answers(recognizer, query)
     elif solves_together(method):
         # As folds in one process are trained, to the last bit.
         ((_, recognizer),) = method.fit_many(model, [support], seeds=[None], classes=[classes])
         yield END, *_answers(recognizer, query)
     else:
-        yield END, *_answers(method.fit(model, support, classes=classes), query)
+        yield END, *_answers(learnt(method, model, support, classes=classes), query)
 
 
 def _answers(recognizer: Recognizer, query: ClipSet) -> tuple[list[str], NDArray[np.float32]]:
-    return recognizer.classes_.tolist(), recognizer.predict_proba(query)
+    with method_call(recognizer.method):
+        return recognizer.classes_.tolist(), recognizer.predict_proba(query)
 
 
 @contextlib.contextmanager

@@ -20,19 +20,18 @@ __all__ = ["describe"]
 def describe() -> dict[str, str]:
     """What tells the arithmetic of this process from that of others; it never raises.
 
-    Whether kernels can be compiled is tried on a source of a few lines, so that nothing is compiled that is not used.
-
     Returns
     -------
     dict of str to str
-        ``kernels`` and ``onednn`` are ``"on"`` or ``"off"``, the latter for dense layers in training; ``compiler`` is
+        ``kernels`` and ``onednn`` are ``"on"`` or ``"off"``, the latter for dense layers in training; where some of the
+        kernels alone can be compiled and loaded, ``kernels`` names these. ``compiler`` is
         the first line that the compiler says of its version, and ``library`` a digest of the kernels' sources and
         flags. Without kernels both are ``"none"``, or ``"switched off (FSMER_COMPILE=off)"`` where the user wants so.
     """
     onednn = "on" if torch.backends.mkldnn.enabled and has_onednn() else "off"
-    compiler, library = _kernels()
+    usable, compiler, library = _kernels()
     return {
-        "kernels": "on" if compiler and library else "off",
+        "kernels": usable,
         "compiler": compiler or "none",
         "library": library or ("switched off (FSMER_COMPILE=off)" if switched_off() else "none"),
         "onednn": onednn,
@@ -40,18 +39,19 @@ def describe() -> dict[str, str]:
 
 
 @functools.cache
-def _kernels() -> tuple[str, str]:
-    """Version of the compiler and digest of the sources; empty where nothing can be compiled."""
+def _kernels() -> tuple[str, str, str]:
+    """Which kernels are used, version of the compiler and digest of the sources; empty where there are none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            usable = load_compiled("probe") is not None
+            sources = sorted(Path(__file__).parent.glob("*.c"))
+            usable = [source.stem for source in sources if load_compiled(source.stem) is not None]
         compiler = find_compiler()
         if not usable or compiler is None:
-            return "", ""
+            return "off", "", ""
         told = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=10, text=True)
-        sources = sorted(Path(__file__).parent.glob("*.c"))
         content = b"\n".join([*(source.read_bytes() for source in sources), " ".join(FLAGS).encode()])
-        return told.stdout.splitlines()[0].strip(), digest(content)
+        words = "on" if len(usable) == len(sources) else ", ".join(usable)
+        return words, told.stdout.splitlines()[0].strip(), digest(content)
     except Exception:
-        return "", ""
+        return "off", "", ""

@@ -31,10 +31,9 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 def plain_in_memory(*values: Tensor) -> bool:
     """Whether code that is handed addresses can take these: float32 on a CPU, and not vectorised over members."""
+    plain = all(value.device.type == "cpu" and value.dtype == torch.float32 for value in values)
     # Inside `torch.func` a tensor stands for many.
-    return not torch._C._are_functorch_transforms_active() and all(
-        value.device.type == "cpu" and value.dtype == torch.float32 for value in values
-    )
+    return plain and not torch._C._are_functorch_transforms_active()
 
 
 def switched_off() -> bool:

@@ -25,16 +25,11 @@ class OneDnnLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(B, out_features) of (B, in_features)."""
         values = (input, self.weight) if self.bias is None else (input, self.weight, self.bias)
-        possible = (
-            torch.is_grad_enabled()
-            and input.ndim == 2
-            and len(input) > 0
-            and input.shape[1] == self.in_features
-            and plain_in_memory(*values)
-            and not torch.is_autocast_enabled("cpu")
-            and torch.backends.mkldnn.enabled
-            and has_onednn()
+        possible: Any = (
+            torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled
         )
+        possible = possible and input.ndim == 2 and len(input) > 0 and input.shape[1] == self.in_features
+        possible = possible and plain_in_memory(*values) and has_onednn()
         return _Product.apply(input, self.weight, self.bias) if possible else super().forward(input)
 
 

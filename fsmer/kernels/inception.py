@@ -36,14 +36,9 @@ def compiled_features(maps: Tensor, filters: Sequence[int], weights: Sequence[Te
     followed by its biases.
     """
     library = _library()
-    possible = (
-        library is not None
-        and torch.is_grad_enabled()
-        and len(filters) <= MOST_BLOCKS
-        and all(count in FILTERS for count in filters)
-        and not maps.requires_grad
-        and plain_in_memory(maps, *weights)
-    )
+    possible = library is not None and torch.is_grad_enabled() and not maps.requires_grad
+    possible = possible and len(filters) <= MOST_BLOCKS and all(count in FILTERS for count in filters)
+    possible = possible and plain_in_memory(maps, *weights)
     return _Features.apply(maps, tuple(filters), *weights) if possible else None
 
 

@@ -137,8 +137,7 @@ class CroppedFrames(DerivedFrames):
         self, source: FrameSource, poses: FacePose | Sequence[FacePose], size: tuple[int, int] = (224, 224)
     ) -> None:
         super().__init__(source)
-        self.poses = poses
-        self._size = size
+        self.poses, self._size = poses, size
 
     @property
     def size(self) -> tuple[int, int]:

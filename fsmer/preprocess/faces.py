@@ -20,8 +20,6 @@ from fsmer.preprocess.frame_source import Frame
 from fsmer.synthetic.facs_fields import LANDMARKS
 
 Points = NDArray[np.float64]
-
-
 _EYE = np.add(LANDMARKS["eye_inner"], LANDMARKS["eye_outer"]) / 2
 _MOUTH = np.array(LANDMARKS["mouth_corner"])
 _MIRROR = np.array([-1.0, 1.0])

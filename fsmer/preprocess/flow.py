@@ -17,6 +17,7 @@ from fsmer.preprocess.frame_source import as_rgb
 
 Flow = NDArray[np.float32]
 Grey = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 
 class FlowMethod(Protocol):
@@ -107,14 +108,10 @@ class DIS:
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        solver.setFinestScale(self.finest_scale)
-        solver.setPatchSize(self.patch_size)
-        solver.setPatchStride(self.patch_stride)
-        solver.setGradientDescentIterations(self.descent_iterations)
-        solver.setVariationalRefinementIterations(self.refinement_iterations)
-        solver.setVariationalRefinementAlpha(self.alpha)
-        solver.setVariationalRefinementDelta(self.delta)
-        solver.setVariationalRefinementGamma(self.gamma)
+        own = ("FinestScale", "PatchSize", "PatchStride", "GradientDescentIterations")
+        refined = (f"VariationalRefinement{name}" for name in ("Iterations", "Alpha", "Delta", "Gamma"))
+        for name, value in zip((*own, *refined), astuple(self), strict=True):
+            getattr(solver, f"set{name}")(value)
         found = solver.calc(first, second, np.zeros((*first.shape, 2), np.float32))
         return np.ascontiguousarray(np.moveaxis(found, 2, 0), np.float32)
 
@@ -182,7 +179,7 @@ class HeadMotion:
     """Affine motion that most of a flow field follows."""
 
     # (2, 3), ``(u, v) = matrix @ (x, y, 1)`` with x and y in crop widths from the centre and u, v in the flow's unit
-    matrix: NDArray[np.float64]
+    matrix: Floats
     inliers: float  # share of the field's weight that follows it, 0..1
 
     def field(self, size: tuple[int, int]) -> Flow:
@@ -219,12 +216,8 @@ def head_motion(flow: Flow, weight: NDArray[Any] | None = None, *, iterations: i
 
 
 def robust_fit(
-    basis: NDArray[np.float64],
-    values: NDArray[np.float64],
-    weight: NDArray[Any],
-    solved: NDArray[np.float64],
-    iterations: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    basis: Floats, values: Floats, weight: NDArray[Any], solved: Floats, iterations: int
+) -> tuple[Floats, Floats]:
     """Iteratively reweighted least squares with Geman-McClure weights, from `solved` on; and the last weights."""
     for _ in range(iterations):
         error = np.linalg.norm(values - basis @ solved, axis=1)
@@ -236,9 +229,7 @@ def robust_fit(
     return solved, trust
 
 
-def _steadiest_motion(
-    basis: NDArray[np.float64], values: NDArray[np.float64], *, triples: int = 48, judges: int = 300
-) -> NDArray[np.float64]:
+def _steadiest_motion(basis: Floats, values: Floats, *, triples: int = 48, judges: int = 300) -> Floats:
     """Affine motion (3, 2) with the smallest median residual among the plain fit and those through three points."""
     random = np.random.Generator(np.random.PCG64(0))
     chosen = random.integers(len(basis), size=(triples, 3))
@@ -259,7 +250,7 @@ def remove_head_motion(flow: Flow, weight: NDArray[Any] | None = None) -> Flow:
     return np.asarray(flow - head_motion(flow, weight).field((flow.shape[1], flow.shape[2])))
 
 
-def _axes(size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _axes(size: tuple[int, int]) -> tuple[Floats, Floats]:
     height, width = size
     return (np.arange(width) + 0.5) / width - 0.5, (np.arange(height) + 0.5) / width - 0.5 * height / width
 

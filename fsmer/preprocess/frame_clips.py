@@ -18,8 +18,6 @@ from fsmer.preprocess.frame_source import Recent
 from fsmer.preprocess.media import ClipMedia, apex_method, apex_source, checked_specs, made_spec, make_media, needs_apex
 from fsmer.preprocess.recipe import PreprocessRecipe
 
-__all__ = ["clips_from_frames"]
-
 # Bytes of finished clips that a lazy clip set keeps, so that its kinds of media are made in one go.
 KEPT_BYTES = 64 << 20
 # Notes on an apex that is not annotated, by the method that finds it.

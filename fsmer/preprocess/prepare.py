@@ -6,36 +6,28 @@ import contextlib
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import pandas as pd
 
 from fsmer.data.clips import ClipSet
 from fsmer.data.schemes import LabelScheme
-from fsmer.data.spec import InputSpec
+from fsmer.data.spec import InputKind, InputSpec
 from fsmer.datasets import check_dataset
 from fsmer.datasets.base import FrameKind
-from fsmer.errors import DataError, FsmerError, MissingDatasetError
+from fsmer.errors import DataError, FsmerError, MissingDatasetError, reason_of
 from fsmer.io import check_writable, restore_folder
+from fsmer.plugins import INPUT_KINDS
+from fsmer.preprocess import prepare_store
 from fsmer.preprocess.media import grouped_specs, made_spec
 from fsmer.preprocess.prepare_clip import one_thread, prepare_clip
-from fsmer.preprocess.prepare_store import (
-    PART_VERSION,
-    EarlierResult,
-    Job,
-    Outcome,
-    Task,
-    clear_store,
-    finished_keys,
-    only_run,
-    settings_hash,
-    stored_parts,
-    write_result,
-)
+from fsmer.preprocess.prepare_store import EarlierResult, Job, Outcome, Task
 from fsmer.preprocess.recipe import PreprocessRecipe
 
 __all__ = ["PrepareProgress", "PrepareReport", "Prepared", "prepare"]
@@ -85,13 +77,8 @@ class PrepareReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "prepared": self.prepared,
-            "reused": self.reused,
-            "seconds": self.seconds,
-            "recipe": self.recipe,
-            "left_out": self.left_out[["clip", "problem", "detail"]].to_dict("records"),
-        }
+        plain = {name: getattr(self, name) for name in ("prepared", "reused", "seconds", "recipe")}
+        return {**plain, "left_out": self.left_out[["clip", "problem", "detail"]].to_dict("records")}
 
     def __str__(self) -> str:
         total, lost = len(self.table), self.left_out
@@ -209,20 +196,20 @@ def prepare(
     held = tuple((name, tuple(made_spec(spec, steps) for spec in wanted)) for name, wanted in groups.items())
     settings: dict[str, Any] = {
         "format": "fsmer-prepared",
-        "format_version": PART_VERSION,
+        "format_version": prepare_store.PART_VERSION,
         "recipe": steps.hash,
         "sets": {name: [spec.to_dict() for spec in wanted] for name, wanted in held},
     }
     check_writable(target.parent)
-    with only_run(target, store):
+    with prepare_store.only_run(target, store):
         restore_folder(target)
-        finished = finished_keys(target, settings, resume=resume)
+        finished = prepare_store.finished_keys(target, settings, resume=resume)
         earlier = EarlierResult.of(target, held) if finished else None
         if not resume:
-            clear_store(store)
+            prepare_store.clear_store(store)
         inner = replace(steps, detector="cropped", detector_parameters={}, crop="onset")
-        job = Job(store, held, steps, inner, settings_hash(settings), uuid.uuid4().hex)
-        parts = stored_parts(store)
+        job = Job(store, held, steps, inner, prepare_store.settings_hash(settings), uuid.uuid4().hex)
+        parts = prepare_store.stored_parts(store)
         frame_columns = [table[f"{name}_index"] for name in ("onset", "apex", "offset")]
         tasks = [
             Task(
@@ -251,7 +238,7 @@ def prepare(
                 f"none of the {len(tasks)} clips can be prepared; the first, {first.clip!r}: {first.detail}"
             )
         report = _report(table, lost, outcomes)
-        write_result(target, job, table, report, outcomes, settings, earlier)
+        prepare_store.write_result(target, job, table, report, outcomes, settings, earlier)
     sets = {name: ClipSet.load(target / name if name else target) for name, _ in held}
     reused = sum(one.origin in ("part", "finished") for one in outcomes.values())
     return Prepared(target, MappingProxyType(sets), PrepareReport(report, steps.hash, reused, time.monotonic() - start))
@@ -321,7 +308,9 @@ def _frame_numbers(table: pd.DataFrame, name: str) -> Any:
 
 
 def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str | None) -> Iterator[Outcome]:
-    if backend is None and workers == 1:
+    wanted = {spec.kind for _, specs in job.groups for spec in specs}
+    kinds = [INPUT_KINDS[kind] for kind in sorted(wanted & INPUT_KINDS.outside())]
+    if (backend is None and workers == 1) or not _can_travel(kinds):
         yield from (prepare_clip(task, job) for task in tasks)
         return
     from joblib import Parallel, cpu_count, delayed, parallel_config  # type: ignore[import-untyped]
@@ -338,12 +327,30 @@ def _outcomes(tasks: Sequence[Task], job: Job, workers: int | None, backend: str
             f"joblib's backend {backend!r} cannot be used ({error}); start or install it, or leave it out."
         ) from error
     try:
-        yield from run(delayed(prepare_clip)(task, job) for task in tasks)
+        yield from run(delayed(_in_worker)(task, job, kinds) for task in tasks)
     except BrokenProcessPool as error:
         raise FsmerError(
             "a worker process died, most likely for lack of memory; run the same again with fewer workers: finished "
             f"clips are kept in {job.parts}."
         ) from error
+
+
+def _in_worker(task: Task, job: Job, kinds: Sequence[InputKind]) -> Outcome:
+    for kind in kinds:  # a worker knows those of entry points alone
+        if kind.name not in INPUT_KINDS:
+            INPUT_KINDS.register(kind.name)(kind)
+    return prepare_clip(task, job)
+
+
+def _can_travel(kinds: Sequence[InputKind]) -> bool:
+    try:
+        cloudpickle.dumps(kinds)
+        return True
+    except Exception as error:  # what a function holds raises whatever it likes
+        names = ", ".join(repr(kind.name) for kind in kinds)
+        told = f"media of kind {names} cannot be made in workers ({reason_of(error)}); this process makes all clips."
+        warnings.warn(told, stacklevel=2)
+        return False
 
 
 def _report(table: pd.DataFrame, lost: pd.DataFrame, outcomes: Mapping[str, Outcome]) -> pd.DataFrame:

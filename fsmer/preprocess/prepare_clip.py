@@ -25,7 +25,7 @@ from fsmer.preprocess.face_tracking import CroppedFrames
 from fsmer.preprocess.frame_source import FALLBACK_RATE, DerivedFrames, Frame, FrameSource, Recent
 from fsmer.preprocess.image_folder import ImageFolder
 from fsmer.preprocess.media import apex_source, crop_frames, make_media, needs_apex
-from fsmer.preprocess.prepare_store import Job, Outcome, Task, settings_hash, stored_type, write_part
+from fsmer.preprocess.prepare_store import FACTS, Job, Outcome, Task, settings_hash, stored_type, write_part
 from fsmer.preprocess.video_file import VideoFile
 
 # Bytes of decoded frames that a clip keeps, so that its onset is decoded once for face, flow and image.
@@ -134,14 +134,7 @@ def _make(task: Task, job: Job) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
         notes.update(dict.fromkeys(made.notes))
         if made.apex is not None and not apex_from:
             apex, apex_from = made.apex, apex_source(made.apex_method)
-    facts = {
-        "onset_index": onset,
-        "apex_index": apex,
-        "offset_index": offset,
-        "apex_from": apex_from,
-        "notes": " ".join(notes),
-    }
-    return arrays, facts
+    return arrays, dict(zip(FACTS, (onset, apex, offset, apex_from, " ".join(notes)), strict=True))
 
 
 @lru_cache(maxsize=1)

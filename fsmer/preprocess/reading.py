@@ -104,8 +104,7 @@ class ArrayFrames(FrameSource):
         name: str = "the array of frames",
         white: float | None = None,
     ) -> None:
-        self.name = name
-        self._white = white
+        self.name, self._white = name, white
         if isinstance(frames, np.ndarray) and frames.ndim not in (3, 4):
             raise MediaError(
                 f"{name} has shape {frames.shape}, but frames are (time, height, width) or (time, height, width, "
@@ -135,15 +134,12 @@ class StreamFrames(FrameSource):
         name: str = "the stream",
         white: float | None = None,
     ) -> None:
-        self.name = name
-        self._white = white
+        self.name, self._white, self._told_rate = name, white, frames_per_second
         self.notes: list[str] = []
         self._source = iter(frames)
-        self._told_rate = frames_per_second
         self._seen: list[float] = []
         self._first: Frame | None = None
-        self._timed = False
-        self._began = False
+        self._timed = self._began = False
 
     def _next(self) -> Frame | None:
         for item in self._source:

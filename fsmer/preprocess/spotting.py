@@ -1,6 +1,5 @@
-"""Find where a face moves in a recording of any length: onset, apex and offset of every movement, as the frames come.
-
-One file, since what counts as rest and as a movement is judged by the same settings.
+"""Find where a face moves in a recording of any length: onset, apex and offset of every movement, as the frames come;
+one file, since what counts as rest and as a movement is judged by the same settings.
 
 Blinks, turns of the head, hands before the face and what goes on all the time (noise, talking) are not reported; how
 much a face has to move is learnt from the recording's own rest.
@@ -154,8 +153,7 @@ class MovementSpotter:
     ) -> None:
         self.settings = settings or SpotterSettings()
         self.trace = EnergyTrace()
-        self.frames = 0
-        self.faces = 0
+        self.frames = self.faces = 0
         self._stride = max(1, int(frames_per_second / self.settings.rate + 1e-6))
         self._interval = self._stride / frames_per_second
         self._tracker = FaceTracker(detector or CascadeDetector(), which, renew=self.settings.renew)
@@ -184,15 +182,11 @@ class MovementSpotter:
         self._readings.clear()
         self._waiting.clear()
         self._recent.clear()
-        self._decided = 0
-        self._free = 0
+        self._decided = self._free = self._above = self._until_levels = 0
         self._rest: Vectors | None = None
         self._restless = Restlessness(np.eye(self._base.size) / self._base.size**0.5)
-        self._until_levels = 0
         self._start: int | None = None
-        self._above = 0
-        self._peak = 0.0
-        self._tail = 0.0
+        self._peak = self._tail = 0.0
         self._towards = np.zeros(self._base.size)
         self._held: Vectors | None = None
         # Movements of the mouth alone that may turn out to be speech.

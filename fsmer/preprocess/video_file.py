@@ -84,9 +84,7 @@ class VideoFile(FrameSource):
         self.path = Path(path)
         self.name = str(self.path)
         self.notes: list[str] = []
-        self._told_rate = frames_per_second
-        self._damaged = damaged
-        self._white = white
+        self._told_rate, self._damaged, self._white = frames_per_second, damaged, white
         self._reader: Iterator[tuple[int, Frame]] | None = None
         self._next_index = 0
         self._kept: dict[int, Frame] = {}

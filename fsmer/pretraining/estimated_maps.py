@@ -61,9 +61,8 @@ class EstimationPlan:
 
     count: int = 28_800  # clips, a multiple of `block`
     domain: str = "broad"  # of faces and movements
-    size: int = (
-        112  # pixels of a face crop that flow is estimated on; public crops of CASME II and SMIC have 140 to 280
-    )
+    # Pixels of a face crop that flow is estimated on; public crops of CASME II and SMIC have 140 to 280.
+    size: int = 112
     block: int = BLOCK  # clips that are drawn at a time, one individual for every ten of them
 
     def __post_init__(self) -> None:
@@ -147,8 +146,7 @@ class MapPool:
     def __init__(self, folder: Path, plan: EstimationPlan, seed: int, *, progress: Progress | None = None) -> None:
         key = hashlib.sha256(json.dumps([asdict(plan), seed, VERSION]).encode()).hexdigest()[:12]
         self.folder = folder / f".maps-{key}"
-        self.plan = plan
-        self.seed = seed
+        self.plan, self.seed = plan, seed
         held = {path.name[:NUMBER]: block for path in self.folder.glob("*.npz") if (block := _read(path)) is not None}
         remove_unfinished(self.folder)
         self._draw_missing(held, progress)

@@ -41,11 +41,9 @@ class FramePairs(Protocol):
 
         What a step gets depends on the seed and its number alone, not on the steps before it.
         """
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Plain values that say what the frames are."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,7 @@ class FolderPairs:
         found = find_recordings(root)
         self.recordings = [recording for recording in found if len(recording) > distance[0]]
         self.skipped = len(found) - len(self.recordings)
-        self.size = size
-        self.distance = distance
-        self.seed = seed
+        self.size, self.distance, self.seed = size, distance, seed
         if not self.recordings:
             longest = max(len(recording) for recording in found)
             raise DataError(

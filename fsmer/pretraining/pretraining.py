@@ -73,14 +73,10 @@ class Pretraining(Training):
         progress: StepProgress | None,
     ) -> None:
         super().__init__(modules, optimizer, epochs=steps, seed=seed, clip_gradient=clip_gradient)
-        self.seed = seed
-        self.key = dict(key)
+        self.seed, self.key = seed, dict(key)
         self.history: list[dict[str, int | float]] = []
-        self.history_every = history_every
-        self.digits = digits
-        self.progress = progress
-        self.seconds = 0.0
-        self.started = time.perf_counter()
+        self.history_every, self.digits, self.progress = history_every, digits, progress
+        self.seconds, self.started = 0.0, time.perf_counter()
 
     def seed_of(self, step: int) -> int:
         """The step is the seed, so a resumed run draws what an uninterrupted one would have drawn."""

@@ -107,9 +107,7 @@ class _PairTraining(Pretraining):
     def __init__(
         self, model: Backbone, recipe: PretrainRecipe, seed: int, pairs: FramePairs, progress: StepProgress | None
     ) -> None:
-        self.model = model
-        self.recipe = recipe
-        self.pairs = pairs
+        self.model, self.recipe, self.pairs = model, recipe, pairs
         self.after_step: Callable[[], None] = getattr(model, "after_step", lambda: None)
         super().__init__(
             {"model": model},

@@ -50,7 +50,6 @@ KEPT = ("values", "intervals", "each", "honest")
 QUICK_EPISODES, SYNTHETIC_EPISODES = 20, 2
 SYNTHETIC_QUERIES = 2  # of each class beside the shots
 
-
 _NUMBERS = dict[str, float]
 # Versions before left the honest figures to the report.
 _FIGURES = {"values": _NUMBERS, "each": dict[str, list[float]], "honest": NotRequired[_NUMBERS]}

@@ -19,8 +19,6 @@ from fsmer.published.cells import CellRunner
 from fsmer.published.results import BenchResult, Measured, average_cell
 from fsmer.published.tables import PublishedTable, load_table
 
-__all__ = ["run_table"]
-
 
 def run_table(
     name: str | PublishedTable,

@@ -27,12 +27,7 @@ Points = NDArray[np.float64]
 
 
 def scatter(
-    points: ArrayLike,
-    codes: ArrayLike,
-    *,
-    hollow: ArrayLike | None = None,
-    label: str,
-    axes: tuple[str, str] = ("", ""),
+    points: ArrayLike, codes: ArrayLike, *, hollow: ArrayLike | None = None, label: str, axes: tuple[str, str]
 ) -> str:
     """Points of shape (N, 2), coloured and shaped by the group (N,) of each; `hollow` ones (N,) are outlines.
 

@@ -209,7 +209,14 @@ def compare(
     for name, report in named.items():
         if report.unsound:
             raise DataError(f"the report {name} cannot be compared: {report.unsound}; evaluate again.")
-    warnings, tests = _kinds(named), []
+    oracle = [name for name, report in named.items() if report.oracle]
+    honest = [name for name in named if name not in oracle]
+    warnings, tests = [], []
+    if oracle and honest:
+        warnings.append(
+            f"settings were chosen on the judged clips for {' and '.join(oracle)} but not for {' and '.join(honest)}; "
+            "figures of the two kinds do not tell which is better."
+        )
     for (first, a), (second, b) in combinations(named.items(), 2):
         if a.protocol["hash"] != b.protocol["hash"]:
             words = _protocol_words((first, a), (second, b))
@@ -242,17 +249,6 @@ def _distinct(names: list[str], reports: Sequence[Report]) -> list[str]:
     stamped = [f"{name} [{ORACLE}]" if report.oracle else name for name, report in zip(names, reports, strict=True)]
     earlier = [stamped[:place].count(name) for place, name in enumerate(stamped)]
     return [f"{name} ({count + 1})" if count else name for name, count in zip(stamped, earlier, strict=True)]
-
-
-def _kinds(named: Mapping[str, Report]) -> list[str]:
-    oracle = [name for name, report in named.items() if report.oracle]
-    honest = [name for name in named if name not in oracle]
-    if not oracle or not honest:
-        return []
-    return [
-        f"settings were chosen on the judged clips for {' and '.join(oracle)} but not for {' and '.join(honest)}; "
-        "figures of the two kinds do not tell which is better."
-    ]
 
 
 def _protocol_words(one: tuple[str, Report], other: tuple[str, Report]) -> str:

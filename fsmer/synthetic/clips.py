@@ -23,14 +23,8 @@ from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, clip_table, load_domain
 from fsmer.synthetic.flow_maps import clean_flow, draw_faces, min_max, optical_strain, render_flow
 
-__all__ = [
-    "ACTION_UNIT_ORDER",
-    "EMOTION_ORDER",
-    "SyntheticMaps",
-    "action_unit_maps",
-    "synthetic_clips",
-    "synthetic_maps",
-]
+__all__ = ["ACTION_UNIT_ORDER", "EMOTION_ORDER", "SyntheticMaps", "action_unit_maps"]
+__all__ += ["synthetic_clips", "synthetic_maps"]
 
 Array = NDArray[np.floating[Any]]
 Normalisation = Literal["minmax", "signed"]

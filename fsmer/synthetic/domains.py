@@ -21,8 +21,6 @@ THREE_CLASSES: Mapping[str, str] = {"happiness": "positive", "surprise": "surpri
     ("disgust", "repression", "anger", "contempt", "fear", "sadness"), "negative"
 )
 FIVE_CLASSES: Mapping[str, str] = {name: name for name in ("happiness", "surprise", "disgust", "repression", "others")}
-
-
 _WEIGHTS = {"disgust": 1.6, "repression": 1.0, "anger": 1.2, "contempt": 0.7, "fear": 0.5, "sadness": 0.7}
 
 
@@ -65,15 +63,9 @@ class Domain:
 _LAB = Domain(
     "lab",
     "high-speed laboratory camera: tight frontal crops, little head motion, clean flow",
-    crop_scale=(1.0, 0.04),
-    crop_shift=(0.01, 0.015),
-    crop_angle=0.02,
-    variety=0.5,
-    head=0.35,
-    blink=0.2,
-    noise=0.15,
-    smoothness=(0.012, 0.03),
-)
+    crop_scale=(1.0, 0.04), crop_shift=(0.01, 0.015), crop_angle=0.02, variety=0.5,
+    head=0.35, blink=0.2, noise=0.15, smoothness=(0.012, 0.03),
+)  # fmt: skip
 _FIVE = "the laboratory with five classes: happiness, surprise, disgust, repression, others"
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
@@ -83,31 +75,18 @@ DOMAINS: dict[str, Domain] = {
         Domain(
             "clinic",
             "consulting room: loose crops from above, talking heads, weak expressions, smoother flow",
-            crop_scale=(0.88, 0.06),
-            crop_aspect=(1.08, 0.05),
-            crop_offset=(0.02, 0.06),
-            crop_shift=(0.03, 0.04),
-            intensity=(0.3, 1.0),
-            head=1.0,
-            blink=0.45,
-            noise=0.35,
-            smoothness=(0.03, 0.06),
+            crop_scale=(0.88, 0.06), crop_aspect=(1.08, 0.05), crop_offset=(0.02, 0.06), crop_shift=(0.03, 0.04),
+            intensity=(0.3, 1.0), head=1.0, blink=0.45, noise=0.35, smoothness=(0.03, 0.06),
         ),
         Domain(
             "field",
             "webcam at home: strong compression noise, turning heads, wide crops",
-            crop_scale=(0.94, 0.1),
-            crop_aspect=(0.95, 0.08),
-            crop_shift=(0.04, 0.05),
-            crop_angle=0.08,
-            head=1.4,
-            blink=0.4,
-            noise=0.6,
-            smoothness=(0.02, 0.06),
+            crop_scale=(0.94, 0.1), crop_aspect=(0.95, 0.08), crop_shift=(0.04, 0.05), crop_angle=0.08,
+            head=1.4, blink=0.4, noise=0.6, smoothness=(0.02, 0.06),
         ),
         replace(_LAB, name="lab-five", summary=_FIVE, labels=FIVE_CLASSES),
     )
-}
+}  # fmt: skip
 
 
 def list_domains() -> list[str]:

@@ -13,22 +13,12 @@ from numpy.typing import NDArray
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.errors import DataError
+from fsmer.synthetic import scene
 from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain
 from fsmer.synthetic.face_features import EyePatch
 from fsmer.synthetic.faces import DrawnFace, draw_background, draw_face
 from fsmer.synthetic.individuals import Appearance, Movement, Person, draw_appearance
-from fsmer.synthetic.scene import (
-    Array,
-    Camera,
-    Image,
-    Interval,
-    Scene,
-    Waves,
-    composed,
-    inverted,
-    plane_to_pixels,
-    transformed,
-)
+from fsmer.synthetic.scene import Array, Camera, Image, Interval, Scene, Waves, composed, inverted, transformed
 from fsmer.synthetic.skin import MovingSkin
 
 __all__ = ["SyntheticRecording"]
@@ -106,13 +96,11 @@ class SyntheticRecording:
         self.intervals = tuple(intervals)  # every expression, in order of time
         self.subject = f"{domain.name}{subject + 1:03d}"  # whose face it is
         self.camera = camera  # what the recording adds to the moving face
-        self._frames = frames
-        self._movements = tuple(movements)
-        self._amplify = amplify
+        self._frames, self._movements, self._amplify = frames, tuple(movements), amplify
         self._key = (seed, domain.key, *key)
         self._skins: dict[int, MovingSkin] = {}
 
-        self._to_pixels = plane_to_pixels(place, size)
+        self._to_pixels = scene.plane_to_pixels(place, size)
         # Pixels per crop width decide how finely the face is drawn.
         fine = float(np.sqrt((self._to_pixels[:, :2] ** 2).sum(axis=0)).max())
         corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) * (size[1] - 1, size[0] - 1)

@@ -18,17 +18,8 @@ import cv2
 import numpy as np
 
 from fsmer.data.spec import CROP_ASPECT
+from fsmer.synthetic import face_features as features
 from fsmer.synthetic.canvas import Array, Canvas, Image, Points, add_cover, as_bytes, curve, lattice_noise, wide_blur
-from fsmer.synthetic.face_features import (
-    EyePatch,
-    closed_lid,
-    draw_beard,
-    draw_brows,
-    draw_creases,
-    draw_ears,
-    draw_eye,
-    draw_hair,
-)
 from fsmer.synthetic.face_shape import Eye, head_outline, lip_edges, mirrored, mouth_line, shape_head
 from fsmer.synthetic.individuals import Appearance
 
@@ -42,7 +33,7 @@ class DrawnFace:
     picture: Image  # (h, w, 3), red, green, blue
     cover: Image  # (h, w), 255 where the head covers what is behind it
     depth: Array  # (h, w), height of the relief towards the camera
-    eyes: tuple[EyePatch, ...]  # right and left half of the picture
+    eyes: tuple[features.EyePatch, ...]  # right and left half of the picture
     origin: tuple[float, float]  # place of the picture's left upper corner
     density: float  # pixels per crop width
 
@@ -65,17 +56,17 @@ def draw_face(
     _paint_lips(canvas, places, traits, rng)
     shade, depth = _light(canvas, traits)
     canvas.colour *= shade[..., None]
-    draw_creases(canvas, places, eyes, traits)
-    draw_brows(canvas, places, traits, rng)
-    draw_beard(canvas, places, traits, rng)
-    lids = [closed_lid(canvas, eye) for eye in eyes]
+    features.draw_creases(canvas, places, eyes, traits)
+    features.draw_brows(canvas, places, traits, rng)
+    features.draw_beard(canvas, places, traits, rng)
+    lids = [features.closed_lid(canvas, eye) for eye in eyes]
     for eye in eyes:
-        draw_eye(canvas, eye, traits, rng)
+        features.draw_eye(canvas, eye, traits, rng)
 
     cover = np.zeros(canvas.shape, np.float32)
     add_cover(cover, canvas.area(head_outline(traits), 0.004))
-    draw_ears(canvas, cover, traits)
-    draw_hair(canvas, cover, traits, rng)
+    features.draw_ears(canvas, cover, traits)
+    features.draw_hair(canvas, cover, traits, rng)
     patches = tuple(lid for lid in lids if lid is not None)
     return DrawnFace(as_bytes(canvas.colour), as_bytes(cover), depth, patches, canvas.origin, density)
 

@@ -10,18 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
+from fsmer.synthetic import individuals
 from fsmer.synthetic.domains import Domain
 from fsmer.synthetic.facs_fields import Pair, pair, table_rows
-from fsmer.synthetic.individuals import (
-    Anatomy,
-    Array,
-    OnLandmarks,
-    Random,
-    bump_table,
-    draw_bumps,
-    draw_expression,
-    on_landmarks,
-)
+from fsmer.synthetic.individuals import Anatomy, Array, OnLandmarks, Random, bump_table, draw_bumps, draw_expression
 
 __all__ = ["FaceDraw", "clean_flow", "draw_faces", "min_max", "optical_strain", "render_flow"]
 
@@ -30,7 +22,7 @@ __all__ = ["FaceDraw", "clean_flow", "draw_faces", "min_max", "optical_strain", 
 def _spots() -> tuple[OnLandmarks, Array]:
     """Where the picture has texture that an estimator can follow, and how much."""
     rows = table_rows("texture")
-    place = on_landmarks(
+    place = individuals.on_landmarks(
         [(row["landmark"], pair(row, "offset_x", "offset_y"), pair(row, "sigma_x", "sigma_y")) for row in rows]
     )
     return place, np.repeat(np.array([row["strength"] for row in rows], np.float32), 2)

@@ -19,17 +19,14 @@ from fsmer.synthetic.flow_maps import min_max, optical_strain
 from fsmer.synthetic.recordings import check_request, draw_clip, draw_script
 from fsmer.synthetic.scene import Array, Camera, Image, checked_size
 
-__all__ = ["synthetic_frame_clips"]
-
-_IMAGE = (COLOURS,)
-_FLOW = (("u", "v"), ("u", "v", "strain"))
+_IMAGE = (COLOURS,), ("unit",)
+_FLOW = (("u", "v"), ("u", "v", "strain")), ("minmax", "signed")
 # Channels, normalisations and the least number of frames, of every kind of medium.
 _KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], int | None]] = {
-    "onset": (_IMAGE, ("unit",), None),
-    "apex": (_IMAGE, ("unit",), None),
-    "frames": (_IMAGE, ("unit",), 1),
-    "flow": (_FLOW, ("minmax", "signed"), None),
-    "flows": (_FLOW, ("minmax", "signed"), 2),
+    **dict.fromkeys(("onset", "apex"), (*_IMAGE, None)),
+    "frames": (*_IMAGE, 1),
+    "flow": (*_FLOW, None),
+    "flows": (*_FLOW, 2),
 }
 
 
@@ -122,13 +119,8 @@ def synthetic_frame_clips(
         _check_spec(spec)
     if len({spec.kind for spec in specs}) < len(specs):
         raise DataError("two specs ask for one kind of medium: give one spec a kind.")
-    options = {
-        "seed": seed,
-        "frames": frames,
-        "frames_per_second": frames_per_second,
-        "subjects": subjects,
-        "camera": camera or Camera.of(place),
-    }
+    options: dict[str, Any] = {"seed": seed, "subjects": subjects, "camera": camera or Camera.of(place)}
+    options |= {"frames": frames, "frames_per_second": frames_per_second}
     drawn = [draw_script(place, seed, index, index % subjects)[2] for index in range(n)]
     emotions, units = [movement.emotion for movement in drawn], [movement.units for movement in drawn]
     frame = clip_table(place, f"{place.name}_frames_{seed}", subjects, emotions, units)

@@ -20,8 +20,6 @@ Array = NDArray[np.floating[Any]]
 # Rows of the face that sit higher or lower and wider or narrower together: brows, eyes, middle face, mouth and chin.
 _ROWS = 4
 _ROW_HEIGHT = np.array([1.2, 1.0, 1.4, 2.0], dtype=np.float32)
-
-
 _ROW = {"brow": 0, "lid": 1, "eye": 1, "mouth": 3, "lip": 3}
 _LANDMARK_ROWS = np.array([_ROW.get(name.split("_")[0], 2) for name in LANDMARKS])
 
@@ -202,16 +200,8 @@ class Movement:
         return np.stack([down.T @ (across * weights[:, c : c + 1]) for c in (0, 1)]).astype(np.float32)
 
 
-class _Patterns(NamedTuple):
-    """The emotion patterns of a domain as cumulative probabilities."""
-
-    cumulative: NDArray[np.float64]
-    emotion: NDArray[np.int64]
-    units: NDArray[np.bool_]
-    one_sided: NDArray[np.float64]
-
-
-def _patterns_of(domain: Domain) -> _Patterns:
+def _patterns_of(domain: Domain) -> tuple[NDArray[Any], ...]:
+    """Of every emotion pattern of a domain the cumulative probability, the emotion, the units and its one-sidedness."""
     classes = sorted(set(domain.labels.values()))
     rows = []
     for label in classes:
@@ -223,16 +213,16 @@ def _patterns_of(domain: Domain) -> _Patterns:
             rows += [(share * one.weight / total / len(classes), EMOTION_ORDER.index(name), one) for one in patterns]
     probabilities, emotions, found = zip(*rows, strict=True)
     units = np.array([np.isin(ACTION_UNIT_ORDER, one.units) for one in found])
-    return _Patterns(np.cumsum(probabilities), np.array(emotions), units, np.array([one.one_sided for one in found]))
+    return np.cumsum(probabilities), np.array(emotions), units, np.array([one.one_sided for one in found])
 
 
 def draw_expression(
     domain: Domain, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
     """Emotion, active units and the strength of every unit on every side, (B, units, 2)."""
-    table = _patterns_of(domain)
-    choice = np.minimum(np.searchsorted(table.cumulative, rng.random(count)), len(table.emotion) - 1)
-    units = table.units[choice].copy()
+    cumulative, emotions, patterns, one_sided = _patterns_of(domain)
+    choice = np.minimum(np.searchsorted(cumulative, rng.random(count)), len(emotions) - 1)
+    units = patterns[choice].copy()
     low, high = domain.intensity
     overall = low + (high - low) * rng.random((count, 1))
     strengths = units * overall * np.exp(0.3 * rng.standard_normal(units.shape))
@@ -243,7 +233,7 @@ def draw_expression(
     units[np.arange(count)[add], extra[add]] = True
 
     sides = np.clip(1 + domain.asymmetry * rng.standard_normal((count, len(ACTION_UNIT_ORDER), 2)), 0.05, 2.0)
-    alone = rng.random(count) < table.one_sided[choice]
+    alone = rng.random(count) < one_sided[choice]
     weak_side = rng.integers(2, size=count)
     rows = np.arange(count)[alone]
     sides[rows, :, weak_side[alone]] *= 0.25 * rng.random((len(rows), 1))
@@ -254,7 +244,7 @@ def draw_expression(
     caught = rng.random(count) < domain.blink
     lids = caught * rng.choice([-1.0, 1.0], size=count) * (0.2 + 1.2 * rng.random(count) ** 2)
     both[:, blink] += lids[:, None] * (1 + 0.15 * rng.standard_normal((count, 2)))
-    return table.emotion[choice], units, both.astype(np.float32)
+    return emotions[choice], units, both.astype(np.float32)
 
 
 # Skin from very light to very dark, hair and eyes as they occur; sRGB.

@@ -31,6 +31,7 @@ __all__ = ["PretrainingState", "TrainingState", "load_checkpoint", "remove_check
 STATE = "checkpoint.json"
 # The most bytes that tensors may have.
 TENSOR_BYTES = 64 << 30
+Loaded = tuple[dict[str, Tensor], dict[str, Any]]
 REMEDY = "remove it or start with resume off (--no-resume)"
 
 
@@ -49,37 +50,45 @@ class TrainingState(TypedDict):
     losses: list[float]
 
 
-def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], key: Any) -> None:
+def save_checkpoint(
+    folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], key: Any, device: str = "cpu"
+) -> None:
     """Write the tensors first, then the state (plain values) that names them; the checkpoint before goes last.
 
-    `key`, a plain value, is what a run must have in common with the checkpoint to go on from it (recipe, seed, clips).
+    `key`, a plain value, is what a run must have in common with the checkpoint to go on from it (recipe, seed, clips);
+    `device` is the type of that which is trained on.
     """
     with atomic_path(folder / STATE) as temporary:
         # Beside the new state, since their name is known only when they are written.
         new = temporary.with_name("checkpoint-new.safetensors")
         write_tensors(new, tensors)
         name = f"checkpoint-{file_digest(new)}.safetensors"
-        content = {"key": key, "arithmetic": describe(), "tensors": name, **state}
+        content = {"key": key, "arithmetic": _arithmetic(device), "tensors": name, **state}
         temporary.write_text(json_text(content, sealed=True), encoding="utf-8")
         shutil.copymode(temporary, new)
         os.replace(new, folder / name)
     _remove_tensors(folder, but=name)
 
 
-def load_checkpoint(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_checkpoint(folder: Path, key: Any, schema: type[Any], device: str = "cpu") -> Loaded | None:
     """What `save_checkpoint` wrote, its state read as `schema`; ``None`` where nothing is.
 
     Raises `WeightsError` where it cannot be read, was altered, comes from another version of fsmer, or was made with
-    another key or other arithmetic (see `fsmer.kernels.describe`).
+    another key or, for training on a CPU, other arithmetic (see `fsmer.kernels.describe`).
     """
     while (stamp := _stamp(folder)) is not None:
         try:
-            return _verified(folder, key, schema)
+            return _verified(folder, key, schema, _arithmetic(device))
         except WeightsError:
             # Another training in the same folder may have gone on, or come to its end, meanwhile.
             if _stamp(folder) == stamp:
                 raise
     return None
+
+
+def _arithmetic(device: str) -> dict[str, str]:
+    """What of this machine can change a digit of a training there."""
+    return describe() if device == "cpu" else {}
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:
@@ -92,7 +101,7 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _verified(folder: Path, key: Any, schema: type[Any], here: Mapping[str, str]) -> Loaded:
     state = read_json(folder / STATE, dict[str, Any], what="a checkpoint", remedy=REMEDY, error=WeightsError)
     seal, found, arithmetic, name = (state.pop(entry, None) for entry in (CHECKSUM, "key", "arithmetic", "tensors"))
     if (seal is None) != (name is None) or not isinstance(name, str | None) or not isinstance(arithmetic, dict | None):
@@ -102,10 +111,9 @@ def _verified(folder: Path, key: Any, schema: type[Any]) -> tuple[dict[str, Tens
             f"the checkpoint in {folder} was made with another recipe or seed, or on other clips; remove it, choose "
             "another folder or turn resume off."
         )
-    here = describe()
-    # Earlier versions did not write with which kernels they trained.
-    entries = ((entry, there, here.get(entry)) for entry, there in (arithmetic or here).items())
-    differing = [f"{entry} {there} there and {own} here" for entry, there, own in entries if there != own]
+    # Earlier versions did not write with which kernels they trained, and no other device than a CPU uses any.
+    others = [(entry, there) for entry, there in (arithmetic or {}).items() if here and there != here.get(entry)]
+    differing = [f"{entry} {there} there and {here.get(entry)} here" for entry, there in others]
     if differing:
         raise WeightsError(
             f"the checkpoint in {folder} was made with other kernels ({', '.join(differing)}), whose results differ by "

@@ -41,7 +41,7 @@ class ContentDigests:
         self._origins: dict[int, Any] = {}
 
     def used(self) -> AbstractContextManager[None]:
-        """Have `FrozenLayers` look here, in this thread and only inside."""
+        """Have `FrozenLayers` take digests from here, in this thread and only inside."""
         return set_inside(_DIGESTS, self)
 
     def of(self, backbone: Backbone, clips: ClipSet) -> list[bytes]:
@@ -69,9 +69,9 @@ class _Seen:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.layers = b""
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         self.places: dict[bytes, int] = {}
         self.features: dict[str, Tensor] = {}
 
@@ -131,12 +131,12 @@ class FrozenLayers:
             for value in layer.state_dict().values():
                 digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
         if _seen.layers != digest.digest():
-            _seen.forget()
+            _seen.clear()
             _seen.layers = digest.digest()
         names = (_DIGESTS.get() or ContentDigests()).of(self.backbone, self.clips)
         new = {name: row for row, name in enumerate(names) if name not in _seen.places}
         if len(_seen.places) + len(new) > room:
-            _seen.forget()
+            _seen.clear()
             new = {name: row for row, name in enumerate(names)}
         if new:
             rows = np.array(list(new.values()))

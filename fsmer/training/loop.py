@@ -19,6 +19,7 @@ from fsmer.backbones.recipe import PretrainRecipe
 from fsmer.errors import FsmerError
 from fsmer.io import check_writable
 from fsmer.kernels.noise import Draws
+from fsmer.outside import outside_call
 from fsmer.plugins import declared
 from fsmer.training.checkpoints import load_checkpoint, optimizer_tensors, restore, save_checkpoint
 
@@ -98,7 +99,7 @@ class Training:
         the training stops on the way to the same end: calling again goes on as if there had been no stop. `progress` is
         called with (steps done, steps in all), `after_epoch` with (epochs done, `figures`).
         """
-        if folder is not None and resume and (found := load_checkpoint(folder, key, self.schema)) is not None:
+        if folder is not None and resume and (found := load_checkpoint(folder, key, self.schema, self.device.type)):
             tensors, state = found
             self.take_state(state, folder)
             restore(tensors, self.modules, self.optimizer)
@@ -147,10 +148,12 @@ class Training:
 
     def advance(self, step: Step) -> dict[str, float]:
         """Take a step and return its figures, ``"loss"`` among them; by default one step of the optimiser."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            loss, figures = self.loss(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        names = " and ".join(type(module).__name__ for module in self.modules.values())
+        with outside_call(f"a training step of {names}"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                loss, figures = self.loss(step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         if self.clip_gradient is not None:
             parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip_gradient)
@@ -186,7 +189,7 @@ class Training:
 
     def _save(self, folder: Path, key: Any) -> None:
         tensors = nn.ModuleDict(self.modules).state_dict() | optimizer_tensors(self.optimizer)
-        save_checkpoint(folder, tensors, self.state(), key)
+        save_checkpoint(folder, tensors, self.state(), key, self.device.type)
 
 
 def make_optimizer(
@@ -213,10 +216,9 @@ def prefetched(make: Callable[[int], T], numbers: range) -> Generator[T, None, N
 def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[AfterEpoch | None]:
     """Give a hook that writes what a training tells it after every epoch; look with ``tensorboard --logdir FOLDER``.
 
-    The hook is ``after_epoch`` of `Training.run` and writes scalars ``train/loss`` and
-    ``train/learning_rate``; a training that is taken up again in the same folder goes on where its curve ended. Without
-    a folder there is none. Raises `FsmerError` without the package tensorboard and `OutputError` for a folder that
-    cannot be written.
+    The hook is ``after_epoch`` of `Training.run` and writes scalars ``train/loss`` and ``train/learning_rate``; a
+    training that is taken up again in the same folder goes on where its curve ended. Without a folder there is none.
+    Raises `FsmerError` without the package tensorboard and `OutputError` for a folder that cannot be written.
     """
     if folder is None:
         yield None
@@ -225,8 +227,7 @@ def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[AfterEpoc
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise FsmerError(
-            "logging for TensorBoard needs the package tensorboard, which is missing; "
-            "run: pip install 'fsmer[tensorboard]'."
+            "logging for TensorBoard needs the package tensorboard; run: pip install 'fsmer[tensorboard]'."
         ) from error
     check_writable(folder)
     writer = SummaryWriter(log_dir=os.fspath(folder))

@@ -133,9 +133,8 @@ def _in_stacks(numbers: list[int], make: Callable[[int], T], memory: int | None)
                 raise _too_large(make(waiting[0])) from error
             tried = min(at_once, len(waiting))
             at_once = max(1, tried // 2)
-            warnings.warn(
-                f"memory ran out with {tried} trainings at once; going on with {at_once} at a time.", stacklevel=2
-            )
+            words = f"memory ran out with {tried} trainings at once; going on with {at_once} at a time."
+            warnings.warn(words, stacklevel=2)
             continue
         for member in members:
             yield waiting.pop(0), member

@@ -10,18 +10,6 @@ from fsmer.transfer.registry import MethodInfo, list_methods, load_method, regis
 from fsmer.transfer.source_model import MethodError, SourceModel
 
 __all__ = [
-    "Head",
-    "MMDResult",
-    "Method",
-    "MethodError",
-    "MethodInfo",
-    "Recognizer",
-    "SourceModel",
-    "adapt",
-    "list_methods",
-    "load_method",
-    "mmd",
-    "recognizer_of_words",
-    "register_method",
-    "train",
-]
+    "Head", "MMDResult", "Method", "MethodError", "MethodInfo", "Recognizer", "SourceModel", "adapt", "list_methods",
+    "load_method", "mmd", "recognizer_of_words", "register_method", "train",
+]  # fmt: skip

@@ -17,7 +17,7 @@ from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
 from fsmer.transfer.inputs import as_labelled_clips
-from fsmer.transfer.method import Method
+from fsmer.transfer.method import Method, learnt, method_call
 from fsmer.transfer.recognizer import Labelled, Recognizer
 from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Progress, SourceModel
@@ -94,9 +94,10 @@ def adapt(
     start = described(start, descriptions or {})
     clips = as_labelled_clips(support_set, start.backbone)
     if source is not None:
-        start = chosen.train_source(start, as_labelled_clips(source, start.backbone), progress=progress)
+        with method_call(chosen):
+            start = chosen.train_source(start, as_labelled_clips(source, start.backbone), progress=progress)
     _check_classes(clips, classes, start)
-    return chosen.fit(start, clips, classes=classes, progress=progress)
+    return learnt(chosen, start, clips, classes=classes, progress=progress)
 
 
 @library_settings()
@@ -171,8 +172,7 @@ def _check_classes(clips: ClipSet, classes: Sequence[str] | None, model: SourceM
         raise SupportError(f"classes names a class twice: {', '.join(names)}; give each class once.")
     if len(names) < 2:
         raise SupportError(
-            f"the support set has one class only ({', '.join(names)}, {len(clips)} clips); "
-            "give labelled clips of at least two classes."
+            f"the support set has one class ({', '.join(names)}, {len(clips)} clips); give clips of at least two."
         )
     counts = np.bincount(clips.codes(names), minlength=len(names))
     known = model.class_directions(names)

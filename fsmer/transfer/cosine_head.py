@@ -25,7 +25,7 @@ __all__ = ["Cosine", "ZeroShot"]
 _DEFAULT_SCALE = 10.0
 _TINY = 1e-12
 # Probability beforehand that what is known of the classes is worth nothing on the target.
-_GUESSING = 0.25
+_AT_CHANCE = 0.25
 
 
 @register_method("cosine")
@@ -61,11 +61,11 @@ class Cosine(FineTuning):
         seeded Gaussian.
     prior_shots : float
         How many labelled clips known directions are worth at most. They are worth the less, the surer the labelled
-        clips show that their zero-shot answer guesses; with the closed form above they always count in full.
+        clips show that their zero-shot answer is by chance; with the closed form above they always count in full.
     pull : float
         λ, the weight of the penalty 1 - cos(w_c, start of w_c), summed over classes, beside the mean cross-entropy.
         Under ``init="auto"`` and a backbone that stays as it is, a known class whose direction is worth more than its
-        own n clips is held that much more: a few clips must not unlearn what is known.
+        own n clips is held that much more: a few clips do not outweigh what is known.
     centre : bool
         Subtract μ, the backbone's own centre or, where it knows none of the classes, the mean of the support's class
         means.
@@ -89,9 +89,10 @@ class Cosine(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_choice("init", "auto", "zero_shot", "prototype", "random")
-        self._require_not_negative("prior_shots", "pull")
-        positive = self.scale is None or self.scale > 0
-        require(positive, f"scale={self.scale} is not positive; give a factor above 0 or None.")
+        self._require_in_range("prior_shots", "pull")
+        if self.scale is not None:
+            self._require_in_range("scale")
+            require(self.scale > 0, f"scale={self.scale} is not positive; give a factor above 0 or None.")
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """All episodes' classifiers trained side by side; an empty support returns the prior as it is.
@@ -288,7 +289,7 @@ class ZeroShot(Method):
 def _skill(prior: ClassDirections, embeddings: Tensor, members: Tensor) -> Tensor:
     """How much better than chance the zero-shot answer is, 0 to 1, as clips of known classes show it, (E,).
 
-    The posterior mean. Beforehand the answer is a guess with probability `_GUESSING`, else its skill s has the density
+    The posterior mean. Beforehand the answer is at chance with probability `_AT_CHANCE`, else its skill s has density
     4 s**3: words that a network has learnt mostly hold, and three clips alone say little against them.
     """
     known = prior.known.expand(members.shape[:2])
@@ -301,9 +302,9 @@ def _skill(prior: ClassDirections, embeddings: Tensor, members: Tensor) -> Tenso
     wrong = asked.sum(dim=(1, 2)) - right
     skills = (torch.arange(100, device=embeddings.device) + 0.5) / 100
     density = F.normalize(skills**3, p=1, dim=0)
-    # The first entry is the guess.
+    # The first entry is chance.
     skills = torch.cat([skills.new_zeros(1), skills])
-    beforehand = torch.cat([density.new_tensor([_GUESSING]), (1 - _GUESSING) * density])
+    beforehand = torch.cat([density.new_tensor([_AT_CHANCE]), (1 - _AT_CHANCE) * density])
     chance = 1 / known.sum(dim=-1).clamp_min(2)[:, None]
     rate = chance + (1 - chance) * skills
     evidence = right[:, None] * rate.log() + wrong[:, None] * (1 - rate).log()

@@ -24,7 +24,7 @@ from fsmer.training.supervised import for_classes
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import Recognizer
-from fsmer.transfer.source_model import Progress, SourceModel, require, support_codes
+from fsmer.transfer.source_model import Classes, Progress, SourceModel, require, support_codes
 
 __all__ = ["FineTuning", "TrainsTogether"]
 
@@ -38,7 +38,7 @@ class TrainsTogether(Method, Generic[T]):
     batched: ClassVar[bool] = True
 
     @abstractmethod
-    def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> T:
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Classes) -> T:
         """A training that has not begun."""
 
     @abstractmethod
@@ -48,38 +48,36 @@ class TrainsTogether(Method, Generic[T]):
         Unless `embed_now`, the support is embedded when somebody asks for it.
         """
 
-    def _learn(
-        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, progress: Progress | None
-    ) -> Recognizer:
+    def _learn(self, model: SourceModel, support: ClipSet, classes: Classes, progress: Progress | None) -> Recognizer:
         if self.keeps_backbone:
             return super()._learn(model, support, classes, progress)
         training = self._begin(model, support, classes)
         training.run(progress=progress)
         return self._end(model, training)
 
-    def fit_stages(
+    def fit_checkpoints(
         self,
         backbone: Backbone | SourceModel,
         support: ClipSet,
-        stages: Sequence[int],
+        checkpoint_steps: Sequence[int],
         *,
         classes: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Recognizer]]:
-        """One training of the backbone; gives every stage, and the recognizer as `fit` would if training ended there.
+        """One training of the backbone; gives the recognizer at every checkpoint step as `fit` would if it ended there.
 
-        `stages` are numbers of epochs of ``train`` or steps of fine-tuning; those behind the last stage are not taken.
+        These are numbers of epochs of ``train`` or steps of fine-tuning; those behind the last one are not taken.
         The learning rate falls as planned for the whole training.
         """
         model = SourceModel.wrap(backbone)
         training = self._begin(model, support, classes)
-        for stage in sorted(set(stages)):
-            training.run(until=stage, progress=progress)
+        for step in sorted(set(checkpoint_steps)):
+            training.run(until=step, progress=progress)
             held = copy.copy(training)
             held.backbone, held.classifier = copy.deepcopy(training.backbone), copy.deepcopy(training.classifier)
-            yield stage, self._ended_at(stage)._end(model, held, embed_now=False)
+            yield step, self._ended_at(step)._end(model, held, embed_now=False)
 
-    def _ended_at(self, stage: int) -> Self:
+    def _ended_at(self, checkpoint_step: int) -> Self:
         """The method that trains so long."""
         return self
 
@@ -157,7 +155,7 @@ class FineTuning(TrainsTogether[Tuning]):
         self._require_choice("layers", "auto", "all", "upper")
         require(self.batch_size > 0, f"batch_size={self.batch_size} is not positive; give at least one clip a batch.")
         rates = ("learning_rate", "encoder_rate", "projection_rate")
-        self._require_not_negative("steps", "source_epochs", *rates, *(f"source_{rate}" for rate in rates))
+        self._require_in_range("steps", "source_epochs", *rates, *(f"source_{rate}" for rate in rates))
 
     @property
     def keeps_backbone(self) -> bool:
@@ -168,12 +166,10 @@ class FineTuning(TrainsTogether[Tuning]):
     def start(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Classifier:
         """The untrained classifier of one support set: embeddings (S, D), codes (S,)."""
 
-    def _ended_at(self, stage: int) -> Self:
-        return replace(self, steps=stage)
+    def _ended_at(self, checkpoint_step: int) -> Self:
+        return replace(self, steps=checkpoint_step)
 
-    def _begin(
-        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, *, is_source: bool = False
-    ) -> Tuning:
+    def _begin(self, model: SourceModel, support: ClipSet, classes: Classes, *, is_source: bool = False) -> Tuning:
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         backbone = for_classes(model.backbone, names, self.seed)

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones import ClassDirections
+from fsmer.errors import FsmerError
+from fsmer.outside import outside_call
 
 __all__ = ["KINDS", "Adam", "FittedHead", "Head", "balanced_weights", "batched_product", "class_means", "one_hot"]
 
@@ -20,6 +23,10 @@ KINDS = ("linear", "cosine", "distance")
 
 # Shared queries scored at a time; bounds the centred copies of them.
 _QUERY_BLOCK = 4096
+
+
+class MethodError(FsmerError, ValueError):
+    """A method has a value that it cannot work with, fails, or gives something else than it should."""
 
 
 class FittedHead(ABC):
@@ -121,6 +128,36 @@ class Head(FittedHead):
         # Shared queries, but a centre an episode: one episode at a time, so that E centred copies never exist together.
         each = zip(self.weight, self.bias, self.centre, strict=True)
         return torch.stack([F.normalize(queries - centre, dim=-1) @ weight.T + bias for weight, bias, centre in each])
+
+
+def checked_head(head: Any, episodes: int, way: int, who: str) -> FittedHead:
+    """What the method `who` has fitted to so many episodes; `MethodError` where it is no head of these."""
+    given = f"a {type(head).__name__}"
+    if isinstance(head, Head):
+        given += f" with weight {tuple(head.weight.shape)} and bias {tuple(head.bias.shape)}"
+        fits = head.weight.shape[:-1] == head.bias.shape == (episodes, way)
+    else:
+        fits = isinstance(head, FittedHead) and len(head) == episodes
+    if not fits:
+        raise MethodError(
+            f"fit_head of {who} gives {given}, but a FittedHead of {episodes} episodes and {way} classes is expected "
+            f"(of a Head, weight ({episodes}, {way}, D) and bias ({episodes}, {way})); mend its fit_head."
+        )
+    return head
+
+
+def class_scores(head: FittedHead, queries: Tensor, way: int) -> Tensor:
+    """``head.logits(queries)``; `MethodError` where it fails or gives anything but logits of the right shape."""
+    with outside_call(f"logits of {type(head).__name__}", MethodError):
+        found: Any = head.logits(queries)
+    shape = (len(head), queries.shape[-2], way)
+    if not isinstance(found, Tensor) or found.shape != shape or not found.is_floating_point():
+        given = f"a {found.dtype} tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        raise MethodError(
+            f"logits of {type(head).__name__} gives {given:.200}, but a floating-point tensor of shape {shape} "
+            "(episodes, queries, classes) is expected; mend it."
+        )
+    return found
 
 
 class Adam:

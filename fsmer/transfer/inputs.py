@@ -50,17 +50,14 @@ def as_labelled_clips(values: Any, backbone: Backbone) -> ClipSet:
         clips = ClipSet.from_clips(values)
     else:
         raise SupportError(
-            f"labelled clips were given as {type(values).__name__}; "
-            "give a ClipSet, a list of Clips, or a pair (arrays, labels)."
+            f"labelled clips came as {type(values).__name__}; give a ClipSet, a list of Clips or (arrays, labels)."
         )
     if not len(clips):
         raise SupportError(_EMPTY)
     for name, label in zip(clips.ids, clips.labels, strict=True):
         # A missing label may come as None, as empty text, or as the NaN of a table.
         if label is None or label == "" or label != label:
-            raise SupportError(
-                f"clip {name!r} has no label, but learning needs one for every clip; label it or leave it out."
-            )
+            raise SupportError(f"clip {name!r} has no label, which learning needs; label it or leave it out.")
     return clips
 
 

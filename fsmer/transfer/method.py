@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,22 +18,25 @@ from fsmer.ambient import guarded
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.data import ClipSet
 from fsmer.errors import SupportError, unknown_name
+from fsmer.outside import outside_call
 from fsmer.parameters import typed_value
 from fsmer.plugins import METHODS, declared, outside_origin
-from fsmer.transfer.heads import FittedHead
+from fsmer.transfer.heads import FittedHead, checked_head, class_scores
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
-from fsmer.transfer.source_model import MethodError, Progress, SourceModel, require, support_codes
+from fsmer.transfer.source_model import Classes, MethodError, Progress, SourceModel, require, support_codes
 
-__all__ = ["Method", "solves_together"]
+__all__ = ["Method", "learnt", "method_call", "solves_together"]
 
 # A chunk of episodes is sized so that its scores take little memory, however many clips are queried.
 _SCORE_BYTES = 64 << 20
 _MAX_CHUNK = 256
 # Scoring every clip by one matrix product beats gathering each episode's queries up to about this many clips a query.
 _SHARED_QUERIES = 16
+# No number of steps, learning rate or factor is sensible above.
+_MOST = 100_000
 # The methods of a `Method` that compute.
-COMPUTING = {"fit", "fit_head", "fit_many", "fit_stages", "refit", "solve", "train_source"}
+COMPUTING = {"fit", "fit_head", "fit_many", "fit_checkpoints", "refit", "solve", "train_source"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class Method(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "ClassVar" not in str(inspect.get_annotations(cls).get("batched", "ClassVar")):
+            raise MethodError(
+                f"{cls.__name__} makes batched a parameter, but it is said of the class; write "
+                "batched: ClassVar[bool] = True, or batched = True."
+            )
         # Code from outside asks fsmer for what it needs, and is left as it is.
         if declared(cls, "batched"):
             _guard(cls)
@@ -136,9 +146,7 @@ class Method(ABC):
             model = self.train_source(model, source, progress=progress)
         return self._learn(model, support, classes, progress)
 
-    def _learn(
-        self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None, progress: Progress | None
-    ) -> Recognizer:
+    def _learn(self, model: SourceModel, support: ClipSet, classes: Classes, progress: Progress | None) -> Recognizer:
         names, codes = support_codes(support, classes)
         embeddings = embed(model.backbone, support)
         head = self.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))
@@ -194,7 +202,7 @@ class Method(ABC):
     ) -> Iterator[tuple[int, Recognizer]]:
         # one member at a time takes what one takes
         for number, (start, method, names) in enumerate(each):
-            yield number, method.fit(start, supports[number], classes=names)
+            yield number, learnt(method, start, supports[number], classes=names)
 
     def train_source(
         self, backbone: Backbone | SourceModel, source: ClipSet, *, progress: Progress | None = None
@@ -311,8 +319,8 @@ class Method(ABC):
         return {"name": self.name, "params": self.get_params()}
 
     @classmethod
-    def _typed(cls, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of known parameters as the types that their annotations name."""
+    def _typed(cls, params: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+        """Values of known parameters as the types that their annotations name; `name` is the method's in messages."""
         # A class from outside may name its types as such and not as text.
         kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
         found = {}
@@ -322,7 +330,7 @@ class Method(ABC):
             try:
                 found[key] = typed_value(value, kinds[key])
             except ValueError as error:
-                refusal = f"{key}={value!r} of the method {cls.name!r} is not understood; expected {error}."
+                refusal = f"{key}={value!r} of the method {name or cls.name!r} is not understood; expected {error}."
                 raise MethodError(refusal) from error
         return found
 
@@ -332,13 +340,14 @@ class Method(ABC):
         shared = _shares_queries(embeddings, query)
 
         def score(part: slice, prior: ClassDirections | None) -> Tensor:
-            head = self.fit_head(embeddings[support[part]], codes[part], way, prior)
+            fitted = self.fit_head(embeddings[support[part]], codes[part], way, prior)
+            head = checked_head(fitted, len(codes[part]), way, f"the method {self.name!r} ({type(self).__name__})")
             if query is None:
-                return head.logits(embeddings)
+                return class_scores(head, embeddings, way)
             rows = query[part]
             if not (shared and head.shares_queries):
-                return head.logits(embeddings[rows])
-            return head.logits(embeddings).gather(1, rows[..., None].expand(-1, -1, way))
+                return class_scores(head, embeddings[rows], way)
+            return class_scores(head, embeddings, way).gather(1, rows[..., None].expand(-1, -1, way))
 
         return score
 
@@ -354,9 +363,11 @@ class Method(ABC):
         given = f"{parameter}={getattr(self, parameter)!r} is no choice of the method {self.name!r}"
         require(getattr(self, parameter) in choices, f"{given}; use one of {', '.join(map(repr, choices))}.")
 
-    def _require_not_negative(self, *parameters: str) -> None:
+    def _require_in_range(self, *parameters: str) -> None:
+        # Checked here, so that a saved recognizer cannot ask for steps without end either.
         for name in parameters:
-            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is negative; give 0 or more.")
+            value = getattr(self, name)
+            require(0 <= value <= _MOST, f"{name}={value} is out of range; give a number from 0 to {_MOST}.")
 
     def _need_support(self, codes: Tensor) -> None:
         if codes.shape[1] == 0:
@@ -364,6 +375,24 @@ class Method(ABC):
                 f"the method {self.name!r} learns from labelled clips, but the support set is empty; "
                 "give labelled clips (at least one shot), or use 'zero_shot' with a backbone that knows the classes."
             )
+
+
+def method_call(method: Method) -> AbstractContextManager[None]:
+    """What methods are called in: for those from outside, `outside_call`."""
+    who = f"the method {method.name!r} ({type(method).__name__})"
+    return outside_call(who, MethodError) if method.origin else nullcontext()
+
+
+def learnt(method: Method, model: SourceModel, support: ClipSet, **options: Any) -> Recognizer:
+    """What ``method.fit`` gives; `MethodError` where it fails or gives no recognizer."""
+    with method_call(method):
+        found: Any = method.fit(model, support, **options)
+    if not isinstance(found, Recognizer):
+        raise MethodError(
+            f"fit of the method {method.name!r} ({type(method).__name__}) gives {found!r:.200}, but a Recognizer is "
+            "expected; mend its fit."
+        )
+    return found
 
 
 def solves_together(method: Method) -> bool:

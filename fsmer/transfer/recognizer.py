@@ -18,27 +18,20 @@ from typing_extensions import TypedDict
 from fsmer.ambient import library_settings
 from fsmer.arrays import as_float32, plain_array
 from fsmer.backbones import Backbone, ClassDirections, as_backbone, embed
-from fsmer.backbones.base import check_saveable, check_weights
+from fsmer.backbones.base import CONFIG_FILE, WEIGHTS_FILE, check_saveable, check_weights
 from fsmer.backbones.registry import saved_class
-from fsmer.backbones.weights import (
-    CONFIG_FILE,
-    OPEN_TENSORS,
-    REMEDY,
-    WEIGHTS_FILE,
-    WeightsFolder,
-    file_sha256,
-    load_folder,
-    read_config,
-)
+from fsmer.backbones.weights import OPEN_TENSORS, REMEDY, WeightsFolder, file_sha256, load_folder, read_config
 from fsmer.data import Clip, ClipSet
 from fsmer.data.table import known_texts
+from fsmer.episodic.episode import Ints
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
 from fsmer.io import atomic_folder, write_json
+from fsmer.outside import outside_call
 from fsmer.plugins import METHODS, plugin_entry
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
-from fsmer.transfer.heads import KINDS, FittedHead, Head
+from fsmer.transfer.heads import KINDS, FittedHead, Head, MethodError, checked_head, class_scores
 from fsmer.transfer.inputs import as_inputs, as_labelled_clips, plain_labels
 from fsmer.transfer.source_model import Progress, SourceModel
 
@@ -128,7 +121,7 @@ class Recognizer:
         self.method = method
         self.classes_: NDArray[np.str_] = np.array(list(classes), dtype=str)
         self._model = model
-        self._head = head
+        self._head = checked_head(head, 1, len(self.classes_), f"the method {method.name!r} ({type(method).__name__})")
         # What `update` learns from together with new clips; embeddings, so that no media has to be kept. A recognizer
         # that is but looked at and thrown away may put off computing them.
         self._held = support
@@ -198,7 +191,8 @@ class Recognizer:
                 if progress is not None:
                     progress(before * total + done, len(mirrored) * total)
 
-            logits.append(self._head.logits(embed(self.backbone, inputs, mirror=mirror, progress=told))[0])
+            embeddings = embed(self.backbone, inputs, mirror=mirror, progress=told)
+            logits.append(class_scores(self._head, embeddings, len(self.classes_))[0])
         found: NDArray[np.float32] = torch.stack(logits).mean(dim=0).numpy()
         # A class of which nothing is known has minus infinity.
         wrong = (np.isnan(found) | (found == np.inf)).any(axis=1) | ~np.isfinite(found).any(axis=1)
@@ -340,7 +334,8 @@ class Recognizer:
         classes = known + tuple(name for name in clips.classes if name not in known)
         embeddings = torch.cat([self._support, embed(self.backbone, clips)])
         codes = torch.cat([self._codes, torch.from_numpy(np.asarray(clips.codes(classes), dtype=np.int64))])
-        head = self.method.refit(embeddings, codes, len(classes), self._model.class_directions(classes))
+        with outside_call(f"refit of the method {self.method.name!r}", MethodError):
+            head = self.method.refit(embeddings, codes, len(classes), self._model.class_directions(classes))
         return Recognizer(self._model, self.method, classes, head, embeddings, codes)
 
     @library_settings()
@@ -453,10 +448,10 @@ class Recognizer:
         for name in sorted(rest.keys() - {"support.codes"}):
             held.check_real(name, rest[name])
         codes = rest["support.codes"]
-        if codes.is_floating_point() or not bool(((codes >= 0) & (codes < len(classes))).all()):
+        real = codes.is_floating_point() or codes.is_complex()
+        if real or not bool(((codes >= 0) & (codes < len(classes))).all()):
             raise WeightsError(
-                f"the tensor 'support.codes' of {held.folder} names classes by other numbers than 0 to "
-                f"{len(classes) - 1}; {REMEDY}."
+                f"the tensor 'support.codes' of {held.folder} names classes outside 0 to {len(classes) - 1}; {REMEDY}."
             )
         model = SourceModel(backbone, descriptions=dict(described.get("descriptions", {})))
         if source is not None:
@@ -469,7 +464,10 @@ class Recognizer:
         if method.saves_head:
             head = Head.from_tensors(kind, under("head.", rest))
         else:
-            head = method.refit(support, codes, len(classes), model.class_directions(classes))
+            try:
+                head = method.refit(support, codes, len(classes), model.class_directions(classes))
+            except FsmerError as error:
+                raise WeightsError(f"{held.folder} cannot be fitted to its support: {error}") from error
         return cls(model, method, classes, head, support, codes)
 
 
@@ -524,18 +522,11 @@ def _check_shapes(
     for name, shape in wanted.items():
         if shapes.get(name) != shape:
             found = "missing" if name not in shapes else f"of shape {shapes[name]}"
-            raise WeightsError(
-                f"its tensor {name!r} is {found}, but {way} classes and embeddings of {width} numbers need {shape}"
-            )
+            raise WeightsError(f"its tensor {name!r} is {found}, but {way} classes and embed_dim {width} need {shape}")
 
 
 def check_answers(
-    answers: Any,
-    classes: int,
-    who: str,
-    episodes: Sequence[str],
-    owner: NDArray[np.int64],
-    order: NDArray[np.int64] | None = None,
+    answers: Any, classes: int, who: str, episodes: Sequence[str], owner: Ints, order: Ints | None = None
 ) -> NDArray[np.float32]:
     """Probabilities of shape (Q, classes), as the method `who` gave them.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fsmer.plugins import METHODS
+from fsmer.errors import UnknownNameError
+from fsmer.plugins import METHODS, OWN
 
 __all__ = ["MethodInfo", "list_methods", "load_method", "register_method"]
 
@@ -20,7 +21,7 @@ register_method = METHODS.register
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """One line of `list_methods`."""
+    """One line of `list_methods`; `params` is empty where a plugin's method has parameters without defaults."""
 
     name: str
     summary: str
@@ -65,7 +66,12 @@ def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
         method = name if hasattr(name, "fit_head") else METHODS["sklearn"].wrap(name)
         return method.set_params(**params)
     family, _, member = name.partition(":")
-    return METHODS.find(family if member else name).from_params(METHODS.preset(family) | params, member)
+    known = family if member else name
+    if known not in METHODS and (near := METHODS["sklearn"].nearest(name, 0.85)):
+        raise UnknownNameError(
+            f"unknown method {name!r}: did you mean {' or '.join(map(repr, near))}? fsmer.list_methods has the others."
+        )
+    return METHODS.find(known).from_params(METHODS.preset(family) | params, member)
 
 
 def list_methods() -> list[MethodInfo]:
@@ -84,11 +90,16 @@ def list_methods() -> list[MethodInfo]:
     """
     found = []
     for name in sorted(METHODS):
-        cls, preset = METHODS[name], METHODS.preset(name)
-        method = cls.from_params(preset)
-        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        preset, summary = METHODS.preset(name), METHODS.summary(name)
+        try:
+            params = METHODS[name].from_params(preset).get_params()
+        # Code from outside raises whatever it likes, and the other methods are listed all the same.
+        except Exception:
+            if METHODS.origin(name) == OWN:
+                raise
+            params = {}
         if preset:
             implied = ", ".join(f"{key}={value}" for key, value in preset.items())
             summary = f"{summary.removesuffix('.')}, with {implied}."
-        found.append(MethodInfo(name=name, summary=summary, params=method.get_params()))
+        found.append(MethodInfo(name=name, summary=summary, params=params))
     return found

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import importlib
+import inspect
 import io
 import json
-import sys
+import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import ClassDirections
-from fsmer.errors import FsmerError, SupportError, WeightsError, unknown_name
+from fsmer.errors import FsmerError, SupportError, UnknownNameError, WeightsError, reason_of, unknown_name
 from fsmer.io import read_bytes
-from fsmer.memory import out_of_memory
+from fsmer.outside import outside_call
+from fsmer.probabilities import unsound_answers
 from fsmer.transfer.heads import FittedHead
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import ESTIMATOR_FILE
@@ -29,37 +36,58 @@ from fsmer.transfer.source_model import MethodError
 
 __all__ = ["EstimatorHead", "SklearnMethod"]
 
-# What may be named by text and read from a file, by the module that exports it; no other class of any package is.
-CLASSIFIERS = {
-    name: module
-    for module, names in {
-        "calibration": "CalibratedClassifierCV",
-        "discriminant_analysis": "LinearDiscriminantAnalysis QuadraticDiscriminantAnalysis",
-        "dummy": "DummyClassifier",
-        "ensemble": "AdaBoostClassifier BaggingClassifier ExtraTreesClassifier GradientBoostingClassifier "
-        "HistGradientBoostingClassifier RandomForestClassifier StackingClassifier VotingClassifier",
-        "gaussian_process": "GaussianProcessClassifier",
-        "linear_model": "LogisticRegression LogisticRegressionCV PassiveAggressiveClassifier Perceptron "
-        "RidgeClassifier RidgeClassifierCV SGDClassifier",
-        "model_selection": "FixedThresholdClassifier TunedThresholdClassifierCV",
-        "multiclass": "OneVsOneClassifier OneVsRestClassifier OutputCodeClassifier",
-        "multioutput": "ClassifierChain MultiOutputClassifier",
-        "naive_bayes": "BernoulliNB CategoricalNB ComplementNB GaussianNB MultinomialNB",
-        "neighbors": "KNeighborsClassifier NearestCentroid RadiusNeighborsClassifier",
-        "neural_network": "MLPClassifier",
-        "semi_supervised": "LabelPropagation LabelSpreading SelfTrainingClassifier",
-        "svm": "LinearSVC NuSVC SVC",
-        "tree": "DecisionTreeClassifier ExtraTreeClassifier",
-    }.items()
-    for name in names.split()
-}
-KERNELS = (
-    *("CompoundKernel", "ConstantKernel", "DotProduct", "ExpSineSquared", "Exponentiation", "Matern", "PairwiseKernel"),
-    *("Product", "RBF", "RationalQuadratic", "Sum", "WhiteKernel"),
+
+def _by_name(**modules: str) -> dict[str, str]:
+    return {name: module.replace("__", ".") for module, names in modules.items() for name in names.split()}
+
+
+# Modules of what may be read from a file, by name; no other class of any package is. Classifiers are named by text too,
+CLASSIFIERS = _by_name(
+    calibration="CalibratedClassifierCV",
+    discriminant_analysis="LinearDiscriminantAnalysis QuadraticDiscriminantAnalysis",
+    dummy="DummyClassifier",
+    ensemble="AdaBoostClassifier BaggingClassifier ExtraTreesClassifier GradientBoostingClassifier "
+    "HistGradientBoostingClassifier RandomForestClassifier",
+    gaussian_process="GaussianProcessClassifier",
+    linear_model="LogisticRegression LogisticRegressionCV PassiveAggressiveClassifier Perceptron RidgeClassifier "
+    "RidgeClassifierCV SGDClassifier",
+    naive_bayes="BernoulliNB CategoricalNB ComplementNB GaussianNB MultinomialNB",
+    neighbors="KNeighborsClassifier NearestCentroid RadiusNeighborsClassifier",
+    neural_network="MLPClassifier",
+    semi_supervised="LabelPropagation LabelSpreading",
+    svm="LinearSVC NuSVC SVC",
+    tree="DecisionTreeClassifier ExtraTreeClassifier",
 )
+# but for those that are made of other classifiers.
+COMPOSED = _by_name(
+    ensemble="StackingClassifier VotingClassifier",
+    model_selection="FixedThresholdClassifier TunedThresholdClassifierCV",
+    multiclass="OneVsOneClassifier OneVsRestClassifier OutputCodeClassifier",
+    pipeline="Pipeline",
+    semi_supervised="SelfTrainingClassifier",
+)
+PARTS = (
+    CLASSIFIERS
+    | COMPOSED
+    | _by_name(
+        decomposition="PCA",
+        gaussian_process__kernels="CompoundKernel ConstantKernel DotProduct ExpSineSquared Exponentiation Matern "
+        "PairwiseKernel Product RBF RationalQuadratic Sum WhiteKernel",
+        preprocessing="MaxAbsScaler MinMaxScaler Normalizer PowerTransformer QuantileTransformer RobustScaler "
+        "StandardScaler",
+    )
+)
+# Fitting takes as long as these say, and whoever reads a file has not chosen them; `FITS` bounds those of `COUNTS`
+# multiplied with each other, over all that a classifier is made of.
+LIMITS = {
+    "n_estimators": 20_000, "code_size": 1_000, "n_restarts_optimizer": 1_000, "Cs": 1_000, "max_iter": 1_000_000,
+    "hidden_layer_sizes": 10_000, "max_iter_predict": 1_000_000, "n_iter_no_change": 1_000_000, "n_jobs": 256,
+}  # fmt: skip
+COUNTS = ("n_estimators", "code_size", "n_restarts_optimizer")
+FITS = 50_000
 # Bytes of its content; parameters take a few thousand.
 LIMIT = 8 << 20
-_WORDS = {"none": None, "true": True, "false": False}
+KEYS = {"str": str, "int": int, "float": float}
 
 
 @dataclass(frozen=True)
@@ -68,6 +96,7 @@ class EstimatorHead(FittedHead):
 
     fitted: tuple[Any, ...]
     way: int
+    name: str = "the classifier"
     kind: str = "estimator"
 
     def __len__(self) -> int:
@@ -78,12 +107,9 @@ class EstimatorHead(FittedHead):
         own = queries if queries.ndim == 3 else [queries] * len(self)
         found = queries.new_full((len(self), queries.shape[-2], self.way), float("-inf"))
         for episode, (estimator, rows) in enumerate(zip(self.fitted, own, strict=True)):
-            try:
+            with outside_call(f"the answer of {self.name}", MethodError, "give more clips or other parameters"):
                 shares = _probabilities(estimator, rows.double().numpy())
-            except Exception as error:  # classifiers from outside raise whatever they like
-                refusal = f"the classifier cannot answer ({_reason(error)}); give more clips or other parameters."
-                raise MethodError(refusal) from error
-            found[episode][:, torch.from_numpy(estimator.classes_)] = torch.from_numpy(shares).log().float()
+                found[episode][:, torch.from_numpy(estimator.classes_)] = torch.from_numpy(shares).log().float()
         return found
 
 
@@ -95,11 +121,12 @@ class SklearnMethod(Method):
     Each support gets a clone of the classifier. Probabilities are those of its ``predict_proba``; without it the
     softmax of its ``decision_function`` (of 0 and its value for two classes); without that, or with a column a pair of
     classes, 1 for the class that it predicts. A class without support has probability 0; with a single class in the
-    support that class has probability 1.
+    support that class has probability 1. What is made of other estimators, such as a ``Pipeline``, cannot be named by
+    text: make it in Python and give the object.
 
     Parameters
     ----------
-    estimator : classifier of scikit-learn, or any with its methods ``fit``, ``predict`` and ``get_params``
+    estimator : classifier of scikit-learn, or any with its ``fit``, ``predict``, ``get_params`` and ``set_params``
         Not changed. Its parameters are parameters of the method.
     standardize : bool
         Fit to embeddings standardised by the support's own mean and deviation, as the method ``logistic`` does:
@@ -117,24 +144,29 @@ class SklearnMethod(Method):
 
     def __post_init__(self) -> None:
         if self.estimator is None:
-            object.__setattr__(self, "estimator", _listed_class("SVC")())
-        kind = type(self.estimator)
-        module = f"sklearn.{CLASSIFIERS[kind.__name__]}" if _is_listed(kind) else kind.__module__
-        object.__setattr__(self, "name", f"sklearn:{module}.{kind.__qualname__}")
+            object.__setattr__(self, "estimator", _part("SVC")())
+        object.__setattr__(self, "name", f"sklearn:{_path_of(type(self.estimator))}")
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], member: str = "") -> Self:
         """The classifier named `member`, as text such as ``sklearn.svm.SVC`` or ``SVC``."""
-        kind = _listed_class(member or "SVC")
-        names = kind._get_param_names()
-        own = {key: _read_text(value) for key, value in params.items() if key in names}
-        try:
-            made = kind(**own)
-        except TypeError as error:
-            raise MethodError(
-                f"{kind.__name__} cannot be made from text alone ({error}); make it in Python and give the object."
-            ) from error
-        return cls(made).set_params(**{key: value for key, value in params.items() if key not in own})
+        module, _, short = (member or "SVC").rpartition(".")
+        if short not in CLASSIFIERS | COMPOSED or module not in ("", f"sklearn.{PARTS[short]}"):
+            near = " or ".join(map(repr, cls.nearest(member)))
+            hint = f"did you mean {near}?" if near else "check the spelling."
+            known = ", ".join(sorted(CLASSIFIERS))
+            raise UnknownNameError(f"unknown classifier of scikit-learn {member!r}: {hint} Known: {known}.")
+        if short in COMPOSED:
+            raise MethodError(f"{short} is made of other estimators; make it in Python and give it as the method.")
+        return cls(_part(short)()).set_params(**params)
+
+    @classmethod
+    def nearest(cls, given: str, cutoff: float = 0.5) -> list[str]:
+        """Full names of classifiers whose own name, the part behind the last full stop, is like that of `given`."""
+        named = CLASSIFIERS | COMPOSED
+        names = {short.lower(): f"sklearn:sklearn.{module}.{short}" for short, module in named.items()}
+        asked = given.rpartition(".")[2].lower()
+        return [names[one] for one in difflib.get_close_matches(asked, names, 1 if asked in names else 3, cutoff)]
 
     @classmethod
     def wrap(cls, estimator: Any) -> SklearnMethod:
@@ -142,45 +174,47 @@ class SklearnMethod(Method):
 
         Raises `MethodError` where it is none.
         """
-        lacking = [one for one in ("fit", "predict", "get_params") if not callable(getattr(estimator, one, None))]
-        if lacking or isinstance(estimator, type):
+        needed = ("fit", "predict", "get_params", "set_params")
+        # Asked of the class, since some have a method only after they were fitted.
+        if not all(callable(getattr(type(estimator), one, None)) for one in needed):
             given = repr(estimator) if isinstance(estimator, type) else f"of type {type(estimator).__name__}"
             raise MethodError(
                 f"the method given is {given}, but a name of fsmer.list_methods, a Method, or a classifier of "
-                "scikit-learn (an object with fit, predict and get_params) is expected."
+                f"scikit-learn (an object with {', '.join(needed)}) is expected."
             )
-        return (OtherEstimator if _foreign_part(estimator) else SklearnMethod)(_clone(estimator))
+        name = type(estimator).__name__
+        remedy = "give one that keeps scikit-learn's rules for get_params and set_params"
+        with outside_call(f"copying the classifier {name} by its parameters", MethodError, remedy):
+            other = _other_kind(estimator)
+            wrapped = (OtherEstimator if _foreign_part(estimator) else SklearnMethod)(_clone(estimator))
+            wrapped.get_params()
+        if other:
+            raise MethodError(f"{name} is {other}; give a classifier that predicts one class a clip.")
+        return wrapped
 
     @classmethod
     def from_folder(cls, told: Mapping[str, Any], folder: Path) -> SklearnMethod:
         """The classifier that `save_files` wrote; it is fitted to the saved support afterwards.
 
-        Raises `WeightsError` for a file that is missing or damaged, or holds anything but classifiers of scikit-learn
-        and plain values, and `FsmerError` without the package skops.
+        Raises `WeightsError` for a file that is missing or damaged, holds anything but the classes of `PARTS` and plain
+        values, is at odds with `told`, or asks for more than `LIMITS`.
         """
-        path = folder / ESTIMATOR_FILE
-        try:
-            data = read_bytes(path, LIMIT)
-            with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        path, given = folder / ESTIMATOR_FILE, told["params"]
+        with outside_call(f"reading {path} as a classifier", WeightsError, "save the recognizer anew"):
+            with zipfile.ZipFile(io.BytesIO(read_bytes(path, LIMIT))) as packed:
                 if sum(one.file_size for one in packed.infolist()) > LIMIT:
                     raise ValueError(f"it unpacks to more than {LIMIT:,} bytes")
-            trusted = [f"sklearn.gaussian_process.kernels.{name}" for name in KERNELS]
-            estimator = _skops().loads(data, trusted=trusted)
-        except FsmerError:
-            raise
-        except Exception as error:  # a file from anybody can fail in any way
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise WeightsError(
-                f"{path} cannot be read as a classifier ({reason}); save the recognizer anew."
-            ) from error
-        if foreign := _foreign_part(estimator) or ("" if _is_listed(type(estimator)) else "no classifier"):
-            raise WeightsError(
-                f"{path} holds {foreign}, but classifiers of scikit-learn and plain values are all that is read from a "
-                "file; make the recognizer anew with one of these."
-            )
-        # A clone has parameters alone: nothing that a fitted classifier computes with comes from the file.
-        given = told["params"]
-        return cls(_clone(estimator)).set_params(**{key: given[key] for key in ("standardize", "seed") if key in given})
+                estimator = _read_node(json.loads(packed.read("schema.json")), packed)
+            if type(estimator).__name__ not in CLASSIFIERS | COMPOSED:
+                raise ValueError(f"a {type(estimator).__name__} is no classifier")
+            if foreign := _foreign_part(estimator) or _other_kind(estimator):
+                raise ValueError(f"it holds {foreign}")
+            _count_fits(estimator)
+            own = {key: given[key] for key in ("standardize", "seed") if key in given}
+            method = cls(estimator).set_params(**own)
+            if differing := method._differing(told):
+                raise ValueError(f"{differing} is another one in the config of the recognizer")
+        return method
 
     def save_files(self, folder: Path) -> None:
         """Write the classifier, before it was fitted, to `folder`.
@@ -188,24 +222,33 @@ class SklearnMethod(Method):
         Raises `WeightsError` where it has parts that are neither classifiers of scikit-learn nor plain values, and
         `FsmerError` without the package skops.
         """
+        name = f"the classifier {type(self.estimator).__name__} cannot be saved"
         if foreign := _foreign_part(self.estimator):
             raise WeightsError(
-                f"the classifier {type(self.estimator).__name__} cannot be saved, for it holds {foreign}, and only "
-                "classifiers of scikit-learn and plain values are read from a file; use such a one, or adapt anew "
-                "where it is needed."
+                f"{name}, for it holds {foreign}, and only parts of scikit-learn and plain values are read from a "
+                "file; use such ones, or adapt anew where it is needed."
             )
-        _skops().dump(self.estimator, folder / ESTIMATOR_FILE)
+        try:
+            import skops.io
+
+            _count_fits(self.estimator)
+            skops.io.dump(self.estimator, folder / ESTIMATOR_FILE)
+        except ImportError as error:
+            refusal = f"{name} without the package skops, which is not installed; install fsmer[sklearn-methods]."
+            raise FsmerError(refusal) from error
+        except ValueError as error:
+            raise WeightsError(f"{name} ({reason_of(error)}); use smaller parameters.") from error
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> FittedHead:
         """A clone of the classifier an episode."""
         self._need_support(codes)
         each = zip(embeddings.double().numpy(), codes.numpy(), strict=True)
-        return EstimatorHead(tuple(self._fit_one(rows[of >= 0], of[of >= 0]) for rows, of in each), way)
+        fitted = tuple(self._fit_one(rows[of >= 0], of[of >= 0]) for rows, of in each)
+        return EstimatorHead(fitted, way, repr(self.name))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Those of the classifier, `standardize` and `seed`; values that are not plain as text."""
-        given = self.estimator.get_params(deep=False)
-        own = {key: value if _is_plain(value) else repr(value) for key, value in given.items()}
+        """Those of the classifier, `standardize` and `seed`; what is not plain is text that differs where it does."""
+        own = {key: _described(value) for key, value in self.estimator.get_params(deep=False).items()}
         return {**own, "standardize": self.standardize, "seed": self.seed}
 
     def set_params(self, **params: Any) -> Self:
@@ -218,10 +261,11 @@ class SklearnMethod(Method):
         made = _clone(self.estimator)
         if params:
             made.set_params(**{key: _read_text(value) for key, value in params.items()})
-        return replace(self, estimator=made, **self._typed(fields))
+        return replace(self, estimator=made, **self._typed(fields, self.name))
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.to_dict() == other.to_dict()
+        # As text, since 1 and 1.0 are different parameters: one feature and all of them.
+        return type(other) is type(self) and repr(self.to_dict()) == repr(other.to_dict())
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -229,29 +273,38 @@ class SklearnMethod(Method):
     def __sklearn_clone__(self) -> Self:
         return self
 
+    def _differing(self, told: Mapping[str, Any]) -> str:
+        """The first thing that a recognizer's config says otherwise; nothing where it says the same."""
+        given, known = dict(told["params"]), inspect.signature(type(self.estimator)).parameters
+        if told["name"] != self.name:
+            return f"the name {self.name!r}"
+        for key, value in self.estimator.get_params(deep=False).items():
+            said = json.dumps(given.pop(key, _described(known[key].default)))
+            # An earlier version wrote what is not plain as its repr.
+            if said not in (json.dumps(_described(value)), json.dumps(repr(value))):
+                return f"the parameter {key!r}"
+        # Parameters that scikit-learn has taken out since were of no effect.
+        left = [key for key, value in given.items() if key not in ("standardize", "seed") and value != "deprecated"]
+        return f"the parameter {left[0]!r}" if left else ""
+
     def _fit_one(self, rows: NDArray[np.float64], labels: NDArray[np.int64]) -> Any:
         from sklearn.dummy import DummyClassifier
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         from sklearn.utils._param_validation import InvalidParameterError
 
-        present = np.unique(labels)
-        if len(present) < 2:
+        classes = len(np.unique(labels))
+        if classes < 2:
             return DummyClassifier(strategy="most_frequent").fit(rows, labels)
-        made = _clone(self.estimator)
-        params = made.get_params().items()
-        drawn = [key for key, value in params if key.endswith("random_state") and value is None]
-        made.set_params(**dict.fromkeys(drawn, self.seed))
-        fitted = make_pipeline(StandardScaler(), made) if self.standardize else made
-        try:
-            return fitted.fit(rows, labels)
-        except InvalidParameterError as error:
-            raise MethodError(f"{self.name!r} has an impossible parameter: {error}") from error
-        except Exception as error:
-            raise SupportError(
-                f"{self.name!r} cannot be fitted to {len(rows)} clips of {len(present)} classes ({_reason(error)}); "
-                "give more clips or other parameters."
-            ) from error
+        what = f"fitting {self.name!r} to {len(rows)} clips of {classes} classes"
+        with outside_call(what, SupportError, "give more clips or other parameters"):
+            made = _clone(self.estimator)
+            drawn = [key for key, value in made.get_params().items() if key.endswith("random_state") and value is None]
+            made.set_params(**dict.fromkeys(drawn, self.seed))
+            try:
+                return (make_pipeline(StandardScaler(), made) if self.standardize else made).fit(rows, labels)
+            except InvalidParameterError as error:
+                raise MethodError(f"{self.name!r} has an impossible parameter: {error}") from error
 
 
 class OtherEstimator(SklearnMethod):
@@ -263,19 +316,15 @@ class OtherEstimator(SklearnMethod):
         return type(self.estimator).__module__.partition(".")[0]
 
 
-def _reason(error: Exception) -> str:
-    """What a classifier from outside complains of, in one line; raised as it is where memory has run out."""
-    if out_of_memory(error):
-        raise error
-    return " ".join(str(error).split()).rstrip(".")
-
-
 def _probabilities(estimator: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities of shape (Q, classes of the estimator)."""
     shape = (len(rows), len(estimator.classes_))
     if hasattr(estimator, "predict_proba"):
         found = np.asarray(estimator.predict_proba(rows), dtype=np.float64)
         if found.shape == shape:
+            if (wrong := unsound_answers(found)).any():
+                row = ", ".join(f"{value:g}" for value in found[wrong.argmax()])
+                raise ValueError(f"its predict_proba gives ({row}), but probabilities sum to 1")
             return found
     pairs = any(key.endswith("function_shape") and value == "ovo" for key, value in estimator.get_params().items())
     if hasattr(estimator, "decision_function") and not pairs:
@@ -286,68 +335,129 @@ def _probabilities(estimator: Any, rows: NDArray[np.float64]) -> NDArray[np.floa
     return np.asarray(estimator.predict(rows)[:, None] == estimator.classes_, dtype=np.float64)
 
 
-def _listed_class(name: str) -> Any:
-    """The classifier of a name such as ``sklearn.svm.SVC`` or ``SVC``."""
-    module, _, short = name.rpartition(".")
-    known = CLASSIFIERS.get(short)
-    if known is None or module not in ("", f"sklearn.{known}"):
-        raise unknown_name("classifier of scikit-learn", short if module.startswith("sklearn") else name, CLASSIFIERS)
+def _part(name: str) -> Any:
     try:
-        return getattr(importlib.import_module(f"sklearn.{known}"), short)
+        return getattr(importlib.import_module(f"sklearn.{PARTS[name]}"), name)
     except AttributeError as error:
-        raise MethodError(f"the scikit-learn that is installed has no {short}; upgrade it.") from error
+        raise MethodError(f"the scikit-learn that is installed has no {name}; upgrade it.") from error
 
 
-def _is_listed(kind: type) -> bool:
-    return kind.__name__ in CLASSIFIERS and _listed_class(kind.__name__) is kind
+def _is_part(kind: Any) -> bool:
+    return getattr(kind, "__name__", "") in PARTS and _part(kind.__name__) is kind
+
+
+def _path_of(kind: Any) -> str:
+    """Where a class or function is found by its users."""
+    return f"{f'sklearn.{PARTS[kind.__name__]}' if _is_part(kind) else kind.__module__}.{kind.__qualname__}"
+
+
+def _other_kind(estimator: Any) -> str:
+    """What an estimator is if it is no classifier of one label, in words; one that does not say it is believed."""
+    from sklearn.utils import get_tags
+
+    tags = get_tags(estimator) if hasattr(estimator, "__sklearn_tags__") else None
+    if tags is None or (tags.estimator_type is None and tags.transformer_tags is None):
+        return ""
+    if tags.estimator_type != "classifier":
+        return f"a {tags.estimator_type or 'transformer'} and no classifier".replace("_", " ")
+    return "" if tags.target_tags.single_output else "a classifier of many labels a clip"
 
 
 def _foreign_part(value: Any) -> str:
     """What of an estimator is neither a listed class nor a plain value, in words; nothing where all is."""
+    inner: Iterable[Any] = ()
     if hasattr(value, "get_params") and not isinstance(value, type):
-        kernels = sys.modules.get("sklearn.gaussian_process.kernels")
-        name = type(value).__name__
-        if not _is_listed(type(value)) and not (name in KERNELS and getattr(kernels, name, None) is type(value)):
-            return f"a {type(value).__module__}.{type(value).__qualname__}"
-        return next(filter(None, map(_foreign_part, value.get_params(deep=False).values())), "")
-    if isinstance(value, (list, tuple)):
-        return next(filter(None, map(_foreign_part, value)), "")
-    return "" if _is_plain(value) else f"a value of type {type(value).__name__}"
+        params = value.get_params(deep=False)
+        if not _is_part(type(value)):
+            return f"a {_path_of(type(value))}"
+        if params.get("memory"):  # where results are stored on a disk is no business of a file
+            return "a cache"
+        inner = params.values()
+    elif isinstance(value, dict) and all(type(key) in KEYS.values() for key in value):
+        inner = value.values()
+    elif isinstance(value, (list, tuple)):
+        inner = value
+    elif not (value is None or isinstance(value, (bool, int, float, str, np.number, np.ndarray))) or (
+        isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"
+    ):
+        return f"a value of type {type(value).__name__}"
+    return next(filter(None, map(_foreign_part, inner)), "")
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "biuf"
+def _described(value: Any) -> Any:
+    """A parameter as plain values that differ where it does: estimators and functions are text."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
     if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
+        return {key: _described(value[key]) for key in sorted(value, key=repr)}
     if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str, np.number))
+        return type(value)(map(_described, value)) if type(value) in (list, tuple) else list(map(_described, value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "get_params") and not isinstance(value, type):
+        params = value.get_params(deep=False).items()
+        return f"{_path_of(type(value))}({', '.join(f'{key}={_described(one)!r}' for key, one in sorted(params))})"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{_path_of(named)} {hashlib.sha256(cloudpickle.dumps(value)).hexdigest()[:16]}"
+
+
+def _count_fits(value: Any) -> float:
+    """How many classifiers an estimator, or a list of them, fits; ``ValueError`` beyond `LIMITS` and `FITS`."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(_count_fits, value))
+    if not hasattr(value, "get_params"):
+        return 0
+    params, found = value.get_params(deep=False), 1.0
+    for name, limit in LIMITS.items():
+        asked = params.get(name)
+        for number in asked if name == "hidden_layer_sizes" and isinstance(asked, (list, tuple)) else [asked]:
+            if isinstance(number, Real) and not number <= limit:
+                raise ValueError(f"{name}={number} is more than {limit:,}")
+        # Each iteration of this one is an estimator.
+        counts = name in COUNTS or (name == "max_iter" and type(value).__name__ == "HistGradientBoostingClassifier")
+        found *= max(1.0, float(asked)) if counts and isinstance(asked, Real) else 1.0
+    found *= max(1, sum(map(_count_fits, params.values())))
+    if found > FITS:
+        raise ValueError(f"it fits {found:,.0f} estimators, more than {FITS:,}")
+    return found
+
+
+def _read_node(node: Any, packed: zipfile.ZipFile) -> Any:
+    """What an entry of the schema of skops stands for.
+
+    It is read here and not by skops, whose objects get any attributes that a file names: what is made here are the
+    classes of `PARTS`, from their parameters alone.
+    """
+    match node:
+        case {"__loader__": "JsonNode", "content": str(text)}:
+            return json.loads(text)
+        case {"__loader__": "ListNode" | "TupleNode" as kind, "content": list(items)}:
+            return (list if kind == "ListNode" else tuple)(_read_node(one, packed) for one in items)
+        case {"__loader__": "DictNode", "content": dict(items), "key_types": {"content": list(kinds)}}:
+            types = [KEYS[of["__class__"]] for of in kinds]
+            return {of(key): _read_node(one, packed) for of, (key, one) in zip(types, items.items(), strict=True)}
+        case {"__loader__": "NdArrayNode", "type": "numpy", "file": str(name)}:
+            return np.load(io.BytesIO(packed.read(name)), allow_pickle=False)[()]
+        case {"__loader__": "ObjectNode", "__class__": str(name), "content": {"content": state}} if name in PARTS:
+            if (kind := _part(name)).__module__ == node["__module__"]:
+                known = inspect.signature(kind).parameters
+                return kind(**{key: _read_node(state[key], packed) for key in known if key in state})
+    named = [str(node.get(key))[:100] for key in ("__module__", "__class__")] if isinstance(node, dict) else ["a value"]
+    raise ValueError(f"it holds {'.'.join(named)}, but listed classes of scikit-learn and plain values are read")
 
 
 def _read_text(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    word = value.strip().lower()
-    try:
-        found = _WORDS[word] if word in _WORDS else json.loads(value)
-    except ValueError:
-        return value
-    return tuple(found) if isinstance(found, list) else found
+    if isinstance(value, str):
+        word = value.strip().lower()
+        with suppress(ValueError):
+            found = json.loads({"none": "null", "true": "true", "false": "false"}.get(word, value))
+            return tuple(found) if isinstance(found, list) else found
+    return value
 
 
 def _clone(estimator: Any) -> Any:
     from sklearn.base import clone
 
     return clone(estimator)
-
-
-def _skops() -> Any:
-    try:
-        import skops.io
-    except ImportError as error:
-        raise FsmerError(
-            "recognizers with a classifier of scikit-learn are saved and loaded by the package skops, which is not "
-            "installed; install fsmer[sklearn-methods]."
-        ) from error
-    return skops.io

@@ -15,15 +15,13 @@ from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, as_backbone
 from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
-from fsmer.errors import FsmerError
 from fsmer.training.loop import Progress
-from fsmer.transfer.heads import one_hot
+from fsmer.transfer.heads import MethodError, one_hot
 
 __all__ = ["MethodError", "Progress", "SourceModel", "support_codes"]
 
-
-class MethodError(FsmerError, ValueError):
-    """A method's parameter has a value that it cannot work with."""
+# Names of classes in the order of columns; None for the sorted labels of the clips.
+Classes = Sequence[str] | None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ import pandas as pd
 import torch
 from PIL import Image
 from sklearn import metrics as _metrics  # noqa: F401  (imported once, before workers are forked)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 import fsmer
 from fsmer.backbones import create_model
@@ -508,6 +511,20 @@ def _write_described(folder: Path) -> None:
     fsmer.recognizer_of_words(_described_model(), {"frown": "AU4", "smile": "AU12"}).save(folder / "recognizer")
 
 
+def _write_sklearn(folder: Path) -> None:
+    # A number of NumPy's, since it is a file of its own.
+    method = make_pipeline(StandardScaler(), SVC(C=np.float64(2)))
+    place = fsmer.adapt(_small_model(), _clips(6), method).save(folder / "recognizer") / "estimator.skops"
+    with zipfile.ZipFile(place) as held:
+        members = {name: held.read(name) for name in held.namelist()}
+    (array,) = members.keys() - {"schema.json"}
+    # Without addresses of memory and dates, so that a seed gives the same bytes tomorrow.
+    schema = re.sub(r'("__id__": )\d+', r"\g<1>1", members["schema.json"].decode()).replace(array, "1.npy")
+    with zipfile.ZipFile(place, "w") as out:
+        for name, content in (("schema.json", schema), ("1.npy", members[array])):
+            out.writestr(zipfile.ZipInfo(name), content)
+
+
 def _read_recognizer(folder: Path) -> None:
     recognizer = fsmer.Recognizer.load(folder / "recognizer")
     clips = _clips_for(recognizer.backbone)
@@ -538,6 +555,19 @@ _add("weights", _write_weights, _read_weights, (*_MODELS, *_ARGUMENTS))
 _METHODS = ("cosine", "logistic", "protonet", "finetune", "zero_shot", "train", "linear", "version", "scale")
 _add("recognizer", _write_recognizer, _read_recognizer, (*_MODELS, *_ARGUMENTS, *_METHODS))
 _add("recognizer-trained", _write_trained, _read_recognizer, (*_MODELS, *_ARGUMENTS, *_METHODS))
+_NODES = (
+    "ObjectNode",
+    "JsonNode",
+    "ListNode",
+    "TupleNode",
+    "DictNode",
+    "NdArrayNode",
+    "MethodNode",
+    "TypeNode",
+    "1.npy",
+)
+_ESTIMATORS = ("SVC", "Pipeline", "PCA", "Voting", "sklearn.svm._classes", "steps", "memory", "C", "n_estimators", "os")
+_add("recognizer-sklearn", _write_sklearn, _read_recognizer, (*_METHODS, *_NODES, *_ESTIMATORS))
 _add("recognizer-words", _write_described, _read_recognizer, (*_MODELS, *_ARGUMENTS, *_METHODS))
 
 
