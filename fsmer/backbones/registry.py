@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError, reason_of, unknown_name
 from fsmer.io import restore_folder
 from fsmer.kernels.noise import Draws
+from fsmer.listing import Listing
 from fsmer.memory import out_of_memory
 from fsmer.plugins import BACKBONES
 from fsmer.resources import resource_folder
@@ -59,7 +60,7 @@ class ModelInfo:
     embed_dim: int
     input_specs: tuple[InputSpec, ...]
     pretrained: bool
-    notes: str
+    notes: str = field(repr=False)
 
     def card(self, width: int = 80) -> str:
         """The notes as a page of text, `width` characters wide; items of a list keep their indent."""
@@ -197,7 +198,7 @@ def _listed(arguments: Mapping[str, object]) -> str:
 @library_settings()
 def list_models(pattern: str = "*") -> list[ModelInfo]:
     """All registered backbones whose name matches the wildcard `pattern`, sorted by name."""
-    found = []
+    found = Listing[ModelInfo](title="models", row=_model_row)
     for name in sorted(fnmatch.filter(BACKBONES, pattern)):
         cls = BACKBONES[name]
         with torch.device("meta"):  # shapes alone: nothing is drawn or stored
@@ -217,6 +218,13 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
     if not found and not any(character in pattern for character in "*?["):
         raise unknown_name("model", pattern, BACKBONES)
     return found
+
+
+def _model_row(one: ModelInfo) -> dict[str, str]:
+    size = f"{one.parameters / 1e6:.2f} M" if one.parameters >= 1e5 else f"{one.parameters:,}"
+    media = ", ".join(spec.kind for spec in one.input_specs)
+    weights = "shipped" if one.pretrained else "none"
+    return {"model": one.name, "parameters": size, "weights": weights, "input": media, "what it is": one.summary}
 
 
 def class_notes(cls: type[Backbone]) -> str:

@@ -19,6 +19,7 @@ from fsmer.datasets.catalog import dataset_info
 from fsmer.datasets.corrections import Correction, read_corrections, shipped_corrections
 from fsmer.datasets.folders import frame_files
 from fsmer.errors import DataError, MissingDatasetError
+from fsmer.listing import FixedListing
 from fsmer.plugins import DATASETS
 
 __all__ = [
@@ -58,7 +59,7 @@ class DatasetListing:
 
 def list_datasets() -> tuple[DatasetListing, ...]:
     """Every data set that `read_dataset` reads, and where to request it."""
-    return tuple(
+    listed = (
         DatasetListing(
             name=adapter.name,
             title=adapter.title,
@@ -70,6 +71,13 @@ def list_datasets() -> tuple[DatasetListing, ...]:
         )
         for adapter in map(_adapter, DATASETS)
     )
+    return FixedListing(listed, "data sets", _dataset_row)
+
+
+def _dataset_row(one: DatasetListing) -> dict[str, str]:
+    known = {"clips": one.clips, "people": one.subjects, "frames/s": one.frames_per_second}
+    counts = {key: "" if value is None else f"{value:g}" for key, value in known.items()}
+    return {"data set": one.name, **counts, "where to request it": one.request, "title": one.title}
 
 
 def load_adapter(name: str) -> Adapter:

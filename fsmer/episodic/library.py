@@ -8,6 +8,7 @@ from typing import Any
 
 from fsmer.episodic.protocol import Protocol
 from fsmer.errors import ProtocolError, UnknownNameError, unknown_name
+from fsmer.listing import Listing
 from fsmer.plugins import PROTOCOLS
 from fsmer.resources import resource_folder
 from fsmer.schema import read_yaml
@@ -30,7 +31,12 @@ def list_protocols(pattern: str = "*") -> list[str]:
     >>> list_protocols("merau-*-to-smic-*")
     ['merau-casme2-to-smic-3way']
     """
-    return [name for name in (*_kind_names(), *sorted(_shipped())) if fnmatch.fnmatchcase(name, pattern)]
+    known = (*_kind_names(), *sorted(_shipped()))
+    return Listing([name for name in known if fnmatch.fnmatchcase(name, pattern)], "protocols", _protocol_row)
+
+
+def _protocol_row(name: str) -> dict[str, str]:
+    return {"protocol": name, "what it is": load_protocol(name).title}
 
 
 def load_protocol(protocol: Protocol | str | os.PathLike[str], **overrides: Any) -> Protocol:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fsmer.listing import Listing
 from fsmer.plugins import METHODS
 
 __all__ = ["MethodInfo", "list_methods", "load_method", "register_method"]
@@ -63,7 +64,7 @@ def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
 
 def list_methods() -> list[MethodInfo]:
     """All methods with their summaries and default parameters, sorted by name."""
-    found = []
+    found = Listing[MethodInfo](title="methods", row=_method_row)
     for name in sorted(METHODS):
         cls, preset = METHODS[name], METHODS.preset(name)
         method = cls.from_params(preset)
@@ -73,3 +74,7 @@ def list_methods() -> list[MethodInfo]:
             summary = f"{summary.removesuffix('.')}, with {implied}."
         found.append(MethodInfo(name=name, summary=summary, params=method.get_params()))
     return found
+
+
+def _method_row(one: MethodInfo) -> dict[str, str]:
+    return {"method": one.name, "what it does": one.summary}
