@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fsmer.text import printable
+from fsmer.text import printable, shortened
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["Facts", "Grid", "Pictures", "environment", "object_html", "shortened"]
+__all__ = ["Facts", "Grid", "Pictures", "environment", "object_html"]
 
 # A fragment stays small whatever the names are: characters of a text, rows and columns of a table.
 LONGEST, MAX_ROWS, MAX_COLUMNS = 60, 40, 12
@@ -106,9 +106,3 @@ def _object_environment() -> Environment:
     )
     made.tests["number"] = lambda value: isinstance(value, (int, float))
     return made
-
-
-def shortened(text: Any, longest: int = LONGEST) -> str:
-    """A text of at most so many characters; where it is cut it ends in an ellipsis."""
-    whole = str(text)
-    return whole if len(whole) <= longest else f"{whole[: longest - 1].rstrip()}…"

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from fsmer.html import Grid, object_html, shortened
-from fsmer.text import one_line
+from fsmer.html import Grid, object_html
+from fsmer.text import one_line, shortened
 
 if TYPE_CHECKING:
     from typing import SupportsIndex

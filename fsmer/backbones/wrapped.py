@@ -124,6 +124,9 @@ def _code_digest(module: nn.Module) -> str:
     held = [(name, value) for part in module.modules() for name, value in vars(part).items() if name[0] != "_"]
     facts = [(name, getattr(value, "__qualname__", repr(value))) for name, value in held if name != "training"]
     digest = hashlib.sha256(repr((module, facts)).encode())
+    # A backbone inside it shows itself as one line, without its layers.
+    for layers in (nn.Module.__repr__(part) for part in module.modules() if isinstance(part, Backbone)):
+        digest.update(layers.encode())
     for cls in sorted({type(part) for part in module.modules()}, key=lambda cls: (cls.__module__, cls.__qualname__)):
         if cls.__module__.partition(".")[0] != "torch":
             try:

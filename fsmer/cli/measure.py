@@ -65,7 +65,6 @@ def evaluate(
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
     from fsmer.evaluation.initial_weights import InitialWeights
-    from fsmer.evaluation.predictions import PAGE_FILE
 
     queries = int(query) if query and query.isdecimal() else query
     asked = {"way": way, "shot": shot, "query": queries, "episodes": episodes}
@@ -98,10 +97,6 @@ def evaluate(
             )
         if report.folder is not None:
             complain(f"{out} was already finished, nothing to repeat")
-        if out is not None and (report.folder is None or not (out / PAGE_FILE).is_file()):
-            # Protocols that make their own clips get a page without maps.
-            first = None if clips is None else start.backbone(report.per_seed[0]["seed"])
-            report.to_html(out / PAGE_FILE, clips=clips, backbone=first, cache=kept)
     show_report(report, out, as_json)
 
 

@@ -31,7 +31,7 @@ from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.predictions import REPORT_FILE
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_folder import RunFolder
-from fsmer.evaluation.run_report import run_account, run_report
+from fsmer.evaluation.run_report import run_account, run_report, write_page
 from fsmer.evaluation.seed_runs import SeedRuns
 from fsmer.evaluation.selection import Rule, plan_grid
 from fsmer.evaluation.setup import Evaluation, Progress, RunOptions, no_progress
@@ -121,9 +121,10 @@ def evaluate(
     progress : callable, optional
         Called with (what is being done, done, in all).
     out : path, optional
-        Folder for the report (see `Report.save`). While the evaluation runs, finished episodes are kept there too, so
-        that an interrupted one leaves no broken file and goes on where it was. A finished one that is asked for again
-        gives the report that is there; with more seeds, those that are there are not trained again.
+        Folder for what `Report.save` writes and for the page ``report.html`` (see `Report.to_html`), as the command
+        ``fsmer evaluate`` fills it. While the evaluation runs, finished episodes are kept there too, so that an
+        interrupted one leaves no broken file and goes on where it was. A finished one that is asked for again gives
+        the report that is there; with more seeds, those that are there are not trained again.
     resume : bool
         Whether to go on with what is there. It counts only for the very same protocol, weights, method and clips;
         that of anything else is refused.
@@ -181,7 +182,7 @@ def evaluate(
         warnings.warn(idle, stacklevel=3)  # beyond this function and what wraps it
     backbone = start.backbone(numbers[0])
     check_weights(backbone)
-    clips = setup.prepared_clips(chosen, clips, backbone)
+    given_clips, clips = clips, setup.prepared_clips(chosen, clips, backbone)
     episodes = chosen.split(clips)
     setup.check_size(chosen, episodes)
     # What is trained, and the values to choose from.
@@ -212,6 +213,7 @@ def evaluate(
             with contextlib.suppress(DataError):
                 report = Report.load(options.out)
                 folder.finalize()
+                write_page(report, start, given_clips, options)
                 return report
     try:
         results = {number: runs.solve(number) for number in numbers}
@@ -230,4 +232,5 @@ def evaluate(
     if folder is not None:
         with folder.replacing():
             report.save(folder.folder)
+        write_page(report, start, given_clips, options)
     return report
