@@ -27,7 +27,7 @@ class Listing(list[Item], Generic[Item]):
 
     def __init__(self, items: Iterable[Item] = (), title: str = "", row: Row | None = None) -> None:
         super().__init__(items)
-        self.title, self.row = title, row
+        self._title, self._row = title, row
 
     @overload
     def __getitem__(self, place: SupportsIndex) -> Item: ...
@@ -35,31 +35,39 @@ class Listing(list[Item], Generic[Item]):
     def __getitem__(self, place: slice) -> Listing[Item]: ...
     def __getitem__(self, place: SupportsIndex | slice) -> Item | Listing[Item]:
         found: Any = super().__getitem__(place)
-        return Listing(found, self.title, self.row) if isinstance(place, slice) else found
+        return Listing(found, self._title, self._row) if isinstance(place, slice) else found
 
     def __repr__(self) -> str:
-        return _as_text(list(self), self.row)
+        return _as_text(list(self), self._row)
 
     def _repr_html_(self) -> str:
-        return _as_html(list(self), self.title, self.row)
+        return _as_html(list(self), self._title, self._row)
 
 
 class FixedListing(tuple[Item, ...], Generic[Item]):
     """The same as a tuple."""
 
-    title: str
-    row: Row | None
+    _title: str
+    _row: Row | None
 
     def __new__(cls, items: Iterable[Item] = (), title: str = "", row: Row | None = None) -> FixedListing[Item]:
         made = super().__new__(cls, items)
-        made.title, made.row = title, row
+        made._title, made._row = title, row
         return made
 
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> FixedListing[Item]: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Item | FixedListing[Item]:
+        found: Any = super().__getitem__(place)
+        return FixedListing(found, self._title, self._row) if isinstance(place, slice) else found
+
     def __repr__(self) -> str:
-        return _as_text(tuple(self), self.row)
+        return _as_text(tuple(self), self._row)
 
     def _repr_html_(self) -> str:
-        return _as_html(tuple(self), self.title, self.row)
+        return _as_html(tuple(self), self._title, self._row)
 
 
 def _as_text(items: list[Any] | tuple[Any, ...], row: Row | None) -> str:

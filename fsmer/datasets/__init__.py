@@ -27,6 +27,7 @@ __all__ = [
     "load_adapter", "megc2019_composite", "read_corrections", "read_dataset", "register_dataset", "release", "roles",
     "shipped_corrections",
 ]  # fmt: skip
+__dir__ = __all__.copy  # tab completion shows public names only
 
 COMPOSITE = ("casme2", "samm", "smic")
 

@@ -7,7 +7,6 @@ nothing that it holds leads to a label of the query side. What each step does is
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 import warnings
@@ -209,9 +208,11 @@ def evaluate(
             options.out, run["identity"], numbers, resume=resume, overwrite=overwrite, keep=not solver.keeps_backbone
         )
         if folder.finished:
-            # A report that lost one of its tables is made again.
-            with contextlib.suppress(DataError):
+            try:
                 report = Report.load(options.out)
+            except DataError:
+                pass  # one that lost one of its tables is made again
+            else:
                 folder.finalize()
                 write_page(report, start, given_clips, options)
                 return report

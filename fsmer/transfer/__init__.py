@@ -25,3 +25,4 @@ __all__ = [
     "register_method",
     "train",
 ]
+__dir__ = __all__.copy  # tab completion shows public names only
