@@ -15,7 +15,7 @@ from PIL import Image
 
 from fsmer.errors import DataError
 from fsmer.io import atomic_path
-from fsmer.text import printable, shortened
+from fsmer.text import one_line, printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,12 +137,12 @@ def grid_figure(sections: Mapping[str, Mapping[str, Sequence[tuple[str, ArrayLik
             shown = rows.get(name, ())
             for axes, (caption, flow) in zip(line, shown, strict=False):
                 draw_flow(axes, np.asarray(flow, dtype=np.float64), 10)
-                axes.set_title(shortened(printable(caption), 18), fontsize=6.5, pad=2)
+                axes.set_title(shortened(one_line(caption), 16), fontsize=6.5, pad=2)
             for axes in line[len(shown) :]:
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
             if place == 0:
-                label = wrapped(shortened(printable(name), 36), 14)
+                label = wrapped(shortened(one_line(name), 36), 14)
                 line[0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
     return figure
 

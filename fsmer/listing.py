@@ -18,7 +18,7 @@ __all__ = ["FixedListing", "Listing"]
 Item = TypeVar("Item")
 Row = Callable[[Any], Mapping[str, str]]
 # Characters of a line of text, of the last column at least, and of a cell of the HTML table; lines of an item of text.
-WIDTH, LEAST_OF_LAST, CELL, LINES = 79, 40, 200, 2
+WIDTH, LEAST_OF_LAST, CELL, LINES = 79, 40, 600, 2
 
 
 class Listing(list[Item], Generic[Item]):

@@ -18,7 +18,7 @@ from fsmer.evaluation.metrics import (
 )
 from fsmer.evaluation.report_tables import NAMES, by_class, provenance, show_figure, shown
 from fsmer.html import Facts, Grid, object_html
-from fsmer.text import printable, shortened
+from fsmer.text import one_line, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +74,7 @@ def _draw_classes(axes: Axes, report: Report) -> None:
             axes.plot(bounds, [place, place], color="black", linewidth=1.4, solid_capstyle="butt")
             axes.plot(bounds, [place, place], "|", color="black", markersize=7)
         words = "" if bounds is None else f" [{bounds[0]:.2f}, {bounds[1]:.2f}]"
-        text = f"{shortened(printable(name), 40)}: {values['f1']:.2f}{words}, {values['clips']:,} clips"
+        text = f"{shortened(one_line(name), 24)}: {values['f1']:.2f}{words}, {values['clips']:,} clips"
         # Names above their bars: beside them they would take the width that the bars need.
         axes.text(0, place - 0.27, text, fontsize=8, va="bottom")
     axes.set_xlim(0, 1)
