@@ -165,7 +165,7 @@ def flow_tiles(flow: ArrayLike, *, side: int = 40) -> bytes:
         tiles.append(2 * _STEPS + 1 + np.rint((strain - strain.min()) / spread * 2 * _STEPS))
     gap = np.full((size[1], 2), 255.0)
     joined = np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
-    picture = Image.fromarray(np.uint8(joined), mode="P")
+    picture = Image.fromarray(joined.astype(np.uint8), mode="P")
     picture.putpalette(_tile_colours().tobytes())
     stream = io.BytesIO()
     picture.save(stream, format="PNG", optimize=True, transparency=255)
@@ -179,7 +179,7 @@ def _tile_colours() -> NDArray[np.uint8]:
     ends = np.repeat(np.array([[33, 102, 172], [178, 24, 43]], dtype=np.float64), [_STEPS, _STEPS + 1], axis=0)
     colours[: 2 * _STEPS + 1] = 255 * (1 - share) + ends * share
     colours[2 * _STEPS + 1 : 4 * _STEPS + 2] = 255 * np.linspace(1, 0, 2 * _STEPS + 1)[:, None]
-    return np.uint8(np.rint(colours))
+    return np.rint(colours).astype(np.uint8)
 
 
 def draw_flow(axes: Axes, flow: NDArray[np.float64], arrows: int) -> None:

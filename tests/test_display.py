@@ -355,13 +355,15 @@ def test_a_recognizer_draws_a_clip_its_answer_and_its_map(recognizer: fsmer.Reco
 @pytest.mark.parametrize(
     ("draw", "error", "facts"),
     [
-        (lambda clips: clips.plot(0), DataError, ["0"]),
+        (lambda clips: clips.plot(0), DataError, ["0", "24"]),
+        (lambda clips: clips.plot(10_000), DataError, ["10000", "24"]),
+        (lambda clips: clips.plot(True), DataError, ["True"]),
         (lambda clips: clips[:0].plot(), DataError, ["no clips"]),
         (lambda clips: ClipSet.from_table(clips.table).plot(), SpecMismatchError, ["flow"]),
         (lambda clips: fsmer.Episode([0], [99], ("a",), "e").plot(clips), DataError, ["99", "30", "prepare"]),
         (lambda clips: fsmer.adapt("facs-flow", clips).plot(clips[:2]), DataError, ["2 clips", "clips[0]"]),
     ],
-    ids=["count", "empty", "no-flow", "other-set", "several"],
+    ids=["none", "too-many", "no-number", "empty", "no-flow", "other-set", "several"],
 )
 def test_what_cannot_be_drawn_is_refused_in_one_sentence(
     draw: Callable[[ClipSet], Any], error: type[Exception], facts: list[str], clips: ClipSet

@@ -25,7 +25,7 @@ __all__ = ["clips_figure", "clips_html", "clips_text", "maps_by_class"]
 Codes = NDArray[np.int64]
 UNLABELLED = "no label"
 # Clips in a strip of maps, and classes and clips of each in a figure.
-STRIP, MAX_CLASSES = 6, 12
+STRIP, MAX_CLASSES, MOST_OF_CLASS = 6, 12, 24
 
 
 def clips_text(clips: ClipSet) -> str:
@@ -75,16 +75,15 @@ def clips_html(clips: ClipSet) -> str:
     strip, flaw = _strip(clips)
     if strip:
         parts.append(Pictures("Flow maps: u, v and strain (blue below zero, red above; strain darker)", strip))
-    counted = (
-        f"{len(clips):,} clip{'s' * (len(clips) != 1)} of {len(people):,} {'people' if len(people) != 1 else 'person'}"
-    )
-    return object_html(f"ClipSet: {counted}", *parts, note=flaw)
+    nouns = ("clip" if len(clips) == 1 else "clips", "person" if len(people) == 1 else "people")
+    title = f"ClipSet: {len(clips):,} {nouns[0]} of {len(people):,} {nouns[1]}"
+    return object_html(title, *parts, note=flaw)
 
 
 def _strip(clips: ClipSet) -> tuple[list[tuple[bytes, str, str]], str]:
     """Pictures of a few clips, and why one cannot be shown."""
     kind = flow_kind(clips.specs)
-    found = []
+    found: list[tuple[bytes, str, str]] = []
     for clip in _in_turn(clips, STRIP) if kind else ():
         try:
             flow = _flow_of(clip, kind)
@@ -132,8 +131,10 @@ def maps_by_class(
         )
     if not len(clips):
         raise DataError("the clip set holds no clips, so there is nothing to draw.")
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-        raise DataError(f"{count!r} clips of each class cannot be drawn; give a whole number of at least 1.")
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= MOST_OF_CLASS:
+        raise DataError(
+            f"{count!r} clips of each class cannot be drawn; give a whole number from 1 to {MOST_OF_CLASS}."
+        )
     places = _places_by_class(clips)
     names = list(places if classes is None else classes)[:MAX_CLASSES]
     found: dict[str, list[tuple[str, Array]]] = {}

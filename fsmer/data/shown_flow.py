@@ -16,8 +16,8 @@ Medium = tuple[InputSpec, Array]
 
 
 def flow_kind(specs: Mapping[str, InputSpec]) -> str:
-    """The medium that holds flow, ``""`` where none does."""
-    return next((kind for kind in ("flow", "flows") if kind in specs), "")
+    """The medium that holds u and v, ``""`` where none does."""
+    return next((kind for kind in ("flow", "flows") if kind in specs and len(specs[kind].channels) > 1), "")
 
 
 def flows_of(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fsmer.backbones import Backbone
 from fsmer.data import ClipSet
+from fsmer.drawing import confusion_figure, save_figure
 from fsmer.errors import DataError
 from fsmer.evaluation import predictions as files
 from fsmer.evaluation import report_file
@@ -291,8 +292,6 @@ class Report:
         OutputError
             The folder cannot be written.
         """
-        from fsmer.drawing import confusion_figure, save_figure
-
         target = Path(folder)
         check_writable(target)
         for name, table in ((files.PREDICTIONS_FILE, self.predictions), (files.EPISODES_FILE, self.episodes)):
