@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -455,6 +456,16 @@ def test_evaluate_in_python_writes_the_files_of_the_command(clips: ClipSet, tmp_
         for key in ("call", "started", "seconds", "checksum"):
             account.pop(key, None)
     assert accounts[0] == accounts[1]
+
+
+def test_embeddings_of_a_run_without_a_cache_are_gone_after_its_page(
+    clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    fsmer.evaluate("loso", "facs-flow", "protonet", clips=clips, out=tmp_path / "out", cache=False)
+    assert "Embedding map" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_finished_run_gets_its_lost_page_again(clips: ClipSet, tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ nothing that it holds leads to a label of the query side. What each step does is
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -196,6 +199,11 @@ def evaluate(
     )
     given = {"seed": seed, "seeds": seeds, "select": select, "grid": grid, "jobs": jobs, "isolate": isolate}
     run = run_account(evaluation, options, call, given, started)
+    if options.cache is None and options.out is not None:
+        # The page shows embeddings too: without a cache they are kept until it is made, which ends with the options.
+        kept = tempfile.mkdtemp(prefix="fsmer-")
+        options = replace(options, cache=Path(kept))
+        weakref.finalize(options, shutil.rmtree, kept, ignore_errors=True)
     runs = SeedRuns(evaluation, options)
     # The folder, where the same run may be finished, or partly so.
     folder = None

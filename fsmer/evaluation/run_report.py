@@ -131,5 +131,4 @@ def write_page(report: Report, start: InitialWeights, clips: ClipSet | None, opt
     if options.out is None or (report.folder is not None and (options.out / PAGE_FILE).is_file()):
         return
     backbone = None if clips is None else start.backbone(report.per_seed[0]["seed"])
-    cache = options.cache or False
-    report.to_html(options.out / PAGE_FILE, clips=clips, backbone=backbone, cache=cache)
+    report.to_html(options.out / PAGE_FILE, clips=clips, backbone=backbone, cache=options.cache or False)
