@@ -8,11 +8,8 @@ nothing that it holds leads to a label of the query side. What each step does is
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 import warnings
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,7 +30,7 @@ from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.predictions import REPORT_FILE
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_folder import RunFolder
-from fsmer.evaluation.run_report import run_account, run_report, write_page
+from fsmer.evaluation.run_report import kept_embeddings, run_account, run_report, write_page
 from fsmer.evaluation.seed_runs import SeedRuns
 from fsmer.evaluation.selection import Rule, plan_grid
 from fsmer.evaluation.setup import Evaluation, Progress, RunOptions, no_progress
@@ -199,47 +196,48 @@ def evaluate(
     )
     given = {"seed": seed, "seeds": seeds, "select": select, "grid": grid, "jobs": jobs, "isolate": isolate}
     run = run_account(evaluation, options, call, given, started)
-    if options.cache is None and options.out is not None:
-        # The page shows embeddings too: without a cache they are kept until it is made, which ends with the options.
-        kept = tempfile.mkdtemp(prefix="fsmer-")
-        options = replace(options, cache=Path(kept))
-        weakref.finalize(options, shutil.rmtree, kept, ignore_errors=True)
-    runs = SeedRuns(evaluation, options)
-    # The folder, where the same run may be finished, or partly so.
-    folder = None
-    if options.out is not None:
-        check_writable(options.out)
-        # Whether all is there already is seen without embedding anything.
-        content = runs.content(embed=not (options.out / REPORT_FILE).is_file())
-        run["identity"], run["seeds"] = evaluation.identity(content, isolate), numbers
-        folder = runs.folder = RunFolder(
-            options.out, run["identity"], numbers, resume=resume, overwrite=overwrite, keep=not solver.keeps_backbone
-        )
-        if folder.finished:
-            try:
-                report = Report.load(options.out)
-            except DataError:
-                pass  # one that lost one of its tables is made again
-            else:
-                folder.finalize()
-                write_page(report, start, given_clips, options)
-                return report
-    try:
-        results = {number: runs.solve(number) for number in numbers}
-    except BaseException as error:
+    with kept_embeddings(options) as options:
+        runs = SeedRuns(evaluation, options)
+        # The folder, where the same run may be finished, or partly so.
+        folder = None
+        if options.out is not None:
+            check_writable(options.out)
+            # Whether all is there already is seen without embedding anything.
+            content = runs.content(embed=not (options.out / REPORT_FILE).is_file())
+            run["identity"], run["seeds"] = evaluation.identity(content, isolate), numbers
+            folder = runs.folder = RunFolder(
+                options.out,
+                run["identity"],
+                numbers,
+                resume=resume,
+                overwrite=overwrite,
+                keep=not solver.keeps_backbone,
+            )
+            if folder.finished:
+                try:
+                    report = Report.load(options.out)
+                except DataError:
+                    pass  # one that lost one of its tables is made again
+                else:
+                    folder.finalize()
+                    write_page(report, start, given_clips, options)
+                    return report
+        try:
+            results = {number: runs.solve(number) for number in numbers}
+        except BaseException as error:
+            if folder is not None:
+                folder.drop_empty()
+            if isinstance(error, MediaError):
+                # Queries are asked about under no name: reading all clips finds the one whose medium it is.
+                content_ids(backbone, clips[episodes.codes >= 0])
+            raise
+        finally:
+            runs.end()
+        report = run_report(evaluation, results, options, note)
+        run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": runs.resumed}
+        report = replace(report, run=run)
         if folder is not None:
-            folder.drop_empty()
-        if isinstance(error, MediaError):
-            # Queries are asked about under no name: reading all clips finds the one whose medium it is.
-            content_ids(backbone, clips[episodes.codes >= 0])
-        raise
-    finally:
-        runs.end()
-    report = run_report(evaluation, results, options, note)
-    run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": runs.resumed}
-    report = replace(report, run=run)
-    if folder is not None:
-        with folder.replacing():
-            report.save(folder.folder)
-        write_page(report, start, given_clips, options)
-    return report
+            with folder.replacing():
+                report.save(folder.folder)
+            write_page(report, start, given_clips, options)
+        return report

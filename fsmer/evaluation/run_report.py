@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_
 from fsmer.transfer import Method
 from fsmer.transfer.method import solves_together
 
-__all__ = ["run_account", "run_report", "write_page"]
+__all__ = ["kept_embeddings", "run_account", "run_report", "write_page"]
 
 
 def run_account(
@@ -121,6 +124,16 @@ def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptio
             f"as that of {missing[0][0]} ({missing[0][1]}); queries of that class count all the same."
         )
     return notes
+
+
+@contextlib.contextmanager
+def kept_embeddings(options: RunOptions) -> Iterator[RunOptions]:
+    """The same options; where a page is made without a cache, with one that holds embeddings until then."""
+    if options.cache is not None or options.out is None:
+        yield options
+        return
+    with tempfile.TemporaryDirectory() as kept:
+        yield replace(options, cache=Path(kept))
 
 
 def write_page(report: Report, start: InitialWeights, clips: ClipSet | None, options: RunOptions) -> None:
