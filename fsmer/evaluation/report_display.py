@@ -37,7 +37,7 @@ def report_html(report: Report) -> str:
     """Figures with intervals, the confusion matrix, classes, and where the report is from."""
     figures = [(NAMES.get(name, name), show_figure(report.figures, name)) for name in shown(report)]
     counts = f"{report.counts['clips']:,} clips of {report.counts['subjects']:,} subjects"
-    origin = [row for row in provenance(report, run=False).rows if row[0] in SHORT]
+    origin = [(row[0], row[1]) for row in provenance(report, run=False).rows if row[0] in SHORT]
     confusion = report.confusion.tolist()
     shares = (report.confusion / np.maximum(report.confusion.sum(axis=1, keepdims=True), 1)).tolist()
     rows = [[name, *row] for name, row in zip(report.classes, confusion, strict=True)]
@@ -56,11 +56,11 @@ def report_figure(report: Report) -> Figure:
     """The confusion matrix, and a bar for the F1 of each class with its 95 % interval."""
     count = len(report.classes)
     side = 1.7 + 0.85 * count
-    figure = blank_figure(side + 4.6, side)
-    left, right = figure.subplots(1, 2, width_ratios=[side + 0.6, 4.0])
+    figure = blank_figure(side + 5.6, side)
+    left, right = figure.subplots(1, 2, width_ratios=[side + 0.6, 5.0])
     draw_confusion(left, report.confusion, report.classes)
     _draw_classes(right, report)
-    figure.suptitle(wrapped(f"{report.title}\n{report.how}", int(11 * (side + 4.6))), fontsize=9)
+    figure.suptitle(wrapped(f"{report.title}\n{report.how}", int(11 * (side + 5.6))), fontsize=9)
     return figure
 
 
@@ -74,9 +74,9 @@ def _draw_classes(axes: Axes, report: Report) -> None:
             axes.plot(bounds, [place, place], color="black", linewidth=1.4, solid_capstyle="butt")
             axes.plot(bounds, [place, place], "|", color="black", markersize=7)
         words = "" if bounds is None else f" [{bounds[0]:.2f}, {bounds[1]:.2f}]"
-        text = f"{shortened(one_line(name), 24)}: {values['f1']:.2f}{words}, {values['clips']:,} clips"
+        text = f"{shortened(one_line(name), 22)}: {values['f1']:.2f}{words}, {values['clips']:,} clips"
         # Names above their bars: beside them they would take the width that the bars need.
-        axes.text(0, place - 0.27, text, fontsize=8, va="bottom")
+        axes.text(0, place - 0.27, text, fontsize=7.5, va="bottom")
     axes.set_xlim(0, 1)
     axes.set_ylim(len(report.classes) - 0.5, -0.75)
     axes.set_yticks([])
