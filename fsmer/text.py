@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["markdown", "one_line", "printable", "read_cells", "without_marks", "write_csv"]
+__all__ = ["markdown", "one_line", "printable", "read_cells", "shortened", "without_marks", "write_csv"]
 
 # Control characters except tab and line feed, what ends a line or turns the direction of writing, and lone surrogates.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -42,6 +42,12 @@ def without_marks(text: str) -> str:
 def markdown(text: str) -> str:
     """`text` as part of a line, or as a cell of a table, of Markdown that shows it letter by letter."""
     return html.escape(_MARKUP.sub(r"\\\g<0>", one_line(text)), quote=False)
+
+
+def shortened(text: Any, longest: int) -> str:
+    """A text of at most so many characters; where it is cut it ends in an ellipsis."""
+    whole = str(text)
+    return whole if len(whole) <= longest else f"{whole[: longest - 1].rstrip()}…"
 
 
 def write_csv(table: pd.DataFrame, target: str | os.PathLike[str] | TextIO) -> None:

@@ -24,6 +24,7 @@ from fsmer.data import ClipSet
 from fsmer.deploy.recording_prediction import PredictedInterval, RecordingPrediction
 from fsmer.drawing import confusion_figure, flow_figure, loss_figure
 from fsmer.evaluation import Report
+from fsmer.listing import Listing
 from fsmer.published import BenchResult, load_table
 from fsmer.published.results import Measured
 from fsmer.reporting.compare import Comparison, compare
@@ -215,6 +216,35 @@ def test_pictures_draw_names_letter_by_letter(name: str, report: Report, tmp_pat
 
 def test_a_recording_of_hostile_classes_is_drawn(recording: RecordingPrediction) -> None:
     assert recording._repr_png_().startswith(b"\x89PNG")
+
+
+def test_objects_in_a_notebook_have_no_markup_of_names(clips: ClipSet, report: Report) -> None:
+    shown = {
+        "clips": clips,
+        "report": report,
+        "recognizer": fsmer.adapt("facs-flow", clips),
+        "episode": fsmer.Episode([0, 1], [2], HOSTILE, HOSTILE[1], None),
+        "names": Listing(HOSTILE, "names"),
+        "rows": Listing(HOSTILE, HOSTILE[0], lambda name: {HOSTILE[1]: name, HOSTILE[2]: name}),
+    }
+    for name, one in shown.items():
+        text = one._repr_html_()
+        page = read_page(text)
+        assert not [tag for tag in ELEMENTS if tag != "img" and page.find(tag)], name
+        assert all(one.attributes.keys() == {"src", "alt"} for one in page.find("img")), name
+        assert not CONTROL.search(text), name
+        assert "<script>alert(1)</script>" in page.text, name
+        assert len(text.encode()) < 60_000, name
+        assert not CONTROL.search(repr(one)), name
+        assert name in ("names", "rows") or "\n" not in repr(one), name
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_of_objects_draw_names_letter_by_letter(clips: ClipSet, report: Report, tmp_path: Path) -> None:
+    episode = fsmer.Episode([0, 1], [2, 3], HOSTILE[:4], HOSTILE[0], None)
+    for number, figure in enumerate((clips.plot(2), report.plot(), episode.plot(clips))):
+        figure.savefig(tmp_path / f"{number}.svg")
+        ElementTree.parse(tmp_path / f"{number}.svg")
 
 
 # -- the terminal ------------------------------------------------------------------------------------------------------

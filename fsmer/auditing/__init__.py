@@ -21,6 +21,7 @@ from fsmer.errors import DataError
 from fsmer.evaluation.run_folder import unfinished_words
 
 __all__ = ["NEAR", "Audit", "Finding", "audit", "near_duplicates"]
+__dir__ = __all__.copy  # tab completion shows public names only
 
 
 def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = None, near: float = NEAR) -> Audit:

@@ -10,3 +10,4 @@ from fsmer.backbones.wrapped import wrap
 __all__ = ["Backbone", "ClassDirections", "ModelInfo", "Targets", "TrainRecipe", "as_backbone", "batch_of"]
 __all__ += ["check_clips", "create_model", "embed", "list_models", "load_model", "model_hash", "read_inputs"]
 __all__ += ["register_backbone", "wrap"]
+__dir__ = __all__.copy  # tab completion shows public names only

@@ -173,6 +173,12 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         self.config = config
         self.classes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """One line in place of torch's list of all layers, which ``print(*model.children())`` shows."""
+        media = "; ".join(spec.describe() for spec in self.input_specs)
+        size = sum(parameter.numel() for parameter in self.parameters())
+        return f"{type(self).__name__}({self.name}: {size:,} parameters; {media}; {self.embed_dim} numbers out)"
+
     @property
     def input_spec(self) -> InputSpec:
         """The one medium that the network expects; `SpecMismatchError` where it expects several, see `input_specs`."""

@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, SpecMismatchError, WeightsError, reason_of, unknown_name
 from fsmer.io import restore_folder
 from fsmer.kernels.noise import Draws
+from fsmer.listing import Listing
 from fsmer.memory import out_of_memory
 from fsmer.parameters import check_arguments
 from fsmer.plugins import BACKBONES, OWN
@@ -62,7 +63,7 @@ class ModelInfo:
     embed_dim: int | None
     input_specs: tuple[InputSpec, ...]
     pretrained: bool
-    notes: str
+    notes: str = field(repr=False)
 
     def card(self, width: int = 80) -> str:
         """The notes as a page of text, `width` characters wide; items of a list keep their indent."""
@@ -246,7 +247,7 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
     >>> [(model.name, model.pretrained) for model in fsmer.list_models("facs*")]
     [('facs-flow', True)]
     """
-    found = []
+    found = Listing[ModelInfo](title="models", row=_model_row)
     for name in sorted(fnmatch.filter(BACKBONES, pattern)):
         cls = BACKBONES[name]
         facts: dict[str, Any] = dict.fromkeys(("parameters", "flops", "embed_dim")) | {"input_specs": ()}
@@ -269,6 +270,14 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
     if not found and not any(character in pattern for character in "*?["):
         raise unknown_name("model", pattern, BACKBONES)
     return found
+
+
+def _model_row(one: ModelInfo) -> dict[str, str]:
+    count = one.parameters
+    size = "-" if count is None else f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
+    media = ", ".join(spec.kind for spec in one.input_specs)
+    weights = "shipped" if one.pretrained else "none"
+    return {"model": one.name, "parameters": size, "weights": weights, "input": media, "what it is": one.summary}
 
 
 def class_notes(cls: type[Backbone]) -> str:

@@ -29,7 +29,9 @@ class WrappedModule(Backbone):
         readable = re.sub(r"\W+", "_", type(module).__name__)
         held = [(name, value) for part in module.modules() for name, value in vars(part).items() if name[0] != "_"]
         facts = [(name, getattr(value, "__qualname__", repr(value))) for name, value in held if name != "training"]
-        content = f"{(module, facts)}{code_digest(module.modules())}".encode()
+        # A backbone inside it shows itself as one line, without its layers.
+        layers = [nn.Module.__repr__(part) for part in module.modules() if isinstance(part, Backbone)]
+        content = f"{(module, facts, layers)}{code_digest(module.modules())}".encode()
         self.name = f"{readable}-{hashlib.sha256(content).hexdigest()[:8]}"  # type: ignore[misc]
 
     def forward(self, inputs: Any) -> Tensor:

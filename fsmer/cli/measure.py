@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -65,7 +63,6 @@ def evaluate(
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
     from fsmer.evaluation.initial_weights import InitialWeights
-    from fsmer.evaluation.predictions import PAGE_FILE
 
     queries = int(query) if query and query.isdecimal() else query
     asked = {"way": way, "shot": shot, "query": queries, "episodes": episodes}
@@ -74,34 +71,28 @@ def evaluate(
     start = InitialWeights.of(model, solver, options.json_pairs(argument, "--argument"), device)
     specs = start.backbone(0).input_specs
     clips = options.read_data(data, where, scheme, prefix, specs=specs) if data else None
-    # The page shows embeddings too: without a cache they are kept until it is made.
-    with contextlib.nullcontext(True) if cache else tempfile.TemporaryDirectory() as kept:
-        with shown_progress() as progress:
-            report = run(
-                chosen,
-                start,
-                solver,
-                clips=clips,
-                descriptions=options.text_pairs(describe, "--describe"),
-                seed=seed,
-                seeds=options.seeds_of(seeds),
-                select=select,
-                grid={key: value.split(",") for key, value in options.text_pairs(grid, "--grid").items()},
-                jobs=options.jobs_of(jobs),
-                isolate=isolate,
-                cache=kept,
-                progress=progress,
-                out=out,
-                resume=resume,
-                overwrite=overwrite,
-                call=command_line(),
-            )
-        if report.folder is not None:
-            complain(f"{out} was already finished, nothing to repeat")
-        if out is not None and (report.folder is None or not (out / PAGE_FILE).is_file()):
-            # Protocols that make their own clips get a page without maps.
-            first = None if clips is None else start.backbone(report.per_seed[0]["seed"])
-            report.to_html(out / PAGE_FILE, clips=clips, backbone=first, cache=kept)
+    with shown_progress() as progress:
+        report = run(
+            chosen,
+            start,
+            solver,
+            clips=clips,
+            descriptions=options.text_pairs(describe, "--describe"),
+            seed=seed,
+            seeds=options.seeds_of(seeds),
+            select=select,
+            grid={key: value.split(",") for key, value in options.text_pairs(grid, "--grid").items()},
+            jobs=options.jobs_of(jobs),
+            isolate=isolate,
+            cache=cache,
+            progress=progress,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            call=command_line(),
+        )
+    if report.folder is not None:
+        complain(f"{out} was already finished, nothing to repeat")
     show_report(report, out, as_json)
 
 

@@ -17,3 +17,4 @@ __all__ = [
     "concat", "describe_aus", "list_schemes", "load_scheme", "parse_aus", "read_arrays", "read_clips", "read_frame",
     "read_index", "read_ststnet", "register_input_kind",
 ]  # fmt: skip
+__dir__ = __all__.copy  # tab completion shows public names only

@@ -14,8 +14,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fsmer.data.clip import Clip, listed, no_such_kind
-from fsmer.data.coded_table import CodedTable, compact, counted, relabelled
+from fsmer.data.coded_table import CodedTable, compact, relabelled
 from fsmer.data.conditions import fitting_rows
+from fsmer.data.display import clips_figure, clips_html, clips_text
 from fsmer.data.in_memory import from_arrays, from_clips
 from fsmer.data.media import ConcatStore, MediaStore, RowError, copied, nameless, narrowed, origins
 from fsmer.data.media_checks import check_arrays
@@ -27,6 +28,7 @@ from fsmer.errors import DataError, OutputError, SpecMismatchError
 from fsmer.io import atomic_folder
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 __all__ = ["Clip", "ClipSet", "TorchClips", "collate_clips", "concat"]
@@ -203,9 +205,40 @@ class ClipSet(Sequence[Clip]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        datasets, labels = (counted(*self._coding(column)) for column in ("dataset", "label"))
-        held = "; ".join(spec.describe() for spec in self.specs.values()) or "no media"
-        return f"ClipSet({len(self)} clips; {datasets or 'no data set'}; {labels or 'no labels'}; {held})"
+        return clips_text(self)
+
+    def _repr_html_(self) -> str:
+        return clips_html(self)
+
+    def plot(self, count: int = 4) -> Figure:
+        """A matplotlib figure of flow maps: a row a class.
+
+        Strain, or how far skin moves where there is none, is grey; arrows show u and v.
+
+        Parameters
+        ----------
+        count : int, default 4
+            The most clips of each class that are drawn.
+
+        Returns
+        -------
+        Figure
+            Not shown and not saved.
+
+        Raises
+        ------
+        SpecMismatchError
+            The clips hold no flow.
+        MediaError
+            A map that is drawn cannot be read.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> figure = fsmer.synthetic_clips(n=12).plot(count=2)
+        >>> figure.savefig("clips.png")
+        """
+        return clips_figure(self, count)
 
     @cached_property
     def _table(self) -> pd.DataFrame:

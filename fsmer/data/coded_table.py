@@ -14,7 +14,7 @@ from fsmer.data.schemes import LabelScheme, RelabelReport
 from fsmer.data.table import CORE_COLUMNS, cells_as_text
 from fsmer.errors import DataError, MediaError
 
-__all__ = ["CodedTable", "compact", "counted", "relabelled"]
+__all__ = ["CodedTable", "compact", "relabelled"]
 
 
 class CodedTable:
@@ -64,12 +64,6 @@ class CodedTable:
 
     def media_error(self, row: int, reason: str) -> MediaError:
         return media_error(self.ids[row], self.frame["dataset"].iat[row], reason)
-
-
-def counted(names: tuple[str, ...], codes: NDArray[np.int64]) -> str:
-    """Names with the number of their codes, in one phrase."""
-    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
-    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
 
 
 def compact(names: Sequence[Any], codes: NDArray[np.int64]) -> tuple[tuple[Any, ...], NDArray[np.int64]]:

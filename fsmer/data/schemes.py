@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from fsmer.data.table import known_texts, plain_text, plain_texts
 from fsmer.errors import DataError, unknown_name
+from fsmer.listing import FixedListing
 from fsmer.schema import Count, Names, read_yaml
 
 __all__ = [
@@ -193,7 +194,12 @@ def list_schemes() -> tuple[str, ...]:
     >>> "megc2019" in fsmer.list_schemes()
     True
     """
-    return tuple(sorted(path.stem for path in TABLES.glob("*.yaml")))
+    return FixedListing(sorted(path.stem for path in TABLES.glob("*.yaml")), "label schemes", _scheme_row)
+
+
+def _scheme_row(name: str) -> dict[str, str]:
+    scheme = _read_scheme(name)
+    return {"scheme": name, "classes": ", ".join(scheme.classes), "what it is": scheme.title}
 
 
 def load_scheme(name: str | LabelScheme) -> LabelScheme:

@@ -20,6 +20,7 @@ from fsmer.datasets.catalog import dataset_info
 from fsmer.datasets.corrections import Correction, read_corrections, shipped_corrections
 from fsmer.datasets.folders import frame_files
 from fsmer.errors import DataError, MissingDatasetError, PluginError, reason_of
+from fsmer.listing import FixedListing
 from fsmer.plugins import DATASETS, OWN
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "load_adapter", "megc2019_composite", "read_corrections", "read_dataset", "register_dataset", "release", "roles",
     "shipped_corrections",
 ]  # fmt: skip
+__dir__ = __all__.copy  # tab completion shows public names only
 
 COMPOSITE = ("casme2", "samm", "smic")
 
@@ -71,7 +73,7 @@ def list_datasets() -> tuple[DatasetListing, ...]:
     >>> [entry.name for entry in fsmer.list_datasets() if "casme2" in entry.name]
     ['casme2']
     """
-    return tuple(map(_listing, DATASETS))
+    return FixedListing(map(_listing, DATASETS), "data sets", _dataset_row)
 
 
 def _listing(name: str) -> DatasetListing:
@@ -91,6 +93,12 @@ def _listing(name: str) -> DatasetListing:
         if DATASETS.origin(name) == OWN:
             raise
         return DatasetListing(name, str(DATASETS[name].title), None, None, None, "-", "")
+
+
+def _dataset_row(one: DatasetListing) -> dict[str, str]:
+    known = {"clips": one.clips, "people": one.subjects, "frames/s": one.frames_per_second}
+    counts = {key: "" if value is None else f"{value:g}" for key, value in known.items()}
+    return {"data set": one.name, **counts, "where to request it": one.request, "title": one.title}
 
 
 def load_adapter(name: str) -> Adapter:

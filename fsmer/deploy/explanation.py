@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fsmer.data import InputSpec
+from fsmer.data.shown_flow import Array, Medium, farthest, flows_of, way_from_first
 from fsmer.drawing import BLUE, DPI, GREY, LIGHT, blank_figure, draw_flow, save_figure, wrapped
 from fsmer.preprocess.flow import optical_flow
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = NDArray[np.float32]
-Medium = tuple[InputSpec, Array]
 # Title, note below it, and what draws it.
 Panel = tuple[str, str, Callable[["Axes"], None]]
 # Titles of maps whose names are a paper's letters.
@@ -129,26 +126,6 @@ def _media_panels(media: Mapping[str, Medium]) -> list[Panel]:
     return panels
 
 
-def flows_of(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array]]:
-    """Title and array of the flow to draw, if a clip has one: to the apex, or to the frame farthest from the first."""
-    if "flow" in media:
-        spec, flow = media["flow"]
-        yield "flow", _centred(flow) if spec.normalisation == "minmax" else flow
-    elif "flows" in media:
-        way = _way(media["flows"][1])
-        most = _farthest(way)
-        yield f"flow, frame 1 to {most + 2}", way[most]
-
-
-def _way(flows: Array) -> Array:
-    """Flow from the first frame to each of the others, of steps whose last only repeats the one before."""
-    return np.asarray(np.cumsum(flows[:-1], axis=0))
-
-
-def _farthest(way: Array) -> int:
-    return int(np.hypot(way[:, 0], way[:, 1]).mean(axis=(1, 2)).argmax())
-
-
 def _pairs(media: Mapping[str, Medium]) -> Iterator[tuple[str, Array, Array]]:
     if "onset" in media and "apex" in media and media["onset"][1].shape == media["apex"][1].shape:
         yield "apex − onset", media["onset"][1], media["apex"][1]
@@ -161,15 +138,8 @@ def _most_moved(media: Mapping[str, Medium]) -> int:
     """The frame farthest from the first: by flow where each frame has one, for light and noise change frames too."""
     frames = media["frames"][1]
     if "flows" in media and len(media["flows"][1]) == len(frames) > 1:
-        return 1 + _farthest(_way(media["flows"][1]))
+        return 1 + farthest(way_from_first(media["flows"][1]))
     return int(np.abs(frames - frames[0]).mean(axis=(1, 2, 3)).argmax())
-
-
-def _centred(flow: Array) -> Array:
-    """Min-max maps with each direction's median, which stands in for no movement, at zero."""
-    centred = flow.copy()
-    centred[:2] -= np.median(centred[:2], axis=(1, 2), keepdims=True)
-    return centred
 
 
 def _background(media: Mapping[str, Medium]) -> Array:

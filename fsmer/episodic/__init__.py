@@ -16,3 +16,4 @@ __all__ = [
     "SourceTarget", "SubjectRatio", "SyntheticClips", "dataset_info", "list_protocols", "load_protocol",
     "read_protocol", "register_protocol",
 ]  # fmt: skip
+__dir__ = __all__.copy  # tab completion shows public names only

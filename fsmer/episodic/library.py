@@ -2,12 +2,14 @@
 
 import fnmatch
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fsmer.episodic.protocol import Protocol
-from fsmer.errors import ProtocolError, UnknownNameError, reason_of, unknown_name
+from fsmer.errors import FsmerError, ProtocolError, UnknownNameError, reason_of, unknown_name
+from fsmer.listing import Listing
 from fsmer.plugins import PROTOCOLS
 from fsmer.resources import resource_folder
 from fsmer.schema import read_yaml
@@ -36,7 +38,15 @@ def list_protocols(pattern: str = "*") -> list[str]:
     >>> fsmer.list_protocols("merau-*-to-smic-*")
     ['merau-casme2-to-smic-3way']
     """
-    return [name for name in (*_kind_names(), *sorted(_shipped())) if fnmatch.fnmatchcase(name, pattern)]
+    known = (*_kind_names(), *sorted(_shipped()))
+    return Listing([name for name in known if fnmatch.fnmatchcase(name, pattern)], "protocols", _protocol_row)
+
+
+def _protocol_row(name: str) -> dict[str, str]:
+    title = "-"
+    with suppress(FsmerError):  # of code from outside, which may be faulty
+        title = load_protocol(name).title
+    return {"protocol": name, "what it is": title}
 
 
 def load_protocol(protocol: Protocol | str | os.PathLike[str], **overrides: Any) -> Protocol:

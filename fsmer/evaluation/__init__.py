@@ -16,3 +16,4 @@ from fsmer.evaluation.report import Report
 
 __all__ = ["METRICS", "Report", "bootstrap_interval", "confusion_matrix", "evaluate", "mean_interval"]
 __all__ += ["register_metric", "score", "score_confusion"]
+__dir__ = __all__.copy  # tab completion shows public names only

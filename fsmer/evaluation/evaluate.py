@@ -7,7 +7,6 @@ nothing that it holds leads to a label of the query side. What each step does is
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 import warnings
@@ -31,7 +30,7 @@ from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.predictions import REPORT_FILE
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.run_folder import RunFolder
-from fsmer.evaluation.run_report import run_account, run_report
+from fsmer.evaluation.run_report import kept_embeddings, run_account, run_report, write_page
 from fsmer.evaluation.seed_runs import SeedRuns
 from fsmer.evaluation.selection import Rule, plan_grid
 from fsmer.evaluation.setup import Evaluation, Progress, RunOptions, no_progress
@@ -124,9 +123,10 @@ def evaluate(
     progress : callable, optional
         Called with (what is being done, done, in all).
     out : path, optional
-        Folder for the report (see `Report.save`). While the evaluation runs, finished episodes are kept there too, so
-        that an interrupted one leaves no broken file and goes on where it was. A finished one that is asked for again
-        gives the report that is there; with more seeds, those that are there are not trained again.
+        Folder for what `Report.save` writes and for the page ``report.html`` (see `Report.to_html`), as the command
+        ``fsmer evaluate`` fills it. While the evaluation runs, finished episodes are kept there too, so that an
+        interrupted one leaves no broken file and goes on where it was. A finished one that is asked for again gives
+        the report that is there; with more seeds, those that are there are not trained again.
     resume : bool, default True
         Whether to go on with what is there. It counts only for the very same protocol, weights, method and clips;
         that of anything else is refused.
@@ -186,7 +186,7 @@ def evaluate(
         warnings.warn(f"jobs={options.jobs} has no effect: {idle}", stacklevel=3)
     backbone = start.backbone(numbers[0])
     check_weights(backbone)
-    clips = setup.prepared_clips(chosen, clips, backbone)
+    given_clips, clips = clips, setup.prepared_clips(chosen, clips, backbone)
     episodes = chosen.split(clips)
     setup.check_size(chosen, episodes)
     # What is trained, and the values to choose from.
@@ -200,39 +200,44 @@ def evaluate(
     given = {"seed": seed, "seeds": seeds, "select": select, "grid": grid}
     given |= {"jobs": options.jobs, "isolate": options.isolate}
     run = run_account(one, options, call, given, started)
-    runs = SeedRuns(one, options)
-    # The folder, where the same run may be finished, or partly so.
-    folder = None
-    if options.out is not None:
-        check_writable(options.out)
-        # Whether all is there already is seen without embedding anything.
-        content = runs.content(embed=not (options.out / REPORT_FILE).is_file())
-        run["identity"], run["seeds"] = one.identity(content, options.isolate), numbers
-        if metrics := code_digest(METRICS[name] for name in METRICS.outside()):
-            run["metrics"] = metrics
-        how = {"resume": options.resume, "overwrite": options.overwrite, "keep": not solver.keeps_backbone}
-        folder = runs.folder = RunFolder(options.out, run["identity"], numbers, metrics=metrics, **how)
-        if folder.finished:
-            # A report that lost one of its tables is made again.
-            with contextlib.suppress(DataError):
-                report = Report.load(options.out)
-                folder.finalize()
-                return report
-    try:
-        results = {number: runs.solve(number) for number in numbers}
-    except BaseException as error:
+    with kept_embeddings(options) as options:
+        runs = SeedRuns(one, options)
+        # The folder, where the same run may be finished, or partly so.
+        folder = None
+        if options.out is not None:
+            check_writable(options.out)
+            # Whether all is there already is seen without embedding anything.
+            content = runs.content(embed=not (options.out / REPORT_FILE).is_file())
+            run["identity"], run["seeds"] = one.identity(content, options.isolate), numbers
+            if metrics := code_digest(METRICS[name] for name in METRICS.outside()):
+                run["metrics"] = metrics
+            how = {"resume": options.resume, "overwrite": options.overwrite, "keep": not solver.keeps_backbone}
+            folder = runs.folder = RunFolder(options.out, run["identity"], numbers, metrics=metrics, **how)
+            if folder.finished:
+                try:
+                    report = Report.load(options.out)
+                except DataError:
+                    pass  # one that lost one of its tables is made again
+                else:
+                    folder.finalize()
+                    write_page(report, start, given_clips, options)
+                    return report
+        try:
+            results = {number: runs.solve(number) for number in numbers}
+        except BaseException as error:
+            if folder is not None:
+                folder.drop_empty()
+            if isinstance(error, MediaError):
+                # Queries are asked about under no name: reading all clips finds the one whose medium it is.
+                content_ids(backbone, clips[episodes.codes >= 0])
+            raise
+        finally:
+            runs.end()
+        report = run_report(one, results, options, note, unrecorded=folder is not None and bool(folder.unrecorded))
+        run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": runs.resumed}
+        report = replace(report, run=run)
         if folder is not None:
-            folder.drop_empty()
-        if isinstance(error, MediaError):
-            # Queries are asked about under no name: reading all clips finds the one whose medium it is.
-            content_ids(backbone, clips[episodes.codes >= 0])
-        raise
-    finally:
-        runs.end()
-    report = run_report(one, results, options, note, unrecorded=folder is not None and bool(folder.unrecorded))
-    run |= {"seconds": round(time.perf_counter() - began, 1), "resumed": runs.resumed}
-    report = replace(report, run=run)
-    if folder is not None:
-        with folder.replacing():
-            report.save(folder.folder)
-    return report
+            with folder.replacing():
+                report.save(folder.folder)
+            write_page(report, start, given_clips, options)
+        return report

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,18 +16,23 @@ from numpy.typing import NDArray
 
 from fsmer.backbones import Backbone
 from fsmer.data import ClipSet
+from fsmer.drawing import confusion_figure, save_figure
 from fsmer.errors import DataError
 from fsmer.evaluation import predictions as files
 from fsmer.evaluation import report_file
 from fsmer.evaluation.metrics import METRICS
 from fsmer.evaluation.predictions import Predictions, run_of, text_digest
+from fsmer.evaluation.report_display import report_figure, report_html
 from fsmer.evaluation.report_figures import Figures, report_figures
 from fsmer.evaluation.report_file import COLUMNS, FORMAT_VERSION, altered_files
 from fsmer.evaluation.report_tables import NAMES, ORACLE, plain, report_markdown, show_figure, shown
 from fsmer.evaluation.run_folder import unfinished_words
 from fsmer.io import atomic_path, check_writable, file_digest, json_text, write_json, write_text
-from fsmer.text import write_csv
+from fsmer.text import one_line, shortened, write_csv
 from fsmer.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Report"]
 
@@ -341,6 +346,28 @@ class Report:
         stamp = f"{ORACLE} " if self.oracle else ""
         return f"{stamp}{self.method['name']} on {self.protocol['name']}: {cells} ({self.how})"
 
+    def __repr__(self) -> str:
+        return f"Report({shortened(one_line(str(self)), 400)})"
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the confusion matrix beside the F1 of each class with its 95 % interval.
+
+        Returns
+        -------
+        Figure
+            Not shown and not saved.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> report = fsmer.evaluate("loso", "facs-flow", "protonet", clips=fsmer.synthetic_clips(n=24, subjects=4))
+        >>> report.plot().savefig("report.png")
+        """
+        return report_figure(self)
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``report.json``, ``report.md``, ``predictions.csv``, ``episodes.csv`` and ``confusion.png``.
 
@@ -363,8 +390,6 @@ class Report:
         OutputError
             The folder cannot be written.
         """
-        from fsmer.drawing import confusion_figure, save_figure
-
         target = Path(folder)
         check_writable(target)
         for name, table in ((files.PREDICTIONS_FILE, self.predictions), (files.EPISODES_FILE, self.episodes)):

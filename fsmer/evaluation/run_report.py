@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fsmer.backbones import Backbone
 from fsmer.backbones.base import is_trusted
+from fsmer.data import ClipSet
+from fsmer.evaluation.initial_weights import InitialWeights
+from fsmer.evaluation.predictions import PAGE_FILE
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.seed_runs import SeedResult
 from fsmer.evaluation.selection import describe_selection
@@ -22,7 +28,7 @@ from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_
 from fsmer.transfer import Method
 from fsmer.transfer.method import solves_together
 
-__all__ = ["run_account", "run_report"]
+__all__ = ["kept_embeddings", "run_account", "run_report", "write_page"]
 
 
 def run_account(
@@ -125,3 +131,24 @@ def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptio
             f"as that of {missing[0][0]} ({missing[0][1]}); queries of that class count all the same."
         )
     return notes
+
+
+@contextlib.contextmanager
+def kept_embeddings(options: RunOptions) -> Iterator[RunOptions]:
+    """The same options; where a page is made without a cache, with one that holds embeddings until then."""
+    if options.cache is not None or options.out is None:
+        yield options
+        return
+    with tempfile.TemporaryDirectory() as kept:
+        yield replace(options, cache=Path(kept))
+
+
+def write_page(report: Report, start: InitialWeights, clips: ClipSet | None, options: RunOptions) -> None:
+    """Put ``report.html`` beside a report in the folder of its run, unless that of a finished run is there.
+
+    `clips` are those that were given; protocols that make their own get a page without maps.
+    """
+    if options.out is None or (report.folder is not None and (options.out / PAGE_FILE).is_file()):
+        return
+    backbone = None if clips is None else start.backbone(report.per_seed[0]["seed"])
+    report.to_html(options.out / PAGE_FILE, clips=clips, backbone=backbone, cache=options.cache or False)

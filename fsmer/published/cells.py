@@ -200,18 +200,15 @@ class CellRunner:
                 if seed is None
                 else self._prepared(settings, clips, seed, place)
             )
-            reports.append((report, place))
+            reports.append(report)
         # A run that was cut and went on has no time of its own.
         seconds = None if begun else (time.perf_counter() - started) / len(seeds or (0,))
-        for report, place in reports:
-            if place is not None and not (place / PAGE_FILE).is_file():
-                report.to_html(place / PAGE_FILE, clips=clips)
-        self._last = (key, [report for report, _ in reports])
+        self._last = (key, reports)
         return self._last[1], seconds
 
     def _held(self, place: Path | None) -> Report | None:
         """The report of an earlier run; one that is damaged is made again."""
-        if self.resume and place is not None and (place / REPORT_FILE).is_file():
+        if self.resume and place is not None and all((place / one).is_file() for one in (REPORT_FILE, PAGE_FILE)):
             with contextlib.suppress(DataError):
                 return Report.load(place)
         return None

@@ -16,6 +16,7 @@ from typing import Any, NotRequired
 
 from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, unknown_name
+from fsmer.listing import Listing
 from fsmer.schema import Count, Names, entries, read_yaml
 
 __all__ = ["METRIC_TITLES", "Column", "Published", "PublishedTable", "Row", "Settings", "list_tables", "load_table"]
@@ -93,10 +94,10 @@ class PublishedTable:
     metrics: tuple[str, ...]  # in the order in which numbers of a cell stand
     percent: tuple[str, ...]  # metrics that the table gives in percent
     seeds: int  # how often the paper ran, as far as it says
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    differences: tuple[str, ...]  # where the paper's protocol and fsmer's part, in words
-    gaps: tuple[str, ...] = ()  # what of the printed table is missing or was read with care
+    columns: tuple[Column, ...] = field(repr=False)
+    rows: tuple[Row, ...] = field(repr=False)
+    differences: tuple[str, ...] = field(repr=False)  # where the paper's protocol and fsmer's part, in words
+    gaps: tuple[str, ...] = field(default=(), repr=False)  # what of the printed table is missing or was read with care
 
     def runs(self, row: int) -> tuple[int, ...]:
         """The columns, means aside, in which that row is measured."""
@@ -162,7 +163,11 @@ def list_tables() -> list[PublishedTable]:
     >>> [table.name for table in fsmer.list_tables()][:3]
     ['attribute-3', 'attribute-4', 'attribute-alpha']
     """
-    return [load_table(name) for name in _names()]
+    return Listing(map(load_table, _names()), "published tables", _table_row)
+
+
+def _table_row(one: PublishedTable) -> dict[str, str]:
+    return {"table": one.name, "paper": f"{one.paper.split(' (')[0]}, {one.table}", "what it shows": one.title}
 
 
 def load_table(name: str) -> PublishedTable:

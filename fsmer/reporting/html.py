@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fsmer.backbones import Backbone, as_backbone, model_hash
 from fsmer.data import ClipSet
+from fsmer.data.shown_flow import flow_kind, flows_of
 from fsmer.errors import DataError
 from fsmer.evaluation.embedding_cache import as_folder, embed_cached
 from fsmer.evaluation.metrics import confusion_matrix
@@ -99,7 +100,7 @@ def report_page(
         clips=clips,
         embedding=embedding,
         permutations=PERMUTATIONS,
-        flow=None if judged is None else judged.specs.get(_flow_kind(judged)),
+        flow=None if judged is None else judged.specs.get(flow_kind(judged.specs)),
         extremes=_extremes(facts, judged),
         provenance=provenance(report),
     )
@@ -305,10 +306,6 @@ def _extremes(facts: _Facts, judged: ClipSet | None) -> list[tuple[str, str, lis
     ]
 
 
-def _flow_kind(clips: ClipSet) -> str:
-    return next((kind for kind in ("flow", "flows") if kind in clips.specs), "")
-
-
 def _card(facts: _Facts, name: str, judged: ClipSet | None) -> dict[str, Any]:
     row = facts.by_clip.loc[name]
     answers = facts.report.predictions[facts.report.predictions["clip"] == name]
@@ -326,10 +323,8 @@ def _card(facts: _Facts, name: str, judged: ClipSet | None) -> dict[str, Any]:
 
 def _clip_picture(judged: ClipSet, name: str) -> dict[str, Any]:
     """The clip's flow, or why it cannot be shown; nothing where it holds pictures of a face alone."""
-    from fsmer.deploy.explanation import flows_of
-
     clip = judged[int(judged.positions([name])[0])]
-    kind = _flow_kind(judged)
+    kind = flow_kind(judged.specs)
     if kind not in clip.media:
         return {"picture": None, "flaw": ""}
     try:

@@ -8,10 +8,10 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from fsmer.evaluation.report_tables import NAMES, ORACLE, SHOWN, Figure
-from fsmer.text import printable
+from fsmer.html import environment
 from fsmer.version import __version__
 
 __all__ = ["fragment", "page"]
@@ -31,16 +31,7 @@ def fragment(template: str, macro: str, *arguments: Any, **values: Any) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("fsmer.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        # Markup as it is, anything else without control characters.
-        finalize=lambda value: value if hasattr(value, "__html__") else printable(str(value)),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    made = environment("fsmer.reporting")
     made.globals.update(ORACLE=ORACLE, version=__version__, always_shown=SHOWN)
     made.tests["figure"] = lambda value: isinstance(value, Figure)
     made.filters.update(

@@ -4,3 +4,4 @@ from fsmer.synthetic.clips import synthetic_clips
 from fsmer.synthetic.domains import list_domains
 
 __all__ = ["list_domains", "synthetic_clips"]
+__dir__ = __all__.copy  # tab completion shows public names only

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import unknown_name
+from fsmer.listing import Listing
 
 __all__ = ["DOMAINS", "Domain", "clip_table", "list_domains", "load_domain"]
 
@@ -103,7 +104,11 @@ def list_domains() -> list[str]:
     >>> fsmer.list_domains()
     ['broad', 'clinic', 'field', 'lab', 'lab-five']
     """
-    return sorted(DOMAINS)
+    return Listing(sorted(DOMAINS), "synthetic domains", _domain_row)
+
+
+def _domain_row(name: str) -> dict[str, str]:
+    return {"domain": name, "what it is like": DOMAINS[name].summary}
 
 
 def load_domain(name: str | Domain) -> Domain:

@@ -13,3 +13,4 @@ __all__ = [
     "Head", "MMDResult", "Method", "MethodError", "MethodInfo", "Recognizer", "SourceModel", "adapt", "list_methods",
     "load_method", "mmd", "recognizer_of_words", "register_method", "train",
 ]  # fmt: skip
+__dir__ = __all__.copy  # tab completion shows public names only

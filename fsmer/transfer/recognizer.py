@@ -25,17 +25,21 @@ from fsmer.data import Clip, ClipSet
 from fsmer.data.table import known_texts
 from fsmer.episodic.episode import Ints
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, WeightsError
+from fsmer.html import Facts, Grid, object_html
 from fsmer.io import atomic_folder, write_json
 from fsmer.outside import outside_call
 from fsmer.plugins import METHODS, plugin_entry
 from fsmer.probabilities import unsound_answers
 from fsmer.schema import Count, Names, checked
 from fsmer.tensor_files import check_finite, under, write_tensors
+from fsmer.text import one_line, shortened
 from fsmer.transfer.heads import KINDS, FittedHead, Head, MethodError, checked_head, class_scores
 from fsmer.transfer.inputs import as_inputs, as_labelled_clips, plain_labels
 from fsmer.transfer.source_model import Progress, SourceModel
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from fsmer.deploy.explanation import Explanation
     from fsmer.transfer.method import Method
 
@@ -156,8 +160,17 @@ class Recognizer:
         return len(self._codes)
 
     def __repr__(self) -> str:
-        known = ", ".join(self.classes_)
+        known = shortened(one_line(", ".join(self.classes_)), 90)
         return f"Recognizer({self.backbone.name}, {self.method.name}; {known}; {self.support_size} support clips)"
+
+    def _repr_html_(self) -> str:
+        counts = torch.bincount(self._codes, minlength=len(self.classes_)).tolist()
+        params = ", ".join(f"{key}={value}" for key, value in self.method.get_params().items())
+        facts = [("method", self.method.name), ("parameters", params), ("backbone", repr(self.backbone))]
+        rows = [[str(name), count] for name, count in zip(self.classes_, counts, strict=True)]
+        size = f"{self.support_size:,} support clip{'s' * (self.support_size != 1)}"
+        title = f"Recognizer of {len(self.classes_)} classes, {size}"
+        return object_html(title, Facts(facts), Grid("", ["class", "support clips"], rows))
 
     @library_settings()
     def decision_function(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
@@ -298,6 +311,40 @@ class Recognizer:
         from fsmer.deploy.explain import explain
 
         return explain(self, clips, **options)
+
+    def plot(self, clip: Clip | ArrayLike | Mapping[str, ArrayLike], **options: Any) -> Figure:
+        """A matplotlib figure of one clip: its media, the probability of each class, and which parts count for it.
+
+        The maps are those of `explain`, which says what may be given and raised.
+
+        Parameters
+        ----------
+        clip : Clip, array, or mapping of kind to arrays
+            What is drawn, in any form that the class names.
+        **options : object
+            Further arguments of `fsmer.explain`.
+
+        Returns
+        -------
+        Figure
+            Not shown and not saved.
+
+        Raises
+        ------
+        DataError
+            Several clips were given.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips("lab", 30)
+        >>> recognizer = fsmer.adapt("facs-flow", clips)
+        >>> recognizer.plot(clips[0], steps=4).savefig("clip.png")
+        """
+        found = self.explain(clip, **options)
+        if isinstance(found, list):
+            raise DataError(f"{len(found)} clips were given, but one is drawn; choose one, such as clips[0].")
+        return found.figure()
 
     @library_settings()
     def update(self, more_clips: Labelled) -> Recognizer:

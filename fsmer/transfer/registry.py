@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fsmer.errors import UnknownNameError
+from fsmer.listing import Listing
 from fsmer.plugins import METHODS, OWN
 
 __all__ = ["MethodInfo", "list_methods", "load_method", "register_method"]
@@ -88,7 +89,7 @@ def list_methods() -> list[MethodInfo]:
     >>> [method.name for method in fsmer.list_methods()][:2]
     ['cosine', 'finetune']
     """
-    found = []
+    found = Listing[MethodInfo](title="methods", row=_method_row)
     for name in sorted(METHODS):
         preset, summary = METHODS.preset(name), METHODS.summary(name)
         try:
@@ -103,3 +104,7 @@ def list_methods() -> list[MethodInfo]:
             summary = f"{summary.removesuffix('.')}, with {implied}."
         found.append(MethodInfo(name=name, summary=summary, params=params))
     return found
+
+
+def _method_row(one: MethodInfo) -> dict[str, str]:
+    return {"method": one.name, "what it does": one.summary}
