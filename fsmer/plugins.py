@@ -58,10 +58,42 @@ class Registry(Mapping[str, Any]):
         _REGISTRIES.append(self)
 
     def register(self, name: str, **preset: Any) -> Callable[[C], C]:
-        """Decorator that enters a class (or function, or other thing) under `name` and writes the name into it.
+        """Decorator that enters a class (or function, or other thing) under a name and writes the name into it.
 
-        With `preset`, values of its parameters, the name is a second one for the thing with these values. A
-        `PluginError` (also a ``ValueError``) is raised where the name is taken by something else.
+        It is `fsmer.backbones.register_backbone`, `fsmer.transfer.registry.register_method` and
+        `fsmer.episodic.register_protocol`.
+
+        Parameters
+        ----------
+        name : str
+            Name by which it is found from then on.
+        **preset : object
+            Values of its parameters that the name implies (methods and data sets); the name is then a second one
+            for it.
+
+        Returns
+        -------
+        callable
+            The decorator.
+
+        Raises
+        ------
+        PluginError
+            The name is taken by something else (also a ``ValueError``).
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> from fsmer.backbones import register_backbone
+        >>> @register_backbone("channel-means")
+        ... class ChannelMeans(fsmer.Backbone):
+        ...     def __init__(self):
+        ...         super().__init__(input_spec=fsmer.InputSpec(), embed_dim=3, config={})
+        ...
+        ...     def forward(self, inputs):
+        ...         return inputs.mean(dim=(2, 3))
+        >>> fsmer.create_model("channel-means").name
+        'channel-means'
         """
 
         def enter(thing: C) -> C:
@@ -162,8 +194,13 @@ def import_plugin(target: str | os.PathLike[str]) -> ModuleType:
 
     Parameters
     ----------
-    target : str or path
+    target : path
         A ``.py`` file, or the name of a module that Python can import. What was imported already stays as it is.
+
+    Returns
+    -------
+    module
+        The module that was imported.
 
     Raises
     ------
@@ -173,7 +210,15 @@ def import_plugin(target: str | os.PathLike[str]) -> ModuleType:
 
     Examples
     --------
-    >>> fsmer.plugins.import_plugin("my_method.py")  # doctest: +SKIP
+    >>> import fsmer
+    >>> from fsmer.plugins import import_plugin
+    >>> with open("my_method.py", "w") as file:
+    ...     print("from fsmer.transfer.cosine_head import Cosine", file=file)
+    ...     print("from fsmer.transfer.registry import register_method", file=file)
+    ...     print("register_method('short-cosine', steps=5)(Cosine)", file=file)
+    >>> module = import_plugin("my_method.py")
+    >>> fsmer.load_method("short-cosine").steps
+    5
     """
     text = os.fspath(target)
     path = Path(text)

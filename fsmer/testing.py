@@ -53,6 +53,23 @@ class Check:
 
     Its `kind` and `subject` are those of `checks`; name and docstring of its `function`, which takes the thing and the
     options that concern it, say what is promised.
+
+    Parameters
+    ----------
+    kind : {"backbone", "method", "protocol", "adapter"}
+        What `subject` is.
+    subject : object
+        What is checked, as for `checks`.
+    function : callable
+        Takes the thing and the options that concern it; its name and docstring say what is promised.
+
+    Examples
+    --------
+    >>> from fsmer.testing import checks
+    >>> check = checks("method", "protonet")[0]
+    >>> check.kind, check.subject
+    ('method', 'protonet')
+    >>> check()
     """
 
     kind: Kind
@@ -87,9 +104,21 @@ def checks(kind: Kind, subject: Any) -> list[Check]:
     Parameters
     ----------
     kind : {"backbone", "method", "protocol", "adapter"}
-    subject
+        What `subject` is.
+    subject : object
         A registered name (a backbone gets fresh weights), a class or function that makes the thing without arguments,
         or the thing itself, of which every check gets a copy. Checks train a backbone: one made small is quicker.
+
+    Returns
+    -------
+    list of Check
+        To be called one by one.
+
+    Examples
+    --------
+    >>> from fsmer.testing import checks
+    >>> [check.kind for check in checks("method", "protonet")][:2]
+    ['method', 'method']
     """
     return [Check(kind, subject, value) for name, value in globals().items() if name.startswith(f"{kind}_")]
 
@@ -97,10 +126,23 @@ def checks(kind: Kind, subject: Any) -> list[Check]:
 def parametrize_with_checks(kind: Kind, subjects: Sequence[Any]) -> pytest.MarkDecorator:
     """Decorator of a test with the argument ``check``, which pytest runs for every one of the `checks` of every thing.
 
+    Parameters
+    ----------
+    kind : {"backbone", "method", "protocol", "adapter"}
+        What the subjects are.
+    subjects : sequence of object
+        What is checked, each as for `checks`.
+
+    Returns
+    -------
+    MarkDecorator
+        Of pytest.
+
     Examples
     --------
-    >>> @parametrize_with_checks("method", ["my_method"])  # doctest: +SKIP
-    ... def test_my_method(check):
+    >>> from fsmer.testing import parametrize_with_checks
+    >>> @parametrize_with_checks("method", ["protonet", "cosine"])
+    ... def test_a_method_keeps_the_contract(check):
     ...     check()
     """
     import pytest
@@ -109,32 +151,96 @@ def parametrize_with_checks(kind: Kind, subjects: Sequence[Any]) -> pytest.MarkD
 
 
 def check_backbone(subject: Any, *, untrained: Sequence[str] = ()) -> None:
-    """Check that a backbone, given as for `checks`, keeps the contract of `fsmer.Backbone`.
+    """Check that a backbone keeps the contract of `fsmer.Backbone`.
 
-    Parameters named like `untrained` (ends of names) are those that training with labels leaves as they are.
+    Parameters
+    ----------
+    subject : object
+        What is checked, as for `checks`.
+    untrained : sequence of str, default ()
+        Ends of names of parameters that training with labels leaves as they are.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> import fsmer
+    >>> from fsmer.testing import check_backbone
+    >>> check_backbone(partial(fsmer.create_model, "ststnet"))
     """
     _check("backbone", subject, untrained=untrained)
 
 
 def check_method(subject: Any) -> None:
-    """Check that a method, given as for `checks`, keeps the contract of `fsmer.transfer.Method`."""
+    """Check that a method keeps the contract of `fsmer.transfer.Method`.
+
+    Parameters
+    ----------
+    subject : object
+        What is checked, as for `checks`.
+
+    Examples
+    --------
+    >>> from fsmer.testing import check_method
+    >>> check_method("protonet")
+    """
     _check("method", subject)
 
 
 def check_protocol(subject: Any, clips: ClipSet | None = None, *, apart: bool | None = None) -> None:
-    """Check that a protocol, given as for `checks`, keeps the contract of `fsmer.episodic.Protocol`.
+    """Check that a protocol keeps the contract of `fsmer.episodic.Protocol`.
 
-    It splits `clips`, by default its own synthetic ones, or a table that fits its requirements. `apart` says whether no
-    person may be in both the support and the queries of an episode; default the protocol's ``subject_disjoint``, or
-    where it has none, that it is no K-shot protocol.
+    Parameters
+    ----------
+    subject : object
+        What is checked, as for `checks`.
+    clips : ClipSet, optional
+        Clips that it splits; default its own synthetic ones, or a table that fits its requirements.
+    apart : bool, optional
+        Whether no person may be in both the support and the queries of an episode; default the protocol's
+        ``subject_disjoint``, or where it has none, that it is no K-shot protocol.
+
+    Examples
+    --------
+    >>> from fsmer.testing import check_protocol
+    >>> check_protocol("loso")
     """
     _check("protocol", subject, clips=clips, apart=apart)
 
 
 def check_adapter(subject: Any, root: str | os.PathLike[str], *, clips: int | None = None) -> None:
-    """Check that an adapter, given as for `checks`, reads a release, or an imitation of it, whole and rightly.
+    """Check that an adapter reads a release, or an imitation of it, whole and rightly.
 
-    `root` is its folder, as for `fsmer.read_dataset`, and `clips`, where given, how many clips it has.
+    Parameters
+    ----------
+    subject : object
+        What is checked, as for `checks`.
+    root : path
+        Folder of the release, as for `fsmer.read_dataset`.
+    clips : int, optional
+        How many clips the release has.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import cv2
+    >>> import numpy as np
+    >>> from fsmer.datasets import Adapter, roles
+    >>> from fsmer.testing import check_adapter
+    >>> class Videos(Adapter):
+    ...     name = dataset = "videos"
+    ...     title = "Videos of a lab"
+    ...     frames_per_second = 100.0
+    ...     sheets = ("takes.csv",)
+    ...     columns = roles(subject="who", name="take", onset="start", apex="peak", offset="end", label="class")
+    ...     places = ("recordings",)
+    >>> for take in ("recordings/01/a", "recordings/02/b"):
+    ...     Path("release", take).mkdir(parents=True)
+    ...     for number in range(4):
+    ...         written = cv2.imwrite(f"release/{take}/{number}.png", np.full((8, 8, 3), 50 * number, np.uint8))
+    >>> import pandas as pd
+    >>> takes = pd.DataFrame({"who": [1, 2], "take": ["a", "b"], "start": 0, "peak": 2, "end": 3, "class": ["x", "y"]})
+    >>> takes.to_csv("release/takes.csv", index=False)
+    >>> check_adapter(Videos, "release", clips=2)
     """
     _check("adapter", subject, root=root, clips=clips)
 

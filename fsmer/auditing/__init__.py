@@ -36,8 +36,13 @@ def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = 
     stated : mapping of str to float, optional
         Figures that somebody claims for these predictions, e.g. ``{"uf1": 0.86}``, as fractions or percent. They are
         compared with what the predictions give, pooled and averaged over folds.
-    near : float
+    near : float, default 0.97
         Correlation from which two maps count as nearly the same, see `near_duplicates`.
+
+    Returns
+    -------
+    Audit
+        One finding for everything that is wrong.
 
     Raises
     ------
@@ -46,7 +51,10 @@ def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = 
 
     Examples
     --------
-    >>> print(fsmer.audit("out/run-1"))  # doctest: +SKIP
+    >>> import fsmer
+    >>> folder = fsmer.synthetic_clips(n=24, subjects=4).save("my-clips")
+    >>> fsmer.audit(folder).findings
+    ()
     """
     source = Path(path)
     if not 0 < near <= 1:

@@ -129,6 +129,32 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         Of a class: its code embeds each clip by its media alone, remembers no label from one training to the next, and
         draws the random numbers of a training step with `fsmer.kernels.noise` only. It then needs no isolation. Each
         class declares it for itself; what it extends does not count.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fsmer
+    >>> class ChannelMeans(fsmer.Backbone):
+    ...     name = "channel-means"
+    ...
+    ...     def __init__(self):
+    ...         super().__init__(input_spec=fsmer.InputSpec(), embed_dim=3, config={})
+    ...
+    ...     def forward(self, inputs):
+    ...         return inputs.mean(dim=(2, 3))
+    >>> backbone = ChannelMeans()
+    >>> backbone.input_spec.describe()
+    'flow 28x28 (u, v, strain), minmax'
+    >>> clips = fsmer.synthetic_clips(n=4)
+    >>> fsmer.embed(backbone, clips).shape
+    torch.Size([4, 3])
+    >>> maps = torch.from_numpy(clips.media())
+    >>> backbone.lower_layers(), backbone.explain_maps(maps), backbone.class_directions(["smile"])
+    ((), {}, None)
+    >>> backbone.set_classes(clips.classes)
+    >>> list(backbone.preparations(clips, seed=0))
+    []
+    >>> backbone.finish_training()
     """
 
     name: ClassVar[str] = ""
@@ -163,16 +189,46 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
     @abstractmethod
     def forward(self, inputs: Any) -> Tensor:
-        """Embeddings of shape (B, embed_dim).
+        """Embeddings of a batch of clips.
 
-        `inputs` is a tensor of shape (B, \\*spec.shape) where the network expects one medium, and a dict of such
-        tensors by kind where it expects several.
+        Parameters
+        ----------
+        inputs : tensor of shape (B, \\*spec.shape), or dict of str to such tensors
+            One tensor where the network expects one medium, a dict by kind where it expects several.
+
+        Returns
+        -------
+        tensor of shape (B, embed_dim)
+            One embedding a clip.
         """
 
     def media_of(self, inputs: Any, *kinds: str) -> list[Tensor]:
-        """Media of `kinds` (default all) in the order of `input_specs`, each (B, \\*spec.shape), from a dict by kind.
+        """Media by kind, in the order of `input_specs`.
 
-        `SpecMismatchError` where one is missing, has another shape, or is of another number of clips.
+        Parameters
+        ----------
+        inputs : dict of str to tensor
+            Kind -> medium of the batch.
+        *kinds : str
+            The kinds that are wanted; default all.
+
+        Returns
+        -------
+        list of tensor
+            Each (B, \\*spec.shape).
+
+        Raises
+        ------
+        SpecMismatchError
+            A medium is missing, has another shape, or is of another number of clips.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import fsmer
+        >>> backbone = fsmer.create_model("ststnet")
+        >>> [tuple(medium.shape) for medium in backbone.media_of({"flow": torch.zeros(2, 3, 28, 28)})]
+        [(2, 3, 28, 28)]
         """
         held = inputs if isinstance(inputs, Mapping) else {}
         specs = [spec for spec in self.input_specs if not kinds or spec.kind in kinds]
@@ -190,20 +246,71 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     def training_loss(self, inputs: Any, targets: Targets, classifier: nn.Module) -> Tensor:
         """Loss of one batch in supervised training; cross-entropy of ``classifier(self(inputs))`` by default.
 
-        `inputs` are as in `forward`. The classifier, from embeddings (B, embed_dim) to logits (B, C), is trained
-        together with the backbone.
+        Parameters
+        ----------
+        inputs : tensor of shape (B, \\*spec.shape), or dict of str to such tensors
+            One tensor where the network expects one medium, a dict by kind where it expects several.
+        targets : Targets
+            What is known of the clips of the batch.
+        classifier : Module
+            From embeddings (B, embed_dim) to logits (B, C); it is trained together with the backbone.
+
+        Returns
+        -------
+        tensor of shape ()
+            The loss.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import fsmer
+        >>> from fsmer.backbones.targets import make_targets
+        >>> backbone, clips = fsmer.create_model("ststnet"), fsmer.synthetic_clips(n=4)
+        >>> targets = make_targets(clips, torch.from_numpy(clips.codes()), clips.classes)
+        >>> classifier = torch.nn.Linear(backbone.embed_dim, len(clips.classes))
+        >>> backbone.training_loss(torch.from_numpy(clips.media()), targets, classifier).shape
+        torch.Size([])
         """
         return targets.cross_entropy(classifier(self(inputs)), label_smoothing=self.recipe.label_smoothing)
 
     def lower_layers(self) -> Sequence[nn.Module]:
-        """Layers that fine-tuning on a few clips leaves as they are, see `lower`; none by default."""
+        """Layers that fine-tuning on a few clips leaves as they are, see `lower`; none by default.
+
+        Returns
+        -------
+        sequence of Module
+            The layers.
+        """
         return ()
 
     def lower(self, inputs: Any) -> dict[str, Tensor]:
-        """What `lower_layers` make of media, each (B, ...); `forward` and `training_loss` take it in place of media.
+        """What `lower_layers` make of media; `forward` and `training_loss` take it in place of media.
 
-        In evaluation mode it depends on those layers alone, so that fine-tuning computes it once a clip. `FsmerError`
-        where the backbone names no `lower_layers`.
+        In evaluation mode it depends on those layers alone, so that fine-tuning computes it once a clip.
+
+        Parameters
+        ----------
+        inputs : tensor of shape (B, \\*spec.shape), or dict of str to such tensors
+            One tensor where the network expects one medium, a dict by kind where it expects several.
+
+        Returns
+        -------
+        dict of str to tensor
+            Each (B, ...).
+
+        Raises
+        ------
+        FsmerError
+            The backbone names no `lower_layers`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import fsmer
+        >>> backbone = fsmer.create_model("facs-flow").eval()
+        >>> media = torch.from_numpy(fsmer.synthetic_clips(n=2).media())
+        >>> torch.equal(backbone(backbone.lower(media)), backbone(media))
+        True
         """
         raise FsmerError(
             f"layers='upper' needs a backbone that says which of its layers are the lower ones, and {self.name!r} does "
@@ -211,12 +318,30 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         )
 
     def set_classes(self, classes: Sequence[str]) -> None:
-        """Make parts that depend on the classes anew before training on `classes`; most backbones have none."""
+        """Make parts that depend on the classes anew before a training; most backbones have none.
+
+        Parameters
+        ----------
+        classes : sequence of str
+            The classes of the training, in the order of their codes.
+        """
 
     def preparations(self, clips: ClipSet, *, seed: int) -> Iterator[Preparation]:
         """What a paper trains first, from the labelled clips of a supervised training; nothing by default.
 
         Each is trained before the next one is asked for.
+
+        Parameters
+        ----------
+        clips : ClipSet
+            Labelled clips of the training.
+        seed : int
+            Seed of the training.
+
+        Yields
+        ------
+        Preparation
+            What is trained next.
         """
         yield from ()
 
@@ -228,11 +353,40 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         targets: Targets,
         recipe: TrainRecipe,
     ) -> CompiledEpochs | None:
-        """Code that takes all steps of an epoch on a CPU; ``None``, as by default, where there is none for these.
+        """Code that takes all steps of an epoch on a CPU, where there is any.
 
-        Weights, batch statistics, state of the optimiser and losses are those of single steps but for rounding. The
-        optimiser, of the parameters of both networks, has the learning rates before the factors of a schedule. `media`
-        (by kind) and `targets` are those of all the clips.
+        Weights, batch statistics, state of the optimiser and losses are those of single steps but for rounding.
+
+        Parameters
+        ----------
+        classifier : Module
+            As in `training_loss`.
+        optimizer : Optimizer
+            Of the parameters of both networks, with the learning rates before the factors of a schedule.
+        media : mapping of str to tensor
+            Media of all the clips, by kind.
+        targets : Targets
+            What is known of all the clips.
+        recipe : TrainRecipe
+            How is trained.
+
+        Returns
+        -------
+        CompiledEpochs or None
+            None, as by default, where there is no such code for these.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import fsmer
+        >>> from fsmer.backbones.targets import make_targets
+        >>> backbone, clips = fsmer.create_model("fr"), fsmer.synthetic_clips(n=4)
+        >>> targets = make_targets(clips, torch.from_numpy(clips.codes()), clips.classes)
+        >>> classifier = torch.nn.Linear(backbone.embed_dim, len(clips.classes))
+        >>> optimizer = torch.optim.Adam([*backbone.parameters(), *classifier.parameters()])
+        >>> media = {"flow": torch.from_numpy(clips.media())}
+        >>> backbone.compiled_epochs(classifier, optimizer, media, targets, backbone.recipe) is None
+        True
         """
         return None
 
@@ -240,18 +394,58 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         """Keep what training taught and drop what it alone needed, such as a text tower; called once at its end."""
 
     def explain_maps(self, inputs: Any) -> dict[str, Tensor]:
-        """The network's own maps of which pixels it uses, each (B, h, w) in 0..1, by name; none by default."""
+        """The network's own maps of which pixels it uses; none by default.
+
+        Parameters
+        ----------
+        inputs : tensor of shape (B, \\*spec.shape), or dict of str to such tensors
+            One tensor where the network expects one medium, a dict by kind where it expects several.
+
+        Returns
+        -------
+        dict of str to tensor
+            Name -> map, each (B, h, w) in 0..1.
+        """
         return {}
 
     def class_directions(self, classes: Sequence[str]) -> ClassDirections | None:
-        """What this backbone knows of `classes` without labels; ``None`` when it knows none of them."""
+        """What this backbone knows of classes without labels.
+
+        Parameters
+        ----------
+        classes : sequence of str
+            Names of classes, or what they look like.
+
+        Returns
+        -------
+        ClassDirections or None
+            None when it knows none of them.
+        """
         return None
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> Path:  # type: ignore[override]
-        """Write ``config.json`` (with the sha256 of the weights) and ``model.safetensors`` to `folder`.
+        """Write ``config.json`` (with the sha256 of the weights) and ``model.safetensors``.
 
-        ``push_to_hub(repo_id)`` (from huggingface_hub's mixin, whose further arguments are ignored here) uploads that
-        folder.
+        ``push_to_hub(repo_id)`` (from huggingface_hub's mixin) uploads that folder.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Folder to write.
+        **_ : object
+            Further arguments of that mixin, which are ignored.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> folder = fsmer.create_model("ststnet").save_pretrained("my-weights")
+        >>> fsmer.load_model(folder).name
+        'ststnet'
         """
         target = Path(folder)
         # Both files are ready before the first takes its place: a reader seldom finds the one without the other.
@@ -261,7 +455,24 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         return target
 
     def describe_config(self, weights_sha256: str) -> dict[str, Any]:
-        """The content of ``config.json``."""
+        """The content of ``config.json``.
+
+        Parameters
+        ----------
+        weights_sha256 : str
+            Digest of the weights, in hexadecimal digits.
+
+        Returns
+        -------
+        dict
+            Plain values for JSON.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> fsmer.create_model("ststnet").describe_config("0" * 64)["arguments"]
+        {'padding': 1, 'dropout': 0.5, 'size': 28}
+        """
         return {
             "library_name": "fsmer",
             "format_version": FORMAT_VERSION,
@@ -287,16 +498,53 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         revision : str, optional
             Branch, tag or commit of that repository.
 
+        Returns
+        -------
+        Backbone
+            Of the class that was asked.
+
         Raises
         ------
         WeightsError
             A file is missing, cut short, altered, made by a newer fsmer or for another backbone.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> backbone = fsmer.create_model("ststnet")
+        >>> again = type(backbone).from_pretrained(backbone.save_pretrained("my-weights"))
+        >>> again.training, again.config == backbone.config
+        (False, True)
         """
         return load_folder(fetch_weights(folder, revision), cls.from_folder, hub=True)
 
     @classmethod
     def from_folder(cls, held: WeightsFolder) -> Self:
-        """As `from_pretrained`, from a folder whose config and header have been read."""
+        """As `from_pretrained`, from a folder whose config and header have been read.
+
+        Parameters
+        ----------
+        held : WeightsFolder
+            The folder.
+
+        Returns
+        -------
+        Backbone
+            Of the class that was asked, in evaluation mode.
+
+        Raises
+        ------
+        WeightsError
+            It holds another backbone, or its weights are damaged.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> from fsmer.backbones.weights import load_folder
+        >>> backbone = fsmer.create_model("ststnet")
+        >>> load_folder(backbone.save_pretrained("my-weights"), type(backbone).from_folder).name
+        'ststnet'
+        """
         if held.config["backbone"] != cls.name:
             raise WeightsError(
                 f"{held.folder} holds weights of {held.config['backbone']!r}, but {cls.name!r} was asked for."

@@ -48,10 +48,15 @@ def embed(
         several media.
     batch_size : int, optional
         Clips a forward pass; default as many as 16 MiB of media hold, at most 256.
-    mirror : bool
+    mirror : bool, default False
         Of the mirrored clips instead, see `mirror_media`.
     progress : callable, optional
         Called with (clips done, clips in all) after each batch.
+
+    Returns
+    -------
+    float32 Tensor of shape (N, embed_dim)
+        One row a clip, on the CPU.
 
     Raises
     ------
@@ -59,8 +64,16 @@ def embed(
         The clips' media is not what the backbone expects.
     MediaError
         An array has values that are not finite, a clip's media cannot be read, or its embedding is not finite.
+    DataError
+        The batch size is below 1.
     WeightsError
         The network's weights are not finite.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> fsmer.embed("facs-flow", fsmer.synthetic_clips(n=4)).shape
+    torch.Size([4, 192])
     """
     backbone = as_backbone(backbone)
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))

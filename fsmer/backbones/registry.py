@@ -90,12 +90,30 @@ def saved_class(held: WeightsFolder) -> type[Backbone]:
 def create_model(name: str, **arguments: object) -> Backbone:
     """A backbone of that name with fresh (untrained) weights.
 
+    Parameters
+    ----------
+    name : str
+        A name of `list_models`.
+    **arguments : object
+        Arguments of its constructor in place of their defaults.
+
+    Returns
+    -------
+    Backbone
+        In training mode.
+
     Raises
     ------
     UnknownNameError
         No such backbone, or an argument that its constructor does not take.
     FsmerError
         A value that the constructor cannot work with.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> fsmer.create_model("ststnet", dropout=0.2).config
+    {'padding': 1, 'dropout': 0.2, 'size': 28}
     """
     cls = backbone_class(name)
     known = list(inspect.signature(cls).parameters)
@@ -123,12 +141,23 @@ def load_model(name_or_folder: str | Path) -> Backbone:
         A registered name whose weights ship with fsmer (see `list_models`), a folder that ``save_pretrained`` made, or
         a hub repository (``hf://owner/name``).
 
+    Returns
+    -------
+    Backbone
+        With its weights.
+
     Raises
     ------
     UnknownNameError
         Neither a registered name nor a folder.
     WeightsError
         The weights are missing, cut short, altered or from a newer fsmer.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> fsmer.load_model("facs-flow").embed_dim
+    192
     """
     name = str(name_or_folder)
     if names_saved_weights(name):
@@ -196,7 +225,24 @@ def _listed(arguments: Mapping[str, object]) -> str:
 
 @library_settings()
 def list_models(pattern: str = "*") -> list[ModelInfo]:
-    """All registered backbones whose name matches the wildcard `pattern`, sorted by name."""
+    """All registered backbones, sorted by name.
+
+    Parameters
+    ----------
+    pattern : str, default "*"
+        Wildcards as in file names, e.g. ``"r3d*"``.
+
+    Returns
+    -------
+    list of ModelInfo
+        One entry a backbone whose name matches.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> [(model.name, model.pretrained) for model in fsmer.list_models("facs*")]
+    [('facs-flow', True)]
+    """
     found = []
     for name in sorted(fnmatch.filter(BACKBONES, pattern)):
         cls = BACKBONES[name]

@@ -52,7 +52,7 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
 
     Parameters
     ----------
-    module : nn.Module
+    module : Module
         Gives embeddings of shape (B, D), or (B, D, 1, 1), for media of shape (B, \\*spec.shape). It is copied: neither
         its weights nor its mode change, and the backbone does not follow when it is trained further.
     expects : InputSpec or sequence of InputSpec
@@ -77,6 +77,7 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
     Examples
     --------
     >>> import torch
+    >>> import fsmer
     >>> network = torch.nn.Sequential(torch.nn.AvgPool2d(7), torch.nn.Flatten())
     >>> fsmer.wrap(network, fsmer.InputSpec("flow", (28, 28), ("u", "v"), "minmax")).embed_dim
     32

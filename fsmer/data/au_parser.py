@@ -152,8 +152,13 @@ def parse_aus(text: str | float | None) -> AUExpression:
 
     Parameters
     ----------
-    text : str, int, float or None
+    text : str, float or None
         The cell; numbers as spreadsheets give them, None and NaN for an empty cell.
+
+    Returns
+    -------
+    AUExpression
+        The units, and what was not understood.
 
     Raises
     ------
@@ -162,6 +167,7 @@ def parse_aus(text: str | float | None) -> AUExpression:
 
     Examples
     --------
+    >>> from fsmer import parse_aus
     >>> [(unit.number, unit.sides, unit.choice, unit.option) for unit in parse_aus("(R6 or R12)+R15")]
     [(6, ('R',), 0, 0), (12, ('R',), 0, 1), (15, ('R',), None, 0)]
     >>> parse_aus("4+soft focus").unparsed

@@ -24,18 +24,29 @@ class Clip:
     ----------
     id : str
         Name that is unique in its clip set.
-    dataset : str
+    dataset : str, default "mine"
         Where it is from.
-    subject : str
+    subject : str, default ""
         Whose face it is, as text (``"006"``); ``""`` when unknown.
-    label : str or None
+    label : str, optional
         Its class; None when unknown.
-    aus : str
+    aus : str, default ""
         Action units as the annotation writes them; ``""`` when unknown. See `fsmer.data.parse_aus`.
-    media : mapping of str to LazyArray
+    media : mapping of str to LazyArray, optional
         Kind of medium -> array, read when asked for; plain arrays of shape ``(channels, height, width)`` are wrapped.
-    extra : mapping
+    extra : mapping, optional
         Further columns of the table.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fsmer
+    >>> flow = np.random.default_rng(0).random((3, 28, 28), dtype=np.float32)
+    >>> clip = fsmer.Clip("take-1", subject="006", label="positive", media={"flow": flow})
+    >>> clip.label, clip.flow.shape
+    ('positive', (3, 28, 28))
+    >>> clip.read("flow").dtype.name
+    'float32'
     """
 
     id: str
@@ -67,8 +78,22 @@ class Clip:
     def read(self, kind: str = "flow") -> NDArray[np.float32]:
         """Read and check one medium.
 
-        A `SpecMismatchError` is raised where the clip holds none of that kind, a `MediaError` where it is missing,
-        unreadable, not finite or constant.
+        Parameters
+        ----------
+        kind : str, default "flow"
+            Kind of medium.
+
+        Returns
+        -------
+        float32 array
+            The medium, of its spec's shape.
+
+        Raises
+        ------
+        SpecMismatchError
+            The clip holds none of that kind.
+        MediaError
+            It is missing, unreadable, not finite or constant.
         """
         if kind not in self.media:
             raise no_such_kind(f"clip {self.id!r} holds", kind, self.media)

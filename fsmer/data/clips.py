@@ -39,13 +39,29 @@ class ClipSet(Sequence[Clip]):
     lists of ids give smaller clip sets that share table and media with this one; nothing is copied. It is also a
     map-style data set for ``torch.utils.data.DataLoader`` (with `collate_clips`).
 
+    Attributes
+    ----------
+    relabelling : RelabelReport or None
+        What `relabel` mapped and dropped, where the set came from it.
+
     Examples
     --------
     >>> import numpy as np
+    >>> import fsmer
     >>> maps = np.random.default_rng(0).random((4, 3, 28, 28), dtype=np.float32)
-    >>> clips = ClipSet.from_arrays(maps, ["negative", "positive"] * 2, subjects=["1", "1", "2", "2"])
+    >>> clips = fsmer.ClipSet.from_arrays(maps, ["negative", "positive"] * 2, subjects=["1", "1", "2", "2"])
     >>> clips[clips.labels == "positive"].ids.tolist()
     ['mine-1', 'mine-3']
+    >>> clips.table[["clip", "subject", "label"]].values.tolist()[0]
+    ['mine-0', '1', 'negative']
+    >>> clips.classes, clips.dataset_names, clips.subject_names
+    (('negative', 'positive'), ('mine',), (('mine', '1'), ('mine', '2')))
+    >>> clips.codes().tolist(), clips.subject_codes().tolist(), clips.dataset_codes().tolist()
+    ([0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0])
+    >>> clips.subjects.tolist(), clips.datasets.tolist()
+    (['1', '1', '2', '2'], ['mine', 'mine', 'mine', 'mine'])
+    >>> clips.specs["flow"].describe()
+    'flow 28x28 (u, v, strain), minmax'
     """
 
     def __init__(self, base: CodedTable, rows: NDArray[np.int64], relabelling: RelabelReport | None = None) -> None:
@@ -66,10 +82,23 @@ class ClipSet(Sequence[Clip]):
         media : mapping of str to MediaStore, optional
             Kind -> store with one row a clip. Nothing is read.
 
+        Returns
+        -------
+        ClipSet
+            Clips in the order of the table.
+
         Raises
         ------
         DataError
             No clips, a missing or doubled id, a doubled column, or stores of another length.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"clip": ["a", "b"], "subject": ["1", "2"], "label": ["positive", "negative"]})
+        >>> fsmer.ClipSet.from_table(table).labels.tolist()
+        ['positive', 'negative']
         """
         media = dict(media or {})
         if not len(frame):
@@ -108,16 +137,33 @@ class ClipSet(Sequence[Clip]):
         labels : sequence of N labels, or None
             Anything that is no text becomes text as `fsmer.data.table.plain_text` says (numbers, booleans, members of
             an ``Enum`` by their value); None, NaN and empty text stand for unlabelled.
-        subjects, datasets, ids, aus : sequence of N, or one value for all
+        subjects : sequence of N, or one value for all, optional
             Clips without a subject count as one person of their data set in protocols, so give subjects where you can.
+        datasets : sequence of N, or one value for all, default "mine"
+            Where each clip is from.
+        ids, aus : sequence of N, or one value for all, optional
+            Unique ids (default: numbers after the data set's name), and action units as the annotation writes them.
         spec : InputSpec or sequence of InputSpec, optional
             What the arrays hold, e.g. a backbone's ``input_specs``. Default: min-max maps of the array's size with
             channels (u, v) or (u, v, strain).
+
+        Returns
+        -------
+        ClipSet
+            Clips in the order of the arrays.
 
         Raises
         ------
         DataError
             Lengths that differ, a doubled id, an array of another form, or a kind without a spec.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fsmer
+        >>> maps = np.random.default_rng(0).random((2, 3, 28, 28), dtype=np.float32)
+        >>> fsmer.ClipSet.from_arrays(maps, ["negative", "positive"], subjects=["1", "2"]).ids.tolist()
+        ['mine-0', 'mine-1']
         """
         return cls.from_table(
             *from_arrays(media, spec, labels=labels, subjects=subjects, datasets=datasets, ids=ids, aus=aus)
@@ -127,7 +173,29 @@ class ClipSet(Sequence[Clip]):
     def from_clips(cls, clips: Sequence[Clip]) -> ClipSet:
         """Make a clip set of single clips, in that order.
 
-        A `DataError` is raised for no clips or an id twice, a `SpecMismatchError` for clips that hold different media.
+        Parameters
+        ----------
+        clips : sequence of Clip
+            Clips that hold the same media.
+
+        Returns
+        -------
+        ClipSet
+            The clips, in that order.
+
+        Raises
+        ------
+        DataError
+            No clips, or an id twice.
+        SpecMismatchError
+            The clips hold different media.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips(n=4)
+        >>> fsmer.ClipSet.from_clips([clips[2], clips[0]]).ids.tolist() == [clips[2].id, clips[0].id]
+        True
         """
         return cls.from_table(*from_clips(clips))
 
@@ -206,9 +274,22 @@ class ClipSet(Sequence[Clip]):
         return self._codings[column]
 
     def codes(self, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
-        """Labels as indices into `classes` (default: `self.classes`), int64 of shape ``(N,)``.
+        """Labels as indices.
 
-        A `DataError` names a clip that has no label, or one that is not in `classes`.
+        Parameters
+        ----------
+        classes : sequence of str, optional
+            The classes that are counted; default `self.classes`.
+
+        Returns
+        -------
+        int64 array of shape (N,)
+            Place of each clip's label in `classes`.
+
+        Raises
+        ------
+        DataError
+            A clip has no label, or one that is not in `classes`; the message names it.
         """
         names, own = self._coding("label")
         wanted = names if classes is None else tuple(known_texts(classes, "classes"))
@@ -226,9 +307,17 @@ class ClipSet(Sequence[Clip]):
         return codes
 
     def subject_codes(self) -> NDArray[np.int64]:
-        """Person of each clip as an index into `subject_names`, int64 of shape ``(N,)``.
+        """Person of each clip as an index into `subject_names`.
 
-        A `DataError` is raised where subjects are known for a part of a data set only.
+        Returns
+        -------
+        int64 array of shape (N,)
+            Place of each clip's person.
+
+        Raises
+        ------
+        DataError
+            Subjects are known for a part of a data set only.
         """
         names, codes = self._coding("subject")
         nameless = {dataset for dataset, subject in names if not subject}
@@ -242,11 +331,40 @@ class ClipSet(Sequence[Clip]):
         return codes.copy()
 
     def dataset_codes(self) -> NDArray[np.int64]:
-        """Data set of each clip as an index into `dataset_names`, int64 of shape ``(N,)``."""
+        """Data set of each clip as an index into `dataset_names`.
+
+        Returns
+        -------
+        int64 array of shape (N,)
+            Place of each clip's data set.
+        """
         return self._coding("dataset")[1].copy()
 
     def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of clips in this set by id, int64; `DataError` where an id is not in it."""
+        """Positions of clips in this set by id.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            Ids of clips of this set, in any order.
+
+        Returns
+        -------
+        int64 array
+            One position an id.
+
+        Raises
+        ------
+        DataError
+            An id is not in the set.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips(n=4)
+        >>> clips.positions([clips[3].id, clips[1].id]).tolist()
+        [3, 1]
+        """
         wanted = list(ids)
         found = self._index.get_indexer(pd.Index(wanted, dtype=object)).astype(np.int64)
         if (found < 0).any():
@@ -286,14 +404,28 @@ class ClipSet(Sequence[Clip]):
         where : str or callable, optional
             A condition such as ``"dataset == 'smic' and subject != '006'"``, as `fsmer.data.conditions` describes them,
             or a function from the table to a mask.
-        **equals
+        **equals : object
             Columns and the value (or list of values) that they must have, e.g. ``dataset="smic"`` or ``label=["a",
             "b"]``.
+
+        Returns
+        -------
+        ClipSet
+            The clips for which all of it is true.
 
         Raises
         ------
         DataError
             The expression cannot be read, names an unknown column, gives no mask, or no clip matches.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips(n=12)
+        >>> clips.select("label != 'negative'", subject=clips.subjects[0]).classes
+        ('surprise',)
+        >>> clips.select(label="surprise").classes
+        ('surprise',)
         """
         mask = fitting_rows(self._table, where, equals)
         if not mask.any():
@@ -315,8 +447,13 @@ class ClipSet(Sequence[Clip]):
         ----------
         scheme : str or LabelScheme
             Name of a built-in scheme (see `fsmer.data.list_schemes`) or your own.
-        column : str
+        column : str, default "label"
             Column that holds the labels to translate.
+
+        Returns
+        -------
+        ClipSet
+            Its ``relabelling`` says what was mapped and dropped.
 
         Raises
         ------
@@ -324,11 +461,37 @@ class ClipSet(Sequence[Clip]):
             No scheme of that name.
         DataError
             The scheme does not cover a data set of this set, or does not know a label.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fsmer
+        >>> maps = np.random.default_rng(0).random((3, 3, 28, 28), dtype=np.float32)
+        >>> clips = fsmer.ClipSet.from_arrays(maps, ["Happiness", "Disgust", "Others"], datasets="casme2")
+        >>> clips.relabel("megc2019").labels.tolist()
+        ['positive', 'negative']
         """
         return ClipSet(*relabelled(self._base, self._rows, load_scheme(scheme), column))
 
     def with_prefix(self, prefix: str | None = None) -> ClipSet:
-        """Same clips with ids ``prefix/id`` (default: their data set's), so that sets with equal ids can be joined."""
+        """Same clips under ids with a prefix, so that sets with equal ids can be joined.
+
+        Parameters
+        ----------
+        prefix : str, optional
+            What stands before ``/`` and the id; default each clip's data set.
+
+        Returns
+        -------
+        ClipSet
+            Clips with ids ``prefix/id``.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> fsmer.synthetic_clips(n=2).with_prefix("first").ids.tolist()
+        ['first/lab_0_000000', 'first/lab_0_000001']
+        """
         base = self._base
         fronts = base.values("dataset") if prefix is None else [prefix] * len(base.frame)
         ids = pd.Series([f"{front}/{clip}" for front, clip in zip(fronts, base.ids, strict=True)], dtype="str")
@@ -342,18 +505,30 @@ class ClipSet(Sequence[Clip]):
 
         Parameters
         ----------
-        labelled : bool
+        labelled : bool, default True
             False leaves out what was annotated too: label, action units and all further columns, and the names of clips
             and of image files, since these often hold a label (``s03_po_05``, ``negative/map.png``). The clips are
             numbered instead, and images are read here and now.
-        in_memory : bool
+        in_memory : bool, default False
             All media are read here and now into arrays of their own. Otherwise those of large arrays stay a view into
             them, from which the media of other clips and the rows of these can be reached.
+
+        Returns
+        -------
+        ClipSet
+            With a table, and where asked media, of its own.
 
         Raises
         ------
         MediaError
             A medium that has to be read cannot be.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> query = fsmer.synthetic_clips(n=4)[:2].isolated(labelled=False)
+        >>> query.labels.tolist()
+        [None, None]
         """
         table = self.table
         if not labelled:
@@ -367,7 +542,24 @@ class ClipSet(Sequence[Clip]):
         return ClipSet(CodedTable(clean_table(_uncoded(table)), stores), np.arange(len(table), dtype=np.int64))
 
     def media(self, kind: str = "flow") -> NDArray[np.float32]:
-        """Read and check the media of all clips, a new float32 array ``(N, channels, height, width)``, see `read`."""
+        """Read and check the media of all clips, see `read`.
+
+        Parameters
+        ----------
+        kind : str, default "flow"
+            Kind of medium.
+
+        Returns
+        -------
+        float32 array of shape (N, \\*spec.shape)
+            A new array.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> fsmer.synthetic_clips(n=4).media().shape
+        (4, 3, 28, 28)
+        """
         return self.read(kind)
 
     def read(self, kind: str = "flow", indices: ArrayLike | slice | None = None) -> NDArray[np.float32]:
@@ -375,10 +567,15 @@ class ClipSet(Sequence[Clip]):
 
         Parameters
         ----------
-        kind : str
+        kind : str, default "flow"
             Kind of medium.
         indices : slice, mask or index array, optional
             Positions in this set; a position may be asked more than once.
+
+        Returns
+        -------
+        float32 array of shape (M, \\*spec.shape)
+            A new array.
 
         Raises
         ------
@@ -386,6 +583,12 @@ class ClipSet(Sequence[Clip]):
             The clips hold no such medium.
         MediaError
             A clip's medium is missing, unreadable, of another size, not finite or constant; the message names the clip.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> fsmer.synthetic_clips(n=4).read("flow", [2, 0, 2]).shape
+        (3, 3, 28, 28)
         """
         if kind not in self._base.media:
             raise no_such_kind("the clips hold", kind, self._base.media)
@@ -406,16 +609,74 @@ class ClipSet(Sequence[Clip]):
         return arrays
 
     def origins(self, kind: str = "flow") -> list[tuple[Any, int]]:
-        """Where the medium of each clip comes from, the same in all parts of a set, see `fsmer.data.media.origins`."""
+        """Where the medium of each clip comes from, the same in all parts of a set, see `fsmer.data.media.origins`.
+
+        Parameters
+        ----------
+        kind : str, default "flow"
+            Kind of medium.
+
+        Returns
+        -------
+        list of (object, int)
+            Store and row of each clip.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips(n=4)
+        >>> clips[2:].origins()[0] == clips.origins()[2]
+        True
+        """
         return origins(self._base.media[kind], self._rows)
 
     def batches(self, kind: str = "flow", size: int = 256) -> Iterator[NDArray[np.float32]]:
-        """Read the media of all clips in order, at most `size` clips at a time."""
+        """Read the media of all clips in order, some at a time.
+
+        Parameters
+        ----------
+        kind : str, default "flow"
+            Kind of medium.
+        size : int, default 256
+            The most clips that are read at a time.
+
+        Yields
+        ------
+        float32 array of shape (at most size, \\*spec.shape)
+            The next clips.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> [len(maps) for maps in fsmer.synthetic_clips(n=5).batches(size=2)]
+        [2, 2, 1]
+        """
         for start in range(0, len(self), size):
             yield self.read(kind, slice(start, start + size))
 
     def as_torch(self, classes: Sequence[str] | None = None, kind: str = "flow") -> TorchClips:
-        """Map-style data set of ``(tensor, class index)`` for ``torch.utils.data.DataLoader``; classes as `codes`."""
+        """Map-style data set for ``torch.utils.data.DataLoader``.
+
+        Parameters
+        ----------
+        classes : sequence of str, optional
+            As for `codes`.
+        kind : str, default "flow"
+            Kind of medium.
+
+        Returns
+        -------
+        TorchClips
+            Entries are ``(tensor, class index)``.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> from torch.utils.data import DataLoader
+        >>> maps, codes = next(iter(DataLoader(fsmer.synthetic_clips(n=6).as_torch(), batch_size=4)))
+        >>> maps.shape, codes.shape
+        (torch.Size([4, 3, 28, 28]), torch.Size([4]))
+        """
         return TorchClips(self, kind, self.codes(classes))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -425,12 +686,31 @@ class ClipSet(Sequence[Clip]):
         kind of medium. A clip set of that name that was saved before is replaced; who reads it meanwhile gets the one
         or the other.
 
+        Parameters
+        ----------
+        folder : path
+            Folder to write.
+
+        Returns
+        -------
+        Path
+            The folder.
+
         Raises
         ------
         OutputError
             The folder cannot be written, or holds something else than a clip set.
+        DataError
+            A column of the table cannot be written as text.
         MediaError
             A clip's medium cannot be read; nothing is written then.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> folder = fsmer.synthetic_clips(n=4).save("my-clips")
+        >>> fsmer.ClipSet.load(folder).classes
+        ('negative', 'positive', 'surprise')
         """
         if not len(self):
             raise DataError("the clip set holds no clips, so there is nothing to save.")
@@ -456,6 +736,16 @@ class ClipSet(Sequence[Clip]):
     def load(cls, folder: str | os.PathLike[str]) -> ClipSet:
         """Open a folder written by `save`; media stay on disk until they are read, and are checked then.
 
+        Parameters
+        ----------
+        folder : path
+            Folder to read.
+
+        Returns
+        -------
+        ClipSet
+            The clips as they were saved.
+
         Raises
         ------
         DataError
@@ -472,8 +762,14 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
     Parameters
     ----------
     sets : sequence of ClipSet
+        The sets, in the order that their clips get.
     kinds : sequence of str, optional
         Kinds of media to keep. Default: all, which every set must hold then.
+
+    Returns
+    -------
+    ClipSet
+        All clips.
 
     Raises
     ------
@@ -481,6 +777,13 @@ def concat(sets: Sequence[ClipSet], *, kinds: Sequence[str] | None = None) -> Cl
         No clips, or an id in two sets (prefix the ids with `ClipSet.with_prefix` first).
     SpecMismatchError
         The sets hold different media.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> lab, clinic = fsmer.synthetic_clips("lab", 4), fsmer.synthetic_clips("clinic", 2)
+    >>> len(fsmer.concat([lab.with_prefix("a"), clinic.with_prefix("b")]))
+    6
     """
     parts = [clips for clips in sets if len(clips)]
     if not parts:

@@ -45,8 +45,13 @@ def read_clips(
         Label scheme to apply, see `ClipSet.relabel`.
     where : str, optional
         Rows to keep, see `ClipSet.select`; it is applied before the scheme, on the labels as written.
-    labelled : bool
+    labelled : bool, default True
         Whether every clip must have a label. False accepts an index without labels, for prediction.
+
+    Returns
+    -------
+    ClipSet
+        The clips of the folder.
 
     Raises
     ------
@@ -57,7 +62,11 @@ def read_clips(
 
     Examples
     --------
-    >>> clips = read_clips("my-maps", where="dataset == 'smic'")  # doctest: +SKIP
+    >>> import fsmer
+    >>> folder = fsmer.synthetic_clips("lab", 12).save("my-clips")
+    >>> clips = fsmer.read_clips(folder, where="label != 'negative'")
+    >>> clips.classes
+    ('positive', 'surprise')
     """
     source = Path(path)
     folder = source.parent if source.is_file() else source
@@ -98,15 +107,22 @@ def read_frame(
     ----------
     frame : DataFrame
         Columns as for `ClipSet.from_table`, and the one named by `media`.
-    media : str
+    media : str, default "file"
         Column of arrays or tensors of shape ``(channels, height, width)``, or of paths of 8-bit RGB maps.
     root : path, optional
         Folder that paths are relative to, and that they may not lead out of: give it for a table of somebody else.
         Without it the paths are taken as they are.
     spec : InputSpec, optional
         What the arrays hold; default as for `ClipSet.from_arrays`.
-    scheme, where : optional
-        As for `read_clips`.
+    scheme : str or LabelScheme, optional
+        Label scheme to apply, see `ClipSet.relabel`.
+    where : str, optional
+        Rows to keep, see `ClipSet.select`; it is applied before the scheme, on the labels as written.
+
+    Returns
+    -------
+    ClipSet
+        The clips of the table.
 
     Raises
     ------
@@ -114,6 +130,16 @@ def read_frame(
         The column is missing or holds neither arrays nor paths, or the table is wrong.
     MediaError
         A file is missing, no regular file or outside `root`, or the first medium cannot be read.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> maps = np.random.default_rng(0).random((2, 3, 28, 28), dtype=np.float32)
+    >>> table = pd.DataFrame({"clip": ["a", "b"], "label": ["positive", "negative"], "map": list(maps)})
+    >>> fsmer.read_frame(table, media="map").classes
+    ('negative', 'positive')
     """
     if media not in frame.columns:
         raise DataError(

@@ -184,12 +184,34 @@ class RelabelReport:
 
 
 def list_schemes() -> tuple[str, ...]:
-    """Names of the built-in label schemes, sorted."""
+    """Names of the built-in label schemes, sorted.
+
+    Returns
+    -------
+    tuple of str
+        The names.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> "megc2019" in fsmer.list_schemes()
+    True
+    """
     return tuple(sorted(path.stem for path in TABLES.glob("*.yaml")))
 
 
 def load_scheme(name: str | LabelScheme) -> LabelScheme:
-    """Built-in label scheme of that name (a `LabelScheme` comes back as it is).
+    """Built-in label scheme by its name.
+
+    Parameters
+    ----------
+    name : str or LabelScheme
+        A name of `list_schemes`; a `LabelScheme` comes back as it is.
+
+    Returns
+    -------
+    LabelScheme
+        The scheme.
 
     Raises
     ------
@@ -198,7 +220,8 @@ def load_scheme(name: str | LabelScheme) -> LabelScheme:
 
     Examples
     --------
-    >>> load_scheme("megc2019").class_of("casme2", "Disgust")
+    >>> import fsmer
+    >>> fsmer.load_scheme("megc2019").class_of("casme2", "Disgust")
     'negative'
     """
     if isinstance(name, LabelScheme):

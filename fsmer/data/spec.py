@@ -32,21 +32,32 @@ class InputSpec:
 
     Parameters
     ----------
-    kind : str
+    kind : str, default "flow"
         ``"flow"`` (one map from onset to apex), ``"onset"`` and ``"apex"`` (one image each), ``"frames"`` (the whole
         clip as images), ``"flows"`` (flow maps over the whole clip), or one of `register_input_kind`.
-    size : tuple of int
+    size : tuple of int, default (28, 28)
         Height and width in pixels.
-    channels : tuple of str
+    channels : tuple of str, default ("u", "v", "strain")
         Meaning of each channel in order, e.g. ``("u", "v", "strain")`` or ``("red", "green", "blue")``.
-    normalisation : str
+    normalisation : str, default "minmax"
         ``"minmax"``: every channel scaled to 0..1 by its own minimum and maximum in that clip (as the public MEGC 2019
         maps are; sign and magnitude are lost). ``"signed"``: displacement in thousandths of the face width, zero means
         no motion. ``"unit"``: brightness from 0 (black) to 1.
-    flow_method : str or None
+    flow_method : str, optional
         Name of the optical-flow estimator; ``None`` means unknown (clips) or any (backbones).
-    frames : int or None
+    frames : int, optional
         Length in time of ``"frames"`` and ``"flows"``; ``None`` for a single map or image.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> held = fsmer.InputSpec("flow", (28, 28), ("u", "v", "strain"))
+    >>> held.describe(), held.shape
+    ('flow 28x28 (u, v, strain), minmax', (3, 28, 28))
+    >>> wanted = fsmer.InputSpec("flow", (28, 28), ("strain", "u"))
+    >>> held.check_feeds(wanted)
+    >>> fsmer.InputSpec.from_dict(held.to_dict()) == held
+    True
     """
 
     kind: str = "flow"
@@ -63,16 +74,34 @@ class InputSpec:
         return (*time, len(self.channels), *self.size)
 
     def describe(self) -> str:
-        """One phrase for messages, e.g. ``flow 28x28 (u, v, strain), minmax``."""
+        """One phrase for messages, e.g. ``flow 28x28 (u, v, strain), minmax``.
+
+        Returns
+        -------
+        str
+            The phrase.
+        """
         times = "" if self.frames is None else f"{self.frames} x "
         method = f", {self.flow_method}" if self.flow_method else ""
         height, width = self.size
         return f"{self.kind} {times}{height}x{width} ({', '.join(self.channels)}), {self.normalisation}{method}"
 
     def check_feeds(self, wanted: InputSpec, *, who: str = "the backbone") -> None:
-        """Raise `SpecMismatchError` naming both sides unless media of this spec fit where `wanted` is expected.
+        """Refuse media of this spec where they do not fit.
 
         Channels may be more than are wanted: they are then picked by name (see `pick_channels`).
+
+        Parameters
+        ----------
+        wanted : InputSpec
+            What is expected.
+        who : str, default "the backbone"
+            Who expects it, for the message.
+
+        Raises
+        ------
+        SpecMismatchError
+            Media of this spec do not fit; the message names both sides.
         """
         same = attrgetter("kind", "size", "frames", "normalisation")
         method_fits = None in (self.flow_method, wanted.flow_method) or self.flow_method == wanted.flow_method
@@ -83,19 +112,63 @@ class InputSpec:
             )
 
     def pick_channels(self, arrays: NDArray[Any], wanted: InputSpec) -> NDArray[Any]:
-        """The `wanted` channels of `arrays` that hold this spec, (N, \\*shape), in the wanted order."""
+        """Take channels by name.
+
+        Parameters
+        ----------
+        arrays : array of shape (N, \\*shape)
+            Media of this spec.
+        wanted : InputSpec
+            The spec whose channels are taken.
+
+        Returns
+        -------
+        array of shape (N, \\*wanted.shape)
+            The `wanted` channels, in the wanted order.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fsmer
+        >>> held = fsmer.InputSpec("flow", (2, 2), ("u", "v", "strain"))
+        >>> arrays = np.arange(12).reshape(1, 3, 2, 2)
+        >>> held.pick_channels(arrays, fsmer.InputSpec("flow", (2, 2), ("strain",))).tolist()
+        [[[[8, 9], [10, 11]]]]
+        """
         if self.channels == wanted.channels:
             return arrays
         picked: NDArray[Any] = np.take(arrays, [self.channels.index(name) for name in wanted.channels], axis=-3)
         return picked
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON.
+
+        Returns
+        -------
+        dict
+            Field -> value.
+        """
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
-        """Inverse of `to_dict`; `DataError` where a value is missing or none that it gives."""
+        """Inverse of `to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            What `to_dict` gives.
+
+        Returns
+        -------
+        InputSpec
+            The spec.
+
+        Raises
+        ------
+        DataError
+            A value is missing, or none that `to_dict` gives.
+        """
         what, remedy = "the description of a medium", "prepare the clips again"
         found = checked(values, cls, "the values", what=what, remedy=remedy)
         for name in ("kind", "size", "channels", "normalisation"):
@@ -171,16 +244,21 @@ def register_input_kind(
     ----------
     name : str
         A plain word.
-    channels : sequence of str, optional
+    channels : sequence of str, default ()
         The channels that media of this kind can have; default any.
-    timed : bool
+    timed : bool, default False
         Whether media have a length in frames.
-    needs_apex : bool
+    needs_apex : bool, default False
         Whether `make` is told the apex, which is spotted where it is not annotated.
     make : callable, optional
         ``make(frames, spec, apex)``: an array of ``spec.shape`` from the cropped face in each frame from onset to
         offset, uint8 of shape (T, H, W, 3); `apex` is the apex's place among them, or None. Without it, clips with
         such media are read, embedded and evaluated, but not prepared from recordings.
+
+    Returns
+    -------
+    InputKind
+        The kind as it is registered.
 
     Raises
     ------
@@ -191,9 +269,14 @@ def register_input_kind(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import fsmer
+    >>> from fsmer.data import register_input_kind
     >>> def brightness(frames, spec, apex):
     ...     return np.full(spec.shape, frames.mean() / 255)
-    >>> kind = register_input_kind("brightness", channels=["mean"], make=brightness)  # doctest: +SKIP
+    >>> kind = register_input_kind("brightness", channels=["mean"], make=brightness)
+    >>> fsmer.InputSpec("brightness", (8, 8), ("mean",), "unit").shape
+    (1, 8, 8)
     """
     if not name.isidentifier():
         raise DataError(f"{name!r} cannot name a kind of medium; give a plain word.")

@@ -57,7 +57,19 @@ class DatasetListing:
 
 
 def list_datasets() -> tuple[DatasetListing, ...]:
-    """Every data set that `read_dataset` reads, and where to request it."""
+    """Every data set that `read_dataset` reads, and where to request it.
+
+    Returns
+    -------
+    tuple of DatasetListing
+        One entry a data set.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> [entry.name for entry in fsmer.list_datasets() if "casme2" in entry.name]
+    ['casme2']
+    """
     return tuple(
         DatasetListing(
             name=adapter.name,
@@ -125,6 +137,11 @@ def check_dataset(
     corrections : path, optional
         Table of further corrections, see `read_corrections`; they apply after those that ship with fsmer.
 
+    Returns
+    -------
+    Audit
+        Usable clips, and a finding for everything that was replaced or left out.
+
     Raises
     ------
     UnknownNameError
@@ -133,6 +150,22 @@ def check_dataset(
         The root is not that of the data set; the message says what was expected.
     DataError
         The annotation cannot be read or lacks columns, which the message names.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import cv2
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import fsmer
+    >>> for clip in ("smile", "frown"):
+    ...     Path("mine", clip).mkdir(parents=True)
+    ...     for number in range(3):
+    ...         written = cv2.imwrite(f"mine/{clip}/frame{number}.png", np.zeros((8, 8, 3), np.uint8))
+    >>> table = pd.DataFrame({"path": ["smile", "frown"], "label": ["positive", "negative"]})
+    >>> table.to_csv("mine/clips.csv", index=False)
+    >>> len(fsmer.check_dataset("generic", "mine").clips)
+    2
     """
     return load_adapter(name).check(root, frames=frames, sheet=sheet, corrections=corrections)
 
@@ -152,10 +185,18 @@ def read_dataset(
 
     Parameters
     ----------
-    name, root, frames, sheet, corrections
-        As for `check_dataset`.
+    name : str
+        A name of `list_datasets`.
+    root : path
+        Folder to which the release was unpacked, see `check_dataset`.
     scheme : str or LabelScheme, optional
         Label scheme to apply, see `ClipSet.relabel`.
+    frames : {"raw", "cropped"}, optional
+        Kind of frames where a release has both. Default: raw where they are there.
+    sheet : path, optional
+        The annotation, where it is not under the root or not the one that would be taken.
+    corrections : path, optional
+        Table of further corrections, see `check_dataset`.
 
     Returns
     -------
@@ -185,6 +226,22 @@ def read_dataset(
     ------
     UnknownNameError, MissingDatasetError, DataError
         As for `check_dataset`, and if no clip is usable.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import cv2
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import fsmer
+    >>> Path("mine/smile").mkdir(parents=True)
+    >>> for number in range(3):
+    ...     written = cv2.imwrite(f"mine/smile/frame{number}.png", np.zeros((8, 8, 3), np.uint8))
+    >>> table = pd.DataFrame({"path": ["smile"], "label": ["positive"]})
+    >>> table.to_csv("mine/clips.csv", index=False)
+    >>> clips = fsmer.read_dataset("generic", "mine")
+    >>> clips.ids.tolist(), clips.labels.tolist()
+    (['smile'], ['positive'])
     """
     audit = check_dataset(name, root, frames=frames, sheet=sheet, corrections=corrections)
     if audit.clips is None:
@@ -225,6 +282,17 @@ def megc2019_composite(*sets: ClipSet) -> ClipSet:
         One of the three is not there; the message says where to request it.
     DataError
         Another data set is among them, or a label is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fsmer
+    >>> maps = np.random.default_rng(0).random((2, 3, 28, 28), dtype=np.float32)
+    >>> casme2 = fsmer.ClipSet.from_arrays(maps, ["repression", "others"], datasets="casme2")
+    >>> samm = fsmer.ClipSet.from_arrays(maps, ["happiness", "anger"], datasets="samm")
+    >>> smic = fsmer.ClipSet.from_arrays(maps, ["surprise", "negative"], datasets="smic")
+    >>> fsmer.megc2019_composite(casme2, samm, smic).labels.tolist()
+    ['negative', 'positive', 'negative', 'surprise', 'negative']
     """
     held = [canonical_dataset(name) for clips in sets for name in clips.dataset_names]
     missing = next((name for name in COMPOSITE if name not in held), None)

@@ -60,6 +60,18 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
 
     With `preset`, values for the class's parameters, one class may have several names.
 
+    Parameters
+    ----------
+    name : str
+        Name in `read_dataset`.
+    **preset : object
+        Values of the adapter's parameters that the name implies; the name is then a second one for it.
+
+    Returns
+    -------
+    callable
+        The decorator.
+
     Raises
     ------
     PluginError
@@ -67,8 +79,14 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
 
     Examples
     --------
-    >>> @register_dataset("my-lab")  # doctest: +SKIP
-    ... class MyLab(Adapter): ...
+    >>> import fsmer
+    >>> from fsmer.datasets import Adapter, register_dataset
+    >>> @register_dataset("my-lab")
+    ... class MyLab(Adapter):
+    ...     title = "Recordings of my lab"
+    ...     frames_per_second = 120.0
+    >>> "my-lab" in [entry.name for entry in fsmer.list_datasets()]
+    True
     """
 
     def enter(cls: type[A]) -> type[A]:

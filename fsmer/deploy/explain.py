@@ -63,18 +63,23 @@ def explain(
     model : Recognizer, Backbone, str or path
         Or the folder of either, or the name of a backbone. Used in evaluation mode; its training mode is restored
         afterwards.
-    clips : Clip, ClipSet, sequence of Clip, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
+    clips : ClipSet, Clip, sequence of Clip, array of shape (N, \\*spec.shape), or mapping of kind to such arrays
         What to explain. Media of a clip that are no input of the backbone are drawn too, and flow is estimated where a
         clip has pictures alone. A single `Clip`, or arrays without the axis of clips, give one explanation, everything
         else a list.
     out : path, optional
-        Where to write: a PNG file for one explanation, a folder for a list (one PNG a clip, numbered, named by id).
+        Folder for the pictures of a list (one PNG a clip, numbered, named by id), or a PNG file for one explanation.
     method : {"own", "gradient"}, optional
         Ask for the backbone's own maps or for the gradient; default its own where it has any.
     target : str, optional
         Class to explain in place of the predicted one, for gradients through a recognizer.
-    steps : int
+    steps : int, default 16
         Points along the way of the integrated gradient.
+
+    Returns
+    -------
+    Explanation or list of Explanation
+        The maps, and what the network answers.
 
     Raises
     ------
@@ -97,9 +102,12 @@ def explain(
 
     Examples
     --------
-    >>> explanation = explain(recognizer, clips[0], out="clip.png")  # doctest: +SKIP
-    >>> explanation.prediction, list(explanation.maps)  # doctest: +SKIP
-    ('positive', ['gradient of the flow'])
+    >>> import fsmer
+    >>> clips = fsmer.synthetic_clips("lab", 30)
+    >>> recognizer = fsmer.adapt("facs-flow", clips)
+    >>> explanation = fsmer.explain(recognizer, clips[0], steps=4, out="clip.png")
+    >>> list(explanation.maps), explanation.prediction in recognizer.classes_
+    (['gradient of the flow'], True)
     """
     network = _Network.of(model, target)
     if method not in (None, "own", "gradient"):

@@ -32,10 +32,17 @@ def prepare(
 
     Parameters
     ----------
-    source, root, out, **options
-        As for `fsmer.preprocess.prepare.prepare`.
+    source : str, ClipSet or DataFrame
+        Name of a data set (see `fsmer.list_datasets`), clips of `read_dataset`, or a table with one recording a row,
+        see `fsmer.preprocess.prepare.prepare`.
+    root : path or None
+        Folder of the data set; for a table, the folder that relative paths start from (None: the current one).
+    out : path
+        Folder for the clip sets, the recipe and a report.
     models : str or sequence of str
         Names of backbones (see `fsmer.list_models`), or folders of weights.
+    **options : object
+        Further arguments of `fsmer.preprocess.prepare.prepare`, such as ``recipe``, ``scheme`` and ``workers``.
 
     Returns
     -------
@@ -47,6 +54,23 @@ def prepare(
     ------
     UnknownNameError
         No such model.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import cv2
+    >>> import pandas as pd
+    >>> import fsmer
+    >>> from fsmer.synthetic.recordings import synthetic_videos
+    >>> (video,) = synthetic_videos(1, size=96, frames=12)
+    >>> Path("clip").mkdir()
+    >>> for number, frame in enumerate(video.frames):
+    ...     written = cv2.imwrite(f"clip/{number}.png", frame[..., ::-1])
+    >>> table = pd.DataFrame({"path": ["clip"], "label": ["positive"], "apex": [6]})
+    >>> recipe = fsmer.PreprocessRecipe(detector="cropped")
+    >>> prepared = fsmer.prepare(table, None, "prepared", models="facs-flow", recipe=recipe, workers=1)
+    >>> fsmer.read_clips("prepared").media().shape
+    (1, 3, 28, 28)
     """
     return prepare_specs(source, root, out, specs=specs_of_models(models), **options)
 

@@ -145,24 +145,31 @@ def predict_recording(
 
     Parameters
     ----------
-    source : video file, folder of images, array (T, H, W, 3), or iterable of images or (seconds, image) pairs
-        See `fsmer.preprocess.open_frames`.
-    model_or_recognizer
+    source : path, array, sequence of arrays, iterable of arrays or FrameSource
+        A video file, a folder of images, an array (T, H, W, 3), or images or (seconds, image) pairs one by one, see
+        `fsmer.open_frames`.
+    model_or_recognizer : Backbone, Recognizer or path, default "facs-flow"
         A recognizer (or its folder), or a backbone that knows classes without labels (its name, or a folder of
         weights). Action units come from the head of a `facs-flow` that is given as a backbone; with anything else they
         come from the shipped `facs-flow` on the same onset and apex, whatever the inputs of the recognizer are.
     classes : sequence of str, optional
         For a backbone: classes that it knows by name, or by their action units (``"4+7"``); default negative,
         positive, surprise. A recognizer has its own.
-    which : "largest" or int
+    which : "largest" or int, default "largest"
         Which face, counted from the largest in the first frame that shows one.
     detector : FaceDetector, optional
         Default the cascade, which needs no download.
     settings : SpotterSettings, optional
+        How movements are found; default those of `SpotterSettings`.
     frames_per_second : float, optional
-        Overrides what the source says.
+        Overrides the source's own.
     progress : callable, optional
         Called with (frames done, frames in all or 0 where nobody knows).
+
+    Returns
+    -------
+    RecordingPrediction
+        Its intervals have onset, apex and offset, the class with its probability, and action units.
 
     Raises
     ------
@@ -170,6 +177,16 @@ def predict_recording(
         No frame shows a face.
     MediaError
         The source cannot be read, breaks off, or is shorter than 3 frames.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> from fsmer.preprocess.face_detectors import load_detector
+    >>> from fsmer.synthetic.recordings import synthetic_videos
+    >>> (video,) = synthetic_videos(1, size=96, frames=60)
+    >>> found = fsmer.predict_recording(video.frames, detector=load_detector("cropped"), frames_per_second=25)
+    >>> found.frames, found.faces
+    (60, 60)
     """
     reader = RecordingReader(
         source,

@@ -24,12 +24,13 @@ class Episode:
         The classes that its clips are recognized as.
     name : str
         What to call it in results, e.g. ``"episode 17"`` or ``"casme2/sub05"``.
-    source : ndarray of int64 or None
+    source : ndarray of int64, optional
         Indices of labelled clips of another domain that may be learnt from first (source-then-target protocols).
 
     Examples
     --------
-    >>> episode = Episode([0, 3], [1, 2, 4], ("negative", "positive"), "episode 0")
+    >>> import fsmer
+    >>> episode = fsmer.Episode([0, 3], [1, 2, 4], ("negative", "positive"), "episode 0")
     >>> episode.support.dtype.name, len(episode.query)
     ('int64', 3)
     """

@@ -22,12 +22,18 @@ def list_protocols(pattern: str = "*") -> list[str]:
 
     Parameters
     ----------
-    pattern : str
+    pattern : str, default "*"
         Wildcards as in file names, e.g. ``"cdmer-*"``.
+
+    Returns
+    -------
+    list of str
+        The names.
 
     Examples
     --------
-    >>> list_protocols("merau-*-to-smic-*")
+    >>> import fsmer
+    >>> fsmer.list_protocols("merau-*-to-smic-*")
     ['merau-casme2-to-smic-3way']
     """
     return [name for name in (*_kind_names(), *sorted(_shipped())) if fnmatch.fnmatchcase(name, pattern)]
@@ -40,8 +46,13 @@ def load_protocol(protocol: Protocol | str | os.PathLike[str], **overrides: Any)
     ----------
     protocol : str, path or Protocol
         A name of `list_protocols`, the path of a YAML file, or a protocol (which comes back, with the overrides).
-    **overrides
+    **overrides : object
         Parameters to replace, e.g. ``shot=1``. They change the protocol's hash.
+
+    Returns
+    -------
+    Protocol
+        The protocol with its overrides.
 
     Raises
     ------
@@ -52,9 +63,10 @@ def load_protocol(protocol: Protocol | str | os.PathLike[str], **overrides: Any)
 
     Examples
     --------
-    >>> load_protocol("kshot", way=3, shot=5, episodes=100).params["episodes"]
+    >>> import fsmer
+    >>> fsmer.load_protocol("kshot", way=3, shot=5, episodes=100).params["episodes"]
     100
-    >>> load_protocol("megc2019-cde").kind
+    >>> fsmer.load_protocol("megc2019-cde").kind
     'cde'
     """
     found = protocol if isinstance(protocol, Protocol) else _find(os.fspath(protocol))

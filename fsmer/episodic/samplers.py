@@ -20,24 +20,24 @@ class KShotSampler:
 
     Parameters
     ----------
-    way : int or None
+    way : int, optional
         Classes an episode, drawn anew for each; None takes all of them.
-    shot : int
+    shot : int, default 5
         Support clips of each class (K). 0 gives empty supports.
-    query : int or "rest"
+    query : int or "rest", default "rest"
         Query clips of each class, or every remaining clip of the episode's classes (what MERAU calls D_test).
-    balance : {"class", "natural"}
+    balance : {"class", "natural"}, default "class"
         How a counted query is spread: `query` clips of each class, or ``way * query`` clips drawn from all that remain,
         so that frequent classes are asked for more often. The support always has `shot` clips of each class. With
         ``query="rest"`` nothing is drawn and the setting has no effect.
-    subject_disjoint : bool
+    subject_disjoint : bool, default False
         No subject has clips in both support and query. For each episode a coin deals every subject to one of the sides,
         and the clips are drawn from theirs; with ``query="rest"`` the query is every clip of the subjects that the
         support does not hold.
-    classes : tuple of str or None
+    classes : tuple of str, optional
         Fixed subset of classes to draw from; None takes every class that has clips.
-    seed : int
-        From 0 to 2**64 - 1. One seed, one list of episodes.
+    seed : int, default 0
+        Seed of the episodes, from 0 to 2**64 - 1. One seed, one list of episodes.
 
     Raises
     ------
@@ -47,7 +47,8 @@ class KShotSampler:
     Examples
     --------
     >>> import numpy as np
-    >>> sampler = KShotSampler(way=2, shot=1, query=2, seed=7)
+    >>> import fsmer
+    >>> sampler = fsmer.KShotSampler(way=2, shot=1, query=2, seed=7)
     >>> batch = sampler.draw(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 3)
     >>> batch.support.shape, batch.query.shape
     ((3, 2), (3, 4))
@@ -98,20 +99,32 @@ class KShotSampler:
 
         Parameters
         ----------
-        codes : array of int, shape (N,)
-            Class of each clip as an index into `names`; negative for clips to leave out.
-        subject_codes : array of int, shape (N,), optional
-            Subject of each clip (needed for `subject_disjoint`).
+        codes : array of int
+            Class of each clip as an index into `names`, shape (N,); negative for clips to leave out.
+        subject_codes : array of int, optional
+            Subject of each clip, shape (N,); needed for `subject_disjoint`.
         names : sequence of str, optional
             Class names; without them classes are called by their code.
-        order : array of int, shape (N,), optional
-            Order in which to take the clips, so that episodes need not depend on the row order (protocols take the
-            clips by id).
+        order : array of int, optional
+            Order in which to take the clips, shape (N,), so that episodes need not depend on the row order
+            (protocols take the clips by id).
+
+        Returns
+        -------
+        EpisodePlan
+            It draws episodes by their number.
 
         Raises
         ------
         ProtocolError
             The clips cannot give such episodes; the message names the class and its count.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> plan = fsmer.KShotSampler(way=2, shot=1, query=1).plan([0, 0, 0, 1, 1, 1])
+        >>> plan.draw(0, 4).support.shape
+        (4, 2)
         """
         return EpisodePlan(self, codes, subject_codes, names=names, order=order)
 
@@ -124,5 +137,24 @@ class KShotSampler:
         names: Sequence[str] | None = None,
         start: int = 0,
     ) -> EpisodeBatch:
-        """Draw the episodes ``start`` to ``start + n_episodes - 1`` from clips with these class codes (see `plan`)."""
+        """Draw some episodes.
+
+        Parameters
+        ----------
+        codes : array of int
+            Class of each clip, see `plan`.
+        n_episodes : int
+            How many episodes to draw.
+        subject_codes : array of int, optional
+            Subject of each clip, see `plan`.
+        names : sequence of str, optional
+            Class names, see `plan`.
+        start : int, default 0
+            Number of the first episode.
+
+        Returns
+        -------
+        EpisodeBatch
+            The episodes ``start`` to ``start + n_episodes - 1``.
+        """
         return self.plan(codes, subject_codes, names=names).draw(start, start + n_episodes)

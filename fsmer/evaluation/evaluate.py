@@ -78,23 +78,25 @@ def evaluate(
     Parameters
     ----------
     protocol : Protocol, name of `fsmer.list_protocols` or path of a YAML file
+        How episodes are made, see `fsmer.load_protocol`.
     model : Backbone, name of `fsmer.list_models`, folder of weights, or InitialWeights
         A name without weights that ship starts from fresh weights, drawn anew with each seed; only for methods that
         train the network.
-    method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn
+    method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn, default "cosine"
+        How a support set becomes a recognizer, see `fsmer.load_method`.
     clips : ClipSet, optional
         Labelled clips; protocols on synthetic clips make their own.
     descriptions : mapping of str to str, optional
         What classes look like in words, see `fsmer.adapt`.
     arguments : mapping, optional
-        Constructor arguments of a backbone given by name, which then starts from fresh weights even where some ship;
-        with a backbone, a folder of weights or InitialWeights they are refused, since its own are fixed.
+        Constructor arguments of a backbone that is given by name, which then starts from fresh weights even where some
+        ship; with a backbone, a folder of weights or InitialWeights they are refused, since its own are fixed.
     seed : int, optional
-        In place of the protocol's own seed (where it has one); also seeds the bootstrap. It decides on episodes.
+        Seed of the episodes and the bootstrap, in place of the protocol's own (where it has one).
     seeds : int or sequence of int, optional
         Seeds of the method (initial weights, order of batches, augmentation); a number n stands for its own seed and
         the n - 1 that follow. The episodes stay the same. Figures are then means over seeds. Default: its own seed.
-    select : {"fixed", "nested", "oracle"}
+    select : {"fixed", "nested", "oracle"}, default "fixed"
         How epochs and parameters are chosen: not at all; on subject-disjoint inner folds of each support; or on the
         query side itself, which is what many published scripts do and no estimate (see `fsmer.evaluation.selection`).
     grid : mapping of str to sequence, optional
@@ -113,9 +115,8 @@ def evaluate(
     memory : int, optional
         Bytes that folds trained side by side on a GPU may take together; on a CPU they are trained one by one.
     device : str or torch.device, optional
-        Where the network is trained and asked, such as ``"cuda"``; default where it is, which for names and folders is
-        the CPU.
-    cache : bool or path
+        Where the network computes, such as ``"cuda"``; default where it is, which for names and folders is the CPU.
+    cache : bool or path, default True
         Where embeddings of methods that keep the backbone are found again, see `fsmer.evaluation.embedding_cache`.
         True: the default folder; False: nowhere.
     progress : callable, optional
@@ -124,14 +125,19 @@ def evaluate(
         Folder for the report (see `Report.save`). While the evaluation runs, finished episodes are kept there too, so
         that an interrupted one leaves no broken file and goes on where it was. A finished one that is asked for again
         gives the report that is there; with more seeds, those that are there are not trained again.
-    resume : bool
+    resume : bool, default True
         Whether to go on with what is there. It counts only for the very same protocol, weights, method and clips;
         that of anything else is refused.
-    overwrite : bool
+    overwrite : bool, default False
         Replace a report of something else, or its unfinished run, instead of refusing. The old report stays until the
         new one is there.
     call : str, optional
         What the report names as its origin, such as a command line; default this call.
+
+    Returns
+    -------
+    Report
+        Figures with intervals, every answer, and how they were made.
 
     Raises
     ------
@@ -156,10 +162,14 @@ def evaluate(
 
     Examples
     --------
-    >>> report = fsmer.evaluate("loso", "facs-flow", "logistic", clips=clips)  # doctest: +SKIP
-    >>> report.uf1, report.interval("uf1")  # doctest: +SKIP
-    >>> tuned = load_method("finetune", train_backbone=True)  # doctest: +SKIP
-    >>> fsmer.evaluate("loso", "facs-flow", tuned, clips=clips, seeds=3).per_seed  # doctest: +SKIP
+    >>> import fsmer
+    >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+    >>> report = fsmer.evaluate("loso", "facs-flow", "protonet", clips=clips, out="my-report")
+    >>> report.counts["episodes"], len(report.predictions)
+    (4, 24)
+    >>> low, high = report.interval("uf1")
+    >>> low <= report.uf1 <= high
+    True
     """
     began, started = time.perf_counter(), datetime.now(UTC)
     options = RunOptions(

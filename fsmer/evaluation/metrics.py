@@ -96,9 +96,14 @@ def register_metric(name: str) -> Callable[[Callable[[Floats], float]], Callable
 
     Examples
     --------
-    >>> @register_metric("errors")  # doctest: +SKIP
+    >>> import fsmer
+    >>> from fsmer.evaluation.metrics import register_metric
+    >>> @register_metric("errors")
     ... def errors(confusion):
     ...     return 1 - confusion.trace() / max(confusion.sum(), 1)
+    >>> report = fsmer.evaluate("loso", "facs-flow", "protonet", clips=fsmer.synthetic_clips(n=24, subjects=4))
+    >>> round(report.figures["errors"] + report.acc, 6)
+    1.0
     """
     if not name.isidentifier() or name.endswith("_interval") or name in _TAKEN:
         raise PluginError(f"a metric cannot be called {name!r}; choose an identifier that is no entry of a report.")

@@ -94,6 +94,26 @@ class Report:
         made.
     folder : Path or None
         Where it was read from; ``None`` for a report that was just made.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> report = fsmer.evaluate("loso", "facs-flow", "protonet", clips=fsmer.synthetic_clips(n=24, subjects=4))
+    >>> 0 <= report.uf1 <= 1 and 0 <= report.uar <= 1 and 0 <= report.acc <= 1
+    True
+    >>> len(report.interval("uf1")), report.oracle, report.gap
+    (2, False, None)
+    >>> report.title
+    'protonet on leave one subject out, over all data sets of the clips'
+    >>> report.how.split(";")[0].split(",")[0]
+    'from the predictions of 4 folds pooled'
+    >>> report.markdown().splitlines()[0]
+    '# protonet on leave one subject out, over all data sets of the clips'
+    >>> report.to_dict()["classes"], report.unsound
+    (['negative', 'positive', 'surprise'], '')
+    >>> folder = report.save("my-report")
+    >>> fsmer.Report.load(folder).uf1 == report.uf1
+    True
     """
 
     figures: Figures
@@ -141,13 +161,46 @@ class Report:
         ----------
         clips : ClipSet
             What `predictions` point into.
-        predictions : Predictions, or mapping of seed to Predictions
+        predictions : Predictions, or mapping of int to Predictions
             Several seeds answer the same questions, each in the same order.
-        seed, protocol, model, method, selection, honest, notes
-            See the attributes; `seed` also seeds the bootstrap.
-        **asked
+        seed : int
+            Seed of the episodes and the bootstrap.
+        protocol, model, method : mapping
+            See the attributes.
+        selection : mapping, optional
+            See the attributes; default a fixed choice.
+        honest : dict, optional
+            See the attributes.
+        notes : sequence of str, default ()
+            See the attributes.
+        **asked : object
             ``codes``, ``classes``, ``names``, ``among`` and ``averaging``, as for
             `fsmer.evaluation.report_figures.report_figures`.
+
+        Returns
+        -------
+        Report
+            With all figures.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fsmer
+        >>> from fsmer.evaluation.predictions import Predictions
+        >>> clips = fsmer.synthetic_clips(n=12, subjects=4)
+        >>> codes = clips.codes()
+        >>> answers = Predictions(
+        ...     episode=np.zeros(12, np.int32),
+        ...     clip=np.arange(12),
+        ...     predicted=codes.astype(np.int16),
+        ...     probabilities=np.eye(3, dtype=np.float32)[codes],
+        ... )
+        >>> report = fsmer.Report.from_predictions(
+        ...     clips, answers, seed=0, protocol={}, model={}, method={"params": {}}, codes=codes,
+        ...     classes=clips.classes, names=["all"], among=None, averaging="pooled",
+        ... )
+        >>> report.acc
+        1.0
         """
         own = int(method["params"].get("seed", 0))
         runs = {own: predictions} if isinstance(predictions, Predictions) else dict(predictions)
@@ -182,7 +235,18 @@ class Report:
         return float(self.figures["acc"])
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """95 % interval of ``"uf1"`` or another metric by its name; ``None`` where nothing can be said."""
+        """95 % interval of a metric.
+
+        Parameters
+        ----------
+        name : str
+            ``"uf1"`` or another metric.
+
+        Returns
+        -------
+        tuple of float, or None
+            Its ends; None where nothing can be said.
+        """
         bounds = self.figures[f"{name}_interval"]
         return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
@@ -230,7 +294,13 @@ class Report:
         return f"{seeds}from the predictions of {folds} pooled; interval: {sure}{stamp}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the tables as plain values for JSON."""
+        """Everything but the tables as plain values for JSON.
+
+        Returns
+        -------
+        dict
+            What ``report.json`` holds.
+        """
         return {
             "format": "fsmer-report",
             "format_version": FORMAT_VERSION,
@@ -257,7 +327,13 @@ class Report:
         }
 
     def markdown(self) -> str:
-        """The report as a Markdown page."""
+        """The report as a Markdown page.
+
+        Returns
+        -------
+        str
+            What ``report.md`` holds.
+        """
         return report_markdown(self)
 
     def __str__(self) -> str:
@@ -271,6 +347,16 @@ class Report:
         Every file is whole or not there; ``report.json`` comes last, so where it is, the others are too. Beside them
         lies ``run.json`` where the report knows how it was made. In the tables, text that a spreadsheet would take for
         a formula has an apostrophe in front, which `load` takes away.
+
+        Parameters
+        ----------
+        folder : path
+            Folder to write.
+
+        Returns
+        -------
+        Path
+            The folder.
 
         Raises
         ------
@@ -301,10 +387,16 @@ class Report:
         Parameters
         ----------
         folder : path
-        check : bool
+            Folder to read.
+        check : bool, default True
             Whether to refuse what was altered after it was written, tables that the figures do not follow from, and
             probabilities that are none. Otherwise they are read as they are, for whoever looks for what is wrong with
             them (see `fsmer.audit`).
+
+        Returns
+        -------
+        Report
+            The report as it was saved.
 
         Raises
         ------
@@ -364,9 +456,31 @@ class Report:
         backbone: Backbone | str | os.PathLike[str] | None = None,
         cache: bool | str | os.PathLike[str] = True,
     ) -> str:
-        """The report as one self-contained HTML page; also written to `path` where one is given.
+        """The report as one self-contained HTML page.
 
-        See `fsmer.reporting.html.report_page` for what `clips` and `backbone` add and what is refused.
+        Parameters
+        ----------
+        path : path, optional
+            File to write the page to.
+        clips : ClipSet, optional
+            The clips of the evaluation, for pictures of them; see `fsmer.reporting.html.report_page`.
+        backbone : Backbone, str or path, optional
+            The network, for a map of its embeddings of `clips`.
+        cache : bool or path, default True
+            Where embeddings are found again, see `fsmer.evaluate`.
+
+        Returns
+        -------
+        str
+            The page.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> report = fsmer.evaluate("loso", "facs-flow", "protonet", clips=fsmer.synthetic_clips(n=24, subjects=4))
+        >>> page = report.to_html("report.html")
+        >>> page[:15]
+        '<!doctype html>'
         """
         from fsmer.reporting.html import report_page
 

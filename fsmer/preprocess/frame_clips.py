@@ -93,13 +93,20 @@ def clips_from_frames(
     sequences : sequence of N recordings
         Video files, folders of images, arrays or lists of images, see `open_frames`.
     labels : sequence of N labels or None, or None
+        The label of each clip; None for one without.
     specs : InputSpec or sequence of InputSpec
         The media to make, one a kind, e.g. a backbone's `input_specs`.
-    onsets, apexes, offsets : sequence of N frame numbers or None, optional
-    subjects, datasets, ids, aus
-        As in `ClipSet.from_arrays`.
+    onsets, apexes, offsets : sequence of N frame numbers, optional
+        As for `media_from_frames`; an entry of None stands for the default of that clip.
+    subjects : sequence of N or str, optional
+        Who each clip shows, see `ClipSet.from_arrays`.
+    datasets : sequence of N or str, default "mine"
+        Where each clip is from.
+    ids, aus : sequence of N, optional
+        Unique ids, and action units as the annotation writes them.
     recipe : PreprocessRecipe, optional
-    lazy : bool
+        Default: face found by the cascade, apex as given or spotted by flow, Farneback, TIM.
+    lazy : bool, default False
         Make each clip's media when they are read (and again when they are read again) instead of now.
     progress : callable, optional
         Called with (clips done, clips in all).
@@ -117,6 +124,18 @@ def clips_from_frames(
         A recording cannot be used; the message names the clip. Lazily made clips raise when they are read.
     DataError
         Lengths that differ, a doubled id.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> from fsmer.synthetic.recordings import synthetic_videos
+    >>> drawn = [video.frames for video in synthetic_videos(2, size=96, frames=12)]
+    >>> recipe = fsmer.PreprocessRecipe(detector="cropped")
+    >>> clips = fsmer.clips_from_frames(
+    ...     drawn, ["positive", "negative"], specs=fsmer.InputSpec(), apexes=[6, 6], recipe=recipe
+    ... )
+    >>> clips.media().shape, clips.table["apex_from"].tolist()
+    ((2, 3, 28, 28), ['annotation', 'annotation'])
     """
     import pandas as pd
 

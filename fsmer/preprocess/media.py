@@ -91,8 +91,8 @@ def media_from_frames(
 
     Parameters
     ----------
-    frames : FrameSource or anything that `open_frames` takes
-        Video file, folder of images, array ``(T, H, W, 3)`` or list of images.
+    frames : FrameSource, path, array, sequence of arrays or iterable of arrays
+        Video file, folder of images, array ``(T, H, W, 3)`` or anything else that `open_frames` takes.
     specs : InputSpec or sequence of InputSpec
         One a kind: ``"flow"`` (onset to apex), ``"onset"``, ``"apex"``, ``"frames"`` and ``"flows"`` (onset to offset,
         resampled; entry t leads from resampled frame t to t + 1, the last repeats the one before it).
@@ -117,6 +117,16 @@ def media_from_frames(
     See Also
     --------
     make_media : the same with a report of what was assumed.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> from fsmer.synthetic.recordings import synthetic_videos
+    >>> (video,) = synthetic_videos(1, size=96, frames=12)
+    >>> recipe = fsmer.PreprocessRecipe(detector="cropped")
+    >>> media = fsmer.media_from_frames(video.frames, fsmer.InputSpec(), apex=6, recipe=recipe)
+    >>> media["flow"].shape
+    (3, 28, 28)
     """
     return make_media(frames, specs, onset=onset, apex=apex, offset=offset, recipe=recipe).media
 

@@ -32,23 +32,39 @@ def open_frames(
 
     Parameters
     ----------
-    source : path, array, list of arrays, iterable of arrays or FrameSource
+    source : path, array, sequence of arrays, iterable of arrays or FrameSource
         A video file, a folder of images, an array of shape ``(T, H, W)`` or ``(T, H, W, channels)``, a list of images,
         or a generator of images or of ``(seconds, image)`` pairs such as a webcam gives.
     frames_per_second : float, optional
         Overrides the source's own.
     timestamps : sequence of float, optional
         Seconds of each frame, for arrays and folders.
-    damaged : {"refuse", "keep"}
+    damaged : {"refuse", "keep"}, default "refuse"
         What to do with a video that breaks off: raise at the break, or give the frames before it and say so in
         `notes`.
     white : float, optional
         The value of white in images and arrays of more than 8 bits, see `as_rgb`.
 
+    Returns
+    -------
+    FrameSource
+        Frames by index, with their times.
+
     Raises
     ------
     MediaError
         The source is missing, empty, or no recording; one sentence says why.
+    DataError
+        A setting has no meaning for this source.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fsmer
+    >>> recording = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    >>> frames = fsmer.open_frames(recording, frames_per_second=100)
+    >>> len(frames), frames[0].shape
+    (6, (32, 32, 3))
     """
     if frames_per_second is not None and not (np.isfinite(frames_per_second) and frames_per_second > 0):
         raise DataError(f"a frame rate of {frames_per_second} was given; give frames a second above 0, or None.")

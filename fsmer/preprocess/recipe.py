@@ -74,37 +74,51 @@ class PreprocessRecipe:
 
     Parameters
     ----------
-    detector : str
+    detector : str, default "cascade"
         See `fsmer.preprocess.face_detectors.DETECTORS`; ``"cropped"`` where frames show nothing but the face.
-    detector_parameters : mapping
+    detector_parameters : mapping, optional
         Arguments of the detector, e.g. ``{"path": "landmarks.csv"}``.
-    face : "largest" or int
+    face : "largest" or int, default "largest"
         Which face, counted from the largest.
-    crop : {"onset", "frame"}
+    crop : {"onset", "frame"}, default "onset"
         ``"onset"``: one crop for the whole clip from its onset frame, so that nothing but the face moves in it (the
         habit of this field). ``"frame"``: the crop follows the face.
-    crop_size : tuple of int
+    crop_size : tuple of int, default (224, 224)
         Height and width of the crop on which flow is computed.
-    apex : str
+    apex : str, default "given"
         See `fsmer.preprocess.apex.spot_apex`. ``"given"`` takes the annotation where there is one and spots it by flow
         where there is none.
-    flow : str
+    flow : str, default "farneback"
         See `fsmer.preprocess.flow.list_flow_methods`; a backbone that names its own method gets that one.
-    flow_parameters : mapping
+    flow_parameters : mapping, optional
         Parameters of `flow` that differ from its defaults.
-    head_motion : {"keep", "remove"}
+    head_motion : {"keep", "remove"}, default "keep"
         Whether the affine motion of the head is taken out of flow.
-    strain_shear : float
+    strain_shear : float, default 0.5
         See `fsmer.preprocess.flow.optical_strain`.
-    time : {"tim", "linear"}
+    time : {"tim", "linear"}, default "tim"
         How clips are brought to a number of frames. The attribute paper (section IV-A) uses TIM.
-    versions : mapping
+    versions : mapping, optional
         Libraries that the media were made with.
 
     Raises
     ------
     UnknownNameError, DataError
         A step of that name does not exist.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> recipe = fsmer.PreprocessRecipe(detector="cropped", flow="farneback")
+    >>> path = recipe.save("recipe.json")
+    >>> fsmer.PreprocessRecipe.load(path) == recipe
+    True
+    >>> fsmer.PreprocessRecipe.from_dict(recipe.to_dict()).hash == recipe.hash
+    True
+    >>> recipe.with_current_versions() == recipe
+    True
+    >>> callable(recipe.load_detector().detect), type(recipe.load_flow()).__name__
+    (True, 'Farneback')
     """
 
     detector: str = "cascade"
@@ -139,11 +153,28 @@ class PreprocessRecipe:
             raise DataError(f"a crop of {self.crop_size} is too small for flow: give height and width of 16 or more.")
 
     def load_detector(self) -> FaceDetector:
-        """The face detector."""
+        """The face detector.
+
+        Returns
+        -------
+        FaceDetector
+            As `detector` and `detector_parameters` say.
+        """
         return load_detector(self.detector, self.detector_parameters)
 
     def load_flow(self, name: str | None = None) -> FlowMethod:
-        """The flow method; `name` is a backbone's own wish, which gets that method's defaults if it is another one."""
+        """The flow method.
+
+        Parameters
+        ----------
+        name : str, optional
+            A backbone's own wish, which gets that method's defaults if it is another one.
+
+        Returns
+        -------
+        FlowMethod
+            As `flow` and `flow_parameters` say, unless `name` is another one.
+        """
         if name is None or name == self.flow:
             return load_flow_method(self.flow, self.flow_parameters)
         return load_flow_method(name)
@@ -155,13 +186,29 @@ class PreprocessRecipe:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON.
+
+        Returns
+        -------
+        dict
+            Field -> value.
+        """
         values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=plain_value))
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreprocessRecipe:
         """Inverse of `to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            What `to_dict` gives.
+
+        Returns
+        -------
+        PreprocessRecipe
+            The recipe.
 
         Raises
         ------
@@ -177,12 +224,33 @@ class PreprocessRecipe:
         return cls(**{**values, "crop_size": tuple(values.get("crop_size", cls.crop_size))})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the recipe as JSON with a checksum."""
+        """Write the recipe as JSON with a checksum.
+
+        Parameters
+        ----------
+        path : path
+            File to write.
+
+        Returns
+        -------
+        Path
+            The file.
+        """
         return write_json(path, self.to_dict(), sealed=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PreprocessRecipe:
         """Read what `save` wrote; the versions stay those of then.
+
+        Parameters
+        ----------
+        path : path
+            File to read.
+
+        Returns
+        -------
+        PreprocessRecipe
+            The recipe as it was saved.
 
         Raises
         ------
@@ -192,5 +260,11 @@ class PreprocessRecipe:
         return cls.from_dict(read_json(path, dict[str, Any], what="a preprocessing recipe", remedy=REMEDY))
 
     def with_current_versions(self) -> PreprocessRecipe:
-        """The same steps with the libraries that are installed now."""
+        """The same steps with the libraries that are installed now.
+
+        Returns
+        -------
+        PreprocessRecipe
+            Equal but for `versions`.
+        """
         return replace(self, versions=library_versions())

@@ -55,24 +55,29 @@ def run_table(
         is given. Runs on synthetic clips keep their figures only.
     seeds : int or sequence of int, optional
         As for `fsmer.evaluate`; default as often as the paper ran, or once in a quick run.
-    rows : str or sequence of str
+    rows : str or sequence of str, default "*"
         Wildcards of the methods to run.
-    quick : bool
+    quick : bool, default False
         Train for a moment and on few episodes, to see that everything is in place; stamped on every number.
-    synthetic : bool
+    synthetic : bool, default False
         Use synthetic clips in place of all data sets, and tiny networks; always quick, and stamped.
     weights : mapping of str to path, optional
         Folder of weights for each backbone that should not start from fresh ones, e.g. after self-supervision. Rows
         about another variant of that backbone are refused.
-    select : {"fixed", "nested", "oracle"}
+    select : {"fixed", "nested", "oracle"}, default "fixed"
         As for `fsmer.evaluate`. With ``"oracle"`` every cell has its honest figures and the gap too; columns that are
         a part of a composite take a second run for them, which chooses nothing.
     jobs : int or "auto", optional
         As for `fsmer.evaluate`, for the rows that train a network in their folds.
-    resume : bool
-        Whether finished runs of the same settings and clips count.
+    resume : bool, default True
+        Whether to go on with what is there: finished runs of the same settings and clips.
     progress : callable, optional
         Called with (what is being done, done, in all).
+
+    Returns
+    -------
+    BenchResult
+        The table with what was measured beside it.
 
     Raises
     ------
@@ -87,8 +92,10 @@ def run_table(
 
     Examples
     --------
-    >>> result = run_table("fr-2", fsmer.read_clips("my-maps"), out="out/fr-2", seeds=3)  # doctest: +SKIP
-    >>> print(result.markdown())  # doctest: +SKIP
+    >>> import fsmer
+    >>> result = fsmer.run_table("merau-4", out="my-table", rows="facs-flow, zero-shot*", synthetic=True)
+    >>> result.counts["measured"], result.stamps[0].split(":")[0]
+    (1, 'SYNTHETIC')
     """
     table = load_table(name) if isinstance(name, str) else name
     wanted = [rows] if isinstance(rows, str) else list(rows)

@@ -149,7 +149,19 @@ class PublishedTable:
 
 
 def list_tables() -> list[PublishedTable]:
-    """All published tables that fsmer knows, sorted by name."""
+    """All published tables that fsmer knows, sorted by name.
+
+    Returns
+    -------
+    list of PublishedTable
+        One entry a table.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> [table.name for table in fsmer.list_tables()][:3]
+    ['attribute-3', 'attribute-4', 'attribute-alpha']
+    """
     return [load_table(name) for name in _names()]
 
 

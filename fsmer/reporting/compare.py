@@ -174,10 +174,15 @@ def compare(
         Two or more; a path is a folder that an evaluation wrote.
     names : sequence of str, optional
         One a report; default the names of the folders, or method and model.
-    draws : int
+    draws : int, default 2000
         Bootstrap samples of the paired tests.
-    seed : int
-        Of the bootstrap.
+    seed : int, default 0
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    Comparison
+        Warnings, paired tests of every two reports, and a ranking of three or more.
 
     Raises
     ------
@@ -187,8 +192,12 @@ def compare(
 
     Examples
     --------
-    >>> comparison = fsmer.compare("out/pixels", "out/facs-flow")  # doctest: +SKIP
-    >>> print(comparison.tests[0])  # doctest: +SKIP
+    >>> import fsmer
+    >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+    >>> nearest, cosine = (fsmer.evaluate("loso", "facs-flow", name, clips=clips) for name in ("protonet", "cosine"))
+    >>> comparison = fsmer.compare(nearest, cosine, names=["protonet", "cosine"], draws=100)
+    >>> comparison.title, len(comparison.tests)
+    ('protonet against cosine', 1)
     """
     if len(reports) < 2:
         raise DataError(f"a comparison needs at least two reports, but got {len(reports)}; give another one.")

@@ -78,19 +78,34 @@ def critical_difference(
 
     Parameters
     ----------
-    reports : mapping of name to Report, or sequence of Report (named after method and model)
-        At least three, on the same clips.
-    block : {"subject", "dataset", "episode"}
+    reports : mapping of str to Report, or sequence of Report
+        At least three, on the same clips; a sequence is named after method and model.
+    block : {"subject", "dataset", "episode"}, default "subject"
         What the methods are ranked on: every subject, data set or episode (fold) once.
     metric : {"uf1", "uar", "acc", "acc_merau"}, optional
         Default accuracy over subjects, whose few clips seldom show every class, and UF1 otherwise.
-    alpha : float
+    alpha : float, default 0.05
         Level of the critical difference.
+
+    Returns
+    -------
+    CriticalDifference
+        Mean ranks, both tests, and groups that do not differ.
 
     Raises
     ------
     DataError
         Fewer than three reports or two blocks, reports that judge other clips, an unknown block or metric.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+    >>> methods = ("protonet", "cosine", "logistic")
+    >>> reports = {name: fsmer.evaluate("loso", "facs-flow", name, clips=clips) for name in methods}
+    >>> found = fsmer.critical_difference(reports)
+    >>> found.blocks, sorted(found.names)
+    (4, ['cosine', 'logistic', 'protonet'])
     """
     named = dict(reports) if isinstance(reports, Mapping) else {report_name(report): report for report in reports}
     if len(named) != len(reports):

@@ -204,14 +204,20 @@ def paired_comparison(
     Parameters
     ----------
     a, b : Report
+        Two reports on the same clips.
     names : tuple of str, optional
         What to call them; default their methods and models.
-    same_folds : bool
+    same_folds : bool, default True
         Whether to refuse reports whose folds deal the clips otherwise. Episodes of a K-shot protocol must always agree.
-    draws : int
+    draws : int, default 2000
         Bootstrap samples.
-    seed : int
-        Of the bootstrap.
+    seed : int, default 0
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    PairedComparison
+        McNemar's test, and the difference of every figure with its interval.
 
     Raises
     ------
@@ -220,8 +226,12 @@ def paired_comparison(
 
     Examples
     --------
-    >>> a, b = Report.load("out/facs-flow"), Report.load("out/pixels")  # doctest: +SKIP
-    >>> print(paired_comparison(a, b))  # doctest: +SKIP
+    >>> import fsmer
+    >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+    >>> nearest, cosine = (fsmer.evaluate("loso", "facs-flow", name, clips=clips) for name in ("protonet", "cosine"))
+    >>> found = fsmer.paired_comparison(nearest, cosine, names=("protonet", "cosine"), draws=100)
+    >>> found.clips, sorted(found.differences)
+    (24, ['acc', 'uar', 'uf1'])
     """
     names = names or (report_name(a), report_name(b))
     check_pair(a, b, names, same_folds)

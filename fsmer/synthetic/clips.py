@@ -101,21 +101,31 @@ def synthetic_clips(
 
     Parameters
     ----------
-    domain, n, seed, size, normalisation
-        As in `synthetic_maps`.
-    subjects : int
+    domain : str or Domain, default "lab"
+        A name of `list_domains`, or a domain.
+    n : int, default 300
+        Number of clips.
+    seed : int, default 0
+        Seed of all that is drawn.
+    size : int, default 28
+        Height and width of the maps in pixels.
+    normalisation : {"minmax", "signed"}, default "minmax"
+        As in `fsmer.data.InputSpec`.
+    subjects : int, default 20
         Number of made-up subjects that the clips are dealt to in turn.
-    specs : sequence of InputSpec, optional
+    specs : sequence of InputSpec, default ()
         The media to make, for example a backbone's ``input_specs``, in place of `size` and `normalisation`: a single
         square flow map comes from here, anything else from `fsmer.synthetic.recordings`.
 
     Returns
     -------
     ClipSet
+        Its table has the emotion behind the label and the action units, too.
 
     Examples
     --------
-    >>> clips = synthetic_clips("lab", 12, seed=1)
+    >>> import fsmer
+    >>> clips = fsmer.synthetic_clips("lab", 12, seed=1)
     >>> len(clips), clips.classes
     (12, ('negative', 'positive', 'surprise'))
     """

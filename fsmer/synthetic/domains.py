@@ -111,7 +111,19 @@ DOMAINS: dict[str, Domain] = {
 
 
 def list_domains() -> list[str]:
-    """Names of the synthetic domains."""
+    """Names of the synthetic domains.
+
+    Returns
+    -------
+    list of str
+        The names.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> fsmer.list_domains()
+    ['broad', 'clinic', 'field', 'lab', 'lab-five']
+    """
     return sorted(DOMAINS)
 
 

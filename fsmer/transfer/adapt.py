@@ -50,24 +50,25 @@ def adapt(
         A backbone, or the name or folder of one (see `fsmer.load_model`).
     support_set : ClipSet, list of Clip, or pair (arrays, labels)
         Labelled clips; five a class are enough.
-    method : str, Method or classifier of scikit-learn
-        See `fsmer.list_methods`.
+    method : str, Method or classifier of scikit-learn, default "cosine"
+        How a support set becomes a recognizer, see `fsmer.load_method`.
     classes : sequence of str, optional
         The classes in the order of the recognizer's columns; default the sorted labels of the support set. A class
         without support must be known to the model, as with the coarse emotions of ``facs-flow``.
     source : ClipSet, optional
         Labelled clips of another domain, to learn from first.
     descriptions : mapping of str to str, optional
-        What a class looks like, in FACS names, action unit numbers or names of emotions, for example
-        ``{"smile": "cheek raiser, lip corner puller"}``: where the method starts, for the clips to correct.
+        What classes look like in words: FACS names, action unit numbers or names of emotions, for example
+        ``{"smile": "cheek raiser, lip corner puller"}``. The method starts there, for the clips to correct.
     progress : callable, optional
         Called with (steps done, steps in all) while a backbone is trained.
-    **params
+    **params : object
         Parameters of the method in place of its defaults.
 
     Returns
     -------
     Recognizer
+        Its columns are in the order of `classes`.
 
     Raises
     ------
@@ -83,8 +84,9 @@ def adapt(
     --------
     >>> import fsmer
     >>> support_set = fsmer.synthetic_clips("lab", 30)
-    >>> recognizer = fsmer.adapt("facs-flow", support_set)  # doctest: +SKIP
-    >>> recognizer.predict(fsmer.synthetic_clips("clinic", 5))  # doctest: +SKIP
+    >>> recognizer = fsmer.adapt("facs-flow", support_set)
+    >>> recognizer.predict(fsmer.synthetic_clips("clinic", 5)).shape
+    (5,)
     """
     chosen = load_method(method, **params)
     start = SourceModel.wrap(model)
@@ -109,9 +111,9 @@ def recognizer_of_words(
         One that knows action units or words: `facs-flow`, or a backbone with a text or action unit head after
         training.
     descriptions : mapping of str to str
-        Class name -> FACS names or action unit numbers (``"cheek raiser, lip corner puller"``, ``"6+12"``), or the
-        name of an emotion that the model knows.
-    others : sequence of str
+        What classes look like in words: class name -> FACS names or action unit numbers (``"cheek raiser, lip corner
+        puller"``, ``"6+12"``), or the name of an emotion that the model knows.
+    others : sequence of str, default ()
         Further classes that the model knows by their name.
 
     Returns
@@ -126,9 +128,12 @@ def recognizer_of_words(
 
     Examples
     --------
-    >>> smiles = recognizer_of_words(
+    >>> import fsmer
+    >>> recognizer = fsmer.recognizer_of_words(
     ...     "facs-flow", {"smile": "cheek raiser, lip corner puller", "frown": "brow lowerer"}
-    ... )  # doctest: +SKIP
+    ... )
+    >>> recognizer.classes_.tolist(), recognizer.support_size
+    (['smile', 'frown'], 0)
     """
     start = SourceModel.wrap(model)
     check_weights(start.backbone)

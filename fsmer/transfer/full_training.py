@@ -204,19 +204,21 @@ def train(
     arguments : dict, optional
         Constructor arguments of a backbone that is given by name; weights that are there already fix their own.
     device : str or torch.device, optional
-        Where to train, such as ``"cuda"``; default where the backbone is, which for names and folders is the CPU.
-    resume : bool
-        Whether to go on from a checkpoint of the same training.
+        Where the network computes, such as ``"cuda"``; default where it is, which for names and folders is the CPU.
+    resume : bool, default True
+        Whether to go on with what is there: a checkpoint of the same training.
     progress : callable, optional
         Called with (steps done, steps in all).
     log : path, optional
         Folder for the loss and the learning rate of every epoch as TensorBoard reads them (extra ``tensorboard``).
-    **params
-        Parameters of the method ``train`` (see `fsmer.list_methods`): epochs, batch_size, learning_rate, seed, ...
+    **params : object
+        Parameters of the method ``train`` in place of its defaults (see `fsmer.list_methods`): epochs, batch_size,
+        learning_rate, seed, ...
 
     Returns
     -------
     Recognizer
+        With the trained backbone.
 
     Raises
     ------
@@ -232,6 +234,13 @@ def train(
         No such device here.
     FsmerError
         A log is asked for and the package tensorboard is missing.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> recognizer = fsmer.train("ststnet", fsmer.synthetic_clips(n=12), epochs=1)
+    >>> recognizer.classes_.tolist()
+    ['negative', 'positive', 'surprise']
     """
     method = Train.from_params(params)
     where = None if device is None else as_device(device)

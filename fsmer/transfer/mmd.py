@@ -97,24 +97,25 @@ def mmd(
         Two domains: embeddings as they are, or clips to be embedded by `model`.
     model : Backbone, str or Path, optional
         Needed for clips.
-    kernel : {"rbf", "linear"}
+    kernel : {"rbf", "linear"}, default "rbf"
         ``"rbf"``: exp(-||x - y||^2 / (2 bandwidth^2)). ``"linear"``: x . y, so the discrepancy is the distance
         between the means.
-    bandwidths : {"median", "mixture"} or sequence of float
+    bandwidths : {"median", "mixture"} or sequence of float, default "median"
         Of the RBF kernel. ``"median"``: the median distance between any two of all samples. ``"mixture"``: the mean
         of five kernels around that, at factors 1/2 to 2. Numbers: the mean of kernels of these bandwidths.
-    estimator : {"unbiased", "biased"}
+    estimator : {"unbiased", "biased"}, default "unbiased"
         ``"unbiased"`` leaves a sample's kernel with itself out; ``"biased"`` keeps it and is never negative.
-    permutations : int
+    permutations : int, default 1000
         Random regroupings for the p-value; 0 leaves it out.
-    max_samples : int
+    max_samples : int, default 2000
         A larger set is replaced by that many of its samples, drawn without replacement.
-    seed : int
-        Of sub-sampling and permutations.
+    seed : int, default 0
+        Seed of sub-sampling and permutations.
 
     Returns
     -------
     MMDResult
+        The discrepancy, its square and the p-value.
 
     Raises
     ------
@@ -130,7 +131,8 @@ def mmd(
     Examples
     --------
     >>> import numpy as np
-    >>> mmd(np.zeros((4, 2)), np.ones((5, 2)), kernel="linear", permutations=0).squared
+    >>> import fsmer
+    >>> fsmer.mmd(np.zeros((4, 2)), np.ones((5, 2)), kernel="linear", permutations=0).squared
     2.0
     """
     for name, given, choices in (("kernel", kernel, KERNELS), ("estimator", estimator, ESTIMATORS)):

@@ -89,12 +89,31 @@ class Recognizer:
     Attributes
     ----------
     backbone : Backbone
+        The network that embeds clips.
+    head : FittedHead
+        The classifier on the embedding.
     method : Method
         What fitted the head.
     classes_ : str array of shape (C,)
         Class names in the order of the columns of `predict_proba`.
     support_size : int
         Labelled clips that were learnt from.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> recognizer = fsmer.adapt("facs-flow", fsmer.synthetic_clips("lab", 30))
+    >>> recognizer.classes_.tolist(), recognizer.support_size
+    (['negative', 'positive', 'surprise'], 30)
+    >>> recognizer.backbone.name, recognizer.method.name, len(recognizer.head)
+    ('facs-flow', 'cosine', 1)
+    >>> clips = fsmer.synthetic_clips("clinic", 20)
+    >>> recognizer.predict(clips).shape, recognizer.predict_proba(clips).shape
+    ((20,), (20, 3))
+    >>> recognizer.decision_function(clips).shape
+    (20, 3)
+    >>> 0 <= recognizer.score(clips) <= 1
+    True
     """
 
     def __init__(
@@ -149,9 +168,26 @@ class Recognizer:
 
     @library_settings()
     def decision_function(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Logits of shape (N, C); minus infinity for a class that nothing was known of.
+        """Logits of every class.
 
-        `progress` is called with (clips embedded, clips in all); a clip counts twice where its mirror image counts too.
+        Parameters
+        ----------
+        clips : ClipSet, Clip, list of Clip, array, or mapping of kind to arrays
+            What to answer for, in any form that the class names.
+        progress : callable, optional
+            Called with (clips embedded, clips in all); a clip counts twice where its mirror image counts too.
+
+        Returns
+        -------
+        float32 array of shape (N, C)
+            Minus infinity for a class that nothing was known of.
+
+        Raises
+        ------
+        SpecMismatchError
+            The clips' media is not what the backbone expects.
+        MediaError
+            A clip's media cannot be read, or its scores are not finite.
         """
         inputs = as_inputs(clips, self.backbone)
         mirrored = (False, True) if self.method.averages_mirrored else (False,)
@@ -175,16 +211,37 @@ class Recognizer:
 
     @library_settings()
     def predict_proba(self, clips: Inputs, *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Probabilities of shape (N, C) in the order of `classes_`; rows sum to 1.
+        """Probabilities of every class; rows sum to 1.
 
-        `progress` is called as by `decision_function`.
+        Parameters
+        ----------
+        clips : ClipSet, Clip, list of Clip, array, or mapping of kind to arrays
+            What to answer for, in any form that the class names.
+        progress : callable, optional
+            Called with (clips embedded, clips in all), see `decision_function`.
+
+        Returns
+        -------
+        float32 array of shape (N, C)
+            Columns are in the order of `classes_`.
         """
         logits = torch.from_numpy(self.decision_function(clips, progress=progress))
         return np.asarray(torch.softmax(logits, dim=1).numpy())
 
     @library_settings()
     def predict(self, clips: Inputs) -> NDArray[np.str_]:
-        """The most probable class of each clip, text of shape (N,)."""
+        """The most probable class of each clip.
+
+        Parameters
+        ----------
+        clips : ClipSet, Clip, list of Clip, array, or mapping of kind to arrays
+            What to answer for, in any form that the class names.
+
+        Returns
+        -------
+        str array of shape (N,)
+            Names of `classes_`.
+        """
         return self.classes_[self.decision_function(clips).argmax(axis=1)]
 
     @library_settings()
@@ -193,10 +250,15 @@ class Recognizer:
 
         Parameters
         ----------
-        clips
-            As for `predict`.
+        clips : ClipSet, Clip, list of Clip, array, or mapping of kind to arrays
+            What to answer for, in any form that the class names.
         labels : sequence of str, optional
             Default the clip set's own labels.
+
+        Returns
+        -------
+        float
+            The share, in 0..1.
 
         Raises
         ------
@@ -217,7 +279,28 @@ class Recognizer:
 
     @library_settings()
     def explain(self, clips: Inputs, **options: Any) -> Explanation | list[Explanation]:
-        """Which parts of `clips` the network uses, as pictures; see `fsmer.deploy.explain.explain`."""
+        """Which parts of clips the network uses, as pictures.
+
+        Parameters
+        ----------
+        clips : ClipSet, Clip, list of Clip, array, or mapping of kind to arrays
+            What to explain.
+        **options : object
+            Further arguments of `fsmer.explain`.
+
+        Returns
+        -------
+        Explanation or list of Explanation
+            As `fsmer.explain` gives them.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips("lab", 30)
+        >>> recognizer = fsmer.adapt("facs-flow", clips)
+        >>> list(recognizer.explain(clips[0], steps=4).maps)
+        ['gradient of the flow']
+        """
         from fsmer.deploy.explain import explain
 
         return explain(self, clips, **options)
@@ -232,13 +315,25 @@ class Recognizer:
 
         Parameters
         ----------
-        more_clips
-            A labelled clip set, a list of labelled clips, or a pair (arrays, labels).
+        more_clips : ClipSet, list of Clip, or pair (arrays, labels)
+            Labelled clips.
+
+        Returns
+        -------
+        Recognizer
+            A new one.
 
         Raises
         ------
         SupportError
             No clips, or clips without labels.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> recognizer = fsmer.adapt("facs-flow", fsmer.synthetic_clips("lab", 30))
+        >>> recognizer.update(fsmer.synthetic_clips("clinic", 10)).support_size
+        40
         """
         clips = as_labelled_clips(more_clips, self.backbone)
         known = tuple(str(name) for name in self.classes_)
@@ -255,12 +350,29 @@ class Recognizer:
         The folder holds the backbone, the head and the embeddings of the support clips (for `update`), no media and
         no clip ids; it appears whole or not at all.
 
+        Parameters
+        ----------
+        folder : str or Path
+            Folder to write.
+
+        Returns
+        -------
+        Path
+            The folder.
+
         Raises
         ------
         WeightsError
             The backbone is not registered, so that nothing could load it again.
         OutputError
             The folder cannot be written, or holds something else than a recognizer.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> folder = fsmer.adapt("facs-flow", fsmer.synthetic_clips("lab", 30)).save("my-recognizer")
+        >>> fsmer.Recognizer.load(folder).support_size
+        30
         """
         target = Path(folder)
         known = {CONFIG_FILE, WEIGHTS_FILE, ESTIMATOR_FILE}
@@ -300,6 +412,16 @@ class Recognizer:
     @library_settings()
     def load(cls, folder: str | Path) -> Recognizer:
         """Read what `save` wrote; neither the training data nor a network connection is needed.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Folder to read.
+
+        Returns
+        -------
+        Recognizer
+            It gives the answers of the one that was saved.
 
         Raises
         ------

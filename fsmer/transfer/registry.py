@@ -35,9 +35,14 @@ def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
     name : str, Method or classifier of scikit-learn
         A name of `list_methods`, or a method to change parameters of. Classifiers of scikit-learn are named like
         ``"sklearn:sklearn.svm.SVC"``, or given as they are, see `fsmer.transfer.sklearn_methods.SklearnMethod`.
-    **params
-        Text is read as the parameter's type, so that a command line can hand values on: ``steps="50"``,
-        ``scale="none"``.
+    **params : object
+        Parameters of the method in place of its defaults. Text is read as the parameter's type, so that a command line
+        can hand values on: ``steps="50"``, ``scale="none"``.
+
+    Returns
+    -------
+    Method
+        A method of its own.
 
     Raises
     ------
@@ -48,9 +53,11 @@ def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
 
     Examples
     --------
-    >>> load_method("cosine", steps=50).steps
+    >>> import fsmer
+    >>> fsmer.load_method("cosine", steps=50).steps
     50
-    >>> load_method("sklearn:sklearn.neighbors.KNeighborsClassifier", n_neighbors="1").get_params()["n_neighbors"]
+    >>> nearest = fsmer.load_method("sklearn:sklearn.neighbors.KNeighborsClassifier", n_neighbors="1")
+    >>> nearest.get_params()["n_neighbors"]
     1
     """
     if not isinstance(name, str):
@@ -62,7 +69,19 @@ def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
 
 
 def list_methods() -> list[MethodInfo]:
-    """All methods with their summaries and default parameters, sorted by name."""
+    """All methods with their summaries and default parameters, sorted by name.
+
+    Returns
+    -------
+    list of MethodInfo
+        One entry a method.
+
+    Examples
+    --------
+    >>> import fsmer
+    >>> [method.name for method in fsmer.list_methods()][:2]
+    ['cosine', 'finetune']
+    """
     found = []
     for name in sorted(METHODS):
         cls, preset = METHODS[name], METHODS.preset(name)
