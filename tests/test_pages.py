@@ -3,7 +3,8 @@
 Blocks of ``python`` run in order in one namespace a page, in an empty folder. An ``output`` block that follows one is
 what it prints; ``...`` in it stands for any text. Lines ``$ fsmer ...`` of ``console`` blocks are parsed, not run.
 Comments in a page change this: ``<!-- commands run -->`` anywhere runs the ``console`` blocks too, in order with the
-Python and in the same folder; ``<!-- slow -->`` anywhere runs the page with the slow tests; and
+Python and in the same folder; ``<!-- slow -->`` anywhere runs the page with the slow tests;
+``<!-- file: NAME -->`` before a block writes it to that file, as the reader is told to; and
 ``<!-- not run: reason -->`` before a block leaves that block out.
 """
 
@@ -46,17 +47,19 @@ MOST_NOT_RUN = 12
 OUTPUTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 SLOW = re.compile(r"<!--\s*slow\s*-->")
 COMMANDS_RUN = re.compile(r"<!--\s*commands run\s*-->")
+FILE = re.compile(r"<!--\s*file:\s*([\w.-]+)\s*-->")
 NOT_RUN = re.compile(r"<!--\s*not run:\s*(\S.*?)\s*-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page, with the number of its first line and why it is not run."""
+    """A fenced block of a page, with the number of its first line, why it is not run, and the file that it is."""
 
     language: str
     text: str
     line: int
     reason: str | None = None
+    file: str | None = None
 
 
 def blocks_of(text: str, start: int = 1) -> Iterator[Block]:
@@ -72,13 +75,13 @@ def blocks_of(text: str, start: int = 1) -> Iterator[Block]:
             if language.startswith("{"):
                 yield from blocks_of(token.content, line)
             else:
-                left_out = NOT_RUN.search(comment)
-                yield Block(language, token.content, line, left_out and left_out[1])
+                left_out, file = NOT_RUN.search(comment), FILE.search(comment)
+                yield Block(language, token.content, line, left_out and left_out[1], file and file[1])
         comment = ""
 
 
 def page_blocks(path: Path, *languages: str) -> list[Block]:
-    return [block for block in blocks_of(path.read_text(encoding="utf-8")) if block.language in languages]
+    return [block for block in blocks_of(path.read_text(encoding="utf-8")) if block.language in languages or block.file]
 
 
 def name_of(path: Path) -> str:
@@ -94,6 +97,9 @@ def languages_run(path: Path) -> tuple[str, ...]:
 def run_block(block: Block, page: Path, namespace: dict[str, object]) -> str:
     """Run one block and return what it printed; code with prompts is checked against what stands below them."""
     place = f"{name_of(page)}.md, line {block.line}"
+    if block.file:
+        Path(block.file).write_text(block.text, encoding="utf-8")
+        return ""
     if block.text.lstrip().startswith(">>>"):
         examples = doctest.DocTestParser().get_doctest(block.text, namespace, place, str(page), block.line)
         examples.globs = namespace
@@ -301,25 +307,27 @@ def test_what_is_wrong_in_a_page_is_found(page_module: dict[str, object]) -> Non
     text = (
         "# Page\n\n```python\nx = 1\nprint(x)\n```\n\n```output\n1\n```\n\n"
         "<!-- not run: no camera -->\n```python\nraise\n```\n\n"
+        "<!-- file: table.csv -->\n```csv\na,b\n```\n\n"
         ":::{note}\n```python\nassert x == 2\n```\n:::\n\n````{tab}\n```console\n$ fsmer modls\n```\n````\n"
     )
     blocks = list(blocks_of(text))
-    assert [(block.language, block.line, block.reason) for block in blocks] == [
+    assert [(block.language, block.line, block.reason or block.file) for block in blocks] == [
         ("python", 4, None),
         ("output", 9, None),
         ("python", 14, "no camera"),
-        ("python", 19, None),
-        ("console", 25, None),
+        ("csv", 19, "table.csv"),
+        ("python", 24, None),
+        ("console", 30, None),
     ]
     page = DOCS / "page.md"
     run_page(blocks[:3], page, page_module)
     with pytest.raises(AssertionError, match="but printed is"):
         run_page([blocks[0], Block("output", "2\n", 9)], page, page_module)
     with pytest.raises(AssertionError):
-        run_page([blocks[3]], page, page_module)
+        run_page([blocks[4]], page, page_module)
     with pytest.raises(AssertionError, match="Expected"):
         run_page([Block("pycon", ">>> x + 1\n3\n", 1)], page, page_module)
-    assert [refusal_of(words) for words in typed_commands(blocks[4].text)] == ["fsmer has no command 'modls'"]
+    assert [refusal_of(words) for words in typed_commands(blocks[5].text)] == ["fsmer has no command 'modls'"]
     right = "$ FSMER_COMPILE=off fsmer evaluate loso --data DIR \\\n    --where \"label != 'x'\" | tee LOG  # goes on\n"
     (words,) = typed_commands(right)
     assert refusal_of(words) is None
@@ -330,6 +338,8 @@ def test_what_is_wrong_in_a_page_is_found(page_module: dict[str, object]) -> Non
 
 def test_commands_of_a_page_are_run(page_module: dict[str, object], tmp_path: Path) -> None:
     page = DOCS / "page.md"
+    run_block(Block("csv", "a,b\n", 1, file="table.csv"), page, page_module)
+    assert (tmp_path / "table.csv").read_text() == "a,b\n"
     block = Block("console", '$ python -c "print(1)"\n$ fsmer adapt --data synthetic:lab:12 --out made\n', 1)
     told = run_block(block, page, page_module)
     assert told.startswith("1\n")
