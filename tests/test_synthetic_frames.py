@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ import fsmer
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import CROP_ASPECT, InputSpec
 from fsmer.errors import DataError, UnknownNameError
+from fsmer.preprocess import open_frames
 from fsmer.synthetic.clips import action_unit_maps, synthetic_maps
 from fsmer.synthetic.domains import DOMAINS, load_domain
 from fsmer.synthetic.facs_fields import LANDMARKS
