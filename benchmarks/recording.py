@@ -41,25 +41,12 @@ CROP = (224, 224)
 SAMPLES, INSIDE = 2000, 0.95
 
 
-def write_video(path: Path, recording: SyntheticRecording) -> None:
-    """Encode a drawn recording as a webcam program would."""
-    import av
-
-    height, width = recording.size
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=round(recording.frames_per_second))
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
-        for frame in recording:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
 def speed(seconds: float = 20.0) -> dict[str, float]:
     """Frames a second by the clock and by processor time, decoding included, model loaded; 640x360."""
     model = load_model("facs-flow")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "webcam.mp4"
-        write_video(path, synthetic_recording(seconds, seed=5))
+        synthetic_recording(seconds, seed=5).save(path)
         wall, processor = time.perf_counter(), time.process_time()
         found = predict_recording(path, model)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor

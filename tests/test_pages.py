@@ -2,7 +2,9 @@
 
 Blocks of ``python`` run in order in one namespace a page, in an empty folder. An ``output`` block that follows one is
 what it prints; ``...`` in it stands for any text. Lines ``$ fsmer ...`` of ``console`` blocks are parsed, not run.
-Comments in a page change this: ``<!-- slow -->`` anywhere runs the page with the slow tests, and
+Comments in a page change this: ``<!-- commands run -->`` anywhere runs the ``console`` blocks too, in order with the
+Python and in the same folder; ``<!-- slow -->`` anywhere runs the page with the slow tests;
+``<!-- file: NAME -->`` before a block writes it to that file, as the reader is told to; and
 ``<!-- not run: reason -->`` before a block leaves that block out.
 """
 
@@ -23,31 +25,41 @@ from pathlib import Path
 import pytest
 import typer
 from markdown_it import MarkdownIt
+from typer.testing import CliRunner
 
 import fsmer
 from fsmer import plugins
 from fsmer.plugins import BACKBONES, METHODS
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(
-    path for path in DOCS.rglob("*.md") if not any(part.startswith(("_", ".")) for part in path.relative_to(DOCS).parts)
-)
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(
+        path
+        for path in DOCS.rglob("*.md")
+        if not any(part.startswith(("_", ".")) for part in path.relative_to(DOCS).parts)
+    ),
+]
 # What needs licensed data, a camera or a network cannot run in a test; everything else should.
 MOST_NOT_RUN = 12
 
 OUTPUTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 SLOW = re.compile(r"<!--\s*slow\s*-->")
+COMMANDS_RUN = re.compile(r"<!--\s*commands run\s*-->")
+FILE = re.compile(r"<!--\s*file:\s*([\w.-]+)\s*-->")
 NOT_RUN = re.compile(r"<!--\s*not run:\s*(\S.*?)\s*-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page, with the number of its first line and why it is not run."""
+    """A fenced block of a page, with the number of its first line, why it is not run, and the file that it is."""
 
     language: str
     text: str
     line: int
     reason: str | None = None
+    file: str | None = None
 
 
 def blocks_of(text: str, start: int = 1) -> Iterator[Block]:
@@ -63,22 +75,31 @@ def blocks_of(text: str, start: int = 1) -> Iterator[Block]:
             if language.startswith("{"):
                 yield from blocks_of(token.content, line)
             else:
-                left_out = NOT_RUN.search(comment)
-                yield Block(language, token.content, line, left_out and left_out[1])
+                left_out, file = NOT_RUN.search(comment), FILE.search(comment)
+                yield Block(language, token.content, line, left_out and left_out[1], file and file[1])
         comment = ""
 
 
 def page_blocks(path: Path, *languages: str) -> list[Block]:
-    return [block for block in blocks_of(path.read_text(encoding="utf-8")) if block.language in languages]
+    return [block for block in blocks_of(path.read_text(encoding="utf-8")) if block.language in languages or block.file]
 
 
 def name_of(path: Path) -> str:
-    return path.relative_to(DOCS).with_suffix("").as_posix()
+    return path.relative_to(ROOT).with_suffix("").as_posix()
+
+
+def languages_run(path: Path) -> tuple[str, ...]:
+    """Languages of the blocks of a page that are run."""
+    commands = COMMANDS_RUN.search(path.read_text(encoding="utf-8"))
+    return ("python", "pycon", "console") if commands else ("python", "pycon")
 
 
 def run_block(block: Block, page: Path, namespace: dict[str, object]) -> str:
     """Run one block and return what it printed; code with prompts is checked against what stands below them."""
     place = f"{name_of(page)}.md, line {block.line}"
+    if block.file:
+        Path(block.file).write_text(block.text, encoding="utf-8")
+        return ""
     if block.text.lstrip().startswith(">>>"):
         examples = doctest.DocTestParser().get_doctest(block.text, namespace, place, str(page), block.line)
         examples.globs = namespace
@@ -87,11 +108,32 @@ def run_block(block: Block, page: Path, namespace: dict[str, object]) -> str:
         runner.run(examples, out=said.write, clear_globs=False)
         assert not runner.failures, said.getvalue()
         return ""
+    if block.language == "console":
+        return "".join(run_command(words, place) for words in typed_lines(block.text))
     # Lines count from the top of the page in a traceback.
     code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(code, namespace)
+    return printed.getvalue()
+
+
+def run_command(words: list[str], place: str) -> str:
+    """Run one command of a page and return what it printed: ``fsmer ...``, or ``python`` with code or a file."""
+    if words[0] == "fsmer":
+        from fsmer.cli.app import app
+
+        done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "80"})
+        # 3 is what an audit with a serious finding ends with, after it has said what it was asked for.
+        assert done.exit_code in (0, 3), f"{place}: {shlex.join(words)}\n{done.output}"
+        return done.stdout
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        if words[:2] == ["python", "-c"]:
+            exec(words[2], {})
+        else:
+            assert words[0] == "python", f"{place}: only fsmer and python are run, not {words[0]}"
+            runpy.run_path(words[1], run_name="__main__")
     return printed.getvalue()
 
 
@@ -108,15 +150,13 @@ def page_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dic
         registry._forget(registry.outside() - names)
 
 
-def pages_with(*languages: str) -> list[object]:
+def pages_that_run() -> list[object]:
     return [
         pytest.param(
-            path,
-            id=name_of(path),
-            marks=[pytest.mark.slow] if SLOW.search(path.read_text(encoding="utf-8")) and "python" in languages else [],
+            path, id=name_of(path), marks=[pytest.mark.slow] if SLOW.search(path.read_text(encoding="utf-8")) else []
         )
         for path in PAGES
-        if page_blocks(path, *languages)
+        if page_blocks(path, *languages_run(path))
     ]
 
 
@@ -132,16 +172,16 @@ def run_page(blocks: list[Block], page: Path, namespace: dict[str, object]) -> N
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page", pages_with("python", "pycon"))
-def test_the_python_of_a_page_runs_and_prints_what_the_page_shows(page: Path, page_module: dict[str, object]) -> None:
-    run_page(page_blocks(page, "python", "pycon", "output"), page, page_module)
+@pytest.mark.parametrize("page", pages_that_run())
+def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page: Path, page_module: dict[str, object]) -> None:
+    run_page(page_blocks(page, *languages_run(page), "output"), page, page_module)
 
 
 def test_few_blocks_are_left_out_and_each_says_why() -> None:
     left_out = [
         f"{name_of(path)}.md, line {block.line}: {block.reason}"
         for path in PAGES
-        for block in page_blocks(path, "python", "pycon")
+        for block in page_blocks(path, *languages_run(path))
         if block.reason
     ]
     assert len(left_out) <= MOST_NOT_RUN, "\n".join(left_out)
@@ -211,8 +251,8 @@ def test_the_page_on_backbones_has_their_numbers() -> None:
         assert weights.startswith("shipped") == info.pretrained, info.name
 
 
-def typed_commands(text: str) -> Iterator[list[str]]:
-    """Words behind ``$ fsmer``, without what is set before it or comes after a pipe; a backslash joins lines."""
+def typed_lines(text: str) -> Iterator[list[str]]:
+    """Words behind ``$``, without what is set before them or comes after a pipe; a backslash joins lines."""
     for line in re.sub(r"\\\n\s*>?", " ", text).splitlines():
         if line.lstrip().startswith("$"):
             lexer = shlex.shlex(line.lstrip()[1:], posix=True, punctuation_chars="|&;<>")
@@ -221,8 +261,12 @@ def typed_commands(text: str) -> Iterator[list[str]]:
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words.pop(0)
             ends = [place for place, word in enumerate(words) if set(word) <= set("|&;<>")]
-            if words[:1] == ["fsmer"]:
-                yield words[1 : ends[0] if ends else None]
+            yield words[: ends[0] if ends else None]
+
+
+def typed_commands(text: str) -> Iterator[list[str]]:
+    """Words behind ``$ fsmer``."""
+    return (words[1:] for words in typed_lines(text) if words[:1] == ["fsmer"])
 
 
 def refusal_of(words: list[str]) -> str | None:
@@ -245,7 +289,9 @@ def refusal_of(words: list[str]) -> str | None:
     return f"fsmer {words[0]} takes no {left}" if left else None
 
 
-@pytest.mark.parametrize("page", pages_with("console"))
+@pytest.mark.parametrize(
+    "page", [pytest.param(path, id=name_of(path)) for path in PAGES if page_blocks(path, "console")]
+)
 def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
     wrong = [
         f"line {block.line}: {refusal}"
@@ -261,28 +307,45 @@ def test_what_is_wrong_in_a_page_is_found(page_module: dict[str, object]) -> Non
     text = (
         "# Page\n\n```python\nx = 1\nprint(x)\n```\n\n```output\n1\n```\n\n"
         "<!-- not run: no camera -->\n```python\nraise\n```\n\n"
+        "<!-- file: table.csv -->\n```csv\na,b\n```\n\n"
         ":::{note}\n```python\nassert x == 2\n```\n:::\n\n````{tab}\n```console\n$ fsmer modls\n```\n````\n"
     )
     blocks = list(blocks_of(text))
-    assert [(block.language, block.line, block.reason) for block in blocks] == [
+    assert [(block.language, block.line, block.reason or block.file) for block in blocks] == [
         ("python", 4, None),
         ("output", 9, None),
         ("python", 14, "no camera"),
-        ("python", 19, None),
-        ("console", 25, None),
+        ("csv", 19, "table.csv"),
+        ("python", 24, None),
+        ("console", 30, None),
     ]
     page = DOCS / "page.md"
     run_page(blocks[:3], page, page_module)
     with pytest.raises(AssertionError, match="but printed is"):
         run_page([blocks[0], Block("output", "2\n", 9)], page, page_module)
     with pytest.raises(AssertionError):
-        run_page([blocks[3]], page, page_module)
+        run_page([blocks[4]], page, page_module)
     with pytest.raises(AssertionError, match="Expected"):
         run_page([Block("pycon", ">>> x + 1\n3\n", 1)], page, page_module)
-    assert [refusal_of(words) for words in typed_commands(blocks[4].text)] == ["fsmer has no command 'modls'"]
+    assert [refusal_of(words) for words in typed_commands(blocks[5].text)] == ["fsmer has no command 'modls'"]
     right = "$ FSMER_COMPILE=off fsmer evaluate loso --data DIR \\\n    --where \"label != 'x'\" | tee LOG  # goes on\n"
     (words,) = typed_commands(right)
     assert refusal_of(words) is None
     assert "--no-such" in str(refusal_of([*words, "--no-such", "1"]))
     assert refusal_of(["--version"]) is None
     assert refusal_of(["models", "fr", "surplus", "surplus"])
+
+
+def test_commands_of_a_page_are_run(page_module: dict[str, object], tmp_path: Path) -> None:
+    page = DOCS / "page.md"
+    run_block(Block("csv", "a,b\n", 1, file="table.csv"), page, page_module)
+    assert (tmp_path / "table.csv").read_text() == "a,b\n"
+    block = Block("console", '$ python -c "print(1)"\n$ fsmer adapt --data synthetic:lab:12 --out made\n', 1)
+    told = run_block(block, page, page_module)
+    assert told.startswith("1\n")
+    assert "learnt" in told
+    assert (tmp_path / "made").is_dir()
+    with pytest.raises(AssertionError, match="missing"):
+        run_block(Block("console", "$ fsmer predict missing --data synthetic:lab:3\n", 1), page, page_module)
+    with pytest.raises(AssertionError, match="not rm"):
+        run_block(Block("console", "$ rm -r made\n", 1), page, page_module)

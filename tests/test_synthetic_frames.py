@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ import fsmer
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import CROP_ASPECT, InputSpec
 from fsmer.errors import DataError, UnknownNameError
+from fsmer.preprocess import open_frames
 from fsmer.synthetic.clips import action_unit_maps, synthetic_maps
 from fsmer.synthetic.domains import DOMAINS, load_domain
 from fsmer.synthetic.facs_fields import LANDMARKS
@@ -472,3 +474,12 @@ def test_importing_the_library_does_not_load_what_draws():
     code = "import sys, fsmer.data; print('cv2' in sys.modules, 'fsmer.synthetic.recordings' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["False", "False"]
+
+
+def test_a_recording_that_was_saved_is_read_with_its_frames_and_rate(tmp_path: Path) -> None:
+    recording = synthetic_recording(1, seed=1, size=(90, 120), frames_per_second=29.97)
+    video = open_frames(recording.save(tmp_path / "drawn.mp4"))
+    assert len(video) == len(recording) == 30
+    assert video.frames_per_second == pytest.approx(29.97, abs=0.01)
+    seen = np.asarray(next(iter(video)), np.float64)
+    assert np.abs(seen - recording.frame(0)).mean() < 8

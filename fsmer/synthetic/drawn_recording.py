@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -125,6 +128,20 @@ class SyntheticRecording:
 
     def __len__(self) -> int:
         return self._frames
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the frames as a video, encoded as a webcam program would; the ending of `path` names the container."""
+        import av
+
+        height, width = self.size
+        rate = Fraction(self.frames_per_second).limit_denominator(1001)
+        with av.open(os.fspath(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=rate)
+            stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
+            for frame in self:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(None))
+        return Path(path)
 
     def __iter__(self) -> Iterator[Image]:
         return (self.frame(index) for index in range(self._frames))
