@@ -116,9 +116,7 @@ def read_frame(
         A file is missing, no regular file or outside `root`, or the first medium cannot be read.
     """
     if media not in frame.columns:
-        raise DataError(
-            f"the table has no column {media!r} with the maps; it has {', '.join(map(str, frame.columns))}."
-        )
+        raise DataError(f"the table has no column {media!r} of maps; it has {', '.join(map(str, frame.columns))}.")
     cells = frame[media].tolist()
     named = ClipSet.from_table(frame.drop(columns=media))
     store: MediaStore
