@@ -174,9 +174,7 @@ def check_media(clips: Any, specs: Sequence[InputSpec], who: str) -> None:
     for wanted in specs:
         if wanted.kind not in clips.specs:
             held = ", ".join(held.describe() for held in clips.specs.values()) or "no media"
-            raise SpecMismatchError(
-                f"the clips hold {held}, but {who} expects {wanted.describe()}; prepare that media."
-            )
+            raise SpecMismatchError(f"the clips hold {held}, but {who} expects {wanted.describe()}; prepare those.")
         clips.specs[wanted.kind].check_feeds(wanted, who=who)
 
 

@@ -227,9 +227,7 @@ class FR(Backbone):
         self._check_count(branches, "branches is")
         least = 2 ** len(filters)
         if size < least:
-            raise FsmerError(
-                f"maps of {size} pixels vanish in {len(filters)} halvings; give a size of {least} or more."
-            )
+            raise FsmerError(f"maps of {size} pixels vanish in {len(filters)} halvings; give at least {least}.")
         super().__init__(
             input_spec=InputSpec(kind="flow", size=(size, size), channels=("u", "v"), normalisation="minmax"),
             embed_dim=shared_width,

@@ -123,9 +123,7 @@ class PretrainRecipe(_Recipe):
         )
         low, high = self.distance
         if not 1 <= low <= high:
-            raise FsmerError(
-                f"the recipe's distance is {low} to {high} frames, but it must run from 1 or more to no less."
-            )
+            raise FsmerError(f"the recipe's distance is {low} to {high} frames, but 1 or more to no less is expected.")
 
     def with_params(self, params: Mapping[str, Any]) -> Self:
         """This recipe with some fields changed, by name. Text is read as the field's type: ``{"batch_size": "16",

@@ -142,9 +142,7 @@ def read_frame(
     ('negative', 'positive')
     """
     if media not in frame.columns:
-        raise DataError(
-            f"the table has no column {media!r} with the maps; it has {', '.join(map(str, frame.columns))}."
-        )
+        raise DataError(f"the table has no column {media!r} of maps; it has {', '.join(map(str, frame.columns))}.")
     cells = frame[media].tolist()
     named = ClipSet.from_table(frame.drop(columns=media))
     store: MediaStore

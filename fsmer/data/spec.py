@@ -301,9 +301,7 @@ def register_input_kind(
     named = isinstance(channels, (list, tuple)) and all(isinstance(one, str) for one in channels)
     if not named or not (make is None or callable(make)):
         given = f"make={make!r:.80}" if named else f"channels={channels!r:.80}"
-        raise DataError(
-            f"the kind of medium {name!r} has {given}; give a list of names as channels, a function as make."
-        )
+        raise DataError(f"the medium {name!r} has {given}; give a list of names as channels, a function as make.")
     kind = InputKind(name, tuple(channels), timed, needs_apex, make)
     # The registry asks every entry where it is from: a kind is from the module that registers it.
     vars(kind).update(__module__=sys._getframe(1).f_globals.get("__name__", "__main__"), __qualname__=name)

@@ -73,9 +73,7 @@ def _ststnet_side(side: Path) -> list[tuple[str, str, Path]]:
     found = []
     for folder in sorted(path for path in side.iterdir() if path.is_dir() and path.name[0] != "."):
         if folder.name not in STSTNET_LABELS:
-            raise DataError(
-                f"the class folder {folder} is called neither 0 (negative) nor 1 (positive) nor 2 (surprise)."
-            )
+            raise DataError(f"the class folder {folder} is not called 0 (negative), 1 (positive) or 2 (surprise).")
         images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != ".")
         found += [(path.stem, STSTNET_LABELS[folder.name], path) for path in sorted(images)]
     return found

@@ -49,9 +49,7 @@ def clean_table(frame: pd.DataFrame) -> pd.DataFrame:
     twice = ids.duplicated().to_numpy()
     if twice.any():
         shown = ", ".join(repr(name) for name in ids[twice].drop_duplicates().iloc[:3])
-        raise DataError(
-            f"the table names {int(twice.sum())} clips more than once, such as {shown}; give each its own id."
-        )
+        raise DataError(f"the table names {int(twice.sum())} clips more than once, such as {shown}; give each an id.")
     coded = {}
     for name in ("dataset", "subject", "label"):
         codes, words = pd.factorize(columns[name], sort=True)

@@ -206,7 +206,7 @@ class Protocol(ABC):
         """Make a protocol of the keys of a protocol file; a `ProtocolError` names one that is missing or wrong."""
         if not isinstance(values, Mapping):
             raise ProtocolError(
-                f"a protocol is a mapping with the keys {', '.join(_FILE_KEYS)}, not {described(values)}."
+                f"a protocol is a mapping of the keys {', '.join(_FILE_KEYS)}, not {described(values)}."
             )
         refuse_unknown(values, _FILE_KEYS, "a key of a protocol")
         if "kind" not in values:

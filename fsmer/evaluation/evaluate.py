@@ -197,8 +197,8 @@ def evaluate(
     trainings, points = plan_grid(solver, backbone, select, grid)
     drawn, words = int(chosen.params.get("seed", seed or 0)), dict(descriptions or {})
     one = Evaluation(chosen, drawn, clips, episodes, start, backbone, words, solver, numbers, select, trainings, points)
-    given = {"seed": seed, "seeds": seeds, "select": select, "grid": grid}
-    given |= {"jobs": options.jobs, "isolate": options.isolate}
+    asked = {"seed": seed, "seeds": seeds, "select": select, "grid": grid}
+    given = {**asked, "jobs": options.jobs, "isolate": options.isolate}
     run = run_account(one, options, call, given, started)
     with kept_embeddings(options) as options:
         runs = SeedRuns(one, options)

@@ -462,9 +462,7 @@ class Report:
             altered = next((name for name in altered_files(folder) if name != files.RUN_FILE), "")
             altered = altered and f"{altered} was altered after it was written"
             if flaw := report.unsound or report_file.contradicting_tables(report) or altered:
-                raise DataError(
-                    f"{folder} holds a report and tables that do not belong together ({flaw}); {files.REMEDY}."
-                )
+                raise DataError(f"{folder} holds a report and tables of different runs ({flaw}); {files.REMEDY}.")
         return report
 
     @property

@@ -95,7 +95,7 @@ def run_report(
         notes=[*([note] if note else []), *_notes(one, results, options)],
     )
     arithmetic, before = one.arithmetic, "unknown for the episodes of an earlier version, then " if unrecorded else ""
-    versions = report.versions | {name: f"{before}{value}" for name, value in arithmetic.items()}
+    versions = dict(report.versions) | {name: f"{before}{value}" for name, value in arithmetic.items()}
     return replace(report, isolation=options.isolate or "none", versions=versions)
 
 

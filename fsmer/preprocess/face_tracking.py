@@ -25,9 +25,7 @@ def choose_face(faces: Sequence[FacePose], which: Which = "largest", *, where: s
         )
     index = 0 if which == "largest" else int(which)
     if not 0 <= index < len(faces):
-        raise NoFaceError(
-            f"face {index} was asked for, but {where} shows {len(faces)} (counted from 0, largest first)."
-        )
+        raise NoFaceError(f"face {index} was asked for, but {where} shows {len(faces)} (from 0, largest first).")
     return faces[index]
 
 

@@ -305,9 +305,7 @@ def flow_map(flow: Flow, spec: InputSpec, *, remove_head: bool = False, shear: f
             "'minmax' are expected."
         )
     if flow.ndim != 3 or flow.shape[0] != 2:
-        raise DataError(
-            f"the flow has shape {flow.shape}, but (2, height, width) is expected; move the channels first."
-        )
+        raise DataError(f"the flow has shape {flow.shape}, but (2, height, width) is expected; put channels first.")
     moved = remove_head_motion(flow) if remove_head else flow
     scaled = moved * np.float32(1000 / flow.shape[2])
     planes = {"u": scaled[0], "v": scaled[1]}

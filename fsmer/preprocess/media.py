@@ -229,9 +229,7 @@ def checked_specs(specs: Sequence[InputSpec] | InputSpec) -> list[InputSpec]:
                 "expected."
             )
         if [one.kind for one in wanted].count(spec.kind) > 1:
-            raise SpecMismatchError(
-                f"two different media of kind {spec.kind!r} were asked for; a clip holds one a kind."
-            )
+            raise SpecMismatchError(f"two media of kind {spec.kind!r} were asked for; a clip holds one a kind.")
     return wanted
 
 

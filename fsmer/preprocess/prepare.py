@@ -234,9 +234,7 @@ def prepare(
                     progress(PrepareProgress(len(outcomes), len(tasks), left_out, seconds, remaining))
         if not any(one.key for one in outcomes.values()):
             first = outcomes[tasks[0].clip]
-            raise DataError(
-                f"none of the {len(tasks)} clips can be prepared; the first, {first.clip!r}: {first.detail}"
-            )
+            raise DataError(f"none of the {len(tasks)} clips was prepared; the first, {first.clip!r}: {first.detail}")
         report = _report(table, lost, outcomes)
         prepare_store.write_result(target, job, table, report, outcomes, settings, earlier)
     sets = {name: ClipSet.load(target / name if name else target) for name, _ in held}

@@ -87,9 +87,7 @@ class Part:
             handle.seek(self.start)
             held, mark = memoryview(handle.read(ends[-1])), handle.read(DIGEST)
         if digest(held).encode() != mark:
-            raise DataError(
-                f"the finished clips in {self.path} were altered or cut short meanwhile; run the same again."
-            )
+            raise DataError(f"the finished clips in {self.path} were altered or cut short meanwhile; run it again.")
         return {name: held[low:high] for name, (low, high) in zip(self.lengths, pairwise(ends), strict=True)}
 
     def whole(self) -> bool:

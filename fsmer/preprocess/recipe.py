@@ -146,9 +146,7 @@ class PreprocessRecipe:
                 raise unknown_name(kind, given, known)
         load_flow_method(self.flow, self.flow_parameters)
         if self.face != "largest" and (not isinstance(self.face, (int, np.integer)) or self.face < 0):
-            raise DataError(
-                f"face={self.face!r} is no face: give 'largest' or a number from 0, counted from the largest."
-            )
+            raise DataError(f"face={self.face!r} is no face: give 'largest' or a number from 0 (the largest).")
         if len(self.crop_size) != 2 or min(self.crop_size) < 16:
             raise DataError(f"a crop of {self.crop_size} is too small for flow: give height and width of 16 or more.")
 

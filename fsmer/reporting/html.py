@@ -202,9 +202,7 @@ def _judged(facts: _Facts, clips: ClipSet) -> ClipSet:
     held = set(clips.ids.tolist())
     missing = next((name for name in facts.by_clip.index if name not in held), None)
     if missing is not None:
-        raise DataError(
-            f"the report judges clip {missing!r}, which the clips given lack; give the set that was evaluated."
-        )
+        raise DataError(f"the report judges clip {missing!r}, which the clips given lack; give the set of the run.")
     return clips[clips.positions(facts.by_clip.index.tolist())]
 
 

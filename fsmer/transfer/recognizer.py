@@ -532,9 +532,7 @@ def _described(held: WeightsFolder) -> _RecognizerConfig:
     """What the config of a folder says of its recognizer."""
     found = held.config.get("recognizer")
     if found is None:
-        raise WeightsError(
-            f"{held.folder} holds a backbone, not a recognizer; load it with fsmer.load_model and adapt it."
-        )
+        raise WeightsError(f"{held.folder} holds a backbone, not a recognizer; use fsmer.load_model and adapt it.")
     version = found.get("version")
     if isinstance(version, int) and version > RECOGNIZER_VERSION:
         raise WeightsError(
