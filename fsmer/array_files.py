@@ -8,7 +8,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ def map_array(path: str | os.PathLike[str]) -> np.memmap[Any, Any]:
     """The array of a ``.npy`` file, mapped; ``OSError`` where it cannot be opened, ``ValueError`` for a bad content."""
     check_regular(path)
     with _plain_errors():
+        with open(path, "rb") as stream:
+            _header(stream, os.fspath(path))
         return np.lib.format.open_memmap(path, mode="r")
 
 
@@ -36,13 +38,21 @@ def _array(held: zipfile.ZipFile, name: str) -> NDArray[Any]:
     if held.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"its entry {name} is compressed")
     stream = io.BytesIO(held.read(name))
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError(f"its entry {name} has another version of the format")
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.hasobject:
-        raise ValueError(f"its entry {name} holds Python objects")
+    shape, by_columns, dtype = _header(stream, f"its entry {name}")
     order: Any = "F" if by_columns else "C"
     return np.ndarray(shape, dtype, stream.getbuffer(), stream.tell(), order=order).copy()
+
+
+def _header(stream: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    known = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in known:
+        raise ValueError(f"{what} has another version of the format")
+    shape, by_columns, dtype = known[version](stream)
+    # NumPy divides by the size of an element, and by a negative length, when it maps a file.
+    if dtype.hasobject or dtype.itemsize == 0 or min(shape, default=0) < 0:
+        raise ValueError(f"{what} holds no array of plain numbers")
+    return shape, by_columns, dtype
 
 
 @contextlib.contextmanager

@@ -89,13 +89,13 @@ def test_a_source_domain_is_learnt_first(clips):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda clips: clips.select(label="positive"), SupportError, r"one class only \(positive, \d+ clips\)"),
+        (lambda clips: clips.select(label="positive"), SupportError, r"one class .*positive, \d+ clips"),
         (lambda clips: clips[[]], SupportError, "support set is empty"),
         (lambda clips: [], SupportError, "support set is empty"),
         (lambda clips: (np.zeros((0, 3, 28, 28)), []), SupportError, "support set is empty"),
         (lambda clips: ClipSet.from_arrays(clips.media("flow"), None), SupportError, "clip 'mine-00' has no label"),
         (lambda clips: (clips.media("flow")[:3], ["a", "b"]), SupportError, "3 arrays came with 2 labels"),
-        (lambda clips: "clips", SupportError, r"given as str; give a ClipSet, a list of Clips, or a pair"),
+        (lambda clips: "clips", SupportError, r"as str; give a ClipSet, a list of Clips or"),
         (lambda clips: synthetic_clips("lab", 20, size=56), SpecMismatchError, "56x56.*28x28"),
         (
             lambda clips: (np.random.default_rng(0).random((4, 2, 28, 28)), list("abab")),

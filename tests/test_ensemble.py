@@ -142,8 +142,8 @@ def test_rates_of_single_layers_reach_the_members_layers():
     ("arguments", "error", "said"),
     [
         ({"members": 0}, FsmerError, "members=0 is no number of members; give 1 or a larger whole number"),
-        ({"members": "two"}, FsmerError, "members='two' is no number of members"),
-        ({"members": True}, FsmerError, "members=True is no number of members"),
+        ({"members": "two"}, FsmerError, "members='two'.* whole number"),
+        ({"members": True}, FsmerError, "members=True.* whole number"),
         ({"arguments": 3}, FsmerError, "arguments=3 are no arguments of 'fr'; give names and values"),
         ({"of": "ensemble"}, FsmerError, "cannot be ensembles too; name another model"),
         ({"of": "frr"}, UnknownNameError, "did you mean 'fr'"),

@@ -238,6 +238,7 @@ HEADERS = [
     "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999999999999, 5), }",
     "{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000000, 5), }",
     "{'descr': '|O', 'fortran_order': False, 'shape': (2, 1), }",
+    "{'descr': [], 'fortran_order': False, 'shape': (-1,), }",
     "{'descr': '<f4', 'shape': (4, 5), }",
     "(" * 5000,
     "'" * 3,

@@ -467,7 +467,7 @@ def test_a_store_that_is_cut_short_during_the_run_never_becomes_a_result(root, w
             (held,) = (tmp_path / "out.parts").glob("*.clips")
             os.truncate(held, held.stat().st_size - 40)
 
-    with pytest.raises(DataError, match="altered or cut short.* run it again"):
+    with pytest.raises(DataError, match=r"altered or cut short.* run it again"):
         make(root, out, progress=cut)
     assert not out.exists()
     assert make(root, out).report.reused == 7

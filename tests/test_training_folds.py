@@ -62,7 +62,7 @@ def test_fewer_folds_go_on_at_a_time_when_memory_runs_out(
     monkeypatch.setattr(training_folds, "fold_in_process", hungry)
     with (
         joblib.parallel_config(backend="threading"),
-        pytest.warns(UserWarning, match=r"memory .* 4 folds .* 2 at a time") as heard,
+        pytest.warns(UserWarning, match=r"memory .* 4 folds .* going on with 2") as heard,
     ):
         report = evaluate("loso", backbone, tuned(), clips=clips, jobs=4, out=tmp_path)
     assert len(heard) == 1
@@ -70,7 +70,7 @@ def test_fewer_folds_go_on_at_a_time_when_memory_runs_out(
     assert report.predictions.equals(alone.predictions)
     # Down to one, which is this process.
     monkeypatch.setattr(training_folds, "fold_in_process", lambda *task: (_ for _ in ()).throw(how))
-    with joblib.parallel_config(backend="threading"), pytest.warns(UserWarning, match="1 at a time"):
+    with joblib.parallel_config(backend="threading"), pytest.warns(UserWarning, match="memory .* going on with 1"):
         assert evaluate("loso", backbone, tuned(), clips=clips, jobs=2).to_dict() == alone.to_dict()
 
 

@@ -97,6 +97,4 @@ def audit(path: str | os.PathLike[str], *, stated: Mapping[str, float] | None = 
 
 def _refuse_stated(claimed: Mapping[str, Claim], source: Path) -> None:
     if claimed:
-        raise DataError(
-            f"a stated figure needs predictions to check it against, and {source} holds none; leave it out."
-        )
+        raise DataError(f"a stated figure needs predictions to check it against, {source} has none; leave it out.")

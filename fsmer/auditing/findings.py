@@ -201,7 +201,7 @@ class Table:
             strange = sorted(set(known) - set(SIDES))
             if strange:
                 raise DataError(
-                    f"{path} calls a side {strange[0]!r}; write train, validation or test (or support and query)."
+                    f"{path} calls a side {strange[0]!r}; write train, validation or test, or support, query."
                 )
             columns["side"] = known.map(SIDES)
         if "clip" not in columns and "file" in columns:

@@ -178,7 +178,7 @@ class Merau(Backbone):
             held = ", ".join(f"{name} {tcae.config[name]}" for name in TCAE_SIZES)
             wanted = ", ".join(f"{name} {self.config[own]}" for name, own in TCAE_SIZES.items())
             raise SpecMismatchError(
-                f"the TCAE was made with {held}, but merau's encoder with {wanted}; make both alike."
+                f"the TCAE is made with {held}, but merau's encoder with {wanted}; make them alike."
             )
         self.au_encoder.load_state_dict(given)
 

@@ -398,9 +398,7 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
         )
     crop = arguments["crop_area"]
     if len(crop) != 2 or not 0.05 <= crop[0] <= crop[1] <= 1:
-        raise FsmerError(
-            f"crop_area is {crop}, which must be two shares of the frame from 0.05 to 1, the lower one first."
-        )
+        raise FsmerError(f"crop_area is {crop}, which must be two shares of a frame from 0.05 to 1, the lower first.")
     for name, least in (("regions", 1), ("changes", 0)):
         if arguments[name] < least:
             raise FsmerError(f"{name} is {arguments[name]}, but must be {least} or more.")

@@ -92,9 +92,7 @@ def fitting_rows(
         mask = condition_mask(str(where), table)
     for name, value in equals.items():
         if name not in table.columns:
-            raise DataError(
-                f"there is no column {name!r} to select by; the table has {', '.join(map(str, table.columns))}."
-            )
+            raise DataError(f"there is no column {name!r} to select by; it has {', '.join(map(str, table.columns))}.")
         wanted = list(value) if isinstance(value, (list, tuple, set, frozenset, np.ndarray)) else [value]
         if name in CORE_COLUMNS:
             wanted = [text or (None if name == "label" else "") for text in plain_texts(wanted, name)]

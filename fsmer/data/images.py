@@ -57,5 +57,5 @@ def check_colours(image: Any, file: str) -> None:
     mode = f"{image.mode} of 16 bits" if has_deep_colours(image) else image.mode
     if mode != "RGB":
         raise MediaError(
-            f"{file} is an image of mode {mode}, but 8-bit RGB is expected (red = u, green = v, blue = strain)."
+            f"{file} is an image of mode {mode}, expected is 8-bit RGB (red = u, green = v, blue = strain)."
         )

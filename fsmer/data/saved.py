@@ -157,7 +157,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
     version = values.get("format_version") if values.get("format") == FORMAT else None
     if type(version) is not int or version > FORMAT_VERSION:
         raise DataError(
-            f"{folder} has clip set format {version}, and this fsmer reads up to {FORMAT_VERSION}; update fsmer."
+            f"{folder} has clip set format {version}, and this fsmer reads up to {FORMAT_VERSION}; update it."
         )
     header = checked(values, _Header, path, **words)
     stores = {}

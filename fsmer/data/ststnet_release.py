@@ -41,9 +41,7 @@ def read_ststnet(folder: str | os.PathLike[str]) -> ClipSet:
         root = root / STSTNET_FOLDER
     people = sorted(path for path in root.iterdir() if path.is_dir() and (path / "u_test").is_dir())
     if not people:
-        raise DataError(
-            f"{root} holds no <subject>/u_test folder; give the folder {STSTNET_FOLDER} of the STSTNet release."
-        )
+        raise DataError(f"{root} holds no <subject>/u_test folder; give {STSTNET_FOLDER} of the STSTNet release.")
     rows: list[dict[str, str]] = []
     owner: dict[str, str] = {}
     for person in people:
@@ -85,9 +83,7 @@ def _check_ststnet_train(person: Path, labels: dict[str, str], owner: dict[str, 
         if owner.get(clip) == person.name:
             raise DataError(f"clip {clip!r} lies in both u_train and u_test of {person}; take it out of u_train.")
         if clip not in labels:
-            raise DataError(
-                f"clip {clip!r} lies in u_train of {person} but in nobody's u_test; copy the release again."
-            )
+            raise DataError(f"clip {clip!r} lies in u_train of {person} but in nobody's u_test; copy it again.")
         if labels[clip] != label:
             raise DataError(
                 f"clip {clip!r} is {label} in u_train of {person} but {labels[clip]} in u_test of {owner[clip]}; "

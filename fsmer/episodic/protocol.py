@@ -205,9 +205,7 @@ class Protocol(ABC):
     def from_dict(values: Mapping[str, Any]) -> Protocol:
         """Make a protocol of the keys of a protocol file; a `ProtocolError` names one that is missing or wrong."""
         if not isinstance(values, Mapping):
-            raise ProtocolError(
-                f"a protocol is a mapping of the keys {', '.join(_FILE_KEYS)}, not {described(values)}."
-            )
+            raise ProtocolError(f"a protocol is a mapping with {', '.join(_FILE_KEYS)}, not {described(values)}.")
         refuse_unknown(values, _FILE_KEYS, "a key of a protocol")
         if "kind" not in values:
             raise ProtocolError(f"the protocol has no key 'kind'; choose one of {', '.join(PROTOCOLS)}.")

@@ -60,7 +60,11 @@ class Predictions:
 _RUN = entries(
     {"report": str, "resumed": NotRequired[Count], "seconds": NotRequired[Annotated[float, Ge(0)]]}
     | dict.fromkeys(("call", "started", "machine"), NotRequired[str])
-    | {"seeds": NotRequired[list[Seed]], "identity": NotRequired[dict[str, str]]},
+    | {
+        "seeds": NotRequired[list[Seed]],
+        "identity": NotRequired[dict[str, str]],
+        "from_outside": NotRequired[list[str]],
+    },
     extra_items=Any,
 )
 

@@ -284,8 +284,11 @@ class VideoFile(FrameSource):
         # FFmpeg knows the range of all depths below 16 bits.
         deep = max(part.bits for part in picture.format.components) == 16
         width = max(1, round(picture.width * self._pixel_shape))
-        pixels = picture.to_ndarray(format="rgb48le" if deep else "rgb24", width=width)
         name = f"a frame of {self.name}"
+        try:
+            pixels = picture.to_ndarray(format="rgb48le" if deep else "rgb24", width=width)
+        except (OSError, ValueError, av.error.FFmpegError) as error:
+            raise MediaError(f"{name} cannot be shown as colours ({error}); save the recording anew.") from error
         frame = self._rgb(pixels, name) if deep else as_rgb(pixels, name)
         # The flag counts degrees counter-clockwise, as numpy does.
         turns = round(picture.rotation / 90) % 4

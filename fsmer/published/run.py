@@ -105,7 +105,7 @@ def run_table(
     if not chosen:
         known = ", ".join(repr(row.method) for row in table.rows if row.run is not None)
         raise ProtocolError(
-            f"no row of table {table.name!r} that runs is called {' or '.join(wanted)}; known are {known}."
+            f"no row of table {table.name!r} that runs is called {' or '.join(wanted)}; known: {known}."
         )
     sets = [] if clips is None else [clips] if isinstance(clips, ClipSet) else list(clips)
     counted = set(table.metrics) - set(SHOWN) - {"seconds"}

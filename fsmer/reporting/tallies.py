@@ -156,7 +156,7 @@ def check_pair(a: Report, b: Report, names: Sequence[str], same_folds: bool) -> 
         if unlike.any():
             dataset, clip = mine.index[int(np.argmax(unlike.to_numpy()))]
             raise DataError(
-                f"{both} give clip {clip!r} of {dataset} another {column}; compare reports on one labelling."
+                f"{both} give clip {clip!r} of {dataset} another {column}; compare reports of one labelling."
             )
     if (same_folds or a.averaging == "episodes") and _folds(a) != _folds(b):
         raise DataError(

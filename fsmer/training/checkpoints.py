@@ -16,6 +16,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import FiniteFloat
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from typing_extensions import TypedDict
@@ -39,15 +40,15 @@ class PretrainingState(TypedDict):
     """State of a pretraining between two steps."""
 
     step: Count
-    seconds: float
-    history: list[dict[str, int | float]]
+    seconds: FiniteFloat
+    history: list[dict[str, int | FiniteFloat]]
 
 
 class TrainingState(TypedDict):
     """State of a training between two epochs."""
 
     epoch: Count
-    losses: list[float]
+    losses: list[FiniteFloat]
 
 
 def save_checkpoint(

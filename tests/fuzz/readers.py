@@ -674,7 +674,7 @@ def _stop_half(out: Path, evaluated: Any) -> None:
     """Leave what a run leaves that is stopped before its report."""
     runner: Any = importlib.import_module("fsmer.evaluation.evaluate")
 
-    def stop(*_: Any) -> Any:
+    def stop(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     held, runner.run_report = runner.run_report, stop
@@ -782,14 +782,14 @@ def _prepare(out: Path) -> ClipSet:
 
 
 def _write_prepared(folder: Path) -> None:
-    module = importlib.import_module("fsmer.preprocess.prepare")
+    store = importlib.import_module("fsmer.preprocess.prepare_store")
 
-    finish, module.write_result = module.write_result, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    finish, store.write_result = store.write_result, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     try:
         with suppress(KeyboardInterrupt):
             _prepare(folder / "out")
     finally:
-        module.write_result = finish
+        store.write_result = finish
     parts = sorted((folder / _STORE).glob("*.clips"))
     assert parts, list(folder.rglob("*"))
     for number, path in enumerate(parts):
