@@ -693,11 +693,13 @@ def _figures_of(report: fsmer.Report) -> str:
 def _read_parts(folder: Path) -> str:
     from fsmer.evaluation.report import Report
 
+    runner: Any = importlib.import_module("fsmer.evaluation.evaluate")
     save, Report.save = Report.save, lambda self, where: Path(where)  # type: ignore[method-assign]
+    page, runner.write_page = runner.write_page, lambda *_: None
     try:  # the pictures and pages of a report take longer than all else
         return _figures_of(_evaluate(folder / "run"))
     finally:
-        Report.save = save  # type: ignore[method-assign]
+        Report.save, runner.write_page = save, page  # type: ignore[method-assign]
 
 
 def _read_part_store(folder: Path) -> None:
