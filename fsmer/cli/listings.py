@@ -13,6 +13,7 @@ from rich.text import Text
 from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, say, say_json
+from fsmer.cli.options import OUTPUT, option
 from fsmer.cli.progress import shown_progress
 from fsmer.cli.show import methods_table, plain_table
 from fsmer.errors import reason_of
@@ -20,10 +21,10 @@ from fsmer.errors import reason_of
 
 @command("fsmer demo --out out/demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for table, picture and recognizer.")] = Path("fsmer-demo"),
+    out: Annotated[Path, option(OUTPUT, "DIR", "Folder for table, picture and recognizer.")] = Path("fsmer-demo"),
     model: options.Model = "facs-flow",
-    seed: Annotated[int, typer.Option(help="Seed of the episodes.", min=0)] = 0,
-    episodes: Annotated[int, typer.Option(help="Episodes of the comparison.", min=2)] = 200,
+    seed: Annotated[int, options.SEED] = 0,
+    episodes: Annotated[int, options.number_of_episodes(min=2)] = 200,
     as_json: options.AsJson = False,
 ) -> None:
     """A demonstration without data: synthetic clips of one domain, few labels of another, every method side by side."""
@@ -44,7 +45,7 @@ def demo(
 
 @command("fsmer models")
 def models(
-    pattern: Annotated[str, typer.Argument(help="Wildcard, e.g. 'facs*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Wildcard, e.g. 'facs*'.")] = "*",
     as_json: options.AsJson = False,
 ) -> None:
     """List the models and methods; of a single model, which parts of its paper are implemented."""
@@ -81,7 +82,7 @@ def models(
 
 @command("fsmer protocols megc2019-cde")
 def protocols(
-    name: Annotated[str | None, typer.Argument(help="Show all settings of this one.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show all settings of this one.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List the named protocols, or show one of them."""
