@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from fsmer.cli.app import app
 from fsmer.cli.options import GROUPS
@@ -108,6 +109,14 @@ def test_the_first_page_shows_every_sentence_whole(page: Page) -> None:
         text = squeezed("".join(lines))
         assert all(squeezed(f"{name} {one.help}") in text for name, one in COMMANDS.items())
         assert "Exitcodes" in text
+
+
+@pytest.mark.parametrize("command", ["models", "bench", "datasets"])
+def test_listings_leave_room_for_their_text(command: str) -> None:
+    lines = CliRunner().invoke(app, [command], env={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    indents = [len(line) - len(line.lstrip()) for line in lines if line.startswith(" ")]
+    assert 80 - max(indents) >= 60
 
 
 def test_an_option_has_the_same_words_in_every_command() -> None:

@@ -47,7 +47,10 @@ class _Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *options.GROUPS)}
         for one in self.get_params(ctx):
-            names, text = one.get_help_record(ctx)
+            record = one.get_help_record(ctx)
+            if record is None:
+                continue
+            names, text = record
             group = getattr(one, "rich_help_panel", None) or options.OUTPUT
             if one.param_type_name == "argument":
                 group, names = "Arguments", one.metavar

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.padding import Padding
-from rich.text import Text
 
 from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, say, say_json
 from fsmer.cli.options import DATA, MODEL, OUTPUT, RUNNING, option
 from fsmer.cli.progress import shown_progress
+from fsmer.cli.show import print_entry
 
 
 @command("fsmer datasets")
@@ -29,10 +28,7 @@ def datasets(as_json: options.AsJson = False) -> None:
     for one in found:
         known = ((one.clips, "clips"), (one.subjects, "people"), (one.frames_per_second, "frames a second"))
         facts = ", ".join([one.title, *(f"{value:g} {unit}" for value, unit in known if value is not None)])
-        console.print(Text.assemble((one.name, "bold"), f"  {facts}"))
-        for line in (f"annotation: {one.annotation}", one.request):
-            if line:
-                console.print(Padding(line, (0, 0, 0, 4)))
+        print_entry(console, one.name, facts, f"annotation: {one.annotation}", one.request)
 
 
 @command("fsmer check casme2 --root DIR")

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, say, say_json
 from fsmer.cli.options import OUTPUT, option
 from fsmer.cli.progress import shown_progress
-from fsmer.cli.show import methods_table, plain_table
+from fsmer.cli.show import methods_table, plain_table, print_entry
 from fsmer.errors import reason_of
 
 
@@ -56,28 +55,26 @@ def models(
     if as_json:
         listed = [asdict(one) | {"input_specs": [spec.to_dict() for spec in one.input_specs]} for one in found]
         return say_json({"models": listed, "methods": [asdict(one) for one in list_methods()]})
-    table = plain_table("model", "parameters", "GFLOPs", "weights", "what it is, and its input")
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+    console = Console()
     for one in found:
         media = "; ".join(spec.describe() for spec in one.input_specs) or "-"
         numbers = "-" if one.embed_dim is None else f"{one.embed_dim:,}"
         parameters = one.parameters or 0
-        table.add_row(
-            one.name,
+        facts = (
             "-" if one.parameters is None else f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters:,}",
             "-" if one.flops is None else f"{one.flops / 1e9:.3g}",
-            "shipped" if one.pretrained else "none",
-            Text.assemble(f"{one.summary or '-'} ", (f"input: {media}; {numbers} numbers out.", "dim")),
+            "weights shipped" if one.pretrained else "no weights",
         )
+        shown = "{} parameters, {} GFLOPs, {}".format(*facts)
+        print_entry(console, one.name, shown, one.summary, f"input: {media}; {numbers} numbers out")
+    console.print()
     if len(found) == 1:
-        Console().print(table)
-        say(f"\n{found[0].card(Console().width)}")
+        say(found[0].card(console.width))
         return
     methods = plain_table("method", "what")
     for method in list_methods():
         methods.add_row(method.name, method.summary or "-")
-    Console().print(table, methods)
+    console.print(methods)
 
 
 @command("fsmer protocols megc2019-cde")

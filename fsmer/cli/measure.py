@@ -15,7 +15,7 @@ from fsmer.cli.app import command, command_line
 from fsmer.cli.console import Console, complain, say, say_json
 from fsmer.cli.options import DATA, EPISODES, MODEL, OUTPUT, RUNNING, option
 from fsmer.cli.progress import shown_progress
-from fsmer.cli.show import methods_table, plain_table, print_bench, show_report
+from fsmer.cli.show import methods_table, print_bench, print_entry, show_report
 
 
 @command("fsmer evaluate kshot --way 3 --shot 5 --data DIR --out OUT")
@@ -232,11 +232,10 @@ def bench(
         tables = list_tables()
         if as_json:
             return say_json([one.to_dict() for one in tables])
-        listing = plain_table("table", "paper", "what", "needs")
+        console = Console()
         for one in tables:
             paper = f"{one.paper.split(' (')[0]}, {one.table}"
-            listing.add_row(one.name, paper, one.title, ", ".join(one.datasets()))
-        Console().print(listing)
+            print_entry(console, one.name, f"needs {', '.join(one.datasets())}", paper, one.title)
         return
     folder = out or Path("out") / name
     with shown_progress() as progress:
