@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
 
 import fsmer
+from fsmer.cli import options
 from fsmer.cli.console import complain, open_streams, say
 from fsmer.errors import FsmerError, OutputError
 from fsmer.memory import out_of_memory
@@ -34,26 +35,51 @@ NO_MEMORY = (
 )
 
 # The option that every command has beside its own: what it names may be found in a plugin.
-IMPORT_HELP = "A .py file, or a module, that registers models, methods, data sets, protocols or metrics; repeatable."
-IMPORT = inspect.Parameter(
-    "import_",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=[],
-    annotation=Annotated[
-        list[str], typer.Option("--import", metavar="FILE_OR_MODULE", help=IMPORT_HELP, show_default=False)
-    ],
-)
+IMPORT = inspect.Parameter("import_", inspect.Parameter.KEYWORD_ONLY, default=[], annotation=options.Import)
+
+# Columns of a help page for the names of options; longer names have a line of their own.
+NAMES = 24
+
+
+class _Command(TyperCommand):
+    """A command whose help shows options in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *options.GROUPS)}
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is None:
+                continue
+            names, text = record
+            group = getattr(one, "rich_help_panel", None) or options.OUTPUT
+            if one.param_type_name == "argument":
+                group, names = "Arguments", one.metavar
+            groups[group].append((names.ljust(NAMES), text))
+        for name, rows in groups.items():
+            if rows:
+                with formatter.section(name):
+                    formatter.write_dl(rows, col_max=NAMES)
+
+
+class _Commands(TyperGroup):
+    """The commands, whose sentences are not cut in a narrow terminal."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.help) for name, one in self.commands.items()])
+
 
 app = typer.Typer(
     name="fsmer",
-    help="Few-shot micro-expression recognition. Start with [bold]fsmer demo[/bold]: it needs no data.",
+    cls=_Commands,
+    help="Few-shot micro-expression recognition. Start with 'fsmer demo': it needs no data.",
     epilog=(
         "Exit codes: 0 done; 1 refused, with one sentence on standard error; 2 wrong command line, or no face in a "
         "recording; 3 an audit found something serious; 130 interrupted."
     ),
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -73,8 +99,8 @@ def main() -> None:
         sys.exit(EXIT_REFUSED)
 
 
-def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose help ends in `example` and whose refusals become one sentence and an exit code."""
+def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose help ends in `example`, and whose refusals become one sentence and an exit code."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -101,7 +127,8 @@ def command(example: str, **options: Any) -> Callable[[Callable[..., None]], Cal
         parameters = [*signature.parameters.values(), IMPORT]
         guarded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         guarded.__annotations__ = {one.name: one.annotation for one in parameters}
-        app.command(epilog=f"Example: [cyan]{escape(example)}[/cyan]", **options)(guarded)
+        epilog = f"Example: {example}\n\nDocumentation: how-to/{function.__name__}"
+        app.command(cls=_Command, epilog=epilog)(guarded)
         return function
 
     return register

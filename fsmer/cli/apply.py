@@ -12,7 +12,7 @@ import typer
 from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, complain, say_json
-from fsmer.cli.options import optional
+from fsmer.cli.options import DATA, OUTPUT, option
 from fsmer.cli.progress import shown_progress
 from fsmer.cli.show import plain_table
 from fsmer.errors import DataError
@@ -24,21 +24,18 @@ EXIT_NO_FACE = 2
 
 @command("fsmer predict video.mp4 --out answer")
 def predict(
-    source: Annotated[Path, typer.Argument(help="A video or a folder of frames; with --data, a recognizer's folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="A video or folder of frames; with --data, the folder of a recognizer."),
+    ],
     data: options.Data = [],
     prefix: options.Prefix = [],
     where: options.Where = None,
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="For a recording: name of a model, or folder of weights or a recognizer."),
-    ] = "facs-flow",
-    out: Annotated[Path | None, optional(help="Folder (recording) or CSV file (clips) for the answers.")] = None,
-    face: Annotated[
-        int,
-        typer.Option(
-            help="Which of several faces, from the largest (0) down in the first picture with so many.", min=0
-        ),
-    ] = 0,
+    model: options.Model = "facs-flow",
+    out: Annotated[
+        Path | None, option(OUTPUT, "PATH", "Folder (recording) or CSV file (clips) for the answers.")
+    ] = None,
+    face: Annotated[int, option(DATA, "N", "Which of several faces: 0 the largest, 1 the next.", min=0)] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Movements of a face in a recording, or a saved recognizer's answers on clips; labels are not needed."""
@@ -113,15 +110,19 @@ def _predict_clips(
 
 @command("fsmer explain my-recognizer --data DIR --clips 4 --out pictures")
 def explain(
-    model: Annotated[str, typer.Argument(help="Folder of a recognizer or of weights, or the name of a model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder of a recognizer or of weights, or the name of a model.")
+    ],
     data: options.Data,
-    out: Annotated[Path, typer.Option(help="Folder for one picture a clip.")],
+    out: Annotated[Path, option(OUTPUT, "DIR", "Folder for one picture a clip.")],
     prefix: options.Prefix = [],
     where: options.Where = None,
-    clips: Annotated[int, typer.Option(help="The first so many clips.", min=1)] = 6,
+    clips: Annotated[int, option(DATA, "N", "The first so many clips.", min=1)] = 6,
     how: Annotated[
         Literal["own", "gradient"] | None,
-        typer.Option(help="own: the network's own map; gradient: integrated gradients; default own where it has one."),
+        option(
+            OUTPUT, "MAP", "own: the network's own map, the default where it has one; gradient: integrated gradients."
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:

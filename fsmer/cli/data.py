@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.padding import Padding
-from rich.text import Text
 
 from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, say, say_json
-from fsmer.cli.options import optional
+from fsmer.cli.options import DATA, MODEL, OUTPUT, RUNNING, option
 from fsmer.cli.progress import shown_progress
+from fsmer.cli.show import print_entry
 
 
 @command("fsmer datasets")
@@ -29,16 +28,13 @@ def datasets(as_json: options.AsJson = False) -> None:
     for one in found:
         known = ((one.clips, "clips"), (one.subjects, "people"), (one.frames_per_second, "frames a second"))
         facts = ", ".join([one.title, *(f"{value:g} {unit}" for value, unit in known if value is not None)])
-        console.print(Text.assemble((one.name, "bold"), f"  {facts}"))
-        for line in (f"annotation: {one.annotation}", one.request):
-            if line:
-                console.print(Padding(line, (0, 0, 0, 4)))
+        print_entry(console, one.name, facts, f"annotation: {one.annotation}", one.request)
 
 
 @command("fsmer check casme2 --root DIR")
 def check(
-    name: Annotated[str, typer.Argument(help="Name of a data set (see 'fsmer datasets').")],
-    root: Annotated[Path, typer.Option(help="Folder of the download.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set (see 'fsmer datasets').")],
+    root: options.Root,
     frames: options.FrameKind = None,
     sheet: options.Sheet = None,
     corrections: options.Corrections = None,
@@ -53,23 +49,23 @@ def check(
     say(audit)
 
 
-@command("fsmer prepare casme2 --root DIR --out DIR --for facs-flow --for mmnet")
+@command("fsmer prepare casme2 --root DIR --out DIR --for facs-flow")
 def prepare(
-    name: Annotated[str, typer.Argument(help="Name of a data set (see 'fsmer datasets'); generic reads any CSV.")],
-    root: Annotated[Path, typer.Option(help="Folder of the download.")],
-    out: Annotated[Path, typer.Option(help="Folder for the clips.")],
-    models: Annotated[
-        list[str], typer.Option("--for", help="Model whose media are made; repeat it, or put further names behind it.")
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of a data set (see 'fsmer datasets'); generic reads any CSV.")
     ],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Further models.")] = None,
-    recipe: Annotated[Path | None, optional(help="recipe.json of another preparation.")] = None,
+    root: options.Root,
+    out: Annotated[Path, option(OUTPUT, "DIR", "Folder for the clips.")],
+    models: Annotated[list[str], option(MODEL, "NAME", "Model whose media are made; repeatable.", "--for")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help="Further models, as with --for.")] = None,
+    recipe: Annotated[Path | None, option(DATA, "FILE", "recipe.json of another preparation.")] = None,
     scheme: options.Scheme = None,
     frames: options.FrameKind = None,
     sheet: options.Sheet = None,
     corrections: options.Corrections = None,
-    workers: Annotated[int | None, optional(help="Clips made at a time; default one a core.", min=1)] = None,
-    backend: Annotated[str | None, optional(help="joblib's backend, e.g. dask or ray.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; otherwise make all anew.")] = True,
+    workers: Annotated[int | None, option(RUNNING, "N", "Clips made at a time; default one a core.", min=1)] = None,
+    backend: Annotated[str | None, option(RUNNING, "NAME", "joblib's backend, e.g. dask or ray.")] = None,
+    resume: options.Resume = True,
     as_json: options.AsJson = False,
 ) -> None:
     """Make the clips of a data set for some models: face, apex and flow, once, in parallel; resumable."""

@@ -12,7 +12,7 @@ import typer
 from fsmer.cli import options
 from fsmer.cli.app import command, command_line
 from fsmer.cli.console import Console, say_json
-from fsmer.cli.options import optional
+from fsmer.cli.options import DATA, EPISODES, MODEL, OUTPUT, RUNNING, option
 from fsmer.cli.progress import shown_progress
 from fsmer.cli.show import losses_text, show_report
 from fsmer.errors import DataError, FsmerError
@@ -20,25 +20,30 @@ from fsmer.errors import DataError, FsmerError
 
 @command("fsmer train fr --protocol loso --data DIR --out OUT")
 def train(
-    name: Annotated[str, typer.Argument(help="Name of a model (fresh weights), or a folder of weights to go on from.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|DIR", help="Name of a model (fresh weights), or a folder of weights to go on from."
+        ),
+    ],
     data: options.Data,
-    out: Annotated[Path, typer.Option(help="Folder for the recognizer or, with a protocol, the report.")],
+    out: Annotated[Path, option(OUTPUT, "DIR", "Folder for the recognizer or, with a protocol, the report.")],
     protocol: Annotated[
         str | None,
-        optional(
-            help="Train once for every episode, on its support, and test on its queries; default: train on all clips."
-        ),
+        option(EPISODES, "NAME", "Train on the support of every episode and test on its queries; default: all clips."),
     ] = None,
     prefix: options.Prefix = [],
     where: options.Where = None,
     scheme: options.Scheme = None,
     param: options.Param = [],
     argument: options.Argument = [],
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the weights that ship.")] = False,
-    log: Annotated[Path | None, optional(help="Folder for TensorBoard: loss and learning rate of every epoch.")] = None,
+    pretrained: Annotated[bool, option(MODEL, None, "Start from the weights that ship.", "--pretrained")] = False,
+    log: Annotated[
+        Path | None, option(OUTPUT, "DIR", "Folder for TensorBoard: loss and learning rate of every epoch.")
+    ] = None,
     jobs: options.Jobs = "auto",
     device: options.Device = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run of the same settings.")] = True,
+    resume: options.Resume = True,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -102,9 +107,9 @@ def train(
     Console().print(f"{done}; recognizer in {out}")
 
 
-@command("fsmer adapt --data DIR --where \"dataset == 'smic'\" --model facs-flow --method cosine --out my-recognizer")
+@command("fsmer adapt --data DIR --method cosine --out my-recognizer")
 def adapt(
-    out: Annotated[Path, typer.Option(help="Folder for the recognizer.")],
+    out: Annotated[Path, option(OUTPUT, "DIR", "Folder for the recognizer.")],
     data: options.Data = [],
     prefix: options.Prefix = [],
     where: options.Where = None,
@@ -143,29 +148,18 @@ def adapt(
 
 @command("fsmer pretrain facs-flow --out my-weights --seed 0")
 def pretrain(
-    name: Annotated[str, typer.Argument(help="Name of a model.")],
-    out: Annotated[Path, typer.Option(help="Folder for the weights.")],
-    seed: Annotated[int, typer.Option(help="Seed of weights and clips.", min=0)] = 0,
-    steps: Annotated[int | None, optional(help="Optimiser steps; default the recipe's.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.")],
+    out: Annotated[Path, option(OUTPUT, "DIR", "Folder for the weights.")],
+    seed: Annotated[int, options.SEED] = 0,
+    steps: Annotated[int | None, option(RUNNING, "N", "Optimiser steps; default the recipe's.")] = None,
     frames: Annotated[
         Path | None,
-        optional(
-            help="Any tree of frame folders or videos, for self-supervised models; no labels are read. "
-            "Default: synthetic frames."
-        ),
+        option(DATA, "DIR", "Frame folders or videos, for self-supervised models; default: synthetic frames."),
     ] = None,
-    param: Annotated[
-        list[str],
-        optional(
-            "--param",
-            "-p",
-            help="A field of the model's recipe as KEY=VALUE, e.g. batch_size=16, learning_rate=1e-4 or "
-            "distance=[3,6], for self-supervised models; may be repeated.",
-        ),
-    ] = [],
+    param: options.Param = [],
     argument: options.Argument = [],
     device: options.Device = None,
-    resume: Annotated[bool, typer.Option(help="Go on from a checkpoint in the folder.")] = True,
+    resume: options.Resume = True,
 ) -> None:
     """Make a model's weights without labels: from nothing but a seed, or from your own frames."""
     from fsmer.pretraining import load_pretrainer

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from fsmer.cli import options
 from fsmer.cli.app import command
 from fsmer.cli.console import Console, say, say_json
+from fsmer.cli.options import OUTPUT, option
 from fsmer.cli.progress import shown_progress
-from fsmer.cli.show import methods_table, plain_table
+from fsmer.cli.show import methods_table, plain_table, print_entry
 from fsmer.errors import reason_of
 
 
 @command("fsmer demo --out out/demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for table, picture and recognizer.")] = Path("fsmer-demo"),
+    out: Annotated[Path, option(OUTPUT, "DIR", "Folder for table, picture and recognizer.")] = Path("fsmer-demo"),
     model: options.Model = "facs-flow",
-    seed: Annotated[int, typer.Option(help="Seed of the episodes.", min=0)] = 0,
-    episodes: Annotated[int, typer.Option(help="Episodes of the comparison.", min=2)] = 200,
+    seed: Annotated[int, options.SEED] = 0,
+    episodes: Annotated[int, options.number_of_episodes(min=2)] = 200,
     as_json: options.AsJson = False,
 ) -> None:
     """A demonstration without data: synthetic clips of one domain, few labels of another, every method side by side."""
@@ -44,7 +44,7 @@ def demo(
 
 @command("fsmer models")
 def models(
-    pattern: Annotated[str, typer.Argument(help="Wildcard, e.g. 'facs*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Wildcard, e.g. 'facs*'.")] = "*",
     as_json: options.AsJson = False,
 ) -> None:
     """List the models and methods; of a single model, which parts of its paper are implemented."""
@@ -55,33 +55,31 @@ def models(
     if as_json:
         listed = [asdict(one) | {"input_specs": [spec.to_dict() for spec in one.input_specs]} for one in found]
         return say_json({"models": listed, "methods": [asdict(one) for one in list_methods()]})
-    table = plain_table("model", "parameters", "GFLOPs", "weights", "what it is, and its input")
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+    console = Console()
     for one in found:
         media = "; ".join(spec.describe() for spec in one.input_specs) or "-"
         numbers = "-" if one.embed_dim is None else f"{one.embed_dim:,}"
         parameters = one.parameters or 0
-        table.add_row(
-            one.name,
+        facts = (
             "-" if one.parameters is None else f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters:,}",
             "-" if one.flops is None else f"{one.flops / 1e9:.3g}",
-            "shipped" if one.pretrained else "none",
-            Text.assemble(f"{one.summary or '-'} ", (f"input: {media}; {numbers} numbers out.", "dim")),
+            "weights shipped" if one.pretrained else "no weights",
         )
+        shown = "{} parameters, {} GFLOPs, {}".format(*facts)
+        print_entry(console, one.name, shown, one.summary, f"input: {media}; {numbers} numbers out")
+    console.print()
     if len(found) == 1:
-        Console().print(table)
-        say(f"\n{found[0].card(Console().width)}")
+        say(found[0].card(console.width))
         return
     methods = plain_table("method", "what")
     for method in list_methods():
         methods.add_row(method.name, method.summary or "-")
-    Console().print(table, methods)
+    console.print(methods)
 
 
 @command("fsmer protocols megc2019-cde")
 def protocols(
-    name: Annotated[str | None, typer.Argument(help="Show all settings of this one.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show all settings of this one.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List the named protocols, or show one of them."""

@@ -11,14 +11,16 @@ import typer
 from fsmer.cli import options
 from fsmer.cli.app import command, command_line
 from fsmer.cli.console import Console, complain, say, say_json
-from fsmer.cli.options import optional
+from fsmer.cli.options import DATA, EPISODES, MODEL, OUTPUT, RUNNING, option
 from fsmer.cli.progress import shown_progress
-from fsmer.cli.show import methods_table, plain_table, print_bench, show_report
+from fsmer.cli.show import methods_table, print_bench, print_entry, show_report
 
 
-@command("fsmer evaluate kshot --way 3 --shot 5 --episodes 1000 --data DIR --model facs-flow --method cosine --out OUT")
+@command("fsmer evaluate kshot --way 3 --shot 5 --data DIR --out OUT")
 def evaluate(
-    protocol: Annotated[str, typer.Argument(help="Name of a protocol (see 'fsmer protocols') or a YAML file.")],
+    protocol: Annotated[
+        str, typer.Argument(metavar="PROTOCOL", help="Name of a protocol (see 'fsmer protocols'), or a YAML file.")
+    ],
     data: options.Data = [],
     prefix: options.Prefix = [],
     where: options.Where = None,
@@ -27,35 +29,29 @@ def evaluate(
     method: options.MethodName = "cosine",
     param: options.Param = [],
     train_backbone: Annotated[
-        bool, typer.Option("--train-backbone", help="Fine-tune the network too, as --param train_backbone=true.")
+        bool, option(MODEL, None, "Fine-tune the network too (-p train_backbone=true).", "--train-backbone")
     ] = False,
     argument: options.Argument = [],
-    way: Annotated[int | None, optional(help="Classes an episode.")] = None,
-    shot: Annotated[int | None, optional(help="Support clips of each class.")] = None,
-    query: Annotated[str | None, optional(help="Query clips of each class, or 'rest' for all.")] = None,
-    episodes: Annotated[int | None, optional(help="Number of episodes.")] = None,
+    way: Annotated[int | None, option(EPISODES, "N", "Classes an episode.")] = None,
+    shot: Annotated[int | None, option(EPISODES, "N", "Support clips of each class.")] = None,
+    query: Annotated[str | None, option(EPISODES, "N|rest", "Query clips of each class; rest: all others.")] = None,
+    episodes: Annotated[int | None, options.number_of_episodes()] = None,
     describe: options.Describe = [],
-    seed: Annotated[int | None, optional(help="Of the episodes and of the bootstrap.", min=0)] = None,
-    seeds: Annotated[
-        str | None, optional(help="Of the method: how many, or which (0,1,2); figures are means over them.")
-    ] = None,
-    select: Annotated[
-        Literal["fixed", "nested", "oracle"],
-        typer.Option(
-            help="Epochs and parameters: as they are; chosen on inner folds of the support; or, to see what that "
-            "hides, on the test clips."
-        ),
-    ] = "fixed",
-    grid: Annotated[list[str], optional(help="What --select chooses from, as KEY=VALUE,VALUE; may be repeated.")] = [],
+    seed: Annotated[int | None, options.SEED] = None,
+    seeds: options.Seeds = None,
+    select: options.Select = "fixed",
+    grid: Annotated[
+        list[str], option(MODEL, "KEY=V,V", "What --select chooses from, e.g. epochs=10,20; repeatable.")
+    ] = [],
     jobs: options.Jobs = "auto",
     isolate: Annotated[
         Literal["none", "process"],
-        typer.Option(help="'process': each fold in a process of its own, for methods and models from outside."),
+        option(RUNNING, "CHOICE", "none, or process: every fold in its own process, for code from outside."),
     ] = "none",
     device: options.Device = None,
-    cache: Annotated[bool, typer.Option(help="Find embeddings again that an earlier run has made.")] = True,
-    out: Annotated[Path | None, optional(help="Folder for report.json, predictions.csv and more.")] = None,
-    resume: Annotated[bool, typer.Option(help="Keep what is there of a run of the same settings.")] = True,
+    cache: Annotated[bool, option(RUNNING, None, "Use embeddings that an earlier run has made.")] = True,
+    out: Annotated[Path | None, option(OUTPUT, "DIR", "Folder for report.json, predictions.csv and more.")] = None,
+    resume: options.Resume = True,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -98,13 +94,15 @@ def evaluate(
 
 @command("fsmer compare out/pixels out/facs-flow --out out/comparison")
 def compare(
-    reports: Annotated[list[Path], typer.Argument(help="Folders that 'fsmer evaluate' wrote, two or more.")],
+    reports: Annotated[
+        list[Path], typer.Argument(metavar="REPORT", help="Folders that 'fsmer evaluate' wrote, two or more.")
+    ],
     name: Annotated[
-        list[str], typer.Option(help="What to call the reports, once for each in their order; default their folders.")
+        list[str], option(OUTPUT, "NAME", "What to call a report, once for each in their order; default its folder.")
     ] = [],
-    draws: Annotated[int, typer.Option(help="Bootstrap samples of the paired tests.", min=100)] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
-    out: Annotated[Path | None, optional(help="Folder for compare.html, .md, .json and pictures.")] = None,
+    draws: Annotated[int, option(RUNNING, "N", "Bootstrap samples of the paired tests.", min=100)] = 2000,
+    seed: Annotated[int, options.SEED] = 0,
+    out: Annotated[Path | None, option(OUTPUT, "DIR", "Folder for compare.html, .md, .json and pictures.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare reports: figures, paired tests, and warnings where reports are hard to compare."""
@@ -128,20 +126,20 @@ def compare(
 
 @command("fsmer mmd DIR_A DIR_B --model facs-flow --out domains.png")
 def mmd(
-    a: Annotated[str, typer.Argument(help="Clips of one domain: a folder, or synthetic:DOMAIN.")],
-    b: Annotated[str, typer.Argument(help="Clips of the other.")],
-    where_a: Annotated[str | None, optional(help="Rows of A to keep.")] = None,
-    where_b: Annotated[str | None, optional(help="Rows of B to keep.")] = None,
+    a: Annotated[str, typer.Argument(metavar="A", help="Clips of one domain: a folder, or synthetic:DOMAIN.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Clips of the other.")],
+    where_a: Annotated[str | None, option(DATA, "CONDITION", "Rows of A to keep.")] = None,
+    where_b: Annotated[str | None, option(DATA, "CONDITION", "Rows of B to keep.")] = None,
     model: options.Model = "facs-flow",
-    kernel: Annotated[str, typer.Option(help="rbf or linear.")] = "rbf",
+    kernel: Annotated[str, option(MODEL, "NAME", "rbf or linear.")] = "rbf",
     bandwidths: Annotated[
-        str, typer.Option(help="Of the RBF kernel: median, mixture, or numbers with commas.")
+        str, option(MODEL, "RULE|LIST", "Of the RBF kernel: median, mixture, or numbers with commas.")
     ] = "median",
-    estimator: Annotated[str, typer.Option(help="unbiased or biased.")] = "unbiased",
-    permutations: Annotated[int, typer.Option(help="Regroupings for the p-value; 0 for none.", min=0)] = 1000,
-    max_samples: Annotated[int, typer.Option(help="Larger sets are sub-sampled.", min=2)] = 2000,
-    seed: Annotated[int, typer.Option(help="Of sub-sampling and permutations.", min=0)] = 0,
-    out: Annotated[Path, typer.Option(help="Picture of both domains.")] = Path("domains.png"),
+    estimator: Annotated[str, option(MODEL, "NAME", "unbiased or biased.")] = "unbiased",
+    permutations: Annotated[int, option(RUNNING, "N", "Regroupings for the p-value; 0 for none.", min=0)] = 1000,
+    max_samples: Annotated[int, option(RUNNING, "N", "Larger sets are sub-sampled to so many clips.", min=2)] = 2000,
+    seed: Annotated[int, options.SEED] = 0,
+    out: Annotated[Path, option(OUTPUT, "FILE", "Picture of both domains.")] = Path("domains.png"),
     as_json: options.AsJson = False,
 ) -> None:
     """Distance of two domains: maximum mean discrepancy of their embeddings, with a picture."""
@@ -180,11 +178,12 @@ def audit(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A results folder, a CSV of splits or predictions, a folder of clips, or the STSTNet release."
+            metavar="PATH",
+            help="A results folder, a CSV of splits or predictions, a folder of clips, or the STSTNet release.",
         ),
     ],
     stated: Annotated[
-        list[str], optional(help="A claimed figure to check predictions for, as uf1=0.86; repeatable.")
+        list[str], option(DATA, "METRIC=X", "Stated figure to check predictions for, e.g. uf1=0.86; repeatable.")
     ] = [],
     as_json: options.AsJson = False,
 ) -> None:
@@ -202,20 +201,18 @@ def audit(
 
 @command("fsmer bench fr-2 --data DIR --out out/fr-2")
 def bench(
-    name: Annotated[str | None, typer.Argument(help="Name of a published table.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of a published table.")] = None,
     data: options.Data = [],
     prefix: options.Prefix = [],
-    out: Annotated[Path | None, optional(help="Folder for the table; default out/NAME.")] = None,
-    seeds: Annotated[str | None, optional(help="How many, or which (0,1,2); default as the paper.")] = None,
-    row: Annotated[list[str], typer.Option("--row", help="Wildcard of methods to run; may be repeated.")] = ["*"],
-    weights: Annotated[list[str], optional(help="Weights to start from as MODEL=FOLDER; may be repeated.")] = [],
-    select: Annotated[
-        Literal["fixed", "nested", "oracle"], typer.Option(help="How epochs are chosen, as for 'fsmer evaluate'.")
-    ] = "fixed",
+    out: Annotated[Path | None, option(OUTPUT, "DIR", "Folder for the table; default out/NAME.")] = None,
+    seeds: options.Seeds = None,
+    row: Annotated[list[str], option(MODEL, "PATTERN", "Wildcard of methods to run; repeatable.")] = ["*"],
+    weights: Annotated[list[str], option(MODEL, "MODEL=DIR", "Weights to start a model from; repeatable.")] = [],
+    select: options.Select = "fixed",
     jobs: options.Jobs = "auto",
-    synthetic: Annotated[bool, typer.Option("--synthetic", help="On synthetic clips, to see it run.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Train for a few steps only, to try it.")] = False,
-    resume: Annotated[bool, typer.Option(help="Keep finished runs of the same settings.")] = True,
+    synthetic: Annotated[bool, option(DATA, None, "On synthetic clips, to see it run.", "--synthetic")] = False,
+    quick: Annotated[bool, option(RUNNING, None, "Train for a few steps only, to try it.", "--quick")] = False,
+    resume: options.Resume = True,
     as_json: options.AsJson = False,
 ) -> None:
     """Run a published table on your data, measured figures beside published ones; without a name, list the tables."""
@@ -226,11 +223,10 @@ def bench(
         tables = list_tables()
         if as_json:
             return say_json([one.to_dict() for one in tables])
-        listing = plain_table("table", "paper", "what", "needs")
+        console = Console()
         for one in tables:
             paper = f"{one.paper.split(' (')[0]}, {one.table}"
-            listing.add_row(one.name, paper, one.title, ", ".join(one.datasets()))
-        Console().print(listing)
+            print_entry(console, one.name, f"needs {', '.join(one.datasets())}", paper, one.title)
         return
     folder = out or Path("out") / name
     with shown_progress() as progress:

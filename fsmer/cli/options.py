@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,54 +17,74 @@ if TYPE_CHECKING:
     from fsmer.transfer import Method
 
 
-def optional(*names: str, **settings: Any) -> Any:
-    """An option that may be left out, without a default to show."""
-    return typer.Option(*names, show_default=False, **settings)
+# The groups that help shows options in, in this order.
+DATA, MODEL, EPISODES, RUNNING, OUTPUT = GROUPS = ("Data", "Model and method", "Episodes", "Running", "Output")
+
+
+def option(group: str, metavar: str | None, text: str, *names: str, **settings: Any) -> Any:
+    """An option in one of the `GROUPS`; `metavar` says what its value is, None for a switch."""
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=group, **settings)
 
 
 SYNTHETIC = "synthetic:"
 SYNTHETIC_CLIPS = 300
-DATA_HELP = (
-    "Folder of clips (with index.csv, a saved clip set, or the STSTNet release); repeat to pool several. "
-    "synthetic:DOMAIN, with :N clips and :SEED behind it if wanted, makes clips."
-)
-Data = Annotated[list[str], optional("--data", "-d", help=DATA_HELP)]
+DATA_HELP = "Folder of clips, or synthetic:DOMAIN[:N[:SEED]] for drawn ones; repeat it to pool several."
+Data = Annotated[list[str], option(DATA, "DIR", DATA_HELP, "--data", "-d")]
 Prefix = Annotated[
-    list[str],
-    optional(
-        help="Put before the clip ids of a --data folder, so that two with the same ids can be pooled; once for each."
-    ),
+    list[str], option(DATA, "NAME", "Put before the clip ids of a --data folder; once for each, in their order.")
 ]
-Where = Annotated[str | None, optional(help="Rows to keep, e.g. \"dataset == 'smic'\".")]
-Scheme = Annotated[str | None, optional(help="Label scheme to apply, e.g. megc2019.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model, or a folder of weights.")]
-MethodName = Annotated[str, typer.Option("--method", help="Name of a method.")]
-Param = Annotated[list[str], optional("--param", "-p", help="A method's parameter as KEY=VALUE; may be repeated.")]
+Where = Annotated[str | None, option(DATA, "CONDITION", "Rows to keep, e.g. \"dataset == 'smic'\".")]
+Scheme = Annotated[str | None, option(DATA, "NAME", "Label scheme to apply, e.g. megc2019.")]
+Root = Annotated[Path, option(DATA, "DIR", "Folder of the download.")]
+FrameKind = Annotated[
+    Literal["raw", "cropped"] | None, option(DATA, "KIND", "raw or cropped, where a download holds both.")
+]
+Sheet = Annotated[Path | None, option(DATA, "FILE", "The annotation sheet, if it lies elsewhere.")]
+Corrections = Annotated[Path | None, option(DATA, "FILE", "Your own table of corrections, CSV.")]
+
+Model = Annotated[str, option(MODEL, "NAME|DIR", "Name of a model, or a folder of weights.", "--model", "-m")]
+MethodName = Annotated[str, option(MODEL, "NAME", "Name of a method.")]
+Param = Annotated[
+    list[str],
+    option(MODEL, "KEY=VALUE", "Parameter of the method or recipe, e.g. batch_size=16; repeatable.", "--param", "-p"),
+]
 Argument = Annotated[
-    list[str], optional("--argument", "-a", help="A constructor argument of the model as KEY=VALUE; may be repeated.")
+    list[str],
+    option(MODEL, "KEY=VALUE", "Constructor argument of the model; repeatable.", "--argument", "-a"),
 ]
 Describe = Annotated[
+    list[str], option(MODEL, "CLASS=WORDS", "Movements of a class, e.g. 'smile=lip corner puller'; repeatable.")
+]
+Select = Annotated[
+    Literal["fixed", "nested", "oracle"],
+    option(
+        MODEL,
+        "CHOICE",
+        "Epochs and parameters: fixed, nested (chosen inside the support) or oracle (on the test clips).",
+    ),
+]
+
+number_of_episodes = functools.partial(option, EPISODES, "N", "Number of episodes.")
+
+SEED = option(RUNNING, "N", "Seed of what the command draws, such as episodes or bootstrap samples.", min=0)
+Seeds = Annotated[
+    str | None, option(RUNNING, "N|LIST", "Seeds of the method: how many, or which (0,1,2); figures are their means.")
+]
+Jobs = Annotated[str, option(RUNNING, "N|auto", "Folds trained at a time; auto: one a core as far as memory goes.")]
+Device = Annotated[str | None, option(RUNNING, "NAME", "Where the network computes, e.g. cuda; default the CPU.")]
+Resume = Annotated[bool, option(RUNNING, None, "Go on with an interrupted run of the same settings.")]
+Import = Annotated[
     list[str],
-    optional(
-        "--describe",
-        help="Movements of a class as CLASS=WORDS, e.g. 'smile=cheek raiser, lip corner puller'; may be repeated.",
+    option(
+        RUNNING,
+        "FILE|MODULE",
+        "Python code of yours that registers models, methods or the like; repeatable.",
+        "--import",
     ),
 ]
-FrameKind = Annotated[Literal["raw", "cropped"] | None, optional(help="raw or cropped, where a download holds both.")]
-Sheet = Annotated[Path | None, optional(help="The annotation sheet, if it lies elsewhere.")]
-Corrections = Annotated[Path | None, optional(help="Your own table of corrections, CSV.")]
-Jobs = Annotated[
-    str,
-    typer.Option(
-        metavar="N|auto",
-        help="Folds trained at a time, each in a process of its own; auto: one a core as far as memory goes.",
-    ),
-]
-Device = Annotated[str | None, optional(help="Where the network computes, such as cuda; default the CPU.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the report of another run that is in the folder.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
+
+Overwrite = Annotated[bool, option(OUTPUT, None, "Replace the report of another run in the folder.", "--overwrite")]
+AsJson = Annotated[bool, option(OUTPUT, None, "Print JSON on standard output, nothing else.", "--json")]
 
 
 def read_data(

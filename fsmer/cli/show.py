@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from fsmer.cli.console import Console, say_json
 
@@ -106,6 +108,13 @@ def plain_table(*headers: str) -> Table:
     for number, header in enumerate(headers):
         table.add_column(header, overflow="fold", no_wrap=number == 0)
     return table
+
+
+def print_entry(console: Console, name: str, facts: str, *lines: str) -> None:
+    """An entry of a list: name and facts on one line, and below it what takes more room."""
+    console.print(Text.assemble((name, "bold"), f"  {facts}"))
+    for line in filter(None, lines):
+        console.print(Padding(line, (0, 0, 0, 4)))
 
 
 def losses_text(losses: Mapping[str, float]) -> str:
