@@ -53,7 +53,7 @@ class _Command(TyperCommand):
             names, text = record
             group = getattr(one, "rich_help_panel", None) or options.OUTPUT
             if one.param_type_name == "argument":
-                group, names = "Arguments", one.metavar
+                group, names = "Arguments", one.metavar or names
             groups[group].append((names.ljust(NAMES), text))
         for name, rows in groups.items():
             if rows:
