@@ -74,7 +74,7 @@ def read_clips(
         # A killed writer of an earlier version may have left the folder under another name.
         restore_folder(source)
     if not source.exists():
-        raise DataError(f"{source} is not there; give a folder with {INDEX}, a saved clip set or an STSTNet release.")
+        raise DataError(f"{source} does not exist; give a folder with {INDEX}, a clip set or an STSTNet release.")
     if source.is_file() and source.suffix.lower() == ".csv":
         clips = read_index(source, labelled=labelled)
     elif (folder / "clips.json").is_file():

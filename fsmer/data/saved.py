@@ -156,9 +156,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, NpyStore]]:
     values = read_json(path, dict[str, Any], **words)
     version = values.get("format_version") if values.get("format") == FORMAT else None
     if type(version) is not int or version > FORMAT_VERSION:
-        raise DataError(
-            f"{folder} has clip set format {version}, and this fsmer reads up to {FORMAT_VERSION}; update it."
-        )
+        raise DataError(f"{folder} has format {version}, but this fsmer reads up to {FORMAT_VERSION}; update fsmer.")
     header = checked(values, _Header, path, **words)
     stores = {}
     for kind, spec in header.media.items():
