@@ -541,7 +541,7 @@ def test_oracle_figures_have_the_honest_ones_and_the_gap_beside_them(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("evaluated again")
 
-    monkeypatch.setattr("fsmer.published.cells.evaluate", never)
+    monkeypatch.setattr("fsmer.evaluation.seed_runs.SeedRuns.solve", never)
     assert run_table(table, clips, out=tmp_path, seeds=2, select="oracle", jobs=1).markdown() == page
     # A run that was kept without them has them in its report; a page that was lost is made again.
     values = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
