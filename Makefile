@@ -2,6 +2,8 @@
 # make test     the quick tests; `make test-all` adds the slow ones
 # make bench    speed ratios against other libraries
 # make table    every backbone trained and adapted on synthetic clips, as docs/results/backbones.md shows it (an hour)
+# make docs     the documentation as a web site, in docs/_build/html
+# make notebooks  run the notebooks and keep their outputs; `make notebooks-check` compares with those kept
 # make lint     ruff and mypy
 # make clean    remove what the targets above made, .venv included
 PYTHON ?= python3
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 METADATA := setup.cfg setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test test-all bench table docs lint clean
+.PHONY: demo test test-all bench table docs notebooks notebooks-check lint clean
 
 demo: $(VENV)/.ready-test
 	$(BIN)/fsmer demo --out out/demo
@@ -32,6 +34,12 @@ docs: $(VENV)/.ready-docs
 	rm -rf docs/_build
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 	@echo "the documentation: file://$(CURDIR)/docs/_build/html/index.html"
+
+notebooks: $(VENV)/.ready-test
+	$(BIN)/python notebooks/execute.py
+
+notebooks-check: $(VENV)/.ready-test
+	$(BIN)/python notebooks/execute.py --check
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .

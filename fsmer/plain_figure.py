@@ -1,5 +1,6 @@
 """A matplotlib figure in which text from data is drawn letter by letter."""
 
+import io
 import warnings
 from typing import Any
 
@@ -21,6 +22,12 @@ class PlainFigure(Figure):
     def __init__(self, width: float, height: float) -> None:
         super().__init__(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(self)
+
+    def _repr_png_(self) -> bytes:
+        """Shown in notebooks, whether pyplot is there or not."""
+        stream = io.BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
 
     def draw(self, renderer: Any) -> None:
         for text in self.findobj(Text):

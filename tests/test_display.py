@@ -34,6 +34,7 @@ from fsmer.evaluation import Report
 from fsmer.evaluation.report_display import class_intervals
 from fsmer.html import MAX_COLUMNS, MAX_ROWS, Grid, object_html
 from fsmer.listing import FixedListing, Listing
+from fsmer.plain_figure import PlainFigure
 
 LISTS = {
     "list_models": list,
@@ -508,3 +509,7 @@ def test_fragments_are_readable_in_light_and_dark_notebooks(scheme: str, shown: 
             assert len(lowest) > 100
             assert lowest[0][0] >= 4.5, lowest[:5]
             tab.close()
+
+
+def test_a_figure_shows_itself_in_a_notebook_without_pyplot() -> None:
+    assert PlainFigure(2, 1)._repr_png_().startswith(b"\x89PNG")
