@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import math
 import os
 import re
 import sys
@@ -30,6 +31,7 @@ METADATA = {
 VARIES = "varies"
 # Absolute paths in a text, whose place differs from machine to machine.
 PATHS = re.compile(r"(?<![\w.:/])/(?:[\w.+-]+/)+(?=[\w.+-])")
+NUMBERS = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
 # Objects without a text of their own, such as lines of a plot, print where they lie in memory.
 ADDRESSES = re.compile(r" at 0x[0-9a-f]+")
 
@@ -93,12 +95,23 @@ def texts(cell: Any) -> list[str]:
     return [*([streams] if streams else []), *printed]
 
 
+def alike(one: str, other: str) -> bool:
+    """Whether two texts have the same words, and numbers that differ by no more than other processors round."""
+    if NUMBERS.sub("#", one) != NUMBERS.sub("#", other):
+        return False
+    pairs = zip(map(float, NUMBERS.findall(one)), map(float, NUMBERS.findall(other)), strict=True)
+    return all(math.isclose(a, b, rel_tol=0.1, abs_tol=0.05) for a, b in pairs)
+
+
 def differences(stored: Any, fresh: Any) -> list[str]:
     """One sentence for each code cell whose text is another in the fresh run."""
     found = []
     for number, (old, new) in enumerate(zip(stored.cells, fresh.cells, strict=True)):
-        if old.cell_type == "code" and VARIES not in old.metadata.get("tags", []) and texts(old) != texts(new):
-            found.append(f"cell {number} gives {texts(new)} where the notebook keeps {texts(old)}")
+        if old.cell_type != "code" or VARIES in old.metadata.get("tags", []):
+            continue
+        kept, given = texts(old), texts(new)
+        if len(kept) != len(given) or not all(map(alike, kept, given)):
+            found.append(f"cell {number} gives {given} where the notebook keeps {kept}")
     return found
 
 

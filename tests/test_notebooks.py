@@ -40,3 +40,11 @@ def test_running_a_notebook_gives_the_texts_that_are_kept(path: Path) -> None:
     helper = runpy.run_path(str(FOLDER / "execute.py"))
     fresh = helper["execute"](path)
     assert helper["differences"](nbformat.read(path, as_version=4), fresh) == []
+
+
+def test_texts_are_alike_where_words_are_equal_and_numbers_near() -> None:
+    alike = runpy.run_path(str(FOLDER / "execute.py"))["alike"]
+    assert alike("UF1 0.67 of 126 clips", "UF1 0.66 of 126 clips")
+    assert not alike("UF1 0.67", "UF1 0.57")
+    assert not alike("UF1 0.67", "UAR 0.67")
+    assert not alike("UF1 0.67", "UF1 0.67 0.67")
