@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,9 @@ def main() -> int:
     asked = parser.parse_args()
     paths = [FOLDER / f"{name}.ipynb" for name in asked.names] or sorted(FOLDER.glob("*.ipynb"))
     wrong = 0
-    for path in paths:
-        fresh = execute(path)
+    with ThreadPoolExecutor(2) as pool:  # each notebook is a process of one thread
+        runs = list(pool.map(execute, paths))
+    for path, fresh in zip(paths, runs, strict=True):
         if asked.check:
             for sentence in differences(nbformat.read(path, as_version=4), fresh):
                 print(f"{path.name}: {sentence}", file=sys.stderr)

@@ -139,7 +139,7 @@ def test_no_page_names_files_of_one_machine(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["see /work/main/x", "in `/tmp/run`", "of ../shared/data", "at /home/me/clips", r"C:\Users\me"]
+    "text", ["see /work/x", "in `/tmp/run`", "of ../shared/data", "at /home/me/clips", r"C:\Users\me"]
 )
 def test_a_path_of_one_machine_is_found(text: str) -> None:
     assert OF_ONE_MACHINE.search(text)
