@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import weights as folders
+from fsmer.backbones.adaptation import Adaptation
 from fsmer.backbones.recipe import CompiledEpochs, Preparation, TrainRecipe
 from fsmer.backbones.targets import Targets
 from fsmer.backbones.weights import CONFIG_FILE, WEIGHTS_FILE
@@ -119,6 +120,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     classes : tuple of str
         What it was last trained on with labels; empty for none. Stored too, so that parts which depend on the classes
         are not made anew when training goes on with the same.
+    adaptation : Adaptation or None
+        How it is adapted, where it was trained on episodes (see `fsmer.meta_train`); stored too.
     trusted : bool
         Of a class: its code embeds each clip by its media alone, remembers no label from one training to the next, and
         draws the random numbers of a training step with `fsmer.kernels.noise` only. It then needs no isolation. Each
@@ -172,6 +175,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         self.embed_dim = embed_dim
         self.config = config
         self.classes: tuple[str, ...] = ()
+        self.adaptation: Adaptation | None = None
 
     def __repr__(self) -> str:
         """One line in place of torch's list of all layers, which ``print(*model.children())`` shows."""
@@ -482,6 +486,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             "embed_dim": self.embed_dim,
             "arguments": self.config,
             "classes": list(self.classes),
+            **({} if self.adaptation is None else {"adaptation": self.adaptation.to_dict()}),
             "weights_sha256": weights_sha256,
         }
 

@@ -88,10 +88,12 @@ def _solve_batch(
     task: EpisodeTask, embeddings: Tensor, prior: ClassDirections | None, batch: _Batch
 ) -> Iterator[EpisodeResults]:
     columns, asked, support, method = batch.query, batch.asked, batch.support, task.method
+    method = method.for_model(task.model)
     if not task.trusted:
         columns = (np.flatnonzero(asked[0]) if columns is None else columns[asked])[None]
         asked = np.ones(columns.shape, dtype=bool)
-        method, _ = task.learner()
+        method, model = task.learner()
+        method = method.for_model(model)
     handed, order = columns, None
     if columns is not None:
         order = _orders(task, batch.first, asked)

@@ -40,6 +40,7 @@ def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Back
     """
     check_weights(backbone)
     made = copy.deepcopy(backbone).float()
+    made.adaptation = None  # that belongs to the weights before
     if made.classes == classes:
         return made
     made.classes = classes

@@ -85,6 +85,10 @@ class Method(ABC):
         """Whether the backbone stays as it is, so that embeddings can be computed once and shared by all episodes."""
         return True
 
+    def for_model(self, model: SourceModel) -> Self:
+        """This method with what episodic training has taught the backbone of `model`; itself, for most methods."""
+        return self
+
     @property
     def averages_mirrored(self) -> bool:
         """Whether its recognizers average the logits of a clip and of its mirror image."""
@@ -149,8 +153,9 @@ class Method(ABC):
     def _learn(self, model: SourceModel, support: ClipSet, classes: Classes, progress: Progress | None) -> Recognizer:
         names, codes = support_codes(support, classes)
         embeddings = embed(model.backbone, support)
-        head = self.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))
-        return Recognizer(model, self, names, head, embeddings, codes)
+        method = self.for_model(model)
+        head = method.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))
+        return Recognizer(model, method, names, head, embeddings, codes)
 
     def fit_many(
         self,
@@ -322,7 +327,7 @@ class Method(ABC):
     def _typed(cls, params: Mapping[str, Any], name: str = "") -> dict[str, Any]:
         """Values of known parameters as the types that their annotations name; `name` is the method's in messages."""
         # A class from outside may name its types as such and not as text.
-        kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
+        kinds = {one.name: getattr(one.type, "__name__", str(one.type)) for one in fields(cls) if one.compare}
         found = {}
         for key, value in params.items():
             if key not in kinds:
