@@ -30,8 +30,8 @@ from fsmer.errors import PluginError, UnknownNameError, unknown_name
 from fsmer.text import without_marks
 
 __all__ = [
-    "ALGORITHMS", "BACKBONES", "DATASETS", "GROUP", "INPUT_KINDS", "METHODS", "METRICS", "OWN", "PROTOCOLS", "Registry", "declared",
-    "import_plugin", "outside_origin", "plugin_entry",
+    "ALGORITHMS", "BACKBONES", "DATASETS", "GROUP", "INPUT_KINDS", "METHODS", "METRICS", "OWN", "PROTOCOLS", "Registry",
+    "declared", "import_plugin", "outside_origin", "plugin_entry",
 ]  # fmt: skip
 
 C = TypeVar("C")
@@ -395,8 +395,8 @@ def _definition(thing: Any, *, whole: bool = False) -> Any:
 
 
 _NETWORKS = "backbones: ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae"
-_LEARNERS = "transfer: cosine_head full_training inner_loop linear_head protonet sklearn_methods"
-_ALGORITHMS = "meta: anil fomaml maml meta_sgd protonet r2d2 reptile"
+_LEARNERS = "transfer: cosine_head full_training inner_loop linear_head protonet sklearn_methods svm"
+_ALGORITHMS = "meta: anil fomaml maml meta_sgd metaoptnet protonet r2d2 reptile"
 _RELEASES = "datasets: casme casme2 casme_squared casme3 samm smic mmew fourdme generic"
 BACKBONES = Registry("model", _NETWORKS, "fsmer.backbones.base:Backbone", "name")
 ALGORITHMS = Registry("algorithm", _ALGORITHMS, "fsmer.meta.algorithm:Algorithm", "name")

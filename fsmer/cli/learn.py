@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -152,7 +152,6 @@ def meta_train(
     as_json: options.AsJson = False,
 ) -> None:
     """Train a model on few-shot tasks, so that few labelled clips of new classes teach it more."""
-    from fsmer.backbones.registry import backbone_class, names_saved_weights
     from fsmer.drawing import loss_figure, save_figure
     from fsmer.episodic import load_protocol
     from fsmer.meta import meta_train as run
@@ -164,6 +163,7 @@ def meta_train(
     backbone, _ = start_model(name, seed, options.json_pairs(argument, "--argument"))
     specs = backbone.input_specs
     clips = options.read_data(data, where, scheme, prefix, specs=specs) if data else None
+    params: dict[str, Any] = dict(options.text_pairs(param, "--param"))
     judged = options.read_data(validation, validation_where, scheme, [], specs=specs) if validation else None
     with shown_progress() as progress:
         run(
@@ -184,7 +184,7 @@ def meta_train(
             resume=resume,
             progress=functools.partial(progress, "training"),
             log=log,
-            **options.text_pairs(param, "--param"),
+            **params,
         )
     history = out.with_name(f"{out.name}.{HISTORY}")
     rows = read_json(history, dict, what="a history", remedy="train again", error=DataError)["history"]

@@ -19,6 +19,7 @@ from fsmer.listing import Listing
 from fsmer.meta.tasks import TaskBatch
 from fsmer.parameters import typed_value
 from fsmer.plugins import ALGORITHMS
+from fsmer.training.inner_loop import HEAD
 from fsmer.transfer.source_model import MethodError
 
 __all__ = ["Algorithm", "Learner", "joined", "list_algorithms", "load_algorithm", "query_loss", "register_algorithm"]
@@ -43,6 +44,15 @@ class Learner:
     backbone: Backbone
     learned: nn.ParameterDict
     upper: bool = False
+
+    @property
+    def whole(self) -> nn.ModuleDict:
+        """Both as one module."""
+        return nn.ModuleDict({"backbone": self.backbone, "learned": self.learned})
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The parameter of the backbone, or of the first classifier, that the inner loop calls so."""
+        return self.learned[name.removeprefix("head.")] if name in HEAD else self.backbone.get_parameter(name)
 
     def embed(self, inputs: Any) -> Tensor:
         """Embeddings (T, N, D) of media (T, N, ...), all in one pass."""
@@ -193,6 +203,7 @@ def accuracy(logits: Tensor, codes: Tensor) -> float:
 
 
 def joined(one: Any, other: Any) -> Any:
+    """Media or codes of two sides of the same tasks as one, (T, N + M, ...)."""
     if isinstance(one, dict):
         return {kind: torch.cat([one[kind], other[kind]], dim=1) for kind in one}
     return torch.cat([one, other], dim=1)

@@ -13,4 +13,4 @@ __all__ = ["FirstOrderMAML"]
 @register_algorithm("fomaml")
 @dataclass(frozen=True)
 class FirstOrderMAML(InnerLoopTraining):
-    """As `maml`, but the gradients of the steps count as constants (Finn et al. 2017, section 5.2), which is cheaper."""
+    """As `maml`, but the gradients of the steps count as constants (Finn et al. 2017, section 5.2)."""

@@ -22,10 +22,10 @@ __all__ = ["MetaSGD"]
 @register_algorithm("meta_sgd")
 @dataclass(frozen=True)
 class MetaSGD(InnerLoopTraining):
-    """As `maml`, but every single weight has a learning rate of its own, which is learned (Li et al. 2017, Algorithm 1).
+    """As `maml`, but every weight has a learning rate of its own, which is learned (Li et al. 2017, Algorithm 1).
 
-    One step, as in the paper; `inner_rate` is where all rates begin (the paper draws them from 0.005 to 0.1). A rate may
-    become negative.
+    One step, as in the paper; `inner_rate` is where all rates begin (the paper draws them from 0.005 to 0.1). A rate
+    may become negative.
     """
 
     inner_steps: int = 1

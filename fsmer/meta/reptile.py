@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fsmer.backbones.adaptation import Adaptation
 from fsmer.meta.algorithm import Learner, joined, register_algorithm
 from fsmer.meta.maml import InnerLoopTraining
 from fsmer.meta.tasks import TaskBatch
-from fsmer.training.inner_loop import HEAD, adaptable, inner_loop
 from fsmer.transfer.source_model import require
 
 __all__ = ["Reptile"]
@@ -57,19 +57,15 @@ class Reptile(InnerLoopTraining):
             adapted = self.adapted(learner, whole, 0, training=True)
             # The outer step goes against this "gradient".
             for name, value in adapted.weights.items():
-                target = (
-                    learner.learned[name.removeprefix("head.")]
-                    if name in HEAD
-                    else learner.backbone.get_parameter(name)
-                )
-                moved = (value.detach() if name not in HEAD else value.detach()).sum_to_size(target.shape)
+                target = learner.parameter(name)
+                # Where classes share a first row, it moves to the mean of theirs.
                 rows = value.numel() // target.numel()
-                away = (target.detach() - moved / rows) / len(tasks)
+                away = (target.detach() - value.detach().sum_to_size(target.shape) / rows) / len(tasks)
                 target.grad = away if target.grad is None else target.grad + away
             with torch.no_grad():
                 logits = adapted.logits(learner.backbone, whole.mapped(lambda value: value[0]).support)
                 codes = whole.support_codes[0]
-                loss_sum += float(torch.nn.functional.cross_entropy(logits, codes, ignore_index=-1))
+                loss_sum += float(F.cross_entropy(logits, codes, ignore_index=-1))
         return {"loss": loss_sum / len(tasks)}
 
     def answers(self, learner: Learner, tasks: TaskBatch, *, training: bool) -> Tensor:

@@ -6,14 +6,14 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import FiniteFloat
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import TypedDict
 
@@ -23,7 +23,7 @@ from fsmer.backbones.base import as_device, check_saveable
 from fsmer.backbones.registry import as_backbone, fresh_model, names_saved_weights
 from fsmer.data import ClipSet
 from fsmer.episodic import Protocol, load_protocol
-from fsmer.errors import FsmerError, ProtocolError, SupportError, WeightsError
+from fsmer.errors import ProtocolError, SupportError, WeightsError
 from fsmer.io import check_writable, write_json
 from fsmer.meta.algorithm import Algorithm, Learner, accuracy, load_algorithm, query_loss
 from fsmer.meta.tasks import ClipTasks, Tasks
@@ -99,14 +99,14 @@ class MetaTraining(Training):
         self._recent: list[dict[str, float]] = []
         self.best: float | None = None
         self.best_step = 0
-        modules: dict[str, nn.Module] = {"backbone": learner.backbone, "learned": learner.learned}
+        modules: dict[str, nn.Module] = {"learner": learner.whole}
         self.kept: nn.ModuleDict | None = None
         if validation is not None:
-            self.kept = copy.deepcopy(nn.ModuleDict(modules)).requires_grad_(False)
+            self.kept = copy.deepcopy(learner.whole).requires_grad_(False)
             modules = {**modules, "kept": self.kept}
         rates = algorithm.rates(learning_rate)
         groups: dict[str, list[nn.Parameter]] = {}
-        for name, value in nn.ModuleDict({"backbone": learner.backbone, "learned": learner.learned}).named_parameters():
+        for name, value in learner.whole.named_parameters():
             if value.requires_grad:
                 found = [part for part in rates if part and any(one.startswith(part) for one in name.split("."))]
                 groups.setdefault(max(found, key=len, default=""), []).append(value)
@@ -138,7 +138,7 @@ class MetaTraining(Training):
         self._set_modes()
 
     def _set_modes(self) -> None:
-        """Dropout is off, as in the inner loops of the published algorithms; see `meta_train` on batch normalisation."""
+        """Dropout is off: support and query of a task meet the same network."""
         self.learner.backbone.eval()
         if self.batch_norm == "running":
             for layer in self.learner.backbone.modules():
@@ -187,9 +187,7 @@ class MetaTraining(Training):
     def keep_best(self) -> None:
         """Put the weights that did best on the validation tasks back in place, where there were any."""
         if self.kept is not None and self.best is not None:
-            nn.ModuleDict({"backbone": self.learner.backbone, "learned": self.learner.learned}).load_state_dict(
-                self.kept.state_dict()
-            )
+            self.learner.whole.load_state_dict(self.kept.state_dict())
 
     def state(self) -> dict[str, Any]:
         return {
@@ -210,7 +208,8 @@ class MetaTraining(Training):
         self.best, self.best_step = state["best"], state["best_step"]
 
     def _validate(self) -> dict[str, float]:
-        assert self.validation is not None and self.kept is not None
+        assert self.validation is not None
+        assert self.kept is not None
         self.learner.backbone.eval()
         losses, rights = [], []
         for start in range(0, self.validation_tasks, self.batch):
@@ -223,8 +222,7 @@ class MetaTraining(Training):
         found = sum(rights) / self.validation_tasks
         if self.best is None or found > self.best:
             self.best, self.best_step = found, self.epoch
-            current = nn.ModuleDict({"backbone": self.learner.backbone, "learned": self.learner.learned})
-            self.kept.load_state_dict(current.state_dict())
+            self.kept.load_state_dict(self.learner.whole.state_dict())
         return {"validation_loss": sum(losses) / self.validation_tasks, "validation_accuracy": found}
 
 
@@ -369,7 +367,7 @@ def meta_train(
     device_here = next((one.device for one in backbone.parameters()), torch.device("cpu"))
     begun = {name: nn.Parameter(value.to(device_here)) for name, value in chosen.begin(backbone, dealt.way).items()}
     learner = Learner(backbone, nn.ParameterDict(begun), upper)
-    settings = {
+    settings: dict[str, Any] = {
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
@@ -427,13 +425,9 @@ def as_tasks(
     return ClipTasks(protocol, prepared, backbone, seed=seed, upper=upper)
 
 
-def _validation(
-    given: Tasks | tuple[Protocol | str, ClipSet] | Any, backbone: Backbone, seed: int, upper: bool, trained: Tasks
-) -> Tasks:
-    pair = isinstance(given, tuple) and len(given) == 2
-    judged = (
-        as_tasks(given[0], given[1], backbone, seed, upper) if pair else as_tasks(given, None, backbone, seed, upper)
-    )
+def _validation(given: Any, backbone: Backbone, seed: int, upper: bool, trained: Tasks) -> Tasks:
+    protocol, clips = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    judged = as_tasks(protocol, clips, backbone, seed, upper)
     if isinstance(judged, ClipTasks) and isinstance(trained, ClipTasks):
         shared = set(judged.clips.ids) & set(trained.clips.ids)
         if shared:

@@ -1,4 +1,4 @@
-"""Gradient steps on a support set as a function of the weights before them, so that they can be differentiated again."""
+"""Gradient steps on a support set as a function of the weights before them, which can be differentiated again."""
 
 from __future__ import annotations
 
@@ -77,18 +77,17 @@ def inner_loop(
         Of batch normalisation: those of the backbone, or those of the support, which queries are then normalised by.
     """
     changed = dict(weights)
-    kept: dict[str, Tensor] = {}
     for _ in range(steps):
-        with _support_statistics(backbone, statistics) as kept:
-            loss = F.cross_entropy(_logits(backbone, changed, kept, inputs), codes, ignore_index=-1)
+        with _support_statistics(backbone, statistics) as passing:
+            loss = F.cross_entropy(_logits(backbone, changed, passing, inputs), codes, ignore_index=-1)
         # Parts that the embedding does not depend on, such as detectors, get no gradient.
         found = torch.autograd.grad(loss, list(changed.values()), create_graph=second_order, allow_unused=True)
         for (name, value), gradient in zip(list(changed.items()), found, strict=True):
             if gradient is not None:
                 changed[name] = value - (rates if isinstance(rates, float) else rates[name]) * gradient
-    if not steps or statistics == "task":
-        # The statistics of the weights that queries meet.
-        with _support_statistics(backbone, statistics) as kept, torch.no_grad():
+    # Statistics of the support with the weights that queries meet.
+    with _support_statistics(backbone, statistics) as kept, torch.no_grad():
+        if statistics == "task":
             _logits(backbone, changed, kept, inputs)
     return Adapted(changed, kept)
 
