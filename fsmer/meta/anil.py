@@ -41,5 +41,6 @@ class ANIL(InnerLoopTraining):
         return Algorithm.step(self, learner, tasks)
 
     def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
+        # Its backbone is that of `meta_train`, whose rule holds for batch normalisation.
         params = {"steps": self.inner_steps, "learning_rate": self.inner_rate, "adapts": "head"}
         return Adaptation(self.name, "inner_loop", params, self.learned_tensors(learned))

@@ -32,15 +32,16 @@ class InnerLoopTraining(Algorithm):
     shared_head : bool
         One first row of the classifier for all classes (Ye and Chao 2022), so that the model serves any number of them.
         The papers have a row a class.
-    batch_norm : {"inherited", "task"}
-        Statistics of batch normalisation: those of the backbone, or those of the support, by which queries are
-        normalised too. The published code uses those of the queries, so that the answer to one depends on the others.
+    batch_norm : {"task", "inherited"}
+        Statistics of batch normalisation: those of the support, by which queries are normalised too, or those of the
+        backbone, which are of no use in fresh weights. The published code takes those of the queries, so that the
+        answer to one depends on the others.
     """
 
     inner_steps: int = 5
     inner_rate: float = 0.01
     shared_head: bool = False
-    batch_norm: str = "inherited"
+    batch_norm: str = "task"
 
     second_order: ClassVar[bool] = False
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fsmer.backbones import Backbone
 from fsmer.backbones.adaptation import Adaptation
@@ -16,6 +17,7 @@ from fsmer.meta.algorithm import Algorithm, Learner, register_algorithm
 from fsmer.meta.tasks import TaskBatch
 from fsmer.training.ridge import ridge_weights
 from fsmer.transfer.heads import one_hot
+from fsmer.transfer.source_model import absent_bias
 
 __all__ = ["R2D2"]
 
@@ -23,27 +25,25 @@ __all__ = ["R2D2"]
 @register_algorithm("r2d2")
 @dataclass(frozen=True)
 class R2D2(Algorithm):
-    """The classifier of a task is a ridge regression on its one-hot labels (R2-D2, Bertinetto et al. 2019, eq. 4-6).
+    """The classifier of a task is a ridge regression on its one-hot labels (R2-D2, Bertinetto et al. 2019, eq. 4-7).
 
-    Its regularisation, and the scale and bias that make logits of its answers, are learned; they begin at 50, 1 and 0.
+    Its penalty and the scale that makes logits of its answers are learned; they begin at 1 and 10. The bias of eq. 7,
+    which is the same for all classes, is left out, as in the method ``ridge``.
     """
 
     trains_batch_norm: ClassVar[bool] = True
 
     def begin(self, backbone: Backbone, way: int) -> dict[str, Tensor]:
-        return {
-            "log_regularisation": torch.tensor(math.log(50.0)),
-            "scale": torch.tensor(1.0),
-            "bias": torch.tensor(0.0),
-        }
+        return {"log_penalty": torch.tensor(0.0), "log_scale": torch.tensor(math.log(10.0))}
 
     def answers(self, learner: Learner, tasks: TaskBatch, *, training: bool) -> Tensor:
-        support, query = learner.embed_both(tasks)
-        members = one_hot(tasks.support_codes, tasks.way)
-        weight = ridge_weights(support, members.transpose(1, 2), learner.learned["log_regularisation"].exp())
-        return learner.learned["scale"] * torch.bmm(query, weight) + learner.learned["bias"]
+        support, query = (F.pad(one, (0, 1), value=1.0) for one in learner.embed_both(tasks))
+        members = one_hot(tasks.support_codes, tasks.way).transpose(1, 2)
+        given = members.sum(dim=2, keepdim=True)
+        weights = ridge_weights((support * given).double(), members.double(), learner.learned["log_penalty"].exp())
+        scores = learner.learned["log_scale"].exp() * torch.bmm(query, weights.float())
+        return scores + absent_bias(tasks.support_codes, tasks.way)[:, None]
 
     def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
-        values = {name: float(value) for name, value in learned.items()}
-        params = {"regularisation": math.exp(values["log_regularisation"]), "scale": values["scale"]}
-        return Adaptation(self.name, "ridge", params, {})
+        values = {name.removeprefix("log_"): math.exp(float(value)) for name, value in learned.items()}
+        return Adaptation(self.name, "ridge", values, {})
