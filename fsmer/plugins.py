@@ -74,8 +74,7 @@ class Registry(Mapping[str, Any]):
         name : str
             Name by which it is found from then on.
         **preset : object
-            Values of its parameters that the name implies (methods and data sets); the name is then a second one
-            for it.
+            Values of its parameters that the name implies; the name is then a second one for it.
 
         Returns
         -------

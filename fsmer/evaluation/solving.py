@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import ClassDirections
+from fsmer.episodic.episodes import checked_batches
 from fsmer.episodic.shuffles import query_orders
 from fsmer.evaluation.answers import EpisodeTask, put_back
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Answer
+from fsmer.outside import outside_value
 from fsmer.transfer import Method
 from fsmer.transfer.method import method_call
+from fsmer.transfer.source_model import MethodError
 
 __all__ = ["solve_episodes"]
 
@@ -54,7 +57,7 @@ def solve_episodes(task: EpisodeTask, embeddings: Tensor, todo: NDArray[np.bool_
 def _uniform(task: EpisodeTask, todo: NDArray[np.bool_]) -> Iterator[_Batch]:
     size = max(1, min(BATCH, MASK_CELLS // max(len(task.clips), 1))) if task.trusted else 1
     # The batches of finished episodes are drawn again, which is quick, and passed over.
-    for drawn in task.episodes.batches(size):
+    for drawn in checked_batches(task.episodes, size):
         numbers = range(drawn.start, drawn.start + len(drawn))
         if todo[numbers.start : numbers.stop].any():
             names = tuple(f"episode {number}" for number in numbers)
@@ -132,9 +135,21 @@ def _orders(task: EpisodeTask, first: int, asked: NDArray[np.bool_]) -> Indices:
 
 def _probabilities(method: Method, arrays: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Answer]:
     """Place of the first episode of a chunk and the probabilities (e, Q, way), chunk by chunk; see `Method.solve`."""
+    embeddings, support, _, query = arrays
+    wanted, done = (len(embeddings) if query is None else query.shape[1], options["way"]), 0
+    who = f"solve of the method {method.name!r} ({type(method).__name__})"
     with method_call(method):
         for piece, logits in method.solve(*arrays, **options):
-            yield piece.start, [], torch.softmax(logits, dim=-1).numpy()
+            start = piece.start if isinstance(piece, slice) else None
+            if start != done or not isinstance(logits, Tensor) or logits.shape[1:] != wanted or not len(logits):
+                raise MethodError(
+                    f"{who} gives {outside_value(piece)} and {outside_value(logits)}, but the slice of the episodes "
+                    f"from {done} on and their logits (E, {wanted[0]}, {wanted[1]}) are expected; mend its solve."
+                )
+            done += len(logits)
+            yield start, [], torch.softmax(logits, dim=-1).numpy()
+    if done != len(support):
+        raise MethodError(f"{who} answers {done} of {len(support)} episodes; mend its solve.")
 
 
 def _padded(rows: Sequence[Indices]) -> tuple[Indices, NDArray[np.bool_]]:

@@ -17,7 +17,7 @@ from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
 from fsmer.transfer.inputs import as_labelled_clips
-from fsmer.transfer.method import Method, learnt, method_call
+from fsmer.transfer.method import Method, learnt, source_learnt
 from fsmer.transfer.recognizer import Labelled, Recognizer
 from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Progress, SourceModel
@@ -95,8 +95,7 @@ def adapt(
     start = described(start, descriptions or {})
     clips = as_labelled_clips(support_set, start.backbone)
     if source is not None:
-        with method_call(chosen):
-            start = chosen.train_source(start, as_labelled_clips(source, start.backbone), progress=progress)
+        start = source_learnt(chosen, start, as_labelled_clips(source, start.backbone), progress)
     _check_classes(clips, classes, start)
     return learnt(chosen, start, clips, classes=classes, progress=progress)
 

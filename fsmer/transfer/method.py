@@ -18,7 +18,7 @@ from fsmer.ambient import guarded
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.data import ClipSet
 from fsmer.errors import SupportError, unknown_name
-from fsmer.outside import outside_call
+from fsmer.outside import outside_call, outside_value
 from fsmer.parameters import typed_value
 from fsmer.plugins import METHODS, declared, outside_origin
 from fsmer.transfer.heads import FittedHead, checked_head, class_scores
@@ -26,7 +26,7 @@ from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Classes, MethodError, Progress, SourceModel, require, support_codes
 
-__all__ = ["Method", "learnt", "method_call", "solves_together"]
+__all__ = ["Method", "learnt", "many_learnt", "method_call", "solves_together", "source_learnt"]
 
 # A chunk of episodes is sized so that its scores take little memory, however many clips are queried.
 _SCORE_BYTES = 64 << 20
@@ -35,6 +35,8 @@ _MAX_CHUNK = 256
 _SHARED_QUERIES = 16
 # No number of steps, learning rate or factor is sensible above.
 _MOST = 100_000
+# Which member of many, and what it has learnt.
+Learnt = tuple[int, Recognizer]
 # The methods of a `Method` that compute.
 COMPUTING = {"fit", "fit_head", "fit_many", "fit_checkpoints", "refit", "solve", "train_source"}
 
@@ -147,7 +149,7 @@ class Method(ABC):
         """
         model = SourceModel.wrap(backbone)
         if source is not None:
-            model = self.train_source(model, source, progress=progress)
+            model = source_learnt(self, model, source, progress)
         return self._learn(model, support, classes, progress)
 
     def _learn(self, model: SourceModel, support: ClipSet, classes: Classes, progress: Progress | None) -> Recognizer:
@@ -281,7 +283,8 @@ class Method(ABC):
 
     def set_params(self, **params: Any) -> Self:
         """A method with these parameters changed; this one stays as it is, since methods are immutable."""
-        return replace(self, **self._typed(params))
+        with _making(type(self)):
+            return replace(self, **self._typed(params))
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], member: str = "") -> Self:
@@ -303,7 +306,8 @@ class Method(ABC):
         """
         if member:
             raise unknown_name("method", f"{cls.name}:{member}", METHODS)
-        return cls(**cls._typed(params))
+        with _making(cls):
+            return cls(**cls._typed(params))
 
     @classmethod
     def from_folder(cls, told: Mapping[str, Any], folder: Path) -> Method:
@@ -382,6 +386,11 @@ class Method(ABC):
             )
 
 
+def _making(cls: type[Method]) -> AbstractContextManager[None]:
+    who = f"making the method {cls.name!r} ({cls.__name__}) by its parameters"
+    return outside_call(who, MethodError, "make it a frozen dataclass whose parameters have defaults")
+
+
 def method_call(method: Method) -> AbstractContextManager[None]:
     """What methods are called in: for those from outside, `outside_call`."""
     who = f"the method {method.name!r} ({type(method).__name__})"
@@ -394,10 +403,40 @@ def learnt(method: Method, model: SourceModel, support: ClipSet, **options: Any)
         found: Any = method.fit(model, support, **options)
     if not isinstance(found, Recognizer):
         raise MethodError(
-            f"fit of the method {method.name!r} ({type(method).__name__}) gives {found!r:.200}, but a Recognizer is "
-            "expected; mend its fit."
+            f"fit of the method {method.name!r} ({type(method).__name__}) gives {outside_value(found)}, but a "
+            "Recognizer is expected; mend its fit."
         )
     return found
+
+
+def source_learnt(method: Method, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
+    """What ``method.train_source`` gives; `MethodError` where it fails or gives no `SourceModel`."""
+    with method_call(method):
+        found: Any = method.train_source(model, source, progress=progress)
+    if not isinstance(found, SourceModel):
+        raise MethodError(
+            f"train_source of the method {method.name!r} ({type(method).__name__}) gives {outside_value(found)}, but a "
+            "SourceModel is expected; mend its train_source."
+        )
+    return found
+
+
+def many_learnt(method: Method, models: Any, supports: Sequence[ClipSet], **options: Any) -> Iterator[Learnt]:
+    """What ``method.fit_many`` gives; `MethodError` where it fails, or is not one recognizer a support."""
+    who, left = f"fit_many of the method {method.name!r} ({type(method).__name__})", set(range(len(supports)))
+    with method_call(method):
+        found: Any
+        for found in method.fit_many(models, supports, **options):
+            pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Recognizer)
+            if not pair or found[0] not in left:
+                raise MethodError(
+                    f"{who} gives {outside_value(found)}, but the number of a member and its Recognizer are expected, "
+                    "each once; mend its fit_many."
+                )
+            left.remove(found[0])
+            yield found
+    if left:
+        raise MethodError(f"{who} gives no recognizer for {len(left)} of {len(supports)} supports; mend its fit_many.")
 
 
 def solves_together(method: Method) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fsmer.errors import UnknownNameError
 from fsmer.listing import Listing
 from fsmer.plugins import METHODS, OWN
+from fsmer.transfer.heads import MethodError
 
 __all__ = ["MethodInfo", "list_methods", "load_method", "register_method"]
 
@@ -62,6 +63,11 @@ def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
     >>> nearest.get_params()["n_neighbors"]
     1
     """
+    if isinstance(name, type):
+        raise MethodError(
+            f"a method was given as the class {name.__name__}; give what it makes, {name.__name__}(...), or a name of "
+            "fsmer.list_methods."
+        )
     if not isinstance(name, str):
         # What is no method may be a classifier of scikit-learn.
         method = name if hasattr(name, "fit_head") else METHODS["sklearn"].wrap(name)

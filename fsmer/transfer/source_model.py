@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,11 @@ from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, as_backbone
+from fsmer.backbones.base import backbone_call
 from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
+from fsmer.errors import FsmerError
+from fsmer.outside import outside_value
 from fsmer.training.loop import Progress
 from fsmer.transfer.heads import MethodError, one_hot
 
@@ -58,7 +62,16 @@ class SourceModel:
 
         A class that is described counts by its description, whatever its name.
         """
-        own = self.backbone.class_directions([self.descriptions.get(name, name) for name in classes])
+        own: Any
+        with backbone_call(self.backbone, "class_directions"):
+            own = self.backbone.class_directions([self.descriptions.get(name, name) for name in classes])
+        shape = len(classes), self.backbone.embed_dim
+        if own is not None and (not isinstance(own, ClassDirections) or own.weight.shape != shape):
+            given = outside_value(own.weight if isinstance(own, ClassDirections) else own)
+            raise FsmerError(
+                f"class_directions of the model {self.backbone.name!r} ({type(self.backbone).__name__}) gives {given}, "
+                f"but None or ClassDirections with a weight of shape {shape} are expected; mend its class_directions."
+            )
         source = self.directions
         shared = [name in self.classes and name not in self.descriptions for name in classes]
         if source is None or not any(shared):
