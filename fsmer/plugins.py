@@ -130,6 +130,8 @@ class Registry(Mapping[str, Any]):
         return enter
 
     def _same(self, one: Any, other: Any) -> bool:
+        # Not by `fsmer.outside.code_digest`: that is of the module's whole file, so that any edit beside a definition
+        # would make it another one, and code of a notebook, which has no file, has another digest each time.
         if one is other:
             return True
         definitions = [_definition(thing, whole=True) for thing in (one, other)]
