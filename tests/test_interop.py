@@ -21,8 +21,8 @@ def test_without_learn2learn_its_tasks_say_how_to_get_it(monkeypatch: pytest.Mon
     interop._taskset_class.cache_clear()
     clips = fsmer.synthetic_clips("lab", 12)
     for ask in (
-        lambda: interop.task_set("kshot", clips, "ststnet"),
-        lambda: interop.meta_dataset(clips, "ststnet"),
+        lambda: interop.task_set("kshot", clips, "facs-flow"),
+        lambda: interop.meta_dataset(clips, "facs-flow"),
     ):
         with pytest.raises(FsmerError, match="make learn2learn") as raised:
             ask()

@@ -68,7 +68,7 @@ class Task(tuple[Inputs, Tensor]):
 
 
 class _LabelledMedia(Dataset[tuple[Inputs, int]]):
-    """Single clips as (media, class); the class is a place in ``clips.classes``, -1 for a clip without a label."""
+    """Single clips as (media, class); the class is a place in ``clips.classes``."""
 
     def __init__(self, clips: ClipSet, backbone: Backbone) -> None:
         check_clips(backbone, clips)
@@ -89,8 +89,7 @@ def meta_dataset(clips: ClipSet, backbone: Backbone | str | os.PathLike[str]) ->
     Parameters
     ----------
     clips : ClipSet
-        Labelled clips with the media that the backbone expects. Transforms that draw clips by class leave out those
-        without a label.
+        Labelled clips with the media that the backbone expects.
     backbone : Backbone, str or path
         The network whose media are read, or its name or folder.
 
@@ -107,14 +106,13 @@ def meta_dataset(clips: ClipSet, backbone: Backbone | str | os.PathLike[str]) ->
     SpecMismatchError
         The clips hold other media than the backbone expects.
     DataError
-        No clip has a label.
+        There are no clips, or one has no label.
     """
     library = _library()
+    if not len(clips):
+        raise DataError("the clip set is empty, so no task can be drawn from it; give labelled clips.")
     data = _LabelledMedia(clips, as_backbone(backbone))
     members = {code: np.flatnonzero(data.codes == code).tolist() for code in np.unique(data.codes).tolist()}
-    members.pop(-1, None)
-    if not members:
-        raise DataError(f"none of the {len(clips)} clips has a label, by which tasks are drawn; give labelled clips.")
     return library.data.MetaDataset(data, labels_to_indices=members)
 
 
@@ -140,7 +138,8 @@ def task_set(
     task_transforms : callable, optional
         Gives learn2learn's task transforms for the `meta_dataset` of the clips, such as
         ``lambda dataset: [LoadData(dataset), RemapLabels(dataset)]``. Each episode is handed to them as the description
-        of a task. Without it, media are loaded and labels are places in the episode's classes.
+        of a task; how many classes and clips there are says the protocol. Without transforms, media are loaded and
+        labels are places in the episode's classes.
     task_collate : callable, optional
         As learn2learn takes it, for tasks that transforms make; default torch's own.
 
