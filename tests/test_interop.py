@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+import tarfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,3 +83,39 @@ def test_a_module_leaves_its_backbone_alone() -> None:
     assert all(torch.equal(value, fresh.state_dict()[key]) for key, value in backbone.state_dict().items())
     assert not torch.equal(features.as_backbone().encoder.weight, backbone.encoder.weight)
     assert all(value.requires_grad for value in features.as_backbone().parameters())
+
+
+@pytest.fixture(scope="module")
+def installer(repository: Path) -> Any:
+    path = repository / "tools" / "install_learn2learn.py"
+    spec = importlib.util.spec_from_file_location("install_learn2learn", path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_another_archive_than_the_known_release_is_not_built(installer: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "learn2learn-0.2.0.tar.gz"
+    archive.write_bytes(b"something else")
+    with pytest.raises(SystemExit, match=installer.SHA256):
+        installer.check(archive)
+
+
+def test_c_files_of_the_release_are_made_anew(installer: Any, tmp_path: Path) -> None:
+    data = tmp_path / "learn2learn-0.2.0" / "learn2learn" / "data"
+    data.mkdir(parents=True)
+    for name in ("transforms.c", "transforms.pyx"):
+        (data / name).write_text("")
+    archive = tmp_path / "archive.tar.gz"
+    with tarfile.open(archive, "w:gz") as held:
+        held.add(tmp_path / "learn2learn-0.2.0", "learn2learn-0.2.0")
+    (tmp_path / "out").mkdir()
+    sources = installer.unpacked(archive, tmp_path / "out")
+    assert [path.name for path in (sources / "learn2learn" / "data").iterdir()] == ["transforms.pyx"]
+
+
+def test_a_step_that_fails_is_told_with_its_last_lines(installer: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no such thing"):
+        installer.run("-c", "raise SystemExit('no such thing')", where=tmp_path)
