@@ -28,8 +28,8 @@ from fsmer.outside import outside_call, outside_value
 from fsmer.plugins import BACKBONES, declared, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
 
-__all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "backbone_call", "check_made", "check_saveable"]
-__all__ += ["check_weights", "constructor_arguments", "is_trusted", "model_hash"]
+__all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "backbone_call", "blank_media", "check_made"]
+__all__ += ["check_saveable", "check_weights", "constructor_arguments", "is_trusted", "model_hash"]
 
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
@@ -348,6 +348,38 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             "not; give layers='all'."
         )
 
+    @library_settings()
+    def embedding_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters that embeddings depend on and that can be trained; others serve losses, words or decoders alone.
+
+        They are found by one backward pass through embeddings of blank media, in evaluation mode, which changes
+        nothing. What embeds in another way than it trains, or cannot take blank media, states them instead.
+
+        Returns
+        -------
+        dict of str to Parameter
+            By name, in the order of ``named_parameters``.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> backbone = fsmer.load_model("facs-flow")
+        >>> "branches.0.directions" in backbone.embedding_parameters()
+        False
+        """
+        trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        modes = [(part, part.training) for part in self.modules()]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                embeddings = self.eval()(blank_media(self, self.input_specs))
+        finally:
+            for part, mode in modes:
+                part.training = mode
+        if not embeddings.requires_grad:
+            return {}
+        slopes = torch.autograd.grad(embeddings.sum(), list(trained.values()), allow_unused=True)
+        return {name: trained[name] for name, slope in zip(trained, slopes, strict=True) if slope is not None}
+
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make parts that depend on the classes anew before a training; most backbones have none.
 
@@ -602,6 +634,13 @@ def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 def _listed(value: Any) -> Any:
     """Sequences as lists, as they come back from JSON."""
     return [_listed(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def blank_media(network: nn.Module, specs: Sequence[InputSpec], clips: int = 2) -> Inputs:
+    """Media of zeros as `forward` of the network takes them, in its precision and on its device."""
+    like = next((value for value in network.parameters() if value.is_floating_point()), torch.zeros(()))
+    media = {spec.kind: torch.zeros(clips, *spec.shape, dtype=like.dtype, device=like.device) for spec in specs}
+    return media if len(media) > 1 else media[specs[0].kind]
 
 
 def as_device(name: str | torch.device) -> torch.device:
