@@ -1,6 +1,7 @@
 """Episodes, K-shot samplers and protocols; nothing here needs torch."""
 
 from fsmer.datasets.catalog import DATASETS, DatasetInfo, dataset_info
+from fsmer.episodic.drawn_tasks import DrawnTasks, TaskArrays, TaskRows
 from fsmer.episodic.episode import Episode
 from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
 from fsmer.episodic.library import list_protocols, load_protocol, read_protocol
@@ -11,9 +12,9 @@ from fsmer.episodic.requirements import Requirement, SyntheticClips
 from fsmer.episodic.samplers import KShotSampler
 
 __all__ = [
-    "CDE", "DATASETS", "DatasetInfo", "Episode", "EpisodeBatch", "EpisodePlan", "Episodes", "FoldEpisodes",
-    "HoldoutDatabase", "KShot", "KShotEpisodes", "KShotSampler", "LeaveOneSubjectOut", "Protocol", "Requirement",
-    "SourceTarget", "SubjectRatio", "SyntheticClips", "dataset_info", "list_protocols", "load_protocol",
-    "read_protocol", "register_protocol",
+    "CDE", "DATASETS", "DatasetInfo", "DrawnTasks", "Episode", "EpisodeBatch", "EpisodePlan", "Episodes",
+    "FoldEpisodes", "HoldoutDatabase", "KShot", "KShotEpisodes", "KShotSampler", "LeaveOneSubjectOut", "Protocol",
+    "Requirement", "SourceTarget", "SubjectRatio", "SyntheticClips", "TaskArrays", "TaskRows", "dataset_info",
+    "list_protocols", "load_protocol", "read_protocol", "register_protocol",
 ]  # fmt: skip
 __dir__ = __all__.copy  # tab completion shows public names only
