@@ -22,7 +22,7 @@ from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, unknown_name
 from fsmer.synthetic.domains import UNIT_DISPLACEMENT, Domain, clip_table, load_domain
 from fsmer.synthetic.flow_maps import FaceDraw, clean_flow, draw_faces, min_max, optical_strain, render_flow
-from fsmer.synthetic.unit_sets import UnitSet, patterns_of, unit_set
+from fsmer.synthetic.unit_sets import UnitSet, dealt_codes, patterns_of, unit_set
 
 __all__ = ["ACTION_UNIT_ORDER", "EMOTION_ORDER", "SyntheticMaps", "action_unit_maps"]
 __all__ += ["synthetic_clips", "synthetic_maps", "unit_set_maps"]
@@ -131,7 +131,7 @@ def unit_set_maps(
 def _rendered(n: int, draw: Callable[[int], FaceDraw], size: int, normalisation: Normalisation) -> SyntheticMaps:
     """Maps of `n` clips; `draw` makes the block that begins with a clip."""
     if not 8 <= size <= 224:
-        raise DataError(f"cannot draw maps of size {size}: give 8 to 224 pixels.")
+        raise DataError(f"cannot draw maps of size {size}: size must be 8 to 224 pixels.")
     if normalisation not in ("minmax", "signed"):
         raise DataError(f"unknown normalisation {normalisation!r}: expected 'minmax' or 'signed'.")
     maps = np.empty((n, 3, size, size), dtype=np.float32)
@@ -156,6 +156,7 @@ def synthetic_clips(
     normalisation: Normalisation = "minmax",
     subjects: int = 20,
     specs: Sequence[InputSpec] = (),
+    classes: Sequence[UnitSet | str] = (),
 ) -> ClipSet:
     """A clip set of synthetic micro-expressions, for trying protocols and methods without licensed data.
 
@@ -178,11 +179,14 @@ def synthetic_clips(
     specs : sequence of InputSpec, default ()
         The media to make, for example a backbone's ``input_specs``, in place of `size` and `normalisation`: a single
         square flow map comes from here, anything else from `fsmer.synthetic.recordings`.
+    classes : sequence of UnitSet or str, default ()
+        Sets of action units to draw in place of emotions, in equal numbers: ``"6+12"``, or ``"L14"`` for the person's
+        left half of the face alone. Their names are the labels.
 
     Returns
     -------
     ClipSet
-        Its table has the emotion behind the label and the action units, too.
+        Its table has the emotion behind the label, if there is one, and the action units, too.
 
     Examples
     --------
@@ -196,14 +200,22 @@ def synthetic_clips(
         if further or wanted.kind != "flow" or height != width:
             from fsmer.synthetic.frame_clips import synthetic_frame_clips
 
-            return synthetic_frame_clips(domain, n, seed=seed, specs=specs, subjects=subjects)
+            return synthetic_frame_clips(domain, n, seed=seed, specs=specs, subjects=subjects, classes=classes)
         size, normalisation = height, cast(Normalisation, wanted.normalisation)
     place = load_domain(domain)
-    drawn = synthetic_maps(n, domain=place, seed=seed, size=size, normalisation=normalisation)
-    emotions = [EMOTION_ORDER[index] for index in drawn.emotions]
-    frame = clip_table(place, f"{place.name}_{seed}", subjects, emotions, drawn.units)
+    if classes:
+        sets = [unit_set(one) for one in classes]
+        # Whole blocks: clip i does not depend on how many are asked for.
+        codes = dealt_codes(sets, -(-n // BLOCK) * BLOCK, seed)
+        drawn = unit_set_maps(sets, codes, domain=place, seed=seed, size=size, normalisation=normalisation)
+        labels = [sets[code].name for code in codes[:n]]
+        frame = clip_table(place, f"{place.name}_units_{seed}", subjects, drawn.units[:n], labels=labels)
+    else:
+        drawn = synthetic_maps(n, domain=place, seed=seed, size=size, normalisation=normalisation)
+        emotions = [EMOTION_ORDER[index] for index in drawn.emotions]
+        frame = clip_table(place, f"{place.name}_{seed}", subjects, drawn.units, emotions=emotions)
     spec = InputSpec(size=(size, size), normalisation=normalisation, flow_method=None)
-    return ClipSet.from_table(frame, media={"flow": ArrayStore(drawn.maps, spec)})
+    return ClipSet.from_table(frame, media={"flow": ArrayStore(drawn.maps[:n], spec)})
 
 
 def action_unit_maps(unit: int, *, size: int = 56) -> Array:

@@ -160,17 +160,23 @@ class Person:
         places = self._anatomy.place(on_landmarks([(name, (0.0, 0.0), (1.0, 1.0)) for name in LANDMARKS]))[0]
         return {name: places[2 * number : 2 * number + 2] for number, name in enumerate(LANDMARKS)}
 
-    def move(self, domain: Domain, generator: np.random.Generator, units: Sequence[int] | None = None) -> Movement:
-        """One expression of this individual: of an emotion of `domain`, or of action units that are equally strong.
+    def move(
+        self, domain: Domain, generator: np.random.Generator, units: Sequence[int] | Patterns | None = None
+    ) -> Movement:
+        """One expression of this individual: of an emotion of `domain`, or of action units.
 
-        The domain says how strongly, one-sidedly and variedly expressions show.
+        The domain says how strongly, one-sidedly and variedly expressions show. Units given by number are equally
+        strong.
         """
+        # Lids that merely happen to close are drawn as such, not as skin that moves.
+        steady, emotion = replace(domain, blink=0.0), ""
         if units is None:
-            # Lids that merely happen to close are drawn as such, not as skin that moves.
-            emotions, active, strengths = draw_expression(replace(domain, blink=0.0), 1, generator)
+            emotions, active, strengths = draw_expression(steady, 1, generator)
             emotion = EMOTION_ORDER[int(emotions[0])]
+        elif isinstance(units, Patterns):
+            active, strengths = draw_strengths(steady, units, generator)
         else:
-            emotion, active = "", np.array([[number in units for number in ACTION_UNIT_ORDER]])
+            active = np.array([[number in units for number in ACTION_UNIT_ORDER]])
             strengths = np.clip(1 + domain.asymmetry * generator.standard_normal((1, len(ACTION_UNIT_ORDER), 2)), 0, 2)
             strengths *= active[..., None] * generator.uniform(*domain.intensity)
             strengths[:, ACTION_UNIT_ORDER.index(46), 1] = 0.0

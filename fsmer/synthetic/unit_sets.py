@@ -19,7 +19,7 @@ from fsmer.synthetic.domains import Domain
 from fsmer.synthetic.facs_fields import EMOTION_ACTION_UNITS, table_rows
 from fsmer.synthetic.individuals import Patterns
 
-__all__ = ["FAMILIES", "UnitSet", "family_of", "unit_set", "unit_sets"]
+__all__ = ["FAMILIES", "UnitSet", "dealt_codes", "family_of", "patterns_of", "unit_set", "unit_sets"]
 
 Side = Literal["both", "left", "right"]
 Family = Literal["base", "validation", "novel"]
@@ -146,6 +146,21 @@ def unit_sets(family: str | None = None) -> tuple[UnitSet, ...]:
             found |= {UnitSet(units, side) for side in (*(() if 46 in units else ("both",)), *either)}
     chosen = [one for one in found if family in (None, family_of(one))]
     return tuple(sorted(chosen, key=lambda one: (one.units, one.side)))
+
+
+def dealt_codes(sets: Sequence[UnitSet], count: int, seed: int) -> NDArray[np.int64]:
+    """Classes of clips: each class once in every run of as many clips, in an order drawn for the run.
+
+    A clip's class does not depend on how many there are, and people who are dealt the clips in turn get many classes.
+    `DataError` for a class that is named twice.
+    """
+    names = [one.name for one in sets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"class {twice} is named more than once: name each class once.")
+    runs = range(-(-count // len(sets)))
+    orders = [np.random.Generator(np.random.PCG64([seed, number])).permutation(len(sets)) for number in runs]
+    return np.concatenate([np.empty(0, np.int64), *orders])[:count]
 
 
 def patterns_of(sets: Sequence[UnitSet], codes: NDArray[np.int64], domain: Domain) -> Patterns:
