@@ -395,7 +395,9 @@ def _definition(thing: Any, *, whole: bool = False) -> Any:
 
 
 _NETWORKS = "backbones: ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae"
-_LEARNERS = "transfer: cosine_head full_training linear_head protonet sklearn_methods"
+_LEARNERS = (
+    "transfer: alpha_tim cosine_head full_training laplacian_shot linear_head protonet ridge simpleshot sklearn_methods"
+)
 _RELEASES = "datasets: casme casme2 casme_squared casme3 samm smic mmew fourdme generic"
 BACKBONES = Registry("model", _NETWORKS, "fsmer.backbones.base:Backbone", "name")
 METHODS = Registry("method", _LEARNERS, "fsmer.transfer.method:Method", "name")
