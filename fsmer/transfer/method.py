@@ -243,8 +243,8 @@ class Method(ABC):
         support, codes : int arrays of shape (E, S)
             Row of each support clip, and its class 0 to way - 1 in that episode (-1: padding).
         query : int array of shape (E, Q), optional
-            Rows to score (-1: padding, whose logits mean nothing); default every one of the N clips in each episode
-            (the caller leaves the support out, which transductive methods do themselves).
+            Rows to score (-1: padding, whose logits mean nothing); default every one of the N clips in each episode.
+            The caller leaves the support out then; transductive methods do so themselves, with NaN in its place.
         way : int
             Classes an episode.
         prior : ClassDirections, optional

@@ -100,7 +100,7 @@ class Transductive(Method):
             rows, learnt = support[part], codes[part]
             asked = _others(len(embeddings), rows, learnt) if query is None else query[part]
             lengths = (asked >= 0).sum(dim=1)
-            found = embeddings.new_zeros(*asked.shape, way)
+            found = embeddings.new_full((*asked.shape, way), torch.nan)
             # Episodes meet those with as many queries, so that padding is no query.
             for length in lengths.unique().tolist():
                 alike = (lengths == length).nonzero()[:, 0]
