@@ -86,6 +86,7 @@ def run_report(
         model=_model_entry(one, results),
         method=one.method.to_dict()
         | plugin_entry(METHODS, type(one.method))
+        | ({"transductive": True} if one.method.transductive else {})
         | ({"batched": True} if one.method.origin and solves_together(one.method) else {}),
     )
     chosen = {number: (first.names, result.chosen) for number, result in results.items() if result.chosen is not None}
@@ -117,6 +118,11 @@ def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str
 
 def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions) -> list[str]:
     notes, name = [], one.method.name
+    if one.method.transductive:
+        notes.append(
+            f"{name!r} is transductive: it looked at all query clips of an episode together, so the figures depend on "
+            "how many there are and on their shares of the classes; compare them with those of other such methods."
+        )
     if options.isolate == "process":
         shared = one.method.keeps_backbone and solves_together(one.method)
         batch = f"; {name!r} solves many folds together, which share a process" if shared else ""
