@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import fsmer
+from fsmer.episodic import DrawnTasks
 from fsmer.errors import FsmerError, ProtocolError, SupportError, UnknownNameError, WeightsError
-from fsmer.meta import ClipTasks, load_algorithm
+from fsmer.meta import ClipTasks, UnitSetTasks, load_algorithm
 from fsmer.meta.algorithm import Learner, query_loss
 from fsmer.training.inner_loop import HEAD, adaptable, head_steps, inner_loop
 from fsmer.training.ridge import ridge_weights
@@ -435,3 +436,32 @@ class TestBadInput:
     def test_fresh_weights_at_the_rates_of_trained_ones(self, clips, protocol):
         with pytest.warns(UserWarning, match="1e-05"):
             fsmer.meta_train("ststnet", protocol, "protonet", clips=clips, steps=1)
+
+
+class TestDrawnTasks:
+    @pytest.mark.parametrize("pool", [8, None])
+    def test_are_trained_on_and_validated_on(self, pool, tmp_path):
+        drawn = {"way": 3, "shot": 1, "query": 2, "pool": pool}
+        tasks = DrawnTasks(**drawn, classes=("4", "9", "12", "1+2"))
+        judged = DrawnTasks(**drawn, family="validation", seed=1)
+        options = {"steps": 2, "validation": judged, "validate_every": 2, "validation_tasks": 2}
+        made = fsmer.meta_train("ststnet", tasks, learning_rate=1e-3, **options, out=tmp_path / "weights")
+        history = json.loads((tmp_path / "weights.history.json").read_text())
+        assert "validation_accuracy" in history["history"][-1]
+        assert history["tasks"]["drawn"]["seed"] == 0
+        assert made.adaptation.algorithm == "protonet"
+
+    def test_clips_of_a_pool_are_those_of_the_drawn_tasks(self):
+        drawn = DrawnTasks(way=2, shot=1, query=1, pool=2, classes=("4", "9", "12"))
+        found = UnitSetTasks(drawn, fsmer.create_model("ststnet")).batch(3, 2)
+        wanted = drawn.batch(3, 2)
+        np.testing.assert_allclose(found.support.numpy(), wanted.support, atol=1e-6)
+        assert found.query_codes.tolist() == wanted.query_codes.tolist()
+
+    def test_novel_classes_are_not_trained_on(self):
+        with pytest.raises(ProtocolError, match=r"novel-units-5way.*base-units-5way"):
+            fsmer.meta_train("ststnet", "novel-units-5way", learning_rate=1e-3)
+
+    def test_a_network_of_other_media_names_the_way_round(self):
+        with pytest.raises(ProtocolError, match="base-units-5way"):
+            fsmer.meta_train("mubert_tiny", DrawnTasks(pool=40), learning_rate=1e-3)

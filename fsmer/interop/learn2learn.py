@@ -352,7 +352,7 @@ def _check_logits(adapted: nn.Module, features: EmbeddingModule, clips: ClipSet,
         for part, mode in modes:
             part.training = mode
     if found.shape != expected.shape or not torch.allclose(
-        found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max()
+        found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
     ):
         raise DataError(
             f"the adapted module ({type(adapted).__name__}) gives other logits than its linear layer on its embedding; "

@@ -22,11 +22,11 @@ from fsmer.backbones import Backbone, model_hash
 from fsmer.backbones.base import as_device, check_saveable
 from fsmer.backbones.registry import as_backbone, fresh_model, names_saved_weights
 from fsmer.data import ClipSet
-from fsmer.episodic import Protocol, load_protocol
+from fsmer.episodic import DrawnTasks, Protocol, load_protocol
 from fsmer.errors import ProtocolError, SupportError, WeightsError
 from fsmer.io import check_writable, write_json
 from fsmer.meta.algorithm import Algorithm, Learner, accuracy, load_algorithm, query_loss
-from fsmer.meta.tasks import ClipTasks, Tasks
+from fsmer.meta.tasks import ClipTasks, Tasks, UnitSetTasks
 from fsmer.resources import resource_folder
 from fsmer.schema import Count
 from fsmer.training.checkpoints import remove_checkpoint
@@ -229,11 +229,11 @@ class MetaTraining(Training):
 @library_settings()
 def meta_train(
     model: Backbone | str | Path,
-    tasks: Tasks | Protocol | str | os.PathLike[str],
+    tasks: Tasks | DrawnTasks | Protocol | str | os.PathLike[str],
     algorithm: str | Algorithm = "protonet",
     *,
     clips: ClipSet | None = None,
-    validation: Tasks | tuple[Protocol | str, ClipSet] | None = None,
+    validation: Tasks | DrawnTasks | Protocol | str | tuple[Protocol | str, ClipSet] | None = None,
     steps: int = 1000,
     batch: int = 4,
     learning_rate: float | None = None,
@@ -263,13 +263,13 @@ def meta_train(
     model : Backbone, str or Path
         A backbone to go on from, the folder of one, or a registered name: with its weights where some ship, else with
         fresh ones drawn with the seed.
-    tasks : Tasks, Protocol, name or path of one
-        What is trained on. The episodes of a protocol need `clips`.
+    tasks : DrawnTasks, Protocol, name or path of one, or Tasks
+        What is trained on. Protocols that do not make their clips need `clips`.
     algorithm : str or Algorithm, default "protonet"
         A name of `fsmer.list_algorithms`.
     clips : ClipSet, optional
         Labelled clips that the protocol deals: none of them may be judged on later.
-    validation : Tasks, or pair (protocol, clips), optional
+    validation : as `tasks`, or pair (protocol, clips), optional
         Tasks of classes and people that are not trained on. The weights that do best on them are kept; without, the
         last ones.
     steps, batch : int, default 1000 and 4
@@ -413,14 +413,23 @@ def meta_train(
 
 
 def as_tasks(
-    tasks: Tasks | Protocol | str | os.PathLike[str], clips: ClipSet | None, backbone: Backbone, seed: int, upper: bool
+    tasks: Tasks | DrawnTasks | Protocol | str | os.PathLike[str],
+    clips: ClipSet | None,
+    backbone: Backbone,
+    seed: int,
+    upper: bool,
 ) -> Tasks:
     """Tasks in any form that `meta_train` takes."""
-    if isinstance(tasks, Tasks):
+    if isinstance(tasks, Tasks | DrawnTasks):
         if clips is not None:
             raise ProtocolError("clips came with tasks that have clips of their own; leave them out.")
-        return tasks.without_lower(backbone) if upper else tasks
+        return UnitSetTasks(tasks, backbone, upper=upper) if isinstance(tasks, DrawnTasks) else tasks
     protocol = load_protocol(tasks)
+    if any(part.units == "novel" for part in protocol.synthetic):
+        raise ProtocolError(
+            f"the classes of protocol {protocol.name!r} are there to be judged on, and training on them would make its "
+            "figures worthless; train on base-units-5way, or on DrawnTasks."
+        )
     prepared = protocol.make_clips(specs=backbone.input_specs) if clips is None else protocol.prepare(clips)
     return ClipTasks(protocol, prepared, backbone, seed=seed, upper=upper)
 
