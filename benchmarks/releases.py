@@ -23,7 +23,7 @@ from fsmer.errors import DataError, FsmerError
 from fsmer.evaluation import Report
 from fsmer.io import file_digest
 
-__all__ = ["COLUMNS", "READINGS", "read"]
+__all__ = ["COLUMNS", "READINGS", "append", "read", "row_of"]
 
 ROOT = Path(__file__).resolve().parent.parent
 READINGS = Path(__file__).with_name("releases.csv")
@@ -82,7 +82,7 @@ def read(command: Sequence[str], readings: Path = READINGS, *, note: str = "") -
         return code
     new = [path for path, digest in _reports(out).items() if before.get(path) != digest]
     for path in new:
-        append(_row(Report.load(path.parent), command, note), readings)
+        append(row_of(Report.load(path.parent), command, note), readings)
     print(f"{len(new)} readings added to {readings.name}." if new else "no new report: no row added.")
     return code
 
@@ -97,7 +97,8 @@ def append(row: Mapping[str, str], readings: Path) -> None:
         writer.writerow(row)
 
 
-def _row(report: Report, command: Sequence[str], note: str) -> dict[str, str]:
+def row_of(report: Report, command: Sequence[str], note: str = "") -> dict[str, str]:
+    """The row of one report that a command has computed from real labels."""
     counts = ", ".join(f"{name}: {figures['clips']} clips" for name, figures in report.per_dataset.items())
     stamp = "ORACLE" if report.oracle else ""
     return {

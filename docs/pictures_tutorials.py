@@ -7,15 +7,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 import fsmer
 from fsmer.data import ClipSet
-from fsmer.drawing import BLUE, LIGHT, ORANGE, save_figure
+from fsmer.drawing import BLUE, GREY, LIGHT, ORANGE, save_figure
 from fsmer.synthetic.recordings import synthetic_recording
 
 FOLDER = Path(__file__).parent / "tutorials"
@@ -110,8 +112,67 @@ def classes_in_words() -> None:
     save_figure(figure, FOLDER / "classes-in-words.png")
 
 
+def bare(axes: Axes) -> None:
+    """No frame but the line of the values."""
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    axes.tick_params(left=False, labelsize=9)
+
+
+def honest_table() -> None:
+    """UF1 of the four runs of the page, with the interval over people."""
+    clips = fsmer.synthetic_clips("clinic", 120)
+    grid = {"steps": [25, 100, 200]}
+    runs = {
+        "COSINE": fsmer.evaluate("loso", "facs-flow", "cosine", clips=clips),
+        "FINETUNED": fsmer.evaluate("loso", "facs-flow", "finetune", clips=clips),
+        "NESTED": fsmer.evaluate("loso", "facs-flow", "finetune", clips=clips, select="nested", grid=grid),
+        "ORACLE, chosen on\nthe test clips": fsmer.evaluate(
+            "loso", "facs-flow", "finetune", clips=clips, select="oracle", grid=grid
+        ),
+    }
+    figure = blank(8, 2.4)
+    axes = figure.subplots()
+    for row, (name, report) in enumerate(runs.items()):
+        colour = ORANGE if name.startswith("ORACLE") else BLUE
+        low, high = report.interval("uf1")
+        axes.plot([low, high], [row, row], color=colour, linewidth=3)
+        axes.plot(report.uf1, row, "o", color=colour, markersize=9)
+        axes.text(report.uf1, row - 0.22, f"{report.uf1:.3f}", ha="center", va="bottom", fontsize=9, color=colour)
+    axes.set_yticks(range(len(runs)), list(runs))
+    axes.set(ylim=(len(runs) - 0.5, -0.7), xlabel="UF1, interval of 95 % over 20 people")
+    bare(axes)
+    save_figure(figure, FOLDER / "honest-table.png")
+
+
+def own_backbone() -> None:
+    """UF1 of every episode for the two networks of the page."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    mine = fsmer.wrap(network, expects=fsmer.InputSpec("flow", (28, 28), ("u", "v", "strain"), "minmax"))
+    clips = fsmer.synthetic_clips("clinic", 60, seed=1)
+    protocol = fsmer.load_protocol("kshot", shot=5, episodes=50)
+    figure = blank(8, 1.7)
+    axes = figure.subplots()
+    models = {"mine, untrained": (mine, ORANGE), "facs-flow": ("facs-flow", BLUE)}
+    for row, (model, colour) in enumerate(models.values()):
+        report = fsmer.evaluate(protocol, model, "protonet", clips=clips)
+        axes.plot(report.episodes["uf1"], np.full(50, row), "|", color=colour, markersize=14)
+        axes.plot(report.uf1, row, "o", color=colour, markersize=9)
+        axes.text(report.uf1, row - 0.3, f"{report.uf1:.2f}", ha="center", va="bottom", fontsize=9, color=colour)
+    axes.axvline(1 / 3, color=LIGHT, zorder=0)
+    axes.text(1 / 3, 1.55, " chance", ha="left", va="bottom", fontsize=8, color=GREY)
+    axes.set_yticks(range(len(models)), list(models))
+    axes.set(
+        ylim=(1.6, -0.8), xlim=(0.2, 1), xlabel="UF1 of 50 episodes with five labelled clips a class, and their mean"
+    )
+    bare(axes)
+    save_figure(figure, FOLDER / "own-backbone.png")
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     cold_start()
     recordings()
     classes_in_words()
+    honest_table()
+    own_backbone()

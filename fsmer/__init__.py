@@ -22,6 +22,7 @@ _MODULES = {
     "fsmer.episodic": "Episode KShotSampler load_protocol list_protocols",
     "fsmer.backbones": "Backbone load_model list_models create_model embed wrap",
     "fsmer.transfer": "Recognizer adapt load_method list_methods mmd recognizer_of_words train",
+    "fsmer.meta": "meta_train list_algorithms",
     "fsmer.evaluation": "Report evaluate",
     "fsmer.deploy.explain": "explain",
     "fsmer.reporting.compare": "compare",
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
     from fsmer.errors import FsmerError
     from fsmer.evaluation import Report
     from fsmer.evaluation.evaluate import evaluate
+    from fsmer.meta.algorithm import list_algorithms
+    from fsmer.meta.training import meta_train
     from fsmer.preprocess import PreprocessRecipe, clips_from_frames, media_from_frames, open_frames
     from fsmer.published import list_tables, run_table
     from fsmer.reporting.compare import compare

@@ -74,12 +74,18 @@ def draw_confusion(axes: Axes, confusion: ArrayLike, classes: Sequence[str], *, 
     bar.ax.tick_params(labelsize=7, length=0)
 
 
-def loss_figure(losses: Sequence[float], *, title: str = "") -> Figure:
-    """Mean training loss of every epoch as a line."""
+def loss_figure(losses: Sequence[float], *, title: str = "", steps: Sequence[int] | None = None) -> Figure:
+    """Mean training loss of every epoch, or up to each of these steps, as a line."""
     figure = blank_figure(5.0, 3.0)
     axes = figure.subplots()
-    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o" if len(losses) < 30 else None, markersize=3)
-    axes.set(xlabel="epoch", ylabel="training loss")
+    axes.plot(
+        range(1, len(losses) + 1) if steps is None else steps,
+        losses,
+        color=BLUE,
+        marker="o" if len(losses) < 30 else None,
+        markersize=3,
+    )
+    axes.set(xlabel="epoch" if steps is None else "step", ylabel="training loss")
     axes.set_ylim(bottom=0)
     axes.grid(color=LIGHT, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fsmer.errors import OutputError
+from fsmer.errors import DataError, OutputError, reason_of
 
 try:
     import fcntl
@@ -220,7 +220,10 @@ def write_json(path: str | os.PathLike[str], values: Any, *, sealed: bool = Fals
 
 def json_text(values: Any, *, sealed: bool = False) -> str:
     """`values` as the indented JSON that `write_json` writes; bytes of file names that are no text become escapes."""
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    try:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a value cannot be written as JSON ({reason_of(error)}); use plain, finite values.") from error
     # As a reader will find them: tuples are lists and keys are text by then.
     plain = json.loads(_LONE_SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):04x}", text))
     if sealed:

@@ -15,7 +15,7 @@ from typing import Any
 from fsmer.errors import FsmerError, reason_of
 from fsmer.memory import out_of_memory
 
-__all__ = ["code_digest", "outside_call"]
+__all__ = ["code_digest", "outside_call", "outside_value"]
 
 # Packages that a version stands for, beside fsmer.
 KNOWN = {"fsmer", "torch", "numpy", "sklearn", "huggingface_hub", *sys.stdlib_module_names} - {"__main__"}
@@ -35,6 +35,19 @@ def outside_call(what: str, error: type[FsmerError] = FsmerError, remedy: str = 
         if isinstance(found, (FsmerError, KeyboardInterrupt, GeneratorExit)) or out_of_memory(found):
             raise
         raise error(f"{what} fails with {type(found).__name__} ({reason_of(found)}); {remedy}.") from found
+
+
+def outside_value(value: object) -> str:
+    """A value that code from outside gave, in one short line."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__name__} of {value.dtype} and shape {tuple(value.shape)}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # its repr is code from outside too
+        text = f"an object of the class {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def code_digest(parts: Iterable[object]) -> str:

@@ -30,8 +30,8 @@ from fsmer.errors import PluginError, UnknownNameError, unknown_name
 from fsmer.text import without_marks
 
 __all__ = [
-    "BACKBONES", "DATASETS", "GROUP", "INPUT_KINDS", "METHODS", "METRICS", "OWN", "PROTOCOLS", "Registry", "declared",
-    "import_plugin", "outside_origin", "plugin_entry",
+    "ALGORITHMS", "BACKBONES", "DATASETS", "GROUP", "INPUT_KINDS", "METHODS", "METRICS", "OWN", "PROTOCOLS", "Registry",
+    "declared", "import_plugin", "outside_origin", "plugin_entry",
 ]  # fmt: skip
 
 C = TypeVar("C")
@@ -74,8 +74,7 @@ class Registry(Mapping[str, Any]):
         name : str
             Name by which it is found from then on.
         **preset : object
-            Values of its parameters that the name implies (methods and data sets); the name is then a second one
-            for it.
+            Values of its parameters that the name implies; the name is then a second one for it.
 
         Returns
         -------
@@ -131,6 +130,8 @@ class Registry(Mapping[str, Any]):
         return enter
 
     def _same(self, one: Any, other: Any) -> bool:
+        # Not by `fsmer.outside.code_digest`: that is of the module's whole file, so that any edit beside a definition
+        # would make it another one, and code of a notebook, which has no file, has another digest each time.
         if one is other:
             return True
         definitions = [_definition(thing, whole=True) for thing in (one, other)]
@@ -395,9 +396,14 @@ def _definition(thing: Any, *, whole: bool = False) -> Any:
 
 
 _NETWORKS = "backbones: ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae"
-_LEARNERS = "transfer: cosine_head full_training linear_head protonet sklearn_methods"
+_LEARNERS = (
+    "transfer: alpha_tim cosine_head full_training inner_loop laplacian_shot linear_head protonet ridge simpleshot "
+    "sklearn_methods svm"
+)
+_ALGORITHMS = "meta: anil fomaml maml meta_sgd metaoptnet protonet r2d2 reptile"
 _RELEASES = "datasets: casme casme2 casme_squared casme3 samm smic mmew fourdme generic"
 BACKBONES = Registry("model", _NETWORKS, "fsmer.backbones.base:Backbone", "name")
+ALGORITHMS = Registry("algorithm", _ALGORITHMS, "fsmer.meta.algorithm:Algorithm", "name")
 METHODS = Registry("method", _LEARNERS, "fsmer.transfer.method:Method", "name")
 PROTOCOLS = Registry("kind of protocol", "episodic: protocols", "fsmer.episodic.protocol:Protocol", "kind")
 DATASETS = Registry("data set", _RELEASES, "fsmer.datasets.base:Adapter")

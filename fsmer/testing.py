@@ -28,13 +28,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, create_model, embed, load_model, model_hash, read_inputs
+from fsmer.backbones.base import check_made
 from fsmer.backbones.targets import make_targets
 from fsmer.data.clips import ClipSet
 from fsmer.data.schemes import load_scheme
 from fsmer.data.spec import InputSpec
 from fsmer.datasets import Adapter, frame_files, load_adapter
 from fsmer.episodic import KShot, Protocol, load_protocol
-from fsmer.errors import DataError, MissingDatasetError, SupportError, reason_of, unknown_name
+from fsmer.errors import DataError, FsmerError, MissingDatasetError, SupportError, reason_of, unknown_name
+from fsmer.memory import out_of_memory
+from fsmer.outside import outside_value
 from fsmer.synthetic import synthetic_clips
 from fsmer.transfer import Method, adapt, load_method, train
 from fsmer.transfer.recognizer import Recognizer
@@ -86,7 +89,22 @@ class Check:
         try:
             self.function(given, **{key: value for key, value in options.items() if key in wanted})
         except AssertionError as error:
-            raise AssertionError(f"{self.kind} {made.name or type(made).__name__!r}: {error}") from error
+            raise AssertionError(f"{self._who(made)}: {error}") from error
+        except MissingDatasetError:  # of the folder that was given
+            raise
+        except FsmerError as error:
+            raise AssertionError(f"{self._who(made)}: {error}") from error
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            promise = str(self.function.__doc__).strip().partition("\n")[0]
+            raise AssertionError(
+                f"{self._who(made)}: it fails with {type(error).__name__} ({reason_of(error)}) where this is checked: "
+                f"{promise}"
+            ) from error
+
+    def _who(self, made: Any) -> str:
+        return f"{self.kind} {getattr(made, 'name', '') or type(made).__name__!r}"
 
     def _made(self) -> Any:
         (load, cls), given = _LOADED[self.kind], self.subject
@@ -94,7 +112,7 @@ class Check:
         if callable(made) and not isinstance(made, cls):
             try:
                 made = made()
-            except TypeError as error:
+            except Exception as error:  # of code from outside
                 reason = f" ({reason_of(error)})"
         if self.kind == "method" and hasattr(made, "fit") and not isinstance(made, type):
             made = load(made)  # a classifier of scikit-learn
@@ -103,6 +121,8 @@ class Check:
                 f"{given!r:.100} is no {self.kind} and makes none{reason}; give a registered name, an fsmer "
                 f"{cls.__name__}, or a class or function that makes one without arguments."
             )
+        if isinstance(made, Backbone):
+            check_made(made)
         return made
 
     def __str__(self) -> str:
@@ -140,7 +160,7 @@ def checks(kind: Kind, subject: Any) -> list[Check]:
     >>> [check.kind for check in checks("method", "protonet")][:2]
     ['method', 'method']
     """
-    if kind not in _LOADED:
+    if not isinstance(kind, str) or kind not in _LOADED:
         raise unknown_name("kind of checks", kind, _LOADED)
     return [Check(kind, subject, value) for name, value in globals().items() if name.startswith(f"{kind}_")]
 
@@ -191,6 +211,9 @@ def check_backbone(subject: Any, *, untrained: Sequence[str] = ()) -> None:
     >>> from fsmer.testing import check_backbone
     >>> check_backbone(partial(fsmer.create_model, "ststnet"))
     """
+    listed = isinstance(untrained, Sequence) and not isinstance(untrained, str)
+    if not listed or not all(isinstance(one, str) for one in untrained):
+        raise DataError(f"untrained is {outside_value(untrained)}; give a list of ends of names of parameters.")
     _check("backbone", subject, untrained=untrained)
 
 
@@ -229,7 +252,9 @@ def check_protocol(subject: Any, clips: ClipSet | None = None, *, subject_disjoi
     >>> check_protocol("loso")
     """
     if clips is not None and not isinstance(clips, ClipSet):
-        raise DataError(f"clips is {clips!r:.100}; give a ClipSet, or leave it out.")
+        raise DataError(f"clips is {outside_value(clips)}; give a ClipSet, or leave it out.")
+    if subject_disjoint not in (True, False, None):
+        raise DataError(f"subject_disjoint is {outside_value(subject_disjoint)}; give True or False, or leave it out.")
     _check("protocol", subject, clips=clips, subject_disjoint=subject_disjoint)
 
 
@@ -269,7 +294,9 @@ def check_adapter(subject: Any, root: str | os.PathLike[str], *, clips: int | No
     >>> check_adapter(Videos, "release", clips=2)
     """
     if not isinstance(root, (str, os.PathLike)):
-        raise DataError(f"root is {root!r:.100}; give the folder of the release.")
+        raise DataError(f"root is {outside_value(root)}; give the folder of the release.")
+    if clips is not None and (not isinstance(clips, int) or isinstance(clips, bool)):
+        raise DataError(f"clips is {outside_value(clips)}; give how many the release has, or leave it out.")
     _check("adapter", subject, root=root, clips=clips)
 
 
@@ -472,8 +499,14 @@ def method_solves_as_it_fits(method: Method) -> None:
             for episode, own in enumerate(classes):
                 known = ClassDirections(prior.weight[own], prior.bias[own], prior.known[own], prior.scale, prior.centre)
                 fitted = embeddings[support[episode]][None], torch.from_numpy(codes[episode])[None]
-                asked = embeddings if rows is None else embeddings[rows[episode]]
-                wanted.append(method.fit_head(*fitted, way, known).logits(asked[None])[0])
+                asked = np.arange(len(embeddings)) if rows is None else rows[episode]
+                if method.transductive:
+                    asked = np.setdiff1d(asked, support[episode], assume_unique=True)
+                logits = torch.full((len(embeddings) if rows is None else rows.shape[1], way), torch.nan)
+                logits[asked if rows is None else slice(None)] = method.fit_head(*fitted, way, known).logits(
+                    embeddings[asked][None]
+                )[0]
+                wanted.append(logits)
             for chunk in (None, 1, 4):
                 options = {"way": way, "prior": prior, "classes": classes, "chunk": chunk}
                 parts = list(method.solve(embeddings, support, codes, rows, **options))

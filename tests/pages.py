@@ -140,12 +140,12 @@ def report_of(
 def browser() -> Iterator[Any]:
     """A headless browser by playwright; the test is skipped where there is none."""
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    with driver.sync_playwright() as session:
-        own = session.chromium.executable_path
+    with driver.sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
         path = os.environ.get("FSMER_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
         if path is None and not os.path.exists(own):
             pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the path, and FSMER_BROWSER names none")
-        started = session.chromium.launch(executable_path=path)
+        started = playwright.chromium.launch(executable_path=path)
         try:
             yield started
         finally:

@@ -938,6 +938,28 @@ def test_a_small_sheet_that_stands_for_a_huge_one_is_one_sentence(
     one_sentence(caught.value)
 
 
+@pytest.mark.parametrize("row", ["1.68,1.80,1.92", "42,1.8,48", "42,45,1.92"])
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_seconds_in_the_place_of_frame_numbers_are_refused(tmp_path: Path, row: str, decimal: str) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"not decoded here")
+    row = row.replace(",", ";").replace(".", decimal)
+    (tmp_path / "clips.csv").write_text(f"path;onset;apex;offset;label\nfilm.mp4;{row};smile\n")
+    with pytest.raises(DataError) as caught:
+        read_dataset("generic", tmp_path)
+    words = one_sentence(caught.value)
+    for told in ("row 2", "frame number", "seconds"):
+        assert told in words
+
+
+def test_a_video_says_that_an_unreadable_onset_or_offset_was_replaced(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"not decoded here")
+    (tmp_path / "clips.csv").write_text("path,onset,offset,label\nfilm.mp4,early,late,smile\n")
+    audit = check_dataset("generic", tmp_path)
+    assert problems(audit)["film"] == ["onset missing", "offset missing"]
+    (tmp_path / "clips.csv").write_text("path,onset,offset,label\nfilm.mp4,,,smile\n")
+    assert not check_dataset("generic", tmp_path).findings
+
+
 def test_two_clips_of_one_video_get_ids_from_video_and_onset(tmp_path: Path) -> None:
     for folder in ("films/a", "films/b", "more/a"):
         fake_trees.write_frames(tmp_path / folder, fake_trees.numbered("{}.png", range(10)))

@@ -89,17 +89,17 @@ def test_any_changed_byte_of_the_tensors_is_refused(tmp_path):
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-        with pytest.raises(WeightsError, match=r"altered after.*remove it"):
+        with pytest.raises(WeightsError, match=r"safetensors.*remove"):
             load(tmp_path)
     for content in (b"", whole[:50], whole + b"0"):
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match="remove it or start with resume off"):
+        with pytest.raises(WeightsError, match=r"remove.*resume"):
             load(tmp_path)
     path.unlink()
-    with pytest.raises(WeightsError, match=r"No such file.*remove it"):
+    with pytest.raises(WeightsError, match=r"tensors.*remove"):
         load(tmp_path)
     os.mkfifo(path)
-    with pytest.raises(WeightsError, match=r"named pipe.*remove it"):
+    with pytest.raises(WeightsError, match=r"pipe.*remove"):
         load(tmp_path)
 
 
@@ -119,18 +119,18 @@ def test_a_changed_state_is_refused(tmp_path, change):
     save(tmp_path, 1)
     path = tmp_path / "checkpoint.json"
     path.write_text(change(path.read_text()))
-    with pytest.raises(WeightsError, match="remove it or start with resume off"):
+    with pytest.raises(WeightsError, match=r"remove.*resume"):
         load(tmp_path)
 
 
 def test_a_checkpoint_that_lost_its_checksum_is_refused_and_one_of_another_run_too(tmp_path):
     save(tmp_path, 1)
-    with pytest.raises(WeightsError, match="another recipe or seed"):
+    with pytest.raises(WeightsError, match=r"recipe.*seed"):
         load(tmp_path, {"seed": 4})
     state = json.loads((tmp_path / "checkpoint.json").read_text())
     for lost in ("checksum", "tensors"):
         (tmp_path / "checkpoint.json").write_text(json.dumps({name: state[name] for name in state if name != lost}))
-        with pytest.raises(WeightsError, match=r"another version of fsmer|altered after"):
+        with pytest.raises(WeightsError, match="checkpoint"):
             load(tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with_and_replaced(tmp_pat
     (tmp_path / "checkpoint.json").write_text(json.dumps({"key": KEY, **state}))
     tensors, found = load(tmp_path)
     assert (tensors["weight"].tolist(), found) == ([1.0, 1.0, 1.0], state)
-    with pytest.raises(WeightsError, match="another recipe or seed"):
+    with pytest.raises(WeightsError, match=r"recipe.*seed"):
         load(tmp_path, {"seed": 4})
     save(tmp_path, 8)
     assert load(tmp_path)[1]["step"] == 8
@@ -154,7 +154,7 @@ def test_a_checkpoint_made_with_other_kernels_is_refused_and_one_that_does_not_s
     save(tmp_path, 1)
     for name in own:
         monkeypatch.setattr("fsmer.training.checkpoints.describe", lambda name=name: {**own, name: "other"})
-        with pytest.raises(WeightsError, match=rf"other kernels.*{name} .*FSMER_COMPILE=off.*--no-resume"):
+        with pytest.raises(WeightsError, match=rf"kernels.*{name}\b.*FSMER_COMPILE=off.*--no-resume"):
             load(tmp_path)
     monkeypatch.undo()
     assert load(tmp_path)[1]["step"] == 1
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_a_gpu_is_gone_on_with_whatever_compiles_for_the_cpu(tmp
 
 def test_a_state_that_is_no_file_is_refused(tmp_path):
     (tmp_path / "checkpoint.json").symlink_to(tmp_path / "checkpoint.json")
-    with pytest.raises(WeightsError, match=r"symbolic links.*remove it"):
+    with pytest.raises(WeightsError, match=r"link.*remove"):
         load(tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_a_state_of_an_optimiser_that_lacks_entries_is_refused(kind):
         ]
         # Without its only entry, a parameter is one that has had no gradient yet.
         for tensors in changed[1:] if kind is torch.optim.SGD else changed:
-            with pytest.raises(WeightsError, match="does not fit this version"):
+            with pytest.raises(WeightsError, match="version"):
                 restore(tensors, {"model": fresh}, other)
 
 
@@ -240,5 +240,5 @@ def test_tensors_that_do_not_fit_the_network_are_refused():
     optimizer = torch.optim.Adam(module.parameters())
     good = {"model.weight": torch.zeros(2, 2), "model.bias": torch.zeros(2)}
     for tensors in ({}, good | {"model.bias": torch.zeros(3)}, good | {"optimizer.x.step": torch.zeros(1)}):
-        with pytest.raises(WeightsError, match="does not fit this version"):
+        with pytest.raises(WeightsError, match="version"):
             restore(tensors, {"model": module}, optimizer)

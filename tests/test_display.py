@@ -45,7 +45,8 @@ LISTS = {
     "list_datasets": tuple,
     "list_schemes": tuple,
 }
-PACKAGES = "auditing backbones data datasets episodic evaluation preprocess published reporting synthetic transfer"
+PACKAGES = "auditing backbones data datasets episodic evaluation kernels preprocess pretraining published reporting "
+PACKAGES += "synthetic transfer"
 LARGEST = 60_000
 
 

@@ -37,9 +37,9 @@ def test_a_notebook_is_kept_with_outputs_and_without_traces_of_a_machine(path: P
 
 @pytest.mark.parametrize("path", RUNS)
 def test_running_a_notebook_gives_the_texts_that_are_kept(path: Path) -> None:
-    helper = runpy.run_path(str(FOLDER / "execute.py"))
-    fresh = helper["execute"](path)
-    assert helper["differences"](nbformat.read(path, as_version=4), fresh) == []
+    execution = runpy.run_path(str(FOLDER / "execute.py"))
+    fresh = execution["execute"](path)
+    assert execution["differences"](nbformat.read(path, as_version=4), fresh) == []
 
 
 def test_texts_are_alike_where_words_are_equal_and_numbers_near() -> None:

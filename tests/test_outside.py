@@ -10,14 +10,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
+import fake_trees
 import numpy as np
 import pytest
 import torch
 
 import fsmer
-from fsmer.episodic import FoldEpisodes, Protocol
-from fsmer.episodic.episode import Episode
-from fsmer.errors import FsmerError, OutputError, ProtocolError
+from fsmer.backbones import Backbone, ClassDirections, register_backbone
+from fsmer.data.clips import concat
+from fsmer.datasets import Adapter, load_adapter, register_dataset
+from fsmer.episodic import (
+    Episode,
+    EpisodeBatch,
+    Episodes,
+    FoldEpisodes,
+    LeaveOneSubjectOut,
+    Protocol,
+    register_protocol,
+)  # fmt: skip
+from fsmer.errors import DataError, FsmerError, OutputError, PluginError, ProtocolError
 from fsmer.evaluation import evaluate
 from fsmer.evaluation.embedding_cache import embed_cached
 from fsmer.outside import code_digest
@@ -26,6 +37,7 @@ from fsmer.transfer import Head, Method, load_method
 from fsmer.transfer.heads import FittedHead, MethodError
 from fsmer.transfer.linear_head import Finetune
 from fsmer.transfer.method import solves_together
+from fsmer.transfer.protonet import ProtoNet
 
 from tiny_backbone import TinyBackbone  # isort: skip
 
@@ -343,6 +355,279 @@ def test_a_protocol_that_fails_or_gives_something_else_is_one_sentence(
         evaluate(BrokenProtocol(), TinyBackbone(8).eval(), "protonet", clips=clips, cache=False)
     assert all(fact in str(told.value) for fact in facts), told.value
     assert str(told.value).count("\n") == 0
+
+
+def halves(classes: tuple[str, ...], codes: Any, made: Any = None, **changes: Any) -> Episodes:
+    """Two episodes, learnt from the first ten clips and judged on the next ten, with these attributes in place."""
+
+    class Halves(Episodes):
+        def __init__(self) -> None:
+            vars(self).update({"classes": classes, "codes": codes} | changes)
+
+        def __len__(self) -> int:
+            return 2
+
+        def _make(self, index: int) -> Any:
+            return made or Episode(np.arange(10), np.arange(10, 20), classes, f"half {index}")
+
+    return Halves()
+
+
+def batch(**changes: Any) -> Any:
+    arrays = {"classes": [[0, 1, 2]], "support": [[0, 1, 2]], "query": [[3, 4]]} | changes
+    whole = {name: np.array(value) if isinstance(value, list) else value for name, value in arrays.items()}
+    return lambda size=64: iter([EpisodeBatch(changes.get("start", 0), plan=None, **whole)])  # type: ignore[arg-type]
+
+
+OTHER_EPISODES = {
+    "no classes": (lambda cl, co: halves(None, co), ["classes=None"]),  # type: ignore[arg-type]
+    "codes as a list": (lambda cl, co: halves(cl, co.tolist()), ["codes="]),
+    "other codes": (lambda cl, co: halves(cl, co + 9), ["codes="]),
+    "a source of text": (lambda cl, co: halves(cl, co, source="lab"), ["source='lab'"]),
+    "other rows": (lambda cl, co: halves(cl, co, Episode([0], [99], cl, "x")), ["episode 0", "24 clips"]),
+    "pairs": (lambda cl, co: halves(cl, co, ([0], [1])), ["episode 0", "([0], [1])"]),
+    "no name": (lambda cl, co: halves(cl, co, Episode([0], [1], cl, None)), ["episode 0", "name"]),  # type: ignore[arg-type]
+    "masks": (lambda cl, co: halves(cl, co, Episode(co == 0, co != 0, cl, "x")), ["episode 0", "mask"]),
+    "nested rows": (lambda cl, co: halves(cl, co, Episode([[0]], [[1]], cl, "x")), ["episode 0"]),  # type: ignore[list-item]
+    "both sides": (lambda cl, co: halves(cl, co, Episode([0, 1], [1, 2], cl, "x")), ["1 clips are in the support and"]),
+    "no query": (lambda cl, co: halves(cl, co, Episode([0, 1], [], cl, "x")), ["no query"]),
+    "other classes": (lambda cl, co: halves(cl, co, Episode([0], [1], ("q",), "x")), ["episode 0", "negative"]),
+    "missing classes": (
+        lambda cl, co: halves(cl, co, missing_classes=lambda: ["a"]),
+        ["missing_classes", "ValueError"],
+    ),
+    "no batches": (lambda cl, co: halves(cl, co, uniform=True, batches=lambda size: None), ["batches", "NoneType"]),
+    "batches fail": (
+        lambda cl, co: halves(cl, co, uniform=True, batches=fails(KeyError("k"))),
+        ["batches", "KeyError"],
+    ),
+    "no batch": (lambda cl, co: halves(cl, co, uniform=True, batches=lambda size: [1]), ["gives 1", "EpisodeBatch"]),
+    "rows of a batch": (lambda cl, co: halves(cl, co, uniform=True, batches=batch(support=[[0, 1, 99]])), ["support"]),
+    "negative rows": (lambda cl, co: halves(cl, co, uniform=True, batches=batch(query=[[3, -4]])), ["query"]),
+    "broken rows": (lambda cl, co: halves(cl, co, uniform=True, batches=batch(support=[[0.0, 1.0]])), ["float64"]),
+    "classes of a batch": (
+        lambda cl, co: halves(cl, co, uniform=True, batches=batch(classes=[[0, 1, 9]])),
+        ["classes"],
+    ),
+    "a clip twice": (lambda cl, co: halves(cl, co, uniform=True, batches=batch(query=[[2, 3]])), ["twice"]),
+    "too few": (lambda cl, co: halves(cl, co, uniform=True, batches=batch()), ["1 of 2 episodes"]),
+}
+
+
+@pytest.mark.parametrize(("made", "facts"), OTHER_EPISODES.values(), ids=OTHER_EPISODES)
+def test_episodes_of_another_form_are_refused_by_what_is_wrong(
+    made: Callable[..., Any], facts: list[str], clips: fsmer.ClipSet
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Dealt(Protocol):
+        kind: ClassVar[str] = "dealt"
+
+        def deal(self, clips: Any, classes: Any, codes: Any) -> Any:
+            return made(classes, codes)
+
+    with pytest.raises(ProtocolError) as told:
+        evaluate(Dealt(), TinyBackbone(8).eval(), "protonet", clips=clips, cache=False)
+    assert all(fact in str(told.value) for fact in facts), told.value
+    assert str(told.value).count("\n") == 0
+
+
+@pytest.mark.parametrize("judged", [lambda self, clips: np.ones(3, bool), lambda self, clips: {}["side"]])
+def test_a_protocol_that_judges_other_clips_is_named(judged: Any, clips: fsmer.ClipSet) -> None:
+    made = dataclass(frozen=True)(type("Judging", (LeaveOneSubjectOut,), {"judged": judged}))
+    with pytest.raises(ProtocolError, match=r"judged.*Judging"):
+        made().split(clips)
+
+
+def test_parameters_of_a_protocol_that_are_no_plain_values_are_refused(clips: fsmer.ClipSet) -> None:
+    @dataclass(frozen=True)
+    class Sets(LeaveOneSubjectOut):
+        people: Any = None
+
+    for people in ({1}, float("nan")):
+        with pytest.raises(ProtocolError, match=r"Sets.*plain"):
+            evaluate(Sets(people=people), TinyBackbone(8).eval(), "protonet", clips=clips)
+
+
+@dataclass(frozen=True)
+class Together(ProtoNet):
+    """Solves episodes and learns supports together, by what a test puts in place."""
+
+    name: ClassVar[str] = "together"
+    batched: ClassVar[bool] = True
+    trains: bool = False
+
+    @property
+    def keeps_backbone(self) -> bool:
+        return not self.trains
+
+
+MANY = {
+    "no iterator": (lambda *given, **options: None, "NoneType"),
+    "fails": (fails(KeyError("lost")), "KeyError.*lost"),
+    "nothing": (lambda *given, **options: iter([]), "answers 0 of|gives no recognizer"),
+    "other things": (lambda *given, **options: iter([(slice(0, 1), torch.zeros(1, 1, 1))]), "gives .*slice"),
+}
+
+
+@pytest.mark.parametrize(("made", "facts"), MANY.values(), ids=MANY)
+@pytest.mark.parametrize("name", ["solve", "fit_many"])
+def test_a_method_that_does_many_at_once_is_checked(
+    name: str, made: Callable[..., Any], facts: str, clips: fsmer.ClipSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Together, name, made)
+    backbone = TinyBackbone(8).eval()
+    monkeypatch.setattr(TinyBackbone, "trusted", True)
+    with pytest.raises(MethodError, match=rf"together.*Together.*({facts})"):
+        evaluate("loso", backbone, Together(trains=name == "fit_many"), clips=clips, cache=False)
+
+
+@pytest.mark.parametrize("made", [None, "a backbone", TinyBackbone(8)])
+def test_a_method_that_learns_a_source_into_something_else_is_named(
+    made: Any, clips: fsmer.ClipSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Together, "train_source", lambda *given, **options: made)
+    source, backbone = fsmer.synthetic_clips("clinic", 12, seed=3), TinyBackbone(8).eval()
+    for ask in (
+        lambda: fsmer.adapt(backbone, clips, Together(), source=source),
+        lambda: Together().fit(backbone, clips, source=source),
+        lambda: evaluate(
+            fsmer.load_protocol("source_target", shot=1, source="clinic", target="mine", episodes=2),
+            backbone, Together(), clips=concat([clips, source]),
+        ),
+    ):  # fmt: skip
+        with pytest.raises(MethodError, match=r"train_source.*together.*SourceModel"):
+            ask()
+
+
+def test_a_class_in_place_of_what_it_makes_is_refused(clips: fsmer.ClipSet) -> None:
+    backbone = TinyBackbone(8).eval()
+    for ask in (
+        lambda: fsmer.adapt(backbone, clips, Together),  # type: ignore[arg-type]
+        lambda: fsmer.load_protocol(LeaveOneSubjectOut),  # type: ignore[arg-type]
+        lambda: fsmer.load_protocol(None),  # type: ignore[arg-type]
+        lambda: fsmer.read_dataset(Adapter, "release"),
+    ):
+        with pytest.raises(FsmerError, match=r"given as .*; give"):
+            ask()
+
+
+def test_a_method_that_is_no_dataclass_says_so(clips: fsmer.ClipSet) -> None:
+    class Plain(Method):
+        name = "plain"
+
+        def __init__(self, factor: float) -> None:
+            object.__setattr__(self, "factor", factor)
+
+        def fit_head(self, embeddings: Any, codes: Any, way: int, prior: Any = None) -> Any: ...
+
+    with pytest.raises(MethodError, match=r"Plain.*factor.*frozen dataclass"):
+        fsmer.adapt(TinyBackbone(8).eval(), clips, Plain(1.0))
+
+
+@pytest.mark.parametrize(
+    ("values", "fact"),
+    [
+        (("nearest", torch.zeros(1, 3, 8), torch.zeros(1, 3)), "'nearest'.*'linear'"),
+        (("linear", np.zeros((1, 3, 8)), torch.zeros(1, 3)), "weight"),
+        (("linear", torch.zeros(1, 3, 8).double(), torch.zeros(1, 3)), "float64.*float32"),
+    ],
+)
+def test_a_head_of_another_form_is_refused(values: Any, fact: str, clips: fsmer.ClipSet) -> None:
+    with pytest.raises(MethodError, match=fact):
+        fsmer.adapt(TinyBackbone(8).eval(), clips, BrokenMethod(lambda embeddings: Head(*values)))
+
+
+HOOKS = {
+    "class_directions": [lambda self, classes: "known", lambda self, classes: ClassDirections(*WRONG)],
+    "set_classes": [fails(KeyError("lost"))],
+    "preparations": [lambda self, clips, seed: [1], fails(KeyError("lost"))],
+    "finish_training": [fails(KeyError("lost"))],
+    "lower_layers": [lambda self: torch.nn.Linear(2, 2)],
+    "explain_maps": [lambda self, inputs: torch.zeros(3), fails(KeyError("lost"))],
+    "recipe": [{"epochs": 1}],
+}
+WRONG = torch.zeros(7, 3), torch.zeros(7), torch.ones(7, dtype=torch.bool), 1.0, torch.zeros(3)
+
+
+@pytest.mark.parametrize(("name", "made"), [(name, made) for name, all_made in HOOKS.items() for made in all_made])
+def test_a_part_of_a_network_that_fails_or_gives_something_else_is_named(
+    name: str, made: Any, clips: fsmer.ClipSet
+) -> None:
+    backbone = type("Odd", (TinyBackbone,), {name: made})(8).eval()
+    asks: dict[str, Callable[[], Any]] = {
+        "class_directions": lambda: fsmer.adapt(backbone, clips),
+        "lower_layers": lambda: fsmer.adapt(backbone, clips, "finetune", train_backbone=True, steps=2),
+        "explain_maps": lambda: fsmer.adapt(backbone, clips, "protonet").explain(clips[:1]),
+    }
+    with pytest.raises(FsmerError, match=rf"{name} of the model 'tiny-for-tests' \(Odd\)"):
+        asks.get(name, lambda: fsmer.train(backbone, clips, epochs=1))()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"input_spec": "flow"}, {"input_spec": ()}, {"embed_dim": "8"}, {"config": None}], ids=str
+)
+def test_a_network_that_describes_itself_wrongly_is_refused_when_it_is_made(changes: dict[str, Any]) -> None:
+    class Described(Backbone):
+        def __init__(self) -> None:
+            super().__init__(**{"input_spec": fsmer.InputSpec(), "embed_dim": 8, "config": {}} | changes)  # type: ignore[arg-type]
+
+        def forward(self, inputs: Any) -> Any: ...
+
+    with pytest.raises(FsmerError, match=rf"Described.*{next(iter(changes))}="):
+        Described()
+
+
+def test_arguments_that_are_no_json_are_refused_when_a_network_is_saved(tmp_path: Path) -> None:
+    backbone = TinyBackbone(8)
+    backbone.config = {"start": torch.zeros(1)}
+    with pytest.raises(FsmerError, match=r"JSON.*Tensor"):
+        backbone.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_name_with_a_preset_stands_for_its_values() -> None:
+    register_protocol("folds_of_two", class_subset=("negative", "positive"))(LeaveOneSubjectOut)
+    register_backbone("tiny-and-narrow", embed_dim=3)(TinyBackbone)
+    try:
+        found = fsmer.load_protocol("folds-of-two")
+        assert (found.name, found.params["class_subset"]) == ("folds-of-two", ["negative", "positive"])
+        assert found.hash == fsmer.load_protocol("loso", class_subset=("negative", "positive")).hash
+        assert Protocol.from_dict({"kind": "folds_of_two"}).hash == found.hash
+        assert Protocol.from_dict(found.to_dict()) == found
+        assert fsmer.create_model("tiny-and-narrow").embed_dim == 3
+        assert fsmer.create_model("tiny-and-narrow", embed_dim=4).embed_dim == 4
+        assert [one.embed_dim for one in fsmer.list_models("tiny-and-narrow")] == [3]
+    finally:
+        PROTOCOLS._forget({"folds_of_two"})
+        BACKBONES._forget({"tiny-and-narrow"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("frames_per_second", "fast"),
+        ("sheets", "sheet*.csv"),
+        ("places", "recordings"),
+        ("aliases", (1,)),
+        ("labels", ["happiness"]),
+        ("columns", ["Person"]),
+        ("needed", ("subject", "mood")),
+        ("published", 5),
+        ("title", None),
+    ],
+)
+def test_a_data_set_that_states_something_in_another_form_is_refused(key: str, value: Any) -> None:
+    facts = {"title": "Odd", "frames_per_second": 100.0, "sheets": ("sheet*.csv",)} | {key: value}
+    with pytest.raises(PluginError, match=rf"Odd.*odd-release.*({key}|mood)"):
+        register_dataset("odd-release")(type("Odd", (Adapter,), facts))
+
+
+@pytest.mark.parametrize("name", ["survey", "clips", "folder"])
+def test_an_adapter_that_fails_is_one_sentence(name: str, tmp_path: Path) -> None:
+    root, base = fake_trees.build("casme2", tmp_path), type(load_adapter("casme2"))
+    adapter = type("Odd", (base,), {name: fails(KeyError("lost"))})()
+    with pytest.raises(DataError, match=r"Odd.*casme2.*KeyError.*lost"):
+        adapter.check(root)
 
 
 def test_batched_as_a_parameter_is_refused_and_as_a_declaration_counts() -> None:

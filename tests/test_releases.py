@@ -105,3 +105,15 @@ def test_the_readings_are_in_order_of_time_and_name_the_shipped_weights(reposito
     assert days == sorted(days)
     assert model_hash(load_model("facs-flow")) in {row["weights"] for row in rows}
     assert all(0 <= float(row["uf1"]) <= 1 for row in rows)
+
+
+def test_each_figure_on_raw_pixels_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import pixels
+
+    monkeypatch.setattr(pixels, "EPISODES", 5)
+    synthetic_clips("lab", n=30, seed=0).save(tmp_path / "clips")
+    pixels.main([str(tmp_path / "clips"), "--to", str(tmp_path / "releases.csv")])
+    rows = rows_of(tmp_path / "releases.csv")
+    assert [row["note"].partition(",")[0] for row in rows] == ["logistic regression", "nearest class mean"]
+    assert {row["command"] for row in rows} == {"python -m benchmarks.pixels DIR"}
+    assert all(row["data"].startswith("lab: ") and float(row["uf1"]) >= 0 for row in rows)

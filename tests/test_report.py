@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,25 +149,25 @@ def test_a_folder_without_a_whole_report_is_refused(report: Report, tmp_path: Pa
         path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
     else:
         path.write_text("{}")
-    with pytest.raises(DataError, match="newer fsmer" if damage == "newer" else "report"):
+    with pytest.raises(DataError, match="newer" if damage == "newer" else "report"):
         Report.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
-        ("predictions.csv", lambda lines: lines[:5], "predictions.csv has 4 rows, but report.json counts 9"),
-        ("predictions.csv", lambda lines: lines[:1], "predictions.csv has 0 rows, but report.json counts 9"),
-        ("episodes.csv", lambda lines: lines[:1], "episodes.csv has 0 rows, but report.json counts 1"),
+        ("predictions.csv", lambda lines: lines[:5], r"predictions.csv.*\b4\b.*\b9\b"),
+        ("predictions.csv", lambda lines: lines[:1], r"predictions.csv.*\b0\b.*\b9\b"),
+        ("episodes.csv", lambda lines: lines[:1], r"episodes.csv.*\b0\b.*\b1\b"),
         # As many rows, but others.
-        ("predictions.csv", lambda lines: [*lines[:-1], lines[1]], "the confusion matrix of report.json does not"),
-        ("predictions.csv", lambda lines: [*lines[:-1], "7" + lines[-1][1:]], "other numbers of clips"),
+        ("predictions.csv", lambda lines: [*lines[:-1], lines[1]], "confusion matrix"),
+        ("predictions.csv", lambda lines: [*lines[:-1], "7" + lines[-1][1:]], "numbers of clips"),
         (
             "predictions.csv",
             lambda lines: [line.replace("surprise", "joy") for line in lines],
-            "has a label",
+            "label",
         ),
-        ("report.json", lambda lines: [line.replace('"uf1": 0.65', '"uf1": 0.75') for line in lines], "UF1 is 0.7500"),
+        ("report.json", lambda lines: [line.replace('"uf1": 0.65', '"uf1": 0.75') for line in lines], r"UF1.*0\.75"),
     ],
 )
 def test_tables_that_the_figures_do_not_follow_from_are_refused(
@@ -176,9 +177,9 @@ def test_tables_that_the_figures_do_not_follow_from_are_refused(
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     assert damage(lines) != lines
     path.write_text("".join(damage(lines)), encoding="utf-8")
-    with pytest.raises(DataError, match="run the same evaluation again") as refused:
+    with pytest.raises(DataError, match="evaluation again") as refused:
         Report.load(tmp_path)
-    assert words in str(refused.value)
+    assert re.search(words, str(refused.value))
     assert str(refused.value).count(". ") == 0
     assert Report.load(tmp_path, check=False).counts == report.counts
 
@@ -188,8 +189,8 @@ def test_what_is_missing_is_said_without_numbers_of_errors(report: Report, tmp_p
     (tmp_path / "run" / "episodes.csv").unlink()
     (tmp_path / "file").touch()
     for folder, words in (
-        ("run", "episodes.csv is missing"),
-        ("nowhere", "report.json is missing"),
+        ("run", "episodes.csv"),
+        ("nowhere", "report.json"),
         ("file", "Not a directory"),
     ):
         with pytest.raises(DataError, match=words) as refused:

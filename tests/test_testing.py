@@ -15,10 +15,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from tiny_backbone import TinyBackbone
 from torch import Tensor, nn
 
+import fsmer
+from fsmer.backbones import Backbone
 from fsmer.data import ClipSet, InputSpec
 from fsmer.datasets import Audit, load_adapter
 from fsmer.episodic import Episode, Episodes, FoldEpisodes, LeaveOneSubjectOut
-from fsmer.errors import DataError, UnknownNameError
+from fsmer.errors import DataError, FsmerError, UnknownNameError
 from fsmer.testing import (
     Check,
     check_adapter,
@@ -243,6 +245,11 @@ def test_what_is_no_such_thing_is_refused() -> None:
         lambda: check_method(3),
         lambda: check_adapter("casme2", None),
         lambda: check_protocol("loso", 3),
+        lambda: check_protocol("loso", subject_disjoint="yes"),
+        lambda: check_adapter("casme2", "release", clips="2"),
+        lambda: check_backbone("tiny-for-tests", untrained=None),
+        lambda: check_backbone("tiny-for-tests", untrained="bias"),
+        lambda: check_backbone("tiny-for-tests", untrained=[1]),
         lambda: parametrize_with_checks("method", "cosine"),
     ],
 )
@@ -252,7 +259,41 @@ def test_a_wrong_argument_is_one_sentence(ask: Any) -> None:
     assert "; give " in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["metod", None])
+class Failing(TinyBackbone):
+    def training_loss(self, *given: Any) -> Any:
+        raise KeyError("lost")
+
+
+class Textual(TinyBackbone):
+    def training_loss(self, *given: Any) -> Any:
+        return "0.7"
+
+
+class Listing(TinyBackbone):
+    def forward(self, inputs: Tensor) -> Any:
+        return [0.0]
+
+
+@pytest.mark.parametrize(("made", "facts"), [(Failing, "KeyError.*lost"), (Textual, "ndim"), (Listing, "shape")])
+def test_code_that_fails_inside_a_check_is_a_broken_promise_of_the_thing(made: type[TinyBackbone], facts: str) -> None:
+    with pytest.raises(AssertionError, match=f"backbone 'tiny-for-tests'.*{facts}"):
+        check_backbone(made)
+
+
+def test_a_backbone_whose_constructor_leaves_out_the_one_of_its_base_is_named() -> None:
+    class Bare(Backbone):
+        def __init__(self) -> None: ...
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs
+
+    clips = fsmer.synthetic_clips(n=4)
+    for ask in (lambda: check_backbone(Bare), lambda: fsmer.adapt(Bare(), clips), lambda: fsmer.embed(Bare(), clips)):
+        with pytest.raises(FsmerError, match=r"Bare.*super\(\).__init__"):
+            ask()
+
+
+@pytest.mark.parametrize("kind", ["metod", None, ["method"]])
 def test_an_unknown_kind_of_checks_is_refused(kind: Any) -> None:
     with pytest.raises(UnknownNameError, match="method"):
         checks(kind, "cosine")

@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_training_is_refused_or_dropped(clips, tmp_path:
 
     with pytest.raises(KeyboardInterrupt):
         train(Trained(), clips, out=tmp_path / "run", progress=stop)
-    with pytest.raises(WeightsError, match="another recipe or seed, or on other clips"):
+    with pytest.raises(WeightsError, match=r"recipe.*seed.*clips"):
         train(Trained(), clips, out=tmp_path / "run", seed=5)
     recognizer = train(Trained(), clips, out=tmp_path / "run", seed=5, resume=False)
     assert same(recognizer, train(Trained(), clips, seed=5))
@@ -367,22 +367,22 @@ def test_arguments_with_weights_that_are_there_already_are_refused(clips, tmp_pa
 
 
 def test_a_training_that_diverges_says_so(clips):
-    with pytest.raises(SupportError, match="lower learning rate"):
+    with pytest.raises(SupportError, match="learning rate"):
         train(TinyBackbone(), clips, learning_rate=1e30, epochs=5)
 
 
 def test_wrong_parameters_and_media_are_refused_in_one_sentence(clips):
-    with pytest.raises(MethodError, match="epochs=0 is not positive"):
+    with pytest.raises(MethodError, match="epochs=0"):
         load_method("train", epochs=0)
-    with pytest.raises(MethodError, match="precision='half' is no choice"):
+    with pytest.raises(MethodError, match="precision='half'"):
         load_method("train", precision="half")
     with pytest.raises(SpecMismatchError, match="tiny-for-tests"):
         train(TinyBackbone(), fsmer.synthetic_clips("lab", 12, size=56))
-    with pytest.raises(SupportError, match="no label"):
+    with pytest.raises(SupportError, match="label"):
         train(TinyBackbone(), fsmer.ClipSet.from_arrays(clips.media("flow"), None))
-    with pytest.raises(FsmerError, match="augment names turn"):
+    with pytest.raises(FsmerError, match=r"augment.*turn"):
         TrainRecipe(augment=("turn",))
-    with pytest.raises(FsmerError, match="optimizer is 'lion'"):
+    with pytest.raises(FsmerError, match=r"optimizer.*'lion'"):
         TrainRecipe(optimizer="lion")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -17,18 +17,19 @@ from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import weights as folders
+from fsmer.backbones.adaptation import Adaptation
 from fsmer.backbones.recipe import CompiledEpochs, Preparation, TrainRecipe
 from fsmer.backbones.targets import Targets
 from fsmer.backbones.weights import CONFIG_FILE, WEIGHTS_FILE
 from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DeviceError, FsmerError, SpecMismatchError, WeightsError, unknown_name
 from fsmer.io import atomic_path, write_json
-from fsmer.outside import outside_call
+from fsmer.outside import outside_call, outside_value
 from fsmer.plugins import BACKBONES, declared, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
 
-__all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "blank_media", "check_saveable", "check_weights"]
-__all__ += ["constructor_arguments", "evaluation_mode", "is_trusted", "model_hash"]
+__all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "backbone_call", "blank_media", "check_made"]
+__all__ += ["check_saveable", "check_weights", "constructor_arguments", "evaluation_mode", "is_trusted", "model_hash"]
 
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
@@ -100,6 +101,21 @@ class ClassDirections:
         return torch.where(self.known, scores, mean)
 
 
+def backbone_call(backbone: Backbone, what: str) -> AbstractContextManager[None]:
+    """What hooks of a backbone, such as its ``set_classes``, are called in."""
+    return outside_call(f"{what} of the model {backbone.name or 'without a name'!r} ({type(backbone).__name__})")
+
+
+def check_made(backbone: Backbone) -> None:
+    """Raise `FsmerError` where the constructor of a backbone has not called that of `Backbone`."""
+    if "input_specs" not in vars(backbone):
+        name = type(backbone).__name__
+        raise FsmerError(
+            f"the constructor of {name} does not call super().__init__(input_spec=..., embed_dim=..., config=...); "
+            "add that call at its top."
+        )
+
+
 class Backbone(nn.Module, ModelHubMixin, ABC):
     """A network that turns a clip's media into one embedding vector and says which media it needs.
 
@@ -121,6 +137,8 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     classes : tuple of str
         What it was last trained on with labels; empty for none. Stored too, so that parts which depend on the classes
         are not made anew when training goes on with the same.
+    adaptation : Adaptation or None
+        How it is adapted, where it was trained on episodes (see `fsmer.meta_train`); stored too.
     trusted : bool
         Of a class: its code embeds each clip by its media alone, remembers no label from one training to the next, and
         draws the random numbers of a training step with `fsmer.kernels.noise` only. It then needs no isolation. Each
@@ -162,7 +180,17 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
 
     def __init__(self, *, input_spec: InputSpec | Sequence[InputSpec], embed_dim: int, config: dict[str, Any]) -> None:
         super().__init__()
-        self.input_specs = (input_spec,) if isinstance(input_spec, InputSpec) else tuple(input_spec)
+        who = f"the constructor of {type(self).__name__}"
+        listed = [input_spec] if isinstance(input_spec, InputSpec) else input_spec
+        if not isinstance(listed, Sequence) or not listed or not all(isinstance(one, InputSpec) for one in listed):
+            raise FsmerError(
+                f"{who} hands on input_spec={outside_value(input_spec)}; give an InputSpec, or a list of one or more."
+            )
+        if not isinstance(embed_dim, int):
+            raise FsmerError(f"{who} hands on embed_dim={outside_value(embed_dim)}; give the length of its embedding.")
+        if not isinstance(config, dict):
+            raise FsmerError(f"{who} hands on config={outside_value(config)}; give a dict of its arguments.")
+        self.input_specs = tuple(listed)
         for spec in self.input_specs:
             # An absent length in time counts as one.
             lengths = (*spec.size, 1 if spec.frames is None else spec.frames)
@@ -174,6 +202,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         self.embed_dim = embed_dim
         self.config = config
         self.classes: tuple[str, ...] = ()
+        self.adaptation: Adaptation | None = None
 
     def __repr__(self) -> str:
         """One line in place of torch's list of all layers, which ``print(*model.children())`` shows."""
@@ -518,6 +547,7 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             "embed_dim": self.embed_dim,
             "arguments": self.config,
             "classes": list(self.classes),
+            **({} if self.adaptation is None else {"adaptation": self.adaptation.to_dict()}),
             "weights_sha256": weights_sha256,
         }
 

@@ -17,7 +17,7 @@ from fsmer.backbones.base import Backbone, Inputs, check_weights
 from fsmer.backbones.registry import as_backbone
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, SpecMismatchError
-from fsmer.outside import outside_call
+from fsmer.outside import outside_call, outside_value
 
 __all__ = ["check_clips", "check_inputs", "embed", "mirror_media", "read_inputs"]
 
@@ -131,11 +131,11 @@ def _embedded(backbone: Backbone, inputs: Inputs) -> Tensor:
     clips = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
     with outside_call(f"{who} on {wanted}", remedy="make it with other arguments, or mend its forward"):
         found: Any = backbone(inputs)
-        given = f"a {found.dtype} tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
-        if given == repr(found) or not found.is_floating_point() or found.shape != (clips, backbone.embed_dim or 1):
+        wide = isinstance(found, Tensor) and found.shape == (clips, backbone.embed_dim or 1)
+        if not wide or not found.is_floating_point():
             raise FsmerError(
-                f"{who} gives {given:.200} for {clips} clips of {wanted}, but floating-point embeddings of shape "
-                f"({clips}, {backbone.embed_dim or '1 or more'}) are expected; mend its forward or its embed_dim."
+                f"{who} gives {outside_value(found)} for {clips} clips of {wanted}, but floating-point embeddings of "
+                f"shape ({clips}, {backbone.embed_dim or '1 or more'}) are expected; mend its forward or its embed_dim."
             )
         return found.float().cpu()
 

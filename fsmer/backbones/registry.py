@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone
+from fsmer.backbones.base import Backbone, check_made
 from fsmer.backbones.recipe import PretrainRecipe, TrainRecipe
 from fsmer.backbones.weights import CONFIG_FILE, WeightsFolder, fetch_weights, load_folder
 from fsmer.data.spec import InputSpec
@@ -119,20 +119,24 @@ def create_model(name: str, **arguments: object) -> Backbone:
     {'padding': 1, 'dropout': 0.2, 'size': 28}
     """
     cls = backbone_class(name)
+    arguments = BACKBONES.preset(name) | arguments
     known = list(inspect.signature(cls).parameters)
     for argument in arguments:
         if argument not in known:
             raise unknown_name("argument", argument, known, of=f"the model {name!r}")
     try:
         check_arguments(cls, arguments)
-        return cls(**arguments)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError) as error:
+        made = cls(**arguments)  # type: ignore[arg-type]
+    # Code from outside raises whatever it likes.
+    except Exception as error:
         if isinstance(error, FsmerError) or out_of_memory(error):
             raise
         raise FsmerError(
             f"{name!r} cannot be made with {_listed(arguments) or 'its defaults'} ({reason_of(error)}); "
             "check the values against its documentation."
         ) from error
+    check_made(made)
+    return made
 
 
 @library_settings()
@@ -185,6 +189,7 @@ def as_backbone(model: Backbone | str | os.PathLike[str]) -> Backbone:
     names and folders raise what `load_model` does.
     """
     if isinstance(model, Backbone):
+        check_made(model)
         return model
     if isinstance(model, (str, os.PathLike)):
         return load_model(os.fspath(model))
@@ -255,7 +260,7 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
         try:
             notes.append(training_notes(cls))
             with torch.device("meta"):  # shapes alone: nothing is drawn or stored
-                model = cls()
+                model = cls(**BACKBONES.preset(name))
             facts |= {"embed_dim": model.embed_dim, "input_specs": model.input_specs}
             facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
             facts["flops"] = _count_flops(model)

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 from typing_extensions import TypedDict
 
+from fsmer.backbones.adaptation import PREFIX, Adaptation, AdaptationConfig
 from fsmer.errors import FsmerError, WeightsError, reason_of
 from fsmer.io import check_regular, restore_folder
 from fsmer.kernels.noise import Draws, Redirected
@@ -79,6 +80,7 @@ class WeightsConfig(TypedDict):
     arguments: dict[str, Any]
     weights_sha256: Annotated[str, Len(64, 64)]
     classes: NotRequired[Names]
+    adaptation: NotRequired[AdaptationConfig]
     recognizer: NotRequired[dict[str, Any]]
 
 
@@ -123,6 +125,9 @@ class WeightsFolder:
                 f"the arguments in {self.folder / CONFIG_FILE} do not fit {cls.name!r} ({reason_of(error)}); "
                 "use weights and fsmer of the same version."
             ) from error
+        if told := self.config.get("adaptation"):
+            learned = {name: torch.empty(shape) for name, shape in under(PREFIX, shapes).items()}
+            model.adaptation = Adaptation(told["algorithm"], told["method"], told["params"], learned)
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         unfit = {
             "missing": own.keys() - shapes.keys(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -107,6 +107,98 @@ def train(
     Console().print(f"{done}; recognizer in {out}")
 
 
+@command("fsmer meta-train ststnet --algorithm anil --tasks kshot --data DIR --out my-weights")
+def meta_train(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|DIR",
+            help="Name of a model (with the weights that ship, else fresh ones), or a folder of weights.",
+        ),
+    ],
+    tasks: Annotated[str, option(EPISODES, "NAME", "Protocol whose episodes are trained on (see 'fsmer protocols').")],
+    out: Annotated[Path, option(OUTPUT, "DIR", "Folder for the weights.")],
+    algorithm: Annotated[
+        str, option(MODEL, "NAME", "anil, fomaml, maml, meta_sgd, metaoptnet, protonet, r2d2 or reptile.")
+    ] = "protonet",
+    data: options.Data = [],
+    prefix: options.Prefix = [],
+    where: options.Where = None,
+    scheme: options.Scheme = None,
+    validation: Annotated[
+        list[str], option(DATA, "DIR", "Clips of other people or classes to validate on; repeatable.")
+    ] = [],
+    validation_where: Annotated[str | None, option(DATA, "WORDS", "Which of the validation clips, as --where.")] = None,
+    way: Annotated[int | None, option(EPISODES, "N", "Classes a task.")] = None,
+    shot: Annotated[int | None, option(EPISODES, "N", "Support clips of each class.")] = None,
+    query: Annotated[str | None, option(EPISODES, "N|rest", "Query clips of each class; rest: all others.")] = None,
+    steps: Annotated[int, option(RUNNING, "N", "Steps of the outer loop.")] = 1000,
+    batch: Annotated[int, option(RUNNING, "N", "Tasks a step.")] = 4,
+    learning_rate: Annotated[
+        float | None, option(RUNNING, "RATE", "Of the outer loop; default the algorithm's.")
+    ] = None,
+    patience: Annotated[
+        int | None, option(RUNNING, "N", "Looks at the validation tasks without a better one before the end.")
+    ] = None,
+    layers: Annotated[
+        Literal["auto", "all", "upper"], option(MODEL, "CHOICE", "Layers to train; auto: not the lower ones.")
+    ] = "auto",
+    seed: Annotated[int, options.SEED] = 0,
+    param: options.Param = [],
+    argument: options.Argument = [],
+    log: Annotated[Path | None, option(OUTPUT, "DIR", "Folder for TensorBoard.")] = None,
+    device: options.Device = None,
+    resume: options.Resume = True,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a model on few-shot tasks, so that few labelled clips of new classes teach it more."""
+    from fsmer.drawing import loss_figure, save_figure
+    from fsmer.episodic import load_protocol
+    from fsmer.meta import meta_train as run
+    from fsmer.meta.training import HISTORY, start_model
+    from fsmer.schema import read_json
+
+    asked = {"way": way, "shot": shot, "query": int(query) if query and query.isdecimal() else query}
+    protocol = load_protocol(tasks, **{key: value for key, value in asked.items() if value is not None})
+    backbone, _ = start_model(name, seed, options.json_pairs(argument, "--argument"))
+    specs = backbone.input_specs
+    clips = options.read_data(data, where, scheme, prefix, specs=specs) if data else None
+    params: dict[str, Any] = dict(options.text_pairs(param, "--param"))
+    judged = options.read_data(validation, validation_where, scheme, [], specs=specs) if validation else None
+    with shown_progress() as progress:
+        run(
+            name,
+            protocol,
+            algorithm,
+            clips=clips,
+            validation=None if judged is None else (protocol, judged),
+            steps=steps,
+            batch=batch,
+            learning_rate=learning_rate,
+            patience=patience,
+            layers=layers,
+            seed=seed,
+            arguments=options.json_pairs(argument, "--argument"),
+            device=device,
+            out=out,
+            resume=resume,
+            progress=functools.partial(progress, "training"),
+            log=log,
+            **params,
+        )
+    history = out.with_name(f"{out.name}.{HISTORY}")
+    rows = read_json(history, dict, what="a history", remedy="train again", error=DataError)["history"]
+    figure = loss_figure(
+        [row["loss"] for row in rows], steps=[row["step"] for row in rows], title=f"{backbone.name}, {algorithm}"
+    )
+    picture = save_figure(figure, history.with_suffix(".png"))
+    if as_json:
+        return say_json({"out": str(out), "algorithm": algorithm, "history": rows, "curve": str(picture)})
+    Console().print(
+        f"trained {backbone.name} by {algorithm} on {steps:,} x {batch} tasks (curve in {picture}); weights in {out}"
+    )
+
+
 @command("fsmer adapt --data DIR --method cosine --out my-recognizer")
 def adapt(
     out: Annotated[Path, option(OUTPUT, "DIR", "Folder for the recognizer.")],
@@ -115,7 +207,7 @@ def adapt(
     where: options.Where = None,
     scheme: options.Scheme = None,
     model: options.Model = "facs-flow",
-    method: options.MethodName = "cosine",
+    method: options.MethodName = None,
     param: options.Param = [],
     describe: options.Describe = [],
     as_json: options.AsJson = False,
@@ -135,12 +227,19 @@ def adapt(
         else:
             clips = options.read_data(data, where, scheme, prefix, specs=backbone.input_specs)
             report = functools.partial(progress, "training")
-            recognizer = learn(backbone, clips, options.method_of(method, param), descriptions=words, progress=report)
+            solver = options.method_of_model(model, method, param)
+            recognizer = learn(backbone, clips, solver, descriptions=words, progress=report)
     recognizer.save(out)
     names = [str(name) for name in recognizer.classes_]
     if as_json:
         say_json(
-            {"out": str(out), "classes": names, "support": recognizer.support_size, "model": model, "method": method}
+            {
+                "out": str(out),
+                "classes": names,
+                "support": recognizer.support_size,
+                "model": model,
+                "method": recognizer.method.name,
+            }
         )
         return
     Console().print(f"learnt {', '.join(names)} from {recognizer.support_size} clips; recognizer in {out}")

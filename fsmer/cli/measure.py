@@ -26,7 +26,7 @@ def evaluate(
     where: options.Where = None,
     scheme: options.Scheme = None,
     model: options.Model = "facs-flow",
-    method: options.MethodName = "cosine",
+    method: options.MethodName = None,
     param: options.Param = [],
     train_backbone: Annotated[
         bool, option(MODEL, None, "Fine-tune the network too (-p train_backbone=true).", "--train-backbone")
@@ -63,7 +63,8 @@ def evaluate(
     queries = int(query) if query and query.isdecimal() else query
     asked = {"way": way, "shot": shot, "query": queries, "episodes": episodes}
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
-    solver = options.method_of(method, [*param, *(["train_backbone=true"] if train_backbone else [])])
+    params = [*param, *(["train_backbone=true"] if train_backbone else [])]
+    solver = options.method_of_model(model, method, params)
     start = InitialWeights.of(model, solver, options.json_pairs(argument, "--argument"), device)
     specs = start.backbone(0).input_specs
     clips = options.read_data(data, where, scheme, prefix, specs=specs) if data else None

@@ -43,7 +43,10 @@ Sheet = Annotated[Path | None, option(DATA, "FILE", "The annotation sheet, if it
 Corrections = Annotated[Path | None, option(DATA, "FILE", "Your own table of corrections, CSV.")]
 
 Model = Annotated[str, option(MODEL, "NAME|DIR", "Name of a model, or a folder of weights.", "--model", "-m")]
-MethodName = Annotated[str, option(MODEL, "NAME", "Name of a method.")]
+MethodName = Annotated[
+    str | None,
+    option(MODEL, "NAME", "Name of a method; default: cosine, or what a model that was trained on episodes brings."),
+]
 Param = Annotated[
     list[str],
     option(MODEL, "KEY=VALUE", "Parameter of the method or recipe, e.g. batch_size=16; repeatable.", "--param", "-p"),
@@ -134,6 +137,17 @@ def method_of(name: str, params: Sequence[str]) -> Method:
     from fsmer.transfer import load_method
 
     return load_method(name, **text_pairs(params, "--param"))
+
+
+def method_of_model(model: str, name: str | None, params: Sequence[str]) -> Method:
+    """The method of that name or, without one, that of the model's folder of weights."""
+    from fsmer.backbones.registry import load_model, names_saved_weights
+    from fsmer.transfer.adapt import method_for
+    from fsmer.transfer.source_model import SourceModel
+
+    if name is None and names_saved_weights(model):
+        return method_for(SourceModel(load_model(model)), **text_pairs(params, "--param"))
+    return method_of(name or "cosine", params)
 
 
 def number_pairs(pairs: Sequence[str], option: str) -> dict[str, float]:

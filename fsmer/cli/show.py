@@ -87,6 +87,7 @@ def methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
     metrics = shared(reports.values())
     table = plain_table(head, "UF1", "UAR", "Acc", *metrics[len(SHOWN) :])
     for name, report in sorted(reports.items(), key=lambda item: -item[1].uf1):
+        name = name if "(transductive)" in name else report.stamped(name)
         table.add_row(name, *_figures(report.figures, metrics))
     return table
 

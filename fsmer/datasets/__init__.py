@@ -21,6 +21,7 @@ from fsmer.datasets.corrections import Correction, read_corrections, shipped_cor
 from fsmer.datasets.folders import frame_files
 from fsmer.errors import DataError, MissingDatasetError, PluginError, reason_of
 from fsmer.listing import FixedListing
+from fsmer.outside import outside_value
 from fsmer.plugins import DATASETS, OWN
 
 __all__ = [
@@ -114,6 +115,8 @@ def load_adapter(name: str) -> Adapter:
     >>> load_adapter("CASME II").name
     'casme2'
     """
+    if not isinstance(name, str):
+        raise DataError(f"a data set was given as {outside_value(name)}; give a name of fsmer.list_datasets.")
     plain = name.strip().lower().replace("_", "-")
     for key in DATASETS:
         with suppress(PluginError):  # of another data set

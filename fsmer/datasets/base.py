@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
@@ -22,7 +23,8 @@ from fsmer.datasets.folders import Folders, folder_key
 from fsmer.datasets.sheets import SHEET_ENDINGS, SheetRow, SheetTable, plain, read_sheets
 from fsmer.datasets.timing import Form, LeftOut, Notes, frame_timing, timing_table, video_timing
 from fsmer.errors import DataError, MissingDatasetError, PluginError
-from fsmer.plugins import DATASETS
+from fsmer.outside import outside_call, outside_value
+from fsmer.plugins import DATASETS, outside_origin
 
 __all__ = ["Adapter", "FrameKind", "Survey", "register_dataset", "release", "roles"]
 
@@ -96,10 +98,44 @@ def register_dataset(name: str, **preset: Any) -> Callable[[type[A]], type[A]]:
             lacks = [fact for fact in ("title", "frames_per_second") if not hasattr(cls, fact)]
             if lacks:
                 raise PluginError(f"the class {cls.__name__} for data set {name!r} states no {lacks[0]}; add it.")
+            _check_facts(cls, name)
             cls.name, cls.dataset = name, cls.dataset or name
         return register(cls)
 
     return enter
+
+
+def _check_facts(cls: type[Adapter], name: str) -> None:
+    """Raise `PluginError` for a class variable of another form than `Adapter` reads."""
+    texts, speed = ("sheets", "places", "aliases", "needed"), cls.frames_per_second
+    forms: dict[str, tuple[bool, str]] = {
+        one: (
+            isinstance(value := getattr(cls, one), (tuple, list)) and all(isinstance(text, str) for text in value),
+            'a tuple of texts, as in ("one",),',
+        )
+        for one in texts
+    }
+    forms["title"] = isinstance(cls.title, str), "a text"
+    forms["frames_per_second"] = (
+        speed is None or (isinstance(speed, (int, float)) and speed > 0),
+        "a number above 0 or None",
+    )
+    forms["labels"] = isinstance(cls.labels, (set, frozenset)), "a frozenset of texts"
+    forms["published"] = isinstance(cls.published, Mapping), "what fsmer.datasets.release makes"
+    forms["columns"] = isinstance(cls.columns, Mapping), "what fsmer.datasets.roles makes"
+    for key, (kept, form) in forms.items():
+        if not kept and not isinstance(getattr(cls, key), property):  # whose value an adapter alone knows
+            raise PluginError(
+                f"the class {cls.__name__} for data set {name!r} states {key}={outside_value(getattr(cls, key))}, but "
+                f"{form} is expected."
+            )
+    columns, needed = cls.columns, cls.needed
+    absent = [] if property in (type(columns), type(needed)) else [role for role in needed if role not in columns]
+    if absent and cls.sheets:
+        raise PluginError(
+            f"the class {cls.__name__} for data set {name!r} needs the role {absent[0]!r}, of which its columns "
+            f"({', '.join(cls.columns)}) say nothing; add it to columns, or take it out of needed."
+        )
 
 
 class Adapter:
@@ -230,6 +266,13 @@ class Adapter:
                 f"the root {top} of {self.title} {'is a file' if top.exists() else 'does not exist'}; give its folder."
             )
         own = () if corrections is None else read_corrections(corrections)
+        who = f"the adapter {type(self).__name__} of the data set {self.name!r} on {top}"
+        with outside_call(who, DataError) if outside_origin(DATASETS, type(self)) else nullcontext():
+            return self._compared(top, frames, sheet, own)
+
+    def _compared(
+        self, top: Path, frames: FrameKind | None, sheet: str | os.PathLike[str] | None, own: Sequence[Correction]
+    ) -> Audit:
         folders = Folders()
         survey = self.survey(top, folders, frames, None if sheet is None else Path(sheet))
         records: list[dict[str, Any]] = []

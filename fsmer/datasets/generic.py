@@ -53,6 +53,7 @@ class Generic(Adapter):
         name = row["name"] or PurePosixPath(place.replace("\\", "/")).stem
         if not name:
             return ()
+        _refuse_seconds(row)
         roles = {plain(known) for names in self.columns.values() for known in names}
         own = {column: text for column, text in row.own.items() if plain(column) not in roles}
         # Programs write lists the way their language does: [6, 12] or ['AU6', 'AU12'].
@@ -77,6 +78,16 @@ class Generic(Adapter):
             if found is not None:
                 return found
         return None
+
+
+def _refuse_seconds(row: SheetRow) -> None:
+    """Times would be taken for unknown frames, and the whole recording for the clip."""
+    for role in ("onset", "apex", "offset"):
+        if re.fullmatch(r"\d*[.,]\d*[1-9]\d*", row[role].strip()):
+            raise DataError(
+                f"row {row.number} of the table has {role} {row[role]!r}, but a frame number without a fraction is "
+                "expected; multiply seconds by the frames a second and round."
+            )
 
 
 def _speed(row: SheetRow) -> float | None:

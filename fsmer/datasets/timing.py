@@ -93,6 +93,10 @@ def video_timing(path: Path, clip: Annotation, notes: Notes, form: Form) -> dict
     first = form.first_video_frame
     if onset is None and not form.segmented:
         raise LeftOut("onset missing", f"the annotation has {clip.onset!r}, and the recording is longer")
+    for name, number, cell in (("onset", onset, clip.onset), ("offset", offset, clip.offset)):
+        if number is None and not states_nothing(cell):
+            end = "first" if name == "onset" else "last"
+            notes.append((f"{name} missing", f"the annotation has {cell!r}; the {end} frame is used"))
     start = first if onset is None else onset
     if start < first or (offset is not None and offset <= start):
         raise LeftOut("out of range", f"frames {start}-{offset} are no interval of a video that begins at {first}")

@@ -18,10 +18,12 @@ from torch.nn import functional as F
 from fsmer.ambient import library_settings
 from fsmer.arrays import plain_array
 from fsmer.backbones import Backbone
+from fsmer.backbones.base import backbone_call
 from fsmer.backbones.embedding import check_clips, check_inputs, read_inputs
 from fsmer.data import Clip, ClipSet, InputSpec
 from fsmer.deploy.explanation import Explanation
 from fsmer.errors import DataError, FsmerError, MediaError, unknown_name
+from fsmer.outside import outside_value
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.recognizer import Recognizer, load_trained
 
@@ -139,6 +141,11 @@ class _Network:
             classes = tuple(str(name) for name in model.classes_)
             if target is not None and target not in classes:
                 raise unknown_name("class", target, classes)
+            if model.method.transductive:
+                raise DataError(
+                    f"the recognizer of the method {model.method.name!r} answers clips together, so one alone does not "
+                    "explain an answer; explain its backbone, or a recognizer of a method such as 'simpleshot'."
+                )
             place = None if target is None else classes.index(target)
             head = model.head
             if isinstance(head, Head):
@@ -181,7 +188,7 @@ def _explain_clip(network: _Network, clip: Clip, method: Literal["own", "gradien
                 )
             with torch.no_grad():
                 logits = None if network.head is None else network.head.logits(network.feed(inputs))[0, 0]
-                maps = {} if method == "gradient" else backbone.explain_maps(read)
+                maps = {} if method == "gradient" else _own_maps(backbone, read)
             about = f"maps of {backbone.name} itself"
             if method == "own" and not maps:
                 raise FsmerError(
@@ -201,6 +208,17 @@ def _explain_clip(network: _Network, clip: Clip, method: Literal["own", "gradien
         classes=network.classes,
         probabilities=np.zeros(0, np.float32) if logits is None else torch.softmax(logits, dim=0).numpy(),
     )
+
+
+def _own_maps(backbone: Backbone, inputs: Any) -> Tensors:
+    with backbone_call(backbone, "explain_maps"):
+        found: Any = backbone.explain_maps(inputs)
+    if not isinstance(found, Mapping) or not all(isinstance(one, Tensor) and len(one) == 1 for one in found.values()):
+        raise FsmerError(
+            f"explain_maps of the model {backbone.name!r} ({type(backbone).__name__}) gives {outside_value(found)}, "
+            "but a dict of tensors with one row a clip is expected; mend its explain_maps."
+        )
+    return dict(found)
 
 
 def _without_movement(spec: InputSpec, inputs: Tensors) -> Tensor:

@@ -12,7 +12,7 @@ from fsmer.episodic.episode import Episode, Ints, Mask
 from fsmer.episodic.plan import EpisodeBatch, EpisodePlan
 from fsmer.episodic.sides import clips_per_unit
 from fsmer.errors import ProtocolError
-from fsmer.outside import outside_call
+from fsmer.outside import outside_call, outside_value
 
 __all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
 
@@ -66,12 +66,26 @@ class Episodes(Sequence[Episode], ABC):
         who, clips = f"episode {index} of {type(self).__name__}", len(self.codes)
         with outside_call(who, ProtocolError, "mend the deal of the protocol"):
             found: Any = self._make(index)
-        rows = np.concatenate([found.support, found.query]) if isinstance(found, Episode) else np.array([-1])
-        if ((rows < 0) | (rows >= clips)).any():
+        fault = self._fault(found)
+        if fault:
             raise ProtocolError(
-                f"{who} is {found!r:.200}, but an Episode with rows of {clips} clips is expected; mend the protocol."
+                f"{who} is {outside_value(found)}, but {fault}; give an Episode with a name, classes among "
+                f"{', '.join(self.classes)}, and the numbers (no mask) of some of {clips} clips."
             )
         return found
+
+    def _fault(self, found: Any) -> str:
+        if not isinstance(found, Episode) or not isinstance(found.name, str):
+            return "it is no Episode with a name"
+        if not all(_are_rows(side, len(self.codes), 1) for side in (found.support, found.query)):
+            return "its rows are not those of clips"
+        if not set(found.classes) <= set(self.classes):
+            return "it has other classes"
+        if not len(found.query):
+            return "it has no query"
+        if both := len(np.intersect1d(found.support, found.query)):
+            return f"{both} clips are in the support and in the queries"
+        return "a clip is there twice" if _repeated(found.support[None], found.query[None]) else ""
 
     def __repr__(self) -> str:
         count = len(self)
@@ -91,6 +105,67 @@ class Episodes(Sequence[Episode], ABC):
         count, and the report can say how often it happened.
         """
         return ()
+
+
+def episodes_fault(found: Any, clips: int) -> str:
+    """What a deal gave, in words, where that is no `Episodes` of so many clips; else nothing."""
+    if not isinstance(found, Episodes):
+        return outside_value(found)
+    classes, codes, count = found.classes, found.codes, len(found)
+    if not isinstance(classes, (tuple, list)) or not all(isinstance(name, str) for name in classes):
+        return f"{type(found).__name__} with classes={outside_value(classes)}"
+    if not isinstance(codes, np.ndarray) or codes.shape != (clips,) or not _are_rows(codes + 1, len(classes) + 1, 1):
+        return f"{type(found).__name__} with codes={outside_value(codes)} for {len(classes)} classes"
+    if found.source is not None and not _are_rows(found.source, clips, 1):
+        return f"{type(found).__name__} with source={outside_value(found.source)}"
+    return "" if count else f"{type(found).__name__} without an episode"
+
+
+def checked_batches(episodes: Episodes, size: int) -> Iterator[EpisodeBatch]:
+    """The `batches` of episodes; `ProtocolError` where they are no whole batches of all episodes, in their order."""
+    who, clips, done = f"batches of {type(episodes).__name__}", len(episodes.codes), 0
+    with outside_call(who, ProtocolError, "mend the deal of the protocol"):
+        found: Any
+        for found in episodes.batches(size):
+            fault = _batch_fault(found, done, clips, len(episodes.classes))
+            if fault:
+                raise ProtocolError(
+                    f"{who} gives {fault}, but an EpisodeBatch from episode {done} on is expected, with int64 arrays "
+                    f"of rows of {clips} clips; mend it, or leave uniform false."
+                )
+            done += len(found)
+            yield found
+    if done != len(episodes):
+        raise ProtocolError(f"{who} gives {done} of {len(episodes)} episodes; mend it, or leave uniform false.")
+
+
+def _batch_fault(found: Any, start: int, clips: int, classes: int) -> str:
+    if not isinstance(found, EpisodeBatch):
+        return outside_value(found)
+    if found.start != start:
+        return f"one from episode {outside_value(found.start)} on"
+    limits = {"classes": classes, "support": clips, "query": clips}
+    arrays = {name: getattr(found, name) for name in limits}
+    if arrays["query"] is None and isinstance(found.plan, EpisodePlan):
+        del arrays["query"]
+    for name, value in arrays.items():
+        if not _are_rows(value, limits[name], 2) or len(value) != len(found.classes):
+            return f"one with {name}={outside_value(value)}"
+    if _repeated(*(arrays[name] for name in ("support", "query") if name in arrays)):
+        return "one with a clip that is there twice"
+    return "" if len(found) else "one of no episode"
+
+
+def _repeated(*sides: Ints) -> bool:
+    """Whether a clip is twice in an episode, of sides (E, K)."""
+    rows = np.sort(np.concatenate(sides, axis=1), axis=1)
+    return bool((rows[:, 1:] == rows[:, :-1]).any())
+
+
+def _are_rows(value: Any, count: int, dimensions: int) -> bool:
+    """Whether it is an array of whole numbers from 0 to `count` - 1."""
+    whole = isinstance(value, np.ndarray) and value.ndim == dimensions and np.issubdtype(value.dtype, np.integer)
+    return whole and not ((value < 0) | (value >= count)).any()
 
 
 class KShotEpisodes(Episodes):

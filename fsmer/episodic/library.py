@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fsmer.episodic.protocol import Protocol
-from fsmer.errors import FsmerError, ProtocolError, UnknownNameError, reason_of, unknown_name
+from fsmer.episodic.protocol import Protocol, make_protocol
+from fsmer.errors import FsmerError, ProtocolError, UnknownNameError, unknown_name
 from fsmer.listing import Listing
+from fsmer.outside import outside_value
 from fsmer.plugins import PROTOCOLS
 from fsmer.resources import resource_folder
 from fsmer.schema import read_yaml
@@ -79,6 +80,11 @@ def load_protocol(protocol: Protocol | str | os.PathLike[str], **overrides: Any)
     >>> fsmer.load_protocol("megc2019-cde").kind
     'cde'
     """
+    if not isinstance(protocol, (Protocol, str, os.PathLike)):
+        raise ProtocolError(
+            f"a protocol was given as {outside_value(protocol)}; give a name of fsmer.list_protocols, the path of a "
+            "YAML file, or a Protocol, which its class makes when it is called."
+        )
     found = protocol if isinstance(protocol, Protocol) else _find(os.fspath(protocol))
     return found.with_params(**overrides) if overrides else found
 
@@ -107,13 +113,8 @@ def _find(name: str) -> Protocol:
     kinds, shipped = _kind_names(), _shipped()
     key = name.strip().lower().replace("_", "-")
     if key in kinds:
-        try:
-            return PROTOCOLS[kinds[key]]()
-        except TypeError as error:
-            raise ProtocolError(
-                f"protocols of the kind {name!r} cannot be made with defaults ({reason_of(error)}); give its "
-                "parameters in a YAML file, or defaults in its class."
-            ) from error
+        # A name with a preset is known by it, since the kind is that of its class.
+        return make_protocol(kinds[key], **{"name": key} if PROTOCOLS.preset(kinds[key]) else {})
     if key in shipped:
         return read_protocol(shipped[key])
     path = Path(name)

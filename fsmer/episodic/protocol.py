@@ -15,11 +15,11 @@ from fsmer.data.clips import ClipSet, concat
 from fsmer.data.schemes import canonical_dataset
 from fsmer.episodic.checks import described, nearest, refuse_unknown, store_subset
 from fsmer.episodic.episode import Ints, Mask
-from fsmer.episodic.episodes import Episodes
+from fsmer.episodic.episodes import Episodes, episodes_fault
 from fsmer.episodic.requirements import Requirement, SyntheticClips, read_data
 from fsmer.episodic.sides import dataset_codes_of
-from fsmer.errors import ProtocolError
-from fsmer.outside import outside_call
+from fsmer.errors import ProtocolError, reason_of
+from fsmer.outside import outside_call, outside_value
 from fsmer.plugins import PROTOCOLS
 
 __all__ = ["Protocol", "register_protocol"]
@@ -109,11 +109,12 @@ class Protocol(ABC):
         who = f"deal of the protocol {self.name!r} ({type(self).__name__})"
         with outside_call(who, ProtocolError):
             found: Any = self.deal(clips, *labelling)
-            if not isinstance(found, Episodes) or len(found.codes) != len(clips):
-                raise ProtocolError(
-                    f"{who} gives {found!r:.200}, but Episodes of {len(clips)} clips are expected, such as "
-                    "FoldEpisodes; mend its deal."
-                )
+            fault = episodes_fault(found, len(clips))
+        if fault:
+            raise ProtocolError(
+                f"{who} gives {fault}, but Episodes of {len(clips)} clips are expected, such as FoldEpisodes; mend its "
+                "deal."
+            )
         return found
 
     def classes(self, clips: ClipSet) -> tuple[str, ...]:
@@ -169,7 +170,10 @@ class Protocol(ABC):
             raise ProtocolError(f"protocol {self.name!r} does not make its clips; give it {wanted}.")
         from fsmer.synthetic.clips import synthetic_clips
 
-        parts = [synthetic_clips(part.domain, n=part.clips, seed=part.seed, **options) for part in self.synthetic]
+        parts = [
+            synthetic_clips(part.domain, n=part.clips, seed=part.seed, classes=part.classes(), **options)
+            for part in self.synthetic
+        ]
         return parts[0] if len(parts) == 1 else concat(parts)
 
     @property
@@ -181,7 +185,8 @@ class Protocol(ABC):
     def with_params(self, **changes: Any) -> Protocol:
         """The same protocol with other parameters; `ProtocolError` for an unknown one or an impossible value."""
         refuse_unknown(changes, self.params, f"a parameter of protocol {self.name!r}")
-        return replace(self, **changes)
+        with outside_call(f"making the protocol {self.name!r} ({type(self).__name__}) with {changes}", ProtocolError):
+            return replace(self, **changes)
 
     @property
     def hash(self) -> str:
@@ -190,9 +195,15 @@ class Protocol(ABC):
         Equal hashes mean equal episodes of the same clips.
         """
         data = [need.content() for need in sorted(self.requirements, key=lambda need: need.dataset)]
-        data += [part.to_dict() for part in sorted(self.synthetic, key=lambda part: part.domain)]
+        data += [part.content() for part in sorted(self.synthetic, key=lambda part: part.domain)]
         content = {"format": _HASHED_FORMAT, "kind": self.kind, "params": self.params, "data": data}
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        try:
+            canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"the parameters of the protocol {self.name!r} ({type(self).__name__}) cannot be written as JSON "
+                f"({reason_of(error)}); use plain, finite values."
+            ) from error
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
@@ -219,15 +230,23 @@ class Protocol(ABC):
         refuse_unknown(params, _parameters(PROTOCOLS[kind]), f"a parameter of kind {kind!r}")
         requirements, synthetic = read_data(values.get("data") or [])
         given = {key: values[key] for key in _WORDS if values.get(key) is not None}
-        return PROTOCOLS[kind](**given, requirements=requirements, synthetic=synthetic, **params)
+        return make_protocol(kind, **given, requirements=requirements, synthetic=synthetic, **params)
 
     def _labelling(self, clips: ClipSet) -> tuple[tuple[str, ...], Ints]:
         """Classes of the clips that are judged, and for each clip its index among them or -1."""
         if not len(clips):
             raise ProtocolError(f"protocol {self.name!r} was given an empty clip set; give it labelled clips.")
-        codes, judged = clips.codes(), self.judged(clips)
+        codes = clips.codes()
+        with outside_call(f"judged of the protocol {self.name!r} ({type(self).__name__})", ProtocolError):
+            judged = self.judged(clips)
         if judged is not None:
-            codes = np.where(judged, codes, -1)
+            mask = np.asarray(judged)
+            if mask.dtype != bool or mask.shape != codes.shape:
+                raise ProtocolError(
+                    f"judged of the protocol {self.name!r} ({type(self).__name__}) gives {outside_value(judged)}, but "
+                    f"a boolean array of {len(codes)} clips is expected; mend its judged."
+                )
+            codes = np.where(mask, codes, -1)
         names = [clips.classes[code] for code in np.unique(codes[codes >= 0])]
         wanted: tuple[str, ...] | None = getattr(self, "class_subset", None)
         for name in wanted or ():
@@ -245,6 +264,14 @@ class Protocol(ABC):
         place = {name: code for code, name in enumerate(chosen)}
         lookup = np.array([*(place.get(name, -1) for name in clips.classes), -1], dtype=np.int64)
         return chosen, lookup[codes]
+
+
+def make_protocol(kind: str, **values: Any) -> Protocol:
+    """A protocol of a registered kind, with what its name implies and these values; `ProtocolError` where it fails."""
+    remedy = "give its parameters in a YAML file, or defaults in its class"
+    with outside_call(f"making the protocol {kind.replace('_', '-')!r}", ProtocolError, remedy):
+        made: Protocol = PROTOCOLS[kind](**PROTOCOLS.preset(kind) | values)
+        return made
 
 
 def _parameters(kind: type[Protocol]) -> list[str]:

@@ -38,7 +38,7 @@ from fsmer.io import check_writable
 from fsmer.outside import code_digest
 from fsmer.plugins import METRICS
 from fsmer.transfer import Method, load_method
-from fsmer.transfer.adapt import described
+from fsmer.transfer.adapt import described, method_for
 from fsmer.transfer.source_model import SourceModel
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ __all__ = ["evaluate"]
 def evaluate(
     protocol: Protocol | str | os.PathLike[str],
     model: Backbone | InitialWeights | str | os.PathLike[str],
-    method: Method | ClassifierMixin | str = "cosine",
+    method: Method | ClassifierMixin | str | None = None,
     *,
     clips: ClipSet | None = None,
     descriptions: Mapping[str, str] | None = None,
@@ -83,8 +83,8 @@ def evaluate(
     model : Backbone, name of `fsmer.list_models`, folder of weights, or InitialWeights
         A name without weights that ship starts from fresh weights, drawn anew with each seed; only for methods that
         train the network.
-    method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn, default "cosine"
-        How a support set becomes a recognizer, see `fsmer.load_method`.
+    method : Method, name of `fsmer.list_methods`, or classifier of scikit-learn, optional
+        How a support set becomes a recognizer, as `fsmer.adapt` takes it.
     clips : ClipSet, optional
         Labelled clips; protocols on synthetic clips make their own.
     descriptions : mapping of str to str, optional
@@ -177,9 +177,11 @@ def evaluate(
     place, told = None if out is None else Path(out), progress or no_progress
     options = RunOptions(jobs, isolate, memory, device, as_folder(cache), told, place, resume, overwrite)
     chosen = setup.resolved_protocol(protocol, seed)
-    solver = load_method(method)
-    numbers = setup.method_seeds(solver, seeds)
+    solver = load_method("cosine" if method is None else method)
     start = InitialWeights.of(model, solver, arguments, options.device)
+    if method is None and start.given is not None:
+        solver = method_for(SourceModel(start.given))
+    numbers = setup.method_seeds(solver, seeds)
     if solver.keeps_backbone and options.jobs not in (None, 1, "auto"):
         idle = f"{solver.name!r} keeps the network as it is and trains nothing in the folds."
         # Beyond this function and what wraps it.

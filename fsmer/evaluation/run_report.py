@@ -18,12 +18,14 @@ import numpy as np
 from fsmer.backbones import Backbone
 from fsmer.backbones.base import is_trusted
 from fsmer.data import ClipSet
+from fsmer.errors import ProtocolError
 from fsmer.evaluation.initial_weights import InitialWeights
 from fsmer.evaluation.predictions import PAGE_FILE
 from fsmer.evaluation.report import Report
 from fsmer.evaluation.seed_runs import SeedResult
 from fsmer.evaluation.selection import describe_selection
 from fsmer.evaluation.setup import Evaluation, RunOptions
+from fsmer.outside import outside_call
 from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_entry
 from fsmer.transfer import Method
 from fsmer.transfer.method import solves_together
@@ -84,6 +86,7 @@ def run_report(
         model=_model_entry(one, results),
         method=one.method.to_dict()
         | plugin_entry(METHODS, type(one.method))
+        | ({"transductive": True} if one.method.transductive else {})
         | ({"batched": True} if one.method.origin and solves_together(one.method) else {}),
     )
     chosen = {number: (first.names, result.chosen) for number, result in results.items() if result.chosen is not None}
@@ -115,6 +118,11 @@ def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str
 
 def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions) -> list[str]:
     notes, name = [], one.method.name
+    if one.method.transductive:
+        notes.append(
+            f"{name!r} is transductive: it looked at all query clips of an episode together, so the figures depend on "
+            "how many there are and on their shares of the classes; compare them with those of other such methods."
+        )
     if options.isolate == "process":
         shared = one.method.keeps_backbone and solves_together(one.method)
         batch = f"; {name!r} solves many folds together, which share a process" if shared else ""
@@ -125,7 +133,9 @@ def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptio
             f"All {len(parts)} seeds gave the same answers: {name!r} with these parameters draws nothing at "
             "random, so the seeds say nothing about how much the figures vary."
         )
-    if missing := one.episodes.missing_classes():
+    with outside_call(f"missing_classes of {type(one.episodes).__name__}", ProtocolError):
+        missing = [(str(fold), str(label)) for fold, label in one.episodes.missing_classes()]
+    if missing:
         notes.append(
             f"The support of {len({fold for fold, _ in missing})} of {len(one.episodes)} episodes lacks a class, such "
             f"as that of {missing[0][0]} ({missing[0][1]}); queries of that class count all the same."

@@ -30,7 +30,7 @@ from fsmer.training.stacked import can_stack
 from fsmer.transfer import Method
 from fsmer.transfer.adapt import described
 from fsmer.transfer.fine_tuning import TrainsTogether
-from fsmer.transfer.method import method_call, solves_together
+from fsmer.transfer.method import solves_together, source_learnt
 from fsmer.transfer.source_model import SourceModel
 
 __all__ = ["SeedResult", "SeedRuns"]
@@ -172,8 +172,7 @@ class SeedRuns:
         if task.episodes.source is not None:
             progress = functools.partial(self.options.progress, "training on the source")
             source = task.isolated(task.episodes.source)
-            with method_call(task.method):
-                task = replace(task, model=task.method.train_source(task.model, source, progress=progress))
+            task = replace(task, model=source_learnt(task.method, task.model, source, progress))
         if task.method.keeps_backbone:
             embeddings = self._embeddings(task.model.backbone)
             yield from ((END, part) for part in solve_episodes(task, embeddings, todo))

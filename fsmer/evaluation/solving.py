@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsmer.backbones import ClassDirections
+from fsmer.episodic.episodes import checked_batches
 from fsmer.episodic.shuffles import query_orders
+from fsmer.errors import ProtocolError
 from fsmer.evaluation.answers import EpisodeTask, put_back
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Answer
+from fsmer.outside import outside_value
 from fsmer.transfer import Method
 from fsmer.transfer.method import method_call
+from fsmer.transfer.source_model import MethodError
 
 __all__ = ["solve_episodes"]
 
@@ -47,14 +51,18 @@ class _Batch:
 def solve_episodes(task: EpisodeTask, embeddings: Tensor, todo: NDArray[np.bool_]) -> Iterator[EpisodeResults]:
     """Answers of the episodes in `todo` (E,) and of such as are solved with them; `embeddings` (N, D) of all clips."""
     prior = task.model.class_directions(task.episodes.classes)
+    if task.method.transductive:
+        _check_queries(task)
     for batch in (_uniform if task.episodes.uniform else _folds)(task, todo):
         yield from _solve_batch(task, embeddings, prior, batch)
 
 
 def _uniform(task: EpisodeTask, todo: NDArray[np.bool_]) -> Iterator[_Batch]:
-    size = max(1, min(BATCH, MASK_CELLS // max(len(task.clips), 1))) if task.trusted else 1
+    # Masks become indices for transductive methods.
+    cells = FOLD_CELLS if task.method.transductive else MASK_CELLS
+    size = max(1, min(BATCH, cells // max(len(task.clips), 1))) if task.trusted else 1
     # The batches of finished episodes are drawn again, which is quick, and passed over.
-    for drawn in task.episodes.batches(size):
+    for drawn in checked_batches(task.episodes, size):
         numbers = range(drawn.start, drawn.start + len(drawn))
         if todo[numbers.start : numbers.stop].any():
             names = tuple(f"episode {number}" for number in numbers)
@@ -88,14 +96,20 @@ def _solve_batch(
     task: EpisodeTask, embeddings: Tensor, prior: ClassDirections | None, batch: _Batch
 ) -> Iterator[EpisodeResults]:
     columns, asked, support, method = batch.query, batch.asked, batch.support, task.method
+    method = method.for_model(task.model)
     if not task.trusted:
         columns = (np.flatnonzero(asked[0]) if columns is None else columns[asked])[None]
         asked = np.ones(columns.shape, dtype=bool)
-        method, _ = task.learner()
+        method, model = task.learner()
+        method = method.for_model(model)
+    elif method.transductive and columns is None:
+        columns, asked = _padded([np.flatnonzero(row) for row in asked])
     handed, order = columns, None
     if columns is not None:
         order = _orders(task, batch.first, asked)
         handed = np.take_along_axis(columns, order, axis=1)
+        if method.transductive:
+            handed = np.where(asked, handed, -1)
         if not task.trusted:
             # The clips of this episode alone, since rows of the whole table tell which clips lie beside which.
             embeddings = embeddings[torch.from_numpy(np.concatenate([support, handed], axis=1)[0])]
@@ -118,6 +132,20 @@ def _solve_batch(
         yield task.results(batch.first + start, batch.names[piece], batch.classes[piece], episode, clip, found)
 
 
+def _check_queries(task: EpisodeTask) -> None:
+    """Refuse episodes with a single query, which a transductive method has nothing to compare with."""
+    for batch in (_uniform if task.episodes.uniform else _folds)(task, np.ones(len(task.episodes), dtype=bool)):
+        for name, asked in zip(batch.names, batch.asked.sum(axis=1).tolist(), strict=True):
+            if asked == 1:
+                raise ProtocolError(
+                    f"the method {task.method.name!r} compares the query clips of an episode with each other, but "
+                    f"{name!r} has only one; leave out subjects with one clip, or use a method that answers each clip "
+                    "by itself, such as 'simpleshot'."
+                )
+        if task.episodes.uniform:
+            return
+
+
 def _orders(task: EpisodeTask, first: int, asked: NDArray[np.bool_]) -> Indices:
     """Orders of the queries of the episodes from number `first`, (E, Q); cells that are not asked stay behind."""
     lengths = asked.sum(axis=1)
@@ -130,9 +158,21 @@ def _orders(task: EpisodeTask, first: int, asked: NDArray[np.bool_]) -> Indices:
 
 def _probabilities(method: Method, arrays: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Answer]:
     """Place of the first episode of a chunk and the probabilities (e, Q, way), chunk by chunk; see `Method.solve`."""
+    embeddings, support, _, query = arrays
+    wanted, done = (len(embeddings) if query is None else query.shape[1], options["way"]), 0
+    who = f"solve of the method {method.name!r} ({type(method).__name__})"
     with method_call(method):
         for piece, logits in method.solve(*arrays, **options):
-            yield piece.start, [], torch.softmax(logits, dim=-1).numpy()
+            start = piece.start if isinstance(piece, slice) else None
+            if start != done or not isinstance(logits, Tensor) or logits.shape[1:] != wanted or not len(logits):
+                raise MethodError(
+                    f"{who} gives {outside_value(piece)} and {outside_value(logits)}, but the slice of the episodes "
+                    f"from {done} on and their logits (E, {wanted[0]}, {wanted[1]}) are expected; mend its solve."
+                )
+            done += len(logits)
+            yield start, [], torch.softmax(logits, dim=-1).numpy()
+    if done != len(support):
+        raise MethodError(f"{who} answers {done} of {len(support)} episodes; mend its solve.")
 
 
 def _padded(rows: Sequence[Indices]) -> tuple[Indices, NDArray[np.bool_]]:

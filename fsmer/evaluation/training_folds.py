@@ -25,7 +25,7 @@ from fsmer.memory import free_memory, out_of_memory
 from fsmer.transfer import Recognizer
 from fsmer.transfer.fine_tuning import FineTuning
 from fsmer.transfer.full_training import Train
-from fsmer.transfer.method import learnt, method_call, solves_together
+from fsmer.transfer.method import learnt, many_learnt, method_call, solves_together
 from fsmer.transfer.source_model import SourceModel
 
 __all__ = ["OtherSeed", "TrainingFolds", "on_cpu", "process_count"]
@@ -107,7 +107,8 @@ class TrainingFolds:
         everyone = [*numbers.tolist(), *(number for _, number in more)]
         if not everyone:
             return
-        trained = task.method.fit_many(
+        trained = many_learnt(
+            task.method,
             [task.model] * len(numbers) + [other.model for other, _ in more] if more else task.model,
             _Supports(task, everyone),
             seeds=[None] * len(numbers) + [other.seed for other, _ in more],
@@ -186,7 +187,7 @@ def _fold_answers(*fold: *Fold) -> Iterator[Answer]:
             yield step, *_answers(recognizer, query)
     elif solves_together(method):
         # As folds in one process are trained, to the last bit.
-        ((_, recognizer),) = method.fit_many(model, [support], seeds=[None], classes=[classes])
+        ((_, recognizer),) = many_learnt(method, model, [support], seeds=[None], classes=[classes])
         yield END, *_answers(recognizer, query)
     else:
         yield END, *_answers(learnt(method, model, support, classes=classes), query)

@@ -15,6 +15,7 @@ from fsmer.kernels.compiled import compiled as load_compiled  # the name of the 
 from fsmer.kernels.dense import has_onednn
 
 __all__ = ["describe"]
+__dir__ = __all__.copy  # tab completion shows public names only
 
 
 def describe() -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from fsmer.errors import FsmerError, UnknownNameError, unknown_name
 
 __all__ = ["PRETRAINERS", "load_pretrainer"]
+__dir__ = __all__.copy  # tab completion shows public names only
 
 # Backbone name -> "module:function". Modules are imported when asked for.
 PRETRAINERS: dict[str, str] = {

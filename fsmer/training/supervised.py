@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, Targets, TrainRecipe, check_clips, read_inputs
-from fsmer.backbones.base import Inputs, check_weights
+from fsmer.backbones.base import Inputs, backbone_call, check_weights
 from fsmer.backbones.embedding import mirror_media
 from fsmer.backbones.recipe import CompiledEpochs, schedule_factor
 from fsmer.backbones.targets import take
@@ -40,10 +40,11 @@ def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Back
     """
     check_weights(backbone)
     made = copy.deepcopy(backbone).float()
+    made.adaptation = None  # that belongs to the weights before
     if made.classes == classes:
         return made
     made.classes = classes
-    with Draws(seed).used():
+    with Draws(seed).used(), backbone_call(made, "set_classes"):
         made.set_classes(classes)
     return made
 

@@ -17,7 +17,7 @@ from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
 from fsmer.errors import SupportError
 from fsmer.transfer.inputs import as_labelled_clips
-from fsmer.transfer.method import Method, learnt, method_call
+from fsmer.transfer.method import Method, learnt, source_learnt
 from fsmer.transfer.recognizer import Labelled, Recognizer
 from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Progress, SourceModel
@@ -25,14 +25,14 @@ from fsmer.transfer.source_model import Progress, SourceModel
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
-__all__ = ["adapt", "described", "recognizer_of_words"]
+__all__ = ["adapt", "described", "method_for", "recognizer_of_words"]
 
 
 @library_settings()
 def adapt(
     model: Backbone | SourceModel | str | Path,
     support_set: Labelled,
-    method: str | Method | ClassifierMixin = "cosine",
+    method: str | Method | ClassifierMixin | None = None,
     *,
     classes: Sequence[str] | None = None,
     source: ClipSet | None = None,
@@ -50,8 +50,9 @@ def adapt(
         A backbone, or the name or folder of one (see `fsmer.load_model`).
     support_set : ClipSet, list of Clip, or pair (arrays, labels)
         Labelled clips; five a class are enough.
-    method : str, Method or classifier of scikit-learn, default "cosine"
-        How a support set becomes a recognizer, see `fsmer.load_method`.
+    method : str, Method or classifier of scikit-learn, optional
+        How a support set becomes a recognizer, see `fsmer.load_method`. Default: how a model that was trained on
+        episodes (`fsmer.meta_train`) learned to be adapted, and ``"cosine"`` for any other.
     classes : sequence of str, optional
         The classes in the order of the recognizer's columns; default the sorted labels of the support set. A class
         without support must be known to the model, as with the coarse emotions of ``facs-flow``.
@@ -88,16 +89,23 @@ def adapt(
     >>> recognizer.predict(fsmer.synthetic_clips("clinic", 5)).shape
     (5,)
     """
-    chosen = load_method(method, **params)
     start = SourceModel.wrap(model)
+    chosen = method_for(start, method, **params)
     check_weights(start.backbone)
     start = described(start, descriptions or {})
     clips = as_labelled_clips(support_set, start.backbone)
     if source is not None:
-        with method_call(chosen):
-            start = chosen.train_source(start, as_labelled_clips(source, start.backbone), progress=progress)
+        start = source_learnt(chosen, start, as_labelled_clips(source, start.backbone), progress)
     _check_classes(clips, classes, start)
     return learnt(chosen, start, clips, classes=classes, progress=progress)
+
+
+def method_for(model: SourceModel, method: str | Method | ClassifierMixin | None = None, **params: Any) -> Method:
+    """The method that is asked for or, by default, the one that the backbone was trained for, else ``cosine``."""
+    taught = model.backbone.adaptation
+    if method is not None or taught is None:
+        return load_method("cosine" if method is None else method, **params)
+    return load_method(taught.method, **{**taught.params, **params})
 
 
 @library_settings()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, ClassDirections, embed
+from fsmer.backbones.base import backbone_call
 from fsmer.backbones.targets import make_targets
 from fsmer.data import ClipSet
 from fsmer.training.fine_tuning import Classifier, Tuning
@@ -175,7 +176,9 @@ class FineTuning(TrainsTogether[Tuning]):
         backbone = for_classes(model.backbone, names, self.seed)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
         backbone.eval()
-        every = is_source or self.layers == "all" or (self.layers == "auto" and not backbone.lower_layers())
+        with backbone_call(backbone, "lower_layers"):
+            lower = tuple(backbone.lower_layers())
+        every = is_source or self.layers == "all" or (self.layers == "auto" and not lower)
         frozen = None if every else FrozenLayers(backbone, support)
         embeddings = embed(backbone, support) if frozen is None else frozen.embeddings()
         classifier = self.start(embeddings, codes, len(names), model.class_directions(names))
@@ -192,7 +195,8 @@ class FineTuning(TrainsTogether[Tuning]):
         training.classifier.to("cpu")
         if training.frozen is not None:
             training.frozen.let_train(training.backbone, True)
-        training.backbone.finish_training()
+        with backbone_call(training.backbone, "finish_training"):
+            training.backbone.finish_training()
         adapted, targets = replace(model, backbone=training.backbone), training.targets
         later = functools.partial(embed, training.backbone, training.clips)
         head = classifier_head(training.classifier)
@@ -205,7 +209,8 @@ class FineTuning(TrainsTogether[Tuning]):
         training = self._begin(model, source, None, is_source=True)
         training.run(progress=progress)
         training.classifier.to("cpu")
-        training.backbone.finish_training()
+        with backbone_call(training.backbone, "finish_training"):
+            training.backbone.finish_training()
         training.backbone.eval()
         return self._source_model(training)
 

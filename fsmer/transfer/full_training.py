@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, ClassDirections, TrainRecipe, embed, model_hash
-from fsmer.backbones.base import as_device, check_saveable
+from fsmer.backbones.base import as_device, backbone_call, check_saveable
 from fsmer.backbones.registry import fresh_model
 from fsmer.backbones.targets import make_targets
 from fsmer.data import ClipSet
+from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
 from fsmer.kernels.noise import Draws
+from fsmer.outside import outside_value
 from fsmer.training.checkpoints import remove_checkpoint
 from fsmer.training.loop import tensorboard_log
 from fsmer.training.preparation import train_part
@@ -89,6 +91,11 @@ class Train(TrainsTogether[Trainer]):
     def recipe(self, backbone: Backbone) -> TrainRecipe:
         """The backbone's recipe with this method's changes."""
         own = backbone.recipe
+        if not isinstance(own, TrainRecipe):
+            raise FsmerError(
+                f"the recipe of the model {backbone.name!r} ({type(backbone).__name__}) is {outside_value(own)}, but a "
+                "TrainRecipe is expected; mend its class."
+            )
         own_values = ("epochs", "batch_size", "learning_rate", "weight_decay")
         changes: dict[str, Any] = {name: one for name in own_values if (one := getattr(self, name)) is not None}
         if self.learning_rate is not None:
@@ -153,8 +160,9 @@ class Train(TrainsTogether[Trainer]):
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
         backbone = for_classes(model.backbone, names, self.seed)
-        for part in backbone.preparations(support, seed=self.seed):
-            train_part(part)
+        with backbone_call(backbone, "preparations"):
+            for part in backbone.preparations(support, seed=self.seed):
+                train_part(part)
         with Draws(self.seed).used():
             classifier = nn.Linear(backbone.embed_dim, len(names))
         targets = make_targets(support, codes, names, balanced=recipe.balanced)
@@ -163,7 +171,8 @@ class Train(TrainsTogether[Trainer]):
     def _end(self, model: SourceModel, training: Trainer, *, embed_now: bool = True) -> Recognizer:
         backbone, classifier, support = training.backbone, training.classifier, training.clips
         names, codes = training.targets.classes, training.targets.labels
-        backbone.finish_training()
+        with backbone_call(backbone, "finish_training"):
+            backbone.finish_training()
         classifier.cpu()
         weight, bias = (value.detach() for value in classifier.parameters())
         # A class without clips has been pushed down in every step, but it is unknown rather than unlikely.

@@ -15,9 +15,12 @@ from torch.nn import functional as F
 
 from fsmer.backbones import ClassDirections
 from fsmer.errors import FsmerError
-from fsmer.outside import outside_call
+from fsmer.outside import outside_call, outside_value
 
-__all__ = ["KINDS", "Adam", "FittedHead", "Head", "balanced_weights", "batched_product", "class_means", "one_hot"]
+__all__ = [
+    "KINDS", "Adam", "FittedHead", "Head", "balanced_weights", "base_centre", "batched_product", "class_means",
+    "one_hot",
+]  # fmt: skip
 
 KINDS = ("linear", "cosine", "distance")
 
@@ -80,6 +83,13 @@ class Head(FittedHead):
     bias: Tensor
     centre: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise MethodError(f"a Head was made with kind={self.kind!r}; use one of {', '.join(map(repr, KINDS))}.")
+        for name, value in (("weight", self.weight), ("bias", self.bias)):
+            if not isinstance(value, Tensor):
+                raise MethodError(f"a Head was made with {name}={outside_value(value)}; give a Tensor.")
+
     def __len__(self) -> int:
         return len(self.weight)
 
@@ -134,14 +144,16 @@ def checked_head(head: Any, episodes: int, way: int, who: str) -> FittedHead:
     """What the method `who` has fitted to so many episodes; `MethodError` where it is no head of these."""
     given = f"a {type(head).__name__}"
     if isinstance(head, Head):
-        given += f" with weight {tuple(head.weight.shape)} and bias {tuple(head.bias.shape)}"
+        parts = head.weight, head.bias
+        given += " with weight {} and bias {}".format(*(f"{tuple(one.shape)} of {one.dtype}" for one in parts))
         fits = head.weight.shape[:-1] == head.bias.shape == (episodes, way)
+        fits = fits and all(one.dtype == torch.float32 for one in parts)
     else:
         fits = isinstance(head, FittedHead) and len(head) == episodes
     if not fits:
         raise MethodError(
             f"fit_head of {who} gives {given}, but a FittedHead of {episodes} episodes and {way} classes is expected "
-            f"(of a Head, weight ({episodes}, {way}, D) and bias ({episodes}, {way})); mend its fit_head."
+            f"(of a Head, float32 weight ({episodes}, {way}, D) and bias ({episodes}, {way})); mend its fit_head."
         )
     return head
 
@@ -152,10 +164,9 @@ def class_scores(head: FittedHead, queries: Tensor, way: int) -> Tensor:
         found: Any = head.logits(queries)
     shape = (len(head), queries.shape[-2], way)
     if not isinstance(found, Tensor) or found.shape != shape or not found.is_floating_point():
-        given = f"a {found.dtype} tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
         raise MethodError(
-            f"logits of {type(head).__name__} gives {given:.200}, but a floating-point tensor of shape {shape} "
-            "(episodes, queries, classes) is expected; mend it."
+            f"logits of {type(head).__name__} gives {outside_value(found)}, but a floating-point tensor of shape "
+            f"{shape} (episodes, queries, classes) is expected; mend it."
         )
     return found
 
@@ -206,6 +217,17 @@ def class_means(embeddings: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = members.sum(dim=-1)
     return torch.bmm(members / counts.clamp_min(1)[..., None], embeddings), counts
+
+
+def base_centre(embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor:
+    """What embeddings are centred on, (1, D) or (E, D): the known centre, else the mean of each support's class means.
+
+    Embeddings are (E, S, D), `members` indicators as `one_hot` gives them, (E, C, S).
+    """
+    if prior is not None:
+        return prior.centre[None]
+    means, counts = class_means(embeddings, members)
+    return means.sum(dim=1) / (counts > 0).sum(dim=1, keepdim=True)
 
 
 def balanced_weights(members: Tensor, *, balanced: bool) -> Tensor:

@@ -18,7 +18,7 @@ from fsmer.ambient import guarded
 from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.data import ClipSet
 from fsmer.errors import SupportError, unknown_name
-from fsmer.outside import outside_call
+from fsmer.outside import outside_call, outside_value
 from fsmer.parameters import typed_value
 from fsmer.plugins import METHODS, declared, outside_origin
 from fsmer.transfer.heads import FittedHead, checked_head, class_scores
@@ -26,7 +26,7 @@ from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
 from fsmer.transfer.source_model import Classes, MethodError, Progress, SourceModel, require, support_codes
 
-__all__ = ["Method", "learnt", "method_call", "solves_together"]
+__all__ = ["Method", "learnt", "many_learnt", "method_call", "solves_together", "source_learnt"]
 
 # A chunk of episodes is sized so that its scores take little memory, however many clips are queried.
 _SCORE_BYTES = 64 << 20
@@ -35,6 +35,8 @@ _MAX_CHUNK = 256
 _SHARED_QUERIES = 16
 # No number of steps, learning rate or factor is sensible above.
 _MOST = 100_000
+# Which member of many, and what it has learnt.
+Learnt = tuple[int, Recognizer]
 # The methods of a `Method` that compute.
 COMPUTING = {"fit", "fit_head", "fit_many", "fit_checkpoints", "refit", "solve", "train_source"}
 
@@ -53,6 +55,9 @@ class Method(ABC):
         What a class declares of itself, in its own body: ``batched: ClassVar[bool] = True`` says that its episodes may
         be solved together, since it keeps nothing of one for another. Without it, every episode is handed over alone
         to a copy of the method. Classes that extend one which declares it declare it anew or do without.
+    transductive : bool
+        Of a class: whether answers to queries depend on each other. `solve` and `evaluate` then hand over exactly the
+        queries of an episode, and reports say so.
     saves_head : bool
         Whether a saved recognizer holds what `fit_head` gives, as the tensors of a `Head`. Otherwise it is fitted anew,
         to the embeddings of the saved support, when the recognizer is loaded.
@@ -60,6 +65,7 @@ class Method(ABC):
 
     name: ClassVar[str] = ""
     batched: ClassVar[bool] = False
+    transductive: ClassVar[bool] = False
     saves_head: ClassVar[bool] = True
     # Bytes that fitting a chunk of episodes may touch; methods that go over them again and again want them in cache.
     _fit_bytes: ClassVar[int] = 16 << 20
@@ -84,6 +90,10 @@ class Method(ABC):
     def keeps_backbone(self) -> bool:
         """Whether the backbone stays as it is, so that embeddings can be computed once and shared by all episodes."""
         return True
+
+    def for_model(self, model: SourceModel) -> Self:
+        """This method with what episodic training has taught the backbone of `model`; itself, for most methods."""
+        return self
 
     @property
     def averages_mirrored(self) -> bool:
@@ -143,14 +153,15 @@ class Method(ABC):
         """
         model = SourceModel.wrap(backbone)
         if source is not None:
-            model = self.train_source(model, source, progress=progress)
+            model = source_learnt(self, model, source, progress)
         return self._learn(model, support, classes, progress)
 
     def _learn(self, model: SourceModel, support: ClipSet, classes: Classes, progress: Progress | None) -> Recognizer:
         names, codes = support_codes(support, classes)
         embeddings = embed(model.backbone, support)
-        head = self.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))
-        return Recognizer(model, self, names, head, embeddings, codes)
+        method = self.for_model(model)
+        head = method.fit_head(embeddings[None], codes[None], len(names), model.class_directions(names))
+        return Recognizer(model, method, names, head, embeddings, codes)
 
     def fit_many(
         self,
@@ -239,7 +250,8 @@ class Method(ABC):
         support, codes : int arrays of shape (E, S)
             Row of each support clip, and its class 0 to way - 1 in that episode (-1: padding).
         query : int array of shape (E, Q), optional
-            Rows to score; default every one of the N clips in each episode (the caller leaves the support out).
+            Rows to score (-1: padding, whose logits mean nothing); default every one of the N clips in each episode.
+            The caller leaves the support out then; transductive methods do so themselves, with NaN in its place.
         way : int
             Classes an episode.
         prior : ClassDirections, optional
@@ -257,6 +269,8 @@ class Method(ABC):
         """
         support_rows, query_rows = _indices(support), None if query is None else _indices(query)
         size = chunk or self._chunk_size(embeddings, support_rows.shape[1], query_rows, way)
+        if query_rows is not None and not self.transductive:
+            query_rows = query_rows.clamp_min(0)
         score = self._scorer(embeddings, support_rows, _indices(codes), query_rows, way=way)
         for start in range(0, len(support_rows), size):
             part = slice(start, min(start + size, len(support_rows)))
@@ -276,7 +290,8 @@ class Method(ABC):
 
     def set_params(self, **params: Any) -> Self:
         """A method with these parameters changed; this one stays as it is, since methods are immutable."""
-        return replace(self, **self._typed(params))
+        with _making(type(self)):
+            return replace(self, **self._typed(params))
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], member: str = "") -> Self:
@@ -298,7 +313,8 @@ class Method(ABC):
         """
         if member:
             raise unknown_name("method", f"{cls.name}:{member}", METHODS)
-        return cls(**cls._typed(params))
+        with _making(cls):
+            return cls(**cls._typed(params))
 
     @classmethod
     def from_folder(cls, told: Mapping[str, Any], folder: Path) -> Method:
@@ -322,7 +338,7 @@ class Method(ABC):
     def _typed(cls, params: Mapping[str, Any], name: str = "") -> dict[str, Any]:
         """Values of known parameters as the types that their annotations name; `name` is the method's in messages."""
         # A class from outside may name its types as such and not as text.
-        kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
+        kinds = {one.name: getattr(one.type, "__name__", str(one.type)) for one in fields(cls) if one.compare}
         found = {}
         for key, value in params.items():
             if key not in kinds:
@@ -377,6 +393,11 @@ class Method(ABC):
             )
 
 
+def _making(cls: type[Method]) -> AbstractContextManager[None]:
+    who = f"making the method {cls.name!r} ({cls.__name__}) by its parameters"
+    return outside_call(who, MethodError, "make it a frozen dataclass whose parameters have defaults")
+
+
 def method_call(method: Method) -> AbstractContextManager[None]:
     """What methods are called in: for those from outside, `outside_call`."""
     who = f"the method {method.name!r} ({type(method).__name__})"
@@ -389,10 +410,40 @@ def learnt(method: Method, model: SourceModel, support: ClipSet, **options: Any)
         found: Any = method.fit(model, support, **options)
     if not isinstance(found, Recognizer):
         raise MethodError(
-            f"fit of the method {method.name!r} ({type(method).__name__}) gives {found!r:.200}, but a Recognizer is "
-            "expected; mend its fit."
+            f"fit of the method {method.name!r} ({type(method).__name__}) gives {outside_value(found)}, but a "
+            "Recognizer is expected; mend its fit."
         )
     return found
+
+
+def source_learnt(method: Method, model: SourceModel, source: ClipSet, progress: Progress | None) -> SourceModel:
+    """What ``method.train_source`` gives; `MethodError` where it fails or gives no `SourceModel`."""
+    with method_call(method):
+        found: Any = method.train_source(model, source, progress=progress)
+    if not isinstance(found, SourceModel):
+        raise MethodError(
+            f"train_source of the method {method.name!r} ({type(method).__name__}) gives {outside_value(found)}, but a "
+            "SourceModel is expected; mend its train_source."
+        )
+    return found
+
+
+def many_learnt(method: Method, models: Any, supports: Sequence[ClipSet], **options: Any) -> Iterator[Learnt]:
+    """What ``method.fit_many`` gives; `MethodError` where it fails, or is not one recognizer a support."""
+    who, left = f"fit_many of the method {method.name!r} ({type(method).__name__})", set(range(len(supports)))
+    with method_call(method):
+        found: Any
+        for found in method.fit_many(models, supports, **options):
+            pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Recognizer)
+            if not pair or found[0] not in left:
+                raise MethodError(
+                    f"{who} gives {outside_value(found)}, but the number of a member and its Recognizer are expected, "
+                    "each once; mend its fit_many."
+                )
+            left.remove(found[0])
+            yield found
+    if left:
+        raise MethodError(f"{who} gives no recognizer for {len(left)} of {len(supports)} supports; mend its fit_many.")
 
 
 def solves_together(method: Method) -> bool:

@@ -508,6 +508,7 @@ class Recognizer:
             directions = ClassDirections(known["weight"], known["bias"], everyone, source["scale"], *scatter)
             model = replace(model, classes=tuple(source["classes"]), directions=directions)
         support, codes = rest["support.embeddings"], codes.long()
+        method = method.for_model(model)
         if method.saves_head:
             head = Head.from_tensors(kind, under("head.", rest))
         else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fsmer.errors import UnknownNameError
 from fsmer.listing import Listing
 from fsmer.plugins import METHODS, OWN
+from fsmer.transfer.heads import MethodError
 
 __all__ = ["MethodInfo", "list_methods", "load_method", "register_method"]
 
@@ -22,11 +23,21 @@ register_method = METHODS.register
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """One line of `list_methods`; `params` is empty where a plugin's method has parameters without defaults."""
+    """One line of `list_methods`; `params` is empty where a plugin's method has parameters without defaults.
+
+    `transductive` methods look at all query clips together.
+    """
 
     name: str
     summary: str
     params: dict[str, Any]
+    transductive: bool = False
+
+    @property
+    def said(self) -> str:
+        """The summary, and whether the method is transductive."""
+        stamp = "" if not self.transductive or "transductive" in self.summary else " (transductive)"
+        return (self.summary or "-") + stamp
 
 
 def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
@@ -62,6 +73,11 @@ def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
     >>> nearest.get_params()["n_neighbors"]
     1
     """
+    if isinstance(name, type):
+        raise MethodError(
+            f"a method was given as the class {name.__name__}; give what it makes, {name.__name__}(...), or a name of "
+            "fsmer.list_methods."
+        )
     if not isinstance(name, str):
         # What is no method may be a classifier of scikit-learn.
         method = name if hasattr(name, "fit_head") else METHODS["sklearn"].wrap(name)
@@ -102,9 +118,9 @@ def list_methods() -> list[MethodInfo]:
         if preset:
             implied = ", ".join(f"{key}={value}" for key, value in preset.items())
             summary = f"{summary.removesuffix('.')}, with {implied}."
-        found.append(MethodInfo(name=name, summary=summary, params=params))
+        found.append(MethodInfo(name=name, summary=summary, params=params, transductive=METHODS[name].transductive))
     return found
 
 
 def _method_row(one: MethodInfo) -> dict[str, str]:
-    return {"method": one.name, "what it does": one.summary}
+    return {"method": one.name, "what it does": one.said}
