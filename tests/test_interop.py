@@ -73,6 +73,15 @@ def test_a_backbone_that_cannot_be_trained_is_no_module() -> None:
             interop.module(backbone)
 
 
+def test_a_backbone_that_fails_on_blank_media_says_what_it_can_do() -> None:
+    class Failing(TinyBackbone):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            raise ZeroDivisionError("nothing moves")
+
+    with pytest.raises(FsmerError, match=r"blank media.*nothing moves.*embedding_parameters"):
+        interop.module(Failing())
+
+
 def test_a_module_leaves_its_backbone_alone() -> None:
     backbone = TinyBackbone()
     features = interop.module(backbone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -29,7 +29,7 @@ from fsmer.plugins import BACKBONES, declared, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
 
 __all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "backbone_call", "blank_media", "check_made"]
-__all__ += ["check_saveable", "check_weights", "constructor_arguments", "is_trusted", "model_hash"]
+__all__ += ["check_saveable", "check_weights", "constructor_arguments", "evaluation_mode", "is_trusted", "model_hash"]
 
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
@@ -360,6 +360,11 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         dict of str to Parameter
             By name, in the order of ``named_parameters``.
 
+        Raises
+        ------
+        FsmerError
+            The network fails on blank media.
+
         Examples
         --------
         >>> import fsmer
@@ -368,16 +373,13 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         False
         """
         trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
-        modes = [(part, part.training) for part in self.modules()]
-        try:
-            with torch.random.fork_rng(devices=[]):
-                embeddings = self.eval()(blank_media(self, self.input_specs))
-        finally:
-            for part, mode in modes:
-                part.training = mode
-        if not embeddings.requires_grad:
-            return {}
-        slopes = torch.autograd.grad(embeddings.sum(), list(trained.values()), allow_unused=True)
+        who = f"the model {self.name or type(self).__name__!r} on blank media"
+        remedy = "mend its forward, or let its embedding_parameters state them"
+        with outside_call(who, remedy=remedy), evaluation_mode(self), torch.random.fork_rng(devices=[]):
+            embeddings = self(blank_media(self, self.input_specs))
+            if not embeddings.requires_grad:
+                return {}
+            slopes = torch.autograd.grad(embeddings.sum(), list(trained.values()), allow_unused=True)
         return {name: trained[name] for name, slope in zip(trained, slopes, strict=True) if slope is not None}
 
     def set_classes(self, classes: Sequence[str]) -> None:
@@ -634,6 +636,18 @@ def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 def _listed(value: Any) -> Any:
     """Sequences as lists, as they come back from JSON."""
     return [_listed(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode; afterwards each of its parts is in its own mode again."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def blank_media(network: nn.Module, specs: Sequence[InputSpec], clips: int = 2) -> Inputs:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import Backbone, as_backbone, check_clips, embed, read_inputs
-from fsmer.backbones.base import Inputs
+from fsmer.backbones.base import Inputs, evaluation_mode
 from fsmer.data import ClipSet
 from fsmer.episodic import Episode, Protocol
 from fsmer.errors import DataError, FsmerError
@@ -170,7 +170,7 @@ def task_set(
 def _taskset_class() -> Any:
     library = _library()
 
-    class ProtocolTaskset(library.data.Taskset):  # type: ignore[misc, name-defined]
+    class ProtocolTaskset(library.data.Taskset):  # type: ignore[name-defined]
         """A task set whose tasks are the episodes of a protocol, in their order."""
 
         def __init__(self, dataset: Any, tasks: EpisodeTasks, transforms: Any, collate: Any) -> None:
@@ -343,19 +343,15 @@ def _parts_of(adapted: Any) -> tuple[EmbeddingModule, nn.Linear]:
 
 def _check_logits(adapted: nn.Module, features: EmbeddingModule, clips: ClipSet, expected: Tensor) -> None:
     """Raise `DataError` where the module computes something else than its linear layer on its embedding."""
-    modes = [(part, part.training) for part in adapted.modules()]
-    device = next(features.parameters()).device
-    try:
-        with torch.no_grad(), outside_call(f"the adapted module ({type(adapted).__name__})", DataError):
-            found = adapted.eval()(read_inputs(features.backbone, clips, np.arange(len(clips)), device)).float().cpu()
-    finally:
-        for part, mode in modes:
-            part.training = mode
-    if found.shape != expected.shape or not torch.allclose(
-        found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
-    ):
+    device, who = next(features.parameters()).device, f"the adapted module ({type(adapted).__name__})"
+    media = read_inputs(features.backbone, clips, np.arange(len(clips)), device)
+    with evaluation_mode(adapted), torch.no_grad(), outside_call(who, DataError):
+        found: Any = adapted(media)
+    rounding = 1e-3 * float(expected.abs().max())
+    same = isinstance(found, Tensor) and found.shape == expected.shape
+    if not same or not torch.allclose(found.float().cpu(), expected, rtol=1e-3, atol=rounding):
         raise DataError(
-            f"the adapted module ({type(adapted).__name__}) gives other logits than its linear layer on its embedding; "
+            f"{who} gives other logits than its linear layer on its embedding; "
             "put nothing but the linear layer behind the module that fsmer.interop.learn2learn.module gives."
         )
 
