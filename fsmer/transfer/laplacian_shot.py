@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fsmer.transfer.heads import class_means, one_hot
+from fsmer.backbones import ClassDirections
+from fsmer.transfer.heads import one_hot
 from fsmer.transfer.registry import register_method
 from fsmer.transfer.source_model import require
 from fsmer.transfer.transductive import Transductive
@@ -21,6 +23,8 @@ _TINY = 1e-12
 _REST = 1e-6
 # Products between queries that are held at a time.
 _PRODUCTS = 1 << 22
+# Up to this many clips all inner products fit in 64 MiB, and episodes become look-ups in that table.
+_TABLE_CLIPS = 4096
 
 
 @register_method("laplacian_shot")
@@ -49,6 +53,8 @@ class LaplacianShot(Transductive):
     """
 
     batched: ClassVar[bool] = True
+    # Many passes go over what belongs to a chunk.
+    _fit_bytes: ClassVar[int] = 3 << 20
 
     regularization: float = 0.7
     neighbours: int = 3
@@ -61,30 +67,89 @@ class LaplacianShot(Transductive):
 
     def answers(self, support: Tensor, members: Tensor, queries: Tensor) -> Tensor:
         """Logits (E, Q, C) of queries (E, Q, D) by the support (E, S, D) with its `members` (E, C, S)."""
-        episodes, asked, _ = queries.shape
-        prototypes, counts = class_means(support, members)
-        absent = torch.zeros_like(counts).masked_fill_(counts == 0, -torch.inf)[:, None]
+        rows = torch.cat([support, queries], dim=1)
+        turned = rows.transpose(1, 2)
+        nearest = _nearest_of(queries, self._others(queries.shape[1]))
+        return self._answers(lambda sums: torch.bmm(sums @ rows, turned), rows.square().sum(dim=-1), nearest, members)
+
+    def _others(self, asked: int) -> int:
+        return min(self.neighbours, asked) - 1
+
+    def _scorer(
+        self, embeddings: Tensor, support: Tensor, codes: Tensor, query: Tensor | None, *, way: int
+    ) -> Callable[[slice, ClassDirections | None], Tensor]:
+        direct = super()._scorer(embeddings, support, codes, query, way=way)
+        # The table costs N products a clip, the direct way as many as an episode has clips, and reading all of them.
+        episodes, shots = support.shape
+        if query is None or len(embeddings) > min(_TABLE_CLIPS, episodes * query.shape[1]) or bool((query < 0).any()):
+            return direct
+        self._need_support(codes)
+        origin = embeddings.mean(dim=0)
+        near = embeddings - origin
+        products = near @ near.T
+        rows = torch.cat([support, query], dim=1)
+
+        def score(part: slice, prior: ClassDirections | None) -> Tensor:
+            if query.shape[1] < 2:
+                return direct(part, prior)
+            members, own = one_hot(codes[part], way), rows[part]
+            found = products[own[:, :, None], own[:, None]]
+            if prior is None:
+                # The centre is a mean of clips, so that products with it are means of products.
+                counts = members.sum(dim=-1, keepdim=True)
+                shares = (members / counts.clamp_min(1)).sum(dim=1) / (counts > 0).sum(dim=1)
+                along = torch.bmm(found[:, :, :shots], shares[..., None])
+                length = torch.bmm(shares[:, None], along[:, :shots])
+            else:
+                centre = prior.centre - origin
+                along = (near @ centre)[own][..., None]
+                length = centre @ centre
+            found = found - along - along.transpose(1, 2) + length
+            scales = found.diagonal(dim1=1, dim2=2).clamp_min(_TINY).rsqrt()
+            scales[:, :shots] *= codes[part] >= 0
+            found.mul_(scales[..., None]).mul_(scales[:, None])
+            squares = found.diagonal(dim1=1, dim2=2)
+            nearest = _nearest(found[:, shots:, shots:], squares[:, shots:], self._others(query.shape[1]))
+            return self._answers(lambda sums: torch.bmm(sums, found), squares, nearest, members)
+
+        return score
+
+    def _answers(self, along: Callable[[Tensor], Tensor], squares: Tensor, nearest: Tensor, members: Tensor) -> Tensor:
+        """Logits by inner products alone, since class means are sums of clips.
+
+        `along` gives those of sums of support and queries, (E, K, S + Q), with all of these; `squares` (E, S + Q) are
+        their squared lengths.
+        """
+        shots = members.shape[-1]
+        counts = members.sum(dim=-1, keepdim=True)
+        sums = F.pad(members / counts.clamp_min(1), (0, squares.shape[1] - shots))
+        absent = torch.zeros_like(counts).masked_fill_(counts == 0, -torch.inf)
         if self.rectify:
-            prototypes = _rectified(prototypes, absent, support, members, queries)
-        lengths = queries.square().sum(dim=-1, keepdim=True) + prototypes.square().sum(dim=-1)[:, None]
-        distances = (lengths - 2 * torch.bmm(queries, prototypes.transpose(1, 2))).clamp_min_(0)
-        nearest = _nearest(queries, min(self.neighbours, asked) - 1)
+            sums = _rectified(sums, absent, members, along, squares)
+        means = along(sums)
+        lengths = squares[:, None, shots:] + (means * sums).sum(dim=-1, keepdim=True)
+        distances = (lengths - 2 * means[:, :, shots:]).clamp_min_(0).transpose(1, 2).contiguous()
+        return self._settled(absent.transpose(1, 2), distances, nearest)
+
+    def _settled(self, absent: Tensor, distances: Tensor, nearest: Tensor) -> Tensor:
+        """Logits after the repetitions of Algorithm 1."""
+        episodes, asked, _ = distances.shape
         # One table for all episodes: each has its own rows.
         nearest = (nearest + asked * torch.arange(episodes)[:, None, None]).flatten(0, 1)
+        start = absent - distances
 
         def drawn(answers: Tensor) -> Tensor:
             table = answers.flatten(0, 1)
-            return F.embedding_bag(nearest, table, mode="sum").unflatten(0, (episodes, asked)).mul_(self.regularization)
+            return F.embedding_bag(nearest, table, mode="sum").view_as(answers).mul_(self.regularization)
 
-        logits = absent - distances
-        answers = torch.softmax(logits, dim=-1)
-        pull, before = drawn(answers), distances.new_full((episodes,), torch.inf)
+        logits = start
+        pull, before = drawn(torch.softmax(start, dim=-1)), distances.new_full((episodes,), torch.inf)
         moving = torch.ones(episodes, dtype=torch.bool)
         for step in range(self.steps):
-            logits = torch.where(moving[:, None, None], absent - distances + pull, logits)
+            logits = torch.where(moving[:, None, None], start + pull, logits)
             answers = torch.softmax(logits, dim=-1)
             pull = drawn(answers)
-            bound = (answers * ((answers + _TINY).log() + distances - pull)).sum(dim=(1, 2))
+            bound = (answers + _TINY).log_().add_(distances).sub_(pull).mul_(answers).sum(dim=(1, 2))
             if step > 1:
                 moving &= (bound - before).abs() > _REST * before.abs()
                 if not bool(moving.any()):
@@ -93,27 +158,44 @@ class LaplacianShot(Transductive):
         return logits
 
 
-def _rectified(prototypes: Tensor, absent: Tensor, support: Tensor, members: Tensor, queries: Tensor) -> Tensor:
-    """Class means (E, C, D) of support and queries, each query counted for its nearest class."""
-    labelled = members.sum(dim=(1, 2))[:, None, None]
-    shift = support.sum(dim=1, keepdim=True) / labelled - queries.mean(dim=1, keepdim=True)
-    rows = torch.cat([support, queries + shift], dim=1)
-    cosines = torch.bmm(F.normalize(prototypes, dim=-1), F.normalize(rows, dim=-1).transpose(1, 2))
-    told = (cosines[:, :, support.shape[1] :] + absent.transpose(1, 2)).argmax(dim=1)
-    counted = cosines.exp() * torch.cat([members, one_hot(told, prototypes.shape[1])], dim=-1)
-    return torch.bmm(counted / counted.sum(dim=-1, keepdim=True).clamp_min(_TINY), rows)
+def _rectified(
+    sums: Tensor, absent: Tensor, members: Tensor, along: Callable[[Tensor], Tensor], squares: Tensor
+) -> Tensor:
+    """Weights (E, C, S + Q) of support and queries in the class means, each query counted for its nearest class.
+
+    Queries are shifted by the difference of both means first, which is a sum of clips too.
+    """
+    shots = members.shape[-1]
+    asked = squares.shape[1] - shots
+    labelled = members.sum(dim=1)
+    shift = F.pad(labelled / labelled.sum(dim=-1, keepdim=True), (0, asked), value=-1 / asked)
+    shifted = torch.cat([torch.zeros(shots), torch.ones(asked)])
+    towards = along(torch.cat([sums, shift[:, None]], dim=1))
+    means, moved = towards[:, :-1], towards[:, -1]
+    length = (moved * shift).sum(dim=-1, keepdim=True)
+    dots = means + shifted * (means * shift[:, None]).sum(dim=-1, keepdim=True)
+    lengths = (squares + shifted * (2 * moved + length))[:, None] * (means * sums).sum(dim=-1, keepdim=True)
+    cosines = dots / lengths.clamp_min(_TINY).sqrt()
+    told = (cosines[:, :, shots:] + absent).argmax(dim=1)
+    counted = cosines.exp() * torch.cat([members, one_hot(told, members.shape[1])], dim=-1)
+    counted = counted / counted.sum(dim=-1, keepdim=True).clamp_min(_TINY)
+    # Every counted query brings the shift with it.
+    return counted + counted[:, :, shots:].sum(dim=-1, keepdim=True) * shift[:, None]
 
 
-def _nearest(queries: Tensor, count: int) -> Tensor:
-    """The `count` nearest other queries of each query, (E, Q, count)."""
+def _nearest(products: Tensor, squares: Tensor, count: int, first: int = 0) -> Tensor:
+    """The `count` nearest others (E, B, count) of the queries from number `first`, by inner products (E, B, Q)."""
+    distances = squares[:, None] - 2 * products
+    own = torch.arange(products.shape[1])
+    distances[:, own, first + own] = torch.inf
+    return distances.topk(count, dim=-1, largest=False).indices
+
+
+def _nearest_of(queries: Tensor, count: int) -> Tensor:
+    """As `_nearest`, of all queries (E, Q, D), some of them at a time."""
     episodes, asked, _ = queries.shape
-    lengths = queries.square().sum(dim=-1)[:, None]
-    found = torch.empty(episodes, asked, count, dtype=torch.int64)
+    squares, turned = queries.square().sum(dim=-1), queries.transpose(1, 2)
     block = max(1, _PRODUCTS // (episodes * asked))
-    for start in range(0, asked, block):
-        rows = queries[:, start : start + block]
-        distances = lengths - 2 * torch.bmm(rows, queries.transpose(1, 2))
-        own = torch.arange(rows.shape[1])
-        distances[:, own, start + own] = torch.inf
-        found[:, start : start + block] = distances.topk(count, dim=-1, largest=False).indices
-    return found
+    starts = range(0, asked, block)
+    parts = [_nearest(queries[:, low : low + block] @ turned, squares, count, low) for low in starts]
+    return torch.cat(parts, dim=1)
