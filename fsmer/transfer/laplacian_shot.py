@@ -21,6 +21,8 @@ __all__ = ["LaplacianShot"]
 _TINY = 1e-12
 # Change of the bound, as a share of it, below which an episode is at rest.
 _REST = 1e-6
+# Nearest queries up to which they are looked for one by one.
+_FEW = 4
 # Products between queries that are held at a time.
 _PRODUCTS = 1 << 22
 # Up to this many clips all inner products fit in 64 MiB, and episodes become look-ups in that table.
@@ -93,7 +95,7 @@ class LaplacianShot(Transductive):
             if query.shape[1] < 2:
                 return direct(part, prior)
             members, own = one_hot(codes[part], way), rows[part]
-            found = products[own[:, :, None], own[:, None]]
+            found = products.take(own[:, :, None] * len(products) + own[:, None])
             if prior is None:
                 # The centre is a mean of clips, so that products with it are means of products.
                 counts = members.sum(dim=-1, keepdim=True)
@@ -128,34 +130,45 @@ class LaplacianShot(Transductive):
             sums = _rectified(sums, absent, members, along, squares)
         means = along(sums)
         lengths = squares[:, None, shots:] + (means * sums).sum(dim=-1, keepdim=True)
-        distances = (lengths - 2 * means[:, :, shots:]).clamp_min_(0).transpose(1, 2).contiguous()
-        return self._settled(absent.transpose(1, 2), distances, nearest)
+        distances = (lengths - 2 * means[:, :, shots:]).clamp_min_(0)
+        return self._settled(absent, distances, nearest)
 
     def _settled(self, absent: Tensor, distances: Tensor, nearest: Tensor) -> Tensor:
-        """Logits after the repetitions of Algorithm 1."""
-        episodes, asked, _ = distances.shape
-        # One table for all episodes: each has its own rows.
-        nearest = (nearest + asked * torch.arange(episodes)[:, None, None]).flatten(0, 1)
-        start = absent - distances
-
-        def drawn(answers: Tensor) -> Tensor:
-            table = answers.flatten(0, 1)
-            return F.embedding_bag(nearest, table, mode="sum").view_as(answers).mul_(self.regularization)
-
-        logits = start
-        pull, before = drawn(torch.softmax(start, dim=-1)), distances.new_full((episodes,), torch.inf)
+        """Logits (E, Q, C) after the repetitions of Algorithm 1, for distances (E, C, Q)."""
+        episodes, way, asked = distances.shape
+        # Class by class, in rows as long as all queries of all episodes, since there are few classes.
+        start = (absent - distances).transpose(0, 1).flatten(1)
+        nearest = (nearest + asked * torch.arange(episodes)[:, None, None]).flatten(0, 1).unbind(dim=-1)
+        logits, before = start.clone(), distances.new_full((episodes,), torch.inf)
         moving = torch.ones(episodes, dtype=torch.bool)
-        for step in range(self.steps):
-            logits = torch.where(moving[:, None, None], start + pull, logits)
-            answers = torch.softmax(logits, dim=-1)
-            pull = drawn(answers)
-            bound = (answers + _TINY).log_().add_(distances).sub_(pull).mul_(answers).sum(dim=(1, 2))
-            if step > 1:
-                moving &= (bound - before).abs() > _REST * before.abs()
-                if not bool(moving.any()):
-                    break
-            before = bound
-        return logits
+        answers, logs = _softmax(logits)
+        for step in range(self.steps + 1):
+            pull = answers.index_select(1, nearest[0])
+            for others in nearest[1:]:
+                pull += answers.index_select(1, others)
+            pull *= self.regularization
+            if step:
+                # log y is known from the softmax: the bound is that of y (log y + a - pull).
+                bound = (
+                    (answers * (logs - start - pull).nan_to_num_(0, 0, 0)).sum(dim=0).view(episodes, asked).sum(dim=1)
+                )
+                if step > 2:
+                    moving &= (bound - before).abs() > _REST * before.abs()
+                    if not bool(moving.any()):
+                        break
+                before = bound
+            if step == self.steps:
+                break
+            further = start + pull
+            logits = further if bool(moving.all()) else torch.where(moving.repeat_interleave(asked), further, logits)
+            answers, logs = _softmax(logits)
+        return logits.view(way, episodes, asked).permute(1, 2, 0).contiguous()
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax of logits (C, N) over the classes, and its logarithm."""
+    logs = logits - logits.logsumexp(dim=0)
+    return logs.exp(), logs
 
 
 def _rectified(
@@ -188,7 +201,14 @@ def _nearest(products: Tensor, squares: Tensor, count: int, first: int = 0) -> T
     distances = squares[:, None] - 2 * products
     own = torch.arange(products.shape[1])
     distances[:, own, first + own] = torch.inf
-    return distances.topk(count, dim=-1, largest=False).indices
+    if count > _FEW:
+        return distances.topk(count, dim=-1, largest=False).indices
+    # For a few, one pass for each is faster than sorting.
+    found = []
+    for _ in range(count):
+        found.append(distances.argmin(dim=-1, keepdim=True))
+        distances.scatter_(-1, found[-1], torch.inf)
+    return torch.cat(found, dim=-1)
 
 
 def _nearest_of(queries: Tensor, count: int) -> Tensor:
