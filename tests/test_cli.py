@@ -414,7 +414,8 @@ def test_the_demo_compares_all_methods_and_leaves_a_recognizer(run: Run, weights
     table = (tmp_path / "demo" / "table.md").read_text()
     for name in methods:
         assert name in shown
-        assert f"| {name} | {held['methods'][name]['uf1']:.4f}" in table
+        mark = " (transductive)" if held["methods"][name]["method"].get("transductive") else ""
+        assert f"| {name}{mark} | {held['methods'][name]['uf1']:.4f}" in table
     for name in ("methods.png", "clips.png"):
         with Image.open(tmp_path / "demo" / name) as image:
             image.load()

@@ -103,7 +103,7 @@ def list_methods() -> list[MethodInfo]:
     --------
     >>> import fsmer
     >>> [method.name for method in fsmer.list_methods()][:2]
-    ['cosine', 'finetune']
+    ['alpha_tim', 'cosine']
     """
     found = Listing[MethodInfo](title="methods", row=_method_row)
     for name in sorted(METHODS):
