@@ -36,6 +36,7 @@ def evaluate(
     shot: Annotated[int | None, option(EPISODES, "N", "Support clips of each class.")] = None,
     query: Annotated[str | None, option(EPISODES, "N|rest", "Query clips of each class; rest: all others.")] = None,
     episodes: Annotated[int | None, options.number_of_episodes()] = None,
+    neighbours: options.Neighbours = False,
     describe: options.Describe = [],
     seed: Annotated[int | None, options.SEED] = None,
     seeds: options.Seeds = None,
@@ -61,7 +62,7 @@ def evaluate(
     from fsmer.evaluation.initial_weights import InitialWeights
 
     queries = int(query) if query and query.isdecimal() else query
-    asked = {"way": way, "shot": shot, "query": queries, "episodes": episodes}
+    asked = {"way": way, "shot": shot, "query": queries, "episodes": episodes, "neighbours": neighbours or None}
     chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
     solver = options.method_of(method, [*param, *(["train_backbone=true"] if train_backbone else [])])
     start = InitialWeights.of(model, solver, options.json_pairs(argument, "--argument"), device)
