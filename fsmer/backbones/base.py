@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import weights as folders
@@ -201,6 +202,18 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         tensor of shape (B, embed_dim)
             One embedding a clip.
         """
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights are random still, as far as that shows: it has batch normalisation whose statistics no
+        training has moved and no file has brought. False for networks without. Frozen layers do not count."""
+        norms = [part for part in self.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
+        learning = [one for one in norms if one.weight is not None and one.weight.requires_grad]
+        return bool(learning) and not any(bool(one.running_mean.any()) for one in learning)
+
+    def unprepared(self) -> str:
+        """What a paper trains first (see `preparations`) and is random still, as a sentence; nothing by default."""
+        return ""
 
     def media_of(self, inputs: Any, *kinds: str) -> list[Tensor]:
         """Media by kind, in the order of `input_specs`.

@@ -314,7 +314,11 @@ def training_notes(cls: type[Backbone]) -> str:
 def _optimiser(recipe: TrainRecipe | PretrainRecipe) -> str:
     name = {"adam": "Adam", "adamw": "AdamW", "sgd": f"SGD with momentum {recipe.momentum:g}"}[recipe.optimizer]
     rates = recipe.rates if isinstance(recipe, TrainRecipe) else {}
-    layers = ", ".join(f"{prefix} {rate:g}" for prefix, rate in rates.items())
+    fresh = recipe.random_rates if isinstance(recipe, TrainRecipe) else {}
+    layers = ", ".join(
+        f"{prefix} {rate:g}" + (f", from random weights {fresh[prefix]:g}" if prefix in fresh else "")
+        for prefix, rate in rates.items()
+    )
     decay = f", weight decay {recipe.weight_decay:g}" if recipe.weight_decay else ""
     return f"{name} at {recipe.learning_rate:g}{f' ({layers})' if layers else ''}{decay}"
 

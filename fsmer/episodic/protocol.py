@@ -266,8 +266,8 @@ class Protocol(ABC):
         if parents is None:
             raise ProtocolError(
                 f"protocol {self.name!r} is to learn from neighbour frames, but none of the {len(episodes.codes)} "
-                "clips is one (column 'neighbour_of'); make them with 'fsmer prepare NAME --add-neighbours 5', or leave "
-                "neighbours off."
+                "clips is one (column 'neighbour_of'); make them with 'fsmer prepare NAME --add-neighbours 5', or "
+                "leave neighbours off."
             )
         if source is not None:
             episodes.source = with_neighbours(source, parents)
