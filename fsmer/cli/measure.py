@@ -210,6 +210,7 @@ def bench(
     row: Annotated[list[str], option(MODEL, "PATTERN", "Wildcard of methods to run; repeatable.")] = ["*"],
     weights: Annotated[list[str], option(MODEL, "MODEL=DIR", "Weights to start a model from; repeatable.")] = [],
     select: options.Select = "fixed",
+    neighbours: options.Neighbours = False,
     jobs: options.Jobs = "auto",
     synthetic: Annotated[bool, option(DATA, None, "On synthetic clips, to see it run.", "--synthetic")] = False,
     quick: Annotated[bool, option(RUNNING, None, "Train for a few steps only, to try it.", "--quick")] = False,
@@ -242,6 +243,7 @@ def bench(
             weights=options.text_pairs(weights, "--weights"),
             select=select,
             jobs=options.jobs_of(jobs),
+            neighbours=neighbours,
             resume=resume,
             progress=progress,
         )
