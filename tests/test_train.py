@@ -407,11 +407,11 @@ def test_resizing_enlarges_or_shrinks_about_the_middle_and_repeats_edges() -> No
     media = torch.zeros(3, 2, 9, 9)
     media[:, :, 3:6, 3:6] = 1.0  # a square of 3 x 3 in the middle
     still = np.zeros(3, bool), np.zeros(3), np.zeros((3, 2))
-    found = augment(media, spec, *still, np.array([1.0, 2.0, 0.5]))
+    found = augment(media, spec, *still, np.array([1.0, 2.0, 2 / 3]))
     torch.testing.assert_close(found[0], media[0])
     areas = found.sum(dim=(2, 3))[:, 0].tolist()
     assert areas[1] == pytest.approx(4 * 9, rel=0.05)
-    assert areas[2] == pytest.approx(9 / 4, rel=0.2)
+    assert areas[2] == pytest.approx(9 * (2 / 3) ** 2, rel=0.05)
     torch.testing.assert_close(found, found.flip(-1))  # nothing moves off the middle
     full = augment(torch.ones(3, 2, 9, 9), spec, *still, np.array([0.5, 0.7, 0.9]))
     torch.testing.assert_close(full, torch.ones(3, 2, 9, 9))
