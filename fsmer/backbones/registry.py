@@ -171,9 +171,11 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
         free = f"'fsmer pretrain {name}' (without labels) or " if hasattr(cls, "pretraining_recipe") else ""
+        takes_others = "weights" in inspect.signature(cls).parameters
+        others = " Or start from those of ImageNet (the argument weights=imagenet)." if takes_others else ""
         raise WeightsError(
             f"no weights of {name!r} ship with this fsmer; make them with {free}'fsmer train {name}' (with labels) and "
-            "load that folder."
+            f"load that folder.{others}"
         )
     return cls.from_pretrained(folder)
 

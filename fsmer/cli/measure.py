@@ -132,6 +132,7 @@ def mmd(
     where_a: Annotated[str | None, option(DATA, "CONDITION", "Rows of A to keep.")] = None,
     where_b: Annotated[str | None, option(DATA, "CONDITION", "Rows of B to keep.")] = None,
     model: options.Model = "facs-flow",
+    argument: options.Argument = [],
     kernel: Annotated[str, option(MODEL, "NAME", "rbf or linear.")] = "rbf",
     bandwidths: Annotated[
         str, option(MODEL, "RULE|LIST", "Of the RBF kernel: median, mixture, or numbers with commas.")
@@ -145,11 +146,19 @@ def mmd(
 ) -> None:
     """Distance of two domains: maximum mean discrepancy of their embeddings, with a picture."""
     from fsmer.backbones import embed, load_model
+    from fsmer.backbones.registry import fresh_model
     from fsmer.drawing import save_figure
     from fsmer.reporting.plots import domains_figure
     from fsmer.transfer import mmd as discrepancy
 
-    backbone = load_model(model)
+    arguments = options.json_pairs(argument, "--argument")
+    # Weights that an argument names, such as ImageNet's, are weights too.
+    backbone = fresh_model(model, seed, arguments).eval() if arguments else load_model(model)
+    if backbone.untrained:
+        complain(
+            f"{model} has random weights, so that the distance is one of random features; give trained ones, as MERAU "
+            "does with a ResNet18 that has seen no faces (--model flow_resnet18 --argument weights=imagenet)."
+        )
     embeddings = []
     with shown_progress() as progress:
         for side, where in ((a, where_a), (b, where_b)):
