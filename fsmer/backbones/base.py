@@ -207,9 +207,11 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     def untrained(self) -> bool:
         """Whether the weights are random still, as far as that shows: it has batch normalisation whose statistics no
         training has moved and no file has brought. False for networks without. Frozen layers do not count."""
-        norms = [part for part in self.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
-        learning = [one for one in norms if one.weight is not None and one.weight.requires_grad]
-        return bool(learning) and not any(bool(one.running_mean.any()) for one in learning)
+        norms = [part for part in self.modules() if isinstance(part, _BatchNorm)]
+        # Layers without a scale or without statistics tell nothing.
+        means = [one.running_mean for one in norms if one.weight is not None and one.weight.requires_grad]
+        known = [mean for mean in means if mean is not None]
+        return bool(known) and not any(bool(mean.any()) for mean in known)
 
     def unprepared(self) -> str:
         """What a paper trains first (see `preparations`) and is random still, as a sentence; nothing by default."""
