@@ -241,6 +241,38 @@ def test_clips_without_labels_can_be_asked_about(
     assert "label" in run("evaluate", "loso", "--data", tmp_path / "new", "--model", weights, code=1).stderr
 
 
+def test_mmd_takes_a_resnet18_whose_weights_are_named(run: Run, tmp_path: Path) -> None:
+    """The paper's own encoder (MERAU, section IV.C): a ResNet18 that was trained on other pictures."""
+    import torch
+    from safetensors.torch import save_file
+
+    small = {"size": 28, "channels": ["u", "v", "strain"], "normalisation": "minmax", "widths": [8, 8, 8, 16]}
+    small |= {"depths": [1, 1, 1, 1], "inner_size": 32, "projection_dim": 0}
+    network = fsmer.create_model("flow_resnet18", **small)
+    with torch.no_grad():
+        network.train()(torch.rand(8, 3, 28, 28))
+    save_file(
+        {name: one.contiguous() for name, one in network.encoder.state_dict().items()}, tmp_path / "e.safetensors"
+    )
+    given = [part for name, value in small.items() for part in ("--argument", f"{name}={json.dumps(value)}")]
+    pair = (
+        "mmd",
+        "synthetic:lab:20",
+        "synthetic:field:24",
+        "--model",
+        "flow_resnet18",
+        "--out",
+        str(tmp_path / "a.png"),
+    )
+    done = run(*pair, *given, "--argument", f"weights={tmp_path / 'e.safetensors'}", "--permutations", "0", "--json")
+    parts = [fsmer.synthetic_clips(domain, count) for domain, count in (("lab", 20), ("field", 24))]
+    expected = fsmer.mmd(*parts, model=network.eval(), permutations=0)
+    assert json.loads(done.stdout)["squared"] == pytest.approx(expected.squared, rel=1e-4)
+    assert "random" not in done.stderr
+    assert "random features" in run(*pair, *given, "--permutations", "0").stderr
+    assert "weights=imagenet" in run(*pair, code=1).stderr
+
+
 def test_mmd_prints_the_discrepancy_and_draws_both_domains(
     run: Run, weights: str, folders: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import weights as folders
@@ -232,6 +233,20 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         tensor of shape (B, embed_dim)
             One embedding a clip.
         """
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights are random still, as far as that shows: it has batch normalisation whose statistics no
+        training has moved and no file has brought. False for networks without. Frozen layers do not count."""
+        norms = [part for part in self.modules() if isinstance(part, _BatchNorm)]
+        # Layers without a scale or without statistics tell nothing.
+        means = [one.running_mean for one in norms if one.weight is not None and one.weight.requires_grad]
+        known = [mean for mean in means if mean is not None]
+        return bool(known) and not any(bool(mean.any()) for mean in known)
+
+    def unprepared(self) -> str:
+        """What a paper trains first (see `preparations`) and is random still, as a sentence; nothing by default."""
+        return ""
 
     def media_of(self, inputs: Any, *kinds: str) -> list[Tensor]:
         """Media by kind, in the order of `input_specs`.

@@ -136,13 +136,16 @@ def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Warnings of fsmer as one line each on standard error, without the place in its code."""
+    """Warnings of fsmer as one line each on standard error, once, without the place in its code."""
+    told: set[str] = set()
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if category is UserWarning:
-                complain(message)
+                if str(message) not in told:
+                    complain(message)
+                told.add(str(message))
             else:
                 shown(message, category, *place)
 

@@ -68,6 +68,9 @@ Select = Annotated[
 ]
 
 number_of_episodes = functools.partial(option, EPISODES, "N", "Number of episodes.")
+Neighbours = Annotated[
+    bool, option(EPISODES, None, "Learn from neighbour frames too; they are never asked about.", "--neighbours")
+]
 
 SEED = option(RUNNING, "N", "Seed of what the command draws, such as episodes or bootstrap samples.", min=0)
 Seeds = Annotated[

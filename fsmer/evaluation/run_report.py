@@ -28,6 +28,7 @@ from fsmer.evaluation.setup import Evaluation, RunOptions
 from fsmer.outside import outside_call
 from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_entry
 from fsmer.transfer import Method
+from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.transfer.method import solves_together
 
 __all__ = ["kept_embeddings", "run_account", "run_report", "write_page"]
@@ -133,6 +134,9 @@ def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptio
             f"All {len(parts)} seeds gave the same answers: {name!r} with these parameters draws nothing at "
             "random, so the seeds say nothing about how much the figures vary."
         )
+    has_source = one.episodes.source is not None
+    if isinstance(one.method, TrainsTogether) and (told := one.method.rate_note(one.backbone, is_source=has_source)):
+        notes.append(f"Learning rates: {told}")
     with outside_call(f"missing_classes of {type(one.episodes).__name__}", ProtocolError):
         missing = [(str(fold), str(label)) for fold, label in one.episodes.missing_classes()]
     if missing:
