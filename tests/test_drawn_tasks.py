@@ -259,6 +259,7 @@ def test_impossible_tasks_are_refused_in_one_sentence(options: dict, error: type
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_classes_are_told_apart_by_the_shipped_backbone_and_domains_differ():
     model = fsmer.load_model("facs-flow")
     tasks = DrawnTasks(way=5, shot=5, query=5, family="novel", domains=("lab",), pool=None, seed=1)
