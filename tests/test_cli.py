@@ -36,7 +36,7 @@ from fsmer.synthetic.clips import synthetic_clips
 
 COMMANDS = (
     "demo", "models", "protocols", "evaluate", "train", "adapt", "predict", "explain", "pretrain", "mmd", "datasets",
-    "check", "prepare", "audit", "bench", "compare",
+    "check", "prepare", "audit", "bench", "compare", "meta-train",
 )  # fmt: skip
 
 Run = Callable[..., Result]

@@ -113,6 +113,7 @@ SHARED = {
     "instead": ("What to use in its place",),
     "kind": ("Kind of medium.", "What `subject` is.", "What the subjects are.", '``"flow"`` (one map'),
     "out": ("Folder for",),
+    "params": ("Parameters of the", "Values by name", "Parameters"),
     "progress": ("Called with (",),
     "recipe": ("Default: face found by the cascade, apex as given or spotted by flow, Farneback, TIM.", "How is"),
     "removal": ("Release in which it is gone, at least two minor releases later",),

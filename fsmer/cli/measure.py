@@ -11,7 +11,7 @@ import typer
 from fsmer.cli import options
 from fsmer.cli.app import command, command_line
 from fsmer.cli.console import Console, complain, say, say_json
-from fsmer.cli.options import DATA, EPISODES, MODEL, OUTPUT, RUNNING, option
+from fsmer.cli.options import DATA, MODEL, OUTPUT, RUNNING, option
 from fsmer.cli.progress import shown_progress
 from fsmer.cli.show import methods_table, print_bench, print_entry, show_report
 
@@ -32,9 +32,9 @@ def evaluate(
         bool, option(MODEL, None, "Fine-tune the network too (-p train_backbone=true).", "--train-backbone")
     ] = False,
     argument: options.Argument = [],
-    way: Annotated[int | None, option(EPISODES, "N", "Classes an episode.")] = None,
-    shot: Annotated[int | None, option(EPISODES, "N", "Support clips of each class.")] = None,
-    query: Annotated[str | None, option(EPISODES, "N|rest", "Query clips of each class; rest: all others.")] = None,
+    way: options.Way = None,
+    shot: options.Shot = None,
+    query: options.Query = None,
     episodes: Annotated[int | None, options.number_of_episodes()] = None,
     neighbours: options.Neighbours = False,
     describe: options.Describe = [],
@@ -61,9 +61,8 @@ def evaluate(
     from fsmer.evaluation import evaluate as run
     from fsmer.evaluation.initial_weights import InitialWeights
 
-    queries = int(query) if query and query.isdecimal() else query
-    asked = {"way": way, "shot": shot, "query": queries, "episodes": episodes, "neighbours": neighbours or None}
-    chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
+    asked = options.episodes_of(way=way, shot=shot, query=query, episodes=episodes, neighbours=neighbours or None)
+    chosen = load_protocol(protocol, **asked)
     params = [*param, *(["train_backbone=true"] if train_backbone else [])]
     solver = options.method_of_model(model, method, params)
     start = InitialWeights.of(model, solver, options.json_pairs(argument, "--argument"), device)

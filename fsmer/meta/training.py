@@ -269,11 +269,13 @@ def meta_train(
         A name of `fsmer.list_algorithms`.
     clips : ClipSet, optional
         Labelled clips that the protocol deals: none of them may be judged on later.
-    validation : as `tasks`, or pair (protocol, clips), optional
+    validation : DrawnTasks, Protocol, name or path of one, Tasks, or tuple of protocol and ClipSet, optional
         Tasks of classes and people that are not trained on. The weights that do best on them are kept; without, the
         last ones.
-    steps, batch : int, default 1000 and 4
-        Steps of the outer loop, and tasks a step (4 as in Finn et al. 2017 on MiniImagenet).
+    steps : int, default 1000
+        Steps of the outer loop.
+    batch : int, default 4
+        Tasks a step (as in Finn et al. 2017 on MiniImagenet).
     learning_rate : float, optional
         Of the outer loop in place of the algorithm's own.
     layers : {"auto", "all", "upper"}, default "auto"
@@ -283,22 +285,25 @@ def meta_train(
         Statistics of batch normalisation in training: those of what passes, whose running averages are used later as
         in supervised training, or the averages that the backbone has. Default ``"running"`` for algorithms that do not
         adapt the backbone, ``"inherited"`` for the others, whose inner loop has a parameter of this name.
-    clip_gradient : float, optional
+    clip_gradient : float or None, default 10.0
         Largest norm of the gradient of a step.
-    validate_every, validation_tasks : int, default 100 and 200
-        Steps from one look at validation tasks to the next, and tasks a look (the same ones each time).
+    validate_every : int, default 100
+        Steps from one look at validation tasks to the next.
+    validation_tasks : int, default 200
+        Tasks a look, the same ones each time.
     patience : int, optional
         Looks without a better one before training ends; default: it goes on to the last step.
     seed : int, default 0
-        Of fresh weights and of the order of classes in tasks from clips.
+        Seed of fresh weights and of the order of classes in tasks from clips.
     arguments : mapping, optional
         Constructor arguments of a backbone that is given by name, which then starts from fresh weights.
     device : str or torch.device, optional
-        Where the network computes; default where it is.
+        Where the network computes, such as ``"cuda"``; default where it is, which for names and folders is the CPU.
     out : path, optional
-        Folder for the weights; beside it ``<out>.history.json`` and, on the way, a checkpoint in ``<out>.training``.
+        Folder for the weights; beside it the losses are written to ``<out>.history.json`` and, while training goes on,
+        a checkpoint to ``<out>.training``.
     resume : bool, default True
-        Whether to go on from the checkpoint of the same training.
+        Whether to go on with what is there: a checkpoint of the same training.
     checkpoint_every : int, default 100
         Steps from one checkpoint to the next.
     progress : callable, optional
@@ -306,7 +311,7 @@ def meta_train(
     log : path, optional
         Folder for TensorBoard (extra ``tensorboard``).
     **params : object
-        Parameters of the algorithm.
+        Parameters of the algorithm in place of its defaults.
 
     Returns
     -------
