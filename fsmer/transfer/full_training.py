@@ -112,7 +112,10 @@ class Train(TrainsTogether[Trainer]):
         own, used = backbone.recipe, self.recipe(backbone).rates
         if not own.random_rates or not backbone.untrained:
             return ""
-        told = ", ".join(f"{part} at {used[part]:g} in place of {own.rates[part]:g}" for part in own.random_rates)
+        before, now = (
+            {part: one.get(part, own.learning_rate) for part in own.random_rates} for one in (own.rates, used)
+        )
+        told = ", ".join(f"{part} at {now[part]:g} in place of {before[part]:g}" for part in own.random_rates)
         return f"{backbone.name!r} starts from random weights and learns {told}, the paper's rate for trained weights."
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
