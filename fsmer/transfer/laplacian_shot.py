@@ -138,14 +138,14 @@ class LaplacianShot(Transductive):
         episodes, way, asked = distances.shape
         # Class by class, in rows as long as all queries of all episodes, since there are few classes.
         start = (absent - distances).transpose(0, 1).flatten(1)
-        nearest = (nearest + asked * torch.arange(episodes)[:, None, None]).flatten(0, 1).unbind(dim=-1)
+        others = (nearest + asked * torch.arange(episodes)[:, None, None]).flatten(0, 1).unbind(dim=-1)
         logits, before = start.clone(), distances.new_full((episodes,), torch.inf)
         moving = torch.ones(episodes, dtype=torch.bool)
         answers, logs = _softmax(logits)
         for step in range(self.steps + 1):
-            pull = answers.index_select(1, nearest[0])
-            for others in nearest[1:]:
-                pull += answers.index_select(1, others)
+            pull = answers.index_select(1, others[0])
+            for rows in others[1:]:
+                pull += answers.index_select(1, rows)
             pull *= self.regularization
             if step:
                 # log y is known from the softmax: the bound is that of y (log y + a - pull).

@@ -37,12 +37,11 @@ class TransductiveHead(FittedHead):
         Subtracted from queries.
     """
 
-    kind: ClassVar[str] = "transductive"
-
     method: Transductive
     support: Tensor
     members: Tensor
     centre: Tensor | None
+    kind: str = "transductive"
 
     def __len__(self) -> int:
         return len(self.support)
