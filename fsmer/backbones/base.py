@@ -237,7 +237,14 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
     @property
     def untrained(self) -> bool:
         """Whether the weights are random still, as far as that shows: it has batch normalisation whose statistics no
-        training has moved and no file has brought. False for networks without. Frozen layers do not count."""
+        training has moved and no file has brought. False for networks without. Frozen layers do not count.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> fsmer.create_model("flow_resnet18").untrained, fsmer.load_model("facs-flow").untrained
+        (True, False)
+        """
         norms = [part for part in self.modules() if isinstance(part, _BatchNorm)]
         # Layers without a scale or without statistics tell nothing.
         means = [one.running_mean for one in norms if one.weight is not None and one.weight.requires_grad]
@@ -245,7 +252,19 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
         return bool(known) and not any(bool(mean.any()) for mean in known)
 
     def unprepared(self) -> str:
-        """What a paper trains first (see `preparations`) and is random still, as a sentence; nothing by default."""
+        """What a paper trains first (see `preparations`) and is random still.
+
+        Returns
+        -------
+        str
+            A sentence; empty where there is nothing of the kind, as by default.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> fsmer.create_model("ststnet").unprepared()
+        ''
+        """
         return ""
 
     def media_of(self, inputs: Any, *kinds: str) -> list[Tensor]:

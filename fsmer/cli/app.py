@@ -127,7 +127,7 @@ def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]
         parameters = [*signature.parameters.values(), IMPORT]
         guarded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         guarded.__annotations__ = {one.name: one.annotation for one in parameters}
-        epilog = f"Example: {example}\n\nDocumentation: how-to/{function.__name__}"
+        epilog = f"Example: {example}\n\nDocumentation: how-to/{function.__name__.replace('_', '-')}"
         app.command(cls=_Command, epilog=epilog)(guarded)
         return function
 

@@ -262,11 +262,37 @@ class Report:
 
     @property
     def transductive(self) -> bool:
-        """Whether the method looked at all query clips of an episode together."""
+        """Whether the method looked at all query clips of an episode together.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+        >>> fsmer.evaluate("loso", "facs-flow", "laplacian_shot", clips=clips).transductive
+        True
+        """
         return bool(self.method.get("transductive"))
 
     def stamped(self, name: str) -> str:
-        """`name` of the method or report, followed by "(transductive)" where it is."""
+        """A name for tables and pictures that says when the method is transductive.
+
+        Parameters
+        ----------
+        name : str
+            Of the method or the report.
+
+        Returns
+        -------
+        str
+            The name, with "(transductive)" behind it where that holds.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+        >>> fsmer.evaluate("loso", "facs-flow", "cosine", clips=clips).stamped("cosine")
+        'cosine'
+        """
         return f"{name} (transductive)" if self.transductive else name
 
     @property
