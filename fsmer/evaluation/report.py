@@ -108,6 +108,8 @@ class Report:
     True
     >>> len(report.interval("uf1")), report.oracle, report.gap
     (2, False, None)
+    >>> report.transductive, report.stamped("protonet")
+    (False, 'protonet')
     >>> report.title
     'protonet on leave one subject out, over all data sets of the clips'
     >>> report.how.split(";")[0].split(",")[0]
@@ -266,7 +268,18 @@ class Report:
         return bool(self.method.get("transductive"))
 
     def stamped(self, name: str) -> str:
-        """`name` of the method or report, followed by "(transductive)" where it is."""
+        """A name, with a mark where the method is transductive.
+
+        Parameters
+        ----------
+        name : str
+            Of the method or of the report.
+
+        Returns
+        -------
+        str
+            The name, followed by "(transductive)" where the method is.
+        """
         return f"{name} (transductive)" if self.transductive else name
 
     @property
