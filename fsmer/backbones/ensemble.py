@@ -71,8 +71,8 @@ class Ensemble(Backbone):
         )
         self.members = nn.ModuleList(made)
         recipe = made[0].recipe
-        rates = {name: _longer(getattr(recipe, name), members) for name in ("rates", "random_rates")}
-        self.recipe = replace(recipe, **rates)  # type: ignore[misc]
+        rates, random_rates = (_longer(one, members) for one in (recipe.rates, recipe.random_rates))
+        self.recipe = replace(recipe, rates=rates, random_rates=random_rates)  # type: ignore[misc]
         self._follow()
 
     @property
