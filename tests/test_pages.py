@@ -209,7 +209,7 @@ def test_the_page_on_methods_has_every_parameter_with_its_default() -> None:
         held = {
             field.name: repr(field.default).replace("'", '"')
             for field in fields(method)
-            if field.name not in ("estimator", "learned")
+            if field.name not in {"estimator", "learned"}
         }
         if name in ("cosine", "zero_shot"):
             held = {key: value for key, value in held.items() if key not in shared}
