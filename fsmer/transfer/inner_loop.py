@@ -105,12 +105,7 @@ class InnerLoop(Method):
         weights: dict[str, Tensor] = dict(adaptable(backbone, upper=upper))
         weight, bias = first_head(method.learned, len(names), torch.zeros(1, backbone.embed_dim, device=device))
         weights |= dict(zip(HEAD, (weight.requires_grad_(), bias.requires_grad_()), strict=True))
-        learned = {name: method.learned[RATE + name].to(device) for name in weights if RATE + name in method.learned}
-        if learned and any(name not in learned or learned[name].shape != one.shape for name, one in weights.items()):
-            raise SupportError(
-                f"the learned rates of the model {backbone.name!r} do not fit its weights and {len(names)} classes; "
-                "train it with shared_head=True, or choose another method such as 'cosine'."
-            )
+        learned = _rates(method.learned, weights)
         with torch.enable_grad():
             found = inner_loop(
                 backbone,
@@ -129,6 +124,25 @@ class InnerLoop(Method):
         fitted = [found.weights[name].detach().cpu()[None] for name in HEAD]
         head = Head("linear", fitted[0].contiguous(), fitted[1] + absent_bias(codes[None], len(names)))
         return Recognizer(replace(model, backbone=backbone), method, names, head, embed(backbone, support), codes)
+
+
+def _rates(learned: Tensors, weights: Tensors) -> dict[str, Tensor]:
+    """Learned rates of these weights; none where none were learned. `SupportError` where they do not fit."""
+    held = {name: learned[RATE + name].to(value) for name, value in weights.items() if RATE + name in learned}
+    if not held:
+        return {}
+    # A first row of the classifier that all classes share has rates that they share.
+    held |= {
+        name: held[name].expand_as(weights[name])
+        for name in HEAD
+        if name in held and held[name].shape == (1, *weights[name].shape[1:])
+    }
+    if any(name not in held or held[name].shape != value.shape for name, value in weights.items()):
+        raise SupportError(
+            "the learned rates of the model do not fit its weights and the number of classes; train it on episodes "
+            "again, or choose another method such as 'cosine'."
+        )
+    return held
 
 
 def adapts_upper(backbone: Backbone, layers: str) -> bool:
