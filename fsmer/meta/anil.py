@@ -42,4 +42,4 @@ class ANIL(InnerLoopTraining):
     def adaptation(self, learner: Learner) -> Adaptation:
         # Its backbone is that of `meta_train`, whose rule holds for batch normalisation.
         params = {"steps": self.inner_steps, "learning_rate": self.inner_rate, "adapts": "head"}
-        return Adaptation(self.name, "inner_loop", params, self.learned_tensors(learner.learned))
+        return Adaptation(self.name, "inner_loop", params, self.learned_tensors(dict(learner.learned.items())))

@@ -106,7 +106,7 @@ class InnerLoopTraining(Algorithm):
     def adaptation(self, learner: Learner) -> Adaptation:
         params: dict[str, Any] = {"steps": self.inner_steps, "learning_rate": self.inner_rate}
         params |= {"layers": "upper" if learner.upper else "all", "batch_norm": self.batch_norm}
-        return Adaptation(self.name, "inner_loop", params, self.learned_tensors(learner.learned))
+        return Adaptation(self.name, "inner_loop", params, self.learned_tensors(dict(learner.learned.items())))
 
     def learned_tensors(self, learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What `fsmer.transfer.inner_loop` finds again."""

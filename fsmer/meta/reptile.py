@@ -74,4 +74,4 @@ class Reptile(InnerLoopTraining):
     def adaptation(self, learner: Learner) -> Adaptation:
         found = super().adaptation(learner)
         params: dict[str, Any] = {**found.params, "steps": self.adaptation_steps}
-        return Adaptation(self.name, found.method, params, self.learned_tensors(learner.learned))
+        return Adaptation(self.name, found.method, params, self.learned_tensors(dict(learner.learned.items())))

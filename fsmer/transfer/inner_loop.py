@@ -132,11 +132,9 @@ def _rates(learned: Tensors, weights: Tensors) -> dict[str, Tensor]:
     if not held:
         return {}
     # A first row of the classifier that all classes share has rates that they share.
-    held |= {
-        name: held[name].expand_as(weights[name])
-        for name in HEAD
-        if name in held and held[name].shape == (1, *weights[name].shape[1:])
-    }
+    for name in HEAD:
+        if name in held and held[name].shape == (1, *weights[name].shape[1:]):
+            held[name] = held[name].expand_as(weights[name])
     if any(name not in held or held[name].shape != value.shape for name, value in weights.items()):
         raise SupportError(
             "the learned rates of the model do not fit its weights and the number of classes; train it on episodes "
