@@ -29,7 +29,7 @@ test-all: $(VENV)/.ready-test
 learn2learn: $(VENV)/.built-learn2learn
 
 interop: $(VENV)/.ready-test $(VENV)/.ready-easyfsl $(VENV)/.built-learn2learn
-	$(PYTEST) tests/test_interop.py tests/test_learn2learn.py tests/test_easyfsl.py tests/test_examples.py
+	$(PYTEST) tests/test_interop.py tests/test_learn2learn.py tests/test_meta_golden.py tests/test_easyfsl.py tests/test_examples.py
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks
