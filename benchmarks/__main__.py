@@ -19,6 +19,7 @@ from benchmarks import (
     bench_folds,
     bench_generator,
     bench_latency,
+    bench_meta,
     bench_methods,
     bench_sampler,
 )
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[bool], list[Figure]]] = {
     "backbones": lambda _: bench_backbones.run(),
     "folds": lambda thorough: bench_folds.run(thorough=thorough),
     "episodes": lambda _: bench_episodes.run(),
+    "meta": lambda _: bench_meta.run(),
 }
 
 
