@@ -170,7 +170,10 @@ class Protocol(ABC):
             raise ProtocolError(f"protocol {self.name!r} does not make its clips; give it {wanted}.")
         from fsmer.synthetic.clips import synthetic_clips
 
-        parts = [synthetic_clips(part.domain, n=part.clips, seed=part.seed, **options) for part in self.synthetic]
+        parts = [
+            synthetic_clips(part.domain, n=part.clips, seed=part.seed, classes=part.classes(), **options)
+            for part in self.synthetic
+        ]
         return parts[0] if len(parts) == 1 else concat(parts)
 
     @property
@@ -192,7 +195,7 @@ class Protocol(ABC):
         Equal hashes mean equal episodes of the same clips.
         """
         data = [need.content() for need in sorted(self.requirements, key=lambda need: need.dataset)]
-        data += [part.to_dict() for part in sorted(self.synthetic, key=lambda part: part.domain)]
+        data += [part.content() for part in sorted(self.synthetic, key=lambda part: part.domain)]
         content = {"format": _HASHED_FORMAT, "kind": self.kind, "params": self.params, "data": data}
         try:
             canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -1,6 +1,6 @@
 """Protocols: what is learnt from and what is judged on, as a named, seeded stream of episodes over a clip set."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -9,13 +9,15 @@ from fsmer.data.clips import ClipSet
 from fsmer.episodic.checks import MOST, check_whole, store_datasets
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.episodic.episodes import Episodes, FoldEpisodes, KShotEpisodes
+from fsmer.episodic.plan import EpisodePlan
 from fsmer.episodic.protocol import Protocol, register_protocol
 from fsmer.episodic.samplers import KShotSampler
 from fsmer.episodic.shuffles import random_order
 from fsmer.episodic.sides import clips_per_unit, distinct_subjects, subjects_of, two_sides, units_with
+from fsmer.episodic.uneven import UnevenPlan
 from fsmer.errors import ProtocolError
 
-__all__ = ["CDE", "HoldoutDatabase", "KShot", "LeaveOneSubjectOut", "SourceTarget", "SubjectRatio"]
+__all__ = ["CDE", "HoldoutDatabase", "KShot", "LeaveOneSubjectOut", "SourceTarget", "SubjectRatio", "UnevenKShot"]
 
 _ATTEMPTS = 255
 
@@ -70,12 +72,50 @@ class KShot(Protocol):
         in_order = bool(np.all(ids[:-1] <= ids[1:]))
         order = None if in_order else np.argsort(ids, kind="stable")
         subjects = distinct_subjects(f"protocol {self.name!r}", clips, codes >= 0) if self.subject_disjoint else None
-        plan = self.sampler().plan(codes, subjects, names=classes, order=order)
+        plan = self._plan(codes, subjects, names=classes, order=order)
         all_alike = self.shot == 0 and self.query == "rest" and plan.way == len(classes)
         return KShotEpisodes(plan, 1 if all_alike else self.episodes, self._source(clips))
 
+    def _plan(self, codes: Ints, subjects: Ints | None, *, names: tuple[str, ...], order: Ints | None) -> EpisodePlan:
+        return self.sampler().plan(codes, subjects, names=names, order=order)
+
     def _source(self, clips: ClipSet) -> Ints | None:
         return None
+
+
+@register_protocol("uneven")
+@dataclass(frozen=True)
+class UnevenKShot(KShot):
+    """K-shot episodes whose queries are of uneven classes: the setting of alpha-TIM (Veilleux et al. 2021).
+
+    The support has `shot` clips of each class. Each episode draws shares of the classes from a Dirichlet distribution
+    and deals its ``way * query`` query clips accordingly; a class may get none.
+
+    Parameters
+    ----------
+    way, shot, query, episodes, subject_disjoint, class_subset, seed
+        As in `KShot`; `query` counts the clips a class on average.
+    shares : int
+        Parameter of the Dirichlet distribution: 1 makes all shares equally likely, high values make them even.
+    """
+
+    summary = "K-shot episodes whose classes are asked about unequally often, by Dirichlet shares"
+
+    query: int = 15
+    shares: int = 2
+
+    def check_parameters(self) -> None:
+        check_whole("query", self.query, 1, MOST)
+        check_whole("shares", self.shares, 1, 100)
+        if self.balance != "class":
+            raise ProtocolError(
+                f"balance={self.balance!r} has no meaning here, where shares says how uneven classes are."
+            )
+        super().check_parameters()
+
+    def _plan(self, codes: Ints, subjects: Ints | None, *, names: tuple[str, ...], order: Ints | None) -> EpisodePlan:
+        sampler = replace(self.sampler(), way=self.way or len(names))
+        return UnevenPlan(sampler, codes, subjects, names=names, order=order, shares=self.shares)
 
 
 @register_protocol("source_target")

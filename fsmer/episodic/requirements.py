@@ -7,6 +7,7 @@ from typing import Any
 from fsmer.data.schemes import canonical_dataset, load_scheme
 from fsmer.episodic.checks import MOST, MOST_SEED, check_text, check_whole, described, refuse_unknown
 from fsmer.errors import ProtocolError
+from fsmer.synthetic.unit_sets import UnitSet, unit_sets
 
 __all__ = ["Requirement", "SyntheticClips", "read_data"]
 
@@ -64,20 +65,37 @@ class SyntheticClips:
         How many.
     seed : int
         Seed of the generator.
+    units : {"base", "validation", "novel"} or None
+        A family of sets of action units, which are the classes (`fsmer.synthetic.unit_sets.unit_sets`). None draws the
+        emotions of the domain.
     """
 
     domain: str
     clips: int
     seed: int = 0
+    units: str | None = None
 
     def __post_init__(self) -> None:
         check_text("domain", self.domain)
         check_whole("clips", self.clips, 1, MOST)
         check_whole("seed", self.seed, 0, MOST_SEED)
+        self.classes()
+
+    def classes(self) -> tuple[UnitSet, ...]:
+        """The sets of action units that are classes; empty where clips show emotions."""
+        return () if self.units is None else unit_sets(self.units)
+
+    def content(self) -> dict[str, Any]:
+        """What decides on the clips: the sets of a family in place of its name."""
+        classes = [one.name for one in self.classes()]
+        return self.to_dict() | ({"classes": classes} if classes else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in a protocol file."""
-        return {"synthetic": asdict(self)}
+        values = asdict(self)
+        if self.units is None:
+            del values["units"]
+        return {"synthetic": values}
 
 
 def read_data(entries: Any) -> tuple[tuple[Requirement, ...], tuple[SyntheticClips, ...]]:
@@ -94,7 +112,7 @@ def read_data(entries: Any) -> tuple[tuple[Requirement, ...], tuple[SyntheticCli
             values = entry["synthetic"]
             if not isinstance(values, Mapping) or not {"domain", "clips"} <= set(values):
                 raise ProtocolError(f"'synthetic' needs a domain and a number of clips, but is {values!r}.")
-            refuse_unknown(values, ["domain", "clips", "seed"], "a key of 'synthetic'")
+            refuse_unknown(values, ["domain", "clips", "seed", "units"], "a key of 'synthetic'")
             synthetic.append(SyntheticClips(**values))
         else:
             refuse_unknown(entry, ["dataset", "scheme"], "a key of an entry of 'data'")

@@ -21,7 +21,7 @@ _GAMMA = 0x9E3779B97F4A7C15  # the increment of SplitMix64
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 # Streams of an episode. Numbers are part of the frozen definition: never reuse one for something else.
-CLASSES, POOLED, SUBJECTS, RETRY, QUERY_ORDER, FIRST_CLASS = 0, 1, 2, 3, 4, 8
+CLASSES, POOLED, SUBJECTS, RETRY, QUERY_ORDER, SHARES, TASK, FIRST_CLASS = 0, 1, 2, 3, 4, 5, 6, 8
 # Above this many draws a real array is shuffled where it is not much longer than the bookkeeping of the sparse shuffle.
 _SPARSE_DRAWS = 64
 # Entries of the largest temporary arrays.
@@ -45,7 +45,7 @@ def child_keys(keys: Words, indices: ArrayLike) -> Words:
     return _mix(keys + steps)
 
 
-def _below(words: Words, bounds: Ints) -> Ints:
+def below(words: Words, bounds: Ints) -> Ints:
     """Map words to 0..bounds-1 by the high half of their product (bounds below 2**31; bias below bounds / 2**64)."""
     wide = bounds.astype(np.uint64)
     low = ((words & np.uint64(0xFFFFFFFF)) * wide) >> np.uint64(32)
@@ -61,7 +61,7 @@ def shuffled(keys: Words, bounds: Ints, count: int) -> Ints:
     if count == 0 or not len(keys):
         return np.empty((count, len(keys)), dtype=np.int64)
     steps = np.arange(count, dtype=np.int64)[:, None]
-    targets = _below(child_keys(keys[None, :], steps), np.maximum(bounds[None, :] - steps, 1)) + steps
+    targets = below(child_keys(keys[None, :], steps), np.maximum(bounds[None, :] - steps, 1)) + steps
     length = max(count, int(bounds.max()))
     if count > _SPARSE_DRAWS and length <= count * count:
         return _swap_dense(targets, length)

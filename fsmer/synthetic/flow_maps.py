@@ -13,7 +13,7 @@ from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.synthetic import individuals
 from fsmer.synthetic.domains import Domain
 from fsmer.synthetic.facs_fields import Pair, pair, table_rows
-from fsmer.synthetic.individuals import Anatomy, Array, OnLandmarks, Random, bump_table, draw_bumps, draw_expression
+from fsmer.synthetic.individuals import Anatomy, Array, OnLandmarks, Patterns, Random, bump_table, draw_bumps
 
 __all__ = ["FaceDraw", "clean_flow", "draw_faces", "min_max", "optical_strain", "render_flow"]
 
@@ -32,7 +32,7 @@ def _spots() -> tuple[OnLandmarks, Array]:
 class FaceDraw:
     """The random numbers of B clips: K bumps that move, T spots with texture; lengths in crop widths."""
 
-    emotions: NDArray[np.int64]  # (B,), index into EMOTION_ORDER
+    emotions: NDArray[np.int64]  # (B,), index into EMOTION_ORDER; -1 where action units were asked for
     units: NDArray[np.bool_]  # (B, len(ACTION_UNIT_ORDER)), the active ones
     centres: Array  # (B, K, 2), of bumps
     sigmas: Array  # (B, K, 2)
@@ -56,10 +56,13 @@ class FaceDraw:
     noise_seed: int  # of the error fields themselves
 
 
-def draw_faces(domain: Domain, count: int, generator: np.random.Generator) -> FaceDraw:
-    """Draw everything random about `count` clips of `domain`."""
+def draw_faces(domain: Domain, count: int, generator: np.random.Generator, asked: Patterns | None = None) -> FaceDraw:
+    """Draw everything random about `count` clips of `domain`, which show its emotions or the units asked for."""
     random = Random(generator)
-    emotions, units, strengths = draw_expression(domain, count, generator)
+    if asked is None:
+        emotions, units, strengths = individuals.draw_expression(domain, count, generator)
+    else:
+        emotions, (units, strengths) = np.full(count, -1), individuals.draw_strengths(domain, asked, generator)
     anatomy = Anatomy(domain, count, random)
     spots, weights = _spots()
     n_spots = len(weights)

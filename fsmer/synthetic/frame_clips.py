@@ -18,6 +18,7 @@ from fsmer.synthetic.drawn_recording import SyntheticRecording
 from fsmer.synthetic.flow_maps import min_max, optical_strain
 from fsmer.synthetic.recordings import check_request, draw_clip, draw_script
 from fsmer.synthetic.scene import Array, Camera, Image, checked_size
+from fsmer.synthetic.unit_sets import UnitSet, dealt_codes, unit_set
 
 _IMAGE = (COLOURS,), ("unit",)
 _FLOW = (("u", "v"), ("u", "v", "strain")), ("minmax", "signed")
@@ -38,6 +39,7 @@ class _FrameStore:
     domain: Domain
     clips: int
     options: dict[str, Any]
+    asked: Sequence[UnitSet | None]  # of each clip, its class
 
     def __len__(self) -> int:
         return self.clips
@@ -46,7 +48,9 @@ class _FrameStore:
         """Draw the asked rows."""
         out = np.empty((len(rows), *self.spec.shape), np.float32)
         for place, row in enumerate(rows.tolist()):
-            out[place] = self._medium(draw_clip(self.domain, row, size=self.spec.size, **self.options))
+            out[place] = self._medium(
+                draw_clip(self.domain, row, size=self.spec.size, units=self.asked[row], **self.options)
+            )
         return out
 
     def _medium(self, recording: SyntheticRecording) -> Array:
@@ -98,6 +102,7 @@ def synthetic_frame_clips(
     frames: int = 24,
     frames_per_second: float = 100.0,
     camera: Camera | None = None,
+    classes: Sequence[UnitSet | str] = (),
 ) -> ClipSet:
     """A clip set of synthetic sequences with the media that are asked for, drawn when they are read.
 
@@ -106,8 +111,9 @@ def synthetic_frame_clips(
     Clip i is video i of `synthetic_videos` of the same options; `frames` is the length of the sequences themselves.
     Specs are one a medium: images (``"onset"``, ``"apex"``, ``"frames"``) in red, green and blue from 0 to 1, maps
     (``"flow"``, ``"flows"``) in u, v and maybe strain. ``"frames"`` are spread evenly over the sequence; ``"flows"``
-    lead from each of them to the next, the last one again. A `DataError` is raised for a number that is out of range or
-    a medium that cannot be drawn.
+    lead from each of them to the next, the last one again. Classes are sets of action units, as in `synthetic_clips`;
+    they differ in units and side, not in timing. A `DataError` is raised for a number that is out of range or a medium
+    that cannot be drawn.
     """
     place = load_domain(domain)
     check_request(seed, frames, frames_per_second)
@@ -121,8 +127,14 @@ def synthetic_frame_clips(
         raise DataError("two specs ask for one kind of medium: give one spec a kind.")
     options: dict[str, Any] = {"seed": seed, "subjects": subjects, "camera": camera or Camera.of(place)}
     options |= {"frames": frames, "frames_per_second": frames_per_second}
-    drawn = [draw_script(place, seed, index, index % subjects)[2] for index in range(n)]
-    emotions, units = [movement.emotion for movement in drawn], [movement.units for movement in drawn]
-    frame = clip_table(place, f"{place.name}_frames_{seed}", subjects, emotions, units)
-    stores = {spec.kind: _FrameStore(replace(spec, flow_method=None), place, n, options) for spec in specs}
+    name, sets = f"{place.name}_frames_{seed}", [unit_set(one) for one in classes]
+    asked: list[UnitSet | None] = [None] * n
+    if sets:
+        name, asked = f"{name}_units", [sets[code] for code in dealt_codes(sets, n, seed).tolist()]
+    drawn = [draw_script(place, seed, index, index % subjects, asked[index])[2] for index in range(n)]
+    emotions = [] if sets else [movement.emotion for movement in drawn]
+    labels = [one.name for one in asked if one is not None]
+    units = [movement.units for movement in drawn]
+    frame = clip_table(place, name, subjects, units, emotions=emotions, labels=labels)
+    stores = {spec.kind: _FrameStore(replace(spec, flow_method=None), place, n, options, asked) for spec in specs}
     return ClipSet.from_table(frame, media=stores)

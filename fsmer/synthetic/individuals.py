@@ -160,17 +160,23 @@ class Person:
         places = self._anatomy.place(on_landmarks([(name, (0.0, 0.0), (1.0, 1.0)) for name in LANDMARKS]))[0]
         return {name: places[2 * number : 2 * number + 2] for number, name in enumerate(LANDMARKS)}
 
-    def move(self, domain: Domain, generator: np.random.Generator, units: Sequence[int] | None = None) -> Movement:
-        """One expression of this individual: of an emotion of `domain`, or of action units that are equally strong.
+    def move(
+        self, domain: Domain, generator: np.random.Generator, units: Sequence[int] | Patterns | None = None
+    ) -> Movement:
+        """One expression of this individual: of an emotion of `domain`, or of action units.
 
-        The domain says how strongly, one-sidedly and variedly expressions show.
+        The domain says how strongly, one-sidedly and variedly expressions show. Units given by number are equally
+        strong.
         """
+        # Lids that merely happen to close are drawn as such, not as skin that moves.
+        steady, emotion = replace(domain, blink=0.0), ""
         if units is None:
-            # Lids that merely happen to close are drawn as such, not as skin that moves.
-            emotions, active, strengths = draw_expression(replace(domain, blink=0.0), 1, generator)
+            emotions, active, strengths = draw_expression(steady, 1, generator)
             emotion = EMOTION_ORDER[int(emotions[0])]
+        elif isinstance(units, Patterns):
+            active, strengths = draw_strengths(steady, units, generator)
         else:
-            emotion, active = "", np.array([[number in units for number in ACTION_UNIT_ORDER]])
+            active = np.array([[number in units for number in ACTION_UNIT_ORDER]])
             strengths = np.clip(1 + domain.asymmetry * generator.standard_normal((1, len(ACTION_UNIT_ORDER), 2)), 0, 2)
             strengths *= active[..., None] * generator.uniform(*domain.intensity)
             strengths[:, ACTION_UNIT_ORDER.index(46), 1] = 0.0
@@ -216,14 +222,28 @@ def _patterns_of(domain: Domain) -> tuple[NDArray[Any], ...]:
     return np.cumsum(probabilities), np.array(emotions), units, np.array([one.one_sided for one in found])
 
 
+class Patterns(NamedTuple):
+    """Which action units B clips are asked to show, and how."""
+
+    units: NDArray[np.bool_]  # (B, len(ACTION_UNIT_ORDER))
+    one_sided: NDArray[np.floating[Any]]  # (B,), probability that one half of the face hardly moves
+    still: NDArray[np.int64] | None = None  # (B,), that half, as in `OnLandmarks.side`; None draws it
+    intensity: NDArray[np.floating[Any]] | None = None  # (B, 2), lowest and highest; None takes those of the domain
+
+
 def draw_expression(
     domain: Domain, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
     """Emotion, active units and the strength of every unit on every side, (B, units, 2)."""
     cumulative, emotions, patterns, one_sided = _patterns_of(domain)
     choice = np.minimum(np.searchsorted(cumulative, rng.random(count)), len(emotions) - 1)
-    units = patterns[choice].copy()
-    low, high = domain.intensity
+    return emotions[choice], *draw_strengths(domain, Patterns(patterns[choice], one_sided[choice]), rng)
+
+
+def draw_strengths(domain: Domain, asked: Patterns, rng: np.random.Generator) -> tuple[NDArray[np.bool_], Array]:
+    """Active units, with what the domain adds to those asked for, and the strength of every unit on every side."""
+    units, count = asked.units.copy(), len(asked.units)
+    low, high = domain.intensity if asked.intensity is None else np.hsplit(asked.intensity, 2)
     overall = low + (high - low) * rng.random((count, 1))
     strengths = units * overall * np.exp(0.3 * rng.standard_normal(units.shape))
     # A further unit, weak: faces rarely move in textbook combinations alone.
@@ -233,8 +253,8 @@ def draw_expression(
     units[np.arange(count)[add], extra[add]] = True
 
     sides = np.clip(1 + domain.asymmetry * rng.standard_normal((count, len(ACTION_UNIT_ORDER), 2)), 0.05, 2.0)
-    alone = rng.random(count) < one_sided[choice]
-    weak_side = rng.integers(2, size=count)
+    alone = rng.random(count) < asked.one_sided
+    weak_side = rng.integers(2, size=count) if asked.still is None else asked.still
     rows = np.arange(count)[alone]
     sides[rows, :, weak_side[alone]] *= 0.25 * rng.random((len(rows), 1))
     both = strengths[:, :, None] * sides
@@ -244,7 +264,7 @@ def draw_expression(
     caught = rng.random(count) < domain.blink
     lids = caught * rng.choice([-1.0, 1.0], size=count) * (0.2 + 1.2 * rng.random(count) ** 2)
     both[:, blink] += lids[:, None] * (1 + 0.15 * rng.standard_normal((count, 2)))
-    return emotions[choice], units, both.astype(np.float32)
+    return units, both.astype(np.float32)
 
 
 # Skin from very light to very dark, hair and eyes as they occur; sRGB.

@@ -25,6 +25,7 @@ from fsmer.synthetic.domains import Domain, load_domain
 from fsmer.synthetic.drawn_recording import SyntheticRecording, seeded_generator
 from fsmer.synthetic.individuals import Movement, Person, draw_crop
 from fsmer.synthetic.scene import Array, Camera, Image, Interval, Scene, Size, checked_size, random_scene
+from fsmer.synthetic.unit_sets import UnitSet, patterns_of
 
 __all__ = ["SyntheticVideo", "synthetic_recording", "synthetic_videos"]
 
@@ -86,7 +87,7 @@ def draw_clip(
     seed: int,
     subjects: int,
     scene: Scene | None = None,
-    units: Sequence[int] | None = None,
+    units: Sequence[int] | UnitSet | None = None,
     **options: Any,
 ) -> SyntheticRecording:
     """Clip `index` of a domain as a recording with one expression; further options are those of the recording."""
@@ -100,12 +101,13 @@ def draw_clip(
 
 
 def draw_script(
-    place: Domain, seed: int, index: int, subject: int, units: Sequence[int] | None = None
+    place: Domain, seed: int, index: int, subject: int, units: Sequence[int] | UnitSet | None = None
 ) -> tuple[np.random.Generator, Array, Movement]:
     """Crop and expression of clip `index`, and the generator for what follows."""
     rng = seeded_generator(seed, place.key, 2, index)
     crop = draw_crop(place, rng)
-    return rng, crop, _person(place, seed, subject).move(place, rng, units)
+    asked = patterns_of([units], np.array([0]), place) if isinstance(units, UnitSet) else units
+    return rng, crop, _person(place, seed, subject).move(place, rng, asked)
 
 
 def _person(place: Domain, seed: int, subject: int) -> Person:
