@@ -117,7 +117,10 @@ def pretrain_adapter(
     check_writable(folder)
     started = time.perf_counter()
     backbone = load_model(ADAPTER.removesuffix("-adapter"))
-    places = [*map(load_domain, recipe.domains), *(draw_domain(recipe.camera_seed, number) for number in range(recipe.drawn_domains))]
+    places = [
+        *map(load_domain, recipe.domains),
+        *(draw_domain(recipe.camera_seed, number) for number in range(recipe.drawn_domains)),
+    ]
     pool = _pool(backbone, "base", places, recipe, seed, folder / _POOL_FOLDER, resume, progress)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -204,7 +207,11 @@ def _emotion_clips(pool: Pool, tasks: int, clips: int, generator: torch.Generato
 
 
 def _train(
-    network: AdapterNetwork, pool: Pool, recipe: AdapterRecipe, generator: torch.Generator, progress: StepProgress | None
+    network: AdapterNetwork,
+    pool: Pool,
+    recipe: AdapterRecipe,
+    generator: torch.Generator,
+    progress: StepProgress | None,
 ) -> list[dict[str, float]]:
     rates = {2: recipe.learning_rate, 1: recipe.scatter_rate * recipe.learning_rate}
     named = [(2 if value.ndim >= 2 else 1, value) for value in network.parameters()]
@@ -221,9 +228,10 @@ def _train(
             factor = min(1.0, (step + 1) / recipe.warm_up) * (1 + np.cos(np.pi * share)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * factor
-            drawn = draw_tasks(pool, recipe, generator)
-            scores = network(drawn.support, drawn.codes, drawn.known.shape[1], drawn.query, drawn.directions, drawn.known)
-            loss = F.cross_entropy(scores.flatten(0, 1), drawn.answers.flatten())
+            scores = network(
+                drawn.support, drawn.codes, drawn.known.shape[1], drawn.query, drawn.directions, drawn.known
+            )
+            loss = F.cross_entropy(scores.flatten(0, 1), answers.flatten())
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
@@ -275,7 +283,8 @@ def _pool(
         torch.from_numpy(np.stack([one[key] for one in found])) for key in ("units", "emotions", "codes")
     )
     known = [backbone.class_directions(names) for names in ([one.name for one in sets], COARSE_CLASSES)]
-    assert known[0] is not None and known[1] is not None  # facs-flow knows action units and coarse classes
+    assert known[0] is not None  # facs-flow knows action units and coarse classes
+    assert known[1] is not None
     return Pool(units.float().transpose(1, 2), emotions.float(), coarse[drawn], known[0].weight, known[1].weight)
 
 

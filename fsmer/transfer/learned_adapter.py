@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypedDict
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from fsmer.backbones import ClassDirections
-from fsmer.errors import FsmerError, SupportError, WeightsError
+from fsmer.errors import SupportError, WeightsError
 from fsmer.io import file_digest
 from fsmer.resources import resource_folder
 from fsmer.schema import read_json
@@ -294,15 +295,16 @@ def load_adapter(name: str) -> tuple[AdapterNetwork, AdapterConfig]:
     folder = shipped if (shipped / CONFIG_FILE).is_file() else Path(name)
     if not (folder / CONFIG_FILE).is_file():
         raise WeightsError(
-            f"{name!r} is neither the name of shipped weights nor a folder with an adapter; make one by 'fsmer pretrain "
-            f"{ADAPTER}'."
+            f"{name!r} is neither the name of shipped weights nor a folder with an adapter; make one by "
+            f"'fsmer pretrain {ADAPTER}'."
         )
     return _read(folder, file_digest(folder / CONFIG_FILE))
 
 
 @lru_cache(maxsize=4)
 def _read(folder: Path, _: str) -> tuple[AdapterNetwork, AdapterConfig]:
-    config = read_json(folder / CONFIG_FILE, AdapterConfig)
+    words = {"what": "the config of an adapter", "remedy": "make the weights again", "error": WeightsError}
+    config = read_json(folder / CONFIG_FILE, AdapterConfig, **words)
     path = folder / WEIGHTS_FILE
     if file_digest(path) != config["weights_sha256"]:
         raise WeightsError(f"{path} is not the file that its {CONFIG_FILE} names; fetch or make the weights again.")
