@@ -228,9 +228,8 @@ def _train(
             factor = min(1.0, (step + 1) / recipe.warm_up) * (1 + np.cos(np.pi * share)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * factor
-            scores = network(
-                drawn.support, drawn.codes, drawn.known.shape[1], drawn.query, drawn.directions, drawn.known
-            )
+            support, codes, query, answers, directions, known = draw_tasks(pool, recipe, generator)
+            scores = network(support, codes, known.shape[1], query, directions, known)
             loss = F.cross_entropy(scores.flatten(0, 1), answers.flatten())
             optimizer.zero_grad()
             loss.backward()
