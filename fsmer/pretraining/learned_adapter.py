@@ -47,19 +47,19 @@ _QUERIES = 6  # a class in a training task
 class AdapterRecipe:
     """How the adapter is trained; every value is our own choice, made on validation tasks alone."""
 
-    steps: int = 5_000
+    steps: int = 8_000
     batch: int = 32  # tasks a step
     learning_rate: float = 1.5e-3  # peak; falls to 0 as a cosine
     scatter_rate: float = 5.0  # of means and scatters, against that of the layers
     weight_decay: float = 0.01
     warm_up: int = 100
     domains: tuple[str, ...] = ("broad", "lab", "clinic")
-    drawn_domains: int = 6  # beside them; cameras whose values are drawn
+    drawn_domains: int = 9  # beside them; cameras whose values are drawn
     camera_seed: int = 1  # of these values
     clips: int = 16  # of each set of action units in each domain
-    emotion_clips: int = 512  # drawn as emotions in each domain
+    emotion_clips: int = 2_560  # drawn as emotions in each domain
     merged_share: float = 0.15  # of the steps whose classes join several sets, without a description
-    emotion_share: float = 0.2  # of the steps whose classes are negative, positive and surprise
+    emotion_share: float = 0.25  # of the steps whose classes are negative, positive and surprise
     most_wrong: float = 0.2  # share of wrong labels in a quarter of the steps; half of it in another quarter
     features: int = 128
     hidden: int = 256
@@ -108,10 +108,10 @@ def pretrain_adapter(
     recipe = recipe or AdapterRecipe()
     if steps is not None:
         recipe = replace(recipe, steps=steps)
-    if recipe.steps < 1 or recipe.batch < 1 or recipe.clips < 12:
+    if recipe.steps < 1 or recipe.batch < 1 or recipe.clips < 16:
         raise FsmerError(
             f"cannot train {recipe.steps} steps of {recipe.batch} tasks on {recipe.clips} clips a class: give at least "
-            "1 step, 1 task and 12 clips."
+            "1 step, 1 task and 16 clips."
         )
     folder = Path(out)
     check_writable(folder)
