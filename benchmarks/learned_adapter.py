@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import datetime
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,8 @@ from fsmer.transfer import SourceModel
 
 __all__ = ["COLUMNS", "compared", "main"]
 
-COLUMNS = ("tasks", "shots", "classes", "wrong_labels", "uf1", "cosine", "difference", "low", "high", "count")
+COLUMNS = ("name", "tasks", "shots", "classes", "wrong_labels", "uf1", "cosine", "difference", "difference_low")
+COLUMNS += ("difference_high", "episodes", "command", "date")
 
 
 def compared(
@@ -36,10 +38,8 @@ def compared(
     learned, cosine = (fsmer.evaluate(chosen, backbone, one, clips=clips) for one in (method, "cosine"))
     found = fsmer.paired_comparison(learned, cosine, names=("learned", "cosine")).differences["uf1"]
     low, high = found.interval or (float("nan"), float("nan"))
-    return {
-        "tasks": protocol, "shots": shots, "classes": "described" if described else "not described", "wrong_labels": 0,
-        "uf1": found.a, "cosine": found.b, "difference": found.difference, "low": low, "high": high, "count": episodes,
-    }  # fmt: skip
+    both = {"uf1": found.a, "cosine": found.b, "difference": found.difference}
+    return _row(protocol, shots, described, 0.0, episodes, **both, difference_low=low, difference_high=high)
 
 
 def unnamed(clips: ClipSet) -> ClipSet:
@@ -72,11 +72,9 @@ def mislabelled(method: Any, backbone: Backbone, shots: int, episodes: int) -> l
                 figures.append(_macro_f1(called, drawn.query_codes, 5))
             apart = figures[0] - figures[1]
             half = 1.96 * apart.std(ddof=1) / np.sqrt(episodes)
-            rows.append({
-                "tasks": "drawn novel units", "shots": shots, "classes": "described" if described else "not described",
-                "wrong_labels": share, "uf1": figures[0].mean(), "cosine": figures[1].mean(),
-                "difference": apart.mean(), "low": apart.mean() - half, "high": apart.mean() + half, "count": episodes,
-            })  # fmt: skip
+            both = {"uf1": figures[0].mean(), "cosine": figures[1].mean(), "difference": apart.mean()}
+            bounds = {"difference_low": apart.mean() - half, "difference_high": apart.mean() + half}
+            rows.append(_row("drawn-novel-units", shots, described, share, episodes, **both, **bounds))
     return rows
 
 
@@ -124,7 +122,20 @@ def main() -> None:
     with open(given.out, "w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        for row in rows:
+            name = f"{row['tasks']}-{row['shots']}-{row['classes'].replace(' ', '-')}"
+            name += "-wrong" if row["wrong_labels"] else ""
+            same = {"name": name, "command": "python -m benchmarks.learned_adapter", "date": date}
+            writer.writerow({key: _short(value) for key, value in (same | row).items()})
+
+
+def _row(
+    tasks: str, shots: int, described: bool, wrong_labels: float, episodes: int, **figures: float
+) -> dict[str, Any]:
+    classes = "described" if described else "not described"
+    settings = {"tasks": tasks, "shots": shots, "classes": classes, "wrong_labels": wrong_labels}
+    return {**settings, **figures, "episodes": episodes}
 
 
 def _macro_f1(called: NDArray[np.int64], truth: NDArray[np.int64], way: int) -> NDArray[np.float64]:
@@ -134,7 +145,7 @@ def _macro_f1(called: NDArray[np.int64], truth: NDArray[np.int64], way: int) -> 
 
 
 def _short(value: Any) -> Any:
-    return f"{value:.4f}" if isinstance(value, float) else value
+    return f"{value:.3f}".replace("0.", ".", 1) if isinstance(value, float) else value
 
 
 def _line(row: dict[str, Any]) -> str:
