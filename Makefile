@@ -1,5 +1,7 @@
 # make demo     few-shot micro-expression recognition on synthetic clips, in a few minutes with the set-up
 # make test     the quick tests; `make test-all` adds the slow ones
+# make learn2learn  build learn2learn 0.2.0 and install it into .venv
+# make interop  the tests beside learn2learn and easyfsl
 # make bench    speed ratios against other libraries
 # make table    every backbone trained and adapted on synthetic clips, as docs/results/backbones.md shows it (an hour)
 # make docs     the documentation as a web site, in docs/_build/html
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 METADATA := setup.cfg setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test test-all bench table docs notebooks notebooks-check lint clean
+.PHONY: demo test test-all learn2learn interop bench table docs notebooks notebooks-check lint clean
 
 demo: $(VENV)/.ready-test
 	$(BIN)/fsmer demo --out out/demo
@@ -23,6 +25,11 @@ test: $(VENV)/.ready-test
 
 test-all: $(VENV)/.ready-test
 	$(PYTEST) -m "slow or not slow"
+
+learn2learn: $(VENV)/.built-learn2learn
+
+interop: $(VENV)/.ready-test $(VENV)/.ready-easyfsl $(VENV)/.built-learn2learn
+	$(PYTEST) tests/test_interop.py tests/test_learn2learn.py tests/test_easyfsl.py tests/test_examples.py
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks
@@ -49,6 +56,12 @@ lint: $(VENV)/.ready-lint
 clean:
 	rm -rf docs/_build docs/api/*.rst docs/api/names.md docs/notebooks/*.ipynb
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The newest release builds on no current Python as it is.
+$(VENV)/.built-learn2learn: tools/install_learn2learn.py $(VENV)/.ready-learn2learn
+	@echo "building learn2learn"
+	$(BIN)/python tools/install_learn2learn.py
+	@touch $@
 
 # One stamp an extra: written only after pip succeeded, older than the metadata when that changes.
 $(VENV)/.ready-%: $(METADATA)

@@ -95,6 +95,7 @@ TITLES = {
     "fsmer.episodic": "Episodes and protocols",
     "fsmer.backbones": "Backbones",
     "fsmer.transfer": "Methods and recognizers",
+    "fsmer.meta": "Training on episodes",
     "fsmer.evaluation": "Evaluation",
     "fsmer.deploy.explain": "Explanations",
     "fsmer.reporting.compare": "Comparison of reports",

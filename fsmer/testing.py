@@ -499,8 +499,14 @@ def method_solves_as_it_fits(method: Method) -> None:
             for episode, own in enumerate(classes):
                 known = ClassDirections(prior.weight[own], prior.bias[own], prior.known[own], prior.scale, prior.centre)
                 fitted = embeddings[support[episode]][None], torch.from_numpy(codes[episode])[None]
-                asked = embeddings if rows is None else embeddings[rows[episode]]
-                wanted.append(method.fit_head(*fitted, way, known).logits(asked[None])[0])
+                asked = np.arange(len(embeddings)) if rows is None else rows[episode]
+                if method.transductive:
+                    asked = np.setdiff1d(asked, support[episode], assume_unique=True)
+                logits = torch.full((len(embeddings) if rows is None else rows.shape[1], way), torch.nan)
+                logits[asked if rows is None else slice(None)] = method.fit_head(*fitted, way, known).logits(
+                    embeddings[asked][None]
+                )[0]
+                wanted.append(logits)
             for chunk in (None, 1, 4):
                 options = {"way": way, "prior": prior, "classes": classes, "chunk": chunk}
                 parts = list(method.solve(embeddings, support, codes, rows, **options))

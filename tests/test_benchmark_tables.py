@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
 import fsmer
 from fsmer.backbones.registry import backbone_class
+from fsmer.cli.app import app
+from fsmer.data.media import ArrayStore
 from fsmer.datasets.catalog import DATASETS
 from fsmer.errors import FsmerError, ProtocolError, UnknownNameError, WeightsError
 from fsmer.published import BenchResult, Measured, PublishedTable, Row, list_tables, load_table, run_table
@@ -422,6 +426,73 @@ def test_source_trained_rows_run_once_a_seed(tmp_path: Path) -> None:
     protonet = result.cells[4, 1]
     assert len(protonet.each["acc"]) == 2
     assert protonet.values["acc"] == pytest.approx(np.mean(protonet.each["acc"]))
+
+
+def test_all_columns_of_merau_learn_from_the_source_alike() -> None:
+    from fsmer.published.cells import SOURCE_TRAINING
+
+    shared = ("train_backbone", "balanced", "source_augment", "source_encoder_rate", "source_epochs")
+    wanted = load_method("finetune", **SOURCE_TRAINING).get_params()
+    assert (wanted["balanced"], wanted["source_augment"]) == (False, True)
+    seen = set()
+    for name in ("merau-3", "merau-4"):
+        table = load_table(name)
+        for row, one in enumerate(table.rows):
+            for column in table.runs(row) if "facs-flow" not in one.method else ():
+                settings = table.settings(row, column)
+                if "source" in settings.before:
+                    seen.add("protonet")
+                    continue
+                found = load_method(settings.method, **settings.params).get_params()
+                assert {key: found[key] for key in shared} == {key: wanted[key] for key in shared}, one.method
+                seen.add(f"{settings.model} {settings.method}")
+    assert seen == {"protonet", "merau finetune", "merau cosine", "flow_resnet18 finetune"}
+
+
+def test_cells_say_which_rate_a_random_encoder_had_and_nothing_of_a_trained_one(tmp_path: Path) -> None:
+    from fsmer.backbones.registry import fresh_model
+    from fsmer.published.cells import small_settings
+
+    row = "flow_resnet18*"
+    fresh = fresh_model("flow_resnet18", 0, small_settings()["arguments"]["flow_resnet18"])
+    with torch.no_grad():
+        fresh.train()(10 * torch.randn(8, *fresh.input_spec.shape))
+    fresh.save_pretrained(tmp_path / "trained")
+    pages = {}
+    for name, weights in (("random", None), ("trained", {"flow_resnet18": tmp_path / "trained"})):
+        result = run_table("merau-4", synthetic=True, out=tmp_path / name, rows=row, weights=weights)
+        (cell,) = result.cells.values()
+        assert cell.status == "measured"
+        pages[name] = (cell.reason, result.markdown())
+    assert "0.001" in pages["random"][0]
+    assert "1e-05" in pages["random"][0]
+    assert pages["random"][0] in pages["random"][1]
+    assert pages["trained"][0] == ""
+    done = CliRunner().invoke(app, ["bench", "merau-4", "--synthetic", "--row", row, "--out", str(tmp_path / "cli")])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("starts from random weights and learns at 0.001") == 1
+    assert "random_encoder_rate" in " ".join(done.stdout.split())
+
+
+def test_neighbour_frames_are_learnt_from_when_asked_for_and_never_judged(tmp_path: Path) -> None:
+    plain = recorded(24, datasets=("smic",))
+    both = fsmer.concat([plain, plain[:6].with_prefix("near")])
+    near = ["" for _ in range(24)] + plain.ids[:6].tolist()
+    table = both.table.assign(neighbour_of=near)
+    clips = fsmer.ClipSet.from_table(table, {"flow": ArrayStore(0.95 * both.media(), both.specs["flow"])})
+    row = "*logistic*"
+    with pytest.warns(UserWarning, match="6 neighbour frames out"):
+        runs = [run_table("fr-5", clips, out=tmp_path, rows=row)]
+    runs.append(run_table("fr-5", clips, out=tmp_path, rows=row, neighbours=True))
+    left, told = (next(cell for cell in run.cells.values() if cell.values) for run in runs)
+    assert told.folder != left.folder
+    reports = [fsmer.Report.load(tmp_path / one.folder) for one in (left, told)]
+    assert [len(one.predictions) for one in reports] == [24, 24]
+    probabilities = [one.predictions.filter(like="p_").to_numpy() for one in reports]
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-3
+    assert "neighbour frames were learnt from" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    with pytest.raises(ProtocolError, match=r"synthetic clips have no neighbour"):
+        run_table("merau-4", synthetic=True, out=tmp_path, neighbours=True)
 
 
 def test_averages_are_those_of_their_columns(tmp_path: Path) -> None:

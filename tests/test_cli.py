@@ -36,7 +36,7 @@ from fsmer.synthetic.clips import synthetic_clips
 
 COMMANDS = (
     "demo", "models", "protocols", "evaluate", "train", "adapt", "predict", "explain", "pretrain", "mmd", "datasets",
-    "check", "prepare", "audit", "bench", "compare",
+    "check", "prepare", "audit", "bench", "compare", "meta-train",
 )  # fmt: skip
 
 Run = Callable[..., Result]
@@ -241,6 +241,38 @@ def test_clips_without_labels_can_be_asked_about(
     assert "label" in run("evaluate", "loso", "--data", tmp_path / "new", "--model", weights, code=1).stderr
 
 
+def test_mmd_takes_a_resnet18_whose_weights_are_named(run: Run, tmp_path: Path) -> None:
+    """The paper's own encoder (MERAU, section IV.C): a ResNet18 that was trained on other pictures."""
+    import torch
+    from safetensors.torch import save_file
+
+    small = {"size": 28, "channels": ["u", "v", "strain"], "normalisation": "minmax", "widths": [8, 8, 8, 16]}
+    small |= {"depths": [1, 1, 1, 1], "inner_size": 32, "projection_dim": 0}
+    network = fsmer.create_model("flow_resnet18", **small)
+    with torch.no_grad():
+        network.train()(torch.rand(8, 3, 28, 28))
+    save_file(
+        {name: one.contiguous() for name, one in network.encoder.state_dict().items()}, tmp_path / "e.safetensors"
+    )
+    given = [part for name, value in small.items() for part in ("--argument", f"{name}={json.dumps(value)}")]
+    pair = (
+        "mmd",
+        "synthetic:lab:20",
+        "synthetic:field:24",
+        "--model",
+        "flow_resnet18",
+        "--out",
+        str(tmp_path / "a.png"),
+    )
+    done = run(*pair, *given, "--argument", f"weights={tmp_path / 'e.safetensors'}", "--permutations", "0", "--json")
+    parts = [fsmer.synthetic_clips(domain, count) for domain, count in (("lab", 20), ("field", 24))]
+    expected = fsmer.mmd(*parts, model=network.eval(), permutations=0)
+    assert json.loads(done.stdout)["squared"] == pytest.approx(expected.squared, rel=1e-4)
+    assert "random" not in done.stderr
+    assert "random features" in run(*pair, *given, "--permutations", "0").stderr
+    assert "weights=imagenet" in run(*pair, code=1).stderr
+
+
 def test_mmd_prints_the_discrepancy_and_draws_both_domains(
     run: Run, weights: str, folders: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -258,7 +290,8 @@ def test_mmd_prints_the_discrepancy_and_draws_both_domains(
 
 
 def test_every_command_is_in_the_tests():
-    assert {known.name or known.callback.__name__ for known in app.registered_commands} == set(COMMANDS)
+    registered = {known.name or known.callback.__name__.replace("_", "-") for known in app.registered_commands}
+    assert registered == set(COMMANDS)
 
 
 def test_compare_and_audit_read_what_evaluate_wrote(run: Run, folders: tuple[str, str], weights: str, tmp_path: Path):
@@ -409,12 +442,16 @@ def test_pretrain_makes_weights_that_load(run: Run, tmp_path: Path) -> None:
 def test_the_demo_compares_all_methods_and_leaves_a_recognizer(run: Run, weights: str, tmp_path: Path) -> None:
     shown = run("demo", "--model", weights, "--episodes", 5, "--out", tmp_path / "demo").stdout
     held = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    methods = {one.name for one in fsmer.list_methods()} - {"train"}  # those that keep the network, all at once
+    methods = {one.name for one in fsmer.list_methods()} - {
+        "train",
+        "inner_loop",
+    }  # those that keep the network, all at once
     assert set(held["methods"]) == methods
     table = (tmp_path / "demo" / "table.md").read_text()
     for name in methods:
         assert name in shown
-        assert f"| {name} | {held['methods'][name]['uf1']:.4f}" in table
+        mark = " (transductive)" if held["methods"][name]["method"].get("transductive") else ""
+        assert f"| {name}{mark} | {held['methods'][name]['uf1']:.4f}" in table
     for name in ("methods.png", "clips.png"):
         with Image.open(tmp_path / "demo" / name) as image:
             image.load()

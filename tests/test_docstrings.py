@@ -97,7 +97,7 @@ SHARED = {
     "classes": (
         "The classes in the order of the recognizer's columns; default the sorted labels",
         "The classes that", "The classes of", "As for `codes`", "For a backbone: classes", "Fixed subset of classes",
-        "Names of classes",
+        "Names of classes", "Sets of action units to draw",
     ),
     "descriptions": ("What classes look like in words",),
     "device": ('Where the network computes, such as ``"cuda"``; default where it is, which for names and folders is',),
@@ -113,6 +113,7 @@ SHARED = {
     "instead": ("What to use in its place",),
     "kind": ("Kind of medium.", "What `subject` is.", "What the subjects are.", '``"flow"`` (one map'),
     "out": ("Folder for",),
+    "params": ("Parameters",),
     "progress": ("Called with (",),
     "recipe": ("Default: face found by the cascade, apex as given or spotted by flow, Farneback, TIM.", "How is"),
     "removal": ("Release in which it is gone, at least two minor releases later",),

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_models import assert_words_tell_two_classes
 from torch import nn
 
 import fsmer
 from fsmer.backbones.base import model_hash
+from fsmer.backbones.flow_resnet18 import FlowResNet18
 from fsmer.backbones.merau import MERAU_UNITS, Merau, au_loss
 from fsmer.backbones.registry import class_notes
 from fsmer.backbones.targets import Targets
@@ -241,6 +244,156 @@ def test_supervised_training_fits_the_detector_first_once_and_says_when_it_canno
     )
     with pytest.warns(UserWarning, match=r"'merau'.*0 of 12 clips"):
         assert not method.fit(model, plain).backbone.unit_logits.any()
+
+
+def annotated(model: Merau, n: int = 12, *, seed: int = 1, aus: bool = True) -> ClipSet:
+    clips = synthetic_clips("lab", n, seed=seed, specs=model.input_specs)
+    if aus:
+        return clips
+    media = {spec.kind: clips.media(spec.kind) for spec in model.input_specs}
+    return ClipSet.from_arrays(media, clips.labels, subjects=clips.subjects, spec=model.input_specs)
+
+
+@pytest.mark.parametrize("name", ["finetune", "cosine"])
+def test_fine_tuning_fits_the_detector_on_the_source_and_else_on_the_support(name: str):
+    model = tiny()
+    source, support = annotated(model), annotated(model, 9, seed=2)
+    how = {"train_backbone": True, "steps": 1, "source_epochs": 1}
+    expected = {}
+    for place, clips in (("source", source), ("support", support)):
+        fitted = copy.deepcopy(model)
+        fit_detector(fitted, clips, seed=0)
+        expected[place] = fitted.state_dict()["au_detector.1.weight"]
+    assert not torch.equal(expected["source"], expected["support"])
+    taught = fsmer.adapt(model, support, name, source=source, **how).backbone
+    assert torch.equal(taught.state_dict()["au_detector.1.weight"], expected["source"])
+    assert taught.unit_logits.any()
+    alone = fsmer.adapt(model, support, name, **how).backbone
+    assert torch.equal(alone.state_dict()["au_detector.1.weight"], expected["support"])
+    assert not model.unit_logits.any(), "the model that was given stays as it is"
+
+
+def test_a_detector_that_stays_random_is_told_on_every_path():
+    model = tiny()
+    plain, other = annotated(model, aus=False), annotated(model, 9, seed=2, aus=False)
+    how = {"train_backbone": True, "steps": 1, "source_epochs": 1}
+    paths = {
+        "embed": lambda: fsmer.embed(model, plain),
+        "frozen": lambda: fsmer.adapt(model, plain, "protonet"),
+        "finetune": lambda: fsmer.adapt(model, plain, "finetune", **how),
+        "source": lambda: fsmer.adapt(model, other, "cosine", source=plain, **how),
+        "train": lambda: fsmer.train(model, plain, epochs=1),
+        "mmd": lambda: fsmer.mmd(plain, other, model=model, permutations=0),
+        "evaluate": lambda: fsmer.evaluate("loso", model, "protonet", clips=plain, cache=False),
+    }
+
+    def told(call) -> list[str]:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            call()
+        return [str(one.message) for one in said if "detector of 'merau'" in str(one.message)]
+
+    for name, call in paths.items():
+        found = told(call)
+        assert found, name
+        assert all("random" in one for one in found), name
+    fit_detector(model, annotated(model))
+    assert [name for name, call in paths.items() if told(call)] == []
+
+
+# -- learning rates and augmentation ----------------------------------------------------------------------------------
+
+
+def test_random_encoders_learn_at_a_stated_higher_rate_and_trained_ones_at_the_papers():
+    fresh = tiny()
+    trained = copy.deepcopy(fresh)
+    with torch.no_grad():
+        trained.train()(inputs(8))  # batch statistics of an encoder that has seen something
+    assert fresh.untrained
+    assert not trained.untrained
+    clips = annotated(fresh)
+
+    def moved(model: Merau, name: str, **params) -> float:
+        after = load_method(name, seed=0, **params).fit(model, clips).backbone
+        pairs = zip(model.flow_encoder.parameters(), after.flow_encoder.parameters(), strict=True)
+        # Adam's first step is as long as the learning rate.
+        return max(float((one - other).detach().abs().max()) for one, other in pairs)
+
+    once = {"train_backbone": True, "steps": 1}
+    with pytest.warns(UserWarning, match=r"'merau' starts from random weights.* 0\.001 .*1e-05"):
+        assert moved(fresh, "finetune", **once) == pytest.approx(1e-3, rel=0.01)
+    with pytest.warns(UserWarning, match=r"'merau' starts from random weights.* 0\.001 in place of 1e-05"):
+        assert moved(fresh, "train", epochs=1) == pytest.approx(1e-3, rel=0.01)
+    with pytest.warns(UserWarning, match="hardly move at the learning rate 1e-05"):
+        assert moved(fresh, "finetune", **once, random_encoder_rate=0) == pytest.approx(1e-5, rel=0.05)
+    assert moved(fresh, "finetune", **once, encoder_rate=0) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert moved(fresh, "finetune", **once, encoder_rate=5e-3) == pytest.approx(5e-3, rel=0.01)
+        assert moved(trained, "finetune", **once) == pytest.approx(1e-5, rel=0.05)
+        assert moved(trained, "train", epochs=1) == pytest.approx(1e-5, rel=0.05)
+
+
+def test_pretrained_weights_and_saved_networks_count_as_trained(tmp_path: Path):
+    flow = FlowResNet18(**TINY["flow"])
+    assert flow.untrained
+    with torch.no_grad():
+        flow.train()(inputs(8)["flow"])
+    flow.save_pretrained(tmp_path / "trained")
+    FlowResNet18(**TINY["flow"]).save_pretrained(tmp_path / "random")
+    assert not fsmer.load_model(tmp_path / "trained").untrained
+    assert fsmer.load_model(tmp_path / "random").untrained
+    save_file(
+        {name: value.contiguous() for name, value in flow.encoder.state_dict().items()}, tmp_path / "e.safetensors"
+    )
+    model = tiny(flow=TINY["flow"] | {"weights": str(tmp_path / "e.safetensors")})
+    assert not model.untrained
+    assert FlowResNet18.recipe.for_weights(untrained=True).rates["encoder"] == 1e-3
+    assert FlowResNet18.recipe.for_weights(untrained=False).rates["encoder"] == 1e-5
+
+
+def test_reports_say_at_which_rate_random_weights_have_learnt():
+    arguments = dict(TINY)
+    clips = annotated(tiny(), 24)
+    how = {"train_backbone": True, "steps": 1, "batch_size": 64}
+    with pytest.warns(UserWarning, match="random_encoder_rate"):
+        report = fsmer.evaluate("ratio", "merau", load_method("finetune", **how), clips=clips, arguments=arguments)
+    assert any("random_encoder_rate" in note and "1e-05" in note for note in report.notes)
+
+
+def test_source_clips_are_augmented_when_asked_and_the_support_never_is(monkeypatch):
+    model = tiny()
+    fit_detector(model, annotated(model))
+    seen: list[torch.Tensor] = []
+    plain = Merau.forward
+
+    def looking(self, media):
+        if self.training:
+            seen.append(media["flow"].clone())
+        return plain(self, media)
+
+    monkeypatch.setattr(Merau, "forward", looking)
+    source, support = annotated(model, 12), annotated(model, 9, seed=2)
+    given = {tuple(one.ravel()[:40].tolist()) for one in source.media("flow")}
+
+    def unchanged(**params) -> float:
+        seen.clear()
+        method = load_method("finetune", train_backbone=True, source_epochs=2, steps=1, **params)
+        method.train_source(model, source)
+        shown = [tuple(one.ravel()[:40].tolist()) for batch in seen for one in batch]
+        assert len(shown) == 24
+        return sum(one in given for one in shown) / len(shown)
+
+    assert unchanged() == 1
+    assert unchanged(source_augment=True) < 0.2
+    one, other = (
+        load_method("finetune", train_backbone=True, source_epochs=2, source_augment=True).train_source(model, source)
+        for _ in range(2)
+    )
+    assert model_hash(one.backbone) == model_hash(other.backbone), "the same seed gives the same changes"
+    fixed = {"train_backbone": True, "source_epochs": 0, "steps": 2}
+    pairs = [load_method("finetune", **fixed, source_augment=on).fit(model, support) for on in (False, True)]
+    assert model_hash(pairs[0].backbone) == model_hash(pairs[1].backbone)
 
 
 def test_the_encoder_of_another_shape_is_refused():

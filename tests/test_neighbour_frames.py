@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from fake_trees import build
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from fsmer.data import InputSpec
+from fsmer.cli.app import app
+from fsmer.data import ClipSet, InputSpec, concat, read_clips
+from fsmer.episodic import Protocol, load_protocol
 from fsmer.episodic.neighbour_frames import NeighbourFrames, neighbour_counts, neighbours_of
-from fsmer.errors import DataError
+from fsmer.episodic.sides import neighbour_parents
+from fsmer.errors import DataError, ProtocolError
 from fsmer.preprocess import PreprocessRecipe, make_media
 from fsmer.preprocess.prepare import prepare
 from fsmer.synthetic.recordings import synthetic_videos
@@ -194,3 +204,177 @@ def test_tables_that_cannot_be_used_are_refused_by_clip_and_reason(table: pd.Dat
 def test_impossible_numbers_are_refused(call):
     with pytest.raises(DataError):
         call()
+
+
+# -- in protocols -----------------------------------------------------------------------------------------------------
+
+
+def recorded(counts: dict[str, int], *, datasets: int = 2, people: int = 4, frames: int = 9) -> pd.DataFrame:
+    """Clips of some classes, dealt to people of data sets in turn, with room for neighbours of their apexes."""
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    return pd.DataFrame(
+        {
+            "clip": [f"c{number:02d}" for number in range(len(labels))],
+            "dataset": [f"set{number % datasets}" for number in range(len(labels))],
+            "subject": [f"p{number // datasets % people}" for number in range(len(labels))],
+            "label": labels,
+            "onset": 0,
+            "apex": 4,
+            "offset": frames - 1,
+        }
+    )
+
+
+def as_clips(table: pd.DataFrame) -> ClipSet:
+    return ClipSet.from_table(table)
+
+
+def origins(clips: ClipSet, rows: np.ndarray) -> set[str]:
+    """The clips that some rows show, of their own or through a neighbour."""
+    table = clips.table.iloc[rows]
+    return {near or clip for near, clip in zip(table["neighbour_of"], table["clip"], strict=True)}
+
+
+PROTOCOLS_TO_DEAL = {
+    "kshot": {"shot": 1},
+    "kshot, counted": {"shot": 1, "query": 1, "balance": "natural"},
+    "kshot, people": {"shot": 1, "subject_disjoint": True},
+    "source-target": {"shot": 1, "source": "set0"},
+    "loso": {},
+    "cde": {},
+    "holdout": {},
+    "ratio": {"repeats": 3},
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(PROTOCOLS_TO_DEAL)),
+    counts=st.tuples(*[st.integers(8, 14)] * 2),
+    factor=st.integers(2, 5),
+    seed=st.integers(0, 3),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_neighbour_is_on_the_side_of_its_clip_and_never_asked_about(kind, counts, factor, seed, order):
+    table = NeighbourFrames(factor=factor).table(recorded(dict(zip("ab", counts, strict=True))))
+    rows = list(range(len(table)))
+    order.shuffle(rows)
+    clips = as_clips(table.iloc[rows])
+    name = kind.partition(",")[0]
+    params = dict(PROTOCOLS_TO_DEAL[kind])
+    if "shot" in params or name == "ratio":
+        params["seed"] = seed
+    if "shot" in params:
+        params["episodes"] = 4
+    plain = load_protocol(name, **params)
+    alone = clips[(clips.table["neighbour_of"] == "").to_numpy()]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        dealt = [plain.split(clips)]
+    assert len(said) == (len(alone) < len(clips))
+    if name != "kshot":
+        dealt.append(plain.with_params(neighbours=True).split(clips))
+    without = plain.split(alone)
+    for episodes in dealt:
+        assert len(episodes) == len(without)
+        for episode, expected in zip(episodes, without, strict=True):
+            shown = origins(clips, episode.support)
+            assert not shown & origins(clips, episode.query)
+            assert (clips.table["neighbour_of"].iloc[episode.query] == "").all()
+            # The sides are those of the same clips without any neighbours.
+            assert shown == set(alone.ids[expected.support])
+            assert set(clips.ids[episode.query]) == set(alone.ids[expected.query])
+            if episodes.source is not None:
+                assert not origins(clips, episodes.source) & (shown | origins(clips, episode.query))
+    left_out = {name for side in (dealt[0][0].support, dealt[0][0].query) for name in clips.ids[side]}
+    assert not {name for name in left_out if "@" in name}
+
+
+def test_sources_and_whole_sides_hold_all_neighbours_of_their_clips():
+    table = NeighbourFrames().table(recorded({"a": 8, "b": 12}))
+    clips = as_clips(table)
+    near = (clips.table["neighbour_of"] != "").to_numpy()
+    taught = load_protocol("source-target", source="set0", shot=1, episodes=3, neighbours=True).split(clips)
+    expected = np.flatnonzero(clips.datasets == "set0")
+    assert near[expected].sum() > 20
+    assert taught.source.tolist() == expected.tolist()
+    assert not near[taught[0].support].any()
+    with pytest.warns(UserWarning, match="neighbour frames out"):
+        left = load_protocol("source-target", source="set0", shot=1, episodes=3).split(clips)
+    assert left.source.tolist() == [row for row in expected.tolist() if not near[row]]
+    fold = load_protocol("loso", neighbours=True).split(clips)[0]
+    own = origins(clips, fold.support)
+    assert fold.support.tolist() == [row for row in range(len(clips)) if origins(clips, np.array([row])) & own]
+
+
+def test_a_neighbour_whose_clip_is_not_there_is_nowhere():
+    table = NeighbourFrames().table(recorded({"a": 8, "b": 12}))
+    lost = set(table["clip"][:3]) - set(table["clip"][table["neighbour_of"] != ""])
+    assert lost
+    clips = as_clips(table[~table["clip"].isin(lost)])
+    for episode in load_protocol("loso", neighbours=True).split(clips):
+        assert not origins(clips, episode.support) & lost
+    source = load_protocol("source-target", source="set0", shot=1, episodes=1, neighbours=True).split(clips).source
+    assert not origins(clips, source) & lost
+
+
+def test_neighbours_of_a_neighbour_belong_to_the_clip_and_circles_to_none():
+    table = recorded({"a": 8, "b": 8}).assign(neighbour_of="")
+    table.loc[1, "neighbour_of"] = "c00"
+    table.loc[2, "neighbour_of"] = "c01"
+    table.loc[[4, 5], "neighbour_of"] = ["c05", "c04"]
+    assert neighbour_parents(as_clips(table))[:6].tolist() == [-1, 0, 0, -1, -2, -2]
+    assert neighbour_parents(as_clips(table[:1])) is None
+    assert neighbour_parents(as_clips(table[1:2])).tolist() == [-2]
+    assert neighbour_parents(as_clips(table.drop(columns="neighbour_of"))) is None
+
+
+def test_prefixes_and_joined_sets_keep_neighbours_with_their_clips():
+    one = as_clips(NeighbourFrames().table(recorded({"a": 2, "b": 2}, datasets=1)))
+    plain = as_clips(recorded({"a": 2, "b": 2}, datasets=1))
+    joined = concat([one.with_prefix("x"), plain.with_prefix("y"), one.with_prefix()])
+    parents = neighbour_parents(joined)
+    for row in np.flatnonzero(parents >= 0):
+        assert joined.ids[row].startswith(f"{joined.ids[parents[row]]}@")
+    assert (parents >= 0).sum() == 2 * (len(one) - len(plain))
+
+
+def test_only_protocols_that_learn_from_neighbours_have_another_hash():
+    for name in ("loso", "kshot", "source-target", "merau-casme2-to-smic-3way"):
+        plain = load_protocol(name)
+        assert plain.with_params(neighbours=False).hash == plain.hash
+        assert plain.with_params(neighbours=True).hash != plain.hash
+        assert Protocol.from_dict(plain.with_params(neighbours=True).to_dict()).neighbours
+
+
+def test_learning_from_neighbours_needs_some_and_a_place_for_them():
+    clips = as_clips(recorded({"a": 8, "b": 8}))
+    with pytest.raises(ProtocolError, match=r"none of the 16 clips.*--add-neighbours"):
+        load_protocol("loso", neighbours=True).split(clips)
+    with pytest.raises(ProtocolError, match=r"'kshot'.*no source"):
+        load_protocol("kshot", shot=1, neighbours=True).split(as_clips(NeighbourFrames().table(clips.table)))
+    with pytest.raises(ProtocolError, match=r"neighbours='yes'"):
+        load_protocol("loso", neighbours="yes")
+
+
+def test_the_commands_make_neighbours_and_learn_from_them_when_told_to(tmp_path):
+    root, out = build("casme2", tmp_path / "casme2"), tmp_path / "clips"
+
+    def run(*arguments: object) -> Any:
+        done = CliRunner().invoke(app, [str(one) for one in arguments])
+        assert done.exit_code == 0, done.output
+        return done
+
+    made = ("prepare", "casme2", "--root", root, "--out", out, "--for", "facs-flow", "--frames", "cropped")
+    run(*made, "--scheme", "megc2019", "--add-neighbours", 3, "--workers", 1)
+    clips = read_clips(out)
+    # N_min is 1: a rare class gets round(3 / 1) - 1 = 2 neighbours, the one of two clips round(3 / 2) - 1 = 1 for each.
+    near = Counter(clips.table["neighbour_of"])
+    assert near == {"": 4, "sub01_EP02_01f": 2, "sub07_EP06_01": 2, "sub05_EP05_03": 1, "sub06_EP06_02_01": 1}
+    asked = ("evaluate", "loso", "--data", out, "--method", "protonet", "--no-cache", "--json")
+    told, plain = run(*asked, "--neighbours"), run(*asked)
+    reports = [json.loads(one.stdout) for one in (told, plain)]
+    assert [one["counts"]["predictions"] for one in reports] == [4, 4]
+    assert reports[0]["protocol"]["hash"] != reports[1]["protocol"]["hash"]
+    assert "neighbour" not in told.stderr
+    assert "6 neighbour frames" in plain.stderr

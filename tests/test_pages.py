@@ -207,7 +207,9 @@ def test_the_page_on_methods_has_every_parameter_with_its_default() -> None:
         if METHODS.origin(name) != plugins.OWN or METHODS.preset(name):
             continue
         held = {
-            field.name: repr(field.default).replace("'", '"') for field in fields(method) if field.name != "estimator"
+            field.name: repr(field.default).replace("'", '"')
+            for field in fields(method)
+            if field.name not in {"estimator", "learned"}
         }
         if name in ("cosine", "zero_shot"):
             held = {key: value for key, value in held.items() if key not in shared}

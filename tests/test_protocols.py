@@ -219,6 +219,7 @@ def test_every_parameter_changes_the_hash():
         {"seed": 1},
         {"source": "smic"},
         {"target": "smic"},
+        {"neighbours": True},
     ]
     assert {key for change in changes for key in change} == set(protocol.params)
     hashes = {protocol.hash, *(protocol.with_params(**change).hash for change in changes)}

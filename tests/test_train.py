@@ -22,7 +22,7 @@ from fsmer.backbones.targets import action_unit_targets, make_targets, take
 from fsmer.data import InputSpec
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.errors import FsmerError, SpecMismatchError, SupportError, WeightsError
-from fsmer.training.supervised import Trainer, augment
+from fsmer.training.supervised import Augmentation, Trainer, augment
 from fsmer.transfer import Recognizer, load_method, train
 from fsmer.transfer.full_training import Train
 from fsmer.transfer.source_model import MethodError
@@ -400,3 +400,32 @@ def test_every_backbone_has_a_recipe_with_a_source():
         json.dumps(cls.recipe.to_dict())
     assert Train().recipe(Trained()).epochs == 6
     assert Train(learning_rate=1e-3).recipe(Trained()).learning_rate == 1e-3
+
+
+def test_resizing_enlarges_or_shrinks_about_the_middle_and_repeats_edges() -> None:
+    spec = InputSpec("flow", (9, 9), ("u", "v"), "signed")
+    media = torch.zeros(3, 2, 9, 9)
+    media[:, :, 3:6, 3:6] = 1.0  # a square of 3 x 3 in the middle
+    still = np.zeros(3, bool), np.zeros(3), np.zeros((3, 2))
+    found = augment(media, spec, *still, np.array([1.0, 2.0, 2 / 3]))
+    torch.testing.assert_close(found[0], media[0])
+    areas = found.sum(dim=(2, 3))[:, 0].tolist()
+    assert areas[1] == pytest.approx(4 * 9, rel=0.05)
+    assert areas[2] == pytest.approx(9 * (2 / 3) ** 2, rel=0.05)
+    torch.testing.assert_close(found, found.flip(-1))  # nothing moves off the middle
+    full = augment(torch.ones(3, 2, 9, 9), spec, *still, np.array([0.5, 0.7, 0.9]))
+    torch.testing.assert_close(full, torch.ones(3, 2, 9, 9))
+
+
+def test_recipes_without_resizing_draw_what_they_drew_before() -> None:
+    recipe = TrainRecipe(augment=("flip", "rotate", "crop"))
+    specs = (InputSpec("flow", (28, 28), ("u", "v"), "signed"),)
+    rngs = [np.random.default_rng(3) for _ in range(2)]
+    plain = Augmentation(recipe, specs).draw(rngs[0], 5)
+    resized = Augmentation(replace(recipe, augment=(*recipe.augment, "resize")), specs).draw(rngs[1], 5)
+    assert len(plain) == 3
+    assert rngs[0].random() != rngs[1].random()
+    for one, other in zip(plain, resized, strict=False):
+        np.testing.assert_array_equal(one, other)
+    assert (np.abs(resized[3] - 1) <= recipe.resize_share).all()
+    assert np.ptp(resized[3]) > 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fsmer.ambient import library_settings
 from fsmer.backbones import weights as folders
@@ -28,8 +29,8 @@ from fsmer.outside import outside_call, outside_value
 from fsmer.plugins import BACKBONES, declared, plugin_entry
 from fsmer.tensor_files import check_finite, write_tensors
 
-__all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "backbone_call", "check_made", "check_saveable"]
-__all__ += ["check_weights", "constructor_arguments", "is_trusted", "model_hash"]
+__all__ = ["Backbone", "ClassDirections", "Inputs", "as_device", "backbone_call", "blank_media", "check_made"]
+__all__ += ["check_saveable", "check_weights", "constructor_arguments", "evaluation_mode", "is_trusted", "model_hash"]
 
 # One medium is a tensor (B, *shape); several are tensors by kind.
 Inputs = Tensor | dict[str, Tensor]
@@ -233,6 +234,39 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             One embedding a clip.
         """
 
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights are random still, as far as that shows: it has batch normalisation whose statistics no
+        training has moved and no file has brought. False for networks without. Frozen layers do not count.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> fsmer.create_model("flow_resnet18").untrained, fsmer.load_model("facs-flow").untrained
+        (True, False)
+        """
+        norms = [part for part in self.modules() if isinstance(part, _BatchNorm)]
+        # Layers without a scale or without statistics tell nothing.
+        means = [one.running_mean for one in norms if one.weight is not None and one.weight.requires_grad]
+        known = [mean for mean in means if mean is not None]
+        return bool(known) and not any(bool(mean.any()) for mean in known)
+
+    def unprepared(self) -> str:
+        """What a paper trains first (see `preparations`) and is random still.
+
+        Returns
+        -------
+        str
+            A sentence; empty where there is nothing of the kind, as by default.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> fsmer.create_model("ststnet").unprepared()
+        ''
+        """
+        return ""
+
     def media_of(self, inputs: Any, *kinds: str) -> list[Tensor]:
         """Media by kind, in the order of `input_specs`.
 
@@ -347,6 +381,40 @@ class Backbone(nn.Module, ModelHubMixin, ABC):
             f"layers='upper' needs a backbone that says which of its layers are the lower ones, and {self.name!r} does "
             "not; give layers='all'."
         )
+
+    @library_settings()
+    def embedding_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters that embeddings depend on and that can be trained; others serve losses, words or decoders alone.
+
+        They are found by one backward pass through embeddings of blank media, in evaluation mode, which changes
+        nothing. What embeds in another way than it trains, or cannot take blank media, states them instead.
+
+        Returns
+        -------
+        dict of str to Parameter
+            By name, in the order of ``named_parameters``.
+
+        Raises
+        ------
+        FsmerError
+            The network fails on blank media.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> backbone = fsmer.load_model("facs-flow")
+        >>> "branches.0.directions" in backbone.embedding_parameters()
+        False
+        """
+        trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        who = f"the model {self.name or type(self).__name__!r} on blank media"
+        remedy = "mend its forward, or let its embedding_parameters state them"
+        with outside_call(who, remedy=remedy), evaluation_mode(self), torch.random.fork_rng(devices=[]):
+            embeddings = self(blank_media(self, self.input_specs))
+            if not embeddings.requires_grad:
+                return {}
+            slopes = torch.autograd.grad(embeddings.sum(), list(trained.values()), allow_unused=True)
+        return {name: trained[name] for name, slope in zip(trained, slopes, strict=True) if slope is not None}
 
     def set_classes(self, classes: Sequence[str]) -> None:
         """Make parts that depend on the classes anew before a training; most backbones have none.
@@ -602,6 +670,25 @@ def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 def _listed(value: Any) -> Any:
     """Sequences as lists, as they come back from JSON."""
     return [_listed(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode; afterwards each of its parts is in its own mode again."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def blank_media(network: nn.Module, specs: Sequence[InputSpec], clips: int = 2) -> Inputs:
+    """Media of zeros as `forward` of the network takes them, in its precision and on its device."""
+    like = next((value for value in network.parameters() if value.is_floating_point()), torch.zeros(()))
+    media = {spec.kind: torch.zeros(clips, *spec.shape, dtype=like.dtype, device=like.device) for spec in specs}
+    return media if len(media) > 1 else media[specs[0].kind]
 
 
 def as_device(name: str | torch.device) -> torch.device:

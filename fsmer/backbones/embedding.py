@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,8 @@ def embed(
     torch.Size([4, 192])
     """
     backbone = as_backbone(backbone)
+    if lacking := backbone.unprepared():
+        warnings.warn(lacking, stacklevel=2)
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     arrays: Arrays = {}
     if hasattr(clips, "specs"):

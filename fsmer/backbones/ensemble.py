@@ -70,12 +70,9 @@ class Ensemble(Backbone):
             config={"of": of, "members": members, "arguments": made[0].config},
         )
         self.members = nn.ModuleList(made)
-        rates: dict[str, float] = {}
-        # A recipe names layers as the member does, and they have longer names in here; the classifier is outside.
-        for layer, rate in made[0].recipe.rates.items():
-            longer = [f"members.{place}.{layer}" for place in range(members)]
-            rates |= dict.fromkeys([layer] if layer.startswith("classifier") else longer, rate)
-        self.recipe = replace(made[0].recipe, rates=rates)  # type: ignore[misc]
+        recipe = made[0].recipe
+        rates, random_rates = (_longer(one, members) for one in (recipe.rates, recipe.random_rates))
+        self.recipe = replace(recipe, rates=rates, random_rates=random_rates)  # type: ignore[misc]
         self._follow()
 
     @property
@@ -133,3 +130,12 @@ class _Columns(nn.Module):
         """Logits (B, C) for the member's embeddings (B, D)."""
         before = self.place * embeddings.shape[1]
         return self.classifier(F.pad(embeddings, (before, self.width - before - embeddings.shape[1])))
+
+
+def _longer(rates: Mapping[str, float], members: int) -> dict[str, float]:
+    """Rates of layers as a recipe names them in a member, by their names in here; the classifier is outside."""
+    found: dict[str, float] = {}
+    for layer, rate in rates.items():
+        longer = [f"members.{place}.{layer}" for place in range(members)]
+        found |= dict.fromkeys([layer] if layer.startswith("classifier") else longer, rate)
+    return found

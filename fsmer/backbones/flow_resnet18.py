@@ -63,33 +63,33 @@ class FlowResNet18(Backbone):
     Notes
     -----
     There: ResNet18 encoder, projection layer with ReLU, one linear classifier on it, learning rates of Table 2
-    (`PUBLISHED_RATES`), random crops and rotations in training.
+    (`PUBLISHED_RATES`), random crops, resizing and rotations in training.
 
     Open in the paper and chosen here: size and scale of the flow, the projection's length (128), optimiser (Adam),
-    epochs, batch size, whether the encoder starts from ImageNet (its rate of 1e-5 suggests that it does).
+    epochs, batch size, how far clips are shifted (4 pixels), resized (10 %) and turned (3 degrees), and whether the
+    encoder starts from ImageNet (its rate of 1e-5 suggests that it does).
 
-    Deviations: without `weights` the encoder starts at random, where a rate of 1e-5 hardly moves it; the recipe
-    therefore gives it 1e-3. With `weights`, set ``model.recipe = dataclasses.replace(model.recipe,
-    rates=PUBLISHED_RATES)`` before training.
+    Deviations: without `weights` the encoder starts at random, where a rate of 1e-5 hardly moves it; the recipe's
+    `random_rates` therefore give it 1e-3 until it has been trained. With `weights` it has the published rates.
     The tensors stored with a saved backbone take the place of `weights`, so that its config does not name them.
 
     Absent: Farnebäck flow itself and neighbour frames, which come before a backbone (``fsmer.preprocess``,
-    ``fsmer.episodic``); augmentation in the fine-tuning methods (the method ``train`` has it, without the resizing that
-    the paper names and gives no range for); the action unit module, see ``merau``, whose card says more of the paper.
+    ``fsmer.episodic``); the action unit module, see ``merau``, whose card says more of the paper.
     """
 
     trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = TrainRecipe(
-        source="MERAU Table 2 (rates of projection and classifier) and section IV.A (crops and rotations); the "
-        "encoder's rate is raised from 1e-5 since it starts at random; optimiser, epochs and batch size are open there",
+        source="MERAU Table 2 (rates) and section IV.A (crops, resizing and rotations); the encoder's rate is raised "
+        "from 1e-5 where it starts at random; optimiser, epochs, batch size and sizes of augmentations are open there",
         optimizer="adam",
         learning_rate=1.2e-3,
         weight_decay=0.0,
-        rates={"encoder": 1e-3, "projection": 1.2e-3, "classifier": 1.2e-3},
+        rates=PUBLISHED_RATES,
+        random_rates={"encoder": 1e-3},
         epochs=30,
         batch_size=32,
         schedule="constant",
-        augment=("crop", "rotate"),
+        augment=("crop", "resize", "rotate"),
     )
 
     def __init__(

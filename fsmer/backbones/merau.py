@@ -72,38 +72,41 @@ class Merau(Backbone):
     -----
     There: the apex frame alone into the frozen TCAE encoder, a frozen detector of the ten action units (eq. 1-2; the
     BCE is the usual one, since eq. 1 as printed has 1 - log where log of 1 - is meant), the flow ResNet18, three
-    projections with ReLU, their concatenation (eq. 3), the layer-wise learning rates of Table 2, random crops and
-    rotations in training. Outside this file: neighbour frames (eq. 11) are made by `NeighbourFrames.table` of
-    ``fsmer.episodic.neighbour_frames`` before clips are prepared; fine-tuning (eq. 5 and 8) is the method ``finetune``
-    with ``train_backbone=True``, and its cosine classifier (eq. 6-7) ``cosine`` with that and ``init="random",
-    centre=False, scale=1, pull=0`` (its defaults are fsmer's own); the nearest prototype (eq. 9) is ``protonet``; the
-    distance of domains (eq. 15) is ``fsmer.transfer.mmd``.
+    projections with ReLU, their concatenation (eq. 3), the layer-wise learning rates of Table 2, random crops,
+    resizing and rotations in training. Outside this file: neighbour frames (eq. 11) are made by ``fsmer prepare
+    --add-neighbours 5`` and learnt from by protocols with ``neighbours=True``; fine-tuning (eq. 5 and 8) is the method
+    ``finetune`` with ``train_backbone=True, balanced=False, source_augment=True``, and its cosine classifier (eq. 6-7)
+    ``cosine`` with these and ``init="random", centre=False, scale=1, pull=0`` (its defaults are fsmer's own); the
+    nearest prototype (eq. 9) is ``protonet``; the distance of domains (eq. 15) is ``fsmer.transfer.mmd``.
 
     Open in the paper and chosen here: the projections' length (128), the detector's form (batch normalisation and a
-    linear layer without bias, as in TCAE's published code), Adam, epochs and batch size.
+    linear layer without bias, as in TCAE's published code), Adam, epochs, batch size, and how far clips are shifted (4
+    pixels), resized (10 %) and turned (3 degrees).
 
-    Deviations: `class_directions` is ours: the detector's logits that a class is expected to show, sent through their
-    own projection, are a direction that needs no label.
+    Deviations: the paper's rate of 1e-5 is for a ResNet18 that was trained before (``flow={"weights": "imagenet"}``, or
+    a file); one that starts at random hardly moves at it, and learns at 1e-3 until it has been trained (`random_rates`
+    of the recipe, ``random_encoder_rate`` of the fine-tuning methods). `class_directions` is ours: the detector's
+    logits that a class is expected to show, sent through their own projection, are a direction that needs no label.
 
     Absent: training on episodes for ProtoNet (eq. 10, Algorithm 1, last column of Table 2): ``protonet`` takes a
-    network that was trained with a classifier. Augmentation in the fine-tuning methods (the method ``train`` has it,
-    without the resizing that the paper names and gives no range for). The baselines of its tables (LBP-TOP, VGG,
+    network that was trained with a classifier. The baselines of its tables (LBP-TOP, VGG,
     CapsuleNet, Liu's network) and the support vector machines on principal components of Table 5. The authors' TCAE
     weights: give those of ``fsmer pretrain tcae`` as `tcae` (``fsmer train merau --argument tcae=DIR``). With a TCAE
     that was not pretrained the action unit code is random and the detector learns little from it. It sees the apex
     alone: on drawn faces of 64 pixels classes described in words stay at chance even with a TCAE that was pretrained on
-    such faces. Supervised training fits the detector first where the clips have annotated action units;
-    `detector_preparation` gives that training on other clips. The paper's rate of 1e-5 fits a ResNet18
-    that was trained before (``flow={"weights": "imagenet"}``, or a file); one that starts at random hardly moves, so
-    raise ``rates["flow_encoder"]`` of `recipe` for it.
+    such faces. Every training of the network, by ``train`` or a fine-tuning method, on a source or a support, fits the
+    detector first where the clips have annotated action units and warns where they have none; `detector_preparation`
+    gives that training on other clips. Embedding clips with a detector that was never fitted warns too.
     """
 
     trusted: ClassVar[bool] = True
     recipe: ClassVar[TrainRecipe] = replace(
         FlowResNet18.recipe,
-        source="MERAU, Table 2 (rates) and section IV.A (crops and rotations); optimiser, epochs, batch size and the "
-        "sizes of the augmentations are open there",
+        source="MERAU, Table 2 (rates) and section IV.A (crops, resizing and rotations); the flow encoder's rate is "
+        "raised from 1e-5 where it starts at random; optimiser, epochs, batch size and sizes of the augmentations are "
+        "open there",
         rates={"flow_encoder": 1e-5, "projection": 1.2e-3, "classifier": 1.2e-3},
+        random_rates={"flow_encoder": 1e-3},
     )
 
     def __init__(
@@ -118,6 +121,8 @@ class Merau(Backbone):
     ) -> None:
         config = constructor_arguments(locals()) | {"tcae": None}
         trained = None
+        # Not a part of the weights: whether somebody has been told that the detector stays random.
+        self._told = False
         if tcae is not None:
             refuse_other_files("tcae")
             trained = Tcae.from_pretrained(tcae)
@@ -190,7 +195,17 @@ class Merau(Backbone):
         try:
             yield self.detector_preparation(clips, seed=seed)
         except DataError as error:
+            self._told = True
             warnings.warn(f"the action unit detector of 'merau' stays random: {error}", stacklevel=2)
+
+    def unprepared(self) -> str:
+        """A sentence where the action unit detector is random and nobody has been told."""
+        if self._told or bool(self.unit_logits.any()):
+            return ""
+        return (
+            "the action unit detector of 'merau' is random, and so is what it adds to the embedding; train the network "
+            "on clips with an 'aus' column ('fsmer train merau', or a fine-tuning method with train_backbone=True)."
+        )
 
     def detector_preparation(
         self, clips: ClipSet, *, epochs: int = 100, learning_rate: float = 0.0012, batch_size: int = 32, seed: int = 0

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from fsmer.kernels.differentiation import is_second_order
+
 __all__ = ["Encoded", "MicroAttention", "MicroDecoder", "MicroEncoder", "begin_with_likeness", "patchify"]
 
 NORM_EPSILON = 1e-6
@@ -75,12 +77,15 @@ def log_diagonal_attention(rows: Tensor, columns: Tensor, *, chunk: int | None =
     """Logarithm of the diagonal of ``softmax(rows @ columns.T)`` over each row, (B, N), without the N x N map. `rows`
     and `columns`, (B, N, D), are scaled beforehand. Forward and backward each go through the map `chunk` rows at a time
     (default: so many that the maps of the batch together have about 512), so memory grows with N and not with its
-    square; values and gradients are those of the dense formula. Half-precision inputs are calculated in float32. The
+    square; values and gradients are those of the dense formula, which stands in for it where gradients are
+    differentiated again (`second_order`). Half-precision inputs are calculated in float32. The
     logarithm keeps the differences between entries that are all but one."""
     if rows.dtype in (torch.bfloat16, torch.float16):
         rows, columns = rows.float(), columns.float()
     # Of shapes alone autocast knows no device.
     with nullcontext() if rows.is_meta else torch.autocast(rows.device.type, enabled=False):
+        if is_second_order():
+            return (rows * columns).sum(dim=-1) - torch.logsumexp(rows @ columns.mT, dim=-1)
         return _LogDiagonal.apply(rows, columns, chunk or max(16, 512 // max(1, len(rows))))
 
 

@@ -16,7 +16,7 @@ from fsmer.parameters import typed_value
 
 __all__ = ["CompiledEpochs", "Preparation", "PretrainRecipe", "TrainRecipe", "schedule_factor"]
 
-AUGMENTATIONS = ("crop", "flip", "rotate")
+AUGMENTATIONS = ("crop", "flip", "resize", "rotate")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class TrainRecipe(_Recipe):
     rates : mapping of str to float
         Learning rate of parameters whose name begins with the key (the longest that fits), in place of
         `learning_rate`; ``"classifier"`` is the classifier.
+    random_rates : mapping of str to float
+        In place of those in `rates` where the network's weights are random still (`Backbone.untrained`).
     epochs, batch_size : int
         Passes over the clips and clips a step; a smaller set is taken whole. The last, smaller batch is kept.
     schedule : {"constant", "cosine", "exponential", "step"}
@@ -68,15 +70,17 @@ class TrainRecipe(_Recipe):
         Of the cross-entropy.
     balanced : bool
         Classes weigh alike in the loss whatever their number of clips.
-    augment : tuple of {"flip", "rotate", "crop"}
+    augment : tuple of {"flip", "rotate", "crop", "resize"}
         Random changes of training clips, alike for all media of a clip: mirrored left to right (horizontal flow
-        changes sign), turned by up to `rotate_degrees`, shifted by up to `crop_pixels` (edges repeated).
-    rotate_degrees, crop_pixels : float, int
+        changes sign), turned by up to `rotate_degrees`, shifted by up to `crop_pixels`, made larger or smaller by up
+        to the share `resize_share` of width and height (edges repeated).
+    rotate_degrees, crop_pixels, resize_share : float, int, float
     clip_gradient : float or None
         Largest norm of the gradient.
     """
 
     rates: Mapping[str, float] = field(default_factory=dict)
+    random_rates: Mapping[str, float] = field(default_factory=dict)
     epochs: int = 30
     batch_size: int = 32
     schedule: Literal["constant", "cosine", "exponential", "step"] = "cosine"
@@ -88,6 +92,7 @@ class TrainRecipe(_Recipe):
     augment: tuple[str, ...] = ()
     rotate_degrees: float = 3.0
     crop_pixels: int = 4
+    resize_share: float = 0.1
     clip_gradient: float | None = None
 
     def __post_init__(self) -> None:
@@ -100,7 +105,12 @@ class TrainRecipe(_Recipe):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "rates": dict(self.rates)}
+        return {**asdict(self), "rates": dict(self.rates), "random_rates": dict(self.random_rates)}
+
+    def for_weights(self, *, untrained: bool) -> TrainRecipe:
+        """The recipe with the rates for random weights, or with those for trained ones."""
+        rates = {**self.rates, **self.random_rates} if untrained else self.rates
+        return replace(self, rates=rates, random_rates={})
 
 
 @dataclass(frozen=True)

@@ -175,9 +175,11 @@ def load_model(name_or_folder: str | Path) -> Backbone:
     folder = resource_folder("pretrained") / name
     if not folder.is_dir():
         free = f"'fsmer pretrain {name}' (without labels) or " if hasattr(cls, "pretraining_recipe") else ""
+        takes_others = "weights" in inspect.signature(cls).parameters
+        others = " Or start from those of ImageNet (the argument weights=imagenet)." if takes_others else ""
         raise WeightsError(
             f"no weights of {name!r} ship with this fsmer; make them with {free}'fsmer train {name}' (with labels) and "
-            "load that folder."
+            f"load that folder.{others}"
         )
     return cls.from_pretrained(folder)
 
@@ -319,7 +321,11 @@ def training_notes(cls: type[Backbone]) -> str:
 def _optimiser(recipe: TrainRecipe | PretrainRecipe) -> str:
     name = {"adam": "Adam", "adamw": "AdamW", "sgd": f"SGD with momentum {recipe.momentum:g}"}[recipe.optimizer]
     rates = recipe.rates if isinstance(recipe, TrainRecipe) else {}
-    layers = ", ".join(f"{prefix} {rate:g}" for prefix, rate in rates.items())
+    fresh = recipe.random_rates if isinstance(recipe, TrainRecipe) else {}
+    layers = ", ".join(
+        f"{prefix} {rate:g}" + (f", from random weights {fresh[prefix]:g}" if prefix in fresh else "")
+        for prefix, rate in rates.items()
+    )
     decay = f", weight decay {recipe.weight_decay:g}" if recipe.weight_decay else ""
     return f"{name} at {recipe.learning_rate:g}{f' ({layers})' if layers else ''}{decay}"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fsmer.ambient import library_settings
-from fsmer.backbones.base import Backbone, check_saveable
+from fsmer.backbones.base import Backbone, blank_media, check_saveable
 from fsmer.data.spec import InputSpec
 from fsmer.errors import DataError, SpecMismatchError
 from fsmer.outside import code_digest, outside_call
@@ -97,10 +97,8 @@ def wrap(module: nn.Module, expects: InputSpec | Sequence[InputSpec], embed_dim:
     remedy = "give the InputSpec of what it takes, or correct its forward, which gets a tensor for one medium, "
     with outside_call(f"the module {who} on {wanted}", SpecMismatchError, f"{remedy}a dict by kind for several"):
         made = WrappedModule(copy.deepcopy(module), specs).eval()
-        like = next((value for value in made.parameters() if value.is_floating_point()), torch.zeros(()))
-        media = {spec.kind: torch.zeros(2, *spec.shape, dtype=like.dtype, device=like.device) for spec in specs}
         with torch.no_grad():
-            found = made(media if len(media) > 1 else media[specs[0].kind])
+            found = made(blank_media(made, specs))
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise SpecMismatchError(

@@ -127,7 +127,7 @@ def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]
         parameters = [*signature.parameters.values(), IMPORT]
         guarded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         guarded.__annotations__ = {one.name: one.annotation for one in parameters}
-        epilog = f"Example: {example}\n\nDocumentation: how-to/{function.__name__}"
+        epilog = f"Example: {example}\n\nDocumentation: how-to/{function.__name__.replace('_', '-')}"
         app.command(cls=_Command, epilog=epilog)(guarded)
         return function
 
@@ -136,13 +136,16 @@ def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Warnings of fsmer as one line each on standard error, without the place in its code."""
+    """Warnings of fsmer as one line each on standard error, once, without the place in its code."""
+    told: set[str] = set()
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if category is UserWarning:
-                complain(message)
+                if str(message) not in told:
+                    complain(message)
+                told.add(str(message))
             else:
                 shown(message, category, *place)
 

@@ -58,7 +58,7 @@ class DemoResult:
         ]
         for name, report in sorted(self.reports.items(), key=lambda item: -item[1].uf1):
             cells = " | ".join(show_figure(report.figures, metric) for metric in ("uf1", "uar", "acc"))
-            lines.append(f"| {markdown(name)} | {cells} |")
+            lines.append(f"| {markdown(report.stamped(name))} | {cells} |")
         lines += ["", f"Saved recognizer: {self.right} of {self.asked} new clips right; {markdown(self.example)}.", ""]
         return "\n".join(lines)
 

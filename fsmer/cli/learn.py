@@ -38,9 +38,7 @@ def train(
     param: options.Param = [],
     argument: options.Argument = [],
     pretrained: Annotated[bool, option(MODEL, None, "Start from the weights that ship.", "--pretrained")] = False,
-    log: Annotated[
-        Path | None, option(OUTPUT, "DIR", "Folder for TensorBoard: loss and learning rate of every epoch.")
-    ] = None,
+    log: options.Log = None,
     jobs: options.Jobs = "auto",
     device: options.Device = None,
     resume: options.Resume = True,
@@ -107,7 +105,7 @@ def train(
     Console().print(f"{done}; recognizer in {out}")
 
 
-@command("fsmer meta-train ststnet --algorithm anil --tasks kshot --data DIR --out my-weights")
+@command("fsmer meta-train ststnet --tasks kshot --data DIR --out my-weights")
 def meta_train(
     name: Annotated[
         str,
@@ -129,10 +127,10 @@ def meta_train(
         list[str], option(DATA, "DIR", "Clips of other people or classes to validate on; repeatable.")
     ] = [],
     validation_where: Annotated[str | None, option(DATA, "WORDS", "Which of the validation clips, as --where.")] = None,
-    way: Annotated[int | None, option(EPISODES, "N", "Classes a task.")] = None,
-    shot: Annotated[int | None, option(EPISODES, "N", "Support clips of each class.")] = None,
-    query: Annotated[str | None, option(EPISODES, "N|rest", "Query clips of each class; rest: all others.")] = None,
-    steps: Annotated[int, option(RUNNING, "N", "Steps of the outer loop.")] = 1000,
+    way: options.Way = None,
+    shot: options.Shot = None,
+    query: options.Query = None,
+    steps: options.Steps = None,
     batch: Annotated[int, option(RUNNING, "N", "Tasks a step.")] = 4,
     learning_rate: Annotated[
         float | None, option(RUNNING, "RATE", "Of the outer loop; default the algorithm's.")
@@ -146,7 +144,7 @@ def meta_train(
     seed: Annotated[int, options.SEED] = 0,
     param: options.Param = [],
     argument: options.Argument = [],
-    log: Annotated[Path | None, option(OUTPUT, "DIR", "Folder for TensorBoard.")] = None,
+    log: options.Log = None,
     device: options.Device = None,
     resume: options.Resume = True,
     as_json: options.AsJson = False,
@@ -158,12 +156,12 @@ def meta_train(
     from fsmer.meta.training import HISTORY, start_model
     from fsmer.schema import read_json
 
-    asked = {"way": way, "shot": shot, "query": int(query) if query and query.isdecimal() else query}
-    protocol = load_protocol(tasks, **{key: value for key, value in asked.items() if value is not None})
+    protocol = load_protocol(tasks, **options.episodes_of(way=way, shot=shot, query=query))
     backbone, _ = start_model(name, seed, options.json_pairs(argument, "--argument"))
     specs = backbone.input_specs
     clips = options.read_data(data, where, scheme, prefix, specs=specs) if data else None
-    params: dict[str, Any] = dict(options.text_pairs(param, "--param"))
+    params: dict[str, Any] = {} if steps is None else {"steps": steps}
+    params |= options.text_pairs(param, "--param")
     judged = options.read_data(validation, validation_where, scheme, [], specs=specs) if validation else None
     with shown_progress() as progress:
         run(
@@ -172,7 +170,6 @@ def meta_train(
             algorithm,
             clips=clips,
             validation=None if judged is None else (protocol, judged),
-            steps=steps,
             batch=batch,
             learning_rate=learning_rate,
             patience=patience,
@@ -195,7 +192,8 @@ def meta_train(
     if as_json:
         return say_json({"out": str(out), "algorithm": algorithm, "history": rows, "curve": str(picture)})
     Console().print(
-        f"trained {backbone.name} by {algorithm} on {steps:,} x {batch} tasks (curve in {picture}); weights in {out}"
+        f"trained {backbone.name} by {algorithm}, {rows[-1]['step']:,} steps of {batch} tasks (curve in {picture}); "
+        f"weights in {out}"
     )
 
 
@@ -250,7 +248,7 @@ def pretrain(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.")],
     out: Annotated[Path, option(OUTPUT, "DIR", "Folder for the weights.")],
     seed: Annotated[int, options.SEED] = 0,
-    steps: Annotated[int | None, option(RUNNING, "N", "Optimiser steps; default the recipe's.")] = None,
+    steps: options.Steps = None,
     frames: Annotated[
         Path | None,
         option(DATA, "DIR", "Frame folders or videos, for self-supervised models; default: synthetic frames."),

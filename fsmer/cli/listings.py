@@ -73,7 +73,7 @@ def models(
         return
     methods = plain_table("method", "what")
     for method in list_methods():
-        methods.add_row(method.name, method.summary or "-")
+        methods.add_row(method.name, method.said)
     console.print(methods)
 
 

@@ -11,7 +11,7 @@ import typer
 from fsmer.cli import options
 from fsmer.cli.app import command, command_line
 from fsmer.cli.console import Console, complain, say, say_json
-from fsmer.cli.options import DATA, EPISODES, MODEL, OUTPUT, RUNNING, option
+from fsmer.cli.options import DATA, MODEL, OUTPUT, RUNNING, option
 from fsmer.cli.progress import shown_progress
 from fsmer.cli.show import methods_table, print_bench, print_entry, show_report
 
@@ -32,10 +32,11 @@ def evaluate(
         bool, option(MODEL, None, "Fine-tune the network too (-p train_backbone=true).", "--train-backbone")
     ] = False,
     argument: options.Argument = [],
-    way: Annotated[int | None, option(EPISODES, "N", "Classes an episode.")] = None,
-    shot: Annotated[int | None, option(EPISODES, "N", "Support clips of each class.")] = None,
-    query: Annotated[str | None, option(EPISODES, "N|rest", "Query clips of each class; rest: all others.")] = None,
+    way: options.Way = None,
+    shot: options.Shot = None,
+    query: options.Query = None,
     episodes: Annotated[int | None, options.number_of_episodes()] = None,
+    neighbours: options.Neighbours = False,
     describe: options.Describe = [],
     seed: Annotated[int | None, options.SEED] = None,
     seeds: options.Seeds = None,
@@ -60,9 +61,8 @@ def evaluate(
     from fsmer.evaluation import evaluate as run
     from fsmer.evaluation.initial_weights import InitialWeights
 
-    queries = int(query) if query and query.isdecimal() else query
-    asked = {"way": way, "shot": shot, "query": queries, "episodes": episodes}
-    chosen = load_protocol(protocol, **{key: value for key, value in asked.items() if value is not None})
+    asked = options.episodes_of(way=way, shot=shot, query=query, episodes=episodes, neighbours=neighbours or None)
+    chosen = load_protocol(protocol, **asked)
     params = [*param, *(["train_backbone=true"] if train_backbone else [])]
     solver = options.method_of_model(model, method, params)
     start = InitialWeights.of(model, solver, options.json_pairs(argument, "--argument"), device)
@@ -132,6 +132,7 @@ def mmd(
     where_a: Annotated[str | None, option(DATA, "CONDITION", "Rows of A to keep.")] = None,
     where_b: Annotated[str | None, option(DATA, "CONDITION", "Rows of B to keep.")] = None,
     model: options.Model = "facs-flow",
+    argument: options.Argument = [],
     kernel: Annotated[str, option(MODEL, "NAME", "rbf or linear.")] = "rbf",
     bandwidths: Annotated[
         str, option(MODEL, "RULE|LIST", "Of the RBF kernel: median, mixture, or numbers with commas.")
@@ -145,11 +146,19 @@ def mmd(
 ) -> None:
     """Distance of two domains: maximum mean discrepancy of their embeddings, with a picture."""
     from fsmer.backbones import embed, load_model
+    from fsmer.backbones.registry import fresh_model
     from fsmer.drawing import save_figure
     from fsmer.reporting.plots import domains_figure
     from fsmer.transfer import mmd as discrepancy
 
-    backbone = load_model(model)
+    arguments = options.json_pairs(argument, "--argument")
+    # Weights that an argument names, such as ImageNet's, are weights too.
+    backbone = fresh_model(model, seed, arguments).eval() if arguments else load_model(model)
+    if backbone.untrained:
+        complain(
+            f"{model} has random weights, so that the distance is one of random features; give trained ones, as MERAU "
+            "does with a ResNet18 that has seen no faces (--model flow_resnet18 --argument weights=imagenet)."
+        )
     embeddings = []
     with shown_progress() as progress:
         for side, where in ((a, where_a), (b, where_b)):
@@ -210,6 +219,7 @@ def bench(
     row: Annotated[list[str], option(MODEL, "PATTERN", "Wildcard of methods to run; repeatable.")] = ["*"],
     weights: Annotated[list[str], option(MODEL, "MODEL=DIR", "Weights to start a model from; repeatable.")] = [],
     select: options.Select = "fixed",
+    neighbours: options.Neighbours = False,
     jobs: options.Jobs = "auto",
     synthetic: Annotated[bool, option(DATA, None, "On synthetic clips, to see it run.", "--synthetic")] = False,
     quick: Annotated[bool, option(RUNNING, None, "Train for a few steps only, to try it.", "--quick")] = False,
@@ -242,6 +252,7 @@ def bench(
             weights=options.text_pairs(weights, "--weights"),
             select=select,
             jobs=options.jobs_of(jobs),
+            neighbours=neighbours,
             resume=resume,
             progress=progress,
         )

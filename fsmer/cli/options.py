@@ -55,6 +55,10 @@ Argument = Annotated[
     list[str],
     option(MODEL, "KEY=VALUE", "Constructor argument of the model; repeatable.", "--argument", "-a"),
 ]
+Steps = Annotated[int | None, option(RUNNING, "N", "Optimiser steps; default the recipe's.")]
+Log = Annotated[
+    Path | None, option(OUTPUT, "DIR", "Folder for TensorBoard: loss and learning rate of every epoch or step.")
+]
 Describe = Annotated[
     list[str], option(MODEL, "CLASS=WORDS", "Movements of a class, e.g. 'smile=lip corner puller'; repeatable.")
 ]
@@ -67,7 +71,13 @@ Select = Annotated[
     ),
 ]
 
+Way = Annotated[int | None, option(EPISODES, "N", "Classes an episode.")]
+Shot = Annotated[int | None, option(EPISODES, "N", "Support clips of each class.")]
+Query = Annotated[str | None, option(EPISODES, "N|rest", "Query clips of each class; rest: all others.")]
 number_of_episodes = functools.partial(option, EPISODES, "N", "Number of episodes.")
+Neighbours = Annotated[
+    bool, option(EPISODES, None, "Learn from neighbour frames too; they are never asked about.", "--neighbours")
+]
 
 SEED = option(RUNNING, "N", "Seed of what the command draws, such as episodes or bootstrap samples.", min=0)
 Seeds = Annotated[
@@ -137,6 +147,13 @@ def method_of(name: str, params: Sequence[str]) -> Method:
     from fsmer.transfer import load_method
 
     return load_method(name, **text_pairs(params, "--param"))
+
+
+def episodes_of(**asked: int | str | None) -> dict[str, int | str]:
+    """Parameters of a protocol that were given, such as way, shot and query."""
+    query = asked.get("query")
+    asked["query"] = int(query) if isinstance(query, str) and query.isdecimal() else query
+    return {key: value for key, value in asked.items() if value is not None}
 
 
 def method_of_model(model: str, name: str | None, params: Sequence[str]) -> Method:

@@ -22,7 +22,7 @@ SHOWN = ("uf1", "uar", "acc")
 
 
 def print_bench(console: Console, result: BenchResult) -> None:
-    """What ran, narrow enough for 80 columns: a table for each method, and below why cells are empty."""
+    """What ran, narrow enough for 80 columns: a table for each method, and below what is to be said of cells."""
     from fsmer.published.tables import METRIC_TITLES
 
     reasons: dict[str, int] = {}
@@ -39,7 +39,8 @@ def print_bench(console: Console, result: BenchResult) -> None:
             for number, line in enumerate(cells):
                 spread = f" ± {line['sd_text']}" if line["sd_text"] else ""
                 shown = f"{line['stamp']} {line['measured_text']}{spread}".strip() if line["measured_text"] else ""
-                why = line["reason"] if not shown or line["status"] == "partial" else ""
+                # Parameters are counted where nothing could be run too.
+                why = line["reason"] if not shown or line["status"] in ("measured", "partial") else ""
                 mark = f"[{reasons.setdefault(why, len(reasons) + 1)}]" if why else ""
                 metric, old = METRIC_TITLES[line["metric"]], line["published_text"] or "-"
                 table.add_row("" if number else title, metric, old, f"{shown} {mark}".strip())
@@ -87,6 +88,7 @@ def methods_table(reports: Mapping[str, Report], head: str = "method") -> Table:
     metrics = shared(reports.values())
     table = plain_table(head, "UF1", "UAR", "Acc", *metrics[len(SHOWN) :])
     for name, report in sorted(reports.items(), key=lambda item: -item[1].uf1):
+        name = name if "(transductive)" in name else report.stamped(name)
         table.add_row(name, *_figures(report.figures, metrics))
     return table
 

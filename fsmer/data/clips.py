@@ -527,8 +527,14 @@ class ClipSet(Sequence[Clip]):
         """
         base = self._base
         fronts = base.values("dataset") if prefix is None else [prefix] * len(base.frame)
-        ids = pd.Series([f"{front}/{clip}" for front, clip in zip(fronts, base.ids, strict=True)], dtype="str")
-        return ClipSet(CodedTable(base.frame.assign(clip=ids), base.media), self._rows)
+        named = {"clip": base.ids}
+        if "neighbour_of" in base.frame.columns:
+            named["neighbour_of"] = base.frame["neighbour_of"].fillna("").astype("str").to_numpy(object)
+        renamed = {
+            name: pd.Series([one and f"{front}/{one}" for front, one in zip(fronts, names, strict=True)], dtype="str")
+            for name, names in named.items()
+        }
+        return ClipSet(CodedTable(base.frame.assign(**renamed), base.media), self._rows)
 
     def isolated(self, *, labelled: bool = True, in_memory: bool = False) -> ClipSet:
         """The same clips as a set of its own, from which nothing of the set that they were chosen from can be reached.

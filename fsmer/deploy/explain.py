@@ -141,6 +141,11 @@ class _Network:
             classes = tuple(str(name) for name in model.classes_)
             if target is not None and target not in classes:
                 raise unknown_name("class", target, classes)
+            if model.method.transductive:
+                raise DataError(
+                    f"the recognizer of the method {model.method.name!r} answers clips together, so one alone does not "
+                    "explain an answer; explain its backbone, or a recognizer of a method such as 'simpleshot'."
+                )
             place = None if target is None else classes.index(target)
             head = model.head
             if isinstance(head, Head):

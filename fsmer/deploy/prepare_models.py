@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsmer.data.spec import InputSpec
+from fsmer.episodic.neighbour_frames import NeighbourFrames
 from fsmer.errors import DataError, UnknownNameError
 from fsmer.preprocess.prepare import Prepared
 from fsmer.preprocess.prepare import prepare as prepare_specs
@@ -26,6 +27,7 @@ def prepare(
     out: str | os.PathLike[str],
     *,
     models: str | Sequence[str],
+    neighbours: int | None = None,
     **options: Any,
 ) -> Prepared:
     """Make the media that some backbones need of a data set on disk, all in one pass.
@@ -41,6 +43,11 @@ def prepare(
         Folder for the clip sets, the recipe and a report.
     models : str or sequence of str
         Names of backbones (see `fsmer.list_models`), or folders of weights.
+    neighbours : int, optional
+        Make frames beside the apex clips of their own too, more of them for rare classes, so that every class has
+        about so many times the clips of the rarest one (MERAU, eq. 11, whose number is 5); see
+        `fsmer.episodic.neighbour_frames.NeighbourFrames`. Protocols learn from them where they are told to
+        (``neighbours=True``) and never ask about them.
     **options : object
         Further arguments of `fsmer.preprocess.prepare.prepare`, such as ``recipe``, ``scheme`` and ``workers``.
 
@@ -54,6 +61,8 @@ def prepare(
     ------
     UnknownNameError
         No such model.
+    DataError
+        Neighbours are asked for and a clip's frames are not known.
 
     Examples
     --------
@@ -72,6 +81,8 @@ def prepare(
     >>> fsmer.read_clips("prepared").media().shape
     (1, 3, 28, 28)
     """
+    if neighbours is not None:
+        options["extend"] = NeighbourFrames(factor=neighbours).table
     return prepare_specs(source, root, out, specs=specs_of_models(models), **options)
 
 

@@ -20,7 +20,7 @@ from fsmer.backbones.weights import WEIGHTS_FILE, read_config
 from fsmer.data.facs import ACTION_UNIT_ORDER
 from fsmer.data.spec import InputSpec
 from fsmer.deploy.recording_prediction import UNIT_THRESHOLD, Pictures, PredictedInterval, RecordingPrediction
-from fsmer.errors import MediaError
+from fsmer.errors import DataError, MediaError
 from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import Which
 from fsmer.preprocess.faces import NoFaceError
@@ -210,6 +210,12 @@ class _Answerer:
         self._given = None if isinstance(model, Recognizer) else model
         if self._given is not None:
             model = recognizer_of_words(model, {}, others=tuple(classes or COARSE_CLASSES))
+        if model.method.transductive:
+            raise DataError(
+                f"the recognizer of the method {model.method.name!r} compares clips with each other, but the movements "
+                "of a recording are answered one by one; use a recognizer of another method, such as 'simpleshot', or "
+                "prepare the clips and ask about them in one call of predict."
+            )
         self.recognizer: Recognizer = model
         # A recognizer of the user's saw flow by the default recipe when it was fitted.
         self.recipe = PreprocessRecipe() if self._given is None else UNIT_RECIPE

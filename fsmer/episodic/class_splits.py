@@ -68,7 +68,7 @@ def split_classes(
     >>> from fsmer.episodic import split_classes
     >>> clips = fsmer.synthetic_clips("lab", 80, classes=["12", "6+12", "15", "1+2", "4", "4+7", "9", "17"])
     >>> [side.classes for side in split_classes(clips, base=0.5, validation=0.25)]
-    [('12', '17', '4', '9'), ('15', '4+7'), ('1+2', '6+12')]
+    [('1+2', '15', '4', '4+7'), ('6+12', '9'), ('12', '17')]
     """
     check_whole("seed", seed, 0, MOST_SEED)
     check_whole("way", way, 1)

@@ -100,8 +100,9 @@ class DrawnTasks:
         Names of `list_domains`, one of which is drawn for each task.
     family : {"base", "validation", "novel"}
         Which sets of action units are classes (`fsmer.synthetic.unit_sets.unit_sets`). Families share no set.
-    classes : tuple of str, optional
-        Some of the family, as names such as ``"6+12"``; None takes all.
+    classes : tuple of UnitSet or str, optional
+        Some of the family, for instance ``"6+12"``, ``"L14"`` or ``UnitSet((12,), intensity=(0.2, 0.5))``; None takes
+        all.
     uneven : int, optional
         The query's ``way * query`` clips are dealt to the classes by Dirichlet shares of this parameter, for instance
         2. None gives each class `query` clips.
@@ -136,7 +137,7 @@ class DrawnTasks:
     query: int = 15
     domains: tuple[str, ...] = ("broad",)
     family: Family = "base"
-    classes: tuple[str, ...] | None = None
+    classes: tuple[UnitSet | str, ...] | None = None
     uneven: int | None = None
     wrong_labels: float = 0.0
     pool: int | None = 64
@@ -155,14 +156,10 @@ class DrawnTasks:
         check_whole("shot", self.shot, 1, MOST)
         check_whole("query", self.query, 1, MOST)
         check_whole("seed", self.seed, 0, MOST_SEED)
+        unit_sets(self.family)  # refuses an unknown one
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(unit_set(name).name for name in self.classes))
-        for name in self.classes or ():
-            if family_of(name) != self.family:
-                raise ProtocolError(
-                    f"class {name} is {family_of(name)}, but the tasks are {self.family}; leave it out, or set family="
-                    f"{family_of(name)!r}."
-                )
+            object.__setattr__(self, "classes", tuple(unit_set(one) for one in self.classes))
+            self._check_classes()
         if self.way > len(self.sets):
             raise ProtocolError(
                 f"way={self.way} is too high for {len(self.sets)} {self.family} classes; lower it or name more classes."
@@ -175,11 +172,21 @@ class DrawnTasks:
         if self.pool is not None:
             check_whole("pool", self.pool, self._clips_a_class, MOST)
 
+    def _check_classes(self) -> None:
+        names = [one.name for one in self.sets]
+        for one in self.sets:
+            if family_of(one) != self.family:
+                raise ProtocolError(
+                    f"class {one.name} is {family_of(one)}, but the tasks are {self.family}; leave it out, or set "
+                    f"family={family_of(one)!r}."
+                )
+            if names.count(one.name) > 1:
+                raise ProtocolError(f"class {one.name} is named more than once; name each class once.")
+
     @cached_property
     def sets(self) -> tuple[UnitSet, ...]:
         """All classes that tasks draw from."""
-        found = unit_sets(self.family)
-        return found if self.classes is None else tuple(dict.fromkeys(map(unit_set, self.classes)))
+        return unit_sets(self.family) if self.classes is None else tuple(map(unit_set, self.classes))
 
     def rows(self, start: int, count: int) -> TaskRows:
         """Tasks `start` to `start + count - 1` as rows of the pool; a task is the same in whichever range it is drawn.

@@ -10,13 +10,20 @@ import numpy as np
 from fsmer.episodic.checks import check_whole
 from fsmer.episodic.episode import Episode, Ints, Mask
 from fsmer.episodic.plan import EpisodeBatch, EpisodePlan
-from fsmer.episodic.sides import clips_per_unit
+from fsmer.episodic.sides import NO_NEIGHBOUR, clips_per_unit
 from fsmer.errors import ProtocolError
 from fsmer.outside import outside_call, outside_value
 
-__all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes"]
+__all__ = ["Episodes", "FoldEpisodes", "KShotEpisodes", "with_neighbours"]
 
 Sides = Callable[[int], tuple[Mask, Mask]]
+
+
+def with_neighbours(rows: Ints, parents: Ints) -> Ints:
+    """The clips of their own among `rows`, with all their neighbour frames; `parents` as `neighbour_parents` gives."""
+    held = np.zeros(len(parents), dtype=bool)
+    held[rows[parents[rows] == NO_NEIGHBOUR]] = True
+    return np.flatnonzero(held | ((parents >= 0) & held[np.maximum(parents, 0)]))
 
 
 class Episodes(Sequence[Episode], ABC):
@@ -34,12 +41,16 @@ class Episodes(Sequence[Episode], ABC):
         The source clips, the same for every episode (source-then-target protocols).
     uniform : bool
         Whether all episodes have supports of one shape, so that `batches` gives many of them as one array.
+    parents : ndarray of int64, shape (N,), or None
+        Where neighbour frames are learnt from: for each the row of its clip, negative for all other clips. They join
+        their clip in a support and are in no query.
     """
 
     classes: tuple[str, ...]
     codes: Ints
     source: Ints | None = None
     uniform: bool = False
+    parents: Ints | None = None
 
     @abstractmethod
     def _make(self, index: int) -> Episode:
@@ -72,7 +83,10 @@ class Episodes(Sequence[Episode], ABC):
                 f"{who} is {outside_value(found)}, but {fault}; give an Episode with a name, classes among "
                 f"{', '.join(self.classes)}, and the numbers (no mask) of some of {clips} clips."
             )
-        return found
+        if self.parents is None:
+            return found
+        query = found.query[self.parents[found.query] == NO_NEIGHBOUR]
+        return replace(found, support=with_neighbours(found.support, self.parents), query=query)
 
     def _fault(self, found: Any) -> str:
         if not isinstance(found, Episode) or not isinstance(found.name, str):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,20 +16,30 @@ from fsmer.data.clips import ClipSet, concat
 from fsmer.data.schemes import canonical_dataset
 from fsmer.episodic.checks import described, nearest, refuse_unknown, store_subset
 from fsmer.episodic.episode import Ints, Mask
-from fsmer.episodic.episodes import Episodes, episodes_fault
+from fsmer.episodic.episodes import Episodes, episodes_fault, with_neighbours
 from fsmer.episodic.requirements import Requirement, SyntheticClips, read_data
-from fsmer.episodic.sides import dataset_codes_of
+from fsmer.episodic.sides import NO_NEIGHBOUR, dataset_codes_of, neighbour_parents
 from fsmer.errors import ProtocolError, reason_of
 from fsmer.outside import outside_call, outside_value
 from fsmer.plugins import PROTOCOLS
 
-__all__ = ["Protocol", "register_protocol"]
+__all__ = ["Protocol", "added_parameter", "register_protocol"]
 
 # Class decorator: enters a `Protocol` under the name of its kind.
 register_protocol = PROTOCOLS.register
 
 # Part of what is hashed: goes up when the same content would make other episodes than before.
 _HASHED_FORMAT = 1
+_ADDED = "hashed only where it differs from its default"
+
+
+def added_parameter(default: Any) -> Any:
+    """Field of a parameter that a kind of protocol did not have when it was first released.
+
+    Its default must mean the episodes that there were without it. It enters `Protocol.hash` only where it differs from
+    that, so that protocols which do not use it keep the hash under which their results were reported.
+    """
+    return field(default=default, metadata={_ADDED: True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +60,10 @@ class Protocol(ABC):
         Data sets that `prepare` selects and relabels. Empty: any clips will do.
     synthetic : tuple of SyntheticClips
         Clips that `make_clips` makes.
+    neighbours : bool
+        Whether neighbour frames among the clips (column ``neighbour_of``, see `NeighbourFrames`) are learnt from: in
+        the source, and in supports that hold all clips of their side. A neighbour is on the side of its clip and never
+        a query. False, as without neighbours: they are left out. A parameter, hashed where it is true.
     """
 
     kind: ClassVar[str]
@@ -60,6 +75,7 @@ class Protocol(ABC):
     notes: str = ""
     requirements: tuple[Requirement, ...] = ()
     synthetic: tuple[SyntheticClips, ...] = ()
+    neighbours: bool = added_parameter(False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.kind.replace("_", "-"))
@@ -72,11 +88,13 @@ class Protocol(ABC):
             if not isinstance(getattr(self, word), str):
                 raise ProtocolError(f"{word}={getattr(self, word)!r} is not text; put it in quotes.")
         store_subset(self)
-        for field in fields(self):
+        for one in fields(self):
             # Numbers of NumPy would hash and print unlike Python's own.
-            value = getattr(self, field.name)
+            value = getattr(self, one.name)
             if isinstance(value, np.generic):
-                object.__setattr__(self, field.name, value.item())
+                object.__setattr__(self, one.name, value.item())
+        if not isinstance(self.neighbours, bool):
+            raise ProtocolError(f"neighbours={self.neighbours!r} is not understood; choose true or false.")
         self.check_parameters()
 
     def check_parameters(self) -> None:  # noqa: B027, most kinds have nothing to refuse
@@ -105,7 +123,8 @@ class Protocol(ABC):
         MissingDatasetError
             A data set that the protocol names is not among the clips.
         """
-        labelling = self._labelling(clips)
+        parents = neighbour_parents(clips)
+        labelling = self._labelling(clips, parents)
         who = f"deal of the protocol {self.name!r} ({type(self).__name__})"
         with outside_call(who, ProtocolError):
             found: Any = self.deal(clips, *labelling)
@@ -115,11 +134,12 @@ class Protocol(ABC):
                 f"{who} gives {fault}, but Episodes of {len(clips)} clips are expected, such as FoldEpisodes; mend its "
                 "deal."
             )
+        self._place_neighbours(found, parents)
         return found
 
     def classes(self, clips: ClipSet) -> tuple[str, ...]:
         """Classes of the protocol's episodes on these clips, sorted."""
-        return self._labelling(clips)[0]
+        return self._labelling(clips, neighbour_parents(clips))[0]
 
     def prepare(self, clips: ClipSet) -> ClipSet:
         """Select the data sets that the protocol needs and read their labels by its schemes.
@@ -196,7 +216,9 @@ class Protocol(ABC):
         """
         data = [need.content() for need in sorted(self.requirements, key=lambda need: need.dataset)]
         data += [part.content() for part in sorted(self.synthetic, key=lambda part: part.domain)]
-        content = {"format": _HASHED_FORMAT, "kind": self.kind, "params": self.params, "data": data}
+        unused = {one.name for one in fields(self) if _ADDED in one.metadata and getattr(self, one.name) == one.default}
+        params = {name: value for name, value in self.params.items() if name not in unused}
+        content = {"format": _HASHED_FORMAT, "kind": self.kind, "params": params, "data": data}
         try:
             canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -232,8 +254,40 @@ class Protocol(ABC):
         given = {key: values[key] for key in _WORDS if values.get(key) is not None}
         return make_protocol(kind, **given, requirements=requirements, synthetic=synthetic, **params)
 
-    def _labelling(self, clips: ClipSet) -> tuple[tuple[str, ...], Ints]:
-        """Classes of the clips that are judged, and for each clip its index among them or -1."""
+    def _place_neighbours(self, episodes: Episodes, parents: Ints | None) -> None:
+        """Let episodes that were dealt without neighbour frames have them where they are learnt from, or nowhere."""
+        source = episodes.source
+        if not self.neighbours:
+            if parents is None:
+                return
+            if source is not None:
+                episodes.source = source[parents[source] == NO_NEIGHBOUR]
+            use = "neighbours=True (--neighbours) learns from them"
+            if source is None and episodes.uniform:
+                use = "a protocol with a source or with folds can learn from them"
+            count = int((parents != NO_NEIGHBOUR).sum())
+            # Beyond `split`, for whoever called it.
+            warnings.warn(f"protocol {self.name!r} leaves {count} neighbour frames out; {use}.", stacklevel=3)
+            return
+        if source is None and episodes.uniform:
+            raise ProtocolError(
+                f"protocol {self.name!r} learns from so many clips of each class and has no source, so that neighbour "
+                "frames have no place in it; leave neighbours off, or take a protocol with a source or with folds."
+            )
+        if parents is None:
+            raise ProtocolError(
+                f"protocol {self.name!r} is to learn from neighbour frames, but none of the {len(episodes.codes)} "
+                "clips is one (column 'neighbour_of'); make them with 'fsmer prepare NAME --add-neighbours 5', or "
+                "leave neighbours off."
+            )
+        if source is not None:
+            episodes.source = with_neighbours(source, parents)
+        if not episodes.uniform:
+            episodes.codes = np.where(parents >= 0, episodes.codes[np.maximum(parents, 0)], episodes.codes)
+            episodes.parents = parents
+
+    def _labelling(self, clips: ClipSet, parents: Ints | None) -> tuple[tuple[str, ...], Ints]:
+        """Classes of the clips that are judged, and for each clip its index among them or -1, as for neighbours."""
         if not len(clips):
             raise ProtocolError(f"protocol {self.name!r} was given an empty clip set; give it labelled clips.")
         codes = clips.codes()
@@ -247,6 +301,8 @@ class Protocol(ABC):
                     f"a boolean array of {len(codes)} clips is expected; mend its judged."
                 )
             codes = np.where(mask, codes, -1)
+        if parents is not None:
+            codes = np.where(parents == NO_NEIGHBOUR, codes, -1)
         names = [clips.classes[code] for code in np.unique(codes[codes >= 0])]
         wanted: tuple[str, ...] | None = getattr(self, "class_subset", None)
         for name in wanted or ():
@@ -275,8 +331,8 @@ def make_protocol(kind: str, **values: Any) -> Protocol:
 
 
 def _parameters(kind: type[Protocol]) -> list[str]:
-    words = {field.name for field in fields(Protocol)}
-    return [field.name for field in fields(kind) if field.name not in words]
+    words = {one.name for one in fields(Protocol) if _ADDED not in one.metadata}
+    return [one.name for one in fields(kind) if one.name not in words]
 
 
 _WORDS = ("name", "title", "paper", "notes")

@@ -101,7 +101,7 @@ class UnevenKShot(KShot):
 
     summary = "K-shot episodes whose classes are asked about unequally often, by Dirichlet shares"
 
-    query: int = 15
+    query: int = 5
     shares: int = 2
 
     def check_parameters(self) -> None:

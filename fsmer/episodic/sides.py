@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 
 from fsmer.data.clips import ClipSet
 from fsmer.data.schemes import canonical_dataset, written_twice
@@ -11,7 +12,13 @@ from fsmer.episodic.checks import nearest
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.errors import MissingDatasetError, ProtocolError
 
-__all__ = ["clips_per_unit", "dataset_codes_of", "distinct_subjects", "subjects_of", "two_sides", "units_with"]
+__all__ = [
+    "NO_NEIGHBOUR", "clips_per_unit", "dataset_codes_of", "distinct_subjects", "neighbour_parents", "subjects_of",
+    "two_sides", "units_with",
+]  # fmt: skip
+
+# In place of the row of a neighbour frame's clip: a clip of its own, and a neighbour whose clip is not in the set.
+NO_NEIGHBOUR, _CLIP_IS_ABSENT = -1, -2
 
 
 def distinct_subjects(what: str, clips: ClipSet, used: Mask) -> Ints:
@@ -80,6 +87,28 @@ def two_sides(
             f"protocol {protocol!r} needs data sets on two sides; add one to {', '.join(clips.dataset_names)}."
         )
     return one, two
+
+
+def neighbour_parents(clips: ClipSet) -> Ints | None:
+    """For each neighbour frame the row of its clip, by the column ``neighbour_of``; None where the clips have none.
+
+    `NO_NEIGHBOUR` stands for a clip of its own, and another negative number for a neighbour whose clip is not there.
+    """
+    table = clips.table
+    if "neighbour_of" not in table.columns:
+        return None
+    names = table["neighbour_of"]
+    is_neighbour = (names.notna() & (names.astype("str") != "")).to_numpy(bool)
+    if not is_neighbour.any():
+        return None
+    found = pd.Index(clips.ids).get_indexer(names.astype("str"))
+    parents = np.where(is_neighbour, np.where(found < 0, _CLIP_IS_ABSENT, found), NO_NEIGHBOUR).astype(np.int64)
+    # A neighbour of a neighbour is one of the clip at the end of that chain, if it has an end.
+    for _ in range(len(parents).bit_length()):
+        above = np.where(parents >= 0, parents[np.maximum(parents, 0)], NO_NEIGHBOUR)
+        parents = np.where(above == NO_NEIGHBOUR, parents, above)
+    circular = (parents >= 0) & (parents[np.maximum(parents, 0)] != NO_NEIGHBOUR)
+    return np.where(circular, _CLIP_IS_ABSENT, parents)
 
 
 def units_with(units: Ints, mask: Mask, total: int) -> Mask:

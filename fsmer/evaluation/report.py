@@ -261,6 +261,41 @@ class Report:
         return self.selection["rule"] == "oracle"
 
     @property
+    def transductive(self) -> bool:
+        """Whether the method looked at all query clips of an episode together.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+        >>> fsmer.evaluate("loso", "facs-flow", "laplacian_shot", clips=clips).transductive
+        True
+        """
+        return bool(self.method.get("transductive"))
+
+    def stamped(self, name: str) -> str:
+        """A name for tables and pictures that says when the method is transductive.
+
+        Parameters
+        ----------
+        name : str
+            Of the method or the report.
+
+        Returns
+        -------
+        str
+            The name, with "(transductive)" behind it where that holds.
+
+        Examples
+        --------
+        >>> import fsmer
+        >>> clips = fsmer.synthetic_clips(n=24, subjects=4)
+        >>> fsmer.evaluate("loso", "facs-flow", "cosine", clips=clips).stamped("cosine")
+        'cosine'
+        """
+        return f"{name} (transductive)" if self.transductive else name
+
+    @property
     def gap(self) -> dict[str, float] | None:
         """Of an oracle report, how far its figures lie above the honest ones of the same run."""
         if self.honest is None:
@@ -279,7 +314,9 @@ class Report:
             for key, value in shown.items()
             if value is not None and value is not False
         )
-        return f"{stamp}{self.method['name']} on {self.protocol['title']}" + (f" ({given})" if given else "")
+        return f"{stamp}{self.stamped(self.method['name'])} on {self.protocol['title']}" + (
+            f" ({given})" if given else ""
+        )
 
     @property
     def how(self) -> str:
@@ -344,7 +381,7 @@ class Report:
     def __str__(self) -> str:
         cells = ", ".join(f"{NAMES.get(name, name)} {show_figure(self.figures, name)}" for name in shown(self))
         stamp = f"{ORACLE} " if self.oracle else ""
-        return f"{stamp}{self.method['name']} on {self.protocol['name']}: {cells} ({self.how})"
+        return f"{stamp}{self.stamped(self.method['name'])} on {self.protocol['name']}: {cells} ({self.how})"
 
     def __repr__(self) -> str:
         return f"Report({shortened(one_line(str(self)), 400)})"

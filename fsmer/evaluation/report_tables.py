@@ -125,7 +125,7 @@ def provenance(report: Report, *, run: bool = True) -> Table:
         ("protocol", f"{protocol['name']} ({protocol['hash']})"),
         ("model", f"{model['name']} ({model['weights_hash']})"),
         ("input", "; ".join(InputSpec.from_dict(spec).describe() for spec in model.get("input_specs", ()))),
-        ("method", report.method["name"]),
+        ("method", report.stamped(report.method["name"])),
         ("parameters", ", ".join(f"{key}={value}" for key, value in report.method["params"].items())),
         ("seeds", ", ".join(str(one["seed"]) for one in report.per_seed)),
         ("seed of episodes and bootstrap", str(report.seed)),

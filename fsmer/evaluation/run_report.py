@@ -28,6 +28,7 @@ from fsmer.evaluation.setup import Evaluation, RunOptions
 from fsmer.outside import outside_call
 from fsmer.plugins import BACKBONES, METHODS, PROTOCOLS, outside_origin, plugin_entry
 from fsmer.transfer import Method
+from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.transfer.method import solves_together
 
 __all__ = ["kept_embeddings", "run_account", "run_report", "write_page"]
@@ -86,6 +87,7 @@ def run_report(
         model=_model_entry(one, results),
         method=one.method.to_dict()
         | plugin_entry(METHODS, type(one.method))
+        | ({"transductive": True} if one.method.transductive else {})
         | ({"batched": True} if one.method.origin and solves_together(one.method) else {}),
     )
     chosen = {number: (first.names, result.chosen) for number, result in results.items() if result.chosen is not None}
@@ -117,6 +119,11 @@ def _model_entry(one: Evaluation, results: Mapping[int, SeedResult]) -> dict[str
 
 def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptions) -> list[str]:
     notes, name = [], one.method.name
+    if one.method.transductive:
+        notes.append(
+            f"{name!r} is transductive: it looked at all query clips of an episode together, so the figures depend on "
+            "how many there are and on their shares of the classes; compare them with those of other such methods."
+        )
     if options.isolate == "process":
         shared = one.method.keeps_backbone and solves_together(one.method)
         batch = f"; {name!r} solves many folds together, which share a process" if shared else ""
@@ -127,6 +134,9 @@ def _notes(one: Evaluation, results: Mapping[int, SeedResult], options: RunOptio
             f"All {len(parts)} seeds gave the same answers: {name!r} with these parameters draws nothing at "
             "random, so the seeds say nothing about how much the figures vary."
         )
+    has_source = one.episodes.source is not None
+    if isinstance(one.method, TrainsTogether) and (told := one.method.rate_note(one.backbone, is_source=has_source)):
+        notes.append(f"Learning rates: {told}")
     with outside_call(f"missing_classes of {type(one.episodes).__name__}", ProtocolError):
         missing = [(str(fold), str(label)) for fold, label in one.episodes.missing_classes()]
     if missing:

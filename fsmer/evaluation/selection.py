@@ -120,6 +120,7 @@ class InnerEpisodes(Episodes):
 
     def __init__(self, outer: Episodes, clips: ClipSet) -> None:
         self.classes, self.codes, self.source = outer.classes, outer.codes, outer.source
+        self.parents = outer.parents
         people = distinct_subjects("select='nested'", clips, outer.codes >= 0)
         self._folds: list[Episode] = []
         owners: list[int] = []

@@ -14,6 +14,7 @@ from torch import Tensor
 from fsmer.backbones import ClassDirections
 from fsmer.episodic.episodes import checked_batches
 from fsmer.episodic.shuffles import query_orders
+from fsmer.errors import ProtocolError
 from fsmer.evaluation.answers import EpisodeTask, put_back
 from fsmer.evaluation.episode_results import EpisodeResults
 from fsmer.evaluation.isolated import Answer
@@ -50,12 +51,16 @@ class _Batch:
 def solve_episodes(task: EpisodeTask, embeddings: Tensor, todo: NDArray[np.bool_]) -> Iterator[EpisodeResults]:
     """Answers of the episodes in `todo` (E,) and of such as are solved with them; `embeddings` (N, D) of all clips."""
     prior = task.model.class_directions(task.episodes.classes)
+    if task.method.transductive:
+        _check_queries(task)
     for batch in (_uniform if task.episodes.uniform else _folds)(task, todo):
         yield from _solve_batch(task, embeddings, prior, batch)
 
 
 def _uniform(task: EpisodeTask, todo: NDArray[np.bool_]) -> Iterator[_Batch]:
-    size = max(1, min(BATCH, MASK_CELLS // max(len(task.clips), 1))) if task.trusted else 1
+    # Masks become indices for transductive methods.
+    cells = FOLD_CELLS if task.method.transductive else MASK_CELLS
+    size = max(1, min(BATCH, cells // max(len(task.clips), 1))) if task.trusted else 1
     # The batches of finished episodes are drawn again, which is quick, and passed over.
     for drawn in checked_batches(task.episodes, size):
         numbers = range(drawn.start, drawn.start + len(drawn))
@@ -97,10 +102,14 @@ def _solve_batch(
         asked = np.ones(columns.shape, dtype=bool)
         method, model = task.learner()
         method = method.for_model(model)
+    elif method.transductive and columns is None:
+        columns, asked = _padded([np.flatnonzero(row) for row in asked])
     handed, order = columns, None
     if columns is not None:
         order = _orders(task, batch.first, asked)
         handed = np.take_along_axis(columns, order, axis=1)
+        if method.transductive:
+            handed = np.where(asked, handed, -1)
         if not task.trusted:
             # The clips of this episode alone, since rows of the whole table tell which clips lie beside which.
             embeddings = embeddings[torch.from_numpy(np.concatenate([support, handed], axis=1)[0])]
@@ -121,6 +130,20 @@ def _solve_batch(
         clip = column if columns is None else columns[piece][episode, column]
         found = task.checked(answers[episode, column], way, batch.names[piece], episode)
         yield task.results(batch.first + start, batch.names[piece], batch.classes[piece], episode, clip, found)
+
+
+def _check_queries(task: EpisodeTask) -> None:
+    """Refuse episodes with a single query, which a transductive method has nothing to compare with."""
+    for batch in (_uniform if task.episodes.uniform else _folds)(task, np.ones(len(task.episodes), dtype=bool)):
+        for name, asked in zip(batch.names, batch.asked.sum(axis=1).tolist(), strict=True):
+            if asked == 1:
+                raise ProtocolError(
+                    f"the method {task.method.name!r} compares the query clips of an episode with each other, but "
+                    f"{name!r} has only one; leave out subjects with one clip, or use a method that answers each clip "
+                    "by itself, such as 'simpleshot'."
+                )
+        if task.episodes.uniform:
+            return
 
 
 def _orders(task: EpisodeTask, first: int, asked: NDArray[np.bool_]) -> Indices:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fsmer.caches import cache_place
 from fsmer.io import atomic_path, digest, file_digest, remove_unfinished
+from fsmer.kernels.differentiation import is_second_order
 
 __all__ = ["compile_all", "compiled", "find_compiler", "plain_in_memory", "switched_off"]
 
@@ -30,10 +31,11 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def plain_in_memory(*values: Tensor) -> bool:
-    """Whether code that is handed addresses can take these: float32 on a CPU, and not vectorised over members."""
+    """Whether code that is handed addresses can take these: float32 on a CPU, not vectorised over members, and nobody
+    asks for second derivatives, which it has none of."""
     plain = all(value.device.type == "cpu" and value.dtype == torch.float32 for value in values)
     # Inside `torch.func` a tensor stands for many.
-    return plain and not torch._C._are_functorch_transforms_active()
+    return plain and not torch._C._are_functorch_transforms_active() and not is_second_order()
 
 
 def switched_off() -> bool:

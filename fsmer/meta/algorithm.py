@@ -179,13 +179,13 @@ def list_algorithms() -> list[str]:
     Returns
     -------
     list of str
-        The names.
+        The names; shown in a notebook, a table with a line on each.
 
     Examples
     --------
     >>> import fsmer
     >>> fsmer.list_algorithms()
-    ['anil', 'fomaml', 'maml', 'meta_sgd', 'protonet', 'r2d2', 'reptile']
+    ['anil', 'fomaml', 'maml', 'meta_sgd', 'metaoptnet', 'protonet', 'r2d2', 'reptile']
     """
     return Listing(sorted(ALGORITHMS), "algorithms", lambda name: {"algorithm": name, "what": ALGORITHMS.summary(name)})
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,14 +14,15 @@ from torch.utils._pytree import tree_map
 
 from fsmer.backbones import Backbone, read_inputs
 from fsmer.backbones.base import Inputs
-from fsmer.data import ClipSet
-from fsmer.episodic import Protocol
+from fsmer.data import ClipSet, InputSpec
+from fsmer.episodic import DrawnTasks, Protocol, TaskArrays, TaskRows
 from fsmer.episodic.episode import Episode, Ints
 from fsmer.episodic.episodes import KShotEpisodes
 from fsmer.errors import ProtocolError
+from fsmer.synthetic.clips import Normalisation
 from fsmer.training.frozen_layers import FrozenLayers
 
-__all__ = ["ClipTasks", "TaskBatch", "Tasks"]
+__all__ = ["ClipTasks", "TaskBatch", "Tasks", "UnitSetTasks"]
 
 # Media of all clips are kept where they take no more bytes.
 CACHE_BYTES = 1 << 30
@@ -81,9 +81,34 @@ class Tasks(ABC):
     def describe(self) -> dict[str, Any]:
         """Plain values that tell these tasks from others, for a checkpoint and a model card."""
 
-    def without_lower(self, backbone: Backbone) -> Tasks:
-        """The same tasks with what the lower layers of the backbone make of media in their place."""
-        return _LowerTasks(self, backbone)
+
+class _Media:
+    """Media of clips, or what the lower layers of a backbone make of them: read once where memory allows."""
+
+    def __init__(self, backbone: Backbone, clips: ClipSet, *, upper: bool) -> None:
+        self.backbone, self.clips = backbone, clips
+        self.device = next((one.device for one in backbone.parameters()), torch.device("cpu"))
+        self.frozen = FrozenLayers(backbone, clips) if upper else None
+        self.kept: Inputs | None = None
+        clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in backbone.input_specs)
+        if not upper and clip_bytes * len(clips) <= CACHE_BYTES:
+            self.kept = read_inputs(backbone, clips, np.arange(len(clips)), self.device)
+
+    def __call__(self, rows: Ints) -> Inputs:
+        """Of clips (T, N), with these leading dimensions."""
+        flat = rows.ravel()
+        if self.frozen is not None:
+            found: Inputs = self.frozen(flat)
+        elif self.kept is not None:
+            index = torch.from_numpy(flat).to(self.device)
+            found = tree_map(lambda media: media.index_select(0, index), self.kept)
+        else:
+            found = read_inputs(self.backbone, self.clips, flat, self.device)
+        split: Inputs = tree_map(lambda value: value.unflatten(0, rows.shape), found)
+        return split
+
+    def codes(self, values: Ints) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
 
 
 class ClipTasks(Tasks):
@@ -106,8 +131,7 @@ class ClipTasks(Tasks):
     def __init__(
         self, protocol: Protocol, clips: ClipSet, backbone: Backbone, *, seed: int = 0, upper: bool = False
     ) -> None:
-        self.protocol, self.clips, self.backbone, self.seed = protocol, clips, backbone, seed
-        self.device = next((one.device for one in backbone.parameters()), torch.device("cpu"))
+        self.protocol, self.clips, self.seed = protocol, clips, seed
         self.episodes = protocol.split(clips)
         ways = {len(self.episodes[0].classes)} if self.episodes.uniform else {len(one.classes) for one in self.episodes}
         if len(ways) > 1:
@@ -116,11 +140,7 @@ class ClipTasks(Tasks):
                 "train on have the same number each; choose a K-shot protocol with a way."
             )
         self.way = ways.pop()
-        self.frozen = FrozenLayers(backbone, clips) if upper else None
-        self._media: Inputs | None = None
-        clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in backbone.input_specs)
-        if not upper and clip_bytes * len(clips) <= CACHE_BYTES:
-            self._media = read_inputs(backbone, clips, np.arange(len(clips)), self.device)
+        self._media = _Media(backbone, clips, upper=upper)
 
     def batch(self, start: int, count: int) -> TaskBatch:
         episodes = self._episodes(start, count)
@@ -134,16 +154,13 @@ class ClipTasks(Tasks):
             for number, (one, own) in enumerate(zip(episodes, rows, strict=True)):
                 padded[number, : len(own)] = own
                 codes[number, : len(own)] = places[number][_codes(one, own, self.episodes.classes, self.episodes.codes)]
-            sides.append((self._read(padded), torch.from_numpy(codes).to(self.device)))
+            sides.append((self._media(padded), self._media.codes(codes)))
         (support, support_codes), (query, query_codes) = sides
         return TaskBatch(support, support_codes, query, query_codes, self.way)
 
     def describe(self) -> dict[str, Any]:
         ids = [str(name) for name in self.clips.ids]
         return {"protocol": self.protocol.hash, "clips": ids, "seed": self.seed}
-
-    def without_lower(self, backbone: Backbone) -> Tasks:
-        return ClipTasks(self.protocol, self.clips, backbone, seed=self.seed, upper=True)
 
     def _episodes(self, start: int, count: int) -> Sequence[Episode]:
         if isinstance(self.episodes, KShotEpisodes):
@@ -156,35 +173,55 @@ class ClipTasks(Tasks):
         generators = (np.random.Generator(np.random.PCG64([self.seed, start + number])) for number in range(count))
         return [one.permutation(self.way) for one in generators]
 
-    def _read(self, rows: Ints) -> Inputs:
-        flat = rows.ravel()
-        if self.frozen is not None:
-            found: Inputs = self.frozen(flat)
-        elif self._media is not None:
-            index = torch.from_numpy(flat).to(self.device)
-            found = tree_map(lambda media: media.index_select(0, index), self._media)
-        else:
-            found = read_inputs(self.backbone, self.clips, flat, self.device)
-        split: Inputs = tree_map(lambda value: value.unflatten(0, rows.shape), found)
-        return split
 
+class UnitSetTasks(Tasks):
+    """Tasks that are drawn without end, for a backbone that takes square flow maps.
 
-class _LowerTasks(Tasks):
-    def __init__(self, tasks: Tasks, backbone: Backbone) -> None:
-        self.tasks, self.backbone, self.way = tasks, backbone, tasks.way
+    Parameters
+    ----------
+    drawn : DrawnTasks
+    backbone : Backbone
+    upper : bool
+        Whether what its lower layers make of the maps takes their place.
+    """
+
+    def __init__(self, drawn: DrawnTasks, backbone: Backbone, *, upper: bool = False) -> None:
+        spec = backbone.input_specs[0]
+        if len(backbone.input_specs) > 1 or spec.kind != "flow" or spec.size[0] != spec.size[1]:
+            raise ProtocolError(
+                f"tasks are drawn as square flow maps, but {backbone.name!r} takes "
+                f"{' and '.join(one.describe() for one in backbone.input_specs)}; give a protocol that makes its "
+                "clips, such as base-units-5way."
+            )
+        self.drawn = replace(drawn, size=spec.size[0], normalisation=cast(Normalisation, spec.normalisation))
+        self.backbone, self.upper, self.way = backbone, upper, drawn.way
+        self._media = None if drawn.pool is None else self._of(self.drawn.pool_maps)
 
     def batch(self, start: int, count: int) -> TaskBatch:
-        found = self.tasks.batch(start, count)
-        return replace(found, support=self._lower(found.support), query=self._lower(found.query))
+        found: TaskArrays | TaskRows
+        if self._media is None:
+            found = self.drawn.batch(start, count)
+            sides = found.support, found.query
+            media = self._of(np.concatenate([side.reshape(-1, *side.shape[2:]) for side in sides]))
+            split = found.support_codes.size
+            support, query = (
+                media(np.arange(codes.size).reshape(codes.shape) + first)
+                for codes, first in ((found.support_codes, 0), (found.query_codes, split))
+            )
+        else:
+            found, media = self.drawn.rows(start, count), self._media
+            support, query = media(found.support), media(found.query)
+        return TaskBatch(support, media.codes(found.support_codes), query, media.codes(found.query_codes), self.way)
 
     def describe(self) -> dict[str, Any]:
-        return self.tasks.describe()
+        return {"drawn": asdict(self.drawn)}
 
-    def _lower(self, inputs: Any) -> Any:
-        leading = next(iter(inputs.values())).shape[:2] if isinstance(inputs, dict) else inputs.shape[:2]
-        flat = tree_map(lambda value: value.flatten(0, 1), inputs)
-        with torch.no_grad():
-            return tree_map(lambda value: value.unflatten(0, leading), self.backbone.lower(flat))
+    def _of(self, maps: Any) -> _Media:
+        spec = InputSpec(
+            size=(self.drawn.size, self.drawn.size), normalisation=self.drawn.normalisation, flow_method=None
+        )
+        clips = ClipSet.from_arrays(maps, None, spec=spec)
+        return _Media(self.backbone, clips, upper=self.upper)
 
 
 def _codes(episode: Episode, rows: Ints, classes: Sequence[str], codes: Ints) -> Ints:
@@ -193,8 +230,3 @@ def _codes(episode: Episode, rows: Ints, classes: Sequence[str], codes: Ints) ->
     place[[classes.index(name) for name in episode.classes]] = np.arange(len(episode.classes))
     found: Ints = place[codes[rows]]
     return found
-
-
-def told(tasks: Tasks) -> str:
-    """`Tasks.describe` as text, for comparison."""
-    return json.dumps(tasks.describe(), sort_keys=True)

@@ -22,11 +22,11 @@ from fsmer.backbones import Backbone, model_hash
 from fsmer.backbones.base import as_device, check_saveable
 from fsmer.backbones.registry import as_backbone, fresh_model, names_saved_weights
 from fsmer.data import ClipSet
-from fsmer.episodic import Protocol, load_protocol
+from fsmer.episodic import DrawnTasks, Protocol, load_protocol
 from fsmer.errors import ProtocolError, SupportError, WeightsError
 from fsmer.io import check_writable, write_json
 from fsmer.meta.algorithm import Algorithm, Learner, accuracy, load_algorithm, query_loss
-from fsmer.meta.tasks import ClipTasks, Tasks
+from fsmer.meta.tasks import ClipTasks, Tasks, UnitSetTasks
 from fsmer.resources import resource_folder
 from fsmer.schema import Count
 from fsmer.training.checkpoints import remove_checkpoint
@@ -229,11 +229,11 @@ class MetaTraining(Training):
 @library_settings()
 def meta_train(
     model: Backbone | str | Path,
-    tasks: Tasks | Protocol | str | os.PathLike[str],
+    tasks: Tasks | DrawnTasks | Protocol | str | os.PathLike[str],
     algorithm: str | Algorithm = "protonet",
     *,
     clips: ClipSet | None = None,
-    validation: Tasks | tuple[Protocol | str, ClipSet] | None = None,
+    validation: Tasks | DrawnTasks | Protocol | str | tuple[Protocol | str, ClipSet] | None = None,
     steps: int = 1000,
     batch: int = 4,
     learning_rate: float | None = None,
@@ -263,17 +263,19 @@ def meta_train(
     model : Backbone, str or Path
         A backbone to go on from, the folder of one, or a registered name: with its weights where some ship, else with
         fresh ones drawn with the seed.
-    tasks : Tasks, Protocol, name or path of one
-        What is trained on. The episodes of a protocol need `clips`.
+    tasks : DrawnTasks, Protocol, name or path of one, or Tasks
+        What is trained on. Protocols that do not make their clips need `clips`.
     algorithm : str or Algorithm, default "protonet"
         A name of `fsmer.list_algorithms`.
     clips : ClipSet, optional
         Labelled clips that the protocol deals: none of them may be judged on later.
-    validation : Tasks, or pair (protocol, clips), optional
+    validation : DrawnTasks, Protocol, name or path of one, Tasks, or tuple of protocol and ClipSet, optional
         Tasks of classes and people that are not trained on. The weights that do best on them are kept; without, the
         last ones.
-    steps, batch : int, default 1000 and 4
-        Steps of the outer loop, and tasks a step (4 as in Finn et al. 2017 on MiniImagenet).
+    steps : int, default 1000
+        Steps of the outer loop.
+    batch : int, default 4
+        Tasks a step (as in Finn et al. 2017 on MiniImagenet).
     learning_rate : float, optional
         Of the outer loop in place of the algorithm's own.
     layers : {"auto", "all", "upper"}, default "auto"
@@ -283,22 +285,25 @@ def meta_train(
         Statistics of batch normalisation in training: those of what passes, whose running averages are used later as
         in supervised training, or the averages that the backbone has. Default ``"running"`` for algorithms that do not
         adapt the backbone, ``"inherited"`` for the others, whose inner loop has a parameter of this name.
-    clip_gradient : float, optional
+    clip_gradient : float or None, default 10.0
         Largest norm of the gradient of a step.
-    validate_every, validation_tasks : int, default 100 and 200
-        Steps from one look at validation tasks to the next, and tasks a look (the same ones each time).
+    validate_every : int, default 100
+        Steps from one look at validation tasks to the next.
+    validation_tasks : int, default 200
+        Tasks a look, the same ones each time.
     patience : int, optional
         Looks without a better one before training ends; default: it goes on to the last step.
     seed : int, default 0
-        Of fresh weights and of the order of classes in tasks from clips.
+        Seed of fresh weights and of the order of classes in tasks from clips.
     arguments : mapping, optional
         Constructor arguments of a backbone that is given by name, which then starts from fresh weights.
     device : str or torch.device, optional
-        Where the network computes; default where it is.
+        Where the network computes, such as ``"cuda"``; default where it is, which for names and folders is the CPU.
     out : path, optional
-        Folder for the weights; beside it ``<out>.history.json`` and, on the way, a checkpoint in ``<out>.training``.
+        Folder for the weights; beside it the losses are written to ``<out>.history.json`` and, while training goes on,
+        a checkpoint to ``<out>.training``.
     resume : bool, default True
-        Whether to go on from the checkpoint of the same training.
+        Whether to go on with what is there: a checkpoint of the same training.
     checkpoint_every : int, default 100
         Steps from one checkpoint to the next.
     progress : callable, optional
@@ -306,7 +311,7 @@ def meta_train(
     log : path, optional
         Folder for TensorBoard (extra ``tensorboard``).
     **params : object
-        Parameters of the algorithm.
+        Parameters of the algorithm in place of its defaults.
 
     Returns
     -------
@@ -413,14 +418,23 @@ def meta_train(
 
 
 def as_tasks(
-    tasks: Tasks | Protocol | str | os.PathLike[str], clips: ClipSet | None, backbone: Backbone, seed: int, upper: bool
+    tasks: Tasks | DrawnTasks | Protocol | str | os.PathLike[str],
+    clips: ClipSet | None,
+    backbone: Backbone,
+    seed: int,
+    upper: bool,
 ) -> Tasks:
     """Tasks in any form that `meta_train` takes."""
-    if isinstance(tasks, Tasks):
+    if isinstance(tasks, Tasks | DrawnTasks):
         if clips is not None:
             raise ProtocolError("clips came with tasks that have clips of their own; leave them out.")
-        return tasks.without_lower(backbone) if upper else tasks
+        return UnitSetTasks(tasks, backbone, upper=upper) if isinstance(tasks, DrawnTasks) else tasks
     protocol = load_protocol(tasks)
+    if any(part.units == "novel" for part in protocol.synthetic):
+        raise ProtocolError(
+            f"the classes of protocol {protocol.name!r} are there to be judged on, and training on them would make its "
+            "figures worthless; train on base-units-5way, or on DrawnTasks."
+        )
     prepared = protocol.make_clips(specs=backbone.input_specs) if clips is None else protocol.prepare(clips)
     return ClipTasks(protocol, prepared, backbone, seed=seed, upper=upper)
 

@@ -122,6 +122,7 @@ def prepare(
     frames: FrameKind | None = None,
     sheet: str | os.PathLike[str] | None = None,
     corrections: str | os.PathLike[str] | None = None,
+    extend: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
     workers: int | None = None,
     backend: str | None = None,
     progress: Callable[[PrepareProgress], None] | None = None,
@@ -157,6 +158,9 @@ def prepare(
         Label scheme to apply first, see `ClipSet.relabel`; what it drops is not prepared.
     frames, sheet, corrections
         For a data set by name, see `check_dataset`.
+    extend : callable, optional
+        From the table of the clips, after the scheme, to the table of those to make, such as
+        ``NeighbourFrames(factor=5).table``.
     workers : int, optional
         Clips made at a time, each on one core; default one a core. 1 without `backend` stays in this process.
     backend : str, optional
@@ -188,7 +192,8 @@ def prepare(
     if workers is not None and workers < 1:
         raise DataError(f"{workers} workers were asked for; give 1 or more, or None for one a core.")
     groups = grouped_specs(specs)
-    table, lost, cropped = _clips(source, root, scheme, frames=frames, sheet=sheet, corrections=corrections)
+    how = {"frames": frames, "sheet": sheet, "corrections": corrections}
+    table, lost, cropped = _clips(source, root, scheme, extend, **how)
     steps = recipe or PreprocessRecipe(detector="cropped" if cropped else "cascade")
     steps.load_detector()
     target = Path(os.path.abspath(out))
@@ -246,6 +251,7 @@ def _clips(
     source: str | ClipSet | pd.DataFrame,
     root: str | os.PathLike[str] | None,
     scheme: str | LabelScheme | None,
+    extend: Callable[[pd.DataFrame], pd.DataFrame] | None,
     **how: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
     """Table of the clips to make, report of those that are lost already, and whether the frames are cropped faces."""
@@ -275,6 +281,8 @@ def _clips(
             source = source.assign(clip=[Path(str(path)).name for path in source["path"]])
         clips = source if isinstance(source, ClipSet) else ClipSet.from_table(source)
     table = (clips if scheme is None else clips.relabel(scheme)).table
+    if extend is not None and len(table):
+        table = extend(table)
     if not len(table):
         raise DataError("no clip is left to prepare; check the label scheme.")
     if "path" not in table.columns:

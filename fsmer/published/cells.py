@@ -38,12 +38,16 @@ from fsmer.schema import entries, read_json, read_yaml
 from fsmer.training.preparation import train_part
 from fsmer.training.supervised import for_classes
 from fsmer.transfer import load_method
+from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.version import __version__
 
 __all__ = ["CellRunner", "small_settings"]
 
 SMALL = Path(__file__).parent / "small.yaml"
 CELL_FILE = "cell.json"
+# How MERAU learns from its source (eq. 8, section IV.A): what the step "source" does for columns whose method learns
+# nothing from it.
+SOURCE_TRAINING = {"train_backbone": True, "balanced": False, "source_augment": True}
 # What the file of a cell keeps of it.
 KEPT = ("values", "intervals", "each", "honest")
 
@@ -70,6 +74,7 @@ class CellRunner:
     weights: dict[str, str]
     select: Rule
     jobs: int | Literal["auto"] | None
+    neighbours: bool
     resume: bool
     progress: Progress
     _made: dict[str, ClipSet] = field(default_factory=dict)
@@ -92,14 +97,30 @@ class CellRunner:
             settings = self._settings(row, column)
             settings, clips, partial = self._clips(settings, media_specs(settings), part)
             outcome = self._outcome(settings, clips, part)
+            told = " ".join(filter(None, (partial, self._rate_note(settings))))
         except (MissingDatasetError, SpecMismatchError) as error:
             return Measured("missing", str(error))
         except FsmerError as error:
             return Measured("refused", str(error))
-        return replace(outcome, status="partial" if partial else "measured", reason=partial)
+        return replace(outcome, status="partial" if partial else "measured", reason=told)
+
+    def _rate_note(self, settings: Settings) -> str:
+        """What is to be said of the learning rates of a cell's network."""
+        method = load_method(settings.method, **settings.params)
+        if "source" in settings.before:
+            method = load_method("finetune", **SOURCE_TRAINING)
+        if not isinstance(method, TrainsTogether) or method.keeps_backbone:
+            return ""
+        start = self._given(settings)
+        if start is None:
+            start = fresh_model(settings.model, 0, dict(settings.arguments))
+        note = method.rate_note(start, is_source=settings.protocol.kind == "source_target")
+        return f"{note[:1].upper()}{note[1:]}"
 
     def _settings(self, row: int, column: int) -> Settings:
         settings = self.table.settings(row, column)
+        if self.neighbours:
+            settings = replace(settings, protocol=settings.protocol.with_params(neighbours=True))
         if not self.quick:
             return settings
         protocol = settings.protocol
@@ -248,16 +269,16 @@ class CellRunner:
         return self._evaluate(settings, self._taught(settings, prepared[source], seed), clips, seeds, folder)
 
     def _taught(self, settings: Settings, source: ClipSet, seed: int) -> Backbone:
-        given = self.weights.get(settings.model)
-        backbone = load_model(given) if given else fresh_model(settings.model, seed, dict(settings.arguments))
-        small = small_settings()["params"]["train"] if self.quick else {}
+        backbone = self._given(settings) or fresh_model(settings.model, seed, dict(settings.arguments))
+        small = small_settings()["params"] if self.quick else {"train": {}, "finetune": {}}
         for step in settings.before:
             if step == "source":
-                backbone = load_method("train", seed=seed, **small).train_source(backbone, source).backbone
+                method = load_method("finetune", seed=seed, **SOURCE_TRAINING, **small["finetune"])
+                backbone = method.train_source(backbone, source).backbone
             elif step != "au_detector":
                 raise ProtocolError(f"{step!r} is no step before the episodes; use 'au_detector' or 'source'.")
             elif isinstance(backbone, Merau):
-                train_part(backbone.detector_preparation(source, seed=seed, **small))
+                train_part(backbone.detector_preparation(source, seed=seed, **small["train"]))
             else:
                 raise ProtocolError(f"{settings.model!r} has no action unit detector to fit; only merau has.")
         return backbone.eval()
@@ -274,6 +295,7 @@ class CellRunner:
             "method": settings.method,
             "params": dict(settings.params),
             "before": list(settings.before),
+            **({"source": SOURCE_TRAINING} if "source" in settings.before else {}),
             "seeds": seeds,
             "select": self.select,
             "clips": self._digest(clips, [spec.kind for spec in media_specs(settings)]),
@@ -282,12 +304,17 @@ class CellRunner:
 
     def _start(self, settings: Settings) -> Backbone | None:
         """The weights that a cell starts from, given or shipped; ``None``: fresh ones."""
+        given = self._given(settings)
+        if given is not None or settings.before:
+            return given
+        method = load_method(settings.method, **settings.params)
+        return InitialWeights.of(settings.model, method, settings.arguments).given
+
+    def _given(self, settings: Settings) -> Backbone | None:
+        """The weights that were given for the network of a cell, refused where they are of another variant."""
         given = self.weights.get(settings.model)
         if given is None:
-            if settings.before:
-                return None
-            method = load_method(settings.method, **settings.params)
-            return InitialWeights.of(settings.model, method, settings.arguments).given
+            return None
         backbone = load_model(given)
         for key, value in settings.arguments.items():
             held = backbone.config.get(key)
@@ -303,7 +330,8 @@ class CellRunner:
         key = (id(clips), tuple(kinds))
         if key not in self._digests:
             digest = hashlib.sha256()
-            for values in (clips.ids, clips.datasets, clips.subjects, clips.labels):
+            near = (clips.table["neighbour_of"].to_numpy(),) if "neighbour_of" in clips.table.columns else ()
+            for values in (clips.ids, clips.datasets, clips.subjects, clips.labels, *near):
                 digest.update("\n".join(map(str, values.tolist())).encode())
             for kind in kinds:
                 digest.update(json.dumps(clips.specs[kind].to_dict(), sort_keys=True).encode())

@@ -64,6 +64,7 @@ class BenchResult:
     quick: bool = False
     synthetic: bool = False
     select: str = "fixed"  # how epochs were chosen, see fsmer.evaluate
+    neighbours: bool = False  # whether neighbour frames were learnt from
 
     @property
     def stamps(self) -> tuple[str, ...]:
@@ -90,6 +91,7 @@ class BenchResult:
             "quick": self.quick,
             "synthetic": self.synthetic,
             "select": self.select,
+            "neighbours": self.neighbours,
             "counts": self.counts,
             "cells": self.lines(),
         }
@@ -225,6 +227,7 @@ class BenchResult:
         if several:
             words = f"; measured ones are means over {' or '.join(several)} seeds with their standard deviation"
             words += ", or of one run where none stands" if 1 in counts else ""
+        words += "; neighbour frames were learnt from" if self.neighbours else ""
         if self._has_honest:
             words += "; below them stand the honest ones, which choose nothing on the test clips, and the gap to these"
         return words

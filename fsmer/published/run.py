@@ -32,6 +32,7 @@ def run_table(
     weights: Mapping[str, str | os.PathLike[str]] | None = None,
     select: Rule = "fixed",
     jobs: int | Literal["auto"] | None = None,
+    neighbours: bool = False,
     resume: bool = True,
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -67,6 +68,8 @@ def run_table(
         a part of a composite take a second run for them, which chooses nothing.
     jobs : int or "auto", optional
         As for `fsmer.evaluate`, for the rows that train a network in their folds.
+    neighbours : bool, default False
+        Learn from neighbour frames among the clips in all rows (see `Protocol`); without it they are left out.
     resume : bool, default True
         Whether to go on with what is there: finished runs of the same settings and clips.
     progress : callable, optional
@@ -82,7 +85,8 @@ def run_table(
     UnknownNameError
         No such table, or weights are given for a backbone that it does not run.
     ProtocolError
-        No row has that name, neither clips nor `synthetic` is given, or the seeds or jobs are none.
+        No row has that name, neither clips nor `synthetic` is given, the seeds or jobs are none, or neighbours are
+        asked for with `synthetic`.
     WeightsError
         Weights cannot be read, or are those of another backbone.
     OutputError
@@ -115,6 +119,11 @@ def run_table(
             "--data on the command line), or run it on synthetic ones (synthetic=True, --synthetic)."
         )
     # Refused once, and not cell by cell.
+    if synthetic and neighbours:
+        raise ProtocolError(
+            "synthetic clips have no neighbour frames to learn from; leave neighbours off, or give clips that were "
+            "prepared with them ('fsmer prepare NAME --add-neighbours 5')."
+        )
     if seeds is not None:
         listed_seeds(seeds, 0)
     check_jobs(jobs)
@@ -131,6 +140,7 @@ def run_table(
         weights={key: os.fspath(value) for key, value in (weights or {}).items()},
         select=select,
         jobs=jobs,
+        neighbours=neighbours,
         resume=resume,
         progress=progress or no_progress,
     )
@@ -138,7 +148,8 @@ def run_table(
     cells: dict[tuple[int, int], Measured] = {}
 
     def result() -> BenchResult:
-        return BenchResult(table, dict(cells), quick=quick or synthetic, synthetic=synthetic, select=select)
+        how = {"quick": quick or synthetic, "synthetic": synthetic, "neighbours": neighbours}
+        return BenchResult(table, dict(cells), select=select, **how)
 
     for done, (row, column) in enumerate(todo):
         runner.progress("runs", done, len(todo))

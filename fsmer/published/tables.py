@@ -79,7 +79,7 @@ class Settings:
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the backbone's constructor
     params: Mapping[str, Any] = field(default_factory=dict)  # of the method
     # What is done with the source first: "au_detector" fits the action unit detector of merau, "source" trains the
-    # backbone by its recipe.
+    # backbone as the fine-tuning columns do (`fsmer.published.cells.SOURCE_TRAINING`).
     before: tuple[str, ...] = ()
 
 

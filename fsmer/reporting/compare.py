@@ -217,6 +217,13 @@ def compare(
             f"settings were chosen on the judged clips for {' and '.join(oracle)} but not for {' and '.join(honest)}; "
             "figures of the two kinds do not tell which is better."
         )
+    joint = [name for name, report in named.items() if report.transductive]
+    if 0 < len(joint) < len(named):
+        others = " and ".join(name for name in named if name not in joint)
+        warnings.append(
+            f"{' and '.join(joint)} looked at all query clips of an episode together and {others} at each alone; a "
+            "difference may come from that."
+        )
     for (first, a), (second, b) in combinations(named.items(), 2):
         if a.protocol["hash"] != b.protocol["hash"]:
             words = _protocol_words((first, a), (second, b))
@@ -246,7 +253,8 @@ def _names(reports: Sequence[Report | str | os.PathLike[str]]) -> list[str]:
 
 def _distinct(names: list[str], reports: Sequence[Report]) -> list[str]:
     """Names with ORACLE where it applies, numbered where they would be the same."""
-    stamped = [f"{name} [{ORACLE}]" if report.oracle else name for name, report in zip(names, reports, strict=True)]
+    named = [report.stamped(name) for name, report in zip(names, reports, strict=True)]
+    stamped = [f"{name} [{ORACLE}]" if report.oracle else name for name, report in zip(named, reports, strict=True)]
     earlier = [stamped[:place].count(name) for place, name in enumerate(stamped)]
     return [f"{name} ({count + 1})" if count else name for name, count in zip(stamped, earlier, strict=True)]
 

@@ -36,6 +36,8 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
     if not named:
         raise DataError("there is no report to draw; give at least one.")
     ranked = sorted(named.items(), key=lambda item: item[1].figures[metric])
+    # Names of a comparison say it already.
+    names = [name if "(transductive)" in name else report.stamped(name) for name, report in ranked]
     figure = blank_figure(6.4, 1.3 + 0.42 * len(ranked))
     axes = figure.add_subplot()
     classes = {len(report.classes) for report in named.values()}
@@ -49,7 +51,7 @@ def methods_figure(reports: Mapping[str, Report] | Sequence[Report], *, metric: 
         stamp = "ORACLE " if report.oracle else ""
         text = f"{stamp}{value:.3f}"
         axes.annotate(text, (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
-    axes.set_yticks(range(len(ranked)), [printable(name) for name, _ in ranked])
+    axes.set_yticks(range(len(ranked)), [printable(name) for name in names])
     axes.set_ylim(-0.6, len(ranked) - 0.3)
     axes.set_xlabel(f"{metric.upper()} (line: 95 % interval)")
     axes.set_title(wrapped(title, 70), fontsize=10)

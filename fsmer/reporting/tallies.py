@@ -176,4 +176,4 @@ def _folds(report: Report) -> set[frozenset[tuple[str, str]]] | list[tuple[int, 
 
 def report_name(report: Report) -> str:
     """What was run, as a name: method on model."""
-    return f"{report.method['name']} on {report.model['name']}"
+    return f"{report.stamped(report.method['name'])} on {report.model['name']}"

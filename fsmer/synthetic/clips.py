@@ -179,9 +179,9 @@ def synthetic_clips(
     specs : sequence of InputSpec, default ()
         The media to make, for example a backbone's ``input_specs``, in place of `size` and `normalisation`: a single
         square flow map comes from here, anything else from `fsmer.synthetic.recordings`.
-    classes : sequence of UnitSet or str, default ()
-        Sets of action units to draw in place of emotions, in equal numbers: ``"6+12"``, or ``"L14"`` for the person's
-        left half of the face alone. Their names are the labels.
+    classes : sequence of UnitSet, default ()
+        Sets of action units to draw in place of emotions, in equal numbers, by name too: ``"6+12"``, or ``"L14"`` for
+        the person's left half of the face alone. Their names are the labels.
 
     Returns
     -------

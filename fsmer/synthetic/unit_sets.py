@@ -87,7 +87,8 @@ def unit_set(name: str | UnitSet) -> UnitSet:
         return name
     parsed = parse_aus(name)
     letters = {"".join(unit.sides) for unit in parsed.units}
-    if parsed.unparsed or not parsed.units or len(letters) > 1 or not letters <= {"", "L", "R"}:
+    open_choice = any(unit.choice is not None for unit in parsed.units)
+    if parsed.unparsed or open_choice or not parsed.units or len(letters) > 1 or not letters <= {"", "L", "R"}:
         raise DataError(
             f"{name!r} is no set of action units: write numbers of FACS joined by +, such as 6+12, or L12 and R12 for "
             "one half of the face."

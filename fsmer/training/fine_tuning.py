@@ -17,6 +17,7 @@ from fsmer.data import ClipSet
 from fsmer.training.frozen_layers import FrozenLayers
 from fsmer.training.loop import Step
 from fsmer.training.stacked import Member
+from fsmer.training.supervised import Augmentation
 
 __all__ = ["Classifier", "Tuning"]
 
@@ -57,8 +58,9 @@ class Classifier(nn.Module):
 class Tuning(Member):
     """One fine-tuning of backbone and classifier; an epoch of it is one step on a batch, given as rows of `clips`.
 
-    `rates` are the learning rates of encoder, projection layers and classifier, `seed` is that of dropout, and `frozen`
-    the layers of the backbone that are not trained.
+    `rates` are the learning rates of encoder, projection layers and classifier, `seed` is that of dropout and
+    augmentation, `frozen` the layers of the backbone that are not trained, and `augmentation` changes clips that no
+    frozen layers have read.
     """
 
     classifier: Classifier
@@ -73,19 +75,22 @@ class Tuning(Member):
         rates: tuple[float, float, float],
         seed: int,
         frozen: FrozenLayers | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.clips = clips
         self.batches = batches
         self.rates = rates
         self.seed = seed
         self.frozen = frozen
+        self.augmentation = augmentation
         if frozen is not None:
             frozen.let_train(backbone, False)
         super().__init__(backbone, classifier, targets, epochs=len(batches), seed=seed)
 
     def signature(self) -> tuple[Any, ...]:
         head = (self.classifier.scale, self.classifier.pull, self.classifier.centre is None)
-        return (self.rates, [len(rows) for rows in self.batches], head)
+        changes = None if self.augmentation is None else self.augmentation.recipe.to_dict()
+        return (self.rates, [len(rows) for rows in self.batches], head, changes)
 
     def steps(self) -> Generator[Step, None, None]:
         """All steps that are left; media of a set that fits in one batch are read once."""
@@ -95,7 +100,14 @@ class Tuning(Member):
             if kept is None or kept[0] is not rows:
                 inputs = self.frozen(rows) if self.frozen else read_inputs(self.backbone, self.clips, rows, self.device)
                 kept = (rows, inputs, take(self.targets, rows, self.device))
-            yield Step(kept[1], kept[2], seed=None if number else self.seed)
+            yield Step(self._changed(kept[1], number), kept[2], seed=None if number else self.seed)
+
+    def _changed(self, inputs: Inputs, number: int) -> Inputs:
+        """Media of a step as it takes them; how they are changed depends on its number alone."""
+        if self.augmentation is None:
+            return inputs
+        rng = np.random.Generator(np.random.PCG64([self.seed, number]))
+        return self.augmentation.apply(inputs, self.augmentation.draw(rng, len(self.batches[number])))
 
     def make_optimizer(self, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """Adam with a learning rate for encoder, projection layers and classifier each."""

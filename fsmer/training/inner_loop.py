@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fsmer.backbones import Backbone
+from fsmer.kernels import differentiation
 
 __all__ = ["BATCH_NORM", "HEAD", "Adapted", "adaptable", "embedded", "head_steps", "inner_loop"]
 
@@ -78,7 +79,8 @@ def inner_loop(
     """
     changed = dict(weights)
     for _ in range(steps):
-        with _support_statistics(backbone, statistics) as passing:
+        again = differentiation.second_order() if second_order else nullcontext()
+        with _support_statistics(backbone, statistics) as passing, again:
             loss = F.cross_entropy(_logits(backbone, changed, passing, inputs), codes, ignore_index=-1)
         # Parts that the embedding does not depend on, such as detectors, get no gradient.
         found = torch.autograd.grad(loss, list(changed.values()), create_graph=second_order, allow_unused=True)

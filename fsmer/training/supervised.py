@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from fsmer.errors import SupportError, WeightsError
 from fsmer.kernels.noise import Draws
 from fsmer.training.checkpoints import TrainingState
 from fsmer.training.loop import Step, make_optimizer
+from fsmer.training.preparation import train_part
 from fsmer.training.stacked import Member
 
-__all__ = ["Trainer", "augment", "for_classes"]
+__all__ = ["Augmentation", "Trainer", "augment", "for_classes", "for_training"]
 
 # Media of a set that fits in here are read once and kept; larger sets are read batch by batch.
 CACHE_BYTES = 1 << 30
@@ -49,27 +51,74 @@ def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Back
     return made
 
 
-def augment(
-    media: Tensor, spec: InputSpec, flip: NDArray[np.bool_], angle: NDArray[np.float64], shift: NDArray[np.float64]
-) -> Tensor:
-    """Media of a batch, (B, \\*spec.shape), mirrored, turned and shifted clip by clip.
+def for_training(backbone: Backbone, clips: ClipSet, classes: tuple[str, ...], seed: int) -> Backbone:
+    """As `for_classes`, with what its paper trains first trained on `clips` (`Backbone.preparations`): what every
+    training of a backbone on labelled clips begins with."""
+    made = for_classes(backbone, classes, seed)
+    with backbone_call(made, "preparations"):
+        for part in made.preparations(clips, seed=seed):
+            train_part(part)
+    return made
 
-    `angle` is in radians and `shift` in parts of width and height, (B, 2); edges are repeated. That a turn of a few
-    degrees also turns flow vectors is neglected.
+
+def augment(
+    media: Tensor,
+    spec: InputSpec,
+    flip: NDArray[np.bool_],
+    angle: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    zoom: NDArray[np.float64] | None = None,
+) -> Tensor:
+    """Media of a batch, (B, \\*spec.shape), mirrored, turned, shifted and resized clip by clip.
+
+    `angle` is in radians, `shift` in parts of width and height, (B, 2), and `zoom` a factor on the size about the
+    middle; edges are repeated. That a turn of a few degrees also turns flow vectors, and that another size makes them
+    longer or shorter, is neglected.
     """
     if flip.any():
         chosen = torch.from_numpy(flip).to(media.device).view(-1, *(1,) * (media.ndim - 1))
         media = torch.where(chosen, mirror_media(media, spec), media)
-    if angle.any() or shift.any():
+    if angle.any() or shift.any() or zoom is not None:
         flat = media.flatten(1, -3) if media.ndim == 5 else media
         height, width = spec.size
         cos, sin = (torch.from_numpy(part).float().to(media.device) for part in (np.cos(angle), np.sin(angle)))
+        if zoom is not None:
+            smaller = torch.from_numpy(1 / zoom).float().to(media.device)
+            cos, sin = cos * smaller, sin * smaller
         moved = 2 * torch.from_numpy(shift).float().to(media.device)
         rows = [cos, -sin * height / width, moved[:, 0]], [sin * width / height, cos, moved[:, 1]]
         theta = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1)
         grid = F.affine_grid(theta, [len(flat), 1, height, width], align_corners=False)
         media = F.grid_sample(flat, grid, padding_mode="border", align_corners=False).view(media.shape)
     return media
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training clips as a recipe says, for media of a network's first size."""
+
+    recipe: TrainRecipe
+    specs: tuple[InputSpec, ...]
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[NDArray[Any], ...]:
+        """How each of `count` clips is changed: flip, angle, shift and, where it resizes, zoom; see `augment`."""
+        recipe, (height, width) = self.recipe, self.specs[0].size
+        changes = (
+            rng.random(count) < (0.5 if "flip" in recipe.augment else 0.0),
+            np.deg2rad(recipe.rotate_degrees) * (2 * rng.random(count) - 1) * ("rotate" in recipe.augment),
+            # In parts of the picture, so that all media of a clip move alike whatever their sizes.
+            (rng.integers(-recipe.crop_pixels, recipe.crop_pixels + 1, (count, 2)) / (width, height))
+            * ("crop" in recipe.augment),
+        )
+        if "resize" not in recipe.augment:
+            return changes
+        return (*changes, 1 + recipe.resize_share * (2 * rng.random(count) - 1))
+
+    def apply(self, inputs: Inputs, changes: Sequence[NDArray[Any]]) -> Inputs:
+        """Media as the network gets them, changed."""
+        if isinstance(inputs, Tensor):
+            return augment(inputs, self.specs[0], *changes)
+        return {spec.kind: augment(inputs[spec.kind], spec, *changes) for spec in self.specs}
 
 
 class Trainer(Member):
@@ -96,6 +145,7 @@ class Trainer(Member):
         check_clips(backbone, clips)
         self.clips = clips
         self.recipe = recipe
+        self.augmentation = Augmentation(recipe, backbone.input_specs)
         self.seed = seed
         # Mean loss of every epoch.
         self.losses: list[float] = []
@@ -145,7 +195,7 @@ class Trainer(Member):
         for epoch in range(self.epoch, self.epochs):
             self._loss_sum, self._clips_seen = 0.0, 0
             for number, (rows, *changes) in enumerate(self._batches(epoch)):
-                inputs = None if self._compiled else self._augmented(self._inputs(rows), *changes)
+                inputs = None if self._compiled else self.augmentation.apply(self._given(rows), changes)
                 targets = take(self.targets, rows, self.device)
                 seed = None if number else (self.seed << 20) + epoch
                 last = number + 1 == self.steps_an_epoch
@@ -198,20 +248,10 @@ class Trainer(Member):
         return schedule_factor(self.recipe, epoch + number / self.steps_an_epoch, 1 / self.steps_an_epoch)
 
     def _batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Rows of the clips of every step, and how each clip is changed: flip, angle and shift, see `augment`."""
-        recipe = self.recipe
+        """Rows of the clips of every step, and how each clip is changed, see `Augmentation.draw`."""
         rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        height, width = self.backbone.input_specs[0].size
         for rows in np.array_split(rng.permutation(len(self.clips)), self.steps_an_epoch):
-            count = len(rows)
-            yield (
-                rows,
-                rng.random(count) < (0.5 if "flip" in recipe.augment else 0.0),
-                np.deg2rad(recipe.rotate_degrees) * (2 * rng.random(count) - 1) * ("rotate" in recipe.augment),
-                # In parts of the picture, so that all media of a clip move alike whatever their sizes.
-                (rng.integers(-recipe.crop_pixels, recipe.crop_pixels + 1, (count, 2)) / (width, height))
-                * ("crop" in recipe.augment),
-            )
+            yield rows, *self.augmentation.draw(rng, len(rows))
 
     def _inputs(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         if self._media is not None:
@@ -220,7 +260,6 @@ class Trainer(Member):
         inputs = read_inputs(self.backbone, self.clips, rows, self.device)
         return inputs if isinstance(inputs, dict) else {self.backbone.input_specs[0].kind: inputs}
 
-    def _augmented(self, inputs: dict[str, Tensor], *changes: NDArray[Any]) -> Inputs:
-        specs = {spec.kind: spec for spec in self.backbone.input_specs}
-        changed = {kind: augment(media, specs[kind], *changes) for kind, media in inputs.items()}
-        return changed if len(specs) > 1 else next(iter(changed.values()))
+    def _given(self, rows: NDArray[np.int64]) -> Inputs:
+        inputs = self._inputs(rows)
+        return inputs if len(inputs) > 1 else next(iter(inputs.values()))

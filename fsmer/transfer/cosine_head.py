@@ -15,7 +15,16 @@ from fsmer.data import ClipSet
 from fsmer.errors import SupportError
 from fsmer.training.fine_tuning import Classifier, Tuning
 from fsmer.transfer.fine_tuning import FineTuning, classifier_head
-from fsmer.transfer.heads import Adam, Head, balanced_weights, batched_product, class_means, one_hot, prior_head
+from fsmer.transfer.heads import (
+    Adam,
+    Head,
+    balanced_weights,
+    base_centre,
+    batched_product,
+    class_means,
+    one_hot,
+    prior_head,
+)
 from fsmer.transfer.method import Method
 from fsmer.transfer.registry import register_method
 from fsmer.transfer.source_model import Progress, SourceModel, absent_bias, require, support_codes
@@ -188,12 +197,7 @@ class Cosine(FineTuning):
         return _DEFAULT_SCALE if prior is None else prior.scale
 
     def _centre(self, embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor | None:
-        if not self.centre:
-            return None
-        if prior is not None:
-            return prior.centre[None]
-        means, counts = class_means(embeddings, members)
-        return means.sum(dim=1) / (counts > 0).sum(dim=1, keepdim=True)
+        return base_centre(embeddings, members, prior) if self.centre else None
 
     def _start(
         self, centred: Tensor, codes: Tensor, members: Tensor, worth: Tensor, prior: ClassDirections | None

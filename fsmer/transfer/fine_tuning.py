@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from fsmer.data import ClipSet
 from fsmer.training.fine_tuning import Classifier, Tuning
 from fsmer.training.frozen_layers import ContentDigests, FrozenLayers
 from fsmer.training.stacked import Member, can_stack, train_together
-from fsmer.training.supervised import for_classes
+from fsmer.training.supervised import Augmentation, for_training
 from fsmer.transfer.heads import FittedHead, Head
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import Recognizer
@@ -30,6 +31,9 @@ from fsmer.transfer.source_model import Classes, Progress, SourceModel, require,
 __all__ = ["FineTuning", "TrainsTogether"]
 
 T = TypeVar("T", bound=Member)
+
+# Below, random weights hardly move in as many steps as are usual here.
+_LOW_RATE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class TrainsTogether(Method, Generic[T]):
 
         Unless `embed_now`, the support is embedded when somebody asks for it.
         """
+
+    @abstractmethod
+    def rate_note(self, backbone: Backbone, *, is_source: bool = False) -> str:
+        """What is to be said of the learning rates of random weights, on a source or a support; mostly nothing."""
 
     def _learn(self, model: SourceModel, support: ClipSet, classes: Classes, progress: Progress | None) -> Recognizer:
         if self.keeps_backbone:
@@ -117,7 +125,7 @@ class FineTuning(TrainsTogether[Tuning]):
     learning_rate : float
         Of the classifier; Table 2: 2e-3.
     balanced : bool
-        Classes weigh alike in the loss whatever their number of clips.
+        Classes weigh alike in the loss whatever their number of clips. Ours: eq. 8 has no weights (False).
     train_backbone : bool
         Train a copy of the backbone too.
     layers : {"auto", "all", "upper"}
@@ -129,6 +137,12 @@ class FineTuning(TrainsTogether[Tuning]):
         Passes over a source set when the backbone is trained on it (the paper leaves the number open).
     source_learning_rate, source_encoder_rate, source_projection_rate : float
         Learning rates on the source; Table 2: 1.2e-3, 1e-5, 1.2e-3.
+    random_encoder_rate : float
+        At least this is the encoder's rate while its weights are random (`Backbone.untrained`). Ours: Table 2's rate is
+        for an encoder that was trained before, and hardly moves another. 0 keeps Table 2's.
+    source_augment : bool
+        Source clips are changed at random as the backbone's recipe says, as in the paper (section IV.A); the support is
+        not.
     batch_size : int
         Clips a step when the backbone is trained; a smaller set is taken whole.
     seed : int
@@ -149,6 +163,8 @@ class FineTuning(TrainsTogether[Tuning]):
     source_learning_rate: float = 1.2e-3
     source_encoder_rate: float = 1e-5
     source_projection_rate: float = 1.2e-3
+    random_encoder_rate: float = 1e-3
+    source_augment: bool = False
     batch_size: int = 32
     seed: int = 0
 
@@ -156,7 +172,8 @@ class FineTuning(TrainsTogether[Tuning]):
         self._require_choice("layers", "auto", "all", "upper")
         require(self.batch_size > 0, f"batch_size={self.batch_size} is not positive; give at least one clip a batch.")
         rates = ("learning_rate", "encoder_rate", "projection_rate")
-        self._require_in_range("steps", "source_epochs", *rates, *(f"source_{rate}" for rate in rates))
+        sources = (f"source_{rate}" for rate in rates)
+        self._require_in_range("steps", "source_epochs", "random_encoder_rate", *rates, *sources)
 
     @property
     def keeps_backbone(self) -> bool:
@@ -167,13 +184,27 @@ class FineTuning(TrainsTogether[Tuning]):
     def start(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> Classifier:
         """The untrained classifier of one support set: embeddings (S, D), codes (S,)."""
 
+    def rate_note(self, backbone: Backbone, *, is_source: bool = False) -> str:
+        """What is to be said of the encoder's learning rate on a source or a support; nothing for trained weights."""
+        rate = self.source_encoder_rate if is_source else self.encoder_rate
+        if self.keeps_backbone or not backbone.untrained or rate == 0:
+            return ""
+        begun = f"the encoder of {backbone.name!r} starts from random weights"
+        if self.random_encoder_rate > rate:
+            return (
+                f"{begun} and learns at {self.random_encoder_rate:g} (random_encoder_rate) in place of {rate:g}, the "
+                "rate for one that was trained before, at which a random one hardly moves."
+            )
+        return f"{begun}, which hardly move at the learning rate {rate:g}." if rate < _LOW_RATE else ""
+
     def _ended_at(self, checkpoint_step: int) -> Self:
         return replace(self, steps=checkpoint_step)
 
     def _begin(self, model: SourceModel, support: ClipSet, classes: Classes, *, is_source: bool = False) -> Tuning:
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
-        backbone = for_classes(model.backbone, names, self.seed)
+        untrained = model.backbone.untrained
+        backbone = for_training(model.backbone, support, names, self.seed)
         # Too few clips to estimate batch statistics from: normalisation layers stay as they were trained.
         backbone.eval()
         with backbone_call(backbone, "lower_layers"):
@@ -183,13 +214,21 @@ class FineTuning(TrainsTogether[Tuning]):
         embeddings = embed(backbone, support) if frozen is None else frozen.embeddings()
         classifier = self.start(embeddings, codes, len(names), model.class_directions(names))
         steps, rates = self.steps, (self.encoder_rate, self.projection_rate, self.learning_rate)
+        augmentation = None
         if is_source:
             backbone.train()
             steps = self.source_epochs * max(1, len(support) // self.batch_size)
             rates = (self.source_encoder_rate, self.source_projection_rate, self.source_learning_rate)
+            if self.source_augment:
+                augmentation = Augmentation(backbone.recipe, backbone.input_specs)
+        if note := self.rate_note(model.backbone, is_source=is_source):
+            # Beyond the methods that every training goes through.
+            warnings.warn(note, stacklevel=3)
+        if untrained and rates[0]:
+            rates = (max(rates[0], self.random_encoder_rate), *rates[1:])
         batches = list(islice(self._batches(len(support)), steps))
         targets = make_targets(support, codes, names, balanced=self.balanced)
-        return Tuning(backbone, classifier, support, targets, batches, rates, self.seed, frozen)
+        return Tuning(backbone, classifier, support, targets, batches, rates, self.seed, frozen, augmentation)
 
     def _end(self, model: SourceModel, training: Tuning, *, embed_now: bool = True) -> Recognizer:
         training.classifier.to("cpu")

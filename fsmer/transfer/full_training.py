@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +26,7 @@ from fsmer.kernels.noise import Draws
 from fsmer.outside import outside_value
 from fsmer.training.checkpoints import remove_checkpoint
 from fsmer.training.loop import tensorboard_log
-from fsmer.training.preparation import train_part
-from fsmer.training.supervised import Trainer, for_classes
+from fsmer.training.supervised import Trainer, for_training
 from fsmer.transfer.fine_tuning import TrainsTogether
 from fsmer.transfer.heads import Head
 from fsmer.transfer.inputs import as_labelled_clips
@@ -96,6 +96,7 @@ class Train(TrainsTogether[Trainer]):
                 f"the recipe of the model {backbone.name!r} ({type(backbone).__name__}) is {outside_value(own)}, but a "
                 "TrainRecipe is expected; mend its class."
             )
+        own = own.for_weights(untrained=backbone.untrained)
         own_values = ("epochs", "batch_size", "learning_rate", "weight_decay")
         changes: dict[str, Any] = {name: one for name in own_values if (one := getattr(self, name)) is not None}
         if self.learning_rate is not None:
@@ -104,6 +105,18 @@ class Train(TrainsTogether[Trainer]):
         if not self.augment:
             changes["augment"] = ()
         return replace(own, **changes)
+
+    def rate_note(self, backbone: Backbone, *, is_source: bool = False) -> str:
+        """What is to be said of the recipe's learning rates where weights are random; nothing for trained ones."""
+        del is_source  # the recipe is the same
+        own, used = backbone.recipe, self.recipe(backbone).rates
+        if not own.random_rates or not backbone.untrained:
+            return ""
+        before, now = (
+            {part: one.get(part, own.learning_rate) for part in own.random_rates} for one in (own.rates, used)
+        )
+        told = ", ".join(f"{part} at {now[part]:g} in place of {before[part]:g}" for part in own.random_rates)
+        return f"{backbone.name!r} starts from random weights and learns {told}, the paper's rate for trained weights."
 
     def fit_head(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None = None) -> Head:
         """A linear classifier on embeddings that stay as they are, see `Finetune`."""
@@ -159,10 +172,10 @@ class Train(TrainsTogether[Trainer]):
         names, codes = support_codes(support, classes)
         self._need_support(codes[None])
         recipe = self.recipe(model.backbone)
-        backbone = for_classes(model.backbone, names, self.seed)
-        with backbone_call(backbone, "preparations"):
-            for part in backbone.preparations(support, seed=self.seed):
-                train_part(part)
+        if note := self.rate_note(model.backbone):
+            # Beyond the methods that every training goes through.
+            warnings.warn(note, stacklevel=3)
+        backbone = for_training(model.backbone, support, names, self.seed)
         with Draws(self.seed).used():
             classifier = nn.Linear(backbone.embed_dim, len(names))
         targets = make_targets(support, codes, names, balanced=recipe.balanced)

@@ -17,7 +17,10 @@ from fsmer.backbones import ClassDirections
 from fsmer.errors import FsmerError
 from fsmer.outside import outside_call, outside_value
 
-__all__ = ["KINDS", "Adam", "FittedHead", "Head", "balanced_weights", "batched_product", "class_means", "one_hot"]
+__all__ = [
+    "KINDS", "Adam", "FittedHead", "Head", "balanced_weights", "base_centre", "batched_product", "class_means",
+    "one_hot",
+]  # fmt: skip
 
 KINDS = ("linear", "cosine", "distance")
 
@@ -214,6 +217,17 @@ def class_means(embeddings: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = members.sum(dim=-1)
     return torch.bmm(members / counts.clamp_min(1)[..., None], embeddings), counts
+
+
+def base_centre(embeddings: Tensor, members: Tensor, prior: ClassDirections | None) -> Tensor:
+    """What embeddings are centred on, (1, D) or (E, D): the known centre, else the mean of each support's class means.
+
+    Embeddings are (E, S, D), `members` indicators as `one_hot` gives them, (E, C, S).
+    """
+    if prior is not None:
+        return prior.centre[None]
+    means, counts = class_means(embeddings, members)
+    return means.sum(dim=1) / (counts > 0).sum(dim=1, keepdim=True)
 
 
 def balanced_weights(members: Tensor, *, balanced: bool) -> Tensor:

@@ -55,6 +55,9 @@ class Method(ABC):
         What a class declares of itself, in its own body: ``batched: ClassVar[bool] = True`` says that its episodes may
         be solved together, since it keeps nothing of one for another. Without it, every episode is handed over alone
         to a copy of the method. Classes that extend one which declares it declare it anew or do without.
+    transductive : bool
+        Of a class: whether answers to queries depend on each other. `solve` and `evaluate` then hand over exactly the
+        queries of an episode, and reports say so.
     saves_head : bool
         Whether a saved recognizer holds what `fit_head` gives, as the tensors of a `Head`. Otherwise it is fitted anew,
         to the embeddings of the saved support, when the recognizer is loaded.
@@ -62,6 +65,7 @@ class Method(ABC):
 
     name: ClassVar[str] = ""
     batched: ClassVar[bool] = False
+    transductive: ClassVar[bool] = False
     saves_head: ClassVar[bool] = True
     # Bytes that fitting a chunk of episodes may touch; methods that go over them again and again want them in cache.
     _fit_bytes: ClassVar[int] = 16 << 20
@@ -246,7 +250,8 @@ class Method(ABC):
         support, codes : int arrays of shape (E, S)
             Row of each support clip, and its class 0 to way - 1 in that episode (-1: padding).
         query : int array of shape (E, Q), optional
-            Rows to score; default every one of the N clips in each episode (the caller leaves the support out).
+            Rows to score (-1: padding, whose logits mean nothing); default every one of the N clips in each episode.
+            The caller leaves the support out then; transductive methods do so themselves, with NaN in its place.
         way : int
             Classes an episode.
         prior : ClassDirections, optional
@@ -264,6 +269,8 @@ class Method(ABC):
         """
         support_rows, query_rows = _indices(support), None if query is None else _indices(query)
         size = chunk or self._chunk_size(embeddings, support_rows.shape[1], query_rows, way)
+        if query_rows is not None and not self.transductive:
+            query_rows = query_rows.clamp_min(0)
         score = self._scorer(embeddings, support_rows, _indices(codes), query_rows, way=way)
         for start in range(0, len(support_rows), size):
             part = slice(start, min(start + size, len(support_rows)))

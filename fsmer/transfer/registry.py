@@ -23,11 +23,21 @@ register_method = METHODS.register
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """One line of `list_methods`; `params` is empty where a plugin's method has parameters without defaults."""
+    """One line of `list_methods`; `params` is empty where a plugin's method has parameters without defaults.
+
+    `transductive` methods look at all query clips together.
+    """
 
     name: str
     summary: str
     params: dict[str, Any]
+    transductive: bool = False
+
+    @property
+    def said(self) -> str:
+        """The summary, and whether the method is transductive."""
+        stamp = "" if not self.transductive or "transductive" in self.summary else " (transductive)"
+        return (self.summary or "-") + stamp
 
 
 def load_method(name: str | Method | ClassifierMixin, **params: Any) -> Method:
@@ -93,7 +103,7 @@ def list_methods() -> list[MethodInfo]:
     --------
     >>> import fsmer
     >>> [method.name for method in fsmer.list_methods()][:2]
-    ['cosine', 'finetune']
+    ['alpha_tim', 'cosine']
     """
     found = Listing[MethodInfo](title="methods", row=_method_row)
     for name in sorted(METHODS):
@@ -108,9 +118,9 @@ def list_methods() -> list[MethodInfo]:
         if preset:
             implied = ", ".join(f"{key}={value}" for key, value in preset.items())
             summary = f"{summary.removesuffix('.')}, with {implied}."
-        found.append(MethodInfo(name=name, summary=summary, params=params))
+        found.append(MethodInfo(name=name, summary=summary, params=params, transductive=METHODS[name].transductive))
     return found
 
 
 def _method_row(one: MethodInfo) -> dict[str, str]:
-    return {"method": one.name, "what it does": one.summary}
+    return {"method": one.name, "what it does": one.said}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsmer.ambient import library_settings
-from fsmer.backbones import Backbone, ClassDirections, as_backbone
+from fsmer.backbones import Backbone, ClassDirections, as_backbone, embed
 from fsmer.backbones.base import backbone_call
 from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
@@ -40,7 +40,8 @@ class SourceModel:
     classes : tuple of str
         Names of the source classes, in the order of the rows of `directions`.
     directions : ClassDirections, optional
-        A cosine classifier of the source classes; ``None`` when the source changed the backbone only.
+        A cosine classifier of the source classes; ``None`` when the source changed the backbone only. With no row it
+        holds the centre of the source's embeddings and nothing of classes.
     descriptions : mapping of str to str
         What a class of that name looks like, in words that the backbone understands (FACS names, action unit numbers,
         names of emotions).
@@ -74,8 +75,10 @@ class SourceModel:
             )
         source = self.directions
         shared = [name in self.classes and name not in self.descriptions for name in classes]
-        if source is None or not any(shared):
+        if source is None or not (any(shared) or source.weight.shape[0] == 0):
             return own
+        if not any(shared):
+            return own or _only_centre(source.centre, len(shared))
         if own is not None and not torch.equal(own.centre, source.centre):
             # Cosines about another centre cannot be compared; what was learnt from labels counts.
             own = None
@@ -92,6 +95,18 @@ class SourceModel:
             known=held | own.known,
             precision=own.precision,
         )
+
+
+def centred_on(model: SourceModel, source: ClipSet) -> SourceModel:
+    """`model` with the mean of the source's embeddings as the centre of those of classes that it does not know."""
+    centre = embed(model.backbone, source).mean(dim=0)
+    return SourceModel(model.backbone, directions=_only_centre(centre, 0), descriptions=model.descriptions)
+
+
+def _only_centre(centre: Tensor, classes: int) -> ClassDirections:
+    """Directions of so many classes of which nothing is known but where embeddings lie."""
+    blank = torch.zeros(classes, len(centre))
+    return ClassDirections(blank, blank[:, 0], torch.zeros(classes, dtype=torch.bool), 1.0, centre)
 
 
 def support_codes(support: ClipSet, classes: Sequence[str] | None) -> tuple[tuple[str, ...], Tensor]:
