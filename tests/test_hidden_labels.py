@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from method_names import NAMES
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from fsmer.episodic import load_protocol
 from fsmer.errors import MediaError
 from fsmer.evaluation import Report, evaluate
 from fsmer.evaluation.predictions import Predictions
-from fsmer.transfer import Recognizer, list_methods, load_method
+from fsmer.transfer import Recognizer, load_method
 from fsmer.transfer.linear_head import Finetune
 from fsmer.transfer.source_model import SourceModel
 
@@ -338,7 +339,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Report, Pre
 
 
 METHODS = [
-    *(pytest.param(one.name, {}, id=one.name) for one in list_methods() if one.name != "train"),
+    *(pytest.param(name, {}, id=name) for name in NAMES if name != "train"),
     pytest.param("train", {}, id="train"),
     pytest.param("finetune", {"train_backbone": True, "steps": 2}, id="finetune+backbone"),
     pytest.param("cosine", {"train_backbone": True, "steps": 2}, id="cosine+backbone"),

@@ -126,6 +126,11 @@ def test_embeddings_of_another_network_are_refused(method):
     clips = fsmer.synthetic_clips("lab", 12, specs=other.input_specs)
     with pytest.raises(MethodError, match=r"facs-flow.*ststnet"):
         fsmer.adapt(other, clips, method)
+    changed = load_model("facs-flow")
+    next(changed.parameters()).data.mul_(1.5)
+    assert not method.fits(changed)
+    with pytest.raises(MethodError, match="weights"):
+        fsmer.adapt(changed, fsmer.synthetic_clips("lab", 12), method)
 
 
 def test_a_recognizer_is_saved_loaded_and_updated(method, tmp_path):

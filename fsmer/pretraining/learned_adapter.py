@@ -115,14 +115,13 @@ def pretrain_adapter(
         )
     folder = Path(out)
     check_writable(folder)
-    started = time.perf_counter()
     backbone = load_model(ADAPTER.removesuffix("-adapter"))
     places = [
         *map(load_domain, recipe.domains),
         *(draw_domain(recipe.camera_seed, number) for number in range(recipe.drawn_domains)),
     ]
     pool = _pool(backbone, "base", places, recipe, seed, folder / _POOL_FOLDER, resume, progress)
-    generator = torch.Generator().manual_seed(seed)
+    generator, started = torch.Generator().manual_seed(seed), time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = AdapterNetwork(backbone.embed_dim, recipe.features, recipe.hidden, recipe.dropout)
@@ -360,9 +359,9 @@ evaluate on their own labelled clips.
 
 ## Training
 
-`fsmer pretrain {ADAPTER} --seed {settings["seed"]}`: {seconds / 60:.0f} minutes on {torch.get_num_threads()} threads
-(fsmer {__version__}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__}, Python
-{platform.python_version()}).
+`fsmer pretrain {ADAPTER} --seed {settings["seed"]}`: {seconds / 60:.0f} minutes after the clips were drawn,
+on {torch.get_num_threads()} threads (fsmer {__version__}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__},
+Python {platform.python_version()}).
 
 | setting | value |
 |---|---|

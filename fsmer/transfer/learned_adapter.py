@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypedDict
 
-from fsmer.backbones import ClassDirections
+from fsmer.backbones import Backbone, ClassDirections
+from fsmer.backbones.base import model_hash
 from fsmer.errors import SupportError, WeightsError
 from fsmer.io import file_digest
 from fsmer.resources import resource_folder
@@ -244,13 +245,19 @@ class Learned(Method):
 
     weights: str = ADAPTER
 
+    def fits(self, backbone: Backbone) -> bool:
+        """Whether it was trained on embeddings of that backbone with these weights."""
+        config = load_adapter(self.weights)[1]
+        return backbone.name == config["backbone"] and model_hash(backbone) == config["backbone_hash"]
+
     def for_model(self, model: SourceModel) -> Self:
-        """This method; raises `MethodError` for a backbone whose embeddings it was not trained on."""
+        """This method; raises `MethodError` for a backbone that it does not fit."""
         name = load_adapter(self.weights)[1]["backbone"]
+        given = f"the model is {model.backbone.name!r}" if model.backbone.name != name else "its weights are others"
         require(
-            model.backbone.name == name,
-            f"the method {self.name!r} was trained on embeddings of {name!r}, but the model is "
-            f"{model.backbone.name!r}; use {name!r}, or another method, such as 'cosine'.",
+            self.fits(model.backbone),
+            f"the method {self.name!r} was trained on embeddings of {name!r} with the weights that ship, but {given}; "
+            f"use load_model({name!r}), or another method, such as 'cosine'.",
         )
         return self
 
