@@ -360,8 +360,8 @@ evaluate on their own labelled clips.
 ## Training
 
 `fsmer pretrain {ADAPTER} --seed {settings["seed"]}`: {seconds / 60:.0f} minutes after the clips were drawn,
-on {torch.get_num_threads()} threads (fsmer {__version__}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__},
-Python {platform.python_version()}).
+on {torch.get_num_threads()} threads (fsmer {__version__}, torch {torch.__version__.split("+")[0]},
+numpy {np.__version__}, Python {platform.python_version()}).
 
 | setting | value |
 |---|---|
