@@ -23,11 +23,24 @@ from fsmer.backbones import Backbone
 from fsmer.data import ArrayStore, ClipSet
 from fsmer.episodic import DrawnTasks
 from fsmer.transfer import SourceModel
+from fsmer.transfer.learned_adapter import load_adapter
+from fsmer.version import __version__
 
 __all__ = ["COLUMNS", "compared", "main"]
 
-COLUMNS = ("name", "tasks", "shots", "classes", "wrong_labels", "uf1", "cosine", "difference", "difference_low")
-COLUMNS += ("difference_high", "episodes", "command", "date")
+COLUMNS = (
+    "name",
+    "label",
+    "tasks",
+    "shots",
+    "classes",
+    "wrong_labels",
+    "uf1",
+    "cosine",
+    "difference",
+    "difference_low",
+)
+COLUMNS += ("difference_high", "episodes", "command", "seeds", "versions", "weights", "date", "commit", "note")
 
 
 def compared(
@@ -122,11 +135,17 @@ def main() -> None:
     with open(given.out, "w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
+        versions = f"fsmer {__version__}, torch {torch.__version__.split('+')[0]}, numpy {np.__version__}"
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         for row in rows:
             name = f"{row['tasks']}-{row['shots']}-{row['classes'].replace(' ', '-')}"
             name += "-wrong" if row["wrong_labels"] else ""
-            same = {"name": name, "command": "python -m benchmarks.learned_adapter", "date": date}
+            same = {"name": name, "command": "python -m benchmarks.learned_adapter", "seeds": 0, "date": date}
+            same |= {
+                "label": f"{row['tasks']}, {row['shots']} shots, {row['classes']}",
+                "versions": versions,
+                "weights": load_adapter(given.weights)[1]["weights_sha256"][:16],
+            }
             writer.writerow({key: _short(value) for key, value in (same | row).items()})
 
 
