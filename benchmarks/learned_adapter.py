@@ -1,4 +1,4 @@
-"""What the method `learned` reaches beside `cosine` on drawn tasks: ``python -m benchmarks.learned_adapter``.
+"""A learned adapter beside `cosine` on drawn tasks: ``python -m benchmarks.learned_adapter --weights DIR``.
 
 Both methods get the same clips and the same knowledge of the classes: named by their action units, which `facs-flow`
 reads as a description, or by numbers, which it does not. Wrong labels are drawn for the same tasks again.
@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 import fsmer
-from fsmer.backbones import Backbone
+from benchmarks.adapter_network import Learned
+from fsmer.backbones import Backbone, model_hash
 from fsmer.data import ArrayStore, ClipSet
 from fsmer.episodic import DrawnTasks
 from fsmer.transfer import SourceModel
-from fsmer.transfer.learned_adapter import load_adapter
 from fsmer.version import __version__
 
 __all__ = ["COLUMNS", "compared", "main"]
@@ -111,13 +111,13 @@ def latencies(method: Any, backbone: Backbone) -> Iterable[str]:
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", default="facs-flow-adapter", help="shipped weights or a folder of them")
+    parser.add_argument("--weights", required=True, help="folder that benchmarks.adapter_training made")
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5, 10])
     parser.add_argument("--out", type=Path, default=Path("docs/results/learned_adapter.csv"))
     given = parser.parse_args()
     backbone = fsmer.load_model("facs-flow")
-    method = fsmer.load_method("learned", weights=given.weights)
+    method = Learned(given.weights)
     rows: list[dict[str, Any]] = []
     for name in ("novel-units-5way", "new-camera"):
         source = fsmer.load_protocol(name).synthetic[0]
@@ -140,11 +140,16 @@ def main() -> None:
         for row in rows:
             name = f"{row['tasks']}-{row['shots']}-{row['classes'].replace(' ', '-')}"
             name += "-wrong" if row["wrong_labels"] else ""
-            same = {"name": name, "command": "python -m benchmarks.learned_adapter", "seeds": 0, "date": date}
+            same = {
+                "name": name,
+                "command": "python -m benchmarks.learned_adapter --weights WEIGHTS",
+                "seeds": 0,
+                "date": date,
+            }
             same |= {
                 "label": f"{row['tasks']}, {row['shots']} shots, {row['classes']}",
                 "versions": versions,
-                "weights": load_adapter(given.weights)[1]["weights_sha256"][:16],
+                "weights": model_hash(backbone),
             }
             writer.writerow({key: _short(value) for key, value in (same | row).items()})
 

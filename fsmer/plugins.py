@@ -397,8 +397,8 @@ def _definition(thing: Any, *, whole: bool = False) -> Any:
 
 _NETWORKS = "backbones: ensemble facs_flow flow_resnet18 fr merau mmnet mubert r3d_attribute ststnet tcae"
 _LEARNERS = (
-    "transfer: alpha_tim cosine_head full_training inner_loop laplacian_shot learned_adapter linear_head protonet "
-    "ridge simpleshot sklearn_methods svm"
+    "transfer: alpha_tim cosine_head full_training inner_loop laplacian_shot linear_head protonet ridge simpleshot "
+    "sklearn_methods svm"
 )
 _ALGORITHMS = "meta: anil fomaml maml meta_sgd metaoptnet protonet r2d2 reptile"
 _RELEASES = "datasets: casme casme2 casme_squared casme3 samm smic mmew fourdme generic"

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_names import NAMES
 from small_models import ARGUMENTS, small_model
 from tiny_backbone import TinyBackbone
 
@@ -203,7 +202,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "finetune": {"train_backbone": True, "steps": 3},
     "train": {"epochs": 1},
 }
-METHODS = {name: fsmer.load_method(name, **PARAMS.get(name, {})) for name in NAMES}
+METHODS = {one.name: fsmer.load_method(one.name, **PARAMS.get(one.name, {})) for one in fsmer.list_methods()}
 
 
 def fitted(name: str, _: Path) -> np.ndarray:

@@ -445,8 +445,7 @@ def test_the_demo_compares_all_methods_and_leaves_a_recognizer(run: Run, weights
     methods = {one.name for one in fsmer.list_methods()} - {
         "train",
         "inner_loop",
-        "learned",
-    }  # those that keep the network and take any, all at once
+    }  # those that keep the network, all at once
     assert set(held["methods"]) == methods
     table = (tmp_path / "demo" / "table.md").read_text()
     for name in methods:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from method_names import NAMES
 from sklearn.metrics import f1_score
 
 import fsmer
@@ -18,7 +17,7 @@ from fsmer.episodic import Protocol, load_protocol
 from fsmer.errors import FsmerError, MissingDatasetError, OutputError, ProtocolError, UnknownNameError
 from fsmer.evaluation import Report, evaluate, seed_runs, solving
 from fsmer.synthetic.clips import synthetic_clips
-from fsmer.transfer import Method, adapt, load_method
+from fsmer.transfer import Method, adapt, list_methods, load_method
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def by_hand(protocol: Protocol, backbone: Backbone, method: str | Method, clips:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [one.name for one in list_methods()])
 def test_what_is_measured_is_what_adapt_deploys(name: str, backbone: Backbone, clips: ClipSet) -> None:
     protocol = load_protocol("kshot", shot=3, episodes=4, seed=2)
     report = evaluate(protocol, backbone, name, clips=clips)

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from method_names import NAMES
 from PIL import Image
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from fsmer.episodic import load_protocol
 from fsmer.errors import MediaError
 from fsmer.evaluation import Report, evaluate
 from fsmer.evaluation.predictions import Predictions
-from fsmer.transfer import Recognizer, load_method
+from fsmer.transfer import Recognizer, list_methods, load_method
 from fsmer.transfer.linear_head import Finetune
 from fsmer.transfer.source_model import SourceModel
 
@@ -339,7 +338,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Report, Pre
 
 
 METHODS = [
-    *(pytest.param(name, {}, id=name) for name in NAMES if name != "train"),
+    *(pytest.param(one.name, {}, id=one.name) for one in list_methods() if one.name != "train"),
     pytest.param("train", {}, id="train"),
     pytest.param("finetune", {"train_backbone": True, "steps": 2}, id="finetune+backbone"),
     pytest.param("cosine", {"train_backbone": True, "steps": 2}, id="cosine+backbone"),

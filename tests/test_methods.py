@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from method_names import NAMES
 from scipy import integrate
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -26,8 +25,9 @@ from fsmer.synthetic import synthetic_clips
 from fsmer.testing import parametrize_with_checks
 from fsmer.training import frozen_layers as lower
 from fsmer.training.fine_tuning import _is_projection
-from fsmer.transfer import MethodError, SourceModel, load_method
+from fsmer.transfer import MethodError, SourceModel, list_methods, load_method
 
+NAMES = [info.name for info in list_methods()]
 # What easyfsl 1.5.0's Finetune computes, in this library's parameters.
 PLAIN = {"init": "prototype", "pull": 0.0, "centre": False, "balanced": False}
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from method_names import NAMES
 from safetensors.torch import load_file, save_file
 from tiny_backbone import TinyBackbone
 
@@ -25,7 +24,7 @@ from fsmer.data import ClipSet, InputSpec
 from fsmer.errors import DataError, FsmerError, MediaError, OutputError, SpecMismatchError, SupportError, WeightsError
 from fsmer.evaluation.metrics import score
 from fsmer.synthetic import synthetic_clips
-from fsmer.transfer import Recognizer, adapt, load_method
+from fsmer.transfer import Recognizer, adapt, list_methods, load_method
 
 KNOWS = ("negative", "positive", "surprise")
 
@@ -43,7 +42,7 @@ def recognizer(clips):
 # -- answers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [info.name for info in list_methods()])
 def test_answers_have_the_shapes_of_scikit_learn(name, clips):
     recognizer = adapt(TinyBackbone(knows=KNOWS), clips[:30], name)
     queries = clips[30:]
@@ -114,7 +113,7 @@ def test_broken_maps_are_refused_by_number(recognizer, clips):
 # -- learning on --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if load_method(name).keeps_backbone])
+@pytest.mark.parametrize("name", [info.name for info in list_methods() if load_method(info.name).keeps_backbone])
 def test_updating_equals_adapting_with_all_clips_at_once(name, clips):
     backbone = TinyBackbone(knows=KNOWS)
     first = adapt(backbone, clips[:30], name)
@@ -154,7 +153,7 @@ def test_unlabelled_clips_cannot_be_learnt_from(recognizer, clips):
 # -- the folder ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [info.name for info in list_methods()])
 def test_a_saved_recognizer_answers_and_learns_as_before(name, clips, tmp_path):
     recognizer = adapt(TinyBackbone(knows=KNOWS, embed_dim=12), clips[:30], name)
     recognizer.save(tmp_path / "r")

@@ -77,9 +77,7 @@ def run_demo(out: Path, model: str, *, seed: int, episodes: int, progress: Progr
     clips = protocol.make_clips(specs=backbone.input_specs)
     reports = {}
     for one in list_methods():
-        method = load_method(one.name)
-        # Training the network anew for every episode takes hours.
-        if method.keeps_backbone and method.fits(backbone):
+        if load_method(one.name).keeps_backbone:  # training the network anew for every episode takes hours
 
             def named(stage: str, done: int, total: int, method: str = one.name) -> None:
                 progress(f"{method}: {stage}", done, total)

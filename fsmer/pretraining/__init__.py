@@ -18,7 +18,6 @@ __dir__ = __all__.copy  # tab completion shows public names only
 # Backbone name -> "module:function". Modules are imported when asked for.
 PRETRAINERS: dict[str, str] = {
     "facs-flow": "fsmer.pretraining.facs_flow:pretrain_facs_flow",
-    "facs-flow-adapter": "fsmer.pretraining.learned_adapter:pretrain_adapter",
     "mubert_small": "fsmer.pretraining.self_supervised:pretrain_mubert_small",
     "mubert_tiny": "fsmer.pretraining.self_supervised:pretrain_mubert_tiny",
     "tcae": "fsmer.pretraining.self_supervised:pretrain_tcae",

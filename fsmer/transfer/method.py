@@ -95,10 +95,6 @@ class Method(ABC):
         """This method with what episodic training has taught the backbone of `model`; itself, for most methods."""
         return self
 
-    def fits(self, backbone: Backbone) -> bool:
-        """Whether it takes embeddings of that backbone, as most methods do of any."""
-        return True
-
     @property
     def averages_mirrored(self) -> bool:
         """Whether its recognizers average the logits of a clip and of its mirror image."""

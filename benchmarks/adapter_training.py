@@ -1,8 +1,8 @@
-"""Training of the method `learned` on few-shot tasks that are drawn from FACS: one command, one seed."""
+"""Training of an adapter on few-shot tasks drawn from FACS: ``python -m benchmarks.adapter_training --out DIR``."""
 
 from __future__ import annotations
 
-import platform
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,20 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.adapter_network import CONFIG_FILE, WEIGHTS_FILE, AdapterNetwork
 from fsmer.ambient import library_settings
 from fsmer.array_files import read_arrays
 from fsmer.backbones import Backbone, load_model
 from fsmer.backbones.base import model_hash
 from fsmer.backbones.facs_flow import COARSE_CLASSES
 from fsmer.errors import FsmerError
-from fsmer.io import atomic_path, check_writable, file_digest, read_bytes, remove_folder, write_json, write_text
-from fsmer.pretraining.pretraining import HISTORY, MISUSE, StepProgress
+from fsmer.io import atomic_path, check_writable, file_digest, read_bytes, remove_folder, write_json
+from fsmer.pretraining.pretraining import HISTORY, StepProgress
 from fsmer.synthetic.clips import EMOTION_ORDER, synthetic_maps, unit_set_maps
 from fsmer.synthetic.domains import THREE_CLASSES, Domain, load_domain
 from fsmer.synthetic.unit_sets import Family, unit_sets
 from fsmer.tensor_files import write_tensors
-from fsmer.transfer.learned_adapter import ADAPTER, CONFIG_FILE, WEIGHTS_FILE, AdapterNetwork
-from fsmer.version import __version__
 
 __all__ = ["AdapterRecipe", "TaskBatch", "draw_domain", "draw_tasks", "pretrain_adapter"]
 
@@ -97,7 +96,7 @@ def pretrain_adapter(
     progress: StepProgress | None = None,
     recipe: AdapterRecipe | None = None,
 ) -> Path:
-    """Train the adapter on embeddings of `facs-flow` and write weights, config and model card to `out`.
+    """Train the adapter on embeddings of `facs-flow` and write weights, config and history to `out`.
 
     Clips are drawn first; with `resume` those that an interrupted run has left in `out` are taken. The seed decides on
     everything; `steps` replaces those of the recipe. `progress` is called with (domains, all domains, {}) while clips
@@ -115,7 +114,7 @@ def pretrain_adapter(
         )
     folder = Path(out)
     check_writable(folder)
-    backbone = load_model(ADAPTER.removesuffix("-adapter"))
+    backbone = load_model("facs-flow")
     places = [
         *map(load_domain, recipe.domains),
         *(draw_domain(recipe.camera_seed, number) for number in range(recipe.drawn_domains)),
@@ -312,62 +311,8 @@ def _write(
         "weights_sha256": file_digest(folder / WEIGHTS_FILE),
     }
     write_json(folder / CONFIG_FILE, config)
-    write_json(folder / HISTORY, {"recipe": asdict(recipe), "seed": seed, "losses": history})
-    write_text(folder / "README.md", _card(network, backbone, {**asdict(recipe), "seed": seed}, seconds))
-
-
-def _card(network: AdapterNetwork, backbone: Backbone, settings: dict[str, object], seconds: float) -> str:
-    parameters = sum(value.numel() for value in network.parameters())
-    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-    return f"""---
-license: apache-2.0
-library_name: fsmer
-tags:
-- micro-expression-recognition
-- few-shot
-- meta-learning
----
-
-# {ADAPTER}
-
-What the method `learned` answers by: {parameters:,} parameters that read a support set of `{backbone.name}` embeddings
-and score queries in one pass. It was trained on few-shot tasks that are drawn from the Facial Action Coding System
-alone: classes are sets of action units, such sets joined, or coarse emotions, with and without descriptions, of uneven
-sizes, now and then with wrong labels, each task by one of several drawn cameras. **No recording of a person was used.**
-
-## Use
-
-```python
-import fsmer
-
-recognizer = fsmer.adapt("{backbone.name}", support_set, "learned")
-recognizer.predict(clips)
-```
-
-## What it is for, and what it must not be used for
-
-For research on micro-expression recognition, and for building recognizers that people consent to and that their makers
-evaluate on their own labelled clips.
-
-{MISUSE}
-
-## Limits
-
-- It reads embeddings of the `{backbone.name}` that ships with fsmer, and of no other network or weights.
-- Training tasks have up to 7 classes and 20 clips a class; more of either was not trained on.
-- Drawn tasks say nothing of real people: compare it with `cosine` on your own labelled clips.
-
-## Training
-
-`fsmer pretrain {ADAPTER} --seed {settings["seed"]}`: {seconds / 60:.0f} minutes after the clips were drawn,
-on {torch.get_num_threads()} threads (fsmer {__version__}, torch {torch.__version__.split("+")[0]},
-numpy {np.__version__}, Python {platform.python_version()}).
-
-| setting | value |
-|---|---|
-{rows}
-| hash of the backbone's weights | {model_hash(backbone)} |
-"""
+    entries = {"recipe": asdict(recipe), "seed": seed, "seconds": round(seconds), "losses": history}
+    write_json(folder / HISTORY, entries)
 
 
 def _share(generator: torch.Generator) -> float:
@@ -376,3 +321,22 @@ def _share(generator: torch.Generator) -> float:
 
 def _one_of(generator: torch.Generator, values: Sequence[T]) -> T:
     return values[int(torch.randint(len(values), (1,), generator=generator))]
+
+
+def main() -> None:
+    """Train and say how far it is."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    parser.add_argument("--seed", type=int, default=12)
+    parser.add_argument("--steps", type=int, help="in place of those of the recipe")
+    given = parser.parse_args()
+    pretrain_adapter(given.out, seed=given.seed, steps=given.steps, progress=_say)
+
+
+def _say(done: int, total: int, losses: dict[str, float]) -> None:
+    if not losses or done % HISTORY_STEPS == 0:
+        print(f"{done} of {total}", *(f"{name} {value:.3f}" for name, value in losses.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,22 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypedDict
 
-from fsmer.backbones import Backbone, ClassDirections
+from fsmer.backbones import ClassDirections
 from fsmer.backbones.base import model_hash
 from fsmer.errors import SupportError, WeightsError
 from fsmer.io import file_digest
-from fsmer.resources import resource_folder
 from fsmer.schema import read_json
 from fsmer.tensor_files import read_tensors
 from fsmer.transfer.heads import FittedHead, one_hot
 from fsmer.transfer.method import Method
-from fsmer.transfer.registry import register_method
 from fsmer.transfer.source_model import SourceModel, require
 
-__all__ = ["ADAPTER", "AdapterConfig", "AdapterNetwork", "ClassEvidence", "Learned", "LearnedHead", "load_adapter"]
+__all__ = ["AdapterConfig", "AdapterNetwork", "ClassEvidence", "Learned", "LearnedHead", "load_adapter"]
 
-# Name of the shipped weights.
-ADAPTER = "facs-flow-adapter"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 # Few-shot embeddings have unit length or less; the first layers expect numbers near 1.
 _LINEAR_SCALE, _HIDDEN_SCALE = 6.0, 10.0
@@ -224,40 +220,30 @@ class LearnedHead(FittedHead):
         return {one.name: getattr(self.found, one.name) for one in fields(self.found)}
 
 
-@register_method("learned")
 @dataclass(frozen=True)
 class Learned(Method):
     """Network that reads a support set of facs-flow and answers in one pass, trained on drawn few-shot tasks.
 
-    For embeddings of ``facs-flow`` alone, any number of classes and clips, and classes with or without a description.
-    Each class is a normal distribution over learned features; the network knows from drawn tasks how far class means
-    and clips scatter, what a description is worth, and how often labels are wrong. There is nothing to set and no
-    step to take.
-
     Parameters
     ----------
     weights : str
-        Name of shipped weights, or a folder that ``fsmer pretrain facs-flow-adapter`` made.
+        A folder that ``python -m benchmarks.adapter_training`` made.
     """
 
+    name: ClassVar[str] = "learned"
     batched: ClassVar[bool] = True
     saves_head: ClassVar[bool] = False
 
-    weights: str = ADAPTER
-
-    def fits(self, backbone: Backbone) -> bool:
-        """Whether it was trained on embeddings of that backbone with these weights."""
-        config = load_adapter(self.weights)[1]
-        return backbone.name == config["backbone"] and model_hash(backbone) == config["backbone_hash"]
+    weights: str = ""
 
     def for_model(self, model: SourceModel) -> Self:
-        """This method; raises `MethodError` for a backbone that it does not fit."""
-        name = load_adapter(self.weights)[1]["backbone"]
-        given = f"the model is {model.backbone.name!r}" if model.backbone.name != name else "its weights are others"
+        """This method; raises `MethodError` for a backbone that it was not trained on."""
+        config = load_adapter(self.weights)[1]
+        given = (model.backbone.name, model_hash(model.backbone))
         require(
-            self.fits(model.backbone),
-            f"the method {self.name!r} was trained on embeddings of {name!r} with the weights that ship, but {given}; "
-            f"use load_model({name!r}), or another method, such as 'cosine'.",
+            given == (config["backbone"], config["backbone_hash"]),
+            f"the method {self.name!r} was trained on embeddings of {config['backbone']} {config['backbone_hash']}, "
+            f"but the model is {' '.join(given)}; use that model, or another method, such as 'cosine'.",
         )
         return self
 
@@ -290,22 +276,14 @@ class Learned(Method):
         return LearnedHead(network, ClassEvidence(found.square, found.linear, bias, found.direction))
 
 
-def load_adapter(name: str) -> tuple[AdapterNetwork, AdapterConfig]:
-    """The network of that name among the shipped weights, or in that folder, and its config.
-
-    Raises
-    ------
-    WeightsError
-        There is none, or its files do not belong together.
-    """
-    shipped = resource_folder("pretrained") / name
-    folder = shipped if (shipped / CONFIG_FILE).is_file() else Path(name)
-    if not (folder / CONFIG_FILE).is_file():
+def load_adapter(folder: str) -> tuple[AdapterNetwork, AdapterConfig]:
+    """The network in a folder, and its config; `WeightsError` where its files are absent or do not belong together."""
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
         raise WeightsError(
-            f"{name!r} is neither the name of shipped weights nor a folder with an adapter; make one by "
-            f"'fsmer pretrain {ADAPTER}'."
+            f"{folder!r} is no folder with an adapter; make one by 'python -m benchmarks.adapter_training'."
         )
-    return _read(folder, file_digest(folder / CONFIG_FILE))
+    return _read(Path(folder), file_digest(path))
 
 
 @lru_cache(maxsize=4)
