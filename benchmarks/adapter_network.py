@@ -199,10 +199,9 @@ class AdapterNetwork(nn.Module):
 class LearnedHead(FittedHead):
     """What an adapter has read off the support sets of E episodes."""
 
-    kind: ClassVar[str] = "learned"
-
     network: AdapterNetwork
     found: ClassEvidence
+    kind: str = "learned"
 
     def __len__(self) -> int:
         return len(self.found.bias)
@@ -288,8 +287,8 @@ def load_adapter(folder: str) -> tuple[AdapterNetwork, AdapterConfig]:
 
 @lru_cache(maxsize=4)
 def _read(folder: Path, _: str) -> tuple[AdapterNetwork, AdapterConfig]:
-    words = {"what": "the config of an adapter", "remedy": "make the weights again", "error": WeightsError}
-    config = read_json(folder / CONFIG_FILE, AdapterConfig, **words)
+    what, remedy = "the config of an adapter", "make the weights again"
+    config = read_json(folder / CONFIG_FILE, AdapterConfig, what=what, remedy=remedy, error=WeightsError)
     path = folder / WEIGHTS_FILE
     if file_digest(path) != config["weights_sha256"]:
         raise WeightsError(f"{path} is not the file that its {CONFIG_FILE} names; fetch or make the weights again.")

@@ -262,27 +262,23 @@ def _pool(
     for number, place in enumerate(places):
         path = folder / f"{family}-{seed}-{recipe.clips}-{recipe.emotion_clips}-{place.name}.npz"
         if not (resume and path.is_file()):
-            units = unit_set_maps(sets, codes, domain=place, seed=seed).maps
-            emotions = synthetic_maps(recipe.emotion_clips, domain=place, seed=seed)
-            parts = {
-                "units": _embedded(backbone, units).reshape(recipe.clips, len(sets), -1),
-                "emotions": _embedded(backbone, emotions.maps),
-                "codes": emotions.emotions,
-            }
+            units = _embedded(backbone, unit_set_maps(sets, codes, domain=place, seed=seed).maps)
+            drawn = synthetic_maps(recipe.emotion_clips, domain=place, seed=seed)
+            emotions = _embedded(backbone, drawn.maps)
+            units = units.reshape(recipe.clips, len(sets), -1)
             with atomic_path(path) as new, open(new, "wb") as stream:
-                np.savez(stream, **parts)
+                np.savez(stream, units=units, emotions=emotions, codes=drawn.emotions)
         found.append(read_arrays(read_bytes(path, _POOL_BYTES), ("units", "emotions", "codes")))
         if progress is not None:
             progress(number + 1, len(places), {})
     names = [THREE_CLASSES.get(emotion) for emotion in EMOTION_ORDER]
     coarse = torch.tensor([-1 if name is None else COARSE_CLASSES.index(name) for name in names])
-    units, emotions, drawn = (
-        torch.from_numpy(np.stack([one[key] for one in found])) for key in ("units", "emotions", "codes")
-    )
+    clips = {key: torch.from_numpy(np.stack([one[key] for one in found])) for key in ("units", "emotions", "codes")}
     known = [backbone.class_directions(names) for names in ([one.name for one in sets], COARSE_CLASSES)]
     assert known[0] is not None  # facs-flow knows action units and coarse classes
     assert known[1] is not None
-    return Pool(units.float().transpose(1, 2), emotions.float(), coarse[drawn], known[0].weight, known[1].weight)
+    units, emotions = clips["units"].float().transpose(1, 2), clips["emotions"].float()
+    return Pool(units, emotions, coarse[clips["codes"]], known[0].weight, known[1].weight)
 
 
 def _embedded(backbone: Backbone, maps: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -39,8 +39,16 @@ COLUMNS = (
     "cosine",
     "difference",
     "difference_low",
+    "difference_high",
+    "episodes",
+    "command",
+    "seeds",
+    "versions",
+    "weights",
+    "date",
+    "commit",
+    "note",
 )
-COLUMNS += ("difference_high", "episodes", "command", "seeds", "versions", "weights", "date", "commit", "note")
 
 
 def compared(
