@@ -438,6 +438,35 @@ class TestBadInput:
             fsmer.meta_train("ststnet", protocol, "protonet", clips=clips, steps=1)
 
 
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(context, values):
+        return 2 * values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, slopes):
+        return 2 * slopes
+
+
+class FirstOrderOnly(fsmer.Backbone):
+    name = "first-order-only"
+
+    def __init__(self):
+        super().__init__(input_spec=fsmer.InputSpec(), embed_dim=3, config={})
+        self.mix = nn.Linear(3, 3)
+
+    def forward(self, inputs):
+        return OnceDifferentiable.apply(self.mix(inputs.mean(dim=(2, 3))))
+
+
+class TestOutsideNetworks:
+    def test_without_second_derivatives_say_what_serves_them(self, clips, protocol):
+        with pytest.raises(FsmerError, match=r"first-order-only.*fomaml"):
+            trained("maml", clips, protocol, model=FirstOrderOnly())
+        assert trained("fomaml", clips, protocol, model=FirstOrderOnly()).adaptation.algorithm == "fomaml"
+
+
 class TestDrawnTasks:
     @pytest.mark.parametrize("pool", [8, None])
     def test_are_trained_on_and_validated_on(self, pool, tmp_path):

@@ -104,3 +104,13 @@ def test_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_without_a_folder_there_is_no_hook() -> None:
     with tensorboard_log(None) as after_epoch:
         assert after_epoch is None
+
+
+def test_every_step_on_tasks_is_read_back(clips: fsmer.ClipSet, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    tasks = fsmer.load_protocol("kshot", shot=1, query=1)
+    options: dict[str, Any] = {"clips": clips, "steps": 3, "learning_rate": 1e-3, "log": tmp_path / "log"}
+    fsmer.meta_train("ststnet", tasks, "anil", **options)
+    held = scalars(tmp_path / "log")
+    assert {"train/loss", "train/accuracy"} <= held.keys()
+    assert [step for step, _ in held["train/loss"]] == [1, 2, 3]

@@ -126,7 +126,7 @@ class WeightsFolder:
                 "use weights and fsmer of the same version."
             ) from error
         if told := self.config.get("adaptation"):
-            learned = {name: torch.empty(shape) for name, shape in under(PREFIX, shapes).items()}
+            learned = {name: torch.empty(shape) for name, shape in under(PREFIX, shapes).items() if name}
             model.adaptation = Adaptation(told["algorithm"], told["method"], told["params"], learned)
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         unfit = {

@@ -111,7 +111,7 @@ class Algorithm(ABC):
         return {"loss": float(loss.detach()), "accuracy": accuracy(logits, tasks.query_codes)}
 
     @abstractmethod
-    def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
+    def adaptation(self, learner: Learner) -> Adaptation:
         """How a backbone that was trained like this is adapted."""
 
     def get_params(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +39,7 @@ class ANIL(InnerLoopTraining):
     def step(self, learner: Learner, tasks: TaskBatch) -> dict[str, float]:
         return Algorithm.step(self, learner, tasks)
 
-    def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
+    def adaptation(self, learner: Learner) -> Adaptation:
         # Its backbone is that of `meta_train`, whose rule holds for batch normalisation.
         params = {"steps": self.inner_steps, "learning_rate": self.inner_rate, "adapts": "head"}
-        return Adaptation(self.name, "inner_loop", params, self.learned_tensors(learned))
+        return Adaptation(self.name, "inner_loop", params, self.learned_tensors(dict(learner.learned.items())))

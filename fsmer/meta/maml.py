@@ -103,10 +103,10 @@ class InnerLoopTraining(Algorithm):
             right += accuracy(logits, one.query_codes)
         return {"loss": loss_sum / len(tasks), "accuracy": right / len(tasks)}
 
-    def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
+    def adaptation(self, learner: Learner) -> Adaptation:
         params: dict[str, Any] = {"steps": self.inner_steps, "learning_rate": self.inner_rate}
-        params |= {"batch_norm": self.batch_norm}
-        return Adaptation(self.name, "inner_loop", params, self.learned_tensors(learned))
+        params |= {"layers": "upper" if learner.upper else "all", "batch_norm": self.batch_norm}
+        return Adaptation(self.name, "inner_loop", params, self.learned_tensors(dict(learner.learned.items())))
 
     def learned_tensors(self, learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What `fsmer.transfer.inner_loop` finds again."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,7 +50,7 @@ class MetaOptNet(Algorithm):
         scores = torch.bmm(query, weights.transpose(1, 2))
         return learner.learned["scale"] * scores + absent_bias(tasks.support_codes, tasks.way)[:, None]
 
-    def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
+    def adaptation(self, learner: Learner) -> Adaptation:
         # Predictions of a scale below zero are those of the other sign; a softmax that is trained does not go there.
-        scale = max(float(learned["scale"]), 1e-6)
+        scale = max(float(learner.learned["scale"].detach()), 1e-6)
         return Adaptation(self.name, "svm", {"weight": self.weight, "scale": scale}, {})

@@ -49,5 +49,5 @@ class ProtoNetTraining(Algorithm):
         squared = (query[:, :, None] - prototypes[:, None]).square().sum(dim=-1)
         return absent_bias(tasks.support_codes, tasks.way)[:, None] - squared
 
-    def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
+    def adaptation(self, learner: Learner) -> Adaptation:
         return Adaptation(self.name, "protonet", {}, {})

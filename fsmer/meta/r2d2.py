@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +43,6 @@ class R2D2(Algorithm):
         scores = learner.learned["log_scale"].exp() * torch.bmm(query, weights.float())
         return scores + absent_bias(tasks.support_codes, tasks.way)[:, None]
 
-    def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
-        values = {name.removeprefix("log_"): math.exp(float(value)) for name, value in learned.items()}
+    def adaptation(self, learner: Learner) -> Adaptation:
+        values = {name.removeprefix("log_"): math.exp(float(value.detach())) for name, value in learner.learned.items()}
         return Adaptation(self.name, "ridge", values, {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -72,7 +71,7 @@ class Reptile(InnerLoopTraining):
         longer = replace(self, inner_steps=self.adaptation_steps)
         return super(Reptile, longer).answers(learner, tasks, training=training)
 
-    def adaptation(self, learned: Mapping[str, Tensor]) -> Adaptation:
-        found = super().adaptation(learned)
+    def adaptation(self, learner: Learner) -> Adaptation:
+        found = super().adaptation(learner)
         params: dict[str, Any] = {**found.params, "steps": self.adaptation_steps}
-        return Adaptation(self.name, found.method, params, self.learned_tensors(learned))
+        return Adaptation(self.name, found.method, params, self.learned_tensors(dict(learner.learned.items())))

@@ -27,6 +27,7 @@ from fsmer.errors import ProtocolError, SupportError, WeightsError
 from fsmer.io import check_writable, write_json
 from fsmer.meta.algorithm import Algorithm, Learner, accuracy, load_algorithm, query_loss
 from fsmer.meta.tasks import ClipTasks, Tasks, UnitSetTasks
+from fsmer.outside import outside_call
 from fsmer.resources import resource_folder
 from fsmer.schema import Count
 from fsmer.training.checkpoints import remove_checkpoint
@@ -147,7 +148,10 @@ class MetaTraining(Training):
 
     def advance(self, step: Step) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        figures = self.algorithm.step(self.learner, step.inputs)
+        name = self.learner.backbone.name
+        remedy = "mend the network or, where it has no second derivatives, use a first-order algorithm such as 'fomaml'"
+        with outside_call(f"a step of {self.algorithm.name!r} on tasks through {name!r}", remedy=remedy):
+            figures = self.algorithm.step(self.learner, step.inputs)
         if self.clip_gradient is not None:
             parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip_gradient)
@@ -404,7 +408,7 @@ def meta_train(
             after_epoch=after_epoch,
         )
     training.keep_best()
-    backbone.adaptation = chosen.adaptation({name: value.detach() for name, value in learner.learned.items()})
+    backbone.adaptation = chosen.adaptation(learner)
     for layer in backbone.lower_layers() if upper else ():
         layer.requires_grad_(True)
     backbone.cpu() if device is None else backbone

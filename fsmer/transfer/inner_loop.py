@@ -20,12 +20,14 @@ from fsmer.transfer.heads import Head, one_hot
 from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import register_method
-from fsmer.transfer.source_model import Classes, Progress, SourceModel, absent_bias, support_codes
+from fsmer.transfer.source_model import Classes, Progress, SourceModel, absent_bias, require, support_codes
 
 __all__ = ["RATE", "InnerLoop", "adapts_upper", "first_head"]
 
 # Of the names of learned rates among learned tensors.
 RATE = "rate."
+# The whole support passes the network in each.
+MOST_STEPS = 1000
 
 
 @register_method("inner_loop")
@@ -65,7 +67,8 @@ class InnerLoop(Method):
         self._require_choice("adapts", "all", "head")
         self._require_choice("layers", "auto", "all", "upper")
         self._require_choice("batch_norm", *BATCH_NORM)
-        self._require_in_range("steps", "learning_rate")
+        require(0 <= self.steps <= MOST_STEPS, f"steps={self.steps}: give a number from 0 to {MOST_STEPS}.")
+        self._require_in_range("learning_rate")
 
     @property
     def keeps_backbone(self) -> bool:
@@ -102,7 +105,7 @@ class InnerLoop(Method):
         weights: dict[str, Tensor] = dict(adaptable(backbone, upper=upper))
         weight, bias = first_head(method.learned, len(names), torch.zeros(1, backbone.embed_dim, device=device))
         weights |= dict(zip(HEAD, (weight.requires_grad_(), bias.requires_grad_()), strict=True))
-        learned = {name: method.learned[RATE + name] for name in weights if RATE + name in method.learned}
+        learned = _rates(method.learned, weights)
         with torch.enable_grad():
             found = inner_loop(
                 backbone,
@@ -123,6 +126,23 @@ class InnerLoop(Method):
         return Recognizer(replace(model, backbone=backbone), method, names, head, embed(backbone, support), codes)
 
 
+def _rates(learned: Tensors, weights: Tensors) -> dict[str, Tensor]:
+    """Learned rates of these weights; none where none were learned. `SupportError` where they do not fit."""
+    held = {name: learned[RATE + name].to(value) for name, value in weights.items() if RATE + name in learned}
+    if not held:
+        return {}
+    # A first row of the classifier that all classes share has rates that they share.
+    for name in HEAD:
+        if name in held and held[name].shape == (1, *weights[name].shape[1:]):
+            held[name] = held[name].expand_as(weights[name])
+    if any(name not in held or held[name].shape != value.shape for name, value in weights.items()):
+        raise SupportError(
+            "the learned rates of the model do not fit its weights and the number of classes; train it on episodes "
+            "again, or choose another method such as 'cosine'."
+        )
+    return held
+
+
 def adapts_upper(backbone: Backbone, layers: str) -> bool:
     """Whether lower layers are left alone, by the parameter `InnerLoop.layers`; `FsmerError` where there are none."""
     if layers == "upper" and not backbone.lower_layers():
@@ -137,7 +157,13 @@ def first_head(learned: Tensors, way: int, embeddings: Tensor) -> tuple[Tensor, 
     """
     if HEAD[0] not in learned:
         return embeddings.new_zeros(way, embeddings.shape[-1]), embeddings.new_zeros(way)
-    weight, bias = (learned[name].to(embeddings) for name in HEAD)
+    weight, bias = (learned.get(name, embeddings.new_zeros(())).to(embeddings) for name in HEAD)
+    if weight.shape[1:] != embeddings.shape[-1:] or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise SupportError(
+            f"the first classifier of the model has a weight of shape {tuple(weight.shape)} and a bias of shape "
+            f"{tuple(bias.shape)}, but embeddings of {embeddings.shape[-1]} numbers need (classes, "
+            f"{embeddings.shape[-1]}) and (classes,); train the model again."
+        )
     if len(weight) not in (1, way):
         raise SupportError(
             f"the model was trained on episodes of {len(weight)} classes, each with a first classifier of its own, but "

@@ -552,6 +552,35 @@ def _clips_for(model: Any) -> ClipSet:
 
 
 _add("weights", _write_weights, _read_weights, (*_MODELS, *_ARGUMENTS))
+
+
+def _write_practised(folder: Path) -> None:
+    tasks = fsmer.load_protocol("kshot", way=2, shot=1, query=1)
+    options: dict[str, Any] = {"steps": 1, "batch": 1, "learning_rate": 1e-3, "inner_rate": 1e-3}
+    fsmer.meta_train(_small_model(), tasks, "meta_sgd", clips=_clips(6), out=folder / "weights", **options)
+
+
+def _read_practised(folder: Path) -> None:
+    model = fsmer.load_model(folder / "weights")
+    clips = _clips_for(model)
+    support = fsmer.synthetic_clips("lab", 12, seed=3, specs=model.input_specs)
+    support = support[np.isin(support.labels, support.classes[:2])]
+    _check_finite(fsmer.adapt(model, support).predict_proba(clips), "a probability")
+
+
+_LEARNED = (
+    "adaptation",
+    "algorithm",
+    "maml",
+    "inner_loop",
+    "steps",
+    "batch_norm",
+    "task",
+    "adapts",
+    "head",
+    "rate.head.bias",
+)
+_add("weights-adapted", _write_practised, _read_practised, (*_MODELS, *_ARGUMENTS, *_LEARNED))
 _METHODS = ("cosine", "logistic", "protonet", "finetune", "zero_shot", "train", "linear", "version", "scale")
 _add("recognizer", _write_recognizer, _read_recognizer, (*_MODELS, *_ARGUMENTS, *_METHODS))
 _add("recognizer-trained", _write_trained, _read_recognizer, (*_MODELS, *_ARGUMENTS, *_METHODS))
