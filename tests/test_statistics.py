@@ -18,6 +18,7 @@ from fsmer.evaluation import Report, bootstrap_interval, evaluate
 from fsmer.reporting.plots import critical_difference_figure
 from fsmer.reporting.ranking import critical_difference, nemenyi
 from fsmer.reporting.statistics import SeedSummary, mcnemar, paired_comparison, report_interval, seed_summary
+from fsmer.reporting.tallies import tally
 
 CLASSES = ("negative", "positive", "surprise")
 
@@ -367,3 +368,19 @@ def test_pictures_show_every_method_once(tmp_path: Any) -> None:
     bars = [line for line in figure.axes[0].lines if line.get_linewidth() == 3.5]
     assert len(bars) == len(result.groups)
     assert save_figure(figure, tmp_path / "cd.png").stat().st_size > 5000
+
+
+def test_episodes_over_many_classes_are_counted_by_their_own_classes_alone():
+    """Matrices of all classes of a thousand episodes would take gigabytes; figures stay those of the reports."""
+    names = ["1", "4", "9", "10", "12", "14", "15", "17", "18", "20", "23", "24", "25", "26", "27", "28"]
+    clips = fsmer.synthetic_clips("lab", 96, subjects=4, classes=names)
+    protocol = fsmer.load_protocol("kshot", way=3, shot=2, query=2, episodes=12)
+    reports = [evaluate(protocol, tiny_backbone.TinyBackbone(), name, clips=clips) for name in ("protonet", "cosine")]
+    for report in reports:
+        counted = tally(report)
+        assert counted.counts.shape[-2:] == (3, 3)
+        assert counted.counts.sum() == len(report.predictions)
+        assert counted.figures()["uf1"] == pytest.approx(report.uf1)
+        assert counted.figures()["uar"] == pytest.approx(report.uar)
+    found = paired_comparison(*reports, draws=50).differences["uf1"]
+    assert found.difference == pytest.approx(reports[0].uf1 - reports[1].uf1)

@@ -25,7 +25,8 @@ MOST_CELLS = 1 << 30
 class Tally:
     """Confusion matrices of a report by subject, seed and episode; pooled reports have one episode.
 
-    `counts` has shape (S, R, E, C, C); `among`, (E, C), says which classes each episode is about.
+    `counts` has shape (S, R, E, C, C); `among`, (E, C), says which classes each episode is about. Where episodes draw
+    some of many classes, C is the number that the largest one is about, and each counts its own.
     """
 
     counts: Floats
@@ -72,20 +73,37 @@ def tally(report: Report) -> Tally:
         raise DataError(f"the report {report_name(report)!r} holds no predictions; evaluate again.")
     averaged = report.averaging == "episodes"
     episode, episodes = row_codes(table["episode"]) if averaged else (np.zeros(len(table), dtype=np.int64), 1)
-    counts = counted(report, row_codes(table["dataset"], table["subject"]), seed_codes(table), (episode, episodes))
-    return Tally(counts, classes_asked(report, episode) if averaged else None)
+    axes = row_codes(table["dataset"], table["subject"]), seed_codes(table), (episode, episodes)
+    among = classes_asked(report, episode) if averaged else None
+    if among is None:
+        return Tally(counted(report, *axes), None)
+    # Matrices of all classes would be as large as the square of their number, and nearly empty.
+    way = among.sum(axis=1)
+    places = np.where(among, among.cumsum(axis=1) - 1, -1)[episode]
+    return Tally(counted(report, *axes, places=places), np.arange(way.max()) < way[:, None])
 
 
-def counted(report: Report, *axes: tuple[NDArray[np.int64], int]) -> Floats:
-    """Confusion matrices by the codes of each axis, (..., C, C)."""
-    classes = len(report.classes)
+def counted(report: Report, *axes: tuple[NDArray[np.int64], int], places: NDArray[np.int64] | None = None) -> Floats:
+    """Confusion matrices by the codes of each axis, (..., C, C).
+
+    `places` (rows, classes of the report), says which of fewer classes each class is for each prediction.
+    """
+    codes = _class_codes(report)
+    if places is not None:
+        codes = [np.take_along_axis(places, one[:, None], axis=1)[:, 0] for one in codes]
+        if min(int(one.min()) for one in codes) < 0:
+            raise DataError(
+                f"a prediction of {report_name(report)!r} has a label or an answer without a probability; evaluate "
+                "again."
+            )
+    classes = len(report.classes) if places is None else int(places.max()) + 1
     shape = (*(size for _, size in axes), classes, classes)
     if math.prod(shape) > MOST_CELLS:
         raise DataError(
             f"the report {report_name(report)!r} names too many subjects, seeds and episodes to count by each of them "
             f"({' by '.join(f'{size:,}' for size in shape)}); check its table of predictions."
         )
-    place = np.ravel_multi_index((*(codes for codes, _ in axes), *_class_codes(report)), shape)
+    place = np.ravel_multi_index((*(code for code, _ in axes), *codes), shape)
     return np.bincount(place, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
 
 
