@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Facts", "Grid", "Pictures", "environment", "object_html"]
 
 # A fragment stays small whatever the names are: characters of a text, rows and columns of a table.
-LONGEST, MAX_ROWS, MAX_COLUMNS = 60, 40, 12
+LONGEST, MAX_ROWS, MAX_COLUMNS = 60, 60, 12
 
 
 @dataclass(frozen=True)

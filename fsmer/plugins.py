@@ -179,7 +179,7 @@ class Registry(Mapping[str, Any]):
 
     def preset(self, name: str) -> dict[str, Any]:
         """Values of parameters that the name implies."""
-        return dict(self._preset[name])
+        return dict(self._preset.get(name, {}))
 
     def origin(self, name: str) -> str:
         """Where the thing of that name is from: ``"fsmer"``, a distribution with its entry point, a file, a module."""

@@ -48,7 +48,11 @@ def test_wildcards_and_unknown_names():
 
 def test_the_card_of_a_model_says_how_it_is_trained_and_by_whose_numbers():
     (card,) = list_models("merau")
-    for said in ("Adam at 0.0012 (flow_encoder 1e-05, projection 0.0012", "batches of 32", "Source: MERAU, Table 2"):
+    for said in (
+        "Adam at 0.0012 (flow_encoder 1e-05, from random weights 0.001, projection 0.0012",
+        "batches of 32",
+        "Source: MERAU, Table 2",
+    ):
         assert said in " ".join(card.notes.split()), said
     assert "Training without labels" not in card.notes
     (card,) = list_models("tcae")

@@ -117,14 +117,14 @@ def test_damaged_and_foreign_files_in_the_cache_are_replaced(
 def test_two_processes_fill_one_cache(backbone: Backbone, clips: ClipSet, tmp_path: Path) -> None:
     clips.save(tmp_path / "clips")
     code = (
-        "import sys, torch, fsmer\n"
+        "import sys, torch, fsmer\nfrom pathlib import Path\n"
         "from fsmer.evaluation.embedding_cache import embed_cached\n"
         "torch.manual_seed(0)\n"
         "backbone = fsmer.create_model('facs-flow', widths=[4, 4, 4, 4], branch_dim=4).eval()\n"
         "clips = fsmer.read_clips(sys.argv[1])\n"
         "for start in range(0, 48, 8):\n"
-        "    embed_cached(backbone, clips[start : start + 12], folder=sys.argv[2])\n"
-        "print(embed_cached(backbone, clips, folder=sys.argv[2])[0].double().sum().item())\n"
+        "    embed_cached(backbone, clips[start : start + 12], folder=Path(sys.argv[2]))\n"
+        "print(embed_cached(backbone, clips, folder=Path(sys.argv[2]))[0].double().sum().item())\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "clips"), str(tmp_path / "cache")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -129,7 +129,7 @@ def test_rates_of_single_layers_reach_the_members_layers():
     backbone = create_model("ensemble", of="flow_resnet18", members=2, arguments=small)
     names = [name for name, _ in backbone.named_parameters()]
     recipe = load_method("train").recipe(backbone)
-    for layer, rate in create_model("flow_resnet18", **small).recipe.rates.items():
+    for layer, rate in create_model("flow_resnet18", **small).recipe.for_weights(untrained=True).rates.items():
         held = [prefix for prefix, one in recipe.rates.items() if one == rate and prefix.endswith(layer)]
         if layer == "classifier":
             assert held == ["classifier"]

@@ -302,7 +302,7 @@ def test_code_that_cannot_be_kept_is_compiled_once_for_all_folds(
             assert found == 1
     finally:
         processes.end()
-    sources = list(Path(isolated.__file__).parents[1].glob("backbones/*.c"))
+    sources = list(Path(isolated.__file__).parents[1].glob("kernels/*.c"))
     assert len((tmp_path / "calls").read_text().splitlines()) == len(sources)
 
 

@@ -60,6 +60,7 @@ def backbone() -> Backbone:
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "counted": ("kshot", {"way": 3, "shot": 2, "query": 5, "episodes": 12}),
     "two classes": ("kshot", {"way": 2, "shot": 1, "query": 8, "episodes": 12}),
+    "uneven": ("uneven", {"way": 3, "shot": 2, "query": 4, "episodes": 12}),
     "rest": ("kshot", {"shot": 2, "episodes": 4}),
     "disjoint": ("kshot", {"shot": 2, "query": 5, "subject_disjoint": True, "episodes": 12}),
     "source_target": ("source-target", {"source": ["one"], "target": ["two"], "shot": 1, "query": 5, "episodes": 12}),
