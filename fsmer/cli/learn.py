@@ -141,6 +141,9 @@ def meta_train(
     layers: Annotated[
         Literal["auto", "all", "upper"], option(MODEL, "CHOICE", "Layers to train; auto: not the lower ones.")
     ] = "auto",
+    augment: Annotated[
+        bool, option(RUNNING, None, "Change clips at random each time, as the model's recipe says.", "--augment")
+    ] = False,
     seed: Annotated[int, options.SEED] = 0,
     param: options.Param = [],
     argument: options.Argument = [],
@@ -174,6 +177,7 @@ def meta_train(
             learning_rate=learning_rate,
             patience=patience,
             layers=layers,
+            augment=augment,
             seed=seed,
             arguments=options.json_pairs(argument, "--argument"),
             device=device,
