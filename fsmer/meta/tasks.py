@@ -149,7 +149,7 @@ class ClipTasks(Tasks):
     ------
     ProtocolError
         Numbers of classes differ from one episode to the next; the protocol has a source, of which `source_tasks` makes
-        tasks; or no clip has neighbour frames.
+        tasks; no clip has neighbour frames; or the recipe changes no clips.
     """
 
     def __init__(
@@ -165,6 +165,11 @@ class ClipTasks(Tasks):
         note: str = "",
     ) -> None:
         self.protocol, self.clips, self.seed, self.note = protocol, clips, seed, note
+        if augment and not backbone.recipe.augment:
+            raise ProtocolError(
+                f"clips were to be changed at random, but the recipe of {backbone.name!r} names no change; leave augment "
+                "off."
+            )
         self.augmentation = Augmentation(backbone.recipe, backbone.input_specs) if augment else None
         self._shown = None
         dealt = clips
@@ -251,7 +256,7 @@ class SourceEpisodes:
     protocol : KShot
         Deals the source.
     clips : ClipSet
-        The clips of the source, prepared.
+        The clips of the source, prepared; with their neighbour frames where the protocol learns from them.
     note : str
         What of the target's classes the source lacks; empty where it lacks none.
     """
@@ -295,8 +300,11 @@ def source_episodes(protocol: SourceTarget, clips: ClipSet) -> SourceEpisodes:
     names = [name for name in prepared.dataset_names if _is_source(protocol, name)]
     rows = np.isin(prepared.dataset_codes(), dataset_codes_of(protocol.name, prepared, protocol.source or names))
     source = prepared[rows]
-    parents = neighbour_parents(source)
-    codes = source.codes() if parents is None else source.codes()[parents == NO_NEIGHBOUR]
+    parents, codes = neighbour_parents(source), source.codes()
+    if parents is not None:
+        own = parents == NO_NEIGHBOUR
+        codes = codes[own]
+        source = source if protocol.neighbours else source[own]
     counts = np.bincount(codes[codes >= 0], minlength=len(source.classes))
     held = {name: int(count) for name, count in zip(source.classes, counts, strict=True) if count}
     if len(held) < 2:
@@ -319,9 +327,9 @@ def source_episodes(protocol: SourceTarget, clips: ClipSet) -> SourceEpisodes:
     query: int | str = protocol.query
     if query == "rest":
         query = max(1, min(protocol.shot, min(held[name] for name in chosen) - protocol.shot))
-    own = {name: getattr(protocol, name) for name in ("shot", "episodes", "balance", "subject_disjoint", "seed")}
+    kept = {name: getattr(protocol, name) for name in ("shot", "episodes", "balance", "subject_disjoint", "seed")}
     way = min(protocol.way or len(wanted), len(chosen))
-    dealt = KShot(name=f"{protocol.name}-source", way=way, query=query, class_subset=chosen, **own)
+    dealt = KShot(name=f"{protocol.name}-source", way=way, query=query, class_subset=chosen, **kept)
     return SourceEpisodes(dealt, source, note)
 
 
