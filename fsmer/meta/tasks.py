@@ -167,8 +167,8 @@ class ClipTasks(Tasks):
         self.protocol, self.clips, self.seed, self.note = protocol, clips, seed, note
         if augment and not backbone.recipe.augment:
             raise ProtocolError(
-                f"clips were to be changed at random, but the recipe of {backbone.name!r} names no change; leave augment "
-                "off."
+                f"clips were to be changed at random, but the recipe of {backbone.name!r} names no change; leave "
+                "augment off."
             )
         self.augmentation = Augmentation(backbone.recipe, backbone.input_specs) if augment else None
         self._shown = None
