@@ -231,14 +231,18 @@ def test_encoder_and_projections_learn_at_the_protonet_rates_of_table_2():
 @pytest.mark.filterwarnings("ignore:the encoder of")
 def test_algorithm_1_makes_prototypes_of_new_people_better():
     model = merau()
-    source, target = (fsmer.synthetic_clips(name, 75, seed=1, specs=model.input_specs) for name in ("lab", "clinic"))
-    both, protocol = fsmer.concat([source, target]), SourceTarget(source=("lab",), way=3, shot=5, episodes=40)
+    drawn = fsmer.concat(
+        [fsmer.synthetic_clips(name, 120, seed=1, specs=model.input_specs) for name in ("lab", "clinic")]
+    )
+    stores = {kind: ArrayStore(drawn.media(kind), spec) for kind, spec in drawn.specs.items()}  # drawn once
+    both = fsmer.ClipSet.from_table(drawn.table, stores)
+    protocol = SourceTarget(source=("lab",), way=3, shot=5, query=10, episodes=40)
     scores = {}
-    for steps in (1, 60):
-        made = fsmer.meta_train(model, protocol, clips=both, steps=steps, batch=1, augment=True)
+    for steps in (1, 80):
+        made = fsmer.meta_train(model, protocol.with_params(query=5), clips=both, steps=steps, batch=1, augment=True)
         scores[steps] = fsmer.evaluate(protocol, made, "protonet", clips=both, cache=False).uf1
     # A constant answer has 1/6.
-    assert scores[60] > max(scores[1] + 0.02, 0.4), scores
+    assert scores[80] > max(scores[1] + 0.05, 0.4), scores
 
 
 @pytest.mark.parametrize("name", ["merau-3", "merau-4"])
