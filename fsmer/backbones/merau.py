@@ -89,13 +89,14 @@ class Merau(Backbone):
     of the recipe, ``random_encoder_rate`` of the fine-tuning methods). `class_directions` is ours: the detector's
     logits that a class is expected to show, sent through their own projection, are a direction that needs no label.
 
-    Absent: the baselines of its tables (LBP-TOP, VGG, CapsuleNet, Liu's network) and the support vector machines on principal components of Table 5. The authors' TCAE
-    weights: give those of ``fsmer pretrain tcae`` as `tcae` (``fsmer train merau --argument tcae=DIR``). With a TCAE
-    that was not pretrained the action unit code is random and the detector learns little from it. It sees the apex
-    alone: on drawn faces of 64 pixels classes described in words stay at chance even with a TCAE that was pretrained on
-    such faces. Every training of the network, by ``train`` or a fine-tuning method, on a source or a support, fits the
-    detector first where the clips have annotated action units and warns where they have none; `detector_preparation`
-    gives that training on other clips. Embedding clips with a detector that was never fitted warns too.
+    Absent: the baselines of its tables (LBP-TOP, VGG, CapsuleNet, Liu's network) and the support vector machines on
+    principal components of Table 5. The authors' TCAE weights: give those of ``fsmer pretrain tcae`` as `tcae` (``fsmer
+    train merau --argument tcae=DIR``). With a TCAE that was not pretrained the action unit code is random and the
+    detector learns little from it. It sees the apex alone: on drawn faces of 64 pixels classes described in words stay
+    at chance even with a TCAE that was pretrained on such faces. Every training of the network, by ``train`` or a
+    fine-tuning method, on a source or a support, fits the detector first where the clips have annotated action units
+    and warns where they have none; `detector_preparation` gives that training on other clips. Embedding clips with a
+    detector that was never fitted warns too.
     """
 
     trusted: ClassVar[bool] = True

@@ -324,7 +324,7 @@ def source_episodes(protocol: SourceTarget, clips: ClipSet) -> SourceEpisodes:
     elif absent:
         note = f"Of the target's classes the source lacks {', '.join(absent)}; training took {', '.join(shared)}."
     chosen = shared if len(shared) > 1 else tuple(held)
-    query: int | str = protocol.query
+    query = protocol.query
     if query == "rest":
         query = max(1, min(protocol.shot, min(held[name] for name in chosen) - protocol.shot))
     kept = {name: getattr(protocol, name) for name in ("shot", "episodes", "balance", "subject_disjoint", "seed")}

@@ -53,7 +53,7 @@ CELL_FILE = "cell.json"
 # MERAU's Algorithm 1, the step "episodes": ProtoNet on one episode of the source at a time, whose clips are changed at
 # random as in fine-tuning (section IV.A). The paper leaves the number of episodes open: as many as show so many clips
 # as fine-tuning sees on the source.
-EPISODES = {"algorithm": "protonet", "batch": 1, "augment": True}
+EPISODES: dict[str, Any] = {"algorithm": "protonet", "batch": 1, "augment": True}
 # What the file of a cell keeps of it.
 KEPT = ("values", "intervals", "each", "honest")
 
