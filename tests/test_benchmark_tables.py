@@ -429,18 +429,18 @@ def test_source_trained_rows_run_once_a_seed(tmp_path: Path) -> None:
 
 
 def test_all_columns_of_merau_learn_from_the_source_alike() -> None:
-    from fsmer.published.cells import SOURCE_TRAINING
+    from fsmer.published.cells import EPISODES
 
     shared = ("train_backbone", "balanced", "source_augment", "source_encoder_rate", "source_epochs")
-    wanted = load_method("finetune", **SOURCE_TRAINING).get_params()
-    assert (wanted["balanced"], wanted["source_augment"]) == (False, True)
+    wanted = load_method("finetune", train_backbone=True, balanced=False, source_augment=True).get_params()
     seen = set()
     for name in ("merau-3", "merau-4"):
         table = load_table(name)
         for row, one in enumerate(table.rows):
             for column in table.runs(row) if "facs-flow" not in one.method else ():
                 settings = table.settings(row, column)
-                if "source" in settings.before:
+                if "episodes" in settings.before:
+                    assert EPISODES["augment"]
                     seen.add("protonet")
                     continue
                 found = load_method(settings.method, **settings.params).get_params()

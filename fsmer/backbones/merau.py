@@ -77,7 +77,8 @@ class Merau(Backbone):
     --add-neighbours 5`` and learnt from by protocols with ``neighbours=True``; fine-tuning (eq. 5 and 8) is the method
     ``finetune`` with ``train_backbone=True, balanced=False, source_augment=True``, and its cosine classifier (eq. 6-7)
     ``cosine`` with these and ``init="random", centre=False, scale=1, pull=0`` (its defaults are fsmer's own); the
-    nearest prototype (eq. 9) is ``protonet``; the distance of domains (eq. 15) is ``fsmer.transfer.mmd``.
+    nearest prototype (eq. 9) is ``protonet``, and its training on episodes (eq. 10, Algorithm 1, last column of Table
+    2) ``fsmer.meta_train`` with the algorithm ``protonet``; the distance of domains (eq. 15) is ``fsmer.transfer.mmd``.
 
     Open in the paper and chosen here: the projections' length (128), the detector's form (batch normalisation and a
     linear layer without bias, as in TCAE's published code), Adam, epochs, batch size, and how far clips are shifted (4
@@ -88,15 +89,14 @@ class Merau(Backbone):
     of the recipe, ``random_encoder_rate`` of the fine-tuning methods). `class_directions` is ours: the detector's
     logits that a class is expected to show, sent through their own projection, are a direction that needs no label.
 
-    Absent: training on episodes for ProtoNet (eq. 10, Algorithm 1, last column of Table 2): ``protonet`` takes a
-    network that was trained with a classifier. The baselines of its tables (LBP-TOP, VGG,
-    CapsuleNet, Liu's network) and the support vector machines on principal components of Table 5. The authors' TCAE
-    weights: give those of ``fsmer pretrain tcae`` as `tcae` (``fsmer train merau --argument tcae=DIR``). With a TCAE
-    that was not pretrained the action unit code is random and the detector learns little from it. It sees the apex
-    alone: on drawn faces of 64 pixels classes described in words stay at chance even with a TCAE that was pretrained on
-    such faces. Every training of the network, by ``train`` or a fine-tuning method, on a source or a support, fits the
-    detector first where the clips have annotated action units and warns where they have none; `detector_preparation`
-    gives that training on other clips. Embedding clips with a detector that was never fitted warns too.
+    Absent: the baselines of its tables (LBP-TOP, VGG, CapsuleNet, Liu's network) and the support vector machines on
+    principal components of Table 5. The authors' TCAE weights: give those of ``fsmer pretrain tcae`` as `tcae` (``fsmer
+    train merau --argument tcae=DIR``). With a TCAE that was not pretrained the action unit code is random and the
+    detector learns little from it. It sees the apex alone: on drawn faces of 64 pixels classes described in words stay
+    at chance even with a TCAE that was pretrained on such faces. Every training of the network, by ``train`` or a
+    fine-tuning method, on a source or a support, fits the detector first where the clips have annotated action units
+    and warns where they have none; `detector_preparation` gives that training on other clips. Embedding clips with a
+    detector that was never fitted warns too.
     """
 
     trusted: ClassVar[bool] = True

@@ -130,6 +130,7 @@ def meta_train(
     way: options.Way = None,
     shot: options.Shot = None,
     query: options.Query = None,
+    neighbours: options.Neighbours = False,
     steps: options.Steps = None,
     batch: Annotated[int, option(RUNNING, "N", "Tasks a step.")] = 4,
     learning_rate: Annotated[
@@ -141,6 +142,9 @@ def meta_train(
     layers: Annotated[
         Literal["auto", "all", "upper"], option(MODEL, "CHOICE", "Layers to train; auto: not the lower ones.")
     ] = "auto",
+    augment: Annotated[
+        bool, option(RUNNING, None, "Change clips at random each time, as the model's recipe says.", "--augment")
+    ] = False,
     seed: Annotated[int, options.SEED] = 0,
     param: options.Param = [],
     argument: options.Argument = [],
@@ -156,7 +160,8 @@ def meta_train(
     from fsmer.meta.training import HISTORY, start_model
     from fsmer.schema import read_json
 
-    protocol = load_protocol(tasks, **options.episodes_of(way=way, shot=shot, query=query))
+    asked = options.episodes_of(way=way, shot=shot, query=query, neighbours=neighbours or None)
+    protocol = load_protocol(tasks, **asked)
     backbone, _ = start_model(name, seed, options.json_pairs(argument, "--argument"))
     specs = backbone.input_specs
     clips = options.read_data(data, where, scheme, prefix, specs=specs) if data else None
@@ -174,6 +179,7 @@ def meta_train(
             learning_rate=learning_rate,
             patience=patience,
             layers=layers,
+            augment=augment,
             seed=seed,
             arguments=options.json_pairs(argument, "--argument"),
             device=device,

@@ -99,6 +99,16 @@ class Algorithm(ABC):
         """Learning rates of the outer loop by a part of the parameters' names; ``""`` is that of all others."""
         return {"": self.outer_rate if learning_rate is None else learning_rate}
 
+    def for_weights(self, *, untrained: bool) -> Self:
+        """With the rates that random weights need, where they are `untrained`."""
+        del untrained
+        return self
+
+    def rate_note(self, backbone: Backbone) -> str:
+        """What is to be said of the rates of a backbone's random weights; mostly nothing."""
+        del backbone
+        return ""
+
     @abstractmethod
     def answers(self, learner: Learner, tasks: TaskBatch, *, training: bool) -> Tensor:
         """Logits (T, Q, C) of the queries; with `training` they are differentiated."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from torch import Tensor
 
+from fsmer.backbones import Backbone
 from fsmer.backbones.adaptation import Adaptation
 from fsmer.meta.algorithm import Algorithm, Learner, register_algorithm
 from fsmer.meta.tasks import TaskBatch
+from fsmer.transfer.fine_tuning import encoder_rate_note
 from fsmer.transfer.heads import class_means, one_hot
 from fsmer.transfer.source_model import absent_bias
 
@@ -30,18 +32,30 @@ class ProtoNetTraining(Algorithm):
     ----------
     encoder_rate, projection_rate : float
         Learning rates: MERAU's Table 2, column ProtoNet (1e-5 and 1e-4), which are those of an encoder that was
-        pretrained on ImageNet. Layers whose name begins with ``projection`` are the projection layers.
+        trained before. Layers whose name begins with ``projection`` are the projection layers.
+    random_encoder_rate : float
+        At least this is the encoder's rate while its weights are random (`Backbone.untrained`), as in the fine-tuning
+        methods. Ours; 0 keeps Table 2's.
     """
 
     trains_batch_norm: ClassVar[bool] = True
 
     encoder_rate: float = 1e-5
     projection_rate: float = 1e-4
+    random_encoder_rate: float = 1e-3
 
     def rates(self, learning_rate: float | None) -> Mapping[str, float]:
         if learning_rate is not None:
             return {"": learning_rate}
         return {"": self.encoder_rate, "projection": self.projection_rate}
+
+    def for_weights(self, *, untrained: bool) -> Self:
+        if not untrained or not self.encoder_rate:
+            return self
+        return replace(self, encoder_rate=max(self.encoder_rate, self.random_encoder_rate))
+
+    def rate_note(self, backbone: Backbone) -> str:
+        return encoder_rate_note(backbone, self.encoder_rate, self.random_encoder_rate)
 
     def answers(self, learner: Learner, tasks: TaskBatch, *, training: bool) -> Tensor:
         support, query = learner.embed_both(tasks)

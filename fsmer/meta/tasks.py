@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -15,14 +16,17 @@ from torch.utils._pytree import tree_map
 from fsmer.backbones import Backbone, read_inputs
 from fsmer.backbones.base import Inputs
 from fsmer.data import ClipSet, InputSpec
-from fsmer.episodic import DrawnTasks, Protocol, TaskArrays, TaskRows
+from fsmer.data.schemes import canonical_dataset
+from fsmer.episodic import DrawnTasks, KShot, Protocol, SourceTarget, TaskArrays, TaskRows
 from fsmer.episodic.episode import Episode, Ints
 from fsmer.episodic.episodes import KShotEpisodes
+from fsmer.episodic.sides import NO_NEIGHBOUR, dataset_codes_of, neighbour_parents
 from fsmer.errors import ProtocolError
 from fsmer.synthetic.clips import Normalisation
 from fsmer.training.frozen_layers import FrozenLayers
+from fsmer.training.supervised import Augmentation
 
-__all__ = ["ClipTasks", "TaskBatch", "Tasks", "UnitSetTasks"]
+__all__ = ["ClipTasks", "SourceEpisodes", "TaskBatch", "Tasks", "UnitSetTasks", "source_episodes", "source_tasks"]
 
 # Media of all clips are kept where they take no more bytes.
 CACHE_BYTES = 1 << 30
@@ -88,22 +92,28 @@ class _Media:
     def __init__(self, backbone: Backbone, clips: ClipSet, *, upper: bool) -> None:
         self.backbone, self.clips = backbone, clips
         self.device = next((one.device for one in backbone.parameters()), torch.device("cpu"))
-        self.frozen = FrozenLayers(backbone, clips) if upper else None
+        self.upper = upper
         self.kept: Inputs | None = None
         clip_bytes = sum(4 * int(np.prod(spec.shape)) for spec in backbone.input_specs)
         if not upper and clip_bytes * len(clips) <= CACHE_BYTES:
             self.kept = read_inputs(backbone, clips, np.arange(len(clips)), self.device)
 
-    def __call__(self, rows: Ints) -> Inputs:
-        """Of clips (T, N), with these leading dimensions."""
+    @cached_property
+    def frozen(self) -> FrozenLayers:
+        """Made when first asked for: by then the backbone is prepared."""
+        return FrozenLayers(self.backbone, self.clips)
+
+    def __call__(self, rows: Ints, changed: Callable[[Inputs], Inputs] | None = None) -> Inputs:
+        """Of clips (T, N), with these leading dimensions, changed at random where asked for."""
         flat = rows.ravel()
-        if self.frozen is not None:
+        if self.upper:
             found: Inputs = self.frozen(flat)
         elif self.kept is not None:
             index = torch.from_numpy(flat).to(self.device)
             found = tree_map(lambda media: media.index_select(0, index), self.kept)
         else:
             found = read_inputs(self.backbone, self.clips, flat, self.device)
+        found = changed(found) if changed is not None else found
         split: Inputs = tree_map(lambda value: value.unflatten(0, rows.shape), found)
         return split
 
@@ -119,20 +129,58 @@ class ClipTasks(Tasks):
     protocol : Protocol
         K-shot protocols go on beyond their number of episodes; others begin again.
     clips : ClipSet
-        Prepared, as `Protocol.split` takes them. Of a source-then-target protocol, tasks are dealt from the clips of
-        the source alone: the target is not there to be trained on.
+        Prepared, as `Protocol.split` takes them.
     backbone : Backbone
         Whose media are read.
     seed : int
-        Of the order of the classes in each task. A class that always had the same place could be learned by heart.
-    device : torch.device, optional
+        Of the order of the classes in each task, and of what changes its clips. A class that always had the same place
+        could be learned by heart.
+    upper : bool
+        Whether what the lower layers of the backbone make of media takes their place.
+    augment : bool
+        Whether clips are changed at random, as the backbone's recipe says.
+    neighbours : bool
+        Whether a clip is shown by itself or one of its neighbour frames at random (column ``neighbour_of``). They are
+        dealt with their clip, so that neighbours are never on two sides of a task.
+    note : str
+        What is to be said of these tasks.
+
+    Raises
+    ------
+    ProtocolError
+        Numbers of classes differ from one episode to the next; the protocol has a source, of which `source_tasks` makes
+        tasks; no clip has neighbour frames; or the recipe changes no clips.
     """
 
     def __init__(
-        self, protocol: Protocol, clips: ClipSet, backbone: Backbone, *, seed: int = 0, upper: bool = False
+        self,
+        protocol: Protocol,
+        clips: ClipSet,
+        backbone: Backbone,
+        *,
+        seed: int = 0,
+        upper: bool = False,
+        augment: bool = False,
+        neighbours: bool = False,
+        note: str = "",
     ) -> None:
-        self.protocol, self.clips, self.seed = protocol, clips, seed
-        self.episodes = protocol.split(clips)
+        self.protocol, self.clips, self.seed, self.note = protocol, clips, seed, note
+        if augment and not backbone.recipe.augment:
+            raise ProtocolError(
+                f"clips were to be changed at random, but the recipe of {backbone.name!r} names no change; leave "
+                "augment off."
+            )
+        self.augmentation = Augmentation(backbone.recipe, backbone.input_specs) if augment else None
+        self._shown = None
+        dealt = clips
+        if neighbours:
+            self.clips, dealt, self._shown = _with_neighbours(protocol.name, clips)
+        self.episodes = protocol.split(dealt)
+        if self.episodes.source is not None:
+            raise ProtocolError(
+                f"the episodes of protocol {protocol.name!r} are those of its target, which is not there to be trained "
+                "on; make tasks of its source with fsmer.meta.source_tasks."
+            )
         ways = {len(self.episodes[0].classes)} if self.episodes.uniform else {len(one.classes) for one in self.episodes}
         if len(ways) > 1:
             raise ProtocolError(
@@ -140,13 +188,13 @@ class ClipTasks(Tasks):
                 "train on have the same number each; choose a K-shot protocol with a way."
             )
         self.way = ways.pop()
-        self._media = _Media(backbone, clips, upper=upper)
+        self._media = _Media(backbone, self.clips, upper=upper)
 
     def batch(self, start: int, count: int) -> TaskBatch:
         episodes = self._episodes(start, count)
         places = self._places(start, count)
         sides = []
-        for side in ("support", "query"):
+        for number_of_side, side in enumerate(("support", "query"), start=1):
             rows = [getattr(one, side) for one in episodes]
             longest = max(len(one) for one in rows)
             padded = np.zeros((count, longest), dtype=np.int64)
@@ -154,13 +202,38 @@ class ClipTasks(Tasks):
             for number, (one, own) in enumerate(zip(episodes, rows, strict=True)):
                 padded[number, : len(own)] = own
                 codes[number, : len(own)] = places[number][_codes(one, own, self.episodes.classes, self.episodes.codes)]
-            sides.append((self._media(padded), self._media.codes(codes)))
+            draws = [
+                np.random.Generator(np.random.PCG64([self.seed, number, number_of_side]))
+                for number in range(start, start + count)
+            ]
+            if self._shown is not None:
+                padded = np.stack([self._shown_by(own, rng) for own, rng in zip(padded, draws, strict=True)])
+            sides.append((self._media(padded, self._changes(draws, longest)), self._media.codes(codes)))
         (support, support_codes), (query, query_codes) = sides
         return TaskBatch(support, support_codes, query, query_codes, self.way)
 
     def describe(self) -> dict[str, Any]:
         ids = [str(name) for name in self.clips.ids]
-        return {"protocol": self.protocol.hash, "clips": ids, "seed": self.seed}
+        own: dict[str, Any] = {"protocol": self.protocol.hash, "clips": ids, "seed": self.seed}
+        if self.augmentation is not None:
+            own["augment"] = self.augmentation.recipe.to_dict()
+        return own | ({} if self._shown is None else {"neighbours": True})
+
+    def _changes(self, draws: Sequence[np.random.Generator], count: int) -> Callable[[Inputs], Inputs] | None:
+        """What changes `count` clips of each task at random, whatever the tasks that they are asked for with."""
+        augmentation = self.augmentation
+        if augmentation is None:
+            return None
+        each = [augmentation.draw(rng, count) for rng in draws]
+        changes = [np.concatenate(one) for one in zip(*each, strict=True)]
+        return lambda inputs: augmentation.apply(inputs, changes)
+
+    def _shown_by(self, rows: Ints, rng: np.random.Generator) -> Ints:
+        """For each clip the row of itself or of one of its neighbour frames."""
+        assert self._shown is not None
+        starts, counts, members = self._shown
+        found: Ints = members[starts[rows] + rng.integers(counts[rows])]
+        return found
 
     def _episodes(self, start: int, count: int) -> Sequence[Episode]:
         if isinstance(self.episodes, KShotEpisodes):
@@ -172,6 +245,147 @@ class ClipTasks(Tasks):
         """The place of each class of each task."""
         generators = (np.random.Generator(np.random.PCG64([self.seed, start + number])) for number in range(count))
         return [one.permutation(self.way) for one in generators]
+
+
+@dataclass(frozen=True)
+class SourceEpisodes:
+    """What `source_episodes` gives.
+
+    Attributes
+    ----------
+    protocol : KShot
+        Deals the source.
+    clips : ClipSet
+        The clips of the source, prepared; with their neighbour frames where the protocol learns from them.
+    note : str
+        What of the target's classes the source lacks; empty where it lacks none.
+    """
+
+    protocol: KShot
+    clips: ClipSet
+    note: str
+
+
+def source_episodes(protocol: SourceTarget, clips: ClipSet) -> SourceEpisodes:
+    """Episodes of the source of a source-then-target protocol, in the form of those of its target.
+
+    They have the target's classes as far as the source has them (MERAU, section III.B.3: "samples in only categories
+    E_t from D_train"). Where it has fewer than two of them no episode can be made so, and all classes of the source
+    take their place. There are as many classes an episode as in the target, or all that are left, and as many shots.
+    Queries a class are the protocol's; where these are all clips that are left, they are as many as shots, or as many
+    as the smallest class leaves.
+
+    Parameters
+    ----------
+    protocol : SourceTarget
+    clips : ClipSet
+        Clips of the source. Those of the target are not read, and need not be there where the protocol names classes.
+
+    Raises
+    ------
+    MissingDatasetError
+        The source is not among the clips.
+    ProtocolError
+        The source has fewer than two classes.
+    """
+    if protocol.source is None and protocol.target is None:
+        raise ProtocolError(f"protocol {protocol.name!r} has no source to train on; name its source or its target.")
+    wanted, prepared = protocol.class_subset, clips
+    if wanted is None:
+        prepared = protocol.prepare(clips)
+        wanted = protocol.classes(prepared)
+    elif protocol.requirements:
+        needs = tuple(need for need in protocol.requirements if _is_source(protocol, need.dataset))
+        prepared = replace(protocol, requirements=needs).prepare(clips)
+    names = [name for name in prepared.dataset_names if _is_source(protocol, name)]
+    rows = np.isin(prepared.dataset_codes(), dataset_codes_of(protocol.name, prepared, protocol.source or names))
+    source = prepared[rows]
+    parents, codes = neighbour_parents(source), source.codes()
+    if parents is not None:
+        own = parents == NO_NEIGHBOUR
+        codes = codes[own]
+        source = source if protocol.neighbours else source[own]
+    counts = np.bincount(codes[codes >= 0], minlength=len(source.classes))
+    held = {name: int(count) for name, count in zip(source.classes, counts, strict=True) if count}
+    if len(held) < 2:
+        raise ProtocolError(
+            f"tasks need clips of two classes or more, but the source of protocol {protocol.name!r} has "
+            f"{', '.join(held) or 'none'}; give source clips of other classes."
+        )
+    shared = tuple(name for name in wanted if name in held)
+    absent = [name for name in wanted if name not in held]
+    note = ""
+    if len(shared) < 2:
+        there = f"{shared[0]!r} alone" if shared else "none"
+        note = (
+            f"Of the target's classes the source has {there} and an episode needs two, so that training took all "
+            f"classes of the source: {', '.join(held)}."
+        )
+    elif absent:
+        note = f"Of the target's classes the source lacks {', '.join(absent)}; training took {', '.join(shared)}."
+    chosen = shared if len(shared) > 1 else tuple(held)
+    query = protocol.query
+    if query == "rest":
+        query = max(1, min(protocol.shot, min(held[name] for name in chosen) - protocol.shot))
+    kept = {name: getattr(protocol, name) for name in ("shot", "episodes", "balance", "subject_disjoint", "seed")}
+    way = min(protocol.way or len(wanted), len(chosen))
+    dealt = KShot(name=f"{protocol.name}-source", way=way, query=query, class_subset=chosen, **kept)
+    return SourceEpisodes(dealt, source, note)
+
+
+def source_tasks(
+    protocol: SourceTarget,
+    clips: ClipSet,
+    backbone: Backbone,
+    *,
+    seed: int = 0,
+    upper: bool = False,
+    augment: bool = False,
+) -> ClipTasks:
+    """Tasks of the source of a source-then-target protocol, see `source_episodes`; no clip of the target is in any.
+
+    Parameters
+    ----------
+    protocol : SourceTarget
+        With ``neighbours=True`` clips are shown by their neighbour frames too.
+    clips : ClipSet
+        Clips of the source; those of the target are left alone.
+    backbone, seed, upper, augment
+        As in `ClipTasks`.
+
+    Raises
+    ------
+    MissingDatasetError
+        The source is not among the clips.
+    ProtocolError
+        The source cannot give such tasks.
+    """
+    found = source_episodes(protocol, clips)
+    how: dict[str, Any] = {"seed": seed, "upper": upper, "augment": augment, "neighbours": protocol.neighbours}
+    return ClipTasks(found.protocol, found.clips, backbone, note=found.note, **how)
+
+
+def _is_source(protocol: SourceTarget, dataset: str) -> bool:
+    name = canonical_dataset(dataset)
+    return name in protocol.source if protocol.source is not None else name not in (protocol.target or ())
+
+
+def _with_neighbours(name: str, clips: ClipSet) -> tuple[ClipSet, ClipSet, tuple[Ints, Ints, Ints]]:
+    """Clips with their neighbour frames behind them, the clips alone, and for each where its group starts, of how many
+    it is, and the rows of all groups."""
+    parents = neighbour_parents(clips)
+    if parents is None:
+        raise ProtocolError(
+            f"protocol {name!r} is to learn from neighbour frames, but none of the {len(clips)} clips is one (column "
+            "'neighbour_of'); make them with 'fsmer prepare NAME --add-neighbours 5', or leave neighbours off."
+        )
+    own = np.flatnonzero(parents == NO_NEIGHBOUR)
+    both = clips[np.concatenate([own, np.flatnonzero(parents >= 0)])]
+    above = neighbour_parents(both)
+    assert above is not None
+    owner = np.where(above >= 0, above, np.arange(len(both)))
+    counts = np.bincount(owner, minlength=len(own))
+    return both, both[: len(own)], (np.cumsum(counts) - counts, counts, np.argsort(owner, kind="stable"))
 
 
 class UnitSetTasks(Tasks):

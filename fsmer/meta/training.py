@@ -22,16 +22,17 @@ from fsmer.backbones import Backbone, model_hash
 from fsmer.backbones.base import as_device, check_saveable
 from fsmer.backbones.registry import as_backbone, fresh_model, names_saved_weights
 from fsmer.data import ClipSet
-from fsmer.episodic import DrawnTasks, Protocol, load_protocol
+from fsmer.episodic import DrawnTasks, Protocol, SourceTarget, load_protocol
 from fsmer.errors import ProtocolError, SupportError, WeightsError
 from fsmer.io import check_writable, write_json
 from fsmer.meta.algorithm import Algorithm, Learner, accuracy, load_algorithm, query_loss
-from fsmer.meta.tasks import ClipTasks, Tasks, UnitSetTasks
+from fsmer.meta.tasks import ClipTasks, Tasks, UnitSetTasks, source_tasks
 from fsmer.outside import outside_call
 from fsmer.resources import resource_folder
 from fsmer.schema import Count
 from fsmer.training.checkpoints import remove_checkpoint
 from fsmer.training.loop import Progress, Step, Training, prefetched, tensorboard_log
+from fsmer.training.supervised import prepare_backbone
 from fsmer.transfer.inner_loop import adapts_upper
 from fsmer.transfer.source_model import require
 
@@ -242,6 +243,7 @@ def meta_train(
     batch: int = 4,
     learning_rate: float | None = None,
     layers: str = "auto",
+    augment: bool = False,
     batch_norm: str | None = None,
     clip_gradient: float | None = 10.0,
     validate_every: int = 100,
@@ -260,7 +262,9 @@ def meta_train(
     """Train a backbone on few-shot tasks, so that a few labelled clips of new classes teach it more.
 
     `fsmer.adapt` and `fsmer.evaluate` then adapt it as it was trained to be, unless another method is asked for: what
-    was learned beside the weights (first classifier, rates) travels with them.
+    was learned beside the weights (first classifier, rates) travels with them. What the backbone's paper trains first
+    (`Backbone.preparations`, such as the action unit detector of ``merau``) is trained first, where tasks are dealt
+    from labelled clips.
 
     Parameters
     ----------
@@ -268,7 +272,8 @@ def meta_train(
         A backbone to go on from, the folder of one, or a registered name: with its weights where some ship, else with
         fresh ones drawn with the seed.
     tasks : DrawnTasks, Protocol, name or path of one, or Tasks
-        What is trained on. Protocols that do not make their clips need `clips`.
+        What is trained on. Protocols that do not make their clips need `clips`. Of a source-then-target protocol the
+        source alone is trained on, see `fsmer.meta.source_tasks`.
     algorithm : str or Algorithm, default "protonet"
         A name of `fsmer.list_algorithms`.
     clips : ClipSet, optional
@@ -285,6 +290,8 @@ def meta_train(
     layers : {"auto", "all", "upper"}, default "auto"
         Which layers are trained; ``"auto"`` leaves those alone that the backbone calls its lower ones, and what they
         make of a clip is computed once.
+    augment : bool, default False
+        Clips are changed at random each time, as the backbone's recipe says; validation clips are not.
     batch_norm : {"running", "inherited"}, optional
         Statistics of batch normalisation in training: those of what passes, whose running averages are used later as
         in supervised training, or the averages that the backbone has. Default ``"running"`` for algorithms that do not
@@ -336,7 +343,8 @@ def meta_train(
     Warns
     -----
     UserWarning
-        Fresh weights meet a learning rate that is made for trained ones.
+        Fresh weights meet a learning rate that is made for trained ones; or the source of a source-then-target
+        protocol lacks classes of the target.
 
     Examples
     --------
@@ -353,7 +361,11 @@ def meta_train(
     require(batch_norm in (None, "running", "inherited"), f"batch_norm={batch_norm!r}: give 'running' or 'inherited'.")
     require(layers in ("auto", "all", "upper"), f"layers={layers!r}: give 'auto', 'all' or 'upper'.")
     backbone, fresh = start_model(model, seed, arguments)
-    if fresh and max(chosen.rates(learning_rate).values()) < 5e-4:
+    note = "" if learning_rate is not None else chosen.rate_note(backbone)
+    chosen = chosen.for_weights(untrained=backbone.untrained)
+    if note:
+        warnings.warn(note, stacklevel=3)
+    elif fresh and max(chosen.rates(learning_rate).values()) < 5e-4:
         warnings.warn(
             f"{backbone.name!r} starts from fresh weights, which the rates of the algorithm {chosen.name!r} "
             f"({', '.join(f'{rate:g}' for rate in chosen.rates(learning_rate).values())}) hardly change: its paper "
@@ -371,7 +383,16 @@ def meta_train(
     if upper:
         for layer in backbone.lower_layers():
             layer.requires_grad_(False)
-    dealt = as_tasks(tasks, clips, backbone, seed, upper)
+    if augment and upper:
+        raise ProtocolError(
+            f"the lower layers of {backbone.name!r} read every clip once, so that clips cannot be changed at random; "
+            "train all layers (layers='all', --layers all), or leave augment off."
+        )
+    dealt = as_tasks(tasks, clips, backbone, seed, upper, augment=augment)
+    if isinstance(dealt, ClipTasks):
+        if dealt.note:
+            warnings.warn(dealt.note, stacklevel=3)
+        prepare_backbone(backbone, dealt.clips, seed)
     judged = None if validation is None else _validation(validation, backbone, seed, upper, dealt)
     device_here = next((one.device for one in backbone.parameters()), torch.device("cpu"))
     begun = {name: nn.Parameter(value.to(device_here)) for name, value in chosen.begin(backbone, dealt.way).items()}
@@ -427,8 +448,12 @@ def as_tasks(
     backbone: Backbone,
     seed: int,
     upper: bool,
+    *,
+    augment: bool = False,
 ) -> Tasks:
     """Tasks in any form that `meta_train` takes."""
+    if augment and isinstance(tasks, Tasks | DrawnTasks):
+        raise ProtocolError("clips of tasks that are made already are not changed at random; leave augment off.")
     if isinstance(tasks, Tasks | DrawnTasks):
         if clips is not None:
             raise ProtocolError("clips came with tasks that have clips of their own; leave them out.")
@@ -439,8 +464,12 @@ def as_tasks(
             f"the classes of protocol {protocol.name!r} are there to be judged on, and training on them would make its "
             "figures worthless; train on base-units-5way, or on DrawnTasks."
         )
-    prepared = protocol.make_clips(specs=backbone.input_specs) if clips is None else protocol.prepare(clips)
-    return ClipTasks(protocol, prepared, backbone, seed=seed, upper=upper)
+    if clips is None:
+        clips = protocol.make_clips(specs=backbone.input_specs)
+    how: dict[str, Any] = {"seed": seed, "upper": upper, "augment": augment}
+    if isinstance(protocol, SourceTarget):
+        return source_tasks(protocol, clips, backbone, **how)
+    return ClipTasks(protocol, protocol.prepare(clips), backbone, **how)
 
 
 def _validation(given: Any, backbone: Backbone, seed: int, upper: bool, trained: Tasks) -> Tasks:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -21,6 +23,7 @@ from fsmer.backbones.registry import fresh_model
 from fsmer.data import ClipSet, InputSpec, concat
 from fsmer.data.schemes import canonical_dataset
 from fsmer.datasets.catalog import dataset_info
+from fsmer.episodic import SourceTarget
 from fsmer.errors import DataError, FsmerError, MissingDatasetError, ProtocolError, SpecMismatchError, WeightsError
 from fsmer.evaluation import Report, evaluate
 from fsmer.evaluation.initial_weights import InitialWeights
@@ -30,6 +33,8 @@ from fsmer.evaluation.report_tables import SHOWN
 from fsmer.evaluation.selection import Rule
 from fsmer.evaluation.setup import Progress, listed_seeds
 from fsmer.io import write_json
+from fsmer.meta import load_algorithm, meta_train
+from fsmer.meta.tasks import SourceEpisodes, source_episodes
 from fsmer.published.clips import clips_of_dataset, dataset_labels, dataset_titles, media_specs, stand_in_clips
 from fsmer.published.results import Measured
 from fsmer.published.tables import PublishedTable, Settings
@@ -45,9 +50,10 @@ __all__ = ["CellRunner", "small_settings"]
 
 SMALL = Path(__file__).parent / "small.yaml"
 CELL_FILE = "cell.json"
-# How MERAU learns from its source (eq. 8, section IV.A): what the step "source" does for columns whose method learns
-# nothing from it.
-SOURCE_TRAINING = {"train_backbone": True, "balanced": False, "source_augment": True}
+# MERAU's Algorithm 1, the step "episodes": ProtoNet on one episode of the source at a time, whose clips are changed at
+# random as in fine-tuning (section IV.A). The paper leaves the number of episodes open: as many as show so many clips
+# as fine-tuning sees on the source.
+EPISODES: dict[str, Any] = {"algorithm": "protonet", "batch": 1, "augment": True}
 # What the file of a cell keeps of it.
 KEPT = ("values", "intervals", "each", "honest")
 
@@ -97,7 +103,8 @@ class CellRunner:
             settings = self._settings(row, column)
             settings, clips, partial = self._clips(settings, media_specs(settings), part)
             outcome = self._outcome(settings, clips, part)
-            told = " ".join(filter(None, (partial, self._rate_note(settings))))
+            lacking = _source(settings, clips).note if "episodes" in settings.before else ""
+            told = " ".join(filter(None, (partial, self._rate_note(settings), lacking)))
         except (MissingDatasetError, SpecMismatchError) as error:
             return Measured("missing", str(error))
         except FsmerError as error:
@@ -107,14 +114,16 @@ class CellRunner:
     def _rate_note(self, settings: Settings) -> str:
         """What is to be said of the learning rates of a cell's network."""
         method = load_method(settings.method, **settings.params)
-        if "source" in settings.before:
-            method = load_method("finetune", **SOURCE_TRAINING)
-        if not isinstance(method, TrainsTogether) or method.keeps_backbone:
+        trains = isinstance(method, TrainsTogether) and not method.keeps_backbone
+        if not trains and "episodes" not in settings.before:
             return ""
         start = self._given(settings)
         if start is None:
             start = fresh_model(settings.model, 0, dict(settings.arguments))
-        note = method.rate_note(start, is_source=settings.protocol.kind == "source_target")
+        if isinstance(method, TrainsTogether) and trains:
+            note = method.rate_note(start, is_source=settings.protocol.kind == "source_target")
+        else:
+            note = load_algorithm(EPISODES["algorithm"]).rate_note(start)
         return f"{note[:1].upper()}{note[1:]}"
 
     def _settings(self, row: int, column: int) -> Settings:
@@ -259,24 +268,19 @@ class CellRunner:
 
     def _prepared(self, settings: Settings, clips: ClipSet, seed: int, folder: Path | None) -> Report:
         """One seed of a cell whose backbone learns from the source before the episodes begin."""
-        prepared = settings.protocol.prepare(clips)
-        source = settings.protocol.split(prepared).source
-        if source is None:
-            raise ProtocolError(
-                f"protocol {settings.protocol.name!r} has no source to learn from before; use a source-then-target one."
-            )
         seeds = [seed] if "seed" in load_method(settings.method).get_params() else None
-        return self._evaluate(settings, self._taught(settings, prepared[source], seed), clips, seeds, folder)
+        return self._evaluate(settings, self._taught(settings, clips, seed), clips, seeds, folder)
 
-    def _taught(self, settings: Settings, source: ClipSet, seed: int) -> Backbone:
+    def _taught(self, settings: Settings, clips: ClipSet, seed: int) -> Backbone:
         backbone = self._given(settings) or fresh_model(settings.model, seed, dict(settings.arguments))
         small = small_settings()["params"] if self.quick else {"train": {}, "finetune": {}}
+        source = _source(settings, clips).clips
         for step in settings.before:
-            if step == "source":
-                method = load_method("finetune", seed=seed, **SOURCE_TRAINING, **small["finetune"])
-                backbone = method.train_source(backbone, source).backbone
+            if step == "episodes":
+                passes = load_method("finetune", **small["finetune"]).get_params()["source_epochs"]
+                backbone = _episodes_trained(backbone, settings, clips, passes=passes, seed=seed)
             elif step != "au_detector":
-                raise ProtocolError(f"{step!r} is no step before the episodes; use 'au_detector' or 'source'.")
+                raise ProtocolError(f"{step!r} is no step before the episodes; use 'au_detector' or 'episodes'.")
             elif isinstance(backbone, Merau):
                 train_part(backbone.detector_preparation(source, seed=seed, **small["train"]))
             else:
@@ -295,7 +299,7 @@ class CellRunner:
             "method": settings.method,
             "params": dict(settings.params),
             "before": list(settings.before),
-            **({"source": SOURCE_TRAINING} if "source" in settings.before else {}),
+            **({"episodes": EPISODES} if "episodes" in settings.before else {}),
             "seeds": seeds,
             "select": self.select,
             "clips": self._digest(clips, [spec.kind for spec in media_specs(settings)]),
@@ -340,6 +344,28 @@ class CellRunner:
             # The clips are kept with their digest, so that no other set takes their id.
             self._digests[key] = (clips, digest.hexdigest())
         return self._digests[key][1]
+
+
+def _source(settings: Settings, clips: ClipSet) -> SourceEpisodes:
+    """What a cell learns from before its episodes begin."""
+    protocol = settings.protocol
+    if not isinstance(protocol, SourceTarget):
+        raise ProtocolError(
+            f"protocol {protocol.name!r} has no source to learn from before; use a source-then-target one."
+        )
+    return source_episodes(protocol, clips)
+
+
+def _episodes_trained(backbone: Backbone, settings: Settings, clips: ClipSet, *, passes: int, seed: int) -> Backbone:
+    """A backbone trained on episodes that show as many clips as `passes` over the source."""
+    found = _source(settings, clips)
+    dealt = found.protocol
+    steps = math.ceil(passes * len(found.clips) / ((dealt.way or 0) * (dealt.shot + int(dealt.query))))
+    protocol = settings.protocol.with_params(seed=seed)
+    with warnings.catch_warnings():
+        # The cell says both, once for all seeds.
+        warnings.filterwarnings("ignore", "the encoder of|Of the target's classes")
+        return meta_train(backbone, protocol, clips=clips, steps=steps, seed=seed, **EPISODES)
 
 
 def _kept(folder: Path) -> dict[str, Any] | None:

@@ -78,8 +78,8 @@ class Settings:
     method: str
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the backbone's constructor
     params: Mapping[str, Any] = field(default_factory=dict)  # of the method
-    # What is done with the source first: "au_detector" fits the action unit detector of merau, "source" trains the
-    # backbone as the fine-tuning columns do (`fsmer.published.cells.SOURCE_TRAINING`).
+    # What is done with the source first: "au_detector" fits the action unit detector of merau, "episodes" trains
+    # the backbone by MERAU's Algorithm 1 (`fsmer.published.cells.EPISODES`).
     before: tuple[str, ...] = ()
 
 

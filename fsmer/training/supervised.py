@@ -29,7 +29,7 @@ from fsmer.training.loop import Step, make_optimizer
 from fsmer.training.preparation import train_part
 from fsmer.training.stacked import Member
 
-__all__ = ["Augmentation", "Trainer", "augment", "for_classes", "for_training"]
+__all__ = ["Augmentation", "Trainer", "augment", "for_classes", "for_training", "prepare_backbone"]
 
 # Media of a set that fits in here are read once and kept; larger sets are read batch by batch.
 CACHE_BYTES = 1 << 30
@@ -52,13 +52,18 @@ def for_classes(backbone: Backbone, classes: tuple[str, ...], seed: int) -> Back
 
 
 def for_training(backbone: Backbone, clips: ClipSet, classes: tuple[str, ...], seed: int) -> Backbone:
-    """As `for_classes`, with what its paper trains first trained on `clips` (`Backbone.preparations`): what every
-    training of a backbone on labelled clips begins with."""
+    """As `for_classes`, with what its paper trains first trained on `clips`: what every training of a backbone with a
+    classifier begins with."""
     made = for_classes(backbone, classes, seed)
-    with backbone_call(made, "preparations"):
-        for part in made.preparations(clips, seed=seed):
-            train_part(part)
+    prepare_backbone(made, clips, seed)
     return made
+
+
+def prepare_backbone(backbone: Backbone, clips: ClipSet, seed: int) -> None:
+    """Train in place what the backbone's paper trains first (`Backbone.preparations`)."""
+    with backbone_call(backbone, "preparations"):
+        for part in backbone.preparations(clips, seed=seed):
+            train_part(part)
 
 
 def augment(

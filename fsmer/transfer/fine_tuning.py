@@ -28,7 +28,7 @@ from fsmer.transfer.method import Method
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.source_model import Classes, Progress, SourceModel, require, support_codes
 
-__all__ = ["FineTuning", "TrainsTogether"]
+__all__ = ["FineTuning", "TrainsTogether", "encoder_rate_note"]
 
 T = TypeVar("T", bound=Member)
 
@@ -187,15 +187,7 @@ class FineTuning(TrainsTogether[Tuning]):
     def rate_note(self, backbone: Backbone, *, is_source: bool = False) -> str:
         """What is to be said of the encoder's learning rate on a source or a support; nothing for trained weights."""
         rate = self.source_encoder_rate if is_source else self.encoder_rate
-        if self.keeps_backbone or not backbone.untrained or rate == 0:
-            return ""
-        begun = f"the encoder of {backbone.name!r} starts from random weights"
-        if self.random_encoder_rate > rate:
-            return (
-                f"{begun} and learns at {self.random_encoder_rate:g} (random_encoder_rate) in place of {rate:g}, the "
-                "rate for one that was trained before, at which a random one hardly moves."
-            )
-        return f"{begun}, which hardly move at the learning rate {rate:g}." if rate < _LOW_RATE else ""
+        return "" if self.keeps_backbone else encoder_rate_note(backbone, rate, self.random_encoder_rate)
 
     def _ended_at(self, checkpoint_step: int) -> Self:
         return replace(self, steps=checkpoint_step)
@@ -266,6 +258,20 @@ class FineTuning(TrainsTogether[Tuning]):
         whole, rng = np.arange(clips), np.random.default_rng(self.seed)
         while True:
             yield from [whole] if count == 1 else np.array_split(rng.permutation(clips), count)
+
+
+def encoder_rate_note(backbone: Backbone, rate: float, random_rate: float) -> str:
+    """What is to be said of an encoder that learns at `rate`, and at least at `random_rate` while its weights are
+    random; nothing for trained weights."""
+    if not backbone.untrained or rate == 0:
+        return ""
+    begun = f"the encoder of {backbone.name!r} starts from random weights"
+    if random_rate > rate:
+        return (
+            f"{begun} and learns at {random_rate:g} (random_encoder_rate) in place of {rate:g}, the rate for one that "
+            "was trained before, at which a random one hardly moves."
+        )
+    return f"{begun}, which hardly move at the learning rate {rate:g}." if rate < _LOW_RATE else ""
 
 
 def classifier_head(classifier: Classifier) -> Head:

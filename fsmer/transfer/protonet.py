@@ -26,7 +26,7 @@ _GRAM_CLIPS = 4096
 @register_method("protonet")
 @dataclass(frozen=True)
 class ProtoNet(Method):
-    """Nearest prototype (MERAU eq. 9-10; Snell et al. 2017).
+    """Nearest prototype (MERAU eq. 9; Snell et al. 2017).
 
     The prototype of a class is the mean of its support embeddings; the logit of a class is minus the squared Euclidean
     distance to its prototype, or the scaled cosine between the two.
