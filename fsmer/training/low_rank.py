@@ -34,13 +34,13 @@ class _LowRank(nn.Module):
 
 
 def train_norms_only(backbone: Backbone) -> None:
-    """Keep all parameters but scale and shift of normalisation layers from being trained; `SupportError` without any."""
+    """Train scale and shift of normalisation layers and nothing else; `SupportError` where there are none."""
     norms = [layer for layer in backbone.modules() if isinstance(layer, _NORMS)]
     trained = {id(value) for layer in norms for value in layer.parameters(recurse=False) if value.requires_grad}
     if not trained:
         raise SupportError(
-            f"layers='norms' trains scale and shift of normalisation layers, and {backbone.name!r} has none that can be "
-            "trained; give layers='all', or adapter_rank=4 for low-rank adapters."
+            f"layers='norms' trains scale and shift of normalisation layers, and {backbone.name!r} has none that can "
+            "be trained; give layers='all', or adapter_rank=4 for low-rank adapters."
         )
     for value in backbone.parameters():
         value.requires_grad_(id(value) in trained)
@@ -65,7 +65,7 @@ def add_adapters(backbone: Backbone, rank: int, seed: int) -> None:
 
 
 def merge_adapters(backbone: Backbone) -> None:
-    """Add to the weights what `add_adapters` has put beside them; the backbone is then what it was, without adapters."""
+    """Add to the weights what `add_adapters` has put beside them; the backbone is then without adapters again."""
     for layer in list(backbone.modules()):
         if not parametrize.is_parametrized(layer, "weight"):
             continue

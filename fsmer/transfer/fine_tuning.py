@@ -187,7 +187,7 @@ class FineTuning(TrainsTogether[Tuning]):
             require(self.train_backbone, f"{given} trains a part of the backbone; give train_backbone=True too.")
             require(
                 self.layers != "norms",
-                f"{given} changes linear and convolutional layers, which layers='norms' leaves alone; give one of both.",
+                f"{given} changes linear and convolutional layers, but layers='norms' trains none; give one of both.",
             )
 
     @property
