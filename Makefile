@@ -4,6 +4,7 @@
 # make interop  the tests beside learn2learn and easyfsl
 # make bench    speed ratios against other libraries
 # make table    every backbone trained and adapted on synthetic clips, as docs/results/backbones.md shows it (an hour)
+# make meta-table  training on episodes beside supervised training, as docs/results/meta-learning.md shows it (hours)
 # make docs     the documentation as a web site, in docs/_build/html
 # make notebooks  run the notebooks and keep their outputs; `make notebooks-check` compares with those kept
 # make lint     ruff and mypy
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 METADATA := setup.cfg setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test test-all learn2learn interop bench table docs notebooks notebooks-check lint clean
+.PHONY: demo test test-all learn2learn interop bench table meta-table docs notebooks notebooks-check lint clean
 
 demo: $(VENV)/.ready-test
 	$(BIN)/fsmer demo --out out/demo
@@ -36,6 +37,9 @@ bench: $(VENV)/.ready-bench
 
 table: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.backbones_table
+
+meta-table: $(VENV)/.ready-bench
+	$(BIN)/python -m benchmarks.meta_table
 
 docs: $(VENV)/.ready-docs
 	rm -rf docs/_build

@@ -103,7 +103,7 @@ def row_of(report: Report, command: Sequence[str], note: str = "") -> dict[str, 
     stamp = "ORACLE" if report.oracle else ""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit_name(),
         "model": report.model["name"],
         "weights": report.model["weights_hash"],
         "data": counts,
@@ -147,7 +147,7 @@ def _reports(out: Path) -> dict[Path, str]:
     return {path: file_digest(path) for path in sorted(out.rglob("report.json"))}
 
 
-def _commit() -> str:
+def commit_name() -> str:
     """Short name of the commit, with ``+`` where the working tree differs from it; empty outside a repository."""
 
     def git(*arguments: str) -> str:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsmer.backbones import Backbone, Targets, read_inputs
-from fsmer.backbones.base import Inputs
+from fsmer.backbones.base import Inputs, backbone_call
 from fsmer.backbones.targets import take
 from fsmer.data import ClipSet
 from fsmer.training.frozen_layers import FrozenLayers
 from fsmer.training.loop import Step
+from fsmer.training.low_rank import add_adapters, merge_adapters, train_norms_only
 from fsmer.training.stacked import Member
 from fsmer.training.supervised import Augmentation
 
@@ -60,7 +61,8 @@ class Tuning(Member):
 
     `rates` are the learning rates of encoder, projection layers and classifier, `seed` is that of dropout and
     augmentation, `frozen` the layers of the backbone that are not trained, and `augmentation` changes clips that no
-    frozen layers have read.
+    frozen layers have read. Of the layers that are trained, `norms_only` trains scale and shift of normalisation layers
+    and `adapter_rank`, if not 0, low-rank changes of weights; `finish` ends both.
     """
 
     classifier: Classifier
@@ -76,6 +78,9 @@ class Tuning(Member):
         seed: int,
         frozen: FrozenLayers | None = None,
         augmentation: Augmentation | None = None,
+        *,
+        norms_only: bool = False,
+        adapter_rank: int = 0,
     ) -> None:
         self.clips = clips
         self.batches = batches
@@ -83,14 +88,29 @@ class Tuning(Member):
         self.seed = seed
         self.frozen = frozen
         self.augmentation = augmentation
+        # Adapters change these names, and what is trained later is what could be trained before.
+        self._trainable = [name for name, value in backbone.named_parameters() if value.requires_grad]
         if frozen is not None:
-            frozen.let_train(backbone, False)
+            frozen.freeze(backbone)
+        if norms_only:
+            train_norms_only(backbone)
+        if adapter_rank:
+            add_adapters(backbone, adapter_rank, seed)
         super().__init__(backbone, classifier, targets, epochs=len(batches), seed=seed)
 
     def signature(self) -> tuple[Any, ...]:
         head = (self.classifier.scale, self.classifier.pull, self.classifier.centre is None)
         changes = None if self.augmentation is None else self.augmentation.recipe.to_dict()
         return (self.rates, [len(rows) for rows in self.batches], head, changes)
+
+    def finish(self) -> None:
+        """Leave a backbone of plain weights, all of which can be trained that could be before."""
+        merge_adapters(self.backbone)
+        for name, value in self.backbone.named_parameters():
+            if name in self._trainable:
+                value.requires_grad_(True)
+        with backbone_call(self.backbone, "finish_training"):
+            self.backbone.finish_training()
 
     def steps(self) -> Generator[Step, None, None]:
         """All steps that are left; media of a set that fits in one batch are read once."""

@@ -111,11 +111,11 @@ class FrozenLayers:
         chosen = places[torch.from_numpy(rows)].to(self.device)
         return {key: value.index_select(0, chosen) for key, value in features.items()}
 
-    def let_train(self, backbone: Backbone, trained: bool) -> None:
-        """Keep these layers of the backbone, or of a copy, from being trained, or let them be trained again."""
+    def freeze(self, backbone: Backbone) -> None:
+        """Keep these layers of the backbone, or of a copy, from being trained."""
         for name, value in backbone.named_parameters():
             if name in self.names:
-                value.requires_grad_(trained)
+                value.requires_grad_(False)
 
     def embeddings(self) -> Tensor:
         """Of all the clips, as `fsmer.backbones.embed` gives them."""

@@ -128,9 +128,14 @@ class FineTuning(TrainsTogether[Tuning]):
         Classes weigh alike in the loss whatever their number of clips. Ours: eq. 8 has no weights (False).
     train_backbone : bool
         Train a copy of the backbone too.
-    layers : {"auto", "all", "upper"}
+    layers : {"auto", "all", "upper", "norms"}
         Which of its layers the support trains. Table 2 trains all; ``"auto"`` leaves those alone that the backbone
-        calls its `Backbone.lower_layers` (`facs-flow` has some) and computes what they give once a clip.
+        calls its `Backbone.lower_layers` (`facs-flow` has some) and computes what they give once a clip. ``"norms"``
+        trains scale and shift of all normalisation layers and nothing else of the backbone (Frankle et al. 2021).
+    adapter_rank : int
+        If not 0, each weight W of the linear and convolutional layers that `layers` names is changed by a matrix of at
+        most this rank, W + B A, and nothing else of the backbone (Hu et al. 2021, with α = rank). The recognizer has
+        plain weights. A and B learn at the rates of the layer they change. A source trains all layers in full.
     encoder_rate, projection_rate : float
         Learning rates of the backbone on the support; Table 2: 1e-5 and 1e-3.
     source_epochs : int
@@ -157,6 +162,7 @@ class FineTuning(TrainsTogether[Tuning]):
     balanced: bool = True
     train_backbone: bool = False
     layers: str = "auto"
+    adapter_rank: int = 0
     encoder_rate: float = 1e-5
     projection_rate: float = 1e-3
     source_epochs: int = 30
@@ -169,11 +175,20 @@ class FineTuning(TrainsTogether[Tuning]):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._require_choice("layers", "auto", "all", "upper")
+        self._require_choice("layers", "auto", "all", "upper", "norms")
         require(self.batch_size > 0, f"batch_size={self.batch_size} is not positive; give at least one clip a batch.")
         rates = ("learning_rate", "encoder_rate", "projection_rate")
         sources = (f"source_{rate}" for rate in rates)
-        self._require_in_range("steps", "source_epochs", "random_encoder_rate", *rates, *sources)
+        self._require_in_range("steps", "source_epochs", "random_encoder_rate", "adapter_rank", *rates, *sources)
+        if self.layers == "norms":
+            require(self.train_backbone, "layers='norms' trains layers of the backbone; give train_backbone=True too.")
+        if self.adapter_rank:
+            given = f"adapter_rank={self.adapter_rank}"
+            require(self.train_backbone, f"{given} trains a part of the backbone; give train_backbone=True too.")
+            require(
+                self.layers != "norms",
+                f"{given} changes linear and convolutional layers, but layers='norms' trains none; give one of both.",
+            )
 
     @property
     def keeps_backbone(self) -> bool:
@@ -201,7 +216,7 @@ class FineTuning(TrainsTogether[Tuning]):
         backbone.eval()
         with backbone_call(backbone, "lower_layers"):
             lower = tuple(backbone.lower_layers())
-        every = is_source or self.layers == "all" or (self.layers == "auto" and not lower)
+        every = is_source or self.layers in ("all", "norms") or (self.layers == "auto" and not lower)
         frozen = None if every else FrozenLayers(backbone, support)
         embeddings = embed(backbone, support) if frozen is None else frozen.embeddings()
         classifier = self.start(embeddings, codes, len(names), model.class_directions(names))
@@ -220,14 +235,24 @@ class FineTuning(TrainsTogether[Tuning]):
             rates = (max(rates[0], self.random_encoder_rate), *rates[1:])
         batches = list(islice(self._batches(len(support)), steps))
         targets = make_targets(support, codes, names, balanced=self.balanced)
-        return Tuning(backbone, classifier, support, targets, batches, rates, self.seed, frozen, augmentation)
+        norms_only, rank = (False, 0) if is_source else (self.layers == "norms", self.adapter_rank)
+        return Tuning(
+            backbone,
+            classifier,
+            support,
+            targets,
+            batches,
+            rates,
+            self.seed,
+            frozen,
+            augmentation,
+            norms_only=norms_only,
+            adapter_rank=rank,
+        )
 
     def _end(self, model: SourceModel, training: Tuning, *, embed_now: bool = True) -> Recognizer:
         training.classifier.to("cpu")
-        if training.frozen is not None:
-            training.frozen.let_train(training.backbone, True)
-        with backbone_call(training.backbone, "finish_training"):
-            training.backbone.finish_training()
+        training.finish()
         adapted, targets = replace(model, backbone=training.backbone), training.targets
         later = functools.partial(embed, training.backbone, training.clips)
         head = classifier_head(training.classifier)
@@ -240,14 +265,14 @@ class FineTuning(TrainsTogether[Tuning]):
         training = self._begin(model, source, None, is_source=True)
         training.run(progress=progress)
         training.classifier.to("cpu")
-        with backbone_call(training.backbone, "finish_training"):
-            training.backbone.finish_training()
+        training.finish()
         training.backbone.eval()
         return self._source_model(training)
 
     def refit(self, embeddings: Tensor, codes: Tensor, way: int, prior: ClassDirections | None) -> FittedHead:
         """Fit the head of one episode anew; a backbone that was trained stays as it is."""
-        return replace(self, train_backbone=False).fit_head(embeddings[None], codes[None], way, prior)
+        head_alone = replace(self, train_backbone=False, layers="auto", adapter_rank=0)
+        return head_alone.fit_head(embeddings[None], codes[None], way, prior)
 
     def _source_model(self, training: Tuning) -> SourceModel:
         return SourceModel(training.backbone)
