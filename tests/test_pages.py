@@ -123,7 +123,7 @@ def run_command(words: list[str], place: str) -> str:
     if words[0] == "fsmer":
         from fsmer.cli.app import app
 
-        done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "80"})
+        done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "200"})
         # 3 is what an audit with a serious finding ends with, after it has said what it was asked for.
         assert done.exit_code in (0, 3), f"{place}: {shlex.join(words)}\n{done.output}"
         return done.stdout
