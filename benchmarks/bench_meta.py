@@ -164,7 +164,7 @@ def _on_lower_layers(learn2learn: Any) -> list[Figure]:
 
 
 def _prototypes() -> Figure:
-    """`ststnet` by episodic ProtoNet: tasks a second, drawing included, beside the training loop of easyfsl's tutorial."""
+    """`ststnet` by episodic ProtoNet: tasks a second, drawing included, beside the loop of easyfsl's tutorial."""
     torch.manual_seed(0)
     protocol = fsmer.load_protocol("kshot", way=WAY, shot=SHOT, query=QUERY)
     clips = fsmer.synthetic_clips("lab", 360, classes=CLASSES)
