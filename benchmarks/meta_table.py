@@ -163,6 +163,7 @@ def fill(
 ) -> list[dict[str, str]]:
     """Measure the wanted rows that `path` lacks, and write each as it is finished; all rows that it then has."""
     folder.mkdir(parents=True, exist_ok=True)
+    commit = commit_name()  # of the code that runs, whatever is changed meanwhile
     held: dict[str, Mapping[str, str]] = {row["name"]: row for row in shipped_rows(path)} if path.is_file() else {}
     for network, approach in grid():
         name = row_name(network, approach, budget)
@@ -179,7 +180,7 @@ def fill(
             "command": f"python -m benchmarks.meta_table --rows {network.name}-{approach}{asked}",
             "seeds": "0",
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "commit": commit_name(),
+            "commit": commit,
         }
         order = {row_name(network, approach, budget): number for number, (network, approach) in enumerate(grid())}
         listed = sorted(held.values(), key=lambda row: order.get(row["name"], len(order)))

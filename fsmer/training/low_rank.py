@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +68,10 @@ def add_adapters(backbone: Backbone, rank: int, seed: int) -> None:
 def merge_adapters(backbone: Backbone) -> None:
     """Add to the weights what `add_adapters` has put beside them; the backbone is then without adapters again."""
     for layer in list(backbone.modules()):
-        if not parametrize.is_parametrized(layer, "weight"):
+        if not isinstance(layer, _ADAPTED) or not parametrize.is_parametrized(layer, "weight"):
             continue
-        adapted = layer.parametrizations["weight"]
-        if isinstance(adapted[0], _LowRank):
+        adapted = cast(nn.ModuleDict, layer.parametrizations)["weight"]
+        if isinstance(cast(nn.ModuleList, adapted)[0], _LowRank):
             weight = layer.weight.detach().clone()
             # torch's own way back alters a class that copies of the layer share, and puts the weight behind the bias.
             layer.__class__ = type(layer).__bases__[0]
