@@ -21,7 +21,7 @@ from fsmer.training.ridge import ridge_weights
 
 WAY, SHOT, QUERY, STEPS, RATE = 5, 5, 5, 5, 1e-3
 CLASSES = ("4", "12", "1+2", "15", "6+12", "9")
-# Tasks a step, one after the other on both sides: fewer than 16 of second-order MAML would take minutes.
+# Tasks a step, one after the other on both sides; fewer than 16 where a step of 16 would take minutes.
 TASKS = {"ststnet": 16, "facs-flow": 4, "fr": 1}
 
 
