@@ -11,12 +11,14 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.svm import LinearSVC
+from small_models import NAMES, clips_for, small_model
 from torch import nn
 from torch.nn import functional as F
 
 import fsmer
 from fsmer.episodic import DrawnTasks
 from fsmer.errors import FsmerError, ProtocolError, SupportError, UnknownNameError, WeightsError
+from fsmer.kernels.differentiation import second_order
 from fsmer.meta import ClipTasks, UnitSetTasks, load_algorithm
 from fsmer.meta.algorithm import Learner, query_loss
 from fsmer.training.inner_loop import HEAD, adaptable, head_steps, inner_loop
@@ -33,6 +35,8 @@ LEARNS = {
     "maml": {"inner_steps": 2},
     "fomaml": {"inner_steps": 2},
 }
+# Second derivatives of the largest network take long.
+SIZED = [pytest.param(name, marks=pytest.mark.slow if name == "r3d34_attribute" else ()) for name in NAMES]
 OUTER = {"reptile": 0.5, "maml": 1e-3, "fomaml": 1e-3, "meta_sgd": 1e-3}
 
 
@@ -156,17 +160,20 @@ class TestEveryAlgorithm:
 class TestInnerLoop:
     def naive(self, backbone, weight, bias, support, codes, query, asked, steps, rate, second_order):
         """MAML as its paper writes it, by plain autograd on a copy of every parameter; gradients of the query loss."""
-        names = [key for key, _ in backbone.named_parameters()]
-        first = [value.detach().clone().requires_grad_() for value in (*backbone.parameters(), weight, bias)]
+        free = {key: value for key, value in backbone.named_parameters() if value.requires_grad}
+        names = list(free)
+        first = [value.detach().clone().requires_grad_() for value in (*free.values(), weight, bias)]
         current = list(first)
         for _ in range(steps):
-            logits = torch.func.functional_call(backbone, dict(zip(names, current, strict=False)), support)
+            logits = torch.func.functional_call(backbone, dict(zip(names, current, strict=False)), (support,))
             loss = F.cross_entropy(F.linear(logits, current[-2], current[-1]), codes)
-            gradients = torch.autograd.grad(loss, current, create_graph=second_order)
+            gradients = torch.autograd.grad(
+                loss, current, create_graph=second_order, allow_unused=True, materialize_grads=True
+            )
             current = [value - rate * one for value, one in zip(current, gradients, strict=True)]
-        logits = torch.func.functional_call(backbone, dict(zip(names, current, strict=False)), query)
+        logits = torch.func.functional_call(backbone, dict(zip(names, current, strict=False)), (query,))
         loss = F.cross_entropy(F.linear(logits, current[-2], current[-1]), asked)
-        return loss, torch.autograd.grad(loss, first), current
+        return loss, torch.autograd.grad(loss, first, allow_unused=True, materialize_grads=True), current
 
     @pytest.mark.parametrize("name", ["maml", "fomaml"])
     def test_step_is_the_gradient_of_the_query_loss_after_the_inner_steps(self, name, clips, protocol):
@@ -193,6 +200,30 @@ class TestInnerLoop:
             algorithm.step(learner, protocol_tasks.batch(0, 1))
             found.append(learner.learned["weight"].grad)
         assert not torch.allclose(*found, rtol=1e-2)
+
+    @pytest.mark.parametrize("model", SIZED)
+    def test_second_order_step_of_every_backbone_is_that_of_plain_autograd(self, model):
+        backbone = small_model(model)
+        drawn = fsmer.load_protocol("kshot", way=3, shot=1, query=1)
+        tasks = ClipTasks(drawn, clips_for(backbone), backbone).batch(0, 1)
+        rate = 1e-6 if model == "ststnet" else 0.01
+        algorithm = load_algorithm("maml", inner_steps=2, inner_rate=rate, batch_norm="inherited")
+        begun = {key: nn.Parameter(value) for key, value in algorithm.begin(backbone, 3).items()}
+        learner = Learner(backbone, nn.ParameterDict(begun))
+        figures = algorithm.step(learner, tasks)
+        one = tasks.mapped(lambda value: value[0])
+        # Fast layers give no second derivatives to plain autograd.
+        with second_order():
+            loss, gradients, _ = self.naive(
+                backbone, begun["weight"], begun["bias"], one.support, one.support_codes, one.query, one.query_codes,
+                2, rate, True,
+            )  # fmt: skip
+        assert figures["loss"] == pytest.approx(loss.item(), rel=1e-4)
+        largest = max(float(value.abs().max()) for value in gradients)
+        free = [value for value in learner.backbone.parameters() if value.requires_grad]
+        for value, wanted in zip((*free, *begun.values()), gradients, strict=True):
+            found = torch.zeros_like(wanted) if value.grad is None else value.grad
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3 * largest)
 
     def test_learned_rates_of_meta_sgd_get_the_gradient_of_the_step(self, clips, protocol):
         algorithm = load_algorithm("meta_sgd", inner_rate=1e-4, batch_norm="inherited")
