@@ -352,6 +352,7 @@ def test_pretrained_weights_and_saved_networks_count_as_trained(tmp_path: Path):
     assert FlowResNet18.recipe.for_weights(untrained=False).rates["encoder"] == 1e-5
 
 
+@pytest.mark.slow
 def test_reports_say_at_which_rate_random_weights_have_learnt():
     arguments = dict(TINY)
     clips = annotated(tiny(), 24)
