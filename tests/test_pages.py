@@ -17,6 +17,7 @@ import re
 import runpy
 import shlex
 import sys
+import tempfile
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -123,7 +124,7 @@ def run_command(words: list[str], place: str) -> str:
     if words[0] == "fsmer":
         from fsmer.cli.app import app
 
-        done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "200"})
+        done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "80"})
         # 3 is what an audit with a serious finding ends with, after it has said what it was asked for.
         assert done.exit_code in (0, 3), f"{place}: {shlex.join(words)}\n{done.output}"
         return done.stdout
@@ -138,14 +139,17 @@ def run_command(words: list[str], place: str) -> str:
 
 
 @pytest.fixture
-def page_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, object]]:
+def page_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
     """An empty module as the namespace of a page, in an empty folder; what it registers is forgotten later."""
     before = [(registry, registry.outside()) for registry in plugins._REGISTRIES]
     module = types.ModuleType("page_of_the_documentation")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.chdir(tmp_path)
-    yield module.__dict__
+    # Its path is short, so that lines with it are not broken.
+    with tempfile.TemporaryDirectory(prefix="page-") as folder:
+        monkeypatch.chdir(folder)
+        yield module.__dict__
+        monkeypatch.undo()
     for registry, names in before:
         registry._forget(registry.outside() - names)
 
@@ -338,15 +342,15 @@ def test_what_is_wrong_in_a_page_is_found(page_module: dict[str, object]) -> Non
     assert refusal_of(["models", "fr", "surplus", "surplus"])
 
 
-def test_commands_of_a_page_are_run(page_module: dict[str, object], tmp_path: Path) -> None:
+def test_commands_of_a_page_are_run(page_module: dict[str, object]) -> None:
     page = DOCS / "page.md"
     run_block(Block("csv", "a,b\n", 1, file="table.csv"), page, page_module)
-    assert (tmp_path / "table.csv").read_text() == "a,b\n"
+    assert Path("table.csv").read_text() == "a,b\n"
     block = Block("console", '$ python -c "print(1)"\n$ fsmer adapt --data synthetic:lab:12 --out made\n', 1)
     told = run_block(block, page, page_module)
     assert told.startswith("1\n")
     assert "learnt" in told
-    assert (tmp_path / "made").is_dir()
+    assert Path("made").is_dir()
     with pytest.raises(AssertionError, match="missing"):
         run_block(Block("console", "$ fsmer predict missing --data synthetic:lab:3\n", 1), page, page_module)
     with pytest.raises(AssertionError, match="not rm"):
