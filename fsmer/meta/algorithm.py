@@ -14,13 +14,11 @@ from torch.utils._pytree import tree_map
 
 from fsmer.backbones import Backbone
 from fsmer.backbones.adaptation import Adaptation
-from fsmer.errors import unknown_name
 from fsmer.listing import Listing
 from fsmer.meta.tasks import TaskBatch
-from fsmer.parameters import typed_value
 from fsmer.plugins import ALGORITHMS
 from fsmer.training.inner_loop import HEAD
-from fsmer.transfer.source_model import MethodError
+from fsmer.transfer.source_model import typed_params
 
 __all__ = ["Algorithm", "Learner", "joined", "list_algorithms", "load_algorithm", "query_loss", "register_algorithm"]
 
@@ -135,17 +133,7 @@ class Algorithm(ABC):
         `UnknownNameError` for an unknown parameter, `MethodError` for a value that it cannot work with.
         """
         kinds = {one.name: str(one.type) for one in fields(cls)}
-        typed = {}
-        for key, value in params.items():
-            if key not in kinds:
-                raise unknown_name("parameter", key, kinds, of=f"the algorithm {cls.name!r}")
-            try:
-                typed[key] = typed_value(value, kinds[key])
-            except ValueError as error:
-                raise MethodError(
-                    f"{key}={value!r} of the algorithm {cls.name!r} is not understood; expected {error}."
-                ) from error
-        return cls(**typed)
+        return cls(**typed_params(params, kinds, f"the algorithm {cls.name!r}"))
 
 
 def load_algorithm(algorithm: str | Algorithm, **params: Any) -> Algorithm:
@@ -173,7 +161,7 @@ def load_algorithm(algorithm: str | Algorithm, **params: Any) -> Algorithm:
     Examples
     --------
     >>> from fsmer.meta import load_algorithm
-    >>> load_algorithm("maml", steps=3).steps
+    >>> load_algorithm("maml", inner_steps=3).inner_steps
     3
     """
     if isinstance(algorithm, Algorithm):

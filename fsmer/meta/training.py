@@ -153,10 +153,7 @@ class MetaTraining(Training):
         remedy = "mend the network or, where it has no second derivatives, use a first-order algorithm such as 'fomaml'"
         with outside_call(f"a step of {self.algorithm.name!r} on tasks through {name!r}", remedy=remedy):
             figures = self.algorithm.step(self.learner, step.inputs)
-        if self.clip_gradient is not None:
-            parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip_gradient)
-        self.optimizer.step()
+        self.move()
         return figures
 
     def on_step(self, step: Step, figures: Mapping[str, float]) -> None:

@@ -154,11 +154,15 @@ class Training:
                 loss, figures = self.loss(step)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+        self.move()
+        return {"loss": float(loss.detach()), **figures}
+
+    def move(self) -> None:
+        """Move the weights by the gradients that they have."""
         if self.clip_gradient is not None:
             parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip_gradient)
         self.optimizer.step()
-        return {"loss": float(loss.detach()), **figures}
 
     def count(self, step: Step, figures: Mapping[str, float]) -> None:
         """Note a step that was taken."""

@@ -19,12 +19,19 @@ from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.data import ClipSet
 from fsmer.errors import SupportError, unknown_name
 from fsmer.outside import outside_call, outside_value
-from fsmer.parameters import typed_value
 from fsmer.plugins import METHODS, declared, outside_origin
 from fsmer.transfer.heads import FittedHead, checked_head, class_scores
 from fsmer.transfer.recognizer import Recognizer
 from fsmer.transfer.registry import load_method
-from fsmer.transfer.source_model import Classes, MethodError, Progress, SourceModel, require, support_codes
+from fsmer.transfer.source_model import (
+    Classes,
+    MethodError,
+    Progress,
+    SourceModel,
+    require,
+    support_codes,
+    typed_params,
+)
 
 __all__ = ["Method", "learnt", "many_learnt", "method_call", "solves_together", "source_learnt"]
 
@@ -339,16 +346,7 @@ class Method(ABC):
         """Values of known parameters as the types that their annotations name; `name` is the method's in messages."""
         # A class from outside may name its types as such and not as text.
         kinds = {one.name: getattr(one.type, "__name__", str(one.type)) for one in fields(cls) if one.compare}
-        found = {}
-        for key, value in params.items():
-            if key not in kinds:
-                raise unknown_name("parameter", key, kinds, of=f"the method {cls.name!r}")
-            try:
-                found[key] = typed_value(value, kinds[key])
-            except ValueError as error:
-                refusal = f"{key}={value!r} of the method {name or cls.name!r} is not understood; expected {error}."
-                raise MethodError(refusal) from error
-        return found
+        return typed_params(params, kinds, f"the method {name or cls.name!r}")
 
     def _scorer(
         self, embeddings: Tensor, support: Tensor, codes: Tensor, query: Tensor | None, *, way: int

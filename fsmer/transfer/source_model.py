@@ -17,12 +17,13 @@ from fsmer.backbones import Backbone, ClassDirections, as_backbone, embed
 from fsmer.backbones.base import backbone_call
 from fsmer.data import ClipSet
 from fsmer.data.table import known_texts
-from fsmer.errors import FsmerError
+from fsmer.errors import FsmerError, unknown_name
 from fsmer.outside import outside_value
+from fsmer.parameters import typed_value
 from fsmer.training.loop import Progress
 from fsmer.transfer.heads import MethodError, one_hot
 
-__all__ = ["MethodError", "Progress", "SourceModel", "support_codes"]
+__all__ = ["MethodError", "Progress", "SourceModel", "support_codes", "typed_params"]
 
 # Names of classes in the order of columns; None for the sorted labels of the clips.
 Classes = Sequence[str] | None
@@ -125,3 +126,19 @@ def require(condition: bool, message: str) -> None:
     """Raise `MethodError` with `message` unless `condition` holds."""
     if not condition:
         raise MethodError(message)
+
+
+def typed_params(params: Mapping[str, Any], kinds: Mapping[str, str], owner: str) -> dict[str, Any]:
+    """Values of known parameters as the types that `kinds` names for them; `owner` is whose they are, in messages.
+
+    `UnknownNameError` for a parameter that is not among `kinds`, `MethodError` for a value of another type.
+    """
+    found = {}
+    for key, value in params.items():
+        if key not in kinds:
+            raise unknown_name("parameter", key, kinds, of=owner)
+        try:
+            found[key] = typed_value(value, kinds[key])
+        except ValueError as error:
+            raise MethodError(f"{key}={value!r} of {owner} is not understood; expected {error}.") from error
+    return found
