@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from test_merau import TINY
 from typer.testing import CliRunner
 
 import fsmer
@@ -23,13 +24,6 @@ from fsmer.published.cells import EPISODES
 from fsmer.published.clips import stand_in_clips
 from fsmer.training.preparation import train_part
 
-TINY = {
-    "frame_size": 16,
-    "frame_width": 4,
-    "code_dim": 16,
-    "projection_dim": 12,
-    "flow": {"size": 32, "widths": [8, 8, 8, 16], "depths": [1, 1, 1, 1]},
-}
 SOURCE = ("disgust", "happiness", "others", "repression", "surprise")
 TARGET = ("disgust", "repression", "surprise", "tense")
 FROM_THE_TARGET = 1000.0
