@@ -199,8 +199,9 @@ def _centre(products: Floats, members: Floats) -> None:
     shots = members.shape[-1]
     counts = members.sum(axis=-1, keepdims=True)
     shares = (members / np.maximum(counts, 1)).sum(axis=1) / (counts > 0).sum(axis=1).astype(np.float32)
-    along = products[:, :, :shots] @ shares[..., None]
-    length = shares[:, None] @ along[:, :shots]
+    # By sums and not by BLAS, which adds up in another order for a single episode.
+    along = (products[:, :, :shots] * shares[:, None]).sum(axis=-1, keepdims=True)
+    length = (shares[..., None] * along[:, :shots]).sum(axis=1, keepdims=True)
     products -= along
     products -= along.swapaxes(1, 2)
     products += length
@@ -226,13 +227,22 @@ def _rectified(sums: Floats, absent: Floats, members: Floats, along: Along, squa
     squares[:, shots:] += 2 * moved[:, shots:] + length
     lengths = squares[:, None] * (means * sums).sum(axis=-1, keepdims=True)
     cosines = dots / np.sqrt(np.maximum(lengths, np.float32(_TINY)))
-    told = (cosines[:, :, shots:] + absent).argmax(axis=1)
+    told = _largest(cosines[:, :, shots:] + absent)
     counted = np.exp(cosines)
     counted[:, :, :shots] *= members
     counted[:, :, shots:] *= told[:, None] == np.arange(way)[:, None]
     counted /= np.maximum(counted.sum(axis=-1, keepdims=True), np.float32(_TINY))
     # Every counted query brings the shift with it.
     found: Floats = counted + counted[:, :, shots:].sum(axis=-1, keepdims=True) * shift
+    return found
+
+
+def _largest(values: Floats) -> Ints:
+    """``argmax`` over the axis 1 of a few, class by class, which numpy would go over value by value."""
+    best, found = values[:, 0].copy(), np.zeros((len(values), values.shape[2]), np.int64)
+    for number in range(1, values.shape[1]):
+        found[values[:, number] > best] = number
+        np.maximum(best, values[:, number], out=best)
     return found
 
 
