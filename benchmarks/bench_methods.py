@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from easyfsl.methods import TIM, Finetune, LaplacianShot, PrototypicalNetworks
 from torch import Tensor
 
-from benchmarks.figures import Figure, best_rates, peak_memory
-from benchmarks.peers import PeerSampler, features, peer_evaluate, peer_predictions
-from benchmarks.sets import WAY, cached_set, five_classes
+from benchmarks.figures import Figure, best_rate, best_rates, has_easyfsl, peak_memory
+from benchmarks.sets import COUNTS, WAY, cached_set, five_classes
 from fsmer import KShotSampler
 from fsmer.backbones import ClassDirections
 from fsmer.transfer import Method, load_method
@@ -26,6 +24,12 @@ MEMORY_EPISODES = 20_000
 
 def run(*, thorough: bool = False) -> list[Figure]:
     """Rates in episodes a second, 3-way 5-shot with 15 queries a class, drawing included on both sides."""
+    if not has_easyfsl("methods"):
+        return []
+    from easyfsl.methods import Finetune, PrototypicalNetworks
+
+    from benchmarks.peers import PeerSampler, features, peer_evaluate, peer_predictions
+
     embeddings, labels = cached_set(width=WIDTH)
     data = features(embeddings, labels)
     plan = KShotSampler(way=WAY, shot=5, query=15).plan(labels)
@@ -67,6 +71,7 @@ def run(*, thorough: bool = False) -> list[Figure]:
     return [
         *compare("ProtoNet, 512-d", load_method("protonet"), PrototypicalNetworks, EPISODES, EPISODES, 50),
         *compare("cosine head, 200 Adam steps, 512-d", plain, Finetune, PEER_EPISODES, checked, 40),
+        *_limits(lambda: len(solve(plain, EPISODES)), lambda: len(solve(load_method("protonet"), EPISODES))),
         *_transductive(checked),
         *_memory(solve),
     ]
@@ -74,6 +79,10 @@ def run(*, thorough: bool = False) -> list[Figure]:
 
 def _transductive(checked: int) -> list[Figure]:
     """5-way 5-shot with 75 queries that are answered together."""
+    from easyfsl.methods import TIM, LaplacianShot
+
+    from benchmarks.peers import PeerSampler, features, peer_evaluate, peer_predictions
+
     embeddings, labels = five_classes(width=WIDTH)
     centre = embeddings.mean(dim=0)
     data = features(embeddings, labels)
@@ -116,6 +125,43 @@ def _transductive(checked: int) -> list[Figure]:
             ),
         ]
     return figures
+
+
+def _limits(cosine: Callable[[], int], protonet: Callable[[], int]) -> list[Figure]:
+    """What both could not be faster than: the rates at which this machine copies memory and multiplies matrices."""
+    large = np.zeros(1 << 26, np.float32)
+    target = np.ones_like(large)
+
+    def copy() -> int:
+        np.copyto(target, large)
+        return 2 * large.nbytes
+
+    # A step reads the support twice; Adam and the gradient go over the weights of an episode 21 times.
+    moved = 200 * 4 * WIDTH * (2 * 5 * WAY + 21 * WAY) * best_rate(cosine, rounds=3)
+    left, right = torch.rand(256 * WAY, WIDTH), torch.rand(WIDTH, sum(COUNTS))
+    product = torch.empty(len(left), right.shape[1])
+
+    def multiply() -> int:
+        for _ in range(20):
+            torch.mm(left, right, out=product)
+        return 20 * 2 * left.numel() * right.shape[1]
+
+    done = 2 * WAY * WIDTH * sum(COUNTS) * best_rate(protonet, rounds=3)
+    copied, multiplied = best_rate(copy), best_rate(multiply)
+    return [
+        Figure(
+            "cosine head: bytes moved, beside a plain copy in memory",
+            f"{moved / 1e9:.0f} GB/s",
+            f"{copied / 1e9:.0f} GB/s",
+            moved / copied,
+        ),
+        Figure(
+            "ProtoNet: operations, beside a plain matrix product",
+            f"{done / 1e9:.0f} GFLOP/s",
+            f"{multiplied / 1e9:.0f} GFLOP/s",
+            done / multiplied,
+        ),
+    ]
 
 
 def _memory(solve: Callable[[Method, int], Tensor]) -> list[Figure]:

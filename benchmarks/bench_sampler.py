@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.figures import Figure, best_rate, best_rates
-from benchmarks.peers import PeerSampler, features
+from benchmarks.figures import Figure, best_rate, best_rates, has_easyfsl
 from benchmarks.sets import COUNTS, WAY, cached_set
 from fsmer import KShotSampler
 
@@ -15,6 +14,10 @@ CHUNK = 1000
 
 def run() -> list[Figure]:
     """Rates in episodes a second, 3-way 5-shot with 15 queries a class or the rest."""
+    if not has_easyfsl("sampler"):
+        return []
+    from benchmarks.peers import PeerSampler, features
+
     embeddings, labels = cached_set(width=2)
     data = features(embeddings, labels)
     counted, rest = KShotSampler(way=WAY, shot=5, query=15), KShotSampler(way=WAY, shot=5, query="rest")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Figure", "best_rate", "best_rates", "best_seconds", "peak_memory", "print_figures"]
+__all__ = ["Figure", "best_rate", "best_rates", "best_seconds", "has_easyfsl", "peak_memory", "print_figures"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Figure:
     ratio: float | None = None
     promise: str = ""
     kept: bool = True
+
+
+def has_easyfsl(part: str) -> bool:
+    """Whether easyfsl is there to be measured beside; where not, says so."""
+    found = importlib.util.find_spec("easyfsl") is not None
+    if not found:
+        print(f"easyfsl is not installed (pip install 'fsmer[bench]'): the figures of {part} are left out")
+    return found
 
 
 def best_rates(
@@ -93,7 +102,7 @@ def print_figures(figures: list[Figure]) -> None:
     rows = [("", "fsmer", "peer", "ratio", "promised", "")]
     for figure in figures:
         ratio = "" if figure.ratio is None else f"{figure.ratio:.1f}x"
-        verdict = "" if not figure.promise else "kept" if figure.kept else "BROKEN"
+        verdict = "" if not figure.promise else "kept" if figure.kept else "MISSED"
         rows.append((figure.name, figure.value, figure.peer, ratio, figure.promise, verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

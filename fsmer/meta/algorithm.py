@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,11 +60,32 @@ class Learner:
         return found.unflatten(0, leaf.shape[:2])
 
     def embed_both(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
-        """Embeddings of support and query, all in one pass."""
+        """Embeddings of support and query, all in one pass; clips that several tasks have in common pass once, unless
+        the network is in training mode, where what passes changes batch statistics."""
+        if tasks.rows and not any(module.training for module in self.backbone.modules()):
+            return self._embed_distinct(tasks)
         shots = tasks.support_codes.shape[1]
         both = joined(tasks.support, tasks.query)
         found = self.embed(both)
         return found[:, :shots], found[:, shots:]
+
+    def _embed_distinct(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
+        support, query = tasks.rows
+        rows = np.concatenate([support.numpy().ravel(), query.numpy().ravel()])
+        _, first, places = np.unique(rows, return_index=True, return_inverse=True)
+        device, split = tasks.support_codes.device, support.numel()
+        # In the order of first occurrence, so that those of the support come first.
+        order = np.argsort(first)
+        picked, number = first[order], np.argsort(order)
+        parts = [torch.from_numpy(one).to(device) for one in (picked[picked < split], picked[picked >= split] - split)]
+
+        def chosen(one: Tensor, other: Tensor) -> Tensor:
+            pairs = zip((one, other), parts, strict=True)
+            return torch.cat([side.flatten(0, 1).index_select(0, index) for side, index in pairs])
+
+        media = tree_map(chosen, tasks.support, tasks.query)
+        found = self.backbone(media).index_select(0, torch.from_numpy(number[places.ravel()]).to(device))
+        return found[:split].unflatten(0, support.shape), found[split:].unflatten(0, query.shape)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class TaskBatch:
         Class of each clip, 0 to way - 1; -1 marks padding.
     way : int
         Classes a task.
+    rows : tuple of int64 tensors of shape (T, S) and (T, Q), or empty
+        Numbers of the clips of support and query, where equal numbers stand for equal media.
     """
 
     support: Any
@@ -51,6 +53,7 @@ class TaskBatch:
     query: Any
     query_codes: Tensor
     way: int
+    rows: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.support_codes)
@@ -62,7 +65,7 @@ class TaskBatch:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
         """With each tensor changed."""
-        names = ("support", "support_codes", "query", "query_codes")
+        names = ("support", "support_codes", "query", "query_codes", "rows")
         return replace(self, **{name: tree_map(change, getattr(self, name)) for name in names})
 
 
@@ -208,9 +211,12 @@ class ClipTasks(Tasks):
             ]
             if self._shown is not None:
                 padded = np.stack([self._shown_by(own, rng) for own, rng in zip(padded, draws, strict=True)])
-            sides.append((self._media(padded, self._changes(draws, longest)), self._media.codes(codes)))
-        (support, support_codes), (query, query_codes) = sides
-        return TaskBatch(support, support_codes, query, query_codes, self.way)
+            media = self._media(padded, self._changes(draws, longest))
+            sides.append((media, self._media.codes(codes), torch.from_numpy(padded)))
+        (support, support_codes, support_rows), (query, query_codes, query_rows) = sides
+        # A clip that is changed at random differs each time.
+        rows = () if self.augmentation is not None else (support_rows, query_rows)
+        return TaskBatch(support, support_codes, query, query_codes, self.way, rows)
 
     def describe(self) -> dict[str, Any]:
         ids = [str(name) for name in self.clips.ids]
@@ -413,6 +419,7 @@ class UnitSetTasks(Tasks):
 
     def batch(self, start: int, count: int) -> TaskBatch:
         found: TaskArrays | TaskRows
+        rows: tuple[Tensor, ...] = ()
         if self._media is None:
             found = self.drawn.batch(start, count)
             sides = found.support, found.query
@@ -425,7 +432,9 @@ class UnitSetTasks(Tasks):
         else:
             found, media = self.drawn.rows(start, count), self._media
             support, query = media(found.support), media(found.query)
-        return TaskBatch(support, media.codes(found.support_codes), query, media.codes(found.query_codes), self.way)
+            rows = torch.from_numpy(found.support), torch.from_numpy(found.query)
+        codes = media.codes(found.support_codes), media.codes(found.query_codes)
+        return TaskBatch(support, codes[0], query, codes[1], self.way, rows)
 
     def describe(self) -> dict[str, Any]:
         return {"drawn": asdict(self.drawn)}

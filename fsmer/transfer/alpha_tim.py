@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fsmer.memory import cache_share
 from fsmer.transfer.heads import Adam, batched_product, class_means
 from fsmer.transfer.registry import register_method
 from fsmer.transfer.source_model import require
@@ -53,8 +54,8 @@ class AlphaTim(Transductive):
     """
 
     batched: ClassVar[bool] = True
-    # A chunk is gone over once a step and should stay in cache.
-    _fit_bytes: ClassVar[int] = 3 << 20
+    # A chunk is gone over twice a step and should stay in cache.
+    _fit_bytes: ClassVar[int] = cache_share() // 2
 
     alpha: float | None = None
     support_weight: float = 1.0

@@ -19,6 +19,7 @@ from fsmer.backbones import Backbone, ClassDirections, embed
 from fsmer.backbones.base import backbone_call
 from fsmer.backbones.targets import make_targets
 from fsmer.data import ClipSet
+from fsmer.memory import cache_share
 from fsmer.training.fine_tuning import Classifier, Tuning
 from fsmer.training.frozen_layers import ContentDigests, FrozenLayers
 from fsmer.training.stacked import Member, can_stack, train_together
@@ -155,7 +156,7 @@ class FineTuning(TrainsTogether[Tuning]):
     """
 
     batched: ClassVar[bool] = True
-    _fit_bytes: ClassVar[int] = 3 << 20
+    _fit_bytes: ClassVar[int] = cache_share()
 
     steps: int = 200
     learning_rate: float = 2e-3
