@@ -215,8 +215,8 @@ class ClipTasks(Tasks):
             sides.append((media, self._media.codes(codes), torch.from_numpy(padded)))
         (support, support_codes, support_rows), (query, query_codes, query_rows) = sides
         # A clip that is changed at random differs each time.
-        rows = () if self.augmentation is not None else (support_rows, query_rows)
-        return TaskBatch(support, support_codes, query, query_codes, self.way, rows)
+        shown: tuple[Tensor, ...] = () if self.augmentation is not None else (support_rows, query_rows)
+        return TaskBatch(support, support_codes, query, query_codes, self.way, shown)
 
     def describe(self) -> dict[str, Any]:
         ids = [str(name) for name in self.clips.ids]
