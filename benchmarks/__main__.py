@@ -68,6 +68,9 @@ def main() -> int:
                 # At once: all of them take half an hour.
                 print_figures(found)
                 figures += found
+    if not figures:
+        print("nothing was measured")
+        return 1
     missed = [
         figure.name + ("" if figure.ratio is None else f" ({figure.ratio:.1f}x of {figure.promise})")
         for figure in figures

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.figures import Figure, best_rate, best_rates, has_easyfsl, peak_memory
-from benchmarks.sets import COUNTS, WAY, cached_set, five_classes
+from benchmarks.sets import WAY, cached_set, five_classes
 from fsmer import KShotSampler
 from fsmer.backbones import ClassDirections
 from fsmer.transfer import Method, load_method
