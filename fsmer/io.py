@@ -197,6 +197,8 @@ def remove_folder(folder: Path) -> None:
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
     """Make `folder`, remove what killed writers left there, and raise `OutputError` unless files can be written."""
+    if not isinstance(folder, str | os.PathLike):
+        raise OutputError(f"the folder to write to came as {type(folder).__name__}; give its path.")
     target = Path(folder)
     with _cannot_write(target):
         target.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def test_what_was_saved_last_is_loaded_and_nothing_else_stays(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     remove_checkpoint(tmp_path)
     assert load(tmp_path) is None
-    assert not list(tmp_path.iterdir())
+    assert not tmp_path.exists()
 
 
 def test_a_stop_between_two_files_leaves_the_checkpoint_before(tmp_path, monkeypatch):

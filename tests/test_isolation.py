@@ -406,3 +406,17 @@ def test_the_command_line_isolates(clips: ClipSet, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*arguments, "--isolate", "process"])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out" / "run.json").read_text())["isolation"] == "process"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alpha_tim", "laplacian_shot"])
+def test_transductive_methods_answer_in_processes_of_their_own_as_they_do_here(name: str) -> None:
+    clips = synthetic_clips("lab", 18, subjects=2, seed=5)
+    method = load_method(name, **({"steps": 5} if name == "alpha_tim" else {}))
+    plain, apart = (
+        evaluate("loso", "facs-flow", method, clips=clips, cache=False, isolate=one) for one in ("none", "process")
+    )
+    assert apart.isolation == "process"
+    shares = [f"p_{one}" for one in clips.classes]
+    assert (plain.predictions["predicted"] == apart.predictions["predicted"]).all()
+    np.testing.assert_allclose(plain.predictions[shares], apart.predictions[shares], atol=1e-5)

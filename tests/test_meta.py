@@ -17,7 +17,16 @@ from torch.nn import functional as F
 
 import fsmer
 from fsmer.episodic import DrawnTasks
-from fsmer.errors import FsmerError, ProtocolError, SupportError, UnknownNameError, WeightsError
+from fsmer.errors import (
+    DataError,
+    FsmerError,
+    OutputError,
+    ProtocolError,
+    SpecMismatchError,
+    SupportError,
+    UnknownNameError,
+    WeightsError,
+)
 from fsmer.kernels.differentiation import second_order
 from fsmer.meta import ClipTasks, UnitSetTasks, load_algorithm
 from fsmer.meta.algorithm import Learner, query_loss
@@ -428,7 +437,29 @@ class TestBadInput:
             ({"innersteps": 3, "algorithm": "maml"}, UnknownNameError, "inner_steps"),
             ({"algorithm": "maml", "inner_steps": -1}, MethodError, "inner_steps=-1"),
             ({"algorithm": "maml", "batch_norm": "both"}, MethodError, "'both'"),
+            ({"algorithm": "protonet", "encoder_rate": -1}, MethodError, "encoder_rate=-1"),
             ({"steps": 0}, MethodError, "steps=0"),
+            ({"steps": 1.5}, MethodError, r"steps=1.5 .*whole number"),
+            ({"steps": None}, MethodError, "steps=None"),
+            ({"batch": "many"}, MethodError, "batch='many'"),
+            ({"learning_rate": -1.0}, MethodError, "learning_rate=-1.0"),
+            ({"learning_rate": float("nan")}, MethodError, "learning_rate=nan"),
+            ({"clip_gradient": 0}, MethodError, "clip_gradient=0"),
+            ({"validate_every": 0}, MethodError, "validate_every=0"),
+            ({"validation_tasks": 0}, MethodError, "validation_tasks=0"),
+            ({"patience": 0}, MethodError, "patience=0"),
+            ({"patience": 3}, MethodError, "patience=3 .*validation"),
+            ({"seed": -1}, MethodError, "seed=-1"),
+            ({"seed": 2**40}, MethodError, "seed=1099511627776"),
+            ({"batch_norm": "task"}, MethodError, "'task'"),
+            ({"checkpoint_every": 0}, MethodError, "checkpoint_every=0"),
+            ({"resume": "perhaps"}, MethodError, "resume='perhaps'"),
+            ({"progress": 3}, MethodError, "progress=3"),
+            ({"arguments": ["size"]}, DataError, "list"),
+            ({"out": 3}, OutputError, "int"),
+            ({"log": 3}, OutputError, "int"),
+            ({"clips": "my-clips"}, DataError, "str.*ClipSet"),
+            ({"validation": ["kshot"]}, ProtocolError, "list.*tuple"),
             ({"layers": "some"}, MethodError, "'some'"),
             ({"layers": "upper"}, FsmerError, "lower"),
             ({"algorithm": "fomaml", "learning_rate": 1e20, "inner_rate": 100, "steps": 4}, SupportError, "rate"),
@@ -437,8 +468,29 @@ class TestBadInput:
     def test_is_one_sentence(self, options, error, words, clips, protocol):
         given = {"clips": clips, "steps": 1, "learning_rate": 1e-3, **options}
         name = given.pop("algorithm", "protonet")
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=words) as caught:
             fsmer.meta_train("ststnet", protocol, name, **given)
+        assert "\n" not in str(caught.value)
+
+    def test_clips_of_other_media(self, clips, protocol):
+        with pytest.raises(SpecMismatchError, match=r"flow.*'mubert_tiny'"):
+            fsmer.meta_train(small_model("mubert_tiny"), protocol, clips=clips, steps=1)
+
+    def test_episodes_without_support(self, clips, protocol):
+        with pytest.raises(ProtocolError, match="shot=0"):
+            fsmer.meta_train("ststnet", protocol.with_params(shot=0), clips=clips, steps=1, learning_rate=1e-3)
+
+    def test_a_class_with_too_few_people_for_disjoint_sides(self, protocol):
+        disjoint = protocol.with_params(subject_disjoint=True)
+        alone = fsmer.synthetic_clips("lab", 60, subjects=1)
+        with pytest.raises(ProtocolError, match=r"'negative'.*one subject"):
+            fsmer.meta_train("ststnet", disjoint, clips=alone, steps=1, learning_rate=1e-3)
+
+    def test_a_class_of_another_side_of_a_split(self, clips, protocol):
+        base = clips[clips.labels != "surprise"]
+        asked = protocol.with_params(way=2, class_subset=["negative", "surprise"])
+        with pytest.raises(ProtocolError, match="'surprise'"):
+            fsmer.meta_train("ststnet", asked, clips=base, steps=1, learning_rate=1e-3)
 
     def test_fewer_classes_than_ways(self, clips):
         with pytest.raises(ProtocolError, match="5"):
@@ -518,9 +570,22 @@ class TestDrawnTasks:
         np.testing.assert_allclose(found.support.numpy(), wanted.support, atol=1e-6)
         assert found.query_codes.tolist() == wanted.query_codes.tolist()
 
-    def test_novel_classes_are_not_trained_on(self):
-        with pytest.raises(ProtocolError, match=r"novel-units-5way.*base-units-5way"):
-            fsmer.meta_train("ststnet", "novel-units-5way", learning_rate=1e-3)
+    @pytest.mark.parametrize(
+        ("judged", "words"),
+        [
+            ("novel-units-5way", "classes of protocol 'novel-units-5way'"),
+            ("uneven-queries", "classes of protocol 'uneven-queries'"),
+            ("new-camera", "infrared.*'new-camera'"),
+            (DrawnTasks(family="novel"), "classes of these drawn tasks"),
+            (DrawnTasks(domains=("lab", "kiosk")), "kiosk"),
+        ],
+    )
+    def test_what_is_there_to_be_judged_on_is_not_trained_on_nor_validated_on(self, judged, words):
+        with pytest.raises(ProtocolError, match=f"{words}.*base-units-5way"):
+            fsmer.meta_train("ststnet", judged, learning_rate=1e-3)
+        base = DrawnTasks(way=2, shot=1, query=1, pool=2, classes=("4", "9"))
+        with pytest.raises(ProtocolError, match=f"{words}.*base-units-5way"):
+            fsmer.meta_train("ststnet", base, learning_rate=1e-3, validation=judged)
 
     def test_a_network_of_other_media_names_the_way_round(self):
         with pytest.raises(ProtocolError, match="base-units-5way"):

@@ -52,7 +52,8 @@ def train(
     from fsmer.drawing import loss_figure, save_figure
     from fsmer.episodic import load_protocol
     from fsmer.evaluation import evaluate as run
-    from fsmer.transfer.full_training import HISTORY, Train
+    from fsmer.training.checkpoints import history_file
+    from fsmer.transfer.full_training import Train
 
     method = options.method_of("train", param)
     if not isinstance(method, Train):
@@ -91,10 +92,9 @@ def train(
     if protocol is not None:
         show_report(report, out, as_json)
         return
-    history = out.with_name(f"{out.name}.{HISTORY}")
     losses = course["losses"]
     title = f"{backbone.name}, {len(clips)} clips"
-    picture = save_figure(loss_figure(losses, title=title), history.with_suffix(".png"))
+    picture = save_figure(loss_figure(losses, title=title), history_file(out).with_suffix(".png"))
     if as_json:
         names = [str(known) for known in recognizer.classes_]
         return say_json(
@@ -157,8 +157,9 @@ def meta_train(
     from fsmer.drawing import loss_figure, save_figure
     from fsmer.episodic import load_protocol
     from fsmer.meta import meta_train as run
-    from fsmer.meta.training import HISTORY, start_model
+    from fsmer.meta.training import start_model
     from fsmer.schema import read_json
+    from fsmer.training.checkpoints import history_file
 
     asked = options.episodes_of(way=way, shot=shot, query=query, neighbours=neighbours or None)
     protocol = load_protocol(tasks, **asked)
@@ -189,7 +190,7 @@ def meta_train(
             log=log,
             **params,
         )
-    history = out.with_name(f"{out.name}.{HISTORY}")
+    history = history_file(out)
     rows = read_json(history, dict, what="a history", remedy="train again", error=DataError)["history"]
     figure = loss_figure(
         [row["loss"] for row in rows], steps=[row["step"] for row in rows], title=f"{backbone.name}, {algorithm}"

@@ -18,7 +18,7 @@ from fsmer.episodic.checks import described, nearest, refuse_unknown, store_subs
 from fsmer.episodic.episode import Ints, Mask
 from fsmer.episodic.episodes import Episodes, episodes_fault, with_neighbours
 from fsmer.episodic.requirements import Requirement, SyntheticClips, read_data
-from fsmer.episodic.sides import NO_NEIGHBOUR, dataset_codes_of, neighbour_parents
+from fsmer.episodic.sides import NO_NEIGHBOUR, check_clip_set, dataset_codes_of, neighbour_parents
 from fsmer.errors import ProtocolError, reason_of
 from fsmer.outside import outside_call, outside_value
 from fsmer.plugins import PROTOCOLS
@@ -151,10 +151,11 @@ class Protocol(ABC):
         MissingDatasetError
             A data set is not among the clips; the message says where to request it.
         DataError
-            A label is unknown to the scheme.
+            A label is unknown to the scheme, or the clips are no clip set.
         ProtocolError
             No clip of a data set is left under the scheme.
         """
+        check_clip_set(clips)
         if self.synthetic:
             domains = sorted(part.domain for part in self.synthetic)
             if sorted(clips.dataset_names) != domains:

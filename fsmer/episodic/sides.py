@@ -10,11 +10,11 @@ from fsmer.data.schemes import canonical_dataset, written_twice
 from fsmer.datasets.catalog import dataset_info
 from fsmer.episodic.checks import nearest
 from fsmer.episodic.episode import Ints, Mask
-from fsmer.errors import MissingDatasetError, ProtocolError
+from fsmer.errors import DataError, MissingDatasetError, ProtocolError
 
 __all__ = [
-    "NO_NEIGHBOUR", "clips_per_unit", "dataset_codes_of", "distinct_subjects", "neighbour_parents", "subjects_of",
-    "two_sides", "units_with",
+    "NO_NEIGHBOUR", "check_clip_set", "clips_per_unit", "dataset_codes_of", "distinct_subjects", "neighbour_parents",
+    "subjects_of", "two_sides", "units_with",
 ]  # fmt: skip
 
 # In place of the row of a neighbour frame's clip: a clip of its own, and a neighbour whose clip is not in the set.
@@ -87,6 +87,15 @@ def two_sides(
             f"protocol {protocol!r} needs data sets on two sides; add one to {', '.join(clips.dataset_names)}."
         )
     return one, two
+
+
+def check_clip_set(clips: object) -> None:
+    """Raise `DataError` for anything but a clip set."""
+    if not isinstance(clips, ClipSet):
+        raise DataError(
+            f"clips came as {type(clips).__name__}, but a ClipSet is needed; read one with fsmer.ClipSet.load or make "
+            "one with fsmer.ClipSet.from_arrays."
+        )
 
 
 def neighbour_parents(clips: ClipSet) -> Ints | None:

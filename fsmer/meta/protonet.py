@@ -14,7 +14,7 @@ from fsmer.meta.algorithm import Algorithm, Learner, register_algorithm
 from fsmer.meta.tasks import TaskBatch
 from fsmer.transfer.fine_tuning import encoder_rate_note
 from fsmer.transfer.heads import class_means, one_hot
-from fsmer.transfer.source_model import absent_bias
+from fsmer.transfer.source_model import absent_bias, require
 
 __all__ = ["ProtoNetTraining"]
 
@@ -43,6 +43,11 @@ class ProtoNetTraining(Algorithm):
     encoder_rate: float = 1e-5
     projection_rate: float = 1e-4
     random_encoder_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_rate", "projection_rate", "random_encoder_rate"):
+            value = getattr(self, name)
+            require(0 <= value <= 100, f"{name}={value}: give a number from 0 to 100.")
 
     def rates(self, learning_rate: float | None) -> Mapping[str, float]:
         if learning_rate is not None:

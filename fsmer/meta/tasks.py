@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fsmer.backbones import Backbone, read_inputs
+from fsmer.backbones import Backbone, check_clips, read_inputs
 from fsmer.backbones.base import Inputs
 from fsmer.data import ClipSet, InputSpec
 from fsmer.data.schemes import canonical_dataset
 from fsmer.episodic import DrawnTasks, KShot, Protocol, SourceTarget, TaskArrays, TaskRows
 from fsmer.episodic.episode import Episode, Ints
 from fsmer.episodic.episodes import KShotEpisodes
-from fsmer.episodic.sides import NO_NEIGHBOUR, dataset_codes_of, neighbour_parents
+from fsmer.episodic.sides import NO_NEIGHBOUR, check_clip_set, dataset_codes_of, neighbour_parents
 from fsmer.errors import ProtocolError
 from fsmer.synthetic.clips import Normalisation
 from fsmer.training.frozen_layers import FrozenLayers
@@ -152,7 +152,9 @@ class ClipTasks(Tasks):
     ------
     ProtocolError
         Numbers of classes differ from one episode to the next; the protocol has a source, of which `source_tasks` makes
-        tasks; no clip has neighbour frames; or the recipe changes no clips.
+        tasks; episodes have no support; no clip has neighbour frames; or the recipe changes no clips.
+    SpecMismatchError
+        The clips hold other media than the backbone expects.
     """
 
     def __init__(
@@ -174,15 +176,20 @@ class ClipTasks(Tasks):
                 "augment off."
             )
         self.augmentation = Augmentation(backbone.recipe, backbone.input_specs) if augment else None
-        self._shown = None
-        dealt = clips
-        if neighbours:
-            self.clips, dealt, self._shown = _with_neighbours(protocol.name, clips)
-        self.episodes = protocol.split(dealt)
+        self._neighbours = _Neighbours.of(protocol.name, clips) if neighbours else None
+        if self._neighbours is not None:
+            self.clips = self._neighbours.clips
+        check_clips(backbone, self.clips)
+        self.episodes = protocol.split(clips if self._neighbours is None else self._neighbours.dealt)
         if self.episodes.source is not None:
             raise ProtocolError(
                 f"the episodes of protocol {protocol.name!r} are those of its target, which is not there to be trained "
                 "on; make tasks of its source with fsmer.meta.source_tasks."
+            )
+        if not len(self.episodes[0].support):
+            raise ProtocolError(
+                f"the episodes of protocol {protocol.name!r} have no support clip (shot=0), but tasks to train on are "
+                "learned from theirs; give at least one shot."
             )
         ways = {len(self.episodes[0].classes)} if self.episodes.uniform else {len(one.classes) for one in self.episodes}
         if len(ways) > 1:
@@ -198,21 +205,20 @@ class ClipTasks(Tasks):
         places = self._places(start, count)
         sides = []
         for number_of_side, side in enumerate(("support", "query"), start=1):
-            rows = [getattr(one, side) for one in episodes]
-            longest = max(len(one) for one in rows)
-            padded = np.zeros((count, longest), dtype=np.int64)
-            codes = np.full((count, longest), -1, dtype=np.int64)
-            for number, (one, own) in enumerate(zip(episodes, rows, strict=True)):
-                padded[number, : len(own)] = own
-                codes[number, : len(own)] = places[number][_codes(one, own, self.episodes.classes, self.episodes.codes)]
+            given = [getattr(one, side) for one in episodes]
+            labels = [
+                place[_codes(one, rows, self.episodes.classes, self.episodes.codes)]
+                for one, rows, place in zip(episodes, given, places, strict=True)
+            ]
+            rows, codes = _padded(given, 0), _padded(labels, -1)
             draws = [
                 np.random.Generator(np.random.PCG64([self.seed, number, number_of_side]))
                 for number in range(start, start + count)
             ]
-            if self._shown is not None:
-                padded = np.stack([self._shown_by(own, rng) for own, rng in zip(padded, draws, strict=True)])
-            media = self._media(padded, self._changes(draws, longest))
-            sides.append((media, self._media.codes(codes), torch.from_numpy(padded)))
+            if self._neighbours is not None:
+                rows = self._neighbours.shown(rows, draws)
+            media = self._media(rows, self._changes(draws, rows.shape[1]))
+            sides.append((media, self._media.codes(codes), torch.from_numpy(rows)))
         (support, support_codes, support_rows), (query, query_codes, query_rows) = sides
         # A clip that is changed at random differs each time.
         shown: tuple[Tensor, ...] = () if self.augmentation is not None else (support_rows, query_rows)
@@ -223,7 +229,7 @@ class ClipTasks(Tasks):
         own: dict[str, Any] = {"protocol": self.protocol.hash, "clips": ids, "seed": self.seed}
         if self.augmentation is not None:
             own["augment"] = self.augmentation.recipe.to_dict()
-        return own | ({} if self._shown is None else {"neighbours": True})
+        return own | ({} if self._neighbours is None else {"neighbours": True})
 
     def _changes(self, draws: Sequence[np.random.Generator], count: int) -> Callable[[Inputs], Inputs] | None:
         """What changes `count` clips of each task at random, whatever the tasks that they are asked for with."""
@@ -233,13 +239,6 @@ class ClipTasks(Tasks):
         each = [augmentation.draw(rng, count) for rng in draws]
         changes = [np.concatenate(one) for one in zip(*each, strict=True)]
         return lambda inputs: augmentation.apply(inputs, changes)
-
-    def _shown_by(self, rows: Ints, rng: np.random.Generator) -> Ints:
-        """For each clip the row of itself or of one of its neighbour frames."""
-        assert self._shown is not None
-        starts, counts, members = self._shown
-        found: Ints = members[starts[rows] + rng.integers(counts[rows])]
-        return found
 
     def _episodes(self, start: int, count: int) -> Sequence[Episode]:
         if isinstance(self.episodes, KShotEpisodes):
@@ -277,7 +276,8 @@ def source_episodes(protocol: SourceTarget, clips: ClipSet) -> SourceEpisodes:
 
     They have the target's classes as far as the source has them (MERAU, section III.B.3: "samples in only categories
     E_t from D_train"). Where it has fewer than two of them no episode can be made so, and all classes of the source
-    take their place. There are as many classes an episode as in the target, or all that are left, and as many shots.
+    take their place: the paper reports two such pairs (CASME hard, SMIC) and does not say what their episodes were.
+    There are as many classes an episode as in the target, or all that are left, and as many shots.
     Queries a class are the protocol's; where these are all clips that are left, they are as many as shots, or as many
     as the smallest class leaves.
 
@@ -296,6 +296,7 @@ def source_episodes(protocol: SourceTarget, clips: ClipSet) -> SourceEpisodes:
     """
     if protocol.source is None and protocol.target is None:
         raise ProtocolError(f"protocol {protocol.name!r} has no source to train on; name its source or its target.")
+    check_clip_set(clips)
     wanted, prepared = protocol.class_subset, clips
     if wanted is None:
         prepared = protocol.prepare(clips)
@@ -376,22 +377,43 @@ def _is_source(protocol: SourceTarget, dataset: str) -> bool:
     return name in protocol.source if protocol.source is not None else name not in (protocol.target or ())
 
 
-def _with_neighbours(name: str, clips: ClipSet) -> tuple[ClipSet, ClipSet, tuple[Ints, Ints, Ints]]:
-    """Clips with their neighbour frames behind them, the clips alone, and for each where its group starts, of how many
-    it is, and the rows of all groups."""
-    parents = neighbour_parents(clips)
-    if parents is None:
-        raise ProtocolError(
-            f"protocol {name!r} is to learn from neighbour frames, but none of the {len(clips)} clips is one (column "
-            "'neighbour_of'); make them with 'fsmer prepare NAME --add-neighbours 5', or leave neighbours off."
-        )
-    own = np.flatnonzero(parents == NO_NEIGHBOUR)
-    both = clips[np.concatenate([own, np.flatnonzero(parents >= 0)])]
-    above = neighbour_parents(both)
-    assert above is not None
-    owner = np.where(above >= 0, above, np.arange(len(both)))
-    counts = np.bincount(owner, minlength=len(own))
-    return both, both[: len(own)], (np.cumsum(counts) - counts, counts, np.argsort(owner, kind="stable"))
+@dataclass(frozen=True)
+class _Neighbours:
+    """Clips and their neighbour frames: each clip with its own is a group.
+
+    `clips` holds those that are `dealt` and the neighbours behind them; the group of clip i is the `counts[i]` rows of
+    `members` from `starts[i]` on.
+    """
+
+    clips: ClipSet
+    dealt: ClipSet
+    starts: Ints
+    counts: Ints
+    members: Ints
+
+    @classmethod
+    def of(cls, name: str, clips: ClipSet) -> _Neighbours:
+        """`ProtocolError`, in the `name` of a protocol, where no clip is a neighbour frame."""
+        parents = neighbour_parents(clips)
+        if parents is None:
+            raise ProtocolError(
+                f"protocol {name!r} is to learn from neighbour frames, but none of the {len(clips)} clips is one "
+                "(column 'neighbour_of'); make them with 'fsmer prepare NAME --add-neighbours 5', or leave neighbours "
+                "off."
+            )
+        own = np.flatnonzero(parents == NO_NEIGHBOUR)
+        both = clips[np.concatenate([own, np.flatnonzero(parents >= 0)])]
+        above = neighbour_parents(both)
+        assert above is not None
+        owner = np.where(above >= 0, above, np.arange(len(both)))
+        counts = np.bincount(owner, minlength=len(own))
+        return cls(both, both[: len(own)], np.cumsum(counts) - counts, counts, np.argsort(owner, kind="stable"))
+
+    def shown(self, rows: Ints, draws: Sequence[np.random.Generator]) -> Ints:
+        """For each of the clips (T, N) the row of itself or of one of its neighbour frames."""
+        steps = np.stack([rng.integers(self.counts[own]) for own, rng in zip(rows, draws, strict=True)])
+        found: Ints = self.members[self.starts[rows] + steps]
+        return found
 
 
 class UnitSetTasks(Tasks):
@@ -445,6 +467,14 @@ class UnitSetTasks(Tasks):
         )
         clips = ClipSet.from_arrays(maps, None, spec=spec)
         return _Media(self.backbone, clips, upper=self.upper)
+
+
+def _padded(rows: Sequence[Ints], filler: int) -> Ints:
+    """Rows of different lengths as one array, filled up behind."""
+    found = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    for number, own in enumerate(rows):
+        found[number, : len(own)] = own
+    return found
 
 
 def _codes(episode: Episode, rows: Ints, classes: Sequence[str], codes: Ints) -> Ints:

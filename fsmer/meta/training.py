@@ -6,7 +6,8 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,33 @@ from fsmer.backbones.base import as_device, check_saveable
 from fsmer.backbones.registry import as_backbone, fresh_model, names_saved_weights
 from fsmer.data import ClipSet
 from fsmer.episodic import DrawnTasks, Protocol, SourceTarget, load_protocol
-from fsmer.errors import ProtocolError, SupportError, WeightsError
+from fsmer.errors import DataError, ProtocolError, SupportError, WeightsError
 from fsmer.io import check_writable, write_json
 from fsmer.meta.algorithm import Algorithm, Learner, accuracy, load_algorithm, query_loss
 from fsmer.meta.tasks import ClipTasks, Tasks, UnitSetTasks, source_tasks
 from fsmer.outside import outside_call
 from fsmer.resources import resource_folder
 from fsmer.schema import Count
-from fsmer.training.checkpoints import remove_checkpoint
+from fsmer.synthetic.domains import load_domain
+from fsmer.training.checkpoints import history_file, remove_checkpoint, running_folder
 from fsmer.training.loop import Progress, Step, Training, prefetched, tensorboard_log
 from fsmer.training.supervised import prepare_backbone
 from fsmer.transfer.inner_loop import adapts_upper
-from fsmer.transfer.source_model import require
+from fsmer.transfer.source_model import require, typed_params
 
-__all__ = ["MetaTraining", "meta_train"]
+__all__ = ["MetaTraining", "Settings", "meta_train"]
 
-HISTORY = "history.json"
+# Statistics of batch normalisation outside the inner loop: of what passes, or those that the backbone has.
+BATCH_NORM = ("running", "inherited")
+# Smallest and largest values; seeds of steps are made of that of the training and the number of the step.
+_RANGES = {
+    "steps": (1, 10**9),
+    "batch": (1, 10**6),
+    "validate_every": (1, 10**9),
+    "validation_tasks": (1, 10**6),
+    "patience": (1, 10**9),
+    "seed": (0, 2**31 - 1),
+}
 # Steps of which the history holds one mean.
 HISTORY_STEPS = 20
 
@@ -51,6 +63,30 @@ class _State(TypedDict):
     best_step: Count
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How `meta_train` trains, by its parameters of these names; `MethodError` for values that cannot be."""
+
+    steps: int
+    batch: int
+    learning_rate: float | None
+    batch_norm: str
+    validate_every: int
+    validation_tasks: int
+    patience: int | None
+    seed: int
+    clip_gradient: float | None
+
+    def __post_init__(self) -> None:
+        require(self.batch_norm in BATCH_NORM, f"batch_norm={self.batch_norm!r}: give {' or '.join(BATCH_NORM)}.")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            require(value is None or low <= value <= high, f"{name}={value}: give a number from {low:,} to {high:,}.")
+        rate, clip = self.learning_rate, self.clip_gradient
+        require(rate is None or rate >= 0, f"learning_rate={rate}: give 0 or more.")
+        require(clip is None or clip > 0, f"clip_gradient={clip}: give a norm above 0, or none.")
+
+
 class MetaTraining(Training):
     """Training of a backbone on tasks; a step of it is one batch of tasks.
 
@@ -60,19 +96,9 @@ class MetaTraining(Training):
         Changed in place.
     algorithm : Algorithm
     tasks : Tasks
-    steps, batch : int
-        Steps, and tasks a step.
-    learning_rate : float or None
-        Of the outer loop; ``None`` is the algorithm's own.
-    batch_norm : {"running", "inherited"}
-        Statistics of batch normalisation outside the inner loop: see `meta_train`.
     validation : Tasks or None
         Tasks that nothing is trained on; their accuracy decides which weights are kept.
-    validate_every, validation_tasks, patience : int
-        Steps from one look to the next, tasks a look, and looks without a better one before training ends.
-    seed : int
-    clip_gradient : float or None
-        Largest norm of the gradient of a step.
+    settings : Settings
     """
 
     schema = _State
@@ -82,21 +108,11 @@ class MetaTraining(Training):
         learner: Learner,
         algorithm: Algorithm,
         tasks: Tasks,
-        *,
-        steps: int,
-        batch: int,
-        learning_rate: float | None,
-        batch_norm: str,
         validation: Tasks | None,
-        validate_every: int,
-        validation_tasks: int,
-        patience: int | None,
-        seed: int,
-        clip_gradient: float | None,
+        settings: Settings,
     ) -> None:
-        self.learner, self.algorithm, self.tasks, self.batch, self.seed = learner, algorithm, tasks, batch, seed
-        self.batch_norm, self.validation = batch_norm, validation
-        self.validate_every, self.validation_tasks, self.patience = validate_every, validation_tasks, patience
+        self.learner, self.algorithm, self.tasks = learner, algorithm, tasks
+        self.validation, self.settings = validation, settings
         self.history: list[dict[str, int | float]] = []
         self._recent: list[dict[str, float]] = []
         self.best: float | None = None
@@ -106,7 +122,7 @@ class MetaTraining(Training):
         if validation is not None:
             self.kept = copy.deepcopy(learner.whole).requires_grad_(False)
             modules = {**modules, "kept": self.kept}
-        rates = algorithm.rates(learning_rate)
+        rates = algorithm.rates(settings.learning_rate)
         groups: dict[str, list[nn.Parameter]] = {}
         for name, value in learner.whole.named_parameters():
             if value.requires_grad:
@@ -118,23 +134,24 @@ class MetaTraining(Training):
         optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(listed) if algorithm.optimizer == "sgd" else torch.optim.Adam(listed)
         )
-        super().__init__(modules, optimizer, epochs=steps, seed=seed, clip_gradient=clip_gradient)
+        limit = settings.clip_gradient
+        super().__init__(modules, optimizer, epochs=settings.steps, seed=settings.seed, clip_gradient=limit)
 
     @property
     def ended(self) -> bool:
         """Whether validation has asked for the end."""
-        if self.patience is None or self.best is None:
+        patience = self.settings.patience
+        if patience is None or self.best is None:
             return False
-        return self.epoch - self.best_step >= self.patience * self.validate_every
+        return self.epoch - self.best_step >= patience * self.settings.validate_every
 
     def steps(self) -> Generator[Step, None, None]:
-        made = prefetched(
-            lambda number: self.tasks.batch(number * self.batch, self.batch), range(self.epoch, self.epochs)
-        )
+        batch, seed = self.settings.batch, self.settings.seed
+        made = prefetched(lambda number: self.tasks.batch(number * batch, batch), range(self.epoch, self.epochs))
         for number, tasks in zip(range(self.epoch, self.epochs), made, strict=False):
             if self.ended:
                 return
-            yield Step(tasks, seed=(self.seed << 32) + number)
+            yield Step(tasks, seed=(seed << 32) + number)
 
     def begin(self) -> None:
         self._set_modes()
@@ -142,7 +159,7 @@ class MetaTraining(Training):
     def _set_modes(self) -> None:
         """Dropout is off: support and query of a task meet the same network."""
         self.learner.backbone.eval()
-        if self.batch_norm == "running":
+        if self.settings.batch_norm == "running":
             for layer in self.learner.backbone.modules():
                 if isinstance(layer, _BatchNorm) and any(value.requires_grad for value in layer.parameters()):
                     layer.train()
@@ -166,7 +183,8 @@ class MetaTraining(Training):
         self._recent.append(dict(figures))
 
     def on_epoch(self) -> None:
-        validates = self.validation is not None and (self.epoch % self.validate_every == 0 or self.epoch == self.epochs)
+        looks = self.epoch % self.settings.validate_every == 0 or self.epoch == self.epochs
+        validates = self.validation is not None and looks
         if len(self._recent) < HISTORY_STEPS and not validates and self.epoch < self.epochs:
             return
         means = {name: float(np.mean([one[name] for one in self._recent])) for name in self._recent[0]}
@@ -214,18 +232,19 @@ class MetaTraining(Training):
         assert self.kept is not None
         self.learner.backbone.eval()
         losses, rights = [], []
-        for start in range(0, self.validation_tasks, self.batch):
-            tasks = self.validation.batch(start, min(self.batch, self.validation_tasks - start))
+        batch, count = self.settings.batch, self.settings.validation_tasks
+        for start in range(0, count, batch):
+            tasks = self.validation.batch(start, min(batch, count - start))
             with torch.no_grad():
                 logits = self.algorithm.answers(self.learner, tasks, training=False)
                 losses.append(float(query_loss(logits, tasks.query_codes)) * len(tasks))
                 rights.append(accuracy(logits, tasks.query_codes) * len(tasks))
         self._set_modes()
-        found = sum(rights) / self.validation_tasks
+        found = sum(rights) / count
         if self.best is None or found > self.best:
             self.best, self.best_step = found, self.epoch
             self.kept.load_state_dict(self.learner.whole.state_dict())
-        return {"validation_loss": sum(losses) / self.validation_tasks, "validation_accuracy": found}
+        return {"validation_loss": sum(losses) / count, "validation_accuracy": found}
 
 
 @library_settings()
@@ -332,6 +351,10 @@ def meta_train(
         No such model, protocol, algorithm or parameter.
     ProtocolError
         The clips cannot give such tasks.
+    MethodError
+        A value that it cannot work with.
+    SpecMismatchError
+        The clips hold other media than the backbone expects.
     SupportError
         Nothing to train, or the loss is no longer a number.
     WeightsError
@@ -353,10 +376,32 @@ def meta_train(
     'protonet'
     """
     chosen = load_algorithm(algorithm, **params)
-    for name, value in (("steps", steps), ("batch", batch), ("validate_every", validate_every)):
-        require(value > 0, f"{name}={value} is not positive; give at least 1.")
-    require(batch_norm in (None, "running", "inherited"), f"batch_norm={batch_norm!r}: give 'running' or 'inherited'.")
+    settings = Settings(
+        **_typed(
+            steps=steps,
+            batch=batch,
+            learning_rate=learning_rate,
+            batch_norm=batch_norm or ("running" if chosen.trains_batch_norm else "inherited"),
+            validate_every=validate_every,
+            validation_tasks=validation_tasks,
+            patience=patience,
+            seed=seed,
+            clip_gradient=clip_gradient,
+        )
+    )
+    learning_rate, seed = settings.learning_rate, settings.seed
+    augment, resume, checkpoint_every = _typed(
+        augment=augment, resume=resume, checkpoint_every=checkpoint_every
+    ).values()
+    require(checkpoint_every > 0, f"checkpoint_every={checkpoint_every}: give at least 1.")
     require(layers in ("auto", "all", "upper"), f"layers={layers!r}: give 'auto', 'all' or 'upper'.")
+    require(
+        progress is None or callable(progress), f"progress={progress!r} cannot be called; give a function, or none."
+    )
+    require(
+        patience is None or validation is not None,
+        f"patience={patience} came without validation tasks, by which training would end; give some, or leave it out.",
+    )
     backbone, fresh = start_model(model, seed, arguments)
     note = "" if learning_rate is not None else chosen.rate_note(backbone)
     chosen = chosen.for_weights(untrained=backbone.untrained)
@@ -394,28 +439,17 @@ def meta_train(
     device_here = next((one.device for one in backbone.parameters()), torch.device("cpu"))
     begun = {name: nn.Parameter(value.to(device_here)) for name, value in chosen.begin(backbone, dealt.way).items()}
     learner = Learner(backbone, nn.ParameterDict(begun), upper)
-    settings: dict[str, Any] = {
-        "steps": steps,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "batch_norm": batch_norm or ("running" if chosen.trains_batch_norm else "inherited"),
-        "validate_every": validate_every,
-        "validation_tasks": validation_tasks,
-        "patience": patience,
-        "seed": seed,
-        "clip_gradient": clip_gradient,
-    }
     key = {
-        **settings,
+        **asdict(settings),
         "algorithm": {"name": chosen.name, **chosen.get_params()},
         "start": model_hash(backbone),
         "layers": "upper" if upper else "all",
         "tasks": dealt.describe(),
         "validation": None if judged is None else judged.describe(),
     }
-    training = MetaTraining(learner, chosen, dealt, validation=judged, **settings)
+    training = MetaTraining(learner, chosen, dealt, judged, settings)
     folder = None if out is None else Path(out)
-    running = None if folder is None else folder.with_name(f"{folder.name}.training")
+    running = None if folder is None else running_folder(folder)
     with tensorboard_log(log) as after_epoch:
         training.run(
             folder=running,
@@ -432,10 +466,8 @@ def meta_train(
     backbone.cpu() if device is None else backbone
     if folder is not None and running is not None:
         backbone.save_pretrained(folder)
-        write_json(folder.with_name(f"{folder.name}.{HISTORY}"), {**key, "history": training.history})
+        write_json(history_file(folder), {**key, "history": training.history})
         remove_checkpoint(running)
-        if running.is_dir() and not any(running.iterdir()):
-            running.rmdir()
     return backbone.eval()
 
 
@@ -454,13 +486,13 @@ def as_tasks(
     if isinstance(tasks, Tasks | DrawnTasks):
         if clips is not None:
             raise ProtocolError("clips came with tasks that have clips of their own; leave them out.")
-        return UnitSetTasks(tasks, backbone, upper=upper) if isinstance(tasks, DrawnTasks) else tasks
+        if isinstance(tasks, Tasks):
+            return tasks
+        _refuse_judged("these drawn tasks", [tasks.family], tasks.domains)
+        return UnitSetTasks(tasks, backbone, upper=upper)
     protocol = load_protocol(tasks)
-    if any(part.units == "novel" for part in protocol.synthetic):
-        raise ProtocolError(
-            f"the classes of protocol {protocol.name!r} are there to be judged on, and training on them would make its "
-            "figures worthless; train on base-units-5way, or on DrawnTasks."
-        )
+    made = protocol.synthetic
+    _refuse_judged(f"protocol {protocol.name!r}", [part.units for part in made], [part.domain for part in made])
     if clips is None:
         clips = protocol.make_clips(specs=backbone.input_specs)
     how: dict[str, Any] = {"seed": seed, "upper": upper, "augment": augment}
@@ -469,8 +501,29 @@ def as_tasks(
     return ClipTasks(protocol, protocol.prepare(clips), backbone, **how)
 
 
+def _refuse_judged(who: str, families: Iterable[str | None], domains: Iterable[str]) -> None:
+    """Raise `ProtocolError` for classes and cameras that nothing may be trained on."""
+    cameras = sorted(name for name in domains if load_domain(name).judging)
+    what = "classes" if "novel" in families else f"clips ({', '.join(cameras)})" if cameras else ""
+    if what:
+        raise ProtocolError(
+            f"the {what} of {who} are there to be judged on, and training on them would make such figures worthless; "
+            "train on base-units-5way, or on DrawnTasks of the family 'base'."
+        )
+
+
+def _typed(**given: Any) -> dict[str, Any]:
+    """Parameters of `meta_train` as the types that it names for them."""
+    return typed_params(given, meta_train.__annotations__, "meta_train")
+
+
 def _validation(given: Any, backbone: Backbone, seed: int, upper: bool, trained: Tasks) -> Tasks:
-    protocol, clips = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    if isinstance(given, ClipSet | list) or (isinstance(given, tuple) and len(given) != 2):
+        raise ProtocolError(
+            f"validation came as {type(given).__name__}; give a protocol that makes its clips, or a tuple of a "
+            "protocol and a ClipSet."
+        )
+    protocol, clips = given if isinstance(given, tuple) else (given, None)
     judged = as_tasks(protocol, clips, backbone, seed, upper)
     if isinstance(judged, ClipTasks) and isinstance(trained, ClipTasks):
         shared = set(judged.clips.ids) & set(trained.clips.ids)
@@ -488,6 +541,8 @@ def _validation(given: Any, backbone: Backbone, seed: int, upper: bool, trained:
 
 def start_model(model: Backbone | str | Path, seed: int, arguments: Mapping[str, Any] | None) -> tuple[Backbone, bool]:
     """The backbone that training starts from, and whether its weights are fresh."""
+    if not isinstance(arguments, Mapping | None):
+        raise DataError(f"arguments came as {type(arguments).__name__}; give a dict of names and values.")
     named = isinstance(model, (str, os.PathLike))
     if not arguments and (not named or (resource_folder("pretrained") / str(model)).is_dir()):
         return as_backbone(model), False

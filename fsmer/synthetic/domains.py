@@ -54,6 +54,7 @@ class Domain:
     noise: float = 0.7  # amplitude of the estimator's noise
     smoothness: tuple[float, float] = (0.006, 0.045)  # reach of the estimator's smoothing
     extra_units: float = 0.12  # probability of one further, unrelated action unit at low intensity
+    judging: bool = False  # protocols judge on it, and nothing trains on it
 
     @property
     def key(self) -> int:
@@ -86,19 +87,20 @@ DOMAINS: dict[str, Domain] = {
             head=1.4, blink=0.4, noise=0.6, smoothness=(0.02, 0.06),
         ),
         replace(_LAB, name="lab-five", summary=_FIVE, labels=FIVE_CLASSES),
-        # What protocols judge on: nothing that fsmer ships or trains by default has seen clips of these two.
+        # Nothing that fsmer ships or trains has seen clips of these two.
         Domain(
             "kiosk",
             "camera of a terminal, for judging alone: tight crops from below, tilted heads, patchy flow",
             crop_scale=(1.1, 0.06), crop_aspect=(0.9, 0.05), crop_offset=(-0.03, -0.05), crop_shift=(0.03, 0.03),
             crop_angle=0.07, variety=1.1, intensity=(0.3, 1.2), head=0.8, blink=0.4, noise=0.45,
-            smoothness=(0.006, 0.02),
+            smoothness=(0.006, 0.02), judging=True,
         ),
         Domain(
             "infrared",
             "near-infrared camera, for judging alone: skin without texture, uneven movement, far-reaching flow",
             crop_scale=(0.92, 0.05), crop_aspect=(1.04, 0.06), crop_offset=(0.03, 0.02), variety=1.1,
             intensity=(0.25, 1.1), asymmetry=0.4, head=0.6, blink=0.3, noise=0.3, smoothness=(0.045, 0.075),
+            judging=True,
         ),
     )
 }  # fmt: skip

@@ -27,7 +27,10 @@ from fsmer.kernels import describe
 from fsmer.schema import Count, checked, read_json
 from fsmer.tensor_files import check_finite, under, write_tensors
 
-__all__ = ["PretrainingState", "TrainingState", "load_checkpoint", "remove_checkpoint", "restore", "save_checkpoint"]
+__all__ = [
+    "PretrainingState", "TrainingState", "history_file", "load_checkpoint", "remove_checkpoint", "restore",
+    "running_folder", "save_checkpoint",
+]  # fmt: skip
 
 STATE = "checkpoint.json"
 # The most bytes that tensors may have.
@@ -49,6 +52,16 @@ class TrainingState(TypedDict):
 
     epoch: Count
     losses: list[FiniteFloat]
+
+
+def running_folder(out: Path) -> Path:
+    """Where the checkpoints lie of a training whose results go to the folder `out`, which appears whole at the end."""
+    return out.with_name(f"{out.name}.training")
+
+
+def history_file(out: Path) -> Path:
+    """Where the losses are of a training whose results went to the folder `out`."""
+    return out.with_name(f"{out.name}.history.json")
 
 
 def save_checkpoint(
@@ -135,10 +148,13 @@ def _verified(folder: Path, key: Any, schema: type[Any], here: Mapping[str, str]
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint of a training that has come to its end, and what killed ones left half written."""
+    """Remove the checkpoint of a training that has come to its end, what killed ones left half written, and the folder
+    where nothing else is in it."""
     (folder / STATE).unlink(missing_ok=True)
     _remove_tensors(folder)
     remove_unfinished(folder)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _remove_tensors(folder: Path, but: str = "") -> None:

@@ -24,7 +24,7 @@ from fsmer.errors import FsmerError
 from fsmer.io import check_writable, write_json
 from fsmer.kernels.noise import Draws
 from fsmer.outside import outside_value
-from fsmer.training.checkpoints import remove_checkpoint
+from fsmer.training.checkpoints import history_file, remove_checkpoint, running_folder
 from fsmer.training.loop import tensorboard_log
 from fsmer.training.supervised import Trainer, for_training
 from fsmer.transfer.fine_tuning import TrainsTogether
@@ -36,10 +36,6 @@ from fsmer.transfer.registry import register_method
 from fsmer.transfer.source_model import Progress, SourceModel, require, support_codes
 
 __all__ = ["Train", "train"]
-
-HISTORY = "history.json"
-# Training keeps its checkpoint beside the folder of the recognizer, which appears whole at the end.
-RUNNING = ".training"
 
 
 @register_method("train")
@@ -143,7 +139,7 @@ class Train(TrainsTogether[Trainer]):
         """
         if out is not None:
             check_writable(out)
-        running, key, start = None if out is None else out.with_name(f"{out.name}{RUNNING}"), None, SourceModel(model)
+        running, key, start = None if out is None else running_folder(out), None, SourceModel(model)
         with tensorboard_log(log) as after_epoch:
             trainer = self._begin(start, clips, classes)
             recipe = trainer.recipe.to_dict()
@@ -162,10 +158,8 @@ class Train(TrainsTogether[Trainer]):
         history = {"recipe": recipe, "seed": self.seed, "clips": len(clips), "losses": trainer.losses}
         if out is not None and running is not None:
             recognizer.save(out)
-            write_json(out.with_name(f"{out.name}.{HISTORY}"), history)
+            write_json(history_file(out), history)
             remove_checkpoint(running)
-            if running.is_dir() and not any(running.iterdir()):
-                running.rmdir()
         return recognizer, history
 
     def _begin(self, model: SourceModel, support: ClipSet, classes: Sequence[str] | None) -> Trainer:
