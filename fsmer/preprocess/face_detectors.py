@@ -14,8 +14,10 @@ import numpy as np
 from fsmer.data.text_tables import csv_rows, read_table_text
 from fsmer.errors import DataError, unknown_name
 from fsmer.preprocess.cascade import CascadeDetector
+from fsmer.preprocess.face_mesh import MeshDetector
 from fsmer.preprocess.faces import FacePose, pose_from_landmarks
 from fsmer.preprocess.frame_source import Frame
+from fsmer.preprocess.mesh_models import has_mesh_files
 
 
 @runtime_checkable
@@ -144,7 +146,13 @@ DETECTORS: Mapping[str, Callable[..., FaceDetector]] = {
     "cropped": CroppedFaces,
     "face-alignment": FaceAlignmentDetector,
     "landmarks": LandmarkFile,
+    "mesh": MeshDetector,
 }
+
+
+def default_detector() -> str:
+    """``"mesh"`` where its networks are (see `MeshDetector`), else ``"cascade"``, which needs none."""
+    return "mesh" if has_mesh_files() else "cascade"
 
 
 def load_detector(name: str | FaceDetector, parameters: Mapping[str, Any] | None = None) -> FaceDetector:
