@@ -362,7 +362,7 @@ def test_a_video_turned_by_its_metadata_is_read_upright(smile: SyntheticRecordin
     found = predict_recording(turned)
     assert found.faces == found.frames == 30
     with pytest.raises(NoFaceError):
-        predict_recording(path, detector=CascadeDetector())
+        predict_recording(path)
 
 
 def test_frames_of_8k_stay_out_of_memory() -> None:

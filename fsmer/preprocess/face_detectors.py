@@ -17,7 +17,6 @@ from fsmer.preprocess.cascade import CascadeDetector
 from fsmer.preprocess.face_mesh import MeshDetector
 from fsmer.preprocess.faces import FacePose, pose_from_landmarks
 from fsmer.preprocess.frame_source import Frame
-from fsmer.preprocess.mesh_models import has_mesh_files
 
 
 @runtime_checkable
@@ -148,11 +147,6 @@ DETECTORS: Mapping[str, Callable[..., FaceDetector]] = {
     "landmarks": LandmarkFile,
     "mesh": MeshDetector,
 }
-
-
-def default_detector() -> str:
-    """``"mesh"`` where its networks are (see `MeshDetector`), else ``"cascade"``, which needs none."""
-    return "mesh" if has_mesh_files() else "cascade"
 
 
 def load_detector(name: str | FaceDetector, parameters: Mapping[str, Any] | None = None) -> FaceDetector:

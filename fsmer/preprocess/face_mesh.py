@@ -84,8 +84,8 @@ class MeshDetector:
         files = find_mesh_files(self.models)
         if files is None:
             raise DataError(
-                f"the detector 'mesh' finds no networks; install them ({INSTALL}), name a folder that holds them, or use "
-                "the detector 'cascade', which needs none."
+                f"the detector 'mesh' finds no networks; install them ({INSTALL}), name a folder that holds them, or "
+                "use the detector 'cascade', which needs none."
             )
         return MeshNetworks(files)
 
@@ -193,7 +193,7 @@ class _Box:
     @property
     def pose(self) -> FacePose:
         """A first estimate of the crop."""
-        left, right, nose = self.values[2], self.values[3], self.values[4]
+        left, right = self.values[2], self.values[3]
         across = right - left
         width = max(float(np.hypot(*across)) / 0.57, 0.62 * float(self.values[1].max()))
         roll = math.atan2(across[1], across[0])

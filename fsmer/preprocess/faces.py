@@ -90,7 +90,7 @@ class FacePose:
         left, top = np.asarray(corner, np.float64)
         points = self.points
         if points is not None:
-            points = (points + (0.5 - left, 0.5 - top, 0.0)) * factor - (0.5, 0.5, 0.0)
+            points = (points - np.array([left - 0.5, top - 0.5, 0.0])) * factor - np.array([0.5, 0.5, 0.0])
         x, y = (self.x + 0.5 - left) * factor - 0.5, (self.y + 0.5 - top) * factor - 0.5
         return replace(self, x=float(x), y=float(y), width=self.width * factor, points=points)
 

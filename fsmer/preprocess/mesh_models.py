@@ -7,7 +7,6 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,16 +42,6 @@ class MeshFiles:
     detection: bytes
     points: bytes
     origin: str
-
-
-def has_mesh_files() -> bool:
-    """Whether `find_mesh_files` finds the networks where no folder is given."""
-    return _found(os.environ.get(FOLDER_VARIABLE)) is not None
-
-
-@lru_cache(maxsize=4)
-def _found(folder: str | None) -> MeshFiles | None:
-    return find_mesh_files(folder)
 
 
 def find_mesh_files(folder: str | os.PathLike[str] | None = None) -> MeshFiles | None:

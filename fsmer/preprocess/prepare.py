@@ -194,7 +194,7 @@ def prepare(
     groups = grouped_specs(specs)
     how = {"frames": frames, "sheet": sheet, "corrections": corrections}
     table, lost, cropped = _clips(source, root, scheme, extend, **how)
-    steps = recipe or (PreprocessRecipe(detector="cropped") if cropped else PreprocessRecipe())
+    steps = recipe or PreprocessRecipe(detector="cropped" if cropped else "cascade")
     steps.load_detector()
     target = Path(os.path.abspath(out))
     store = target.with_name(f"{target.name}.parts")

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from fsmer.errors import DataError, unknown_name
 from fsmer.io import CHECKSUM, write_json
 from fsmer.preprocess.apex import APEX_METHODS
-from fsmer.preprocess.face_detectors import DETECTORS, FaceDetector, default_detector, load_detector
+from fsmer.preprocess.face_detectors import DETECTORS, FaceDetector, load_detector
 from fsmer.preprocess.flow import FlowMethod, load_flow_method
 from fsmer.preprocess.time import TIME_METHODS
 from fsmer.schema import Count, checked, plain_value, read_json
@@ -74,9 +74,8 @@ class PreprocessRecipe:
 
     Parameters
     ----------
-    detector : str
-        See `fsmer.preprocess.face_detectors.DETECTORS`; ``"cropped"`` where frames show nothing but the face. Default
-        ``"mesh"`` where its networks are, else ``"cascade"``.
+    detector : str, default "cascade"
+        See `fsmer.preprocess.face_detectors.DETECTORS`; ``"cropped"`` where frames show nothing but the face.
     detector_parameters : mapping, optional
         Arguments of the detector, e.g. ``{"path": "landmarks.csv"}``.
     face : "largest" or int, default "largest"
@@ -122,7 +121,7 @@ class PreprocessRecipe:
     (True, 'Farneback')
     """
 
-    detector: str = field(default_factory=default_detector)
+    detector: str = "cascade"
     detector_parameters: Mapping[str, Any] = field(default_factory=dict)
     face: int | Literal["largest"] = "largest"
     crop: Literal["onset", "frame"] = "onset"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fsmer.preprocess.apex import MOUTH_REGIONS, REGIONS, FlowEnergy, facial_regions
-from fsmer.preprocess.face_detectors import FaceDetector, default_detector, load_detector
+from fsmer.preprocess.cascade import CascadeDetector
+from fsmer.preprocess.face_detectors import FaceDetector
 from fsmer.preprocess.face_tracking import FaceTracker, Which
 from fsmer.preprocess.faces import FacePose, crop_face, median_pose
 from fsmer.preprocess.frame_source import Frame
@@ -155,7 +156,7 @@ class MovementSpotter:
         self.frames = self.faces = 0
         self._stride = max(1, int(frames_per_second / self.settings.rate + 1e-6))
         self._interval = self._stride / frames_per_second
-        self._tracker = FaceTracker(detector or load_detector(default_detector()), which, renew=self.settings.renew)
+        self._tracker = FaceTracker(detector or CascadeDetector(), which, renew=self.settings.renew)
         self._energy = FlowEnergy()
         self._seen = False
         # Frames on either side that are averaged.
