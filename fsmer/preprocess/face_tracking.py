@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsmer.preprocess.face_detectors import CroppedFaces, FaceDetector, LandmarkFile
-from fsmer.preprocess.faces import FacePose, NoFaceError, crop_face, median_pose
+from fsmer.preprocess.faces import POSE_NUMBERS, FacePose, NoFaceError, crop_face, median_pose
 from fsmer.preprocess.frame_source import DerivedFrames, Frame, FrameSource
 
 Which = int | Literal["largest"]
@@ -120,9 +120,11 @@ def track_faces(
     places = np.flatnonzero(found)
     known = [pose for pose in seen if pose is not None]
     every = np.arange(len(seen))
-    names = ("x", "y", "width", "roll", "score")
-    columns = [np.interp(every, places, [getattr(pose, name) for pose in known]).tolist() for name in names]
-    filled = [replace(known[0], **dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+    columns = [np.interp(every, places, [getattr(pose, name) for pose in known]).tolist() for name in POSE_NUMBERS]
+    filled = [
+        replace(seen[number] or known[0], **dict(zip(POSE_NUMBERS, values, strict=True)))
+        for number, values in enumerate(zip(*columns, strict=True))
+    ]
     reach = smooth // 2
     poses = [median_pose(filled[max(0, number - reach) : number + reach + 1]) for number in range(len(seen))]
     return poses, found

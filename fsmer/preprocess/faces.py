@@ -7,7 +7,7 @@ to a square picture, with the features where `fsmer.synthetic.facs_fields.LANDMA
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -20,6 +20,8 @@ from fsmer.preprocess.frame_source import Frame
 from fsmer.synthetic.facs_fields import LANDMARKS
 
 Points = NDArray[np.float64]
+# Numbers of a `FacePose` that are smoothed in time.
+POSE_NUMBERS = ("x", "y", "width", "roll", "score", "yaw", "pitch")
 _EYE = np.add(LANDMARKS["eye_inner"], LANDMARKS["eye_outer"]) / 2
 _MOUTH = np.array(LANDMARKS["mouth_corner"])
 _MIRROR = np.array([-1.0, 1.0])
@@ -41,6 +43,12 @@ class FacePose:
     roll: float = 0.0  # clockwise turn of the face in radians, as the viewer sees it
     aspect: float = CROP_ASPECT  # height over width
     score: float = 1.0  # how sure the detector is, on its own scale
+    # Turn of the head in degrees, where the detector tells it: to the viewer's right and downwards are positive.
+    yaw: float = 0.0
+    pitch: float = 0.0
+    # Points of the face, (n, 3): pixels of the frame, and depth in the same unit, larger farther away; None where the
+    # detector has none.
+    points: Points | None = field(default=None, repr=False, compare=False)
 
     @property
     def axes(self) -> Points:
@@ -75,9 +83,16 @@ class FacePose:
 
     def scaled(self, factor: float) -> FacePose:
         """The same face in a frame enlarged by `factor`."""
-        return replace(
-            self, x=(self.x + 0.5) * factor - 0.5, y=(self.y + 0.5) * factor - 0.5, width=self.width * factor
-        )
+        return self.moved(factor, (0.0, 0.0))
+
+    def moved(self, factor: float, corner: ArrayLike) -> FacePose:
+        """The same face in a picture whose first pixel lies at `corner` of the frame, enlarged by `factor`."""
+        left, top = np.asarray(corner, np.float64)
+        points = self.points
+        if points is not None:
+            points = (points - np.array([left - 0.5, top - 0.5, 0.0])) * factor - np.array([0.5, 0.5, 0.0])
+        x, y = (self.x + 0.5 - left) * factor - 0.5, (self.y + 0.5 - top) * factor - 0.5
+        return replace(self, x=float(x), y=float(y), width=self.width * factor, points=points)
 
 
 def pose_from_landmarks(points: ArrayLike) -> FacePose:
@@ -134,5 +149,6 @@ def shrunk(picture: Frame, scale: float) -> Frame:
 
 def median_pose(poses: Sequence[FacePose]) -> FacePose:
     """The median of each number; rolls lie far from the jump at half a turn, so their plain median is one."""
-    names = ("x", "y", "width", "roll", "score")
-    return replace(poses[0], **{name: float(np.median([getattr(pose, name) for pose in poses])) for name in names})
+    middle = {name: float(np.median([getattr(pose, name) for pose in poses])) for name in POSE_NUMBERS}
+    known = [pose.points for pose in poses if pose.points is not None]
+    return replace(poses[0], **middle, points=np.median(known, axis=0) if known else None)

@@ -30,13 +30,11 @@ class Moment:
 
     def of_frame(self, pose: FacePose) -> FacePose:
         """A pose in this moment's picture as one in the frame."""
-        x, y = (pose.centre + 0.5) / self.scale - 0.5 + self.corner
-        return replace(pose, x=float(x), y=float(y), width=pose.width / self.scale)
+        return pose.moved(1 / self.scale, -self.corner * self.scale)
 
     def of_picture(self, pose: FacePose) -> FacePose:
         """A pose in the frame as one in this moment's picture."""
-        x, y = (pose.centre - self.corner + 0.5) * self.scale - 0.5
-        return replace(pose, x=float(x), y=float(y), width=pose.width * self.scale)
+        return pose.moved(self.scale, self.corner)
 
     def in_sight(self, pose: FacePose) -> float:
         """Share of a crop (of the frame) that lies in this moment's picture."""
