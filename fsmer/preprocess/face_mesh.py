@@ -118,7 +118,7 @@ class MeshDetector:
         if scale > 2:
             picture, matrix = _reduced(frame, looked, side)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        cut = cv2.warpAffine(picture, matrix, (side, side), flags=flags).astype(np.float32) / 255
+        cut = cv2.warpAffine(picture, matrix, (side, side), flags=flags).astype(np.float32) / np.float32(255)
         found, presence = self._networks.points(cut)
         points = np.empty((468, 3))
         points[:, :2] = looked.to_frame((found[:, :2].astype(np.float64)) / side - 0.5)
