@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from fsmer.data.spec import CROP_ASPECT
 from fsmer.data.text_tables import shipped_rows
@@ -136,15 +137,13 @@ class MeshDetector:
         small = small[:DETECTION_SIDE, :DETECTION_SIDE]
         picture[: len(small), : small.shape[1]] = small
         scores, raw = self._networks.detect(picture / 127.5 - 1)
-        chances = 1 / (1 + np.exp(-np.clip(scores.astype(np.float64), -60, 60)))
+        chances = expit(scores.astype(np.float64))
         found = []
         for place in np.flatnonzero(chances >= self.threshold):
             values = raw[place].reshape(8, 2).astype(np.float64)
-            values[0] += _anchors()[place]
-            values[2:] += _anchors()[place]
             values /= scale
-            values[0] += (tile.left - 0.5, tile.top - 0.5)
-            values[2:] += (tile.left - 0.5, tile.top - 0.5)
+            # All but the size, in row 1, are places.
+            values[[0, *range(2, 8)]] += _anchors()[place] / scale + (tile.left - 0.5, tile.top - 0.5)
             found.append(_Box(float(chances[place]), values))
         return found
 

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from fsmer.errors import DataError
 
@@ -157,7 +158,7 @@ class MeshNetworks:
         outputs = {output.size: output for output in self._points(picture).values()}
         presence = float(outputs[1].reshape(()))
         # Later models add the irises behind the 468 points.
-        return outputs[max(outputs)].reshape(-1, 3)[:468], 1 / (1 + np.exp(-np.clip(presence, -60, 60)))
+        return outputs[max(outputs)].reshape(-1, 3)[:468], float(expit(presence))
 
 
 class _Network:
